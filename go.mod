@@ -8,3 +8,9 @@ require (
 	github.com/hashicorp/go-msgpack/v2 v2.1.5
 	github.com/rs/zerolog v1.35.1
 )
+
+require (
+	github.com/mattn/go-colorable v0.1.14 // indirect
+	github.com/mattn/go-isatty v0.0.20 // indirect
+	golang.org/x/sys v0.29.0 // indirect
+)
