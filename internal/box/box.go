@@ -1,0 +1,203 @@
+// Package box is a byte-bounded queue that works its items off in order, on a goroutine that lives only while there is work.
+package box
+
+import (
+	"errors"
+	"sync"
+	"time"
+)
+
+var (
+	// ErrFull is returned by Post when an item finds no room.
+	ErrFull = errors.New("queue full")
+	// ErrClosed is returned by Post after Close.
+	ErrClosed = errors.New("queue closed")
+)
+
+// overhead is what an item costs besides the bytes that its sender counts, so that empty items are bounded as well.
+const overhead = 64
+
+// Box runs a function on the items posted to it: in order, one at a time, never on the poster's goroutine. An idle Box has no
+// goroutine and no buffer. Its methods may be called from any goroutine, also from its own function (but for Wait). The zero Box
+// is not usable: call Init.
+type Box[T any] struct {
+	mu      sync.Mutex
+	run     func(T)
+	queue   []entry[T]
+	head    int // of queue: what is before it was taken
+	used    int // bytes of what is queued and of what is running
+	max     int
+	running bool
+	closed  bool
+	changed chan struct{} // closed when an item was done or the box came to rest; made by those who wait
+}
+
+type entry[T any] struct {
+	v    T
+	size int
+}
+
+// Init makes b ready. Run must not panic. Max is in bytes; an item of any size fits in an empty box.
+func (b *Box[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
+
+// Post queues v, which counts as size bytes. It never blocks.
+func (b *Box[T]) Post(v T, size int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.post(v, size+overhead)
+}
+
+func (b *Box[T]) post(v T, size int) error {
+	if b.closed {
+		return ErrClosed
+	}
+	if b.used > 0 && b.used+size > b.max {
+		return ErrFull
+	}
+	b.put(v, size)
+	return nil
+}
+
+// put queues v, or starts the goroutine with it. The caller holds mu.
+func (b *Box[T]) put(v T, size int) {
+	b.used += size
+	if b.running {
+		b.queue = append(b.queue, entry[T]{v, size})
+		return
+	}
+	b.running = true
+	go b.work(v, size)
+}
+
+// PostWait is Post, but waits up to d for room.
+func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
+	size += overhead
+	b.mu.Lock()
+	err := b.post(v, size)
+	if err != ErrFull {
+		b.mu.Unlock()
+		return err
+	}
+	timeout := time.NewTimer(d)
+	defer timeout.Stop()
+	for {
+		changed := b.watch()
+		b.mu.Unlock()
+		select {
+		case <-changed:
+		case <-timeout.C:
+			return ErrFull
+		}
+		b.mu.Lock()
+		if err = b.post(v, size); err != ErrFull {
+			b.mu.Unlock()
+			return err
+		}
+	}
+}
+
+// Close refuses further items. With keep, what is queued is still worked off; otherwise it is dropped. Last, if given, is run after
+// that whatever the bound. Of several calls the first one's last counts, and it is never dropped.
+func (b *Box[T]) Close(keep bool, last ...T) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !keep {
+		b.drop()
+	}
+	if !b.closed {
+		for _, v := range last {
+			b.put(v, 0)
+		}
+		b.closed = true
+	}
+	b.wake()
+}
+
+// drop forgets what is queued, but for an earlier Close's last.
+func (b *Box[T]) drop() {
+	n := b.head
+	for _, e := range b.queue[b.head:] {
+		if e.size == 0 {
+			b.queue[n] = e
+			n++
+		} else {
+			b.used -= e.size
+		}
+	}
+	clear(b.queue[n:])
+	b.queue = b.queue[:n]
+}
+
+// Wait returns once the box is closed and at rest. It must not be called from the box's own function.
+func (b *Box[T]) Wait() { b.wait(nil) }
+
+// WaitFor is Wait for at most d. It reports whether the box came to rest.
+func (b *Box[T]) WaitFor(d time.Duration) bool {
+	timeout := time.NewTimer(d)
+	defer timeout.Stop()
+	return b.wait(timeout.C)
+}
+
+func (b *Box[T]) wait(timeout <-chan time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for !b.closed || b.running {
+		changed := b.watch()
+		b.mu.Unlock()
+		select {
+		case <-changed:
+			b.mu.Lock()
+		case <-timeout:
+			b.mu.Lock()
+			return b.closed && !b.running
+		}
+	}
+	return true
+}
+
+// Used is the bytes of what is queued and running.
+func (b *Box[T]) Used() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.used
+}
+
+func (b *Box[T]) watch() <-chan struct{} {
+	if b.changed == nil {
+		b.changed = make(chan struct{})
+	}
+	return b.changed
+}
+
+func (b *Box[T]) wake() {
+	if b.changed != nil {
+		close(b.changed)
+		b.changed = nil
+	}
+}
+
+// work runs v and then what was queued meanwhile.
+func (b *Box[T]) work(v T, size int) {
+	for {
+		b.run(v)
+		b.mu.Lock()
+		b.used -= size
+		b.wake()
+		if b.head == len(b.queue) {
+			b.queue, b.head = nil, 0
+			b.running = false
+			b.mu.Unlock()
+			return
+		}
+		e := b.queue[b.head]
+		b.queue[b.head] = entry[T]{}
+		b.head++
+		if b.head >= 32 && b.head*2 >= len(b.queue) {
+			n := copy(b.queue, b.queue[b.head:])
+			clear(b.queue[n:])
+			b.queue, b.head = b.queue[:n], 0
+		}
+		v, size = e.v, e.size
+		b.mu.Unlock()
+	}
+}
