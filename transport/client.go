@@ -1,0 +1,136 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"bennu.example/serializer"
+)
+
+// CodeSessionGone is the code of a long-poll session that the server no longer knows. It is phoenix.js's, and is never sent.
+const CodeSessionGone = 3410
+
+// ErrURL is wrapped by the errors of dialing that no retry can mend: an endpoint, query, version or token that makes no request.
+var ErrURL = errors.New("cannot make a request")
+
+// ClientConn is a client's end of a connection. One goroutine reads; the other methods may be called from any goroutine.
+// Whoever dialed it must close it, also after an error of Read or Write.
+type ClientConn interface {
+	// Read blocks until the next frame is there; data is the caller's to keep. The frames are in the order in which the
+	// server sent them. Any error is final, and every further Read returns it again. By errors.As it is a *CloseError if the
+	// server ended the connection or this end found it unusable: the code is what phoenix.js makes of the same event, and what
+	// it comes from, if anything, is wrapped beside it. By errors.Is it is ErrClosed once Close was called here. Anything else is
+	// what the network said, phoenix.js's 1006.
+	Read() (op serializer.Op, data []byte, err error)
+
+	// Write sends the frames, in order, with as few system calls or requests as there can be, and keeps none of them once it
+	// has returned. It may block for as long as the network or, on long poll, a full backlog makes it, but not longer than
+	// WriteTimeout. Nil means that they are on their way, not that they have arrived. An error means that the connection has ended
+	// or is ending, and that some of the frames may have been sent; Read tells why.
+	Write(frames ...*serializer.Frame) error
+
+	// Close ends the connection: a WebSocket by the close handshake with code and reason, long poll by sending what was written
+	// and giving its session up, for long poll cannot say goodbye. Code 0, or one that may not be sent, closes without a
+	// code. It takes at most about CloseTimeout, also if the network is dead, and leaves no goroutine. Read returns before Close
+	// does. Only the first call counts; the others wait for it. The error says that the peer was not told properly.
+	Close(code int, reason string) error
+
+	// Heartbeats reports whether the connection needs heartbeats to be kept up and to be known to live. Long poll does not.
+	Heartbeats() bool
+
+	// Bytes are those received and sent so far: on a WebSocket all after the handshake, on long poll the bodies.
+	Bytes() (in, out uint64)
+}
+
+// ClientConfig says what to dial. Zero values mean the defaults. It is read while dialing and not kept.
+type ClientConfig struct {
+	// URL is the endpoint as the server mounts it, "wss://example.com/socket". The scheme may be http, https, ws or wss, for either
+	// transport; "/websocket" or "/longpoll" is appended to the path. A query in it is kept and comes first.
+	URL string
+
+	// Params is the query that the server gets as the connection's parameters, already encoded: see EncodeParams.
+	Params string
+
+	// Vsn is the version of the serializer, see serializer.Vsn. It comes last in the URL. "" is "2.0.0".
+	Vsn string
+
+	// AuthToken goes to the server outside of the URL: as a subprotocol of the WebSocket, as a header of long poll's GETs.
+	// "" is none.
+	AuthToken string
+
+	// Header is added to every request. "Host" replaces the URL's host there; what "Sec-WebSocket-Protocol" lists is offered to the
+	// server beside the AuthToken.
+	Header http.Header
+
+	// HTTPClient makes the requests; its Transport has the TLS configuration and the proxy. Its Timeout bounds the WebSocket
+	// handshake and is otherwise ignored. Its CheckRedirect is asked about the redirects that are followed at all: those that
+	// stay on the host and do not leave https, 5 at most. Nil is a copy of http.DefaultTransport for each connection, so that
+	// nothing is left when it closes.
+	HTTPClient *http.Client
+
+	// MaxMessage bounds one received message, in bytes; a larger one ends the connection with CodeTooBig. A long-poll answer may have
+	// four times that for all its messages. 0 is 16 MiB: presence states of big rooms are large, and a client that refuses one
+	// would only come back for it.
+	MaxMessage int64
+
+	// MaxQueue bounds the bytes that wait to be posted, on long poll. 0 is 1 MiB. A single frame may be larger.
+	MaxQueue int
+
+	// WriteTimeout is how long a Write may take. 0 is 10 s.
+	WriteTimeout time.Duration
+
+	// CloseTimeout is how long the peer may take to answer the close frame, or what is written to be posted. 0 is 1.5 s.
+	CloseTimeout time.Duration
+
+	// RequestTimeout is how long a long-poll request may take beyond Window, which is how long the server may hold it.
+	// They are 20 s and 10 s by default. The timeout of the opening request is theirs too, or the context's, if that is earlier.
+	RequestTimeout, Window time.Duration
+}
+
+// withDefaults returns c with every zero value replaced.
+func (c ClientConfig) withDefaults() ClientConfig {
+	if c.Vsn == "" {
+		c.Vsn = "2.0.0"
+	}
+	if c.MaxMessage <= 0 {
+		c.MaxMessage = 16 << 20
+	}
+	if c.MaxQueue <= 0 {
+		c.MaxQueue = 1 << 20
+	}
+	if c.WriteTimeout <= 0 {
+		c.WriteTimeout = 10 * time.Second
+	}
+	if c.CloseTimeout <= 0 {
+		c.CloseTimeout = 1500 * time.Millisecond
+	}
+	if c.RequestTimeout <= 0 {
+		c.RequestTimeout = 20 * time.Second
+	}
+	if c.Window <= 0 {
+		c.Window = 10 * time.Second
+	}
+	return c
+}
+
+// HandshakeError is a connection that the server refused, or an answer that is not its own: a proxy's, a portal's.
+type HandshakeError struct {
+	// StatusCode is HTTP's, 200 if the answer made no sense; of a long-poll session that was refused it is the body's status.
+	// 3xx is a redirect that is not followed.
+	StatusCode int
+	Header     http.Header
+	Body       []byte // the first 4 KiB
+}
+
+func (e *HandshakeError) Error() string {
+	text := http.StatusText(e.StatusCode)
+	switch {
+	case e.StatusCode < 300:
+		text += ", but what answers is no socket"
+	case e.StatusCode < 400:
+		text += ", which is not followed"
+	}
+	return fmt.Sprintf("transport: server refused the connection: %d %s", e.StatusCode, text)
+}
