@@ -1,0 +1,335 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// replaceWait is how long a new join of a topic waits for the callback that the old channel is in, as Phoenix does before it kills.
+const replaceWait = 5 * time.Second
+
+// infoSize is what a message of the server's own code counts as, its real size being unknown.
+const infoSize = 256
+
+// item is what waits in a channel's mailbox.
+type item struct {
+	kind    itemKind
+	ref     serializer.Ref
+	event   string
+	payload serializer.Payload
+	msg     any
+}
+
+type itemKind uint8
+
+const (
+	itemJoin  itemKind = iota // msg is the *Channel before, or nil
+	itemEvent                 // ref, event, payload
+	itemLeave                 // ref
+	itemOut                   // event, payload: an intercepted broadcast
+	itemInfo                  // msg
+	itemClose                 // msg is the reason, an error
+)
+
+var (
+	errGoexit     = errors.New("callback ended its goroutine")
+	reasonCrash   = reason("channel_crash")
+	replyInvalid  = push.Reply{Status: push.StatusError, Payload: reason("invalid payload")}
+	replyCrashed  = push.Reply{Status: push.StatusError, Payload: reason("join crashed")}
+	replyNoTopic  = push.Reply{Status: push.StatusError, Payload: reason("unmatched topic")}
+	refused       = errors.New("join refused")
+	emptyResponse = push.OK(nil)
+)
+
+// reason is the payload {"reason": text}, encoded once.
+func reason(text string) serializer.Payload {
+	p, err := serializer.Value(map[string]string{"reason": text}).Encoded()
+	if err != nil {
+		panic(err)
+	}
+	return p
+}
+
+// work is the mailbox's function.
+func (c *Channel) work(it item) {
+	if it.kind == itemJoin {
+		prev, _ := it.msg.(*Channel)
+		c.handleJoin(it, prev)
+		return
+	}
+	switch c.phase.Load() {
+	case joining: // its join was refused: to the client it is not joined
+		c.handleRefused(it)
+		return
+	case silent:
+		if it.kind == itemClose {
+			c.finish(it.msg.(error))
+		}
+		return
+	case ended:
+		return
+	}
+	switch it.kind {
+	case itemEvent:
+		c.handleEvent(it)
+	case itemLeave:
+		f, err := c.encodeReply(c.joinRef, it.ref, emptyResponse)
+		if err != nil {
+			c.up.Log(c, "cannot answer a leave", err)
+		}
+		c.stop(ErrLeft, f)
+	case itemOut:
+		c.settle(it, push.NoReply, c.guard(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
+	case itemInfo:
+		f := c.h.infoFor(it.msg)
+		if f == nil {
+			c.up.Log(c, "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
+			return
+		}
+		c.settle(it, push.NoReply, c.guard(func() error { return f(c.ctx, c, it.msg) }))
+	case itemClose:
+		c.phase.CompareAndSwap(joined, ending)
+		c.finish(it.msg.(error))
+	}
+}
+
+// handleJoin asks the handler and answers. Whatever else came for this join waits in the mailbox behind it.
+func (c *Channel) handleJoin(it item, prev *Channel) {
+	if prev != nil && !prev.box.WaitFor(replaceWait) {
+		prev.silence(ErrReplaced)
+	}
+	c.setRef(Ref{ref: it.ref}) // for a callback that ends its goroutine
+	var reply any
+	err := c.guard(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+	c.setRef(Ref{})
+	var frame *serializer.Frame
+	if err == nil {
+		c.accepted.Store(true)
+		if frame, err = c.encodeReply(c.joinRef, it.ref, push.OK(reply)); err != nil {
+			c.terminate(err)
+			c.accepted.Store(false)
+		}
+	}
+	if err != nil {
+		c.refuse(it.ref, err)
+	} else {
+		c.accept(frame)
+	}
+	if prev != nil && prev.owesClose() {
+		c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), false)
+	}
+}
+
+// accept subscribes and answers the join. Deliver waits for mu meanwhile, so nothing overtakes the answer and nothing that is broadcast
+// after it is missed. (mu is held over the topic's lock here, which Deliver holds while it waits for mu: but not before this channel is
+// subscribed, and then the topic's lock is not needed any more.)
+func (c *Channel) accept(answer *serializer.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.replaced {
+		c.sub = c.up.PubSub().Subscribe(c.topic, c)
+	}
+	c.send(answer, false)
+	if c.replaced {
+		c.phase.CompareAndSwap(joining, silent)
+		return
+	}
+	c.phase.CompareAndSwap(joining, joined)
+}
+
+// refuse answers a join that failed.
+func (c *Channel) refuse(ref serializer.Ref, err error) {
+	answer := replyCrashed
+	var rejected *push.Error
+	var invalid *payloadError
+	switch {
+	case errors.As(err, &invalid):
+		answer = replyInvalid
+	case errors.As(err, &rejected):
+		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
+	default:
+		c.up.Log(c, "join crashed", err)
+	}
+	f, err := c.encodeReply(c.joinRef, ref, answer)
+	if err != nil {
+		c.up.Log(c, "cannot answer a join", err)
+		f, _ = c.encodeReply(c.joinRef, ref, replyCrashed)
+	}
+	if c.phase.Load() == silent {
+		f = nil
+	}
+	c.up.End(c, f)
+	c.box.Close(true, item{kind: itemClose, msg: refused})
+}
+
+// handleRefused answers what came behind a join that was refused as if the topic had never been joined.
+func (c *Channel) handleRefused(it item) {
+	answer := replyNoTopic
+	var joinRef serializer.Ref
+	switch it.kind {
+	case itemLeave:
+		answer, joinRef = emptyResponse, c.joinRef
+	case itemEvent:
+	case itemClose:
+		c.end(refused)
+		return
+	default:
+		return
+	}
+	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
+		c.up.Send(f, false)
+	}
+}
+
+func (c *Channel) handleEvent(it item) {
+	c.setRef(Ref{ref: it.ref, ok: !it.ref.IsNull()})
+	var reply push.Reply
+	err := c.guard(func() (err error) { reply, err = c.h.run(c.ctx, c, it.event, it.payload); return err })
+	c.setRef(Ref{})
+	c.settle(it, reply, err)
+}
+
+func (c *Channel) setRef(r Ref) {
+	c.mu.Lock()
+	c.ref = r
+	c.mu.Unlock()
+}
+
+// settle does what a callback's results ask for. Those of a silenced channel count for nothing: what silenced it ends it.
+func (c *Channel) settle(it item, reply push.Reply, err error) {
+	if c.phase.Load() >= silent {
+		return
+	}
+	if !reply.IsZero() {
+		if failed := c.reply(it.ref, reply); failed != nil && !errors.Is(failed, ErrClosed) {
+			c.crash(it.event, failed)
+			return
+		}
+	}
+	var rejected *push.Error
+	var invalid *payloadError
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, ErrStop):
+		c.stop(ErrStop, nil)
+		return
+	case it.kind == itemEvent && errors.As(err, &invalid):
+		c.up.Log(c, "event "+it.event, err)
+		err = c.reply(it.ref, replyInvalid)
+	case it.kind == itemEvent && errors.As(err, &rejected):
+		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})
+	}
+	if err != nil && !errors.Is(err, ErrClosed) {
+		c.crash(it.event, err)
+	}
+}
+
+// stop ends the channel normally: its end is told first, then it terminates.
+func (c *Channel) stop(reason error, reply *serializer.Frame) {
+	if c.phase.CompareAndSwap(joined, ending) {
+		c.unsubscribe()
+		c.up.End(c, reply, c.lifecycle(serializer.EventClose, serializer.Payload{}))
+	}
+	c.finish(reason)
+}
+
+// crash ends the channel after a callback failed: it terminates, then its end is told.
+func (c *Channel) crash(event string, err error) {
+	message := "channel crashed"
+	if event != "" {
+		message += " in " + event
+	}
+	c.up.Log(c, message, err)
+	tell := c.phase.CompareAndSwap(joined, ending)
+	c.terminate(err)
+	c.unsubscribe()
+	if tell && c.phase.Load() == ending {
+		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
+	}
+	c.end(err)
+}
+
+// finish terminates and ends.
+func (c *Channel) finish(reason error) {
+	c.unsubscribe()
+	c.terminate(reason)
+	c.end(reason)
+}
+
+func (c *Channel) terminate(reason error) {
+	if c.h.terminate == nil || !c.accepted.Load() {
+		return
+	}
+	ctx := context.WithoutCancel(c.ctx)
+	err := c.guard(func() error { c.h.terminate(ctx, c, reason); return nil })
+	if err != nil {
+		c.up.Log(c, "terminate crashed", err)
+	}
+}
+
+// end is the last thing that a channel does.
+func (c *Channel) end(reason error) {
+	c.mu.Lock()
+	c.phase.Store(ended)
+	onEnd := c.onEnd
+	c.onEnd = nil
+	c.mu.Unlock()
+	c.cancel(reason)
+	c.box.Close(false)
+	c.unsubscribe() // from what Terminate subscribed to
+	for _, f := range onEnd {
+		if err := c.guard(func() error { f(); return nil }); err != nil {
+			c.up.Log(c, "callback at the channel's end crashed", err)
+		}
+	}
+}
+
+func (c *Channel) unsubscribe() {
+	if c.sub != nil {
+		c.sub.Cancel()
+	}
+	c.mu.Lock()
+	others := c.others
+	c.others = nil
+	c.mu.Unlock()
+	for _, s := range others {
+		s.Cancel()
+	}
+}
+
+// guard calls f and turns a panic into an error. If f ends its goroutine then the channel is ended here, as nobody else comes by.
+func (c *Channel) guard(f func() error) (err error) {
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+			return
+		}
+		c.exited()
+	}()
+	err = f()
+	returned = true
+	return err
+}
+
+// exited ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like: a crash.
+func (c *Channel) exited() {
+	c.up.Log(c, "channel crashed", errGoexit)
+	if c.phase.CompareAndSwap(joining, silent) {
+		f, _ := c.encodeReply(c.joinRef, c.Ref().ref, replyCrashed)
+		c.up.End(c, f)
+	} else if c.phase.CompareAndSwap(joined, silent) {
+		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
+	}
+	c.box.Close(false, item{kind: itemClose, msg: errGoexit})
+}

@@ -1,0 +1,252 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"bennu.example/internal/box"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// Channel is one client's membership of one topic: it begins with a join and ends once. A Handler's callbacks for it run one at a
+// time, in order. Its methods may be called from any goroutine, also after its end, and never block.
+type Channel struct {
+	up      Carrier
+	h       *Handler
+	topic   string
+	joinRef serializer.Ref // as the client sent it
+	pushRef serializer.Ref // what pushes and replies carry: the join's ref if there was no join_ref
+	state   any            // a pointer to the handler's S
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	box     box.Box[item]
+	phase   atomic.Uint32
+
+	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
+	accepted atomic.Bool          // by the handler's join, so that Terminate is due
+
+	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
+	ref      Ref        // of the message that is being handled
+	leaving  bool       // a leave is in the mailbox
+	replaced bool       // a new join has taken the topic over, and tells this one's end
+	others   []*pubsub.Subscription
+	onEnd    []func()
+}
+
+// The phases of a channel. They only grow.
+const (
+	joining uint32 = iota
+	joined
+	ending // its end was told or is about to be; Terminate may still push
+	silent // ended from outside, its callbacks may still run: nothing that it sends goes out
+	ended
+)
+
+// Carrier is the connection under a channel. Package socket implements it; not covered by the compatibility promise. Its methods may be
+// called from any goroutine, also under locks: they do not block.
+type Carrier interface {
+	Serializer() serializer.Serializer
+	PubSub() *pubsub.PubSub
+	// Send queues a frame; one with drop set may be dropped if the client reads too slowly.
+	Send(f *serializer.Frame, drop bool) error
+	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
+	// topic sends comes after them.
+	End(c *Channel, frames ...*serializer.Frame)
+	// Log reports what went wrong in a channel.
+	Log(c *Channel, message string, err error)
+}
+
+// Ref names a message of the client, so that it can be replied to later: Phoenix's socket_ref. The zero Ref names none.
+type Ref struct {
+	ref serializer.Ref
+	ok  bool
+}
+
+// Topic is the topic that the client joined.
+func (c *Channel) Topic() string { return c.topic }
+
+// Context is the context of the channel's callbacks.
+func (c *Channel) Context() context.Context { return c.ctx }
+
+// Push sends an event to this client only. The payload is a Go value, or a serializer.Payload; nil is an empty object. The error is
+// ErrNotJoined, wraps ErrClosed, or wraps serializer.ErrPayload: a client of version 2.0.0 takes objects and binary only, one of 1.0.0 no
+// binary. That the client gets it is not known.
+func (c *Channel) Push(event string, payload any) error {
+	if err := c.open(); err != nil {
+		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
+	}
+	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
+		Kind: serializer.KindPush, JoinRef: c.pushRef, Topic: c.topic, Event: event, Payload: serializer.Value(payload),
+	})
+	if err == nil {
+		err = c.send(f, true)
+	}
+	if err != nil {
+		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
+	}
+	return nil
+}
+
+// Broadcast sends an event to everyone on the topic, on all nodes, this client included. Errors are those of pubsub.PubSub.Broadcast, and
+// as in Push.
+func (c *Channel) Broadcast(event string, payload any) error { return c.broadcast(nil, event, payload) }
+
+// BroadcastFrom is Broadcast to all but this channel. Other channels of the same user get it.
+func (c *Channel) BroadcastFrom(event string, payload any) error {
+	return c.broadcast(c, event, payload)
+}
+
+func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) error {
+	if err := c.open(); err != nil {
+		return fmt.Errorf("channel: broadcast %s to %s: %w", event, c.topic, err)
+	}
+	return c.up.PubSub().BroadcastFrom(c.ctx, from, c.topic, event, payload)
+}
+
+// Ref names the message that is being handled, for Reply. Outside of an event's callback, and for a message without a ref, it is the zero Ref.
+func (c *Channel) Ref() Ref {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ref
+}
+
+// Reply answers the message that ref names, now or later, from any goroutine. The client takes the first reply and ignores others. The
+// error is ErrNoRef, or as in Push.
+func (c *Channel) Reply(ref Ref, r push.Reply) error {
+	err := c.open()
+	if err == nil && !ref.ok {
+		err = ErrNoRef
+	}
+	if err == nil {
+		err = c.reply(ref.ref, r)
+	}
+	if err != nil {
+		return fmt.Errorf("channel: reply on %s: %w", c.topic, err)
+	}
+	return nil
+}
+
+// Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after what is in the mailbox already. The
+// error is ErrFull or wraps ErrClosed.
+func (c *Channel) Send(msg any) error {
+	switch err := c.box.Post(item{kind: itemInfo, msg: msg}, infoSize); {
+	case errors.Is(err, box.ErrFull):
+		return ErrFull
+	case err != nil:
+		return fmt.Errorf("channel: send to %s: %w", c.topic, ErrClosed)
+	}
+	return nil
+}
+
+// OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block
+// for long: a new join of the topic by this client waits for it. OnEnd reports false, and f is not called, if the channel has ended already.
+func (c *Channel) OnEnd(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.phase.Load() == ended {
+		return false
+	}
+	c.onEnd = append(c.onEnd, f)
+	return true
+}
+
+// Subscribe brings the broadcasts of another topic to the channel's Info callbacks, as *pubsub.Broadcast; they do not go to the client. It ends
+// with the channel, or by the function returned.
+func (c *Channel) Subscribe(topic string) (cancel func()) {
+	sub := c.up.PubSub().Subscribe(topic, listener{c})
+	c.mu.Lock()
+	if c.phase.Load() == ended {
+		c.mu.Unlock()
+		sub.Cancel()
+		return sub.Cancel
+	}
+	c.others = append(c.others, sub)
+	c.mu.Unlock()
+	return sub.Cancel
+}
+
+// listener is a channel's subscription to a topic that is not its own.
+type listener struct{ c *Channel }
+
+func (l listener) Deliver(b *pubsub.Broadcast) error {
+	if err := l.c.box.Post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
+		l.c.kill(ErrFull)
+	}
+	return nil
+}
+
+// Deliver takes a broadcast on the channel's topic; for package pubsub.
+func (c *Channel) Deliver(b *pubsub.Broadcast) error {
+	if c.phase.Load() == joining {
+		c.mu.Lock() // until the join is answered
+		c.mu.Unlock()
+	}
+	if c.h.intercepts(b) {
+		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
+		if err := c.box.Post(it, len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
+			c.kill(ErrFull)
+		}
+		return nil
+	}
+	f, err := b.Frame(c.up.Serializer())
+	if err != nil {
+		return err
+	}
+	c.up.Send(f, true)
+	return nil
+}
+
+// open tells why the channel may not send, if so.
+func (c *Channel) open() error {
+	switch c.phase.Load() {
+	case joining:
+		return ErrNotJoined
+	case joined, ending:
+		return nil
+	}
+	return ErrClosed
+}
+
+// send queues a frame unless the channel was silenced. What it sent just before that is as if it had been sent in time.
+func (c *Channel) send(f *serializer.Frame, drop bool) error {
+	if c.phase.Load() >= silent || c.up.Send(f, drop) != nil {
+		return ErrClosed
+	}
+	return nil
+}
+
+func (c *Channel) reply(ref serializer.Ref, r push.Reply) error {
+	f, err := c.encodeReply(c.pushRef, ref, r)
+	if err != nil {
+		return err
+	}
+	return c.send(f, false)
+}
+
+func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*serializer.Frame, error) {
+	status := r.Status
+	if status == "" {
+		status = push.StatusOK
+	}
+	return serializer.Encode(c.up.Serializer(), &serializer.Message{
+		Kind: serializer.KindReply, JoinRef: joinRef, Ref: ref, Topic: c.topic, Event: serializer.EventReply,
+		Status: status, Payload: serializer.Value(r.Payload),
+	})
+}
+
+// lifecycle is the frame of phx_close or phx_error. It names the join twice: V1 has no join_ref.
+func (c *Channel) lifecycle(event string, payload serializer.Payload) *serializer.Frame {
+	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
+		Kind: serializer.KindPush, JoinRef: c.joinRef, Ref: c.joinRef, Topic: c.topic, Event: event, Payload: payload,
+	})
+	if err != nil {
+		c.up.Log(c, "cannot tell the client that its channel ended", err)
+		return nil
+	}
+	return f
+}

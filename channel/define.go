@@ -1,0 +1,204 @@
+package channel
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// Handler is the definition of a kind of channel, made by Define and mounted in Routes. It is immutable and safe for concurrent use.
+type Handler struct {
+	newState  func() any
+	join      func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
+	events    map[string]eventFunc
+	any       eventFunc // nil: an unknown event crashes the channel
+	run       Func      // events behind their middleware
+	wrap      []func(Func) Func
+	out       map[string]outFunc
+	info      map[reflect.Type]infoFunc
+	infoIface []infoIface // for message types that are interfaces, in the order of definition
+	terminate func(ctx context.Context, c *Channel, reason error)
+}
+
+type (
+	eventFunc func(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)
+	outFunc   func(ctx context.Context, c *Channel, p serializer.Payload) error
+	infoFunc  func(ctx context.Context, c *Channel, msg any) error
+	infoIface struct {
+		typ reflect.Type
+		f   infoFunc
+	}
+)
+
+// Func handles an event of any name. Middleware wraps it: see Use.
+type Func func(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)
+
+// Option is a callback of a handler whose state is S.
+type Option[S any] struct{ apply func(*Handler) }
+
+// Define makes a handler. Each join has a state of its own, a zero S, which all callbacks of that channel get.
+//
+// Join decides about a join. Its parameters are decoded from the join's payload, as in On. With a nil error the client is joined and gets
+// reply (nil: an empty object). An error made by push.Reject refuses, and the client gets its payload; any other error, and a panic, is
+// logged and the client is told "join crashed".
+//
+// Define panics on what can only be a mistake: two callbacks for one event or message type.
+func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S]) *Handler {
+	decode := decoder[P]()
+	h := &Handler{
+		newState: func() any { return new(S) },
+		join: func(ctx context.Context, c *Channel, p serializer.Payload) (any, error) {
+			params, err := decode(p)
+			if err != nil {
+				return nil, err
+			}
+			return join(c.state.(*S), ctx, c, params)
+		},
+		events: make(map[string]eventFunc),
+		out:    make(map[string]outFunc),
+		info:   make(map[reflect.Type]infoFunc),
+	}
+	for _, o := range options {
+		o.apply(h)
+	}
+	h.run = h.dispatch
+	for i := len(h.wrap) - 1; i >= 0; i-- {
+		h.run = h.wrap[i](h.run)
+	}
+	return h
+}
+
+// On handles the client's pushes of one event. The payload is decoded into P: serializer.Payload takes it as it is, []byte takes binary
+// ones, other types go by their json tags. One that does not decode is answered with an error, reason "invalid payload".
+//
+// The reply, if it is not push.NoReply, is sent first. Then a nil error goes on; an error made by push.Reject is an error reply; ErrStop
+// ends the channel normally; any other error, and a panic, is a crash: it is logged, and the client gets phx_error and rejoins.
+func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (push.Reply, error)) Option[S] {
+	decode := decoder[P]()
+	return Option[S]{func(h *Handler) {
+		if _, ok := h.events[event]; ok {
+			panic(fmt.Sprintf("channel: two callbacks for event %q", event))
+		}
+		h.events[event] = func(ctx context.Context, c *Channel, _ string, p serializer.Payload) (push.Reply, error) {
+			v, err := decode(p)
+			if err != nil {
+				return push.NoReply, err
+			}
+			return f(c.state.(*S), ctx, c, v)
+		}
+	}}
+}
+
+// OnAny handles the events that no On is for. Without it they crash the channel, as in Phoenix.
+func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)) Option[S] {
+	return Option[S]{func(h *Handler) {
+		if h.any != nil {
+			panic("channel: two OnAny callbacks")
+		}
+		h.any = func(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error) {
+			return f(c.state.(*S), ctx, c, event, p)
+		}
+	}}
+}
+
+// Intercept takes the broadcasts of one event on the channel's topic, which then do not go to the client by themselves: f pushes
+// them on, changed or not, or drops them. Errors are as in On. It costs an encoding per client.
+func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) error) Option[S] {
+	decode := decoder[P]()
+	return Option[S]{func(h *Handler) {
+		if _, ok := h.out[event]; ok {
+			panic(fmt.Sprintf("channel: two Intercept callbacks for event %q", event))
+		}
+		h.out[event] = func(ctx context.Context, c *Channel, p serializer.Payload) error {
+			v, err := decode(p)
+			if err != nil {
+				return err
+			}
+			return f(c.state.(*S), ctx, c, v)
+		}
+	}}
+}
+
+// Info handles the messages of type M that the server's own code sends to the channel: by Channel.Send, and as *pubsub.Broadcast
+// those of topics that the channel subscribed to. A message of a type that has no callback is logged and dropped. Errors are as in On.
+func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) Option[S] {
+	return Option[S]{func(h *Handler) {
+		typ := reflect.TypeFor[M]()
+		call := func(ctx context.Context, c *Channel, msg any) error { return f(c.state.(*S), ctx, c, msg.(M)) }
+		if typ.Kind() == reflect.Interface {
+			h.infoIface = append(h.infoIface, infoIface{typ, call})
+			return
+		}
+		if _, ok := h.info[typ]; ok {
+			panic(fmt.Sprintf("channel: two Info callbacks for %v", typ))
+		}
+		h.info[typ] = call
+	}}
+}
+
+// Terminate is called once for every channel whose join was accepted, when it ends, however it ends: see the Err variables for the
+// reasons. Its context is not cancelled. Pushes from it reach the client after phx_close, but before phx_error.
+func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error)) Option[S] {
+	return Option[S]{func(h *Handler) {
+		if h.terminate != nil {
+			panic("channel: two Terminate callbacks")
+		}
+		h.terminate = func(ctx context.Context, c *Channel, reason error) { f(c.state.(*S), ctx, c, reason) }
+	}}
+}
+
+// Use puts middleware around every event (not around joins), the first outermost: for logging, tracing, limits. Written Use[room](…).
+func Use[S any](middleware ...func(next Func) Func) Option[S] {
+	return Option[S]{func(h *Handler) { h.wrap = append(h.wrap, middleware...) }}
+}
+
+// dispatch is the innermost Func: it finds the event's callback.
+func (h *Handler) dispatch(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error) {
+	if f, ok := h.events[event]; ok {
+		return f(ctx, c, event, p)
+	}
+	if h.any != nil {
+		return h.any(ctx, c, event, p)
+	}
+	return push.NoReply, fmt.Errorf("channel: no callback for event %q", event)
+}
+
+// infoFor finds the callback for a message: by its type, else the first interface that it implements.
+func (h *Handler) infoFor(msg any) infoFunc {
+	typ := reflect.TypeOf(msg)
+	if f, ok := h.info[typ]; ok {
+		return f
+	}
+	for _, i := range h.infoIface {
+		if typ != nil && typ.Implements(i.typ) {
+			return i.f
+		}
+	}
+	return nil
+}
+
+// decoder returns how a payload becomes a P. Raw payloads take a way without reflection.
+func decoder[P any]() func(serializer.Payload) (P, error) {
+	if raw, ok := any(func(p serializer.Payload) (serializer.Payload, error) { return p, nil }).(func(serializer.Payload) (P, error)); ok {
+		return raw
+	}
+	return func(p serializer.Payload) (v P, err error) {
+		if err := p.Decode(&v); err != nil {
+			return v, &payloadError{err}
+		}
+		return v, nil
+	}
+}
+
+// intercepts reports whether broadcasts of b's event go through the channel's mailbox.
+func (h *Handler) intercepts(b *pubsub.Broadcast) bool {
+	if len(h.out) == 0 {
+		return false
+	}
+	_, ok := h.out[b.Event]
+	return ok
+}

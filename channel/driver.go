@@ -1,0 +1,124 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"bennu.example/internal/box"
+	"bennu.example/serializer"
+)
+
+// Driver is the socket's hold on a channel: it feeds it and ends it. For package socket; not covered by the compatibility promise. Its
+// methods are called by the connection's reader, one at a time, but for Wait and Cancel.
+type Driver struct{ c *Channel }
+
+// Start begins a channel with the client's phx_join. A channel before it on the topic, if any, is replaced: the join waits for its end.
+// Mailbox is the bound of what waits for the channel's callbacks, in bytes.
+func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int) Driver {
+	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, state: h.newState()}
+	if c.pushRef.IsNull() {
+		c.pushRef = join.Ref
+	}
+	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	c.box.Init(mailbox, c.work)
+	it := item{kind: itemJoin, ref: join.Ref, payload: join.Payload}
+	if before.c != nil {
+		before.c.replace()
+		it.msg = before.c
+	}
+	c.box.Post(it, 0)
+	return Driver{c}
+}
+
+// Is reports whether d drives c.
+func (d Driver) Is(c *Channel) bool { return d.c == c }
+
+// Accepts reports whether a message with this join_ref is of this join: null is, an older one is not.
+func (d Driver) Accepts(joinRef serializer.Ref) bool {
+	return joinRef.IsNull() || joinRef == d.c.joinRef
+}
+
+// Receive takes an event of the client and reports whether the channel was still there for it. If the mailbox has no room for wait then
+// the channel is ended: it would silence the whole socket.
+func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
+	it := item{kind: itemEvent, ref: m.Ref, event: m.Event, payload: m.Payload}
+	return d.post(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
+}
+
+func (d Driver) post(it item, size int, wait time.Duration) bool {
+	err := d.c.box.PostWait(it, size, wait)
+	if errors.Is(err, box.ErrFull) {
+		d.c.kill(ErrFull)
+	}
+	return !errors.Is(err, box.ErrClosed)
+}
+
+// Leave takes the client's phx_leave, which is carried out after what came before. It reports the same as Receive.
+func (d Driver) Leave(m *serializer.Message, wait time.Duration) bool {
+	d.c.mu.Lock()
+	d.c.leaving = true
+	d.c.mu.Unlock()
+	return d.post(item{kind: itemLeave, ref: m.Ref}, len(m.Ref), wait)
+}
+
+// Close ends the channel because its connection ended: what is in the mailbox is still handled, and then it terminates.
+func (d Driver) Close(reason error) {
+	d.c.box.Close(true, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+}
+
+// Cancel drops what is in the mailbox and cancels the context of the callback that runs.
+func (d Driver) Cancel(reason error) {
+	d.c.box.Close(false, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+	d.c.cancel(fmt.Errorf("%w: %w", ErrClosed, reason))
+}
+
+// Wait waits for the channel's end after Close or Cancel.
+func (d Driver) Wait() { d.c.box.Wait() }
+
+// replace ends the channel because the topic is joined again. One that is about to end anyway does so as it would have; another falls
+// silent, and the new one tells its end after its own answer. A join that is still being decided is answered first.
+func (c *Channel) replace() {
+	c.mu.Lock()
+	isJoined := !c.leaving && c.phase.CompareAndSwap(joined, silent)
+	if !isJoined && (c.leaving || c.phase.Load() != joining) {
+		c.mu.Unlock()
+		return
+	}
+	c.replaced = true
+	c.mu.Unlock()
+	c.box.Close(false, item{kind: itemClose, msg: ErrReplaced})
+	if isJoined {
+		c.cancel(ErrReplaced)
+	}
+}
+
+// owesClose reports whether the channel was joined and replaced, so that its end is for the new one to tell.
+func (c *Channel) owesClose() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.replaced && c.accepted.Load()
+}
+
+// silence keeps a channel from sending any more and cancels its context. Its callbacks end when they end.
+func (c *Channel) silence(reason error) {
+	for {
+		p := c.phase.Load()
+		if p >= silent || c.phase.CompareAndSwap(p, silent) {
+			break
+		}
+	}
+	c.cancel(reason)
+	c.box.Close(false, item{kind: itemClose, msg: reason})
+}
+
+// kill ends a channel from outside at once, as a crash: its client rejoins.
+func (c *Channel) kill(reason error) {
+	if !c.phase.CompareAndSwap(joined, silent) && !c.phase.CompareAndSwap(joining, silent) {
+		return
+	}
+	c.up.Log(c, "channel killed", reason)
+	c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
+	c.silence(reason)
+}

@@ -1,0 +1,40 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+)
+
+var (
+	// ErrStop, returned by a callback, ends the channel normally: the client gets phx_close and does not rejoin. It is also the
+	// reason given to Terminate then.
+	ErrStop = errors.New("channel stopped")
+	// ErrLeft is the reason given to Terminate when the client left.
+	ErrLeft = errors.New("client left")
+	// ErrReplaced is the reason given to Terminate when the client joined the topic again on the same connection.
+	ErrReplaced = errors.New("client joined again")
+	// ErrClosed is wrapped by the reason given to Terminate when the connection ended, and by what Push and the like return from then on.
+	ErrClosed = errors.New("channel closed")
+	// ErrNotJoined is returned by Push, Broadcast and the like before the join is answered: send yourself a message with
+	// [Channel.Send] and do it in an [Info] callback.
+	ErrNotJoined = errors.New("channel not joined yet")
+	// ErrFull is returned by Send when the channel's mailbox is full. It is the reason given to Terminate when a callback took so long
+	// that the client's messages found no room.
+	ErrFull = errors.New("channel's mailbox is full")
+	// ErrNoRef is returned by Reply for a Ref that names no message.
+	ErrNoRef = errors.New("no message to reply to")
+)
+
+// PanicError is the reason given to Terminate when a callback panicked. The client learns nothing of it.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("channel: panic: %v", e.Value) }
+
+// payloadError is a payload that does not decode into the type that its callback takes.
+type payloadError struct{ err error }
+
+func (e *payloadError) Error() string { return "channel: invalid payload: " + e.err.Error() }
+func (e *payloadError) Unwrap() error { return e.err }

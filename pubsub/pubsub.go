@@ -1,0 +1,194 @@
+package pubsub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"sync"
+
+	"bennu.example/serializer"
+)
+
+// Subscriber gets the broadcasts of the topics it subscribed to.
+type Subscriber interface {
+	// Deliver is called on the broadcaster's goroutine and under the topic's read lock: it must not block, nor call the PubSub. An error
+	// says that this subscriber cannot have the broadcast, because its payload has no form in the subscriber's serializer; the
+	// broadcaster gets it.
+	Deliver(b *Broadcast) error
+}
+
+// shards is how many locks the topics are spread over. Two cores show no gain over one (architecture 2.2); it costs 4 kB.
+const shards = 64
+
+// PubSub connects the subscribers of a process, and through its adapter those of a cluster. Its methods may be called from any
+// goroutine.
+type PubSub struct {
+	adapter Adapter // nil: this process only
+	seed    maphash.Seed
+	shards  [shards]shard
+}
+
+// shard guards a part of the topics. Lock order: shard, topic, and then whatever a subscriber's Deliver takes.
+type shard struct {
+	mu     sync.RWMutex
+	topics map[string]*topic
+	_      [24]byte // a cache line each
+}
+
+type topic struct {
+	name string
+	mu   sync.RWMutex
+	subs []*Subscription
+}
+
+// Subscription is one subscriber's place at a topic.
+type Subscription struct {
+	ps    *PubSub
+	topic *topic
+	sub   Subscriber
+	index int // in topic.subs, -1 once cancelled
+}
+
+// New returns a PubSub. A nil adapter keeps it to this process; otherwise Run must be called for broadcasts of other nodes to come in.
+func New(a Adapter) *PubSub {
+	p := &PubSub{adapter: a, seed: maphash.MakeSeed()}
+	for i := range p.shards {
+		p.shards[i].topics = make(map[string]*topic)
+	}
+	return p
+}
+
+func (p *PubSub) shard(topic string) *shard {
+	return &p.shards[maphash.String(p.seed, topic)%shards]
+}
+
+// Subscribe adds a subscriber. One that subscribes twice is delivered to twice. The subscription holds until it is cancelled.
+func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
+	sh := p.shard(name)
+	sh.mu.Lock()
+	t, ok := sh.topics[name]
+	if !ok {
+		t = &topic{name: name}
+		sh.topics[name] = t
+		if p.adapter != nil {
+			p.adapter.Subscribe(name)
+		}
+	}
+	t.mu.Lock()
+	sub := &Subscription{ps: p, topic: t, sub: s, index: len(t.subs)}
+	t.subs = append(t.subs, sub)
+	t.mu.Unlock()
+	sh.mu.Unlock()
+	return sub
+}
+
+// Cancel ends the subscription: when it returns no Deliver is running for it and none will. Further calls do nothing.
+func (s *Subscription) Cancel() {
+	t := s.topic
+	sh := s.ps.shard(t.name)
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s.index < 0 {
+		return
+	}
+	last := len(t.subs) - 1
+	t.subs[s.index] = t.subs[last]
+	t.subs[s.index].index = s.index
+	t.subs[last] = nil
+	t.subs = t.subs[:last]
+	s.index = -1
+	if last == 0 {
+		delete(sh.topics, t.name)
+		if s.ps.adapter != nil {
+			s.ps.adapter.Unsubscribe(t.name)
+		}
+	}
+}
+
+// Subscribers is how many subscriptions this node has for a topic.
+func (p *PubSub) Subscribers(name string) int {
+	sh := p.shard(name)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	t, ok := sh.topics[name]
+	if !ok {
+		return 0
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return len(t.subs)
+}
+
+// Broadcast sends an event to all subscribers of a topic on all nodes, and may be called from anywhere: a plain HTTP handler, a job. The
+// payload is a Go value, or a serializer.Payload; nil is an empty object.
+//
+// Everyone who can be reached is, whatever the error, which tells the first trouble: the payload does not encode (wrapping
+// serializer.ErrPayload), some subscribers' serializer has no form for it (likewise), or the adapter's queue is full.
+func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any) error {
+	return p.BroadcastFrom(ctx, nil, topic, event, payload)
+}
+
+// BroadcastFrom is Broadcast to all but the subscriber from.
+func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
+	b, err := newBroadcast(topic, event, payload)
+	if err != nil {
+		return err
+	}
+	err = p.deliver(b, from)
+	if p.adapter != nil {
+		err = errors.Join(err, p.adapter.Publish(ctx, "", b))
+	}
+	return err
+}
+
+// LocalBroadcast is Broadcast to the subscribers of this node only.
+func (p *PubSub) LocalBroadcast(topic, event string, payload any) error {
+	b, err := newBroadcast(topic, event, payload)
+	if err != nil {
+		return err
+	}
+	return p.deliver(b, nil)
+}
+
+// Run brings in what other nodes broadcast, until ctx ends. It returns the adapter's error, or nil at once without an adapter.
+func (p *PubSub) Run(ctx context.Context) error {
+	if p.adapter == nil {
+		return nil
+	}
+	return p.adapter.Run(ctx, func(b *Broadcast) error { return p.deliver(b, nil) })
+}
+
+// deliver hands b to this node's subscribers of its topic and returns the first error.
+func (p *PubSub) deliver(b *Broadcast, from Subscriber) (first error) {
+	sh := p.shard(b.Topic)
+	sh.mu.RLock()
+	t, ok := sh.topics[b.Topic]
+	if !ok {
+		sh.mu.RUnlock()
+		return nil
+	}
+	t.mu.RLock()
+	sh.mu.RUnlock()
+	defer t.mu.RUnlock()
+	for _, s := range t.subs {
+		if from != nil && s.sub == from {
+			continue
+		}
+		if err := s.sub.Deliver(b); err != nil && first == nil {
+			first = fmt.Errorf("pubsub: broadcast %s to %s: %w", b.Event, b.Topic, err)
+		}
+	}
+	return first
+}
+
+func newBroadcast(topic, event string, payload any) (*Broadcast, error) {
+	// Encoding may call the user's MarshalJSON: here, not under the topic's lock.
+	body, err := serializer.Value(payload).Encoded()
+	if err != nil {
+		return nil, fmt.Errorf("pubsub: broadcast %s to %s: %w", event, topic, err)
+	}
+	return &Broadcast{Topic: topic, Event: event, Payload: body}, nil
+}
