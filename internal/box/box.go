@@ -37,7 +37,8 @@ type entry[T any] struct {
 	size int
 }
 
-// Init makes b ready. Run must not panic. Max is in bytes; an item of any size fits in an empty box.
+// Init makes b ready. Run must not panic, but it may end its goroutine by runtime.Goexit: the rest is worked off on another one. Max is in
+// bytes; an item of any size fits in an empty box.
 func (b *Box[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
 
 // Post queues v, which counts as size bytes. It never blocks.
@@ -178,26 +179,39 @@ func (b *Box[T]) wake() {
 
 // work runs v and then what was queued meanwhile.
 func (b *Box[T]) work(v T, size int) {
-	for {
+	exited := true
+	defer func() {
+		if exited { // Goexit
+			if v, size, ok := b.next(size); ok {
+				go b.work(v, size)
+			}
+		}
+	}()
+	for ok := true; ok; {
 		b.run(v)
-		b.mu.Lock()
-		b.used -= size
-		b.wake()
-		if b.head == len(b.queue) {
-			b.queue, b.head = nil, 0
-			b.running = false
-			b.mu.Unlock()
-			return
-		}
-		e := b.queue[b.head]
-		b.queue[b.head] = entry[T]{}
-		b.head++
-		if b.head >= 32 && b.head*2 >= len(b.queue) {
-			n := copy(b.queue, b.queue[b.head:])
-			clear(b.queue[n:])
-			b.queue, b.head = b.queue[:n], 0
-		}
-		v, size = e.v, e.size
-		b.mu.Unlock()
+		v, size, ok = b.next(size)
 	}
+	exited = false
+}
+
+// next counts out the item that was done and takes the one to run now; without one the box is at rest.
+func (b *Box[T]) next(done int) (v T, size int, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.used -= done
+	b.wake()
+	if b.head == len(b.queue) {
+		b.queue, b.head = nil, 0
+		b.running = false
+		return v, 0, false
+	}
+	e := b.queue[b.head]
+	b.queue[b.head] = entry[T]{}
+	b.head++
+	if b.head >= 32 && b.head*2 >= len(b.queue) {
+		n := copy(b.queue, b.queue[b.head:])
+		clear(b.queue[n:])
+		b.queue, b.head = b.queue[:n], 0
+	}
+	return e.v, e.size, true
 }

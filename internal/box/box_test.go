@@ -176,6 +176,27 @@ func TestCloseIdleRunsLast(t *testing.T) {
 	b.Wait() // may be asked again
 }
 
+func TestSurvivesGoexit(t *testing.T) {
+	t.Parallel()
+	var got []int
+	b := newBox(1<<20, func(i int) {
+		got = append(got, i)
+		if i%2 == 0 {
+			runtime.Goexit()
+		}
+	})
+	for i := range 5 {
+		if err := b.Post(i, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.Close(true)
+	b.Wait()
+	if !slices.Equal(got, []int{0, 1, 2, 3, 4}) || b.Used() != 0 {
+		t.Fatalf("got %v, %d bytes in use", got, b.Used())
+	}
+}
+
 func BenchmarkPostIdle(b *testing.B) {
 	b.ReportAllocs()
 	done := make(chan struct{})
