@@ -1,10 +1,6 @@
 package serializer
 
-import (
-	"encoding/json"
-	"errors"
-	"strings"
-)
+import "errors"
 
 // Reserved topics and events of the protocol.
 const (
@@ -61,7 +57,8 @@ type Message struct {
 }
 
 // Ref is a join_ref or ref as its JSON text, so that any type comes back as it came and is compared as Phoenix compares:
-// `"1"` is not `1`, and `""` is not null. The zero value is null.
+// `"1"` is not `1`, and `""` is not null. The text has no spaces and no needless escapes, so that equal strings are equal refs
+// however they were spelled. The zero value is null. A ref that does not come from Parse is made by [StringRef].
 type Ref string
 
 // EmptyRef is the empty string, which is another thing than null.
@@ -85,15 +82,10 @@ func (r Ref) Text() string {
 	if len(r) < 2 || r[0] != '"' {
 		return string(r)
 	}
-	in := string(r[1 : len(r)-1])
-	if strings.IndexByte(in, '\\') < 0 {
-		return in
+	if !escaped(string(r)) {
+		return string(r[1 : len(r)-1])
 	}
-	var s string
-	if json.Unmarshal([]byte(r), &s) != nil {
-		return in
-	}
-	return s
+	return string(appendUnquoted(nil, string(r)))
 }
 
 // Serializer is one version of the wire. It is safe for use by any number of goroutines.

@@ -1,9 +1,11 @@
 package serializer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // Payload is an event's body, not decoded until asked: the bytes that came, or a Go value still to be encoded. The zero
@@ -25,16 +27,15 @@ const (
 	formBinary       // raw is bytes, opaque to the protocol
 )
 
-// Value is the payload v: a Payload is taken as it is, nil is the zero Payload, json.RawMessage is JSON, anything else is
-// encoded by encoding/json (or as MessagePack, by its json tags) when it is sent.
+// Value is the payload v: a Payload is taken as it is, nil is the zero Payload, anything else is encoded when it is sent, by
+// encoding/json or, for a connection that speaks MessagePack, as described at [V3]. A json.RawMessage is sent as it is, once it
+// was found to be valid.
 func Value(v any) Payload {
 	switch v := v.(type) {
 	case nil:
 		return Payload{}
 	case Payload:
 		return v
-	case json.RawMessage:
-		return Payload{form: formValue, value: v} // checked when it is encoded
 	}
 	return Payload{form: formValue, value: v}
 }
@@ -52,40 +53,56 @@ func (p Payload) IsZero() bool { return p.form == formNone }
 // value that was not encoded yet and for the zero Payload. The caller must not change it.
 func (p Payload) Bytes() []byte { return p.raw }
 
-// errBinary is what decoding a binary payload into anything but bytes gives.
-var errBinary = errors.New("payload is binary")
+var (
+	errBinary      = errors.New("it is binary")
+	errInvalidJSON = errors.New("it is not valid JSON")
+	errNotObject   = errors.New("a push or broadcast takes an object, or binary")
+	emptyObject    = []byte("{}")
+)
 
-// Decode stores the payload in v, as json.Unmarshal does; MessagePack goes by the same json tags. Into a *Payload it is
-// stored as it is. Binary payloads decode into *[]byte and *Payload only. The zero Payload leaves v alone.
+func payloadError(why error) error { return fmt.Errorf("serializer: %w: %w", ErrPayload, why) }
+
+// Decode stores the payload in v, as json.Unmarshal does. MessagePack is decoded as the JSON that it stands for (see [V3]), so
+// that a handler need not know what its client speaks. Into a *Payload it is stored as it is. Binary payloads decode into *[]byte
+// and *Payload only. The zero Payload leaves v alone.
 func (p Payload) Decode(v any) error {
 	if to, ok := v.(*Payload); ok {
 		*to = p
 		return nil
 	}
+	var err error
 	switch p.form {
 	case formNone:
-		return nil
+	case formJSON:
+		err = json.Unmarshal(p.raw, v)
 	case formBinary:
 		to, ok := v.(*[]byte)
 		if !ok {
-			return fmt.Errorf("serializer: decode into %T: %w", v, errBinary)
+			return fmt.Errorf("serializer: decode payload into %T: %w", v, errBinary)
 		}
 		*to = p.raw
-		return nil
-	case formMsgpack:
-		return decodeMsgpack(p.raw, v)
+	case formMsgpack: // nothing that json.Unmarshal makes refers to its input
+		scratch := scratches.Get().(*[]byte)
+		*scratch = appendMsgpackAsJSON((*scratch)[:0], p.raw)
+		err = json.Unmarshal(*scratch, v)
+		if cap(*scratch) <= maxPooled {
+			scratches.Put(scratch)
+		}
+	case formValue:
+		if e := withJSON(p.value, func(raw []byte) { err = json.Unmarshal(raw, v) }); e != nil {
+			return e
+		}
 	}
-	raw, err := p.JSON()
 	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
 		return fmt.Errorf("serializer: decode payload: %w", err)
 	}
 	return nil
 }
 
-// JSON is the payload as JSON, whatever its form; the zero Payload is {}. Binary payloads have no JSON: the error wraps ErrPayload.
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
+
+// JSON is the payload as JSON, whatever its form; the zero Payload is {}. The caller must not change it. Binary payloads have no
+// JSON: the error wraps ErrPayload.
 func (p Payload) JSON() ([]byte, error) {
 	switch p.form {
 	case formNone:
@@ -94,6 +111,28 @@ func (p Payload) JSON() ([]byte, error) {
 		return p.raw, nil
 	}
 	return p.appendJSON(nil)
+}
+
+// appendJSON appends the payload as JSON. On an error dst comes back as it was.
+func (p Payload) appendJSON(dst []byte) ([]byte, error) {
+	switch p.form {
+	case formNone:
+		return append(dst, emptyObject...), nil
+	case formJSON:
+		return append(dst, p.raw...), nil
+	case formMsgpack:
+		return appendMsgpackAsJSON(dst, p.raw), nil
+	case formBinary:
+		return dst, payloadError(errBinary)
+	}
+	if raw, ok := p.value.(json.RawMessage); ok && raw != nil {
+		if !validJSON(raw) {
+			return dst, payloadError(errInvalidJSON)
+		}
+		return append(dst, trimSpace(raw)...), nil
+	}
+	err := withJSON(p.value, func(raw []byte) { dst = append(dst, raw...) })
+	return dst, err
 }
 
 // Encoded is the payload with its Go value encoded as JSON, so that it is encoded once and by the caller's goroutine; other forms
@@ -109,4 +148,16 @@ func (p Payload) Encoded() (Payload, error) {
 	return Payload{form: formJSON, raw: raw}, nil
 }
 
-var emptyObject = []byte("{}")
+// MarshalJSON makes a payload part of a larger value, as the JSON that it stands for; binary becomes base64, as a []byte does.
+func (p Payload) MarshalJSON() ([]byte, error) {
+	if p.form == formBinary {
+		return json.Marshal(p.raw)
+	}
+	return p.JSON()
+}
+
+// UnmarshalJSON keeps a part of a larger value as it is, to be decoded later.
+func (p *Payload) UnmarshalJSON(raw []byte) error {
+	*p = Payload{form: formJSON, raw: bytes.Clone(raw)}
+	return nil
+}

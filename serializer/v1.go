@@ -1,11 +1,8 @@
 package serializer
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "unicode/utf8"
 
-// V1 is JSON 1.0.0: one object per message.
+// V1 is JSON 1.0.0: one object per message, always in a text frame. It does not send join_ref and has no binary payloads.
 func V1() Serializer { return jsonV1{} }
 
 type jsonV1 struct{}
@@ -13,19 +10,14 @@ type jsonV1 struct{}
 func (jsonV1) Version() string { return "1.0.0" }
 
 func (jsonV1) Append(dst []byte, m *Message) (Op, []byte, error) {
-	if m.Payload.IsBinary() {
-		return 0, dst, fmt.Errorf("serializer: %w: 1.0.0 has no binary payloads", ErrPayload)
-	}
 	b := append(dst, `{"topic":`...)
-	b = appendTopic(b, m)
-	b = append(b, `,"event":`...)
-	if m.Kind == KindReply {
-		b = AppendString(b, EventReply)
-	} else {
-		b = AppendString(b, m.Event)
-	}
+	b = appendTopicEvent(b, m, `,"event":`)
 	b = append(b, `,"ref":`...)
-	b = appendRef(b, m.Ref)
+	if m.Kind == KindBroadcast {
+		b = appendRef(b, "")
+	} else {
+		b = appendRef(b, m.Ref)
+	}
 	b = append(b, `,"payload":`...)
 	b, err := appendBody(b, m)
 	if err != nil {
@@ -34,29 +26,47 @@ func (jsonV1) Append(dst []byte, m *Message) (Op, []byte, error) {
 	return OpText, append(b, '}'), nil
 }
 
+// Parse takes binary frames for text, as Phoenix does.
 func (jsonV1) Parse(_ Op, data []byte) (Message, error) {
-	var f map[string]json.RawMessage
-	if json.Unmarshal(data, &f) != nil {
-		return Message{}, malformed("not an object")
+	if !utf8.Valid(data) {
+		return Message{}, malformed("not UTF-8")
 	}
-	for _, k := range []string{"topic", "event", "payload", "ref"} {
-		if _, ok := f[k]; !ok {
-			return Message{}, malformed(k + " is missing")
+	var joinRef, ref, topic, event, payload []byte
+	c := open(data, '{')
+	for c.next('}') {
+		switch key, value := c.member(); { // of a key that is there twice the last one counts, as in Phoenix
+		case isKey(key, "join_ref"):
+			joinRef = value
+		case isKey(key, "ref"):
+			ref = value
+		case isKey(key, "topic"):
+			topic = value
+		case isKey(key, "event"):
+			event = value
+		case isKey(key, "payload"):
+			payload = value
 		}
 	}
-	jr := f["join_ref"]
-	if jr == nil {
-		jr = json.RawMessage("null")
+	if !c.done() {
+		return Message{}, malformed("not a JSON object: byte %d", ^c.at)
 	}
-	m := Message{Payload: Payload{form: formJSON, raw: f["payload"]}}
-	header(&m, jr, f["ref"], f["topic"], f["event"])
+	if topic == nil || event == nil || payload == nil || ref == nil {
+		return Message{}, malformed("topic, event, payload or ref is missing")
+	}
+	m := Message{Payload: Payload{form: formJSON, raw: payload}}
+	h := header{buf: make([]byte, 0, headerRoom)}
+	h.addRef(joinRef)
+	h.addRef(ref)
+	h.addName(topic)
+	h.addName(event)
+	h.put(&m)
 	return m, nil
 }
 
 func (s jsonV1) ParseClient(op Op, data []byte) (Message, error) {
 	m, err := s.Parse(op, data)
 	if err == nil {
-		err = clientSide(&m)
+		atClient(&m)
 	}
 	return m, err
 }

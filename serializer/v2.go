@@ -1,11 +1,8 @@
 package serializer
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "unicode/utf8"
 
-// V2 is JSON 2.0.0: one array per message, and binary frames for binary payloads.
+// V2 is JSON 2.0.0: one array per message in a text frame, and a binary frame for a binary payload.
 func V2() Serializer { return jsonV2{} }
 
 type jsonV2 struct{}
@@ -21,125 +18,66 @@ func (jsonV2) Append(dst []byte, m *Message) (Op, []byte, error) {
 		return OpBinary, b, nil
 	}
 	b := append(dst, '[')
-	b = appendRef(b, m.JoinRef)
-	b = append(b, ',')
-	b = appendRef(b, m.Ref)
-	b = append(b, ',')
-	b = appendTopic(b, m)
-	b = append(b, ',')
-	if m.Kind == KindReply {
-		b = AppendString(b, EventReply)
+	if m.Kind == KindBroadcast {
+		b = append(b, "null,null,"...)
 	} else {
-		b = AppendString(b, m.Event)
+		b = append(appendRef(b, m.JoinRef), ',')
+		b = append(appendRef(b, m.Ref), ',')
 	}
-	b = append(b, ',')
-	at := len(b)
+	b = append(appendTopicEvent(b, m, ","), ',')
+	start := len(b)
 	b, err := appendBody(b, m)
 	if err != nil {
 		return 0, dst, err
 	}
-	if (m.Kind == KindPush || m.Kind == KindBroadcast) && b[at] != '{' {
-		return 0, dst, fmt.Errorf("serializer: %w: it must be an object", ErrPayload)
+	if b[start] != '{' && m.Kind != KindRequest {
+		return 0, dst, payloadError(errNotObject)
 	}
 	return OpText, append(b, ']'), nil
 }
 
-func (s jsonV2) Parse(op Op, data []byte) (Message, error) {
+func (jsonV2) Parse(op Op, data []byte) (Message, error) {
 	if op == OpBinary {
 		return parseBinary(data)
 	}
-	var f []json.RawMessage
-	if json.Unmarshal(data, &f) != nil || len(f) < 5 {
-		return Message{}, malformed("not an array of five")
-	}
-	m := Message{Payload: Payload{form: formJSON, raw: f[4]}}
-	header(&m, f[0], f[1], f[2], f[3])
-	return m, nil
+	return parseText(data)
 }
 
-func (s jsonV2) ParseClient(op Op, data []byte) (Message, error) {
+func (jsonV2) ParseClient(op Op, data []byte) (Message, error) {
 	if op == OpBinary {
-		return parseBinaryClient(data)
+		return parseBinaryAtClient(data)
 	}
-	m, err := s.Parse(op, data)
+	m, err := parseText(data)
 	if err == nil {
-		err = clientSide(&m)
+		atClient(&m)
 	}
 	return m, err
 }
 
-func appendBinary(dst []byte, m *Message) ([]byte, error) {
-	type field struct{ name, text string }
-	jr, ref := field{"join_ref", m.JoinRef.Text()}, field{"ref", m.Ref.Text()}
-	topic, event := field{"topic", m.Topic}, field{"event", m.Event}
-	if m.RawTopic != "" {
-		topic.text = m.RawTopic
+func parseText(data []byte) (Message, error) {
+	if !utf8.Valid(data) {
+		return Message{}, malformed("not UTF-8")
 	}
-	var kind byte
-	var fields []field
-	switch m.Kind {
-	case KindRequest:
-		fields = []field{jr, ref, topic, event}
-	case KindPush:
-		fields = []field{jr, topic, event}
-	case KindReply:
-		kind, fields = 1, []field{jr, ref, topic, {"status", m.Status}}
-	default:
-		kind, fields = 2, []field{topic, event}
-	}
-	b := append(dst, kind)
-	for _, f := range fields {
-		if len(f.text) > 255 {
-			return dst, fmt.Errorf("serializer: %s is %d bytes long, a binary frame takes 255", f.name, len(f.text))
-		}
-		b = append(b, byte(len(f.text)))
-	}
-	for _, f := range fields {
-		b = append(b, f.text...)
-	}
-	return append(b, m.Payload.raw...), nil
-}
-
-// split cuts n length-prefixed fields off data, whose header starts at byte 1.
-func split(data []byte, n int) (f [4]string, rest []byte, ok bool) {
-	if len(data) < 1+n {
-		return f, nil, false
-	}
-	rest = data[1+n:]
-	for i := range n {
-		l := int(data[1+i])
-		if len(rest) < l {
-			return f, nil, false
-		}
-		f[i], rest = string(rest[:l]), rest[l:]
-	}
-	return f, rest, true
-}
-
-func parseBinary(data []byte) (Message, error) {
-	f, rest, ok := split(data, 4)
-	if !ok || data[0] != 0 {
-		return Message{}, malformed("not a binary push")
-	}
-	return Message{JoinRef: StringRef(f[0]), Ref: StringRef(f[1]), Topic: f[2], Event: f[3], Payload: Binary(rest)}, nil
-}
-
-func parseBinaryClient(data []byte) (Message, error) {
-	if len(data) > 0 {
-		switch data[0] {
-		case 0:
-			if f, rest, ok := split(data, 3); ok {
-				return Message{Kind: KindPush, JoinRef: StringRef(f[0]), Topic: f[1], Event: f[2], Payload: Binary(rest)}, nil
-			}
-		case 1:
-			if f, rest, ok := split(data, 4); ok {
-				return Message{Kind: KindReply, JoinRef: StringRef(f[0]), Ref: StringRef(f[1]), Topic: f[2], Event: EventReply, Status: f[3], Payload: Binary(rest)}, nil
-			}
-		case 2:
-			if f, rest, ok := split(data, 2); ok {
-				return Message{Kind: KindBroadcast, Topic: f[0], Event: f[1], Payload: Binary(rest)}, nil
-			}
+	var at [5][]byte // the five elements
+	var m Message
+	c := open(data, '[')
+	for c.next(']') {
+		if v := c.value(); c.n <= len(at) {
+			at[c.n-1] = v
 		}
 	}
-	return Message{}, malformed("not a binary frame of a server")
+	if !c.done() {
+		return m, malformed("not a JSON array: byte %d", ^c.at)
+	}
+	if c.n < len(at) {
+		return m, malformed("%d elements instead of five", c.n)
+	}
+	m.Payload = Payload{form: formJSON, raw: at[4]}
+	h := header{buf: make([]byte, 0, headerRoom)}
+	h.addRef(at[0])
+	h.addRef(at[1])
+	h.addName(at[2])
+	h.addName(at[3])
+	h.put(&m)
+	return m, nil
 }

@@ -1,0 +1,370 @@
+package serializer
+
+import (
+	"encoding/binary"
+	"math/bits"
+	"strconv"
+	"unicode/utf8"
+)
+
+// The scanner below accepts what Jason accepts, in one pass and without recursion: RFC 8259, and beyond encoding/json's
+// notion of it no invalid UTF-8, no escape of half a surrogate pair and no number with a fraction or an exponent that
+// overflows a float64. Integers may be of any length.
+//
+// Its functions take the position of a token's first byte and return the position after its last; a negative result is the
+// complement of the position of the first wrong byte.
+
+// maxDepth is how many levels of arrays and objects a message may have, that of its own included. It is encoding/json's limit.
+const maxDepth = 10_000
+
+// validJSON reports whether b is one JSON value, perhaps between spaces.
+func validJSON(b []byte) bool {
+	if !utf8.Valid(b) {
+		return false
+	}
+	end := scanValue(b, skipSpace(b, 0), 0)
+	return end >= 0 && skipSpace(b, end) == len(b)
+}
+
+func skipSpace(b []byte, i int) int {
+	for i < len(b) && (b[i] == ' ' || b[i] == '\n' || b[i] == '\r' || b[i] == '\t') {
+		i++
+	}
+	return i
+}
+
+// trimSpace is b without the JSON spaces around it.
+func trimSpace(b []byte) []byte {
+	i, end := skipSpace(b, 0), len(b)
+	for end > i && skipSpace(b[end-1:end], 0) == 1 {
+		end--
+	}
+	return b[i:end:end]
+}
+
+// scanValue scans the value at i, inside of depth levels that are open already. UTF-8 is not checked.
+func scanValue(b []byte, i, depth int) int {
+	var open levels
+	for {
+		if i >= len(b) {
+			return ^i
+		}
+		switch c := b[i]; c {
+		case '"':
+			i = scanString(b, i)
+		case '{', '[':
+			if depth+open.n == maxDepth {
+				return ^i
+			}
+			open.push(c == '{')
+			i = skipSpace(b, i+1)
+			if i < len(b) && b[i] == c+2 { // ] is [+2, } is {+2
+				break // empty: closed below
+			}
+			if c == '{' {
+				if i = scanKey(b, i); i < 0 {
+					return i
+				}
+			}
+			continue
+		case 't':
+			i = scanWord(b, i, "true")
+		case 'f':
+			i = scanWord(b, i, "false")
+		case 'n':
+			i = scanWord(b, i, "null")
+		default:
+			i = scanNumber(b, i)
+		}
+		if i < 0 {
+			return i
+		}
+		for { // a value has ended, or an empty container is about to
+			if open.n == 0 {
+				return i
+			}
+			i = skipSpace(b, i)
+			if i >= len(b) {
+				return ^i
+			}
+			object := open.object()
+			if b[i] == ',' {
+				i = skipSpace(b, i+1)
+				if object {
+					if i = scanKey(b, i); i < 0 {
+						return i
+					}
+				}
+				break
+			}
+			if (object && b[i] != '}') || (!object && b[i] != ']') {
+				return ^i
+			}
+			open.pop()
+			i++
+		}
+	}
+}
+
+// scanKey scans a key and its colon, up to the value.
+func scanKey(b []byte, i int) int {
+	if i >= len(b) || b[i] != '"' {
+		return ^i
+	}
+	if i = scanString(b, i); i < 0 {
+		return i
+	}
+	i = skipSpace(b, i)
+	if i >= len(b) || b[i] != ':' {
+		return ^i
+	}
+	return skipSpace(b, i+1)
+}
+
+func scanWord(b []byte, i int, word string) int {
+	if len(b)-i < len(word) || string(b[i:i+len(word)]) != word {
+		return ^i
+	}
+	return i + len(word)
+}
+
+func scanString(b []byte, i int) int {
+	i++ // the quote
+	for {
+		i = skipPlain(b, i)
+		if i >= len(b) {
+			return ^i
+		}
+		switch b[i] {
+		case '"':
+			return i + 1
+		case '\\':
+			if i = scanEscape(b, i); i < 0 {
+				return i
+			}
+		default: // a control character
+			return ^i
+		}
+	}
+}
+
+// skipPlain skips what stands for itself in a string: it stops at a quote, a backslash, a control character or the end.
+func skipPlain(b []byte, i int) int {
+	const ones, highs = 0x0101010101010101, 0x8080808080808080
+	for len(b)-i >= 8 { // eight bytes at a time; the lowest high bit set marks the first byte that stops us
+		w := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := w^(ones*'"'), w^(ones*'\\')
+		stop := ((w - ones*0x20) &^ w) | ((quote - ones) &^ quote) | ((slash - ones) &^ slash)
+		if stop &= highs; stop != 0 {
+			return i + bits.TrailingZeros64(stop)/8
+		}
+		i += 8
+	}
+	for i < len(b) && b[i] >= 0x20 && b[i] != '"' && b[i] != '\\' {
+		i++
+	}
+	return i
+}
+
+func scanEscape(b []byte, i int) int {
+	if i+1 >= len(b) {
+		return ^len(b)
+	}
+	switch b[i+1] {
+	case '"', '\\', '/', 'b', 'f', 'n', 'r', 't':
+		return i + 2
+	case 'u':
+		if _, size := unescapeRune(b[i:]); size > 0 {
+			return i + size
+		}
+	}
+	return ^i
+}
+
+// unescapeRune decodes the \uXXXX, or the two that make a surrogate pair, at the start of s, which is known to begin with \u.
+// The size is 0 if it is neither.
+func unescapeRune[T string | []byte](s T) (r rune, size int) {
+	r, ok := hex4(s)
+	if !ok || (r >= 0xdc00 && r < 0xe000) {
+		return 0, 0
+	}
+	if r < 0xd800 || r >= 0xe000 {
+		return r, 6
+	}
+	if len(s) < 12 || s[6] != '\\' || s[7] != 'u' {
+		return 0, 0
+	}
+	low, ok := hex4(s[6:])
+	if !ok || low < 0xdc00 || low >= 0xe000 {
+		return 0, 0
+	}
+	return 0x10000 + (r-0xd800)<<10 + (low - 0xdc00), 12
+}
+
+// hex4 reads the four digits after the two bytes of \u.
+func hex4[T string | []byte](s T) (r rune, ok bool) {
+	if len(s) < 6 {
+		return 0, false
+	}
+	for i := 2; i < 6; i++ {
+		c := s[i]
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			c = c | 0x20 - 'a' + 10
+		default:
+			return 0, false
+		}
+		r = r<<4 | rune(c)
+	}
+	return r, true
+}
+
+func scanNumber(b []byte, i int) int {
+	start := i
+	if b[i] == '-' {
+		i++
+	}
+	whole := skipDigits(b, i)
+	if whole == i || (b[i] == '0' && whole > i+1) {
+		return ^i
+	}
+	i = whole
+	float, risky := false, whole-start > 200 // fewer digits than that, and an exponent of two, cannot overflow
+	if i < len(b) && b[i] == '.' {
+		float = true
+		end := skipDigits(b, i+1)
+		if end == i+1 {
+			return ^end
+		}
+		i = end
+	}
+	if i < len(b) && b[i]|0x20 == 'e' {
+		float = true
+		i++
+		if i < len(b) && (b[i] == '+' || b[i] == '-') {
+			i++
+		}
+		end := skipDigits(b, i)
+		if end == i {
+			return ^end
+		}
+		risky = risky || end-i > 2
+		i = end
+	}
+	if float && risky {
+		if _, err := strconv.ParseFloat(string(b[start:i]), 64); err != nil {
+			return ^start
+		}
+	}
+	return i
+}
+
+func skipDigits(b []byte, i int) int {
+	for i < len(b) && b[i]-'0' <= 9 {
+		i++
+	}
+	return i
+}
+
+// levels is a stack of one bit per open container: whether it is an object. Sixty-four levels take no memory of their own.
+type levels struct {
+	n    int
+	top  uint64
+	rest []uint64
+}
+
+func (l *levels) push(object bool) {
+	if l.n > 0 && l.n%64 == 0 {
+		l.rest = append(l.rest, l.top)
+	}
+	l.top <<= 1
+	if object {
+		l.top |= 1
+	}
+	l.n++
+}
+
+func (l *levels) pop() {
+	l.top >>= 1
+	l.n--
+	if l.n > 0 && l.n%64 == 0 {
+		l.top = l.rest[len(l.rest)-1]
+		l.rest = l.rest[:len(l.rest)-1]
+	}
+}
+
+func (l *levels) object() bool { return l.top&1 == 1 }
+
+// cursor walks over the members of one array or object, scanning each.
+type cursor struct {
+	b  []byte
+	at int // where the next token is looked for; negative, the complement of where it went wrong
+	n  int // how many were found
+}
+
+// open enters the container at the start of b, after spaces, which begins with the delimiter.
+func open(b []byte, delim byte) cursor {
+	i := skipSpace(b, 0)
+	if i >= len(b) || b[i] != delim {
+		return cursor{b: b, at: ^i}
+	}
+	return cursor{b: b, at: i + 1}
+}
+
+// next moves to the next member. It is false at the end, which is marked by the delimiter, and where the text is wrong.
+func (c *cursor) next(delim byte) bool {
+	if c.at < 0 {
+		return false
+	}
+	c.at = skipSpace(c.b, c.at)
+	if c.at < len(c.b) {
+		switch d := c.b[c.at]; {
+		case d == delim: // the first value of a container is never empty, so "[,1]" and "[1,]" fail in scanValue
+			c.at++
+			return false
+		case c.n == 0:
+			c.n++
+			return true
+		case d == ',':
+			c.n++
+			c.at = skipSpace(c.b, c.at+1)
+			return true
+		}
+	}
+	c.at = ^c.at
+	return false
+}
+
+// value scans the member that next moved to. It is nil where the text is wrong.
+func (c *cursor) value() []byte {
+	if c.at < 0 {
+		return nil
+	}
+	start := c.at
+	if c.at = scanValue(c.b, start, 1); c.at < 0 {
+		return nil
+	}
+	return c.b[start:c.at:c.at]
+}
+
+// member scans a key and its value. The key keeps its quotes and escapes.
+func (c *cursor) member() (key, value []byte) {
+	start := c.at
+	if c.at = scanKey(c.b, start); c.at < 0 {
+		return nil, nil
+	}
+	key = c.b[start:scanString(c.b, start)]
+	return key, c.value()
+}
+
+// done reports whether the container ended well, with nothing but spaces behind it. Call it after next was false.
+func (c *cursor) done() bool {
+	if c.at >= 0 {
+		if c.at = skipSpace(c.b, c.at); c.at < len(c.b) {
+			c.at = ^c.at
+		}
+	}
+	return c.at >= 0
+}

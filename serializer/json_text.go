@@ -1,0 +1,163 @@
+package serializer
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"sync"
+	"unicode/utf8"
+)
+
+// AppendString appends s as a JSON string. Nothing is escaped but what must be; invalid UTF-8 becomes U+FFFD.
+func AppendString(dst []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c >= utf8.RuneSelf {
+			r, size := utf8.DecodeRuneInString(s[i:])
+			if r == utf8.RuneError && size == 1 {
+				dst = append(append(dst, s[start:i]...), "\ufffd"...)
+				start = i + 1
+			}
+			i += size
+			continue
+		}
+		i++
+		if c >= ' ' && c != '"' && c != '\\' {
+			continue
+		}
+		dst = append(dst, s[start:i-1]...)
+		start = i
+		switch c {
+		case '"', '\\':
+			dst = append(dst, '\\', c)
+		case '\b':
+			dst = append(dst, '\\', 'b')
+		case '\f':
+			dst = append(dst, '\\', 'f')
+		case '\n':
+			dst = append(dst, '\\', 'n')
+		case '\r':
+			dst = append(dst, '\\', 'r')
+		case '\t':
+			dst = append(dst, '\\', 't')
+		default:
+			dst = append(dst, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+		}
+	}
+	return append(append(dst, s[start:]...), '"')
+}
+
+// appendUnquoted appends what the valid JSON string s, quotes included, stands for.
+func appendUnquoted[T string | []byte](dst []byte, s T) []byte {
+	if !escaped(s) {
+		return append(dst, s[1:len(s)-1]...)
+	}
+	for i := 1; i < len(s)-1; i++ {
+		c := s[i]
+		if c != '\\' {
+			dst = append(dst, c)
+			continue
+		}
+		i++
+		switch c = s[i]; c {
+		case 'b':
+			dst = append(dst, '\b')
+		case 'f':
+			dst = append(dst, '\f')
+		case 'n':
+			dst = append(dst, '\n')
+		case 'r':
+			dst = append(dst, '\r')
+		case 't':
+			dst = append(dst, '\t')
+		case 'u':
+			r, size := unescapeRune(s[i-1:])
+			dst = utf8.AppendRune(dst, r)
+			i += max(size, 2) - 2
+		default:
+			dst = append(dst, c)
+		}
+	}
+	return dst
+}
+
+// escaped reports whether there is an escape in s.
+func escaped[T string | []byte](s T) bool {
+	for i := range len(s) {
+		if s[i] == '\\' {
+			return true
+		}
+	}
+	return false
+}
+
+// appendCanonical appends a valid JSON value without spaces and with nothing escaped that need not be.
+func appendCanonical(dst, raw []byte) []byte {
+	for i := 0; i < len(raw); {
+		end := i + 1
+		switch raw[i] {
+		case ' ', '\n', '\r', '\t':
+		case '"':
+			end = scanString(raw, i)
+			if s := raw[i:end]; escaped(s) {
+				dst = AppendString(dst, string(appendUnquoted(nil, s)))
+			} else {
+				dst = append(dst, s...)
+			}
+		default:
+			dst = append(dst, raw[i])
+		}
+		i = end
+	}
+	return dst
+}
+
+// jsonEncoder is an encoding/json encoder that can be used again. It leaves HTML alone.
+type jsonEncoder struct {
+	buf bytes.Buffer
+	enc *json.Encoder
+}
+
+var jsonEncoders = sync.Pool{New: func() any {
+	e := new(jsonEncoder)
+	e.enc = json.NewEncoder(&e.buf)
+	e.enc.SetEscapeHTML(false)
+	return e
+}}
+
+// maxPooled is the size over which a buffer is left to the garbage collector, so that one large message does not stay for good.
+const maxPooled = 64 << 10
+
+// withJSON calls f with v as encoding/json has it, in a buffer that is only valid during the call.
+func withJSON(v any, f func(raw []byte)) error {
+	e := jsonEncoders.Get().(*jsonEncoder)
+	e.buf.Reset()
+	if err := e.enc.Encode(v); err != nil {
+		jsonEncoders.Put(e)
+		return payloadError(err)
+	}
+	raw := bytes.TrimSuffix(e.buf.Bytes(), []byte("\n"))
+	// encoding/json copies what a json.Marshaler returns, a json.RawMessage among them, without looking at all that matters here.
+	ok := validJSON(raw)
+	if ok {
+		f(raw)
+	}
+	if e.buf.Cap() <= maxPooled {
+		jsonEncoders.Put(e)
+	}
+	if !ok {
+		return payloadError(errInvalidJSON)
+	}
+	return nil
+}
+
+// toValidUTF8 is s with whatever is not UTF-8 replaced, as AppendString does it.
+func toValidUTF8(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return strings.ToValidUTF8(s, "\ufffd")
+}

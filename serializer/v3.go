@@ -1,0 +1,201 @@
+package serializer
+
+import (
+	"math"
+	"strconv"
+	"unicode/utf8"
+)
+
+// V3 is MessagePack, which answers to 3.0.0 and all later versions of 3, as Phoenix knows none: a stock Phoenix refuses them. A message
+// is the array of 2.0.0 in a binary frame, a binary payload is a bin in it, and the rules for payloads are those of 2.0.0. The refs may
+// be any scalar but bin and extensions.
+//
+// A topic's subscribers need not speak the same version, so payloads pass from one to the other:
+//   - From JSON, a number without fraction and exponent is an integer if 64 bits hold it, and any other is a float. An integer too
+//     large for that too is its digits as a str.
+//   - To JSON, bin and extensions are base64 strings, but a timestamp is written by RFC 3339; a float that is not a number or
+//     infinite is null; a map's key that is no str is its JSON text or base64. Arrays, maps and extensions are no keys: such a
+//     message is malformed.
+//
+// A Go value gives the same as its JSON would, by the same tags, but a []byte is a bin and not base64. That does not hold within
+// types which marshal themselves, which embed others, or which are maps whose keys are no strings: these go through JSON.
+func V3() Serializer { return msgpack{} }
+
+type msgpack struct{}
+
+func (msgpack) Version() string { return "3.0" }
+
+func (msgpack) Append(dst []byte, m *Message) (Op, []byte, error) {
+	b := append(dst, 0x95) // an array of five
+	if m.Kind == KindBroadcast {
+		b = append(b, 0xc0, 0xc0)
+	} else {
+		b = appendMpRef(appendMpRef(b, m.JoinRef), m.Ref)
+	}
+	if m.RawTopic != "" {
+		b = appendJSONAsMsgpack(b, []byte(m.RawTopic))
+	} else {
+		b = appendMpStr(b, toValidUTF8(m.Topic))
+	}
+	if m.Kind == KindReply {
+		b = appendMpStr(b, EventReply)
+		b = appendMpStr(appendMpMapHead(b, 2), "status")
+		b = appendMpStr(b, toValidUTF8(m.Status))
+		b = appendMpStr(b, "response")
+	} else {
+		b = appendMpStr(b, toValidUTF8(m.Event))
+	}
+	start := len(b)
+	b, err := m.Payload.appendMsgpack(b)
+	if err != nil {
+		return 0, dst, err
+	}
+	if (m.Kind == KindPush || m.Kind == KindBroadcast) && !m.Payload.IsBinary() && !isMpMap(b[start]) {
+		return 0, dst, payloadError(errNotObject)
+	}
+	return OpBinary, b, nil
+}
+
+func isMpMap(c byte) bool { return c&0xf0 == 0x80 || c == 0xde || c == 0xdf }
+
+func appendMpRef(dst []byte, r Ref) []byte {
+	switch {
+	case r.IsNull():
+		return append(dst, 0xc0)
+	case r[0] == '"':
+		return appendMpStr(dst, r.Text())
+	}
+	return appendJSONAsMsgpack(dst, []byte(r))
+}
+
+// appendMsgpack appends the payload as MessagePack.
+func (p Payload) appendMsgpack(dst []byte) ([]byte, error) {
+	switch p.form {
+	case formNone:
+		return appendMpMapHead(dst, 0), nil
+	case formJSON:
+		return appendJSONAsMsgpack(dst, p.raw), nil
+	case formMsgpack:
+		return append(dst, p.raw...), nil
+	case formBinary:
+		return appendMpBin(dst, p.raw), nil
+	}
+	return appendMpAny(dst, p.value, 0)
+}
+
+func (msgpack) Parse(op Op, data []byte) (m Message, err error) {
+	if op != OpBinary {
+		return m, malformed("MessagePack in a text frame")
+	}
+	array, i := readMsgpack(data, 0)
+	if i < 0 || array.kind != mpArray {
+		return m, malformed("not a MessagePack array")
+	}
+	if array.size < 5 {
+		return m, malformed("%d elements instead of five", array.size)
+	}
+	h := header{buf: make([]byte, 0, headerRoom)}
+	for n := range array.size {
+		start := i
+		if i = scanMsgpack(data, start, 1); i < 0 {
+			return m, malformed("not MessagePack: byte %d", ^i)
+		}
+		raw := data[start:i:i]
+		ok := true
+		switch n {
+		case 0, 1:
+			ok = h.addMpRef(raw)
+		case 2, 3:
+			ok = h.addMpName(raw)
+		case 4:
+			m.Payload = mpPayload(raw)
+		}
+		if !ok {
+			return m, malformed("element %d is not what it may be", n)
+		}
+	}
+	if i < len(data) {
+		return m, malformed("data after the message: byte %d", i)
+	}
+	h.put(&m)
+	return m, nil
+}
+
+// mpPayload is the payload of the valid value raw.
+func mpPayload(raw []byte) Payload {
+	if v, _ := readMsgpack(raw, 0); v.kind == mpBin {
+		return Binary(v.data)
+	}
+	return Payload{form: formMsgpack, raw: raw}
+}
+
+// addMpRef adds a ref. A float is written so that it comes back as one.
+func (h *header) addMpRef(raw []byte) (ok bool) {
+	v, _ := readMsgpack(raw, 0)
+	switch v.kind {
+	case mpNil:
+		h.addRef(nil)
+		return true
+	case mpFloat:
+		f := v.float()
+		h.end(strconv.AppendFloat(h.buf, f, 'e', -1, 64))
+		return !math.IsNaN(f) && !math.IsInf(f, 0)
+	case mpBool, mpInt, mpUint:
+	case mpStr:
+		ok = utf8.Valid(v.data)
+		h.end(AppendString(h.buf, string(v.data)))
+		return ok
+	default:
+		return false
+	}
+	h.end(appendScalarAsJSON(h.buf, &v))
+	return true
+}
+
+// addMpName adds a topic or event: a str is its text, anything else its JSON.
+func (h *header) addMpName(raw []byte) (ok bool) {
+	if v, _ := readMsgpack(raw, 0); v.kind == mpStr {
+		h.addBytes(v.data)
+		return utf8.Valid(v.data)
+	}
+	h.rawTopic = h.rawTopic || h.n == 2
+	h.end(appendMsgpackAsJSON(h.buf, raw))
+	return true
+}
+
+func (s msgpack) ParseClient(op Op, data []byte) (Message, error) {
+	m, err := s.Parse(op, data)
+	if err != nil {
+		return m, err
+	}
+	m.Kind = kindAtClient(&m)
+	if m.Event == EventReply && m.Payload.form == formMsgpack {
+		m.unwrapMsgpack()
+	}
+	return m, nil
+}
+
+// unwrapMsgpack does for MessagePack what atClient does for JSON.
+func (m *Message) unwrapMsgpack() {
+	b := m.Payload.raw
+	object, i := readMsgpack(b, 0)
+	if object.kind != mpMap {
+		return
+	}
+	var status mpValue
+	var response Payload
+	for range object.size / 2 {
+		key, value := readMsgpack(b, i)
+		i = scanMsgpack(b, value, 1)
+		switch {
+		case key.kind != mpStr:
+		case string(key.data) == "status":
+			status, _ = readMsgpack(b, value)
+		case string(key.data) == "response":
+			response = mpPayload(b[value:i:i])
+		}
+	}
+	if status.kind == mpStr {
+		m.Kind, m.Status, m.Payload = KindReply, string(status.data), response
+	}
+}
