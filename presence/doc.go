@@ -1,0 +1,25 @@
+// Package presence tells everyone on a topic who else is there, on every node.
+//
+// A server makes one [Presence] and tracks channels in it, usually in the callback that follows a join:
+//
+//	func (r *room) joined(ctx context.Context, c *channel.Channel, _ joined) error {
+//		if err := r.presence.Push(c); err != nil { // presence_state
+//			return err
+//		}
+//		_, err := r.presence.Track(c, r.user, device{"phone"}) // presence_diff to everyone, here included
+//		return err
+//	}
+//
+// A presence is tracked under a key, which is who it is (a user's id), with a meta, which says more (a device, a status). One key
+// may be tracked by many channels: each adds a meta. Whatever way a channel ends, what it tracks ends with it.
+//
+// # Ordering and concurrency
+//
+// All methods may be called from any goroutine and wait for nobody. Track, Update and Untrack are seen by List, Get and Count on the
+// same node when they return. The diffs of a topic reach this node's subscribers in the order of the changes; applied to an earlier
+// State they give a later one, in the same order of keys and metas. A diff may come before or after what else the channel sends,
+// and may repeat what the client found in its presence_state: clients go by phx_ref and notice.
+//
+// The diffs are broadcast by the goroutine that made the change, or, if there is a Fetch, an OnDiff or a Window, by one that lives
+// while there are diffs. These callbacks are never called under a lock, and for one topic one at a time, in order.
+package presence

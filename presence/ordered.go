@@ -1,0 +1,120 @@
+package presence
+
+import (
+	"iter"
+	"maps"
+	"slices"
+)
+
+// few is how many items are searched one by one: most topics have no more, and an index would cost more than all else about them.
+const few = 8
+
+// ordered is a map that keeps its keys in the order in which they came. The zero value is empty.
+type ordered[V any] struct {
+	items []item[V]
+	index map[string]int // where a key is in items; nil while there are few
+	dead  int            // items that were removed
+	seq   int64
+}
+
+type item[V any] struct {
+	key   string
+	value V
+	seq   int64 // ascending; negative if the item was removed
+}
+
+func (o *ordered[V]) len() int { return len(o.items) - o.dead }
+
+// find is the position of key, or -1.
+func (o *ordered[V]) find(key string) int {
+	if o.index != nil {
+		if i, ok := o.index[key]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range o.items {
+		if o.items[i].key == key {
+			return i
+		}
+	}
+	return -1
+}
+
+func (o *ordered[V]) get(key string) (v V, ok bool) {
+	if i := o.find(key); i >= 0 {
+		return o.items[i].value, true
+	}
+	return v, false
+}
+
+// at is where the value of key is, made at the end if there is none. The pointer holds until the next at or remove.
+func (o *ordered[V]) at(key string) (v *V, isNew bool) {
+	if i := o.find(key); i >= 0 {
+		return &o.items[i].value, false
+	}
+	o.seq++
+	o.items = append(o.items, item[V]{key: key, seq: o.seq})
+	last := len(o.items) - 1
+	switch {
+	case o.index != nil:
+		o.index[key] = last
+	case last >= few:
+		o.reindex()
+	}
+	return &o.items[last].value, true
+}
+
+func (o *ordered[V]) reindex() {
+	o.index = make(map[string]int, len(o.items))
+	for i := range o.items {
+		o.index[o.items[i].key] = i
+	}
+}
+
+func (o *ordered[V]) remove(key string) {
+	i := o.find(key)
+	if i < 0 {
+		return
+	}
+	if o.index == nil {
+		o.items = slices.Delete(o.items, i, i+1)
+		return
+	}
+	delete(o.index, key)
+	o.items[i] = item[V]{seq: -o.items[i].seq}
+	o.dead++
+	if o.dead > len(o.items)/2 {
+		o.compact()
+	}
+}
+
+func (o *ordered[V]) compact() {
+	live := make([]item[V], 0, o.len()+o.len()/4)
+	for _, it := range o.items {
+		if it.seq > 0 {
+			live = append(live, it)
+		}
+	}
+	o.items, o.index, o.dead = live, nil, 0
+	if len(live) > few {
+		o.reindex()
+	}
+}
+
+func (o *ordered[V]) clone() ordered[V] {
+	c := *o
+	c.items, c.index = slices.Clone(o.items), maps.Clone(o.index)
+	return c
+}
+
+// all yields pointers, which hold while nothing is added or removed.
+func (o *ordered[V]) all() iter.Seq2[string, *V] {
+	return func(yield func(string, *V) bool) {
+		for i := range o.items {
+			if it := &o.items[i]; it.seq > 0 && !yield(it.key, &it.value) {
+				return
+			}
+		}
+	}
+}

@@ -1,0 +1,172 @@
+package presence
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"bennu.example/serializer"
+)
+
+// entry is one tracked presence. But for its place in the room it does not change: an update makes another.
+type entry struct {
+	topic string
+	key   string
+	meta  string // what was tracked, a JSON object without phx_ref
+	vsn   uint64 // with clock the identity, written as phx_ref
+	clock uint64
+	prev  uint64 // the clock of what it replaced, or 0
+	owner *owner // nil if it is another node's
+
+	before, after *entry // of the same key
+}
+
+const (
+	refSize  = 12 // bytes: six of the vsn, six of the clock
+	maxVsn   = 1<<48 - 1
+	refField = `{"phx_ref":"`
+)
+
+// appendRef appends the phx_ref of a clock: 16 characters that are safe in a URL.
+func appendRef(dst []byte, vsn, clock uint64) []byte {
+	var raw [16]byte
+	binary.BigEndian.PutUint64(raw[:8], vsn<<16)
+	binary.BigEndian.PutUint64(raw[6:14], clock<<16)
+	return base64.RawURLEncoding.AppendEncode(dst, raw[:refSize])
+}
+
+func (e *entry) ref() string { return string(appendRef(nil, e.vsn, e.clock)) }
+
+func (e *entry) prevRef() string {
+	if e.prev == 0 {
+		return ""
+	}
+	return string(appendRef(nil, e.vsn, e.prev))
+}
+
+// appendMeta appends the meta as it is on the wire.
+func (e *entry) appendMeta(dst []byte) []byte {
+	dst = append(dst, refField...)
+	dst = appendRef(dst, e.vsn, e.clock)
+	if e.prev != 0 {
+		dst = append(dst, `","phx_ref_prev":"`...)
+		dst = appendRef(dst, e.vsn, e.prev)
+	}
+	dst = append(dst, '"')
+	if len(e.meta) > 2 {
+		dst = append(dst, ',')
+	}
+	return append(dst, e.meta[1:]...)
+}
+
+func (e *entry) public() Meta { return Meta{e.ref(), e.prevRef(), e.appendMeta(nil)} }
+
+// encodeMeta is the JSON object of a meta without the fields that are ours.
+func encodeMeta(meta any) (string, error) {
+	raw, err := serializer.Value(meta).JSON()
+	if err != nil {
+		return "", err
+	}
+	raw = bytes.TrimSpace(raw)
+	if len(raw) == 0 || raw[0] != '{' {
+		return "", fmt.Errorf("%w: a meta is an object", serializer.ErrPayload)
+	}
+	if bytes.Contains(raw, []byte("phx_ref")) || bytes.Contains(raw, []byte(`\u`)) {
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return "", fmt.Errorf("%w: %w", serializer.ErrPayload, err)
+		}
+		delete(fields, "phx_ref")
+		delete(fields, "phx_ref_prev")
+		if raw, err = serializer.Value(fields).JSON(); err != nil {
+			return "", err
+		}
+	}
+	if len(bytes.TrimSpace(raw[1:len(raw)-1])) == 0 {
+		return "{}", nil
+	}
+	return string(raw), nil
+}
+
+// room is who is present on one topic. It is guarded by its shard.
+type room struct {
+	topic string
+	keys  ordered[metas]
+
+	queue []change // still to be broadcast, in order
+	busy  bool     // someone is at it
+	told  State    // what was broadcast so far; kept for OnDiff
+}
+
+// metas are the presences of one key, oldest first.
+type metas struct{ first, last *entry }
+
+func (r *room) add(e *entry) {
+	m, _ := r.keys.at(e.key)
+	e.before, e.after = m.last, nil
+	if m.last == nil {
+		m.first = e
+	} else {
+		m.last.after = e
+	}
+	m.last = e
+}
+
+func (r *room) remove(e *entry) {
+	i := r.keys.find(e.key)
+	m := &r.keys.items[i].value
+	if e.before == nil {
+		m.first = e.after
+	} else {
+		e.before.after = e.after
+	}
+	if e.after == nil {
+		m.last = e.before
+	} else {
+		e.after.before = e.before
+	}
+	e.before, e.after = nil, nil
+	if m.first == nil {
+		r.keys.remove(e.key)
+	}
+}
+
+func (m *metas) public() Entry {
+	var e Entry
+	for at := m.first; at != nil; at = at.after {
+		e.Metas = append(e.Metas, at.public())
+	}
+	return e
+}
+
+func (r *room) public() State {
+	var s State
+	for key, m := range r.keys.all() {
+		s.set(key, m.public())
+	}
+	return s
+}
+
+// appendState appends the payload of presence_state.
+func (r *room) appendState(dst []byte) []byte {
+	dst = append(dst, '{')
+	first := true
+	for key, m := range r.keys.all() {
+		if !first {
+			dst = append(dst, ',')
+		}
+		first = false
+		dst = serializer.AppendString(dst, key)
+		dst = append(dst, `:{"metas":[`...)
+		for at := m.first; at != nil; at = at.after {
+			if at != m.first {
+				dst = append(dst, ',')
+			}
+			dst = at.appendMeta(dst)
+		}
+		dst = append(dst, "]}"...)
+	}
+	return append(dst, '}')
+}
