@@ -17,8 +17,8 @@
 //
 // All methods may be called from any goroutine and wait for nobody. Track, Update and Untrack are seen by List, Get and Count on the
 // same node when they return. The diffs of a topic reach this node's subscribers in the order of the changes; applied to an earlier
-// State they give a later one, in the same order of keys and metas. A diff may come before or after what else the channel sends,
-// and may repeat what the client found in its presence_state: clients go by phx_ref and notice.
+// State they give a later one, metas in the same order. Changes that wait for their turn may become one diff. A diff may come before
+// or after what else the channel sends, and may repeat what the client found in its presence_state: clients go by phx_ref and notice.
 //
 // The diffs are broadcast by the goroutine that made the change, or, if there is a Fetch, an OnDiff or a Window, by one that lives
 // while there are diffs. These callbacks are never called under a lock, and for one topic one at a time, in order.
