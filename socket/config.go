@@ -1,0 +1,155 @@
+package socket
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// Config says how sockets are served. Every zero value works; Channels alone make a server.
+type Config struct {
+	// Channels says which handler serves which topics.
+	Channels channel.Routes
+
+	// Connect decides about each new socket, before it is upgraded; nil accepts all. The context it returns (nil: the one it got) is the
+	// parent of every callback's context: put what the socket is about there, under typed keys. Cancelling it has no effect. An error
+	// refuses with 403, or as a *Refusal says; it is logged, and its text never reaches the client. It runs on the request's goroutine; a
+	// panic is answered with 500.
+	Connect func(ctx context.Context, r *Request) (context.Context, error)
+
+	// PubSub carries the broadcasts; nil is one of this handler's own, for this process only. Handlers that share one share their topics.
+	PubSub *pubsub.PubSub
+
+	// Serializers are the versions to speak, in order of preference; nil is 1.0.0, 2.0.0 and 3.0.0. They must be comparable.
+	Serializers []serializer.Serializer
+
+	// Origins are the pages that may connect, by the request's Origin header; nil is those of the same host, whatever the port. A request
+	// without the header, which no browser sends, is always allowed. An entry is "https://example.com" (that scheme and its port),
+	// "//example.com" (any scheme and port), "//example.com:8080", "//*.example.com" (the host and all below it), or SameOrigin.
+	Origins []string
+	// CheckOrigin, if set, decides instead of Origins. An origin that does not parse is an empty URL.
+	CheckOrigin func(r *http.Request, origin *url.URL) bool
+	// InsecureAnyOrigin lets every page of the web connect, with the cookies of its visitor.
+	InsecureAnyOrigin bool
+
+	// AuthToken takes the client's authToken, which phoenix.js sends as a WebSocket subprotocol, or as a header with long polling, and
+	// puts it in Request.Token. Off, such a token is ignored.
+	AuthToken bool
+	// Subprotocols are the WebSocket subprotocols to answer, in order of preference; a client that offers others only is refused. nil
+	// ignores what the client offers.
+	Subprotocols []string
+
+	// WebSocket and LongPoll are the transports' own settings. Both are on.
+	WebSocket transport.WebSocketConfig
+	LongPoll  transport.LongPollConfig
+
+	// MaxMessage bounds a message from a client, in bytes; 0 is 1 MiB. A larger one ends the connection with 1009.
+	MaxMessage int64
+	// MaxQueue bounds what waits for one client, in bytes; 0 is 1 MiB. What happens then says OnSlow.
+	MaxQueue int
+	// OnSlow is Disconnect, unless set.
+	OnSlow transport.SlowPolicy
+	// MaxMailbox bounds what waits for one channel's callbacks, in bytes; 0 is 1 MiB. A full mailbox slows its client down, and after
+	// 5 seconds ends the channel with phx_error.
+	MaxMailbox int
+	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined".
+	MaxChannels int
+	// IdleTimeout ends a WebSocket whose client sent nothing for so long; 0 is 60 s. Clients send a heartbeat every 30 s.
+	IdleTimeout time.Duration
+
+	// Drain says how Shutdown spreads the ends of the connections.
+	Drain Drain
+
+	// Logger gets crashes and refusals, and at debug level more; nil is silent. Payloads, params and tokens are never logged.
+	Logger *zerolog.Logger
+}
+
+// Drain is the pace of Shutdown: so many connections are told to come back (to another node), then a pause. The defaults are Phoenix's.
+type Drain struct {
+	Batch    int           // connections; 0 is 10,000
+	Interval time.Duration // 0 is 2 s
+}
+
+// Request is a client that wants to connect.
+type Request struct {
+	// ID names the socket for Handler.Disconnect. Connect sets it; "" is anonymous. Several sockets may share one: a user's devices.
+	ID string
+	// Params are the query's parameters, nested as a[b]=1 says, and the path variables of the pattern that the handler is mounted by, which
+	// win. Decode them into a struct by json tags (values are strings) or a map[string]any. vsn is among them.
+	Params serializer.Payload
+	// Token is the client's authToken, if Config.AuthToken is on and it gave one.
+	Token string
+	// HTTP is the request; only its header, URL and TLS state are of use, and only until Connect returns.
+	HTTP *http.Request
+	// Transport is "websocket" or "longpoll".
+	Transport string
+	// Version is the serializer's.
+	Version string
+}
+
+// Refusal is an error of Connect that says how a WebSocket request is answered instead of with 403. (Long polling has one answer to a
+// refusal, as in Phoenix.)
+type Refusal struct {
+	Status int
+	Header http.Header
+	Body   string // for the client to see
+}
+
+func (e *Refusal) Error() string { return fmt.Sprintf("socket: refused with %d", e.Status) }
+
+// The defaults of Config.
+const (
+	defaultMaxMessage  = 1 << 20
+	defaultMaxQueue    = 1 << 20
+	defaultMaxMailbox  = 1 << 20
+	defaultMaxChannels = 100
+	defaultIdleTimeout = 60 * time.Second
+	defaultDrainBatch  = 10_000
+	defaultDrainPause  = 2 * time.Second
+)
+
+// withDefaults fills in what is zero.
+func (cfg Config) withDefaults() Config {
+	cfg.MaxMessage = cmp.Or(cfg.MaxMessage, defaultMaxMessage)
+	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, defaultMaxQueue)
+	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, defaultMaxMailbox)
+	cfg.MaxChannels = cmp.Or(cfg.MaxChannels, defaultMaxChannels)
+	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
+	cfg.Drain.Batch = cmp.Or(cfg.Drain.Batch, defaultDrainBatch)
+	cfg.Drain.Interval = cmp.Or(cfg.Drain.Interval, defaultDrainPause)
+
+	ws := &cfg.WebSocket
+	ws.Path = cmp.Or(ws.Path, "/websocket")
+	ws.MaxMessage = cmp.Or(ws.MaxMessage, cfg.MaxMessage)
+	ws.MaxQueue = cmp.Or(ws.MaxQueue, cfg.MaxQueue)
+	ws.OnSlow = cmp.Or(ws.OnSlow, cfg.OnSlow)
+	ws.IdleTimeout = cmp.Or(ws.IdleTimeout, cfg.IdleTimeout)
+
+	lp := &cfg.LongPoll
+	lp.Path = cmp.Or(lp.Path, "/longpoll")
+	lp.MaxMessage = cmp.Or(lp.MaxMessage, cfg.MaxMessage)
+	lp.MaxQueue = cmp.Or(lp.MaxQueue, cfg.MaxQueue)
+	lp.OnSlow = cmp.Or(lp.OnSlow, cfg.OnSlow)
+
+	if cfg.Serializers == nil {
+		cfg.Serializers = serializer.Default()
+	}
+	if cfg.PubSub == nil {
+		cfg.PubSub = pubsub.New(nil)
+	}
+	if cfg.Logger == nil {
+		silent := zerolog.Nop()
+		cfg.Logger = &silent
+	}
+	return cfg
+}

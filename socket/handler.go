@@ -1,0 +1,247 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"sync"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// Handler serves sockets. Mount it by net/http, under a path that ends in "/". Its methods may be called from any goroutine. Shutdown ends it.
+type Handler struct {
+	cfg       Config
+	routes    *channel.Router
+	origins   originCheck
+	websocket *transport.WebSocket
+	longpoll  *transport.LongPoll
+
+	mu       sync.Mutex
+	sessions map[*session]struct{}
+	draining bool
+	gone     chan struct{} // closed when the last session has ended while draining
+}
+
+// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route or an origin that can only be a mistake.
+func NewHandler(cfg Config) *Handler {
+	cfg = cfg.withDefaults()
+	routes, err := cfg.Channels.Compile()
+	if err != nil {
+		panic("socket: " + err.Error())
+	}
+	origins, err := newOriginCheck(cfg)
+	if err != nil {
+		panic("socket: " + err.Error())
+	}
+	return &Handler{
+		cfg:       cfg,
+		routes:    routes,
+		origins:   origins,
+		websocket: transport.NewWebSocket(cfg.WebSocket),
+		longpoll:  transport.NewLongPoll(cfg.LongPoll),
+		sessions:  make(map[*session]struct{}),
+		gone:      make(chan struct{}),
+	}
+}
+
+// PubSub is what the handler's broadcasts go through; use it to broadcast from outside of channels.
+func (h *Handler) PubSub() *pubsub.PubSub { return h.cfg.PubSub }
+
+// Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients come back by themselves, and may be refused then.
+func (h *Handler) Disconnect(ctx context.Context, id string) error {
+	return h.cfg.PubSub.Broadcast(ctx, id, eventDisconnect, nil)
+}
+
+// ServeHTTP answers …/websocket and …/longpoll, and 404 to everything else.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case matches(r, h.cfg.WebSocket.Path):
+		h.serveWebSocket(w, r)
+	case !h.cfg.LongPoll.Off && matches(r, h.cfg.LongPoll.Path):
+		h.serveLongPoll(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+}
+
+// matches reports whether the request is for a transport's path below the mount; a trailing slash does not matter. The mount is the
+// pattern by which net/http found the handler; without one, the end of the path decides.
+func matches(r *http.Request, path string) bool {
+	want := segments(path)
+	have := segments(r.URL.Path)
+	if len(have) < len(want) {
+		return false
+	}
+	for i, s := range want {
+		if have[len(have)-len(want)+i] != s {
+			return false
+		}
+	}
+	_, pattern, ok := strings.Cut(r.Pattern, "/")
+	if !ok {
+		return true
+	}
+	mount := segments(pattern)
+	if !strings.HasSuffix(pattern, "/") && pattern != "" && !strings.HasSuffix(pattern, "...}") {
+		return true // mounted by the whole path
+	}
+	if strings.HasSuffix(pattern, "...}") {
+		mount = mount[:len(mount)-1]
+	}
+	return len(have) == len(mount)+len(want)
+}
+
+// segments splits a path at its slashes and leaves out what is empty.
+func segments(path string) []string {
+	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+}
+
+func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if !h.allows(r) {
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	if h.isDraining() {
+		unavailable(w)
+		return
+	}
+	token, protocol, err := h.subprotocols(r)
+	if err != nil {
+		h.refused(r, err)
+		w.WriteHeader(http.StatusForbidden)
+		return
+	}
+	open, err := h.connect(r, "websocket", token)
+	if err != nil {
+		refuse(w, err)
+		return
+	}
+	if err := h.websocket.Serve(w, r, protocol, open); err != nil {
+		h.cfg.Logger.Debug().Err(err).Msg("websocket handshake failed")
+	}
+}
+
+// refuse answers a WebSocket request that is not accepted.
+func refuse(w http.ResponseWriter, err error) {
+	var refusal *Refusal
+	switch {
+	case errors.As(err, &refusal):
+		for k, v := range refusal.Header {
+			w.Header()[k] = v
+		}
+		w.WriteHeader(refusal.Status)
+		w.Write([]byte(refusal.Body))
+	case errors.Is(err, errBadRequest):
+		w.WriteHeader(http.StatusBadRequest)
+	case errors.Is(err, errPanic):
+		w.WriteHeader(http.StatusInternalServerError)
+	case errors.Is(err, errDraining):
+		unavailable(w)
+	default:
+		w.WriteHeader(http.StatusForbidden)
+	}
+}
+
+// unavailable tells a client to come back, to another node it is hoped.
+func unavailable(w http.ResponseWriter) {
+	w.Header().Set("Retry-After", "1")
+	w.WriteHeader(http.StatusServiceUnavailable)
+}
+
+func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
+	if !h.allows(r) {
+		h.longpoll.Refuse(w)
+		return
+	}
+	h.longpoll.Serve(w, r, func() (func(transport.Conn) transport.Session, error) {
+		var token string
+		if h.cfg.AuthToken {
+			token = r.Header.Get("X-Phoenix-AuthToken")
+		}
+		return h.connect(r, "longpoll", token)
+	})
+}
+
+var (
+	errBadRequest = errors.New("bad request")
+	errPanic      = errors.New("connect panicked")
+	errDraining   = errors.New("server is shutting down")
+)
+
+// connect decides about a new socket. What it returns opens the socket's session on its connection.
+func (h *Handler) connect(r *http.Request, by, token string) (open func(transport.Conn) transport.Session, err error) {
+	params, err := requestParams(r)
+	if err != nil {
+		h.refused(r, err)
+		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	ser, err := h.version(params)
+	if err != nil {
+		h.cfg.Logger.Warn().Err(err).Msg("socket refused")
+		return nil, err
+	}
+	req := &Request{Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version()}
+	ctx, err := h.callConnect(req)
+	if err != nil {
+		h.refused(r, err)
+		return nil, err
+	}
+	return func(conn transport.Conn) transport.Session { return h.open(conn, ser, ctx, req.ID) }, nil
+}
+
+// version picks the serializer by the parameter vsn.
+func (h *Handler) version(params map[string]any) (serializer.Serializer, error) {
+	vsn := "1.0.0"
+	if v, ok := params["vsn"]; ok {
+		if vsn, ok = v.(string); !ok {
+			return nil, errors.New("socket: vsn is not a string")
+		}
+	}
+	ser, ok := serializer.Select(h.cfg.Serializers, vsn)
+	if !ok {
+		return nil, fmt.Errorf("socket: no serializer for version %.40q", vsn)
+	}
+	return ser, nil
+}
+
+// callConnect calls the user's Connect and returns the parent of the socket's contexts.
+func (h *Handler) callConnect(req *Request) (ctx context.Context, err error) {
+	ctx = context.Background()
+	if h.cfg.Connect == nil {
+		return ctx, nil
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %w", errPanic, &channel.PanicError{Value: v, Stack: debug.Stack()})
+		}
+	}()
+	got, err := h.cfg.Connect(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	if got == nil {
+		return ctx, nil
+	}
+	// The request's context is the likely thing to come back, and it ends with the handshake.
+	return context.WithoutCancel(got), nil
+}
+
+func (h *Handler) refused(r *http.Request, err error) {
+	event := h.cfg.Logger.Info()
+	var p *channel.PanicError
+	if errors.As(err, &p) {
+		event = h.cfg.Logger.Error().Bytes("stack", p.Stack)
+	}
+	event.Err(err).Str("path", r.URL.Path).Msg("socket refused")
+}

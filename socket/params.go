@@ -1,0 +1,116 @@
+package socket
+
+import (
+	"errors"
+	"net/http"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// Bounds of a query. Phoenix takes 1,000,000 bytes; net/http's header limit is about the same.
+const (
+	maxQuery = 1_000_000
+	maxDepth = 32 // of a[b][c]…
+)
+
+var (
+	errQueryUTF8 = errors.New("socket: query is not UTF-8")
+	errQuerySize = errors.New("socket: query too large")
+)
+
+// requestParams are a request's parameters: the query's, and over them the variables of the pattern that matched.
+func requestParams(r *http.Request) (map[string]any, error) {
+	params, err := parseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, err
+	}
+	for rest := r.Pattern; ; {
+		_, after, ok := strings.Cut(rest, "{")
+		if !ok {
+			return params, nil
+		}
+		name, next, ok := strings.Cut(after, "}")
+		if !ok {
+			return params, nil
+		}
+		rest = next
+		if name = strings.TrimSuffix(name, "..."); name != "" && name != "$" {
+			params[name] = r.PathValue(name)
+		}
+	}
+}
+
+// parseQuery reads a query as Plug does: a[b]=1 nests, a[]=1 is a list, of equal keys the last wins. A percent sign that escapes nothing is
+// itself. (Go's own parser knows no nesting and refuses such escapes.)
+func parseQuery(query string) (map[string]any, error) {
+	params := make(map[string]any)
+	if len(query) > maxQuery {
+		return nil, errQuerySize
+	}
+	for pair := range strings.SplitSeq(query, "&") {
+		if pair == "" {
+			continue
+		}
+		key, value, _ := strings.Cut(pair, "=")
+		key, value = unescape(key), unescape(value)
+		if !utf8.ValidString(key) || !utf8.ValidString(value) {
+			return nil, errQueryUTF8
+		}
+		setParam(params, key, value)
+	}
+	return params, nil
+}
+
+// setParam stores a value under a key like a[b][]. What contradicts an earlier key replaces it.
+func setParam(params map[string]any, key, value string) {
+	name, rest, nested := strings.Cut(key, "[")
+	if !nested || name == "" || !strings.HasSuffix(rest, "]") {
+		params[key] = value
+		return
+	}
+	path := strings.Split(rest[:len(rest)-1], "][")
+	if len(path) > maxDepth {
+		params[key] = value
+		return
+	}
+	for i, next := range path {
+		if next == "" { // a list, which ends the path: a list of maps is beyond what a connect parameter needs
+			list, _ := params[name].([]any)
+			params[name] = append(list, value)
+			return
+		}
+		inner, ok := params[name].(map[string]any)
+		if !ok {
+			inner = make(map[string]any)
+			params[name] = inner
+		}
+		if params, name = inner, next; i == len(path)-1 {
+			params[name] = value
+		}
+	}
+}
+
+// unescape decodes + and %XX.
+func unescape(s string) string {
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
+		return s
+	}
+	b := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '+':
+			b = append(b, ' ')
+		case s[i] == '%' && i+2 < len(s):
+			if v, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b = append(b, byte(v))
+				i += 2
+				continue
+			}
+			b = append(b, '%')
+		default:
+			b = append(b, s[i])
+		}
+	}
+	return string(b)
+}
