@@ -1,0 +1,91 @@
+// Package app is a small application on every feature of the wire, written the same for each framework under test, so that one set of
+// scripts can be played against all of them.
+package app
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/presence"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+	"bennu.example/transport"
+)
+
+// Config is what the suites vary. Zero values are the framework's defaults.
+type Config struct {
+	IdleTimeout time.Duration // of a WebSocket
+	Window      time.Duration // of long polling
+	Logger      *zerolog.Logger
+	// Serializers are 1.0.0 and 2.0.0 unless set: a Phoenix refuses 3.0.0, and the suites check that.
+	Serializers []serializer.Serializer
+}
+
+// App is the application. Shutdown ends it.
+type App struct {
+	http.Handler
+	socket   *socket.Handler
+	presence *presence.Presence
+}
+
+// maxMessage is what Phoenix takes by default, with Bandit.
+const maxMessage = 8_000_000
+
+// New makes the application, with its socket at /socket.
+func New(cfg Config) *App {
+	if cfg.Serializers == nil {
+		cfg.Serializers = []serializer.Serializer{serializer.V1(), serializer.V2()}
+	}
+	ps := pubsub.New(nil)
+	who := presence.New(ps, nil)
+	h := socket.NewHandler(socket.Config{
+		Channels: channel.Routes{
+			"room:*":     room(),
+			"presence:*": guests(who),
+			"admin":      admin(ps),
+			"bench:*":    bench(),
+		},
+		Connect:           connect,
+		PubSub:            ps,
+		Serializers:       cfg.Serializers,
+		InsecureAnyOrigin: true,
+		MaxMessage:        maxMessage,
+		MaxQueue:          2 * maxMessage,
+		MaxMailbox:        2 * maxMessage,
+		IdleTimeout:       cfg.IdleTimeout,
+		LongPoll:          transport.LongPollConfig{Window: cfg.Window},
+		Logger:            cfg.Logger,
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/socket/", h)
+	mux.Handle("/socket", http.NotFoundHandler()) // net/http would redirect, and Phoenix has nothing there
+	return &App{Handler: mux, socket: h, presence: who}
+}
+
+// Shutdown ends the sockets, and then the presences.
+func (a *App) Shutdown(ctx context.Context) error {
+	return errors.Join(a.socket.Shutdown(ctx), a.presence.Close(ctx))
+}
+
+func connect(ctx context.Context, r *socket.Request) (context.Context, error) {
+	var params struct {
+		Reject any `json:"reject"`
+		UserID any `json:"user_id"`
+	}
+	if err := r.Params.Decode(&params); err != nil {
+		return nil, err
+	}
+	if params.Reject == "1" {
+		return nil, errors.New("asked to reject")
+	}
+	if id, ok := params.UserID.(string); ok {
+		r.ID = "users_socket:" + id
+	}
+	return ctx, nil
+}

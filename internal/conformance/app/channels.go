@@ -1,0 +1,149 @@
+package app
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// payload is what events carry; a script decides what is in it.
+type payload = serializer.Payload
+
+// errNoClause is what a Phoenix channel dies of when a payload matches none of its clauses.
+var errNoClause = errors.New("no clause matches")
+
+// member is one client in a room.
+type member struct{}
+
+// later is the answer to async, on its way through the channel's own mailbox.
+type later struct {
+	ref     channel.Ref
+	payload payload
+}
+
+// asyncDelay is how long async takes.
+const asyncDelay = 50 * time.Millisecond
+
+func room() *channel.Handler {
+	reply := func(f func(c *channel.Channel, p payload) (push.Reply, error)) func(*member, context.Context, *channel.Channel, payload) (push.Reply, error) {
+		return func(_ *member, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) { return f(c, p) }
+	}
+	do := func(f func(c *channel.Channel, p payload) error) func(*member, context.Context, *channel.Channel, payload) (push.Reply, error) {
+		return reply(func(c *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, f(c, p) })
+	}
+	return channel.Define((*member).join,
+		channel.On("echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), nil })),
+		channel.On("fail", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, push.Reject(p) })),
+		channel.On("reply_ok", reply(func(*channel.Channel, payload) (push.Reply, error) { return push.OK(nil), nil })),
+		channel.On("noreply", do(func(*channel.Channel, payload) error { return nil })),
+		channel.On("shout", do(func(c *channel.Channel, p payload) error { return c.Broadcast("shout", p) })),
+		channel.On("shout_from", do(func(c *channel.Channel, p payload) error { return c.BroadcastFrom("shout_from", p) })),
+		channel.On("push_me", do(func(c *channel.Channel, p payload) error { return c.Push("pushed", p) })),
+		channel.On("async", do(func(c *channel.Channel, p payload) error {
+			ref := c.Ref()
+			time.AfterFunc(asyncDelay, func() { _ = c.Send(later{ref, p}) }) // the channel may have ended: then nobody waits
+			return nil
+		})),
+		channel.Info(func(_ *member, _ context.Context, c *channel.Channel, l later) error {
+			return c.Reply(l.ref, push.OK(l.payload))
+		}),
+		channel.On("stop", do(func(*channel.Channel, payload) error { return channel.ErrStop })),
+		channel.On("stop_reply", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), channel.ErrStop })),
+		channel.On("crash", do(func(*channel.Channel, payload) error { panic("asked to crash") })),
+		channel.On("binary_echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) {
+			if !p.IsBinary() {
+				return push.NoReply, errNoClause
+			}
+			return push.OK(p), nil
+		})),
+		channel.On("binary_shout", do(func(c *channel.Channel, p payload) error {
+			if !p.IsBinary() {
+				return errNoClause
+			}
+			return c.Broadcast("binary_shout", p)
+		})),
+		channel.On("filtered", do(func(c *channel.Channel, p payload) error { return c.Broadcast("filtered", p) })),
+		channel.Intercept("filtered", (*member).filter),
+	)
+}
+
+func (*member) join(_ context.Context, c *channel.Channel, p payload) (any, error) {
+	switch c.Topic() {
+	case "room:forbidden":
+		return nil, push.Reject("forbidden")
+	case "room:crash_join":
+		panic("asked to crash")
+	case "room:echo_join":
+		return p, nil
+	}
+	return nil, nil
+}
+
+// filter marks what it passes on, and drops what asks for it.
+func (*member) filter(_ context.Context, c *channel.Channel, p payload) error {
+	var fields map[string]json.RawMessage
+	if err := p.Decode(&fields); err != nil {
+		return err
+	}
+	if string(fields["drop"]) == "true" {
+		return nil
+	}
+	fields["seen"] = json.RawMessage("true")
+	return c.Push("filtered", fields)
+}
+
+// operator is one client on the topic admin.
+type operator struct{}
+
+func admin(ps *pubsub.PubSub) *channel.Handler {
+	join := func(*operator, context.Context, *channel.Channel, payload) (any, error) { return nil, nil }
+	type order struct {
+		ID      *string         `json:"id"`
+		Topic   *string         `json:"topic"`
+		Event   *string         `json:"event"`
+		Payload json.RawMessage `json:"payload"`
+	}
+	parse := func(p payload) (o order, err error) {
+		if p.IsBinary() || p.Decode(&o) != nil {
+			return o, errNoClause
+		}
+		return o, nil
+	}
+	return channel.Define(join,
+		channel.On("disconnect", func(_ *operator, ctx context.Context, _ *channel.Channel, p payload) (push.Reply, error) {
+			o, err := parse(p)
+			if err != nil || o.ID == nil {
+				return push.NoReply, errNoClause
+			}
+			return push.OK(nil), ps.Broadcast(ctx, *o.ID, "disconnect", nil)
+		}),
+		channel.On("broadcast", func(_ *operator, ctx context.Context, _ *channel.Channel, p payload) (push.Reply, error) {
+			o, err := parse(p)
+			if err != nil || o.Topic == nil || o.Event == nil || o.Payload == nil {
+				return push.NoReply, errNoClause
+			}
+			return push.OK(nil), ps.Broadcast(ctx, *o.Topic, *o.Event, o.Payload)
+		}),
+	)
+}
+
+// loader is one client of a benchmark.
+type loader struct{}
+
+func bench() *channel.Handler {
+	join := func(*loader, context.Context, *channel.Channel, payload) (any, error) { return nil, nil }
+	return channel.Define(join,
+		channel.On("pub", func(_ *loader, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) {
+			return push.NoReply, c.Broadcast("msg", p)
+		}),
+		channel.On("echo", func(_ *loader, _ context.Context, _ *channel.Channel, p payload) (push.Reply, error) {
+			return push.OK(p), nil
+		}),
+	)
+}

@@ -1,0 +1,68 @@
+// Command conformance serves the small application that black-box suites of the Phoenix wire play against: package app has its channels.
+//
+// The environment may set PORT (instead of -addr's port), IDLE_TIMEOUT_MS and WINDOW_MS.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/internal/conformance/app"
+)
+
+func main() {
+	addr := flag.String("addr", "127.0.0.1:4100", "address to listen on")
+	flag.Parse()
+	if err := run(*addr); err != nil {
+		fmt.Fprintln(os.Stderr, "conformance:", err)
+		os.Exit(1)
+	}
+}
+
+func run(addr string) error {
+	if port := os.Getenv("PORT"); port != "" {
+		addr = net.JoinHostPort("127.0.0.1", port)
+	}
+	log := zerolog.New(os.Stderr).Level(zerolog.ErrorLevel)
+	cfg := app.Config{Logger: &log}
+	for name, to := range map[string]*time.Duration{"IDLE_TIMEOUT_MS": &cfg.IdleTimeout, "WINDOW_MS": &cfg.Window} {
+		if v := os.Getenv(name); v != "" {
+			ms, err := strconv.Atoi(v)
+			if err != nil || ms <= 0 {
+				return fmt.Errorf("%s=%q is no number of milliseconds", name, v)
+			}
+			*to = time.Duration(ms) * time.Millisecond
+		}
+	}
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return err
+	}
+	a := app.New(cfg)
+	server := &http.Server{Handler: a, ReadHeaderTimeout: 10 * time.Second}
+	fmt.Printf("listening on http://%s/socket\n", l.Addr())
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(l) }()
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	end, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return errors.Join(a.Shutdown(end), server.Shutdown(end))
+}
