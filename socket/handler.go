@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -112,10 +113,6 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	if h.isDraining() {
-		unavailable(w)
-		return
-	}
 	token, protocol, err := h.subprotocols(r)
 	if err != nil {
 		h.refused(r, err)
@@ -135,28 +132,22 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 // refuse answers a WebSocket request that is not accepted.
 func refuse(w http.ResponseWriter, err error) {
 	var refusal *Refusal
+	var status transport.StatusError
 	switch {
 	case errors.As(err, &refusal):
 		for k, v := range refusal.Header {
 			w.Header()[k] = v
 		}
 		w.WriteHeader(refusal.Status)
-		w.Write([]byte(refusal.Body))
-	case errors.Is(err, errBadRequest):
-		w.WriteHeader(http.StatusBadRequest)
-	case errors.Is(err, errPanic):
-		w.WriteHeader(http.StatusInternalServerError)
-	case errors.Is(err, errDraining):
-		unavailable(w)
+		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
+	case errors.As(err, &status):
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
+		w.WriteHeader(int(status))
 	default:
 		w.WriteHeader(http.StatusForbidden)
 	}
-}
-
-// unavailable tells a client to come back, to another node it is hoped.
-func unavailable(w http.ResponseWriter) {
-	w.Header().Set("Retry-After", "1")
-	w.WriteHeader(http.StatusServiceUnavailable)
 }
 
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
@@ -173,14 +164,18 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// Refusals that are not the user's. With long polling, too, they have an HTTP status of their own.
 var (
-	errBadRequest = errors.New("bad request")
-	errPanic      = errors.New("connect panicked")
-	errDraining   = errors.New("server is shutting down")
+	errBadRequest = fmt.Errorf("bad request: %w", transport.StatusError(http.StatusBadRequest))
+	errPanic      = fmt.Errorf("connect panicked: %w", transport.StatusError(http.StatusInternalServerError))
+	errDraining   = fmt.Errorf("shutting down: %w", transport.StatusError(http.StatusServiceUnavailable))
 )
 
 // connect decides about a new socket. What it returns opens the socket's session on its connection.
 func (h *Handler) connect(r *http.Request, by, token string) (open func(transport.Conn) transport.Session, err error) {
+	if h.isDraining() {
+		return nil, errDraining
+	}
 	params, err := requestParams(r)
 	if err != nil {
 		h.refused(r, err)
