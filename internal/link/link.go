@@ -1,0 +1,192 @@
+// Package link is the seam between a client's socket and the channels that it carries.
+package link
+
+import (
+	"context"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/internal/loop"
+	"bennu.example/serializer"
+)
+
+// Up is what a channel asks of its socket.
+type Up interface {
+	// Post queues a task for the loop, from any goroutine, and reports false once the socket is closed and its loop gone.
+	Post(t loop.Task) bool
+	// Closing is why no more pushes are taken, or nil.
+	Closing() error
+	// Log is never nil.
+	Log() *zerolog.Logger
+	// Total counts what all channels of the socket have waiting.
+	Total() *Totals
+
+	// The following belong to the loop.
+
+	Arm(t *loop.Timer, d time.Duration)
+	Disarm(t *loop.Timer)
+	// NextRef is the next ref of the socket.
+	NextRef() uint64
+	// Send queues a message for the connection, which there must be.
+	Send(o Out)
+	// Attach has the messages of a topic given to d. It reports false if another has the topic that is not leaving it.
+	Attach(topic string, d Down) bool
+	Detach(topic string, d Down)
+	// IsOpen reports whether there is a connection.
+	IsOpen() bool
+	// Go runs f on a goroutine of its own, which the socket waits for, and then the task that it returns on the loop. Its context
+	// ends with the socket, or by cancel.
+	Go(f func(ctx context.Context) loop.Task) (cancel func())
+	// Enter counts a push in that is to be answered, for those who wait until all are. Its number goes to Exit.
+	Enter() uint64
+	Exit(n uint64)
+}
+
+// Down is what a socket tells a channel, on the loop.
+type Down interface {
+	// Receive takes a message of the channel's topic.
+	Receive(m *serializer.Message)
+	// Opened tells that there is a connection.
+	Opened()
+	// Unsent gives back what was not handed to the network when the connection was lost. It comes just before Closed.
+	Unsent(o *Out)
+	// Closed tells that the connection was lost, or could not be made.
+	Closed(err error)
+	// Refused tells that a message could not be encoded, and so was not sent.
+	Refused(ref uint64, err error)
+	// End tells that the socket is closed for good.
+	End(err error)
+	// IsLeaving reports whether the topic is free for another.
+	IsLeaving() bool
+}
+
+// Out is a message on its way to the connection.
+type Out struct {
+	Msg  serializer.Message
+	Ref  uint64
+	Size int     // bytes that it holds of Room
+	Room *Budget // nil if Size is 0
+	From Down    // nil: the socket's own
+}
+
+// Release gives back what o holds.
+func (o *Out) Release() {
+	if o.Room != nil && o.Size > 0 {
+		o.Room.Release(o.Size)
+		o.Size = 0
+	}
+}
+
+// Gauge counts things and their bytes.
+type Gauge struct{ count, bytes atomic.Int64 }
+
+// Add counts n things of size bytes in all, in or out.
+func (g *Gauge) Add(n, size int) {
+	g.count.Add(int64(n))
+	g.bytes.Add(int64(size))
+}
+
+// Load returns the things and their bytes.
+func (g *Gauge) Load() (n int, bytes int64) { return int(g.count.Load()), g.bytes.Load() }
+
+// Totals are a socket's gauges.
+type Totals struct {
+	Queued  Gauge         // pushes not yet handed to the network
+	Backlog Gauge         // events that wait for callbacks or iterators
+	Dropped atomic.Uint64 // events, for want of room
+	Running Tracker       // callbacks that wait or run
+}
+
+// Budget bounds the bytes of a channel's pushes that are not yet handed to the network.
+type Budget struct {
+	Max   int
+	Gauge Gauge
+	Total *Gauge
+}
+
+// Reserve takes size bytes and reports whether there were as many. Anything fits when nothing is taken.
+func (b *Budget) Reserve(size int) bool {
+	for {
+		used := b.Gauge.bytes.Load()
+		if used > 0 && used+int64(size) > int64(b.Max) {
+			return false
+		}
+		if b.Gauge.bytes.CompareAndSwap(used, used+int64(size)) {
+			b.Gauge.count.Add(1)
+			b.Total.Add(1, size)
+			return true
+		}
+	}
+}
+
+// Release gives size bytes back.
+func (b *Budget) Release(size int) {
+	b.Gauge.Add(-1, -size)
+	b.Total.Add(-1, -size)
+}
+
+// Tracker is a WaitGroup that may be added to while somebody waits.
+type Tracker struct {
+	mu   sync.Mutex
+	n    int
+	idle chan struct{}
+}
+
+// Add counts in.
+func (t *Tracker) Add() {
+	t.mu.Lock()
+	t.n++
+	t.mu.Unlock()
+}
+
+// Done counts out.
+func (t *Tracker) Done() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.n--
+	if t.n == 0 && t.idle != nil {
+		close(t.idle)
+		t.idle = nil
+	}
+}
+
+// Idle returns a channel that is closed once nothing is counted in, or nil if that is so now.
+func (t *Tracker) Idle() <-chan struct{} {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.n == 0 {
+		return nil
+	}
+	if t.idle == nil {
+		t.idle = make(chan struct{})
+	}
+	return t.idle
+}
+
+// Callbacks is run, marked as what runs the user's callbacks: see InCallback.
+func Callbacks[T any](run func(T)) func(T) { return func(v T) { run(v) } }
+
+// InCallback reports whether it is called, however deep, by a function that Callbacks made. Who waits for callbacks to end must not do so
+// from one.
+func InCallback() bool {
+	var pcs [64]uintptr
+	for skip := 1; ; skip += len(pcs) {
+		n := runtime.Callers(skip, pcs[:])
+		if n == 0 {
+			return false
+		}
+		frames := runtime.CallersFrames(pcs[:n])
+		for more := true; more; {
+			var f runtime.Frame
+			f, more = frames.Next()
+			if strings.Contains(f.Function, "internal/link.Callbacks[") {
+				return true
+			}
+		}
+	}
+}
