@@ -1,0 +1,260 @@
+package channel
+
+import (
+	"context"
+	"fmt"
+
+	"bennu.example/internal/link"
+	"bennu.example/internal/loop"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// clientCarriage is what carrying out the rules needs to know of a push. It belongs to the loop once the push was posted.
+type clientCarriage struct {
+	payload serializer.Payload // until it goes to the connection
+	size    int                // bytes held of the channel's room, likewise
+	number  uint64             // from Up.Enter; 0: not counted in
+	timer   loop.Timer
+}
+
+// Tasks on the loop, each a push seen in another way, so that posting one allocates nothing.
+type (
+	clientPushTask   clientPush
+	clientJoinTask   clientPush
+	clientLeaveTask  clientPush
+	clientCancelTask clientPush
+	clientExpiryTask clientPush
+)
+
+func (t *clientPushTask) Run() {
+	p := (*clientPush)(t)
+	p.number = p.c.up.Enter()
+	p.c.unanswered.Add(1)
+	p.c.feed(clientInput{kind: inPush, push: p})
+}
+
+func (t *clientJoinTask) Run() {
+	p := (*clientPush)(t)
+	c := p.c
+	if c.state.join == nil && !c.state.over {
+		if err := c.up.Closing(); err != nil {
+			p.handle.Resolve(push.Failed(p.wrap(c.topic, fmt.Errorf("%w: %w", ErrClosed, err))))
+			return
+		}
+		if !c.up.Attach(c.topic, clientDown{c}) {
+			p.handle.Resolve(push.Failed(p.wrap(c.topic, ErrDuplicate)))
+			return
+		}
+		c.state.open = c.up.IsOpen()
+	}
+	c.feed(clientInput{kind: inJoin, push: p})
+}
+
+func (t *clientLeaveTask) Run() {
+	p := (*clientPush)(t)
+	p.number = p.c.up.Enter()
+	p.c.feed(clientInput{kind: inLeave, push: p})
+}
+
+func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }
+func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushTimeout, push: (*clientPush)(t)}) }
+
+// Call queues a callback. With Cancel it makes a clientPush the Owner of its handle.
+func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload) {
+	p.c.events.call(func() { f(payload) })
+}
+
+func (p *clientPush) Cancel(*push.Push) {
+	if p.event != serializer.EventJoin && p.event != serializer.EventLeave {
+		p.c.up.Post((*clientCancelTask)(p))
+	}
+}
+
+// clientTimeout is a timer's task: it feeds one input.
+type clientTimeout struct {
+	c    *Client
+	kind clientInputKind
+}
+
+func (t *clientTimeout) Run() { t.c.feed(clientInput{kind: t.kind}) }
+
+// clientParams brings the params of a join back to the loop.
+type clientParams struct {
+	c       *Client
+	attempt uint64
+	payload serializer.Payload
+	err     error
+}
+
+func (t *clientParams) Run() {
+	t.c.feed(clientInput{kind: inParams, attempt: t.attempt, payload: t.payload, err: t.err})
+}
+
+// clientDown is the socket's hold on the channel. Its methods run on the loop.
+type clientDown struct{ c *Client }
+
+func (d clientDown) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
+func (d clientDown) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
+func (d clientDown) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
+func (d clientDown) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
+func (d clientDown) IsLeaving() bool               { return d.c.state.status == StateLeaving }
+
+func (d clientDown) Stats() ClientStats { return d.c.Stats() }
+
+func (d clientDown) Refused(ref uint64, err error) {
+	d.c.feed(clientInput{kind: inRefused, ref: ref, err: err})
+}
+
+// Unsent marks a push that is to be sent again, and has it hold its payload and room again. Others, joins among them, are made anew.
+func (d clientDown) Unsent(o *link.Out) {
+	p := d.c.state.flight[o.Ref]
+	if p == nil {
+		o.Release()
+		return
+	}
+	p.unsent, p.payload, p.size = true, o.Msg.Payload, o.Size
+	o.Size = 0
+}
+
+// feed takes a step and carries out what comes of it, which may feed further inputs: they wait their turn.
+func (c *Client) feed(in clientInput) {
+	c.inputs = append(c.inputs, in)
+	if len(c.inputs) > 1 {
+		return
+	}
+	for i := 0; i < len(c.inputs); i++ {
+		c.state, c.outputs = clientStep(c.state, c.inputs[i], c.outputs[:0])
+		for j := range c.outputs {
+			c.perform(&c.outputs[j])
+		}
+		clear(c.outputs)
+	}
+	clear(c.inputs)
+	c.inputs = c.inputs[:0]
+}
+
+func (c *Client) perform(o *clientOutput) {
+	switch o.kind {
+	case outParams:
+		c.evaluate(o.attempt)
+	case outNoParams:
+		c.stopParams()
+	case outSend:
+		c.transmit(o)
+	case outAnswer:
+		c.answer(o.push, o.answer)
+	case outDeliver:
+		c.deliver(o.msg)
+	case outDrop:
+		c.up.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
+			Str("join_ref", string(o.msg.JoinRef)).Msg("channel: dropped: " + o.why)
+	case outArm:
+		c.arm(o)
+	case outDisarm:
+		c.up.Disarm(c.timer(o.timer))
+	case outState:
+		c.setStatus(o.status, o.err)
+		c.up.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("cause", o.err).Msg("channel: state")
+	case outJoined:
+		c.events.onJoin.call(o.payload)
+	case outErrored:
+		c.events.onError.call(o.err)
+	case outClosed:
+		c.up.Detach(c.topic, clientDown{c})
+		c.events.end(o.err)
+		close(c.done)
+	}
+}
+
+// evaluate finds the params: at once if they are a value, on a goroutine of its own if they are a function.
+func (c *Client) evaluate(attempt uint64) {
+	if c.params == nil {
+		c.feed(clientInput{kind: inParams, attempt: attempt, payload: c.fixed, err: c.fixedErr})
+		return
+	}
+	c.stopParams()
+	c.noParams = c.up.Go(func(ctx context.Context) loop.Task {
+		t := &clientParams{c: c, attempt: attempt}
+		v, err := c.params(ctx)
+		if err == nil {
+			t.payload, err = serializer.Value(v).Encoded()
+		}
+		if err != nil {
+			t.err = fmt.Errorf("params: %w", err)
+		}
+		return t
+	})
+}
+
+func (c *Client) stopParams() {
+	if c.noParams != nil {
+		c.noParams()
+		c.noParams = nil
+	}
+}
+
+func (c *Client) transmit(o *clientOutput) {
+	out := link.Out{
+		Msg: serializer.Message{
+			JoinRef: clientRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.topic, Event: o.event, Payload: o.payload,
+		},
+		Ref:  o.ref,
+		From: clientDown{c},
+	}
+	if p := o.push; p != nil {
+		out.Msg.Payload, p.payload = p.payload, serializer.Payload{}
+		out.Size, p.size = p.size, 0
+		out.Room = &c.room
+	}
+	c.up.Send(out)
+}
+
+func (c *Client) answer(p *clientPush, a push.Answer) {
+	if p.timer.Task != nil {
+		c.up.Disarm(&p.timer)
+	}
+	if p.size > 0 {
+		c.room.Release(p.size)
+		p.size = 0
+	}
+	p.payload = serializer.Payload{}
+	p.handle.Resolve(a)
+	if p.number != 0 {
+		if p.event != serializer.EventLeave {
+			c.unanswered.Add(-1)
+		}
+		c.up.Exit(p.number)
+		p.number = 0
+	}
+}
+
+func (c *Client) timer(t clientTimer) *loop.Timer {
+	switch t {
+	case timerJoin:
+		return &c.joinTimer
+	case timerRejoin:
+		return &c.rejoinTimer
+	default:
+		return &c.leaveTimer
+	}
+}
+
+func (c *Client) arm(o *clientOutput) {
+	switch o.timer {
+	case timerPush:
+		o.push.timer.Task = (*clientExpiryTask)(o.push)
+		c.up.Arm(&o.push.timer, o.push.timeout)
+	case timerJoin:
+		c.up.Arm(&c.joinTimer, c.state.join.timeout)
+	case timerLeave:
+		c.up.Arm(&c.leaveTimer, c.state.leave.timeout)
+	case timerRejoin:
+		d := c.cfg.RejoinAfter(o.tries)
+		if d < 0 {
+			c.feed(clientInput{kind: inGiveUp})
+			return
+		}
+		c.up.Arm(&c.rejoinTimer, d)
+	}
+}

@@ -1,0 +1,613 @@
+package channel
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// The rules of a client's channel: phoenix.js's, where they mean something, as a step function without clock, network or goroutine. What
+// happens is a clientInput, what is to be done about it are clientOutputs; client_driver.go carries them out. Where the rules differ from
+// phoenix.js on purpose, a comment says so.
+
+// ClientState is where a client's channel is.
+type ClientState uint8
+
+const (
+	StateClosed  ClientState = iota // not joined yet, or over: left, or closed by the server or with the socket
+	StateJoining                    // phx_join was sent and not answered, or waits for a connection
+	StateJoined
+	StateErrored // it was refused, crashed, or lost its connection; it will be joined again
+	StateLeaving // phx_leave was sent and not answered
+)
+
+func (s ClientState) String() string {
+	names := [...]string{"closed", "joining", "joined", "errored", "leaving"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return fmt.Sprintf("ClientState(%d)", s)
+}
+
+// clientState is all that the rules depend on. A step takes it over and returns the next: like a slice given to append, the old one must
+// not be used again.
+type clientState struct {
+	topic  string
+	status ClientState
+	open   bool          // the socket is connected
+	over   bool          // closed for good
+	cause  error         // of StateErrored, and of over
+	refs   func() uint64 // the next ref of the socket
+
+	join     *clientPush // of Join; nil before
+	answered bool        // join was answered, so that its handle has had its answer
+	attempt  uint64      // counts joins: params that come late are told from those of this one
+	joinRef  uint64      // of the join that counts; 0 when there is none
+	tries    int         // rejoins since the last success or the last connection
+	leave    *clientPush // of Leave
+
+	buffer []*clientPush          // pushes that wait for the join, in order
+	flight map[uint64]*clientPush // pushes that were sent, by ref
+}
+
+// clientInput is one thing that happens.
+type clientInput struct {
+	kind    clientInputKind
+	push    *clientPush         // inJoin, inLeave, inPush, inCancel, inPushTimeout
+	msg     *serializer.Message // inMessage
+	attempt uint64              // inParams
+	payload serializer.Payload  // inParams
+	ref     uint64              // inRefused
+	err     error               // inParams, inClosed, inRefused, inEnd
+}
+
+type clientInputKind uint8
+
+const (
+	inJoin         clientInputKind = iota // Join was called
+	inParams                              // the join's params are there, or failed
+	inOpened                              // the socket is connected
+	inClosed                              // the socket lost its connection, or made none
+	inMessage                             // a message of the topic came
+	inPush                                // Push was called
+	inCancel                              // a push is withdrawn
+	inLeave                               // Leave was called
+	inJoinTimeout                         // timers
+	inRejoin                              //
+	inLeaveTimeout                        //
+	inPushTimeout                         //
+	inRefused                             // a message could not be encoded
+	inGiveUp                              // there is to be no rejoin
+	inEnd                                 // the socket is closed for good
+)
+
+// clientOutput is one thing to do.
+type clientOutput struct {
+	kind    clientOutputKind
+	timer   clientTimer         // outArm, outDisarm
+	push    *clientPush         // outSend of a push, outAnswer, outArm of a push
+	ref     uint64              // outSend
+	joinRef uint64              // outSend
+	event   string              // outSend
+	payload serializer.Payload  // outSend of a join, outJoined
+	answer  push.Answer         // outAnswer
+	attempt uint64              // outParams
+	tries   int                 // outArm of timerRejoin, from 1
+	msg     *serializer.Message // outDeliver, outDrop
+	status  ClientState         // outState
+	err     error               // outState, outErrored, outClosed
+	why     string              // outDrop
+}
+
+type clientOutputKind uint8
+
+const (
+	outParams   clientOutputKind = iota // find the params of a join
+	outNoParams                         // they are not wanted any more
+	outSend                             // send a message
+	outAnswer                           // answer a push, and stop its timer
+	outDeliver                          // give a message to who listens
+	outDrop                             // log a message that nobody gets
+	outArm                              // start a timer, also one that runs
+	outDisarm                           // stop a timer
+	outState                            // the state changed
+	outJoined                           // tell of a join
+	outErrored                          // tell of an error
+	outClosed                           // tell of the end, and let go of the topic
+)
+
+type clientTimer uint8
+
+const (
+	timerJoin   clientTimer = iota // the join's timeout
+	timerRejoin                    // until the next join
+	timerLeave                     // the leave's timeout
+	timerPush                      // a push's timeout
+)
+
+// RemoteError is an end that the server told: by phx_error, after which the channel is joined again, or by phx_close, after which it is not.
+type RemoteError struct {
+	Event   string
+	Payload serializer.Payload
+}
+
+func (e *RemoteError) Error() string {
+	if r := (&push.Error{Payload: e.Payload}).Reason(); r != "" {
+		return fmt.Sprintf("channel: server sent %s: %s", e.Event, r)
+	}
+	return "channel: server sent " + e.Event
+}
+
+// clientMachine is a step being made.
+type clientMachine struct {
+	clientState
+	out []clientOutput
+}
+
+// clientStep turns a state and an input into the next state, and appends what is to be done to out.
+func clientStep(s clientState, in clientInput, out []clientOutput) (clientState, []clientOutput) {
+	m := clientMachine{s, out}
+	switch in.kind {
+	case inJoin:
+		m.joinCalled(in.push)
+	case inParams:
+		m.params(in.attempt, in.payload, in.err)
+	case inOpened:
+		m.opened()
+	case inClosed:
+		m.closed(in.err)
+	case inMessage:
+		m.message(in.msg)
+	case inPush:
+		m.pushCalled(in.push)
+	case inCancel:
+		if m.forget(in.push) {
+			m.fail(in.push, push.ErrCanceled)
+		}
+	case inLeave:
+		m.leaveCalled(in.push)
+	case inJoinTimeout:
+		m.joinTimeout()
+	case inRejoin:
+		if m.status == StateErrored && m.open {
+			m.tries++
+			m.begin()
+		}
+	case inLeaveTimeout:
+		if m.status == StateLeaving {
+			m.fail(m.leave, push.ErrTimeout)
+			m.end(ErrLeft)
+		}
+	case inPushTimeout:
+		if m.forget(in.push) {
+			m.fail(in.push, push.ErrTimeout)
+		}
+	case inRefused:
+		m.refused(in.ref, in.err)
+	case inGiveUp:
+		if m.status == StateErrored {
+			m.end(m.cause)
+		}
+	case inEnd:
+		m.end(in.err)
+	}
+	return m.clientState, m.out
+}
+
+func (m *clientMachine) do(o clientOutput) { m.out = append(m.out, o) }
+
+func (m *clientMachine) set(s ClientState, cause error) {
+	m.status, m.cause = s, cause
+	m.do(clientOutput{kind: outState, status: s, err: cause})
+}
+
+func (m *clientMachine) joinCalled(p *clientPush) {
+	switch {
+	case m.over:
+		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, m.cause))
+	case m.join != nil:
+		m.fail(p, ErrDuplicate)
+	default:
+		m.join = p
+		m.begin()
+	}
+}
+
+// begin starts a join, the first or another. Its timeout runs from here, connected or not.
+func (m *clientMachine) begin() {
+	m.attempt++
+	m.joinRef = 0
+	m.set(StateJoining, nil)
+	m.do(clientOutput{kind: outArm, timer: timerJoin})
+	if m.open {
+		m.do(clientOutput{kind: outParams, attempt: m.attempt})
+	}
+}
+
+// params has the join sent. (Unlike phoenix.js nothing is sent that an earlier connection left over: params are asked for when
+// there is one, and the ref is new.)
+func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err error) {
+	if attempt != m.attempt || m.status != StateJoining || !m.open || m.joinRef != 0 {
+		return
+	}
+	if err != nil {
+		m.joinFailed(push.Failed(m.wrap(m.join, err)), m.wrap(m.join, err))
+		return
+	}
+	m.joinRef = m.refs()
+	m.do(clientOutput{kind: outSend, ref: m.joinRef, joinRef: m.joinRef, event: serializer.EventJoin, payload: payload})
+}
+
+func (m *clientMachine) opened() {
+	m.open, m.tries = true, 0
+	switch m.status {
+	case StateJoining: // Join was called before; its timeout goes on
+		m.do(clientOutput{kind: outParams, attempt: m.attempt})
+	case StateErrored:
+		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
+		m.begin()
+	}
+}
+
+// closed is about the connection. Pushes that the server may have got fail at once (phoenix.js lets them time out), those that it
+// cannot have got wait for the next join.
+func (m *clientMachine) closed(err error) {
+	m.open = false
+	m.do(clientOutput{kind: outNoParams})
+	switch m.status {
+	case StateLeaving: // the server ends its channels with the connection; so there is no leave to send later, as phoenix.js does
+		m.answerLeave()
+		m.end(ErrLeft)
+	case StateJoining, StateJoined:
+		m.lose(err)
+		m.errored(err)
+		m.joinRef = 0
+	case StateErrored:
+		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
+	}
+}
+
+// lose fails what is in flight, but for what was not sent, which goes before all that waits already.
+func (m *clientMachine) lose(err error) {
+	var back []*clientPush
+	for _, p := range m.inFlight() {
+		delete(m.flight, p.ref)
+		if p.unsent {
+			p.ref, p.unsent = 0, false
+			back = append(back, p)
+			continue
+		}
+		m.fail(p, fmt.Errorf("%w: %w", push.ErrLost, err))
+	}
+	if len(back) > 0 {
+		m.buffer = append(back, m.buffer...)
+	}
+}
+
+func (m *clientMachine) inFlight() []*clientPush {
+	if len(m.flight) == 0 {
+		return nil
+	}
+	list := make([]*clientPush, 0, len(m.flight))
+	for _, ref := range slices.Sorted(maps.Keys(m.flight)) {
+		list = append(list, m.flight[ref])
+	}
+	return list
+}
+
+// errored has the channel joined again: after a while if connected, else with the next connection. A join that nobody answered yet keeps
+// its timeout, so that who waits for it is told, whatever becomes of the connection.
+func (m *clientMachine) errored(err error) {
+	if m.status == StateJoining && m.answered {
+		m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	}
+	m.set(StateErrored, err)
+	if m.open {
+		m.do(clientOutput{kind: outArm, timer: timerRejoin, tries: m.tries + 1})
+	}
+	m.do(clientOutput{kind: outErrored, err: err})
+}
+
+func (m *clientMachine) joinTimeout() {
+	err := m.wrap(m.join, push.ErrTimeout)
+	switch m.status {
+	case StateJoining:
+		if m.open && m.joinRef != 0 { // so that a join that the server makes late is undone
+			m.do(clientOutput{kind: outSend, ref: m.refs(), joinRef: m.joinRef, event: serializer.EventLeave})
+		}
+		m.do(clientOutput{kind: outNoParams})
+		m.joinFailed(push.Failed(err), err)
+	case StateErrored:
+		m.answerJoin(push.Failed(err))
+	}
+}
+
+func (m *clientMachine) joinFailed(a push.Answer, err error) {
+	m.joinRef = 0
+	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.answerJoin(a)
+	m.errored(err)
+}
+
+func (m *clientMachine) answerJoin(a push.Answer) {
+	m.answered = true
+	m.do(clientOutput{kind: outAnswer, push: m.join, answer: a})
+}
+
+// message takes what came for the topic. What names another join than this one is of the past; what names none is a broadcast, or an
+// older version's, and taken.
+func (m *clientMachine) message(msg *serializer.Message) {
+	if m.over {
+		return
+	}
+	of := msg.JoinRef
+	isEnd := msg.Event == serializer.EventClose || msg.Event == serializer.EventError
+	if isNullClientRef(of) && isEnd && msg.Kind != serializer.KindReply {
+		of = msg.Ref // 1.0.0 has no join_ref; there the ref of an end is the join's
+	}
+	if !isNullClientRef(of) {
+		if n, ok := parseClientRef(of); !ok || n != m.joinRef || n == 0 {
+			m.do(clientOutput{kind: outDrop, msg: msg, why: "outdated message"})
+			return
+		}
+	}
+	switch {
+	case msg.Kind == serializer.KindReply:
+		m.reply(msg)
+	case msg.Event == serializer.EventClose:
+		m.answerLeave()
+		m.end(&RemoteError{msg.Event, msg.Payload})
+	case msg.Event == serializer.EventError:
+		m.crashed(&RemoteError{msg.Event, msg.Payload})
+	case m.status == StateLeaving, m.status == StateClosed:
+		m.do(clientOutput{kind: outDrop, msg: msg, why: "channel was left"})
+	default:
+		m.do(clientOutput{kind: outDeliver, msg: msg})
+	}
+}
+
+func (m *clientMachine) reply(msg *serializer.Message) {
+	ref, ok := parseClientRef(msg.Ref)
+	if p := m.flight[ref]; ok && p != nil {
+		delete(m.flight, ref)
+		m.do(clientOutput{kind: outAnswer, push: p, answer: push.Answer{Status: msg.Status, Payload: msg.Payload}})
+		return
+	}
+	switch {
+	case ok && m.status == StateJoining && ref == m.joinRef:
+		m.joinReply(msg)
+	case ok && m.status == StateLeaving && ref == m.leave.ref:
+		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: push.Answer{Status: msg.Status, Payload: msg.Payload}})
+		m.leave = nil
+		m.end(ErrLeft)
+	default: // a second reply, one that comes after its timeout, or one to nothing
+		m.do(clientOutput{kind: outDrop, msg: msg, why: "reply to nothing"})
+	}
+}
+
+func (m *clientMachine) joinReply(msg *serializer.Message) {
+	a := push.Answer{Status: msg.Status, Payload: msg.Payload}
+	if msg.Status != push.StatusOK {
+		m.joinFailed(a, m.wrap(m.join, &push.Error{Status: msg.Status, Payload: msg.Payload}))
+		return
+	}
+	m.tries = 0
+	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.set(StateJoined, nil)
+	for _, p := range m.buffer {
+		m.send(p)
+	}
+	m.buffer = nil
+	m.answerJoin(a)
+	m.do(clientOutput{kind: outJoined, payload: msg.Payload})
+}
+
+// crashed is the server's phx_error: what was asked of its channel will not be answered any more.
+func (m *clientMachine) crashed(err error) {
+	switch m.status {
+	case StateJoining:
+		m.joinRef = 0
+		m.errored(err)
+	case StateJoined:
+		for _, p := range m.flight { // also what is still on its way: it finds no channel
+			p.unsent = false
+		}
+		m.lose(err)
+		m.errored(err)
+	case StateLeaving:
+		m.answerLeave()
+		m.end(ErrLeft)
+	}
+}
+
+func (m *clientMachine) pushCalled(p *clientPush) {
+	switch {
+	case m.over:
+		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, m.cause))
+	case m.status == StateLeaving:
+		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, ErrLeft))
+	case m.join == nil:
+		m.fail(p, ErrNotJoined)
+	case m.status == StateJoined:
+		m.send(p)
+	default:
+		m.buffer = append(m.buffer, p)
+		m.do(clientOutput{kind: outArm, timer: timerPush, push: p})
+	}
+}
+
+// send gives the push its ref and starts its timeout, anew if it was buffered.
+func (m *clientMachine) send(p *clientPush) {
+	p.ref = m.refs()
+	if m.flight == nil {
+		m.flight = make(map[uint64]*clientPush)
+	}
+	m.flight[p.ref] = p
+	m.do(clientOutput{kind: outArm, timer: timerPush, push: p})
+	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: p.event})
+}
+
+// forget takes a push out of what is waited for, and reports whether it was there.
+func (m *clientMachine) forget(p *clientPush) bool {
+	if p.ref != 0 && m.flight[p.ref] == p {
+		delete(m.flight, p.ref)
+		return true
+	}
+	i := slices.Index(m.buffer, p)
+	if i < 0 {
+		return false
+	}
+	if i == 0 {
+		m.buffer[0] = nil
+		m.buffer = m.buffer[1:]
+	} else {
+		m.buffer = slices.Delete(m.buffer, i, i+1)
+	}
+	return true
+}
+
+func (m *clientMachine) refused(ref uint64, err error) {
+	if p := m.flight[ref]; p != nil {
+		delete(m.flight, ref)
+		m.fail(p, err)
+		return
+	}
+	if m.status == StateJoining && ref == m.joinRef && ref != 0 {
+		err = m.wrap(m.join, err)
+		m.joinFailed(push.Failed(err), err)
+	}
+}
+
+// leaveCalled says goodbye if the server knows the channel. The channel is left when the server says so, or the leave times out.
+// (phoenix.js takes it for left at once.) What was pushed before is answered first, what was not sent yet never is.
+func (m *clientMachine) leaveCalled(p *clientPush) {
+	m.leave = p
+	known := m.open && m.joinRef != 0 && (m.status == StateJoining || m.status == StateJoined)
+	if m.join == nil || m.over || !known {
+		m.answerLeave()
+		if m.join != nil {
+			m.end(ErrLeft)
+		}
+		return
+	}
+	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.set(StateLeaving, nil)
+	m.failJoin(ErrLeft)
+	m.failBuffer(ErrLeft)
+	p.ref = m.refs()
+	m.do(clientOutput{kind: outArm, timer: timerLeave})
+	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
+}
+
+func (m *clientMachine) answerLeave() {
+	if m.leave != nil {
+		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: push.Answer{Status: push.StatusOK}})
+		m.leave = nil
+	}
+}
+
+// end closes the channel for good.
+func (m *clientMachine) end(cause error) {
+	if m.over {
+		return
+	}
+	m.over = true
+	for _, t := range []clientTimer{timerJoin, timerRejoin, timerLeave} {
+		m.do(clientOutput{kind: outDisarm, timer: t})
+	}
+	m.do(clientOutput{kind: outNoParams})
+	m.joinRef = 0
+	m.set(StateClosed, cause)
+	for _, p := range m.inFlight() {
+		if p.unsent {
+			m.fail(p, fmt.Errorf("%w: %w", ErrClosed, cause))
+		} else {
+			m.fail(p, fmt.Errorf("%w: %w: %w", push.ErrLost, ErrClosed, cause))
+		}
+	}
+	m.flight = nil
+	m.failBuffer(cause)
+	m.failJoin(cause)
+	if m.leave != nil {
+		m.fail(m.leave, fmt.Errorf("%w: %w", ErrClosed, cause))
+		m.leave = nil
+	}
+	m.do(clientOutput{kind: outClosed, err: cause})
+}
+
+func (m *clientMachine) failBuffer(cause error) {
+	for _, p := range m.buffer {
+		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, cause))
+	}
+	m.buffer = nil
+}
+
+func (m *clientMachine) failJoin(cause error) {
+	if m.join != nil && !m.answered {
+		m.answered = true
+		m.fail(m.join, fmt.Errorf("%w: %w", ErrClosed, cause))
+	}
+}
+
+func (m *clientMachine) fail(p *clientPush, err error) {
+	m.do(clientOutput{kind: outAnswer, push: p, answer: push.Failed(m.wrap(p, err))})
+}
+
+func (m *clientMachine) wrap(p *clientPush, err error) error { return p.wrap(m.topic, err) }
+
+// wrap says which push it was.
+func (p *clientPush) wrap(topic string, err error) error {
+	switch p.event {
+	case serializer.EventJoin:
+		return fmt.Errorf("channel: join %s: %w", topic, err)
+	case serializer.EventLeave:
+		return fmt.Errorf("channel: leave %s: %w", topic, err)
+	}
+	return fmt.Errorf("channel: push %s to %s: %w", p.event, topic, err)
+}
+
+// clientPush is a push, a join or a leave, and the handle to it.
+type clientPush struct {
+	handle  push.Resolver
+	c       *Client
+	event   string
+	timeout time.Duration
+
+	// The rules' own.
+	ref    uint64 // 0: not sent
+	unsent bool   // it is known not to have been handed to the network
+
+	clientCarriage
+}
+
+// isNullClientRef takes the empty string for null, as phoenix.js does: that is what a binary frame says for null.
+func isNullClientRef(r serializer.Ref) bool { return r == "" || r == serializer.EmptyRef }
+
+// clientRef writes the ref n; 0 is null.
+func clientRef(n uint64) serializer.Ref {
+	if n == 0 {
+		return ""
+	}
+	var buf [22]byte
+	b := strconv.AppendUint(append(buf[:0], '"'), n, 10)
+	return serializer.Ref(append(b, '"'))
+}
+
+// parseClientRef reads a ref that this client may have made: digits in quotes.
+func parseClientRef(r serializer.Ref) (n uint64, ok bool) {
+	if len(r) < 3 || len(r) > 21 || r[0] != '"' || r[len(r)-1] != '"' || r[1] == '0' {
+		return 0, false
+	}
+	for _, c := range []byte(r[1 : len(r)-1]) {
+		if c < '0' || c > '9' {
+			return 0, false
+		}
+		n = n*10 + uint64(c-'0')
+	}
+	return n, true
+}
