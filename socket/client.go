@@ -1,0 +1,271 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/internal/box"
+	"bennu.example/internal/link"
+	"bennu.example/internal/loop"
+)
+
+// Client is a client's socket: one connection, made again whenever it is lost, and the channels on it.
+//
+// Its methods may be called from any goroutine, also from its callbacks, and only Ready, Flush and Close wait for anything. Callbacks
+// (those of OnState and OnProgress here, and those of each channel) run one at a time and in order, never on the goroutine that keeps
+// the connection alive: they may take their time. Close ends it.
+type Client struct {
+	url    string
+	cfg    ClientConfig
+	dial   clientDialer
+	ctx    context.Context // of all that is done for the client
+	cancel context.CancelFunc
+	loop   *loop.Loop[clientItem]
+	totals link.Totals
+	states clientStates
+
+	callbacks  box.Box[func()]
+	goroutines link.Tracker // all but the loop and those of callbacks
+	isClosing  atomic.Bool
+	closed     chan struct{}
+
+	// For Stats.
+	framesIn, framesOut, bytesIn, bytesOut, connections, garbage atomic.Uint64
+	lastFrame, rtt                                               atomic.Int64
+	current                                                      atomic.Pointer[clientConn]
+
+	mu       sync.Mutex
+	channels []link.Down // those that are joined or on their way; never changed, only replaced
+
+	// The loop's.
+	wanted         Wanted
+	ended          bool
+	conn           *clientConn
+	topics         map[string][]link.Down
+	refs           uint64
+	dials          uint64
+	cancelDial     func()
+	retry          loop.Timer
+	tries, denials int
+	entered        uint64 // pushes so far
+	unanswered     int
+	flushes        []*clientFlush
+	probe          loop.Timer
+	probes         uint64
+	cancelProbe    func()
+	better         clientDialed
+	poorUntil      time.Time
+	probeAfter     time.Duration
+	progress       clientProgress
+}
+
+// Dial connects to the socket that is mounted at url ("wss://example.com/socket"; http and https will do as well) and returns the client, or why
+// that failed. Later connections are made by themselves. The context is for the first only.
+func Dial(ctx context.Context, url string, cfg *ClientConfig) (*Client, error) {
+	return dialNew(ctx, NewClient(url, cfg))
+}
+
+func dialNew(ctx context.Context, c *Client) (*Client, error) {
+	states := c.States(ctx)
+	c.Connect()
+	var err error
+	for s := range states {
+		if s.Status == Connected {
+			return c, nil
+		}
+		if s.Status >= Waiting {
+			err = s.Cause
+			break
+		}
+	}
+	if err == nil {
+		err = ctx.Err()
+	}
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	_ = c.Close(gone)
+	return nil, fmt.Errorf("socket: dial: %w", err)
+}
+
+// NewClient returns a client that is not connected yet. Channels may be joined, and pushed to, before [Client.Connect] is called.
+func NewClient(url string, cfg *ClientConfig) *Client {
+	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]link.Down), closed: make(chan struct{})}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.loop = loop.New(c.run, c.rested)
+	c.callbacks.Init(math.MaxInt, link.Callbacks(func(f func()) {
+		defer c.totals.Running.Done()
+		f()
+	}))
+	c.states.call = c.call
+	c.states.now.Since = time.Now()
+	c.retry.Task = clientTask(c.retryDue)
+	c.probe.Task = clientTask(c.probeDue)
+	c.progress.timer.Task = clientTask(c.progressDue)
+	return c
+}
+
+// Connect has the client connect, and stay connected until Pause or Close. If it waits before the next attempt, was denied or
+// failed, the next attempt is made at once. It does not wait: see Ready.
+func (c *Client) Connect() { c.post(clientTask(func() { c.want(WantConnected) })) }
+
+// Pause ends the connection until Resume or Connect. Channels stay, and join again then; pushes wait, and time out as always.
+func (c *Client) Pause() { c.post(clientTask(func() { c.want(WantPaused) })) }
+
+// Resume is Connect.
+func (c *Client) Resume() { c.Connect() }
+
+// Ready waits until the client is connected. It returns the cause if that will not be without somebody's doing: the client is paused,
+// denied, failed or closed.
+func (c *Client) Ready(ctx context.Context) error {
+	seen := make(chan *stateStream, 1) // from the loop: after what was asked for before, Connect among it
+	if !c.post(clientTask(func() { seen <- c.states.stream() })) {
+		return fmt.Errorf("socket: %w", ErrClosed)
+	}
+	for s := range (<-seen).all(ctx) {
+		switch {
+		case s.Wanted == WantClosed:
+			return fmt.Errorf("socket: %w", ErrClosed)
+		case s.Status == Connected:
+			return nil
+		case s.Wanted == WantPaused:
+			return fmt.Errorf("socket: %w", ErrPaused)
+		case s.Status == Failed, s.Status == Denied && s.Until.IsZero():
+			return fmt.Errorf("socket: %s: %w", s.Status, s.Cause)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("socket: %w", ErrClosed)
+}
+
+// Channel returns a channel of the socket, to be joined by its Join. Params are the payload of the join: a Go value, a
+// serializer.Payload, or a func(context.Context) (any, error) that is called for every join, may block and may fail. A value is encoded
+// now. Every call makes another channel, but only one can have a topic: see channel.ErrDuplicate.
+func (c *Client) Channel(topic string, params any) *channel.Client {
+	return channel.NewClient(clientUp{c}, topic, params, channel.ClientConfig{
+		Timeout:     c.cfg.Timeout,
+		RejoinAfter: c.cfg.RejoinAfter,
+		MaxBuffer:   c.cfg.MaxBuffer,
+		MaxBacklog:  c.cfg.MaxBacklog,
+	})
+}
+
+// State is the client's state now.
+func (c *Client) State() State { return c.states.load() }
+
+// OnState has f called with every change of the state from now on.
+func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
+
+// States returns the state now and every change from now on, until the client is closed or ctx ends. Who takes too long misses the
+// older ones.
+func (c *Client) States(ctx context.Context) iter.Seq[State] { return c.states.stream().all(ctx) }
+
+// Flush waits until all that was pushed before, on any channel, has had its answer; leaves count as well.
+func (c *Client) Flush(ctx context.Context) error {
+	f := &clientFlush{done: make(chan struct{})}
+	if !c.post(clientTask(func() { c.flush(f) })) {
+		return nil
+	}
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// errBusy is what Close returns if the user's functions do not end.
+var errBusy = errors.New("callbacks or functions of the configuration are still running")
+
+// clientCloseGrace is how long Close waits for what must end soon after its context has ended.
+const clientCloseGrace = 2 * time.Second
+
+// Close ends the client. It takes no more pushes, waits for the answers of those it has until ctx ends (unless it is paused, denied or failed),
+// closes the connection and all channels, and returns when nothing runs any more, callbacks included. It returns an error if ctx ended
+// before all were answered, or if callbacks still run two seconds after it ended. Called from a callback it does not wait for callbacks.
+func (c *Client) Close(ctx context.Context) error {
+	inCallback := link.InCallback()
+	if c.isClosing.Swap(true) {
+		if !inCallback {
+			select {
+			case <-c.closed:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		return nil
+	}
+	defer close(c.closed)
+	f := &clientFlush{done: make(chan struct{})}
+	c.post(clientTask(func() { c.drain(f) }))
+	var err error
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+		err = fmt.Errorf("socket: close: not all pushes were answered: %w", ctx.Err())
+	}
+	c.post(clientTask(c.end))
+	grace := time.NewTimer(0)
+	defer grace.Stop()
+	grace.Stop()
+	expired := ctx.Done()
+	for {
+		var wait <-chan struct{} = c.loop.Done()
+		select {
+		case <-wait:
+			if wait = c.goroutines.Idle(); wait == nil && !inCallback {
+				wait = c.totals.Running.Idle()
+			}
+			if wait == nil {
+				return err
+			}
+		default:
+		}
+		select {
+		case <-wait:
+		case <-expired:
+			expired = nil
+			grace.Reset(clientCloseGrace)
+		case <-grace.C:
+			return fmt.Errorf("socket: close: %w", errBusy)
+		}
+	}
+}
+
+// drain is Close's wait for answers.
+func (c *Client) drain(f *clientFlush) {
+	active := c.wanted == WantConnected
+	c.wanted = WantClosed
+	c.states.set(func(s *State) { s.Wanted = WantClosed }, false)
+	c.flush(f)
+	s := c.states.load()
+	if !active || s.Status == Failed || s.Status == Denied && s.Until.IsZero() {
+		c.flushed(true)
+	}
+}
+
+// closing is why no more pushes are taken, or nil.
+func (c *Client) closing() error {
+	if c.isClosing.Load() {
+		return ErrClosed
+	}
+	return nil
+}
+
+func (c *Client) post(t loop.Task) bool { return c.loop.Post(clientItem{task: t}) }
+
+// call queues a callback of the client itself.
+func (c *Client) call(f func()) {
+	c.totals.Running.Add()
+	if c.callbacks.Post(f, 0) != nil {
+		c.totals.Running.Done()
+	}
+}

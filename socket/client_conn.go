@@ -1,0 +1,224 @@
+package socket
+
+import (
+	"sync"
+	"time"
+
+	"bennu.example/internal/link"
+	"bennu.example/internal/loop"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+const (
+	// clientBatch bounds what is written at once, in bytes before encoding.
+	clientBatch = 256 << 10
+	// clientInbox is how many messages wait for the loop before the reader does.
+	clientInbox = 1024
+	// clientReadGrace is how long the reader has to tell why a write failed.
+	clientReadGrace = time.Second
+)
+
+// clientConn is one connection: a reader, and a writer that lives while there is something to write. What they tell the loop names the
+// connection, so that one that is over cannot be mistaken for the present one.
+type clientConn struct {
+	c      *Client
+	t      transport.ClientConn
+	name   string // of the transport
+	opened time.Time
+
+	heartbeat clientHeartbeat // the loop's
+	grace     loop.Timer      // likewise
+	writeErr  error           // likewise
+
+	mu      sync.Mutex
+	queue   []link.Out
+	writing bool
+	ended   bool
+
+	list []*serializer.Frame // the writer's, used again
+}
+
+// clientHeartbeat is what is known of the link's life.
+type clientHeartbeat struct {
+	timer    loop.Timer
+	ref      serializer.Ref // of the one that is not answered yet; null: none
+	sent     time.Time
+	bytes    uint64 // received when it was last looked at
+	patience int
+}
+
+func (c *Client) newConn(t transport.ClientConn, name string) *clientConn {
+	k := &clientConn{c: c, t: t, name: name, opened: time.Now()}
+	k.heartbeat.timer.Task = (*clientHeartbeatTask)(k)
+	k.grace.Task = (*clientGraceTask)(k)
+	return k
+}
+
+// send queues a message. The loop's.
+func (k *clientConn) send(o link.Out) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.queue = append(k.queue, o)
+	if !k.writing {
+		k.writing = true
+		k.c.goroutines.Add()
+		go k.write()
+	}
+}
+
+// end stops the writer and returns what it did not take. The loop's.
+func (k *clientConn) end() []link.Out {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.ended = true
+	rest := k.queue
+	k.queue = nil
+	return rest
+}
+
+// write writes until there is nothing to write.
+func (k *clientConn) write() {
+	defer k.c.goroutines.Done()
+	var spare []link.Out
+	for {
+		batch, ok := k.take(spare)
+		if !ok {
+			return
+		}
+		err := k.writeBatch(batch)
+		clear(batch)
+		spare = batch[:0]
+		if err != nil { // writing stays true: nothing is written any more
+			k.c.post(&clientWriteFailed{k, err})
+			return
+		}
+	}
+}
+
+// take takes a batch from the queue, or brings the writer to rest.
+func (k *clientConn) take(spare []link.Out) ([]link.Out, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	n, size := 0, 0
+	for n < len(k.queue) && (n == 0 || size < clientBatch) {
+		size += k.queue[n].Size
+		n++
+	}
+	if n == 0 || k.ended {
+		k.writing = false
+		return nil, false
+	}
+	batch := append(spare, k.queue[:n]...)
+	clear(k.queue[:n])
+	if n == len(k.queue) {
+		k.queue = k.queue[:0]
+		if cap(k.queue) > 64 {
+			k.queue = nil
+		}
+	} else {
+		k.queue = k.queue[n:]
+	}
+	return batch, true
+}
+
+// writeBatch encodes and writes. What cannot be encoded is told, and the rest written all the same.
+func (k *clientConn) writeBatch(batch []link.Out) error {
+	size := 0
+	for i := range batch {
+		size += 64 + len(batch[i].Msg.Topic) + len(batch[i].Msg.Event) + len(batch[i].Msg.Payload.Bytes())
+	}
+	buf := make([]byte, 0, size) // the transport's to keep, as the frames are
+	frames := make([]serializer.Frame, 0, len(batch))
+	for i := range batch {
+		o := &batch[i]
+		start := len(buf)
+		op, longer, err := k.c.cfg.Serializer.Append(buf, &o.Msg)
+		if err != nil {
+			if o.From != nil {
+				k.c.post(&clientRefused{o.From, o.Ref, err})
+			}
+			continue
+		}
+		buf = longer
+		frames = append(frames, serializer.Frame{Op: op, Data: buf[start:len(buf):len(buf)]})
+	}
+	k.list = k.list[:0]
+	for i := range frames {
+		k.list = append(k.list, &frames[i])
+	}
+	var err error
+	if len(k.list) > 0 {
+		err = k.t.Write(k.list...)
+		k.c.framesOut.Add(uint64(len(k.list)))
+	}
+	if clear(k.list); cap(k.list) > 64 {
+		k.list = nil
+	}
+	for i := range batch {
+		batch[i].Release()
+	}
+	return err
+}
+
+// read reads until the connection ends.
+func (k *clientConn) read() {
+	defer k.c.goroutines.Done()
+	for {
+		op, data, err := k.t.Read()
+		if err != nil {
+			k.c.post(&clientReadEnded{k, err})
+			return
+		}
+		k.c.framesIn.Add(1)
+		k.c.lastFrame.Store(time.Now().UnixNano())
+		m, err := k.c.cfg.Serializer.ParseClient(op, data)
+		if err != nil { // phoenix.js throws it away as well, and goes on
+			k.c.malformed(err)
+			continue
+		}
+		k.c.loop.PostWait(clientItem{conn: k, msg: m}, clientInbox)
+	}
+}
+
+// shut closes the connection on a goroutine of its own: that may take a moment.
+func (k *clientConn) shut(code int, reason string) {
+	k.c.goroutines.Add()
+	go func() {
+		defer k.c.goroutines.Done()
+		if err := k.t.Close(code, reason); err != nil {
+			k.c.cfg.Logger.Debug().Err(err).Msg("socket: close")
+		}
+	}()
+}
+
+// Tasks that a connection's goroutines and timers bring to the loop.
+type (
+	clientReadEnded struct {
+		k   *clientConn
+		err error
+	}
+	clientWriteFailed clientReadEnded
+	clientRefused     struct {
+		from link.Down
+		ref  uint64
+		err  error
+	}
+	clientHeartbeatTask clientConn
+	clientGraceTask     clientConn
+)
+
+// Run: if a write failed before, then the reader knows better why, unless all it knows is that the connection was closed here.
+func (t *clientReadEnded) Run() { t.k.c.lost(t.k, t.err) }
+
+func (t *clientWriteFailed) Run() {
+	if t.k == t.k.c.conn {
+		t.k.writeErr = t.err
+		t.k.c.loop.Arm(&t.k.grace, clientReadGrace)
+	}
+}
+
+func (t *clientRefused) Run() { t.from.Refused(t.ref, t.err) }
+
+func (t *clientHeartbeatTask) Run() { t.c.heartbeatDue((*clientConn)(t)) }
+func (t *clientGraceTask) Run()     { t.c.lost((*clientConn)(t), t.writeErr) }

@@ -1,0 +1,335 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"bennu.example/internal/link"
+	"bennu.example/internal/loop"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// What runs on the client's loop, which owns all the state that is not guarded by a lock: what is wanted, the connection and the attempts to
+// make one, the channels by topic, the timers.
+
+// clientItem is what is posted to the loop: a task, or a message that a connection brought.
+type clientItem struct {
+	task loop.Task
+	conn *clientConn
+	msg  serializer.Message
+}
+
+type clientTask func()
+
+func (t clientTask) Run() { t() }
+
+func (c *Client) run(it clientItem) {
+	if it.task != nil {
+		it.task.Run()
+		return
+	}
+	if it.conn == c.conn && c.conn != nil {
+		c.received(&it.msg)
+	}
+}
+
+// rested runs when the loop has nothing to do for now.
+func (c *Client) rested() {
+	c.moveIfQuiet()
+	c.watchProgress()
+}
+
+// want is Connect, Pause and Close.
+func (c *Client) want(w Wanted) {
+	if c.ended || c.wanted == WantClosed {
+		return
+	}
+	c.wanted = w
+	c.states.set(func(s *State) { s.Wanted = w }, false)
+	switch w {
+	case WantConnected:
+		if c.conn == nil && c.cancelDial == nil {
+			c.tries, c.denials = 0, 0
+			c.loop.Disarm(&c.retry)
+			c.connect()
+		}
+	case WantPaused:
+		c.disconnect(func(d link.Down) { d.Closed(ErrPaused) })
+		c.rest(Disconnected, nil, time.Time{})
+	}
+}
+
+// isWanted reports whether a lost connection is to be made again. While Close flushes it is.
+func (c *Client) isWanted() bool {
+	return !c.ended && (c.wanted == WantConnected || c.wanted == WantClosed && len(c.flushes) > 0)
+}
+
+// connect makes an attempt.
+func (c *Client) connect() {
+	c.dials++
+	id := c.dials
+	order := c.order()
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
+	c.cancelDial = cancel
+	c.states.set(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
+	c.goroutines.Add()
+	go func() {
+		defer c.goroutines.Done()
+		defer cancel()
+		got := c.attempt(ctx, order)
+		if !c.post(clientTask(func() { c.dialed(id, got) })) && got.conn != nil {
+			_ = got.conn.Close(clientCodeNormal, "")
+		}
+	}()
+}
+
+// order is the transports to try, the first first.
+func (c *Client) order() []ClientTransport {
+	switch c.cfg.Transport {
+	case LongPoll:
+		return []ClientTransport{LongPoll}
+	case Fallback:
+		if time.Now().Before(c.poorUntil) {
+			return []ClientTransport{LongPoll, WebSocket}
+		}
+		return []ClientTransport{WebSocket, LongPoll}
+	}
+	return []ClientTransport{WebSocket}
+}
+
+// dialed takes what came of an attempt. One that was called off meanwhile is closed.
+func (c *Client) dialed(id uint64, got clientDialed) {
+	if id != c.dials || c.cancelDial == nil {
+		if got.conn != nil {
+			c.newConn(got.conn, "").shut(clientCodeNormal, "")
+		}
+		return
+	}
+	c.cancelDial = nil
+	if got.conn == nil {
+		c.cfg.Logger.Info().Err(got.err).Int("tries", c.tries+1).Msg("socket: cannot connect")
+		for _, d := range c.downs() {
+			d.Closed(got.err)
+		}
+		c.retryAfter(got.err)
+		return
+	}
+	c.noteFallback(got)
+	c.opened(got)
+}
+
+// opened takes a new connection.
+func (c *Client) opened(got clientDialed) {
+	k := c.newConn(got.conn, got.name())
+	c.conn = k
+	c.connections.Add(1)
+	c.denials = 0
+	c.current.Store(k)
+	c.goroutines.Add()
+	go k.read()
+	if k.t.Heartbeats() {
+		c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
+	}
+	c.cfg.Logger.Info().Str("transport", k.name).Msg("socket: connected")
+	c.states.set(func(s *State) {
+		s.Status, s.Until, s.Tries, s.Cause, s.Transport = Connected, time.Time{}, 0, nil, k.name
+	}, false)
+	for _, d := range c.downs() {
+		d.Opened()
+	}
+}
+
+// lost takes the end of a connection that was not wished for.
+func (c *Client) lost(k *clientConn, err error) {
+	if k != c.conn {
+		return
+	}
+	if k.writeErr != nil && errors.Is(err, transport.ErrClosed) {
+		err = k.writeErr
+	}
+	c.cfg.Logger.Info().Err(err).Str("transport", k.name).Msg("socket: connection lost")
+	if time.Since(k.opened) >= clientStable {
+		c.tries = 0
+	}
+	code, reason := 0, ""
+	if errors.Is(err, ErrHeartbeat) {
+		code, reason = clientCodeNormal, "heartbeat timeout"
+	}
+	c.drop(code, reason, func(d link.Down) { d.Closed(err) })
+	if better := c.takeBetter(); better.conn != nil {
+		c.noteFallback(better)
+		c.opened(better)
+		return
+	}
+	var closed *transport.CloseError
+	if c.cfg.StayAfter1000 && errors.As(err, &closed) && closed.Code == clientCodeNormal {
+		c.rest(Failed, err, time.Time{})
+		return
+	}
+	c.retryAfter(err)
+}
+
+// disconnect ends whatever there is, because it is wished for, and tells the channels.
+func (c *Client) disconnect(tell func(link.Down)) {
+	c.loop.Disarm(&c.retry)
+	if c.cancelDial != nil {
+		c.cancelDial()
+		c.cancelDial = nil
+	}
+	c.stopProbe()
+	if c.conn != nil {
+		c.drop(clientCodeNormal, "", tell)
+		return
+	}
+	for _, d := range c.downs() {
+		tell(d)
+	}
+}
+
+// drop ends the connection, gives what was not sent back to the channels, and tells them.
+func (c *Client) drop(code int, reason string, tell func(link.Down)) {
+	k := c.conn
+	c.conn = nil
+	c.current.Store(nil)
+	in, out := k.t.Bytes()
+	c.bytesIn.Add(in)
+	c.bytesOut.Add(out)
+	c.loop.Disarm(&k.heartbeat.timer)
+	c.loop.Disarm(&k.grace)
+	c.loop.Disarm(&c.probe)
+	unsent := k.end()
+	k.shut(code, reason)
+	for i := range unsent {
+		if o := &unsent[i]; o.From != nil {
+			o.From.Unsent(o)
+		} else {
+			o.Release()
+		}
+	}
+	for _, d := range c.downs() {
+		tell(d)
+	}
+}
+
+// retryAfter decides what becomes of a client whose connection was lost or could not be made, and when.
+func (c *Client) retryAfter(err error) {
+	if !c.isWanted() {
+		c.rest(Disconnected, err, time.Time{})
+		return
+	}
+	status, after, n := Waiting, c.cfg.ReconnectAfter, c.tries+1
+	var refused *transport.HandshakeError
+	switch {
+	case errors.Is(err, transport.ErrURL):
+		c.rest(Failed, err, time.Time{})
+		return
+	case errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
+		if !c.canChange() {
+			c.rest(Denied, err, time.Time{})
+			return
+		}
+		c.denials++
+		status, after, n = Denied, c.cfg.DeniedAfter, c.denials
+	}
+	d := after(n)
+	if d < 0 {
+		c.rest(Failed, err, time.Time{})
+		return
+	}
+	c.loop.Arm(&c.retry, d)
+	c.rest(status, err, time.Now().Add(d))
+}
+
+// canChange reports whether the next attempt may send something else than the last.
+func (c *Client) canChange() bool {
+	return isParamsFunc(c.cfg.Params) || c.cfg.AuthTokenFunc != nil
+}
+
+// rest sets the status of a client without a connection. If it is not to get one by itself then nobody waits for a flush any more.
+func (c *Client) rest(s Status, err error, until time.Time) {
+	tries := c.tries
+	if s != Disconnected {
+		tries++
+	}
+	c.states.set(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, tries, "" }, false)
+	if until.IsZero() && c.wanted == WantClosed {
+		c.flushed(true)
+	}
+}
+
+// retryDue is the retry timer's.
+func (c *Client) retryDue() {
+	if c.isWanted() && c.conn == nil && c.cancelDial == nil {
+		c.tries++
+		c.connect()
+	}
+}
+
+// received takes a message of the connection.
+func (c *Client) received(m *serializer.Message) {
+	if h := &c.conn.heartbeat; m.Kind == serializer.KindReply && !h.ref.IsNull() && m.Ref == h.ref {
+		c.rtt.Store(int64(time.Since(h.sent)))
+		h.ref = ""
+		c.loop.Arm(&h.timer, c.cfg.HeartbeatInterval)
+		return
+	}
+	list := c.topics[m.Topic]
+	switch len(list) {
+	case 0:
+		c.cfg.Logger.Debug().Str("topic", m.Topic).Str("event", m.Event).Msg("socket: dropped: no such channel")
+	case 1:
+		list[0].Receive(m)
+	default:
+		for _, d := range append([]link.Down(nil), list...) {
+			d.Receive(m)
+		}
+	}
+}
+
+// heartbeatDue sends a heartbeat, or gives the connection up that has not answered the last.
+func (c *Client) heartbeatDue(k *clientConn) {
+	if k != c.conn {
+		return
+	}
+	h := &k.heartbeat
+	in, _ := k.t.Bytes()
+	switch {
+	case h.ref.IsNull():
+		h.ref, h.sent, h.patience = clientRefText(c.nextRef()), time.Now(), clientHeartbeatGrace
+		k.send(link.Out{Msg: serializer.Message{Ref: h.ref, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}})
+	case in != h.bytes && h.patience > 0: // something large is in the way of the answer
+		h.patience--
+	default:
+		c.lost(k, ErrHeartbeat)
+		return
+	}
+	h.bytes = in
+	c.loop.Arm(&h.timer, c.cfg.HeartbeatTimeout)
+}
+
+// end is the end of the loop's work.
+func (c *Client) end() {
+	if c.ended {
+		return
+	}
+	c.ended = true
+	c.disconnect(func(d link.Down) { d.End(ErrClosed) })
+	c.cancel()
+	c.flushed(true)
+	c.loop.Disarm(&c.progress.timer)
+	c.tellProgress(true)
+	c.states.set(func(s *State) {
+		s.Wanted, s.Status, s.Until, s.Transport = WantClosed, Disconnected, time.Time{}, ""
+	}, true)
+	c.loop.Stop()
+}
+
+// downs are the channels that the client has now, in the order in which they were joined.
+func (c *Client) downs() []link.Down {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return append([]link.Down(nil), c.channels...)
+}

@@ -1,0 +1,208 @@
+package socket
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Wanted is what the program wants of a client.
+type Wanted uint8
+
+const (
+	WantPaused    Wanted = iota // no connection: before Connect, and after Pause
+	WantConnected               // a connection, made again whenever it is lost
+	WantClosed                  // the end
+)
+
+func (w Wanted) String() string {
+	return stateName([]string{"paused", "connected", "closed"}, uint8(w))
+}
+
+// Status is what a client has.
+type Status uint8
+
+const (
+	Disconnected Status = iota // there is no connection, and none is being made, because none is wanted
+	Connecting                 // one is being made
+	Connected
+	Waiting // it was lost or could not be made; the next attempt is at State.Until
+	Denied  // the server refused it (401, 403); the next attempt is at State.Until, or if that is zero when Connect is called
+	Failed  // there will be no attempt until Connect is called: see State.Cause
+)
+
+func (s Status) String() string {
+	return stateName([]string{"disconnected", "connecting", "connected", "waiting", "denied", "failed"}, uint8(s))
+}
+
+func stateName(names []string, i uint8) string {
+	if int(i) < len(names) {
+		return names[i]
+	}
+	return fmt.Sprintf("%d", i)
+}
+
+// State is a client's state at one moment.
+type State struct {
+	Wanted    Wanted
+	Status    Status
+	Since     time.Time // when Status became what it is
+	Until     time.Time // of Waiting and Denied: the next attempt, or zero
+	Tries     int       // attempts that failed in a row
+	Cause     error     // why there is no connection: what ended the last one or the last attempt
+	Transport string    // "websocket" or "longpoll", if connected
+}
+
+// clientStates keeps a client's state and tells who watches it.
+type clientStates struct {
+	call func(func()) // queues a callback
+
+	mu      sync.Mutex
+	now     State
+	hooks   []*stateHook // never changed, only replaced
+	streams []*stateStream
+	ended   bool
+}
+
+type stateHook struct {
+	f   func(State)
+	off atomic.Bool
+}
+
+// statesKept is how many states wait for an iterator; the oldest are forgotten.
+const statesKept = 64
+
+// stateStream is the queue of one iterator.
+type stateStream struct {
+	states *clientStates
+	queue  []State // under states.mu, as ended is
+	ended  bool
+	wake   chan struct{}
+}
+
+func (s *clientStates) load() State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+// set changes the state and tells of it; last says that it is the last.
+func (s *clientStates) set(change func(*State), last bool) State {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.now
+	change(&s.now)
+	if isSameState(s.now, was) && !last {
+		return was
+	}
+	if s.now.Status != was.Status {
+		s.now.Since = time.Now()
+	}
+	now, hooks := s.now, s.hooks
+	for _, st := range s.streams {
+		if len(st.queue) == statesKept {
+			st.queue = slices.Delete(st.queue, 0, 1)
+		}
+		st.queue = append(st.queue, now)
+		st.ended = last
+		st.signal()
+	}
+	if len(hooks) > 0 {
+		s.call(func() {
+			for _, h := range hooks {
+				if !h.off.Load() {
+					h.f(now)
+				}
+			}
+		})
+	}
+	if last {
+		s.streams, s.ended = nil, true
+	}
+	return now
+}
+
+// isSameState reports whether there is nothing to tell. Causes may not be comparable.
+func isSameState(a, b State) bool {
+	if a.Cause != nil || b.Cause != nil {
+		return false
+	}
+	return a == b
+}
+
+func (st *stateStream) signal() {
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *clientStates) on(f func(State)) (off func()) {
+	h := &stateHook{f: f}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hooks = append(slices.Clip(s.hooks), h)
+	return func() {
+		h.off.Store(true)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.hooks = slices.DeleteFunc(slices.Clone(s.hooks), func(x *stateHook) bool { return x == h })
+	}
+}
+
+func (s *clientStates) stream() *stateStream {
+	st := &stateStream{states: s, wake: make(chan struct{}, 1)}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.queue = append(st.queue, s.now)
+	if st.ended = s.ended; !s.ended {
+		s.streams = append(s.streams, st)
+	}
+	return st
+}
+
+func (st *stateStream) stop() {
+	s := st.states
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.queue, st.ended = nil, true
+	s.streams = slices.DeleteFunc(s.streams, func(x *stateStream) bool { return x == st })
+}
+
+func (st *stateStream) next() (now State, ok, more bool) {
+	st.states.mu.Lock()
+	defer st.states.mu.Unlock()
+	if len(st.queue) == 0 {
+		return now, false, !st.ended
+	}
+	now = st.queue[0]
+	st.queue = slices.Delete(st.queue, 0, 1)
+	return now, true, true
+}
+
+func (st *stateStream) all(ctx context.Context) iter.Seq[State] {
+	return func(yield func(State) bool) {
+		defer st.stop()
+		for {
+			now, ok, more := st.next()
+			switch {
+			case ok:
+				if !yield(now) {
+					return
+				}
+			case !more:
+				return
+			default:
+				select {
+				case <-st.wake:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}
+}

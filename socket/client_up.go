@@ -1,0 +1,124 @@
+package socket
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/internal/link"
+	"bennu.example/internal/loop"
+	"bennu.example/serializer"
+)
+
+// clientUp is what a client's channels see of it.
+type clientUp struct{ *Client }
+
+var _ link.Up = clientUp{}
+
+func (u clientUp) Post(t loop.Task) bool              { return u.post(t) }
+func (u clientUp) Closing() error                     { return u.Client.closing() }
+func (u clientUp) Log() *zerolog.Logger               { return u.cfg.Logger }
+func (u clientUp) Total() *link.Totals                { return &u.totals }
+func (u clientUp) Arm(t *loop.Timer, d time.Duration) { u.loop.Arm(t, d) }
+func (u clientUp) Disarm(t *loop.Timer)               { u.loop.Disarm(t) }
+func (u clientUp) IsOpen() bool                       { return u.conn != nil }
+
+func (u clientUp) NextRef() uint64 { return u.nextRef() }
+
+func (u clientUp) Send(o link.Out) {
+	if u.conn == nil { // no channel sends without a connection
+		o.Release()
+		return
+	}
+	u.conn.send(o)
+}
+
+func (u clientUp) Attach(topic string, d link.Down) bool {
+	for _, other := range u.topics[topic] {
+		if !other.IsLeaving() {
+			return false
+		}
+	}
+	u.topics[topic] = append(u.topics[topic], d)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.channels = append(u.channels, d)
+	return true
+}
+
+func (u clientUp) Detach(topic string, d link.Down) {
+	is := func(x link.Down) bool { return x == d }
+	if rest := slices.DeleteFunc(slices.Clone(u.topics[topic]), is); len(rest) > 0 {
+		u.topics[topic] = rest
+	} else {
+		delete(u.topics, topic)
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.channels = slices.DeleteFunc(slices.Clone(u.channels), is)
+}
+
+func (u clientUp) Go(f func(ctx context.Context) loop.Task) (cancel func()) {
+	ctx, cancel := context.WithCancel(u.ctx)
+	u.goroutines.Add()
+	go func() {
+		defer u.goroutines.Done()
+		defer cancel()
+		u.post(f(ctx))
+	}()
+	return cancel
+}
+
+func (u clientUp) Enter() uint64 {
+	u.entered++
+	u.unanswered++
+	return u.entered
+}
+
+func (u clientUp) Exit(n uint64) {
+	u.unanswered--
+	for _, f := range u.flushes {
+		if n <= f.until {
+			f.left--
+		}
+	}
+	u.flushed(false)
+}
+
+// clientFlush waits for the answers of what was pushed before it.
+type clientFlush struct {
+	until uint64
+	left  int
+	done  chan struct{}
+}
+
+// flush starts waiting.
+func (c *Client) flush(f *clientFlush) {
+	f.until, f.left = c.entered, c.unanswered
+	c.flushes = append(c.flushes, f)
+	c.flushed(c.ended)
+}
+
+// flushed lets go of those who have waited long enough.
+func (c *Client) flushed(all bool) {
+	c.flushes = slices.DeleteFunc(c.flushes, func(f *clientFlush) bool {
+		if f.left > 0 && !all {
+			return false
+		}
+		close(f.done)
+		return true
+	})
+}
+
+// nextRef is the socket's next ref. Like all of the loop's, it is called from there only.
+func (c *Client) nextRef() uint64 {
+	c.refs++
+	return c.refs
+}
+
+func clientRefText(n uint64) serializer.Ref {
+	return serializer.Ref(strconv.Quote(strconv.FormatUint(n, 10)))
+}
