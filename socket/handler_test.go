@@ -27,7 +27,7 @@ const patience = 20 * time.Second
 
 // server is a handler on a real listener.
 type server struct {
-	t   *testing.T
+	t   testing.TB
 	h   *socket.Handler
 	url string
 	log *logged
@@ -51,7 +51,7 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
-func serve(t *testing.T, cfg socket.Config) *server {
+func serve(t testing.TB, cfg socket.Config) *server {
 	s := &server{t: t, log: &logged{}}
 	logger := zerolog.New(s.log)
 	cfg.Logger = &logger
@@ -100,7 +100,7 @@ func echoes(more ...channel.Option[nobody]) *channel.Handler {
 
 // peer is a raw client.
 type peer struct {
-	t *testing.T
+	t testing.TB
 	c *websocket.Conn
 }
 

@@ -1,0 +1,170 @@
+package socket_test
+
+import (
+	"context"
+	"encoding/json"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+// maxIdleBytes is the budget of an idle connection with one joined channel: heap and stacks, at the server's side.
+const maxIdleBytes = 9000
+
+func inUse() (bytes uint64) {
+	for range 3 { // pools and finalizers let go one collection after the other
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapInuse + m.StackInuse
+}
+
+func TestIdleMemory(t *testing.T) {
+	if raceEnabled {
+		return // the race detector's own memory is in the figures
+	}
+	const n = 1000
+	s := serve(t, socket.Config{})
+	before := inUse()
+	s.crowd(t, n, 10)
+	goroutines := runtime.NumGoroutine()
+	per := (inUse() - before) / n
+	t.Logf("%d bytes per idle connection with one channel, %d goroutines for %d connections", per, goroutines, n)
+	if per > maxIdleBytes {
+		t.Errorf("%d bytes per idle connection, budget %d", per, maxIdleBytes)
+	}
+	if goroutines > n+50 {
+		t.Errorf("%d goroutines for %d idle connections", goroutines, n)
+	}
+}
+
+// A broadcast allocates for itself, and nothing per subscriber.
+func TestFanOutAllocations(t *testing.T) {
+	if raceEnabled {
+		return
+	}
+	const n, rounds = 1000, 50
+	s := serve(t, socket.Config{})
+	crowd := s.crowd(t, n, 1)
+	body, err := serializer.Value(json.RawMessage(`{"body":"hello"}`)).Encoded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	round := func() {
+		if err := s.h.PubSub().Broadcast(context.Background(), "room:0", "new_msg", body); err != nil {
+			t.Fatal(err)
+		}
+		crowd.receive(n)
+	}
+	for range 20 {
+		round() // the pools fill
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for range rounds {
+		round()
+	}
+	runtime.ReadMemStats(&after)
+	per := float64(after.Mallocs-before.Mallocs) / rounds
+	t.Logf("%.0f allocations for a broadcast to %d subscribers, the test's own included", per, n)
+	if per > n/10 {
+		t.Errorf("%.0f allocations for a broadcast to %d subscribers", per, n)
+	}
+}
+
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func BenchmarkEcho(b *testing.B) {
+	s := serve(b, socket.Config{})
+	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.nc.Close()
+	must := func(err error) {
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	must(c.send([]byte(`["1","1","room:1","phx_join",{}]`)))
+	_, err = c.next()
+	must(err)
+	frame := []byte(`["1","2","room:1","echo",{"body":"` + strings.Repeat("x", 100) + `"}]`)
+	b.ReportAllocs()
+	for b.Loop() {
+		must(c.send(frame))
+		_, err := c.next()
+		must(err)
+	}
+}
+
+func BenchmarkJoinLeave(b *testing.B) {
+	s := serve(b, socket.Config{})
+	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer c.nc.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, f := range []string{`["1","1","room:1","phx_join",{}]`, `["1","2","room:1","phx_leave",{}]`} {
+			if err := c.send([]byte(f)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for range 3 {
+			if _, err := c.next(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+}
+
+// BenchmarkFanOut broadcasts to clients of another process and waits until all have got it. In flight is how many broadcasts are made before
+// the wait.
+func BenchmarkFanOut(b *testing.B) {
+	for _, shape := range []struct {
+		name                    string
+		clients, topics, flight int
+	}{
+		{"1000/in_flight=1", 1000, 1, 1},
+		{"1000/in_flight=16", 1000, 1, 16},
+		{"100x50/in_flight=4", 5000, 100, 4},
+	} {
+		b.Run(shape.name, func(b *testing.B) {
+			s := serve(b, socket.Config{})
+			crowd := s.crowd(b, shape.clients, shape.topics)
+			body := serializer.Value(map[string]string{"body": strings.Repeat("x", 100)})
+			per := shape.clients / shape.topics
+			b.ReportAllocs()
+			begun := cpuTime()
+			n := 0
+			for b.Loop() {
+				for i := range shape.flight {
+					topic := "room:" + strconv.Itoa((n*shape.flight+i)%shape.topics)
+					if err := s.h.PubSub().Broadcast(context.Background(), topic, "new_msg", body); err != nil {
+						b.Fatal(err)
+					}
+				}
+				crowd.receive(per * shape.flight)
+				n++
+			}
+			messages := float64(n * shape.flight * per)
+			b.ReportMetric(float64((cpuTime()-begun)/time.Nanosecond)/messages/1000, "cpu-µs/message")
+			b.ReportMetric(messages/b.Elapsed().Seconds(), "messages/s")
+		})
+	}
+}
