@@ -1,21 +1,52 @@
 package pubsub
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
-// Adapter carries broadcasts between the nodes of a cluster. Its methods may be called from any goroutine and, but for Run, do not
-// wait for the engine behind it.
+// Adapter carries broadcasts between the nodes of a cluster, by an engine like NATS or Redis. Its methods may be called from any goroutine
+// and, but for Run, wait neither for the engine nor for each other. Package pubsubtest has the suite that every adapter passes.
+//
+// While the engine is up and nodes keep up, a broadcast arrives at every node that subscribed to its topic exactly once, and those of one
+// publisher in their order. An adapter never buffers without bound: what finds no room is an error at its publisher. When it cannot know
+// that everything arrived (the connection was lost, a queue overflowed), it says so by Inbox.Gap.
 type Adapter interface {
-	// Node is this node's name, unique in the cluster.
+	// Node is this node's name, unique in the cluster and other after each start.
 	Node() string
 
-	// Run delivers what other nodes publish until ctx ends, reconnecting by itself. It never delivers this node's own broadcasts.
-	Run(ctx context.Context, deliver func(*Broadcast) error) error
+	// Run connects and delivers what other nodes publish until ctx ends, reconnecting by itself. It never delivers what this node
+	// published. It is called once, and returns when nothing of it is left: ctx's error, or an error that trying again cannot help.
+	Run(ctx context.Context, in Inbox) error
 
-	// Publish queues b for one node, or for all the others if node is "". An error says that it will not arrive.
+	// Publish queues b for one node, or for all others that subscribed to its topic if node is "". An error says that it will not arrive: the
+	// queue is full, or Run is not running. A node that is not there is no error.
 	Publish(ctx context.Context, node string, b *Broadcast) error
 
-	// Subscribe tells that this node has its first subscriber of a topic; Unsubscribe, that the last one left. They are called under the
-	// locks of the topics, for each topic in turn, and must not block.
+	// Subscribe tells that this node has its first subscriber of a topic; Unsubscribe, that the last one left. For one topic they take
+	// turns. They are called under the topics' locks. A broadcast of another node that is made after the subscription reached the engine is
+	// delivered; until then it may be missed, as it would have been a moment earlier.
 	Subscribe(topic string)
 	Unsubscribe(topic string)
+
+	// Health is how things stand.
+	Health() Health
+}
+
+// Inbox is where an adapter brings what it receives. Its functions may be called from any goroutine; for one publisher, in order.
+type Inbox struct {
+	// Deliver takes a broadcast of another node.
+	Deliver func(*Broadcast)
+	// Gap tells that broadcasts of other nodes may have been missed until now.
+	Gap func(reason error)
+}
+
+// Health is the state of an adapter.
+type Health struct {
+	Connected bool      // the engine answers
+	Since     time.Time // when Connected last changed; zero: never connected
+	Err       error     // why it is not, if it is not
+	Queued    int       // bytes that wait for the engine
+	Dropped   uint64    // broadcasts of this node that found no room
+	Gaps      uint64    // calls of Inbox.Gap
 }

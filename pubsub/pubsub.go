@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"slices"
 	"sync"
 
 	"bennu.example/serializer"
@@ -27,6 +29,9 @@ type PubSub struct {
 	adapter Adapter // nil: this process only
 	seed    maphash.Seed
 	shards  [shards]shard
+
+	gapMu sync.Mutex
+	onGap map[*int]func(error)
 }
 
 // shard guards a part of the topics. Lock order: shard, topic, and then whatever a subscriber's Deliver takes.
@@ -52,7 +57,7 @@ type Subscription struct {
 
 // New returns a PubSub. A nil adapter keeps it to this process; otherwise Run must be called for broadcasts of other nodes to come in.
 func New(a Adapter) *PubSub {
-	p := &PubSub{adapter: a, seed: maphash.MakeSeed()}
+	p := &PubSub{adapter: a, seed: maphash.MakeSeed(), onGap: make(map[*int]func(error))}
 	for i := range p.shards {
 		p.shards[i].topics = make(map[string]*topic)
 	}
@@ -153,12 +158,68 @@ func (p *PubSub) LocalBroadcast(topic, event string, payload any) error {
 	return p.deliver(b, nil)
 }
 
+// SendTo sends an event to a topic's subscribers on one node only, which may be this one. A node that is not there is no error.
+func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload any) error {
+	b, err := newBroadcast(topic, event, payload)
+	switch {
+	case err != nil:
+		return err
+	case node == p.Node():
+		return p.deliver(b, nil)
+	case p.adapter == nil:
+		return nil
+	}
+	return p.adapter.Publish(ctx, node, b)
+}
+
+// Node is this node's name in the cluster; "" without an adapter.
+func (p *PubSub) Node() string {
+	if p.adapter == nil {
+		return ""
+	}
+	return p.adapter.Node()
+}
+
+// Health is the adapter's; without one, always well.
+func (p *PubSub) Health() Health {
+	if p.adapter == nil {
+		return Health{Connected: true}
+	}
+	return p.adapter.Health()
+}
+
+// OnGap has f called whenever broadcasts of other nodes may have been missed: whoever must not miss any asks for the whole state then. It is
+// called on a goroutine of the adapter, which must not be held up.
+func (p *PubSub) OnGap(f func(reason error)) (off func()) {
+	p.gapMu.Lock()
+	defer p.gapMu.Unlock()
+	key := new(int)
+	p.onGap[key] = f
+	return func() {
+		p.gapMu.Lock()
+		defer p.gapMu.Unlock()
+		delete(p.onGap, key)
+	}
+}
+
+func (p *PubSub) gap(reason error) {
+	p.gapMu.Lock()
+	all := slices.Collect(maps.Values(p.onGap))
+	p.gapMu.Unlock()
+	for _, f := range all {
+		f(reason)
+	}
+}
+
 // Run brings in what other nodes broadcast, until ctx ends. It returns the adapter's error, or nil at once without an adapter.
 func (p *PubSub) Run(ctx context.Context) error {
 	if p.adapter == nil {
 		return nil
 	}
-	return p.adapter.Run(ctx, func(b *Broadcast) error { return p.deliver(b, nil) })
+	return p.adapter.Run(ctx, Inbox{
+		Deliver: func(b *Broadcast) { _ = p.deliver(b, nil) }, // the broadcaster is on another node: who cannot have it does not get it
+		Gap:     p.gap,
+	})
 }
 
 // deliver hands b to this node's subscribers of its topic and returns the first error.

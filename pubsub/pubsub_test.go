@@ -218,16 +218,22 @@ type fakeAdapter struct {
 	published []string
 	err       error
 	in        chan *pubsub.Broadcast
-	delivered chan error
+	delivered chan struct{}
 }
+
+var errGap = errors.New("missed some")
 
 func (a *fakeAdapter) Node() string { return "a" }
 
-func (a *fakeAdapter) Run(ctx context.Context, deliver func(*pubsub.Broadcast) error) error {
+func (a *fakeAdapter) Health() pubsub.Health { return pubsub.Health{Queued: 7} }
+
+func (a *fakeAdapter) Run(ctx context.Context, in pubsub.Inbox) error {
 	for {
 		select {
 		case b := <-a.in:
-			a.delivered <- deliver(b)
+			in.Deliver(b)
+			in.Gap(errGap)
+			a.delivered <- struct{}{}
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -252,7 +258,7 @@ func (a *fakeAdapter) count(topic string, d int) {
 
 func TestAdapter(t *testing.T) {
 	t.Parallel()
-	a := &fakeAdapter{interest: make(map[string]int), in: make(chan *pubsub.Broadcast), delivered: make(chan error)}
+	a := &fakeAdapter{interest: make(map[string]int), in: make(chan *pubsub.Broadcast), delivered: make(chan struct{})}
 	ps := pubsub.New(a)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error)
@@ -281,12 +287,31 @@ func TestAdapter(t *testing.T) {
 	if err := ps.LocalBroadcast("t", "e", nil); err != nil || len(a.published) != 1 {
 		t.Errorf("a local broadcast: %v, published %q", err, a.published)
 	}
+	var gaps []error
+	off := ps.OnGap(func(err error) { gaps = append(gaps, err) })
 	a.in <- &pubsub.Broadcast{Topic: "t", Event: "remote"}
-	if err := <-a.delivered; err != nil || len(c.got()) != 3 {
-		t.Errorf("from another node: %v, got %q", err, c.got())
+	<-a.delivered
+	if len(c.got()) != 3 {
+		t.Errorf("from another node: got %q", c.got())
 	}
 	if len(a.published) != 1 {
 		t.Error("what came from another node was published again")
+	}
+	off()
+	a.in <- &pubsub.Broadcast{Topic: "none", Event: "remote"}
+	<-a.delivered
+	if len(gaps) != 1 || gaps[0] != errGap {
+		t.Errorf("gaps %v", gaps)
+	}
+	a.err = nil
+	if err := ps.SendTo(t.Context(), "b", "t", "direct", nil); err != nil || a.published[1] != "b/t/direct" || len(c.got()) != 3 {
+		t.Errorf("to another node: %v, published %q", err, a.published)
+	}
+	if err := ps.SendTo(t.Context(), "a", "t", "direct", nil); err != nil || len(a.published) != 2 || len(c.got()) != 4 {
+		t.Errorf("to this node: %v, published %q, got %q", err, a.published, c.got())
+	}
+	if ps.Node() != "a" || ps.Health().Queued != 7 {
+		t.Error("name or health are not the adapter's")
 	}
 	first.Cancel()
 	if a.interest["t"] != 0 {

@@ -1,0 +1,51 @@
+package pubsub_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+)
+
+func TestBroadcastWire(t *testing.T) {
+	t.Parallel()
+	for _, b := range []*pubsub.Broadcast{
+		{},
+		{Topic: "room:1", Event: "new_msg", Payload: serializer.Value(map[string]string{"body": "hi"})},
+		{Topic: strings.Repeat("ž", 200), Event: "e", Payload: serializer.Binary([]byte{0, 255})},
+	} {
+		data, err := b.AppendBinary([]byte{7})
+		if err != nil {
+			t.Fatal(err)
+		}
+		back, err := pubsub.ParseBroadcast(data[1:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := back.AppendBinary([]byte{7})
+		if err != nil || back.Topic != b.Topic || back.Event != b.Event || !bytes.Equal(again, data) {
+			t.Errorf("%q came back as %q, %v", data, again, err)
+		}
+	}
+	for _, bad := range []string{"", "\x01", "\x02\x00\x00\x00", "\x01\x05abc", "\x01\x00\x00", "\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x01\x00\x00\x02{"} {
+		if b, err := pubsub.ParseBroadcast([]byte(bad)); err == nil {
+			t.Errorf("%q was read as %+v", bad, b)
+		}
+	}
+}
+
+func FuzzParseBroadcast(f *testing.F) {
+	f.Add([]byte("\x01\x06room:1\x03msg\x02{}"))
+	f.Add([]byte("\x01\x00\x00\x04bytes"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		b, err := pubsub.ParseBroadcast(data)
+		if err != nil {
+			return
+		}
+		for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {
+			_, _ = b.Frame(s) // whatever it is, it has a form or an error
+		}
+	})
+}
