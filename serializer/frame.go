@@ -1,6 +1,7 @@
 package serializer
 
 import (
+	"bytes"
 	"sync"
 	"sync/atomic"
 )
@@ -34,11 +35,16 @@ func (f *Frame) Deflated(deflate func(data []byte) []byte) []byte {
 	return d.data
 }
 
-// Encode makes the frame of m.
+// Encode makes the frame of m, in memory of its own and no more than it needs.
 func Encode(s Serializer, m *Message) (*Frame, error) {
-	op, data, err := s.Append(nil, m)
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
+	op, data, err := s.Append((*scratch)[:0], m)
 	if err != nil {
 		return nil, err
 	}
-	return &Frame{Op: op, Data: data}, nil
+	if cap(data) <= maxPooled {
+		*scratch = data
+	}
+	return &Frame{Op: op, Data: bytes.Clone(data)}, nil
 }
