@@ -41,6 +41,7 @@ type clientState struct {
 	status ClientState
 	open   bool          // the socket is connected
 	over   bool          // closed for good
+	gaveUp bool          // because a join failed
 	cause  error         // of StateErrored, and of over
 	refs   func() uint64 // the next ref of the socket
 
@@ -181,6 +182,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 	case inLeaveTimeout:
 		if m.status == StateLeaving {
 			m.fail(m.leave, push.ErrTimeout)
+			m.leave = nil
 			m.end(ErrLeft)
 		}
 	case inPushTimeout:
@@ -191,6 +193,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		m.refused(in.ref, in.err)
 	case inGiveUp:
 		if m.status == StateErrored {
+			m.gaveUp = true
 			m.end(m.cause)
 		}
 	case inEnd:
@@ -209,7 +212,7 @@ func (m *clientMachine) set(s ClientState, cause error) {
 func (m *clientMachine) joinCalled(p *clientPush) {
 	switch {
 	case m.over:
-		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, m.cause))
+		m.fail(p, m.closedBy(m.cause))
 	case m.join != nil:
 		m.fail(p, ErrDuplicate)
 	default:
@@ -428,9 +431,9 @@ func (m *clientMachine) crashed(err error) {
 func (m *clientMachine) pushCalled(p *clientPush) {
 	switch {
 	case m.over:
-		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, m.cause))
+		m.fail(p, m.closedBy(m.cause))
 	case m.status == StateLeaving:
-		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, ErrLeft))
+		m.fail(p, m.closedBy(ErrLeft))
 	case m.join == nil:
 		m.fail(p, ErrNotJoined)
 	case m.status == StateJoined:
@@ -525,24 +528,33 @@ func (m *clientMachine) end(cause error) {
 	m.set(StateClosed, cause)
 	for _, p := range m.inFlight() {
 		if p.unsent {
-			m.fail(p, fmt.Errorf("%w: %w", ErrClosed, cause))
+			m.fail(p, m.closedBy(cause))
 		} else {
-			m.fail(p, fmt.Errorf("%w: %w: %w", push.ErrLost, ErrClosed, cause))
+			m.fail(p, fmt.Errorf("%w: %w", push.ErrLost, m.closedBy(cause)))
 		}
 	}
 	m.flight = nil
 	m.failBuffer(cause)
 	m.failJoin(cause)
 	if m.leave != nil {
-		m.fail(m.leave, fmt.Errorf("%w: %w", ErrClosed, cause))
+		m.fail(m.leave, m.closedBy(cause))
 		m.leave = nil
 	}
 	m.do(clientOutput{kind: outClosed, err: cause})
 }
 
+// closedBy is ErrClosed and its cause. What failed a join that was given up is no cause that others are to be taken for: it stands there by
+// its text only.
+func (m *clientMachine) closedBy(cause error) error {
+	if m.gaveUp {
+		return fmt.Errorf("%w: %s", ErrClosed, cause)
+	}
+	return fmt.Errorf("%w: %w", ErrClosed, cause)
+}
+
 func (m *clientMachine) failBuffer(cause error) {
 	for _, p := range m.buffer {
-		m.fail(p, fmt.Errorf("%w: %w", ErrClosed, cause))
+		m.fail(p, m.closedBy(cause))
 	}
 	m.buffer = nil
 }
@@ -550,7 +562,7 @@ func (m *clientMachine) failBuffer(cause error) {
 func (m *clientMachine) failJoin(cause error) {
 	if m.join != nil && !m.answered {
 		m.answered = true
-		m.fail(m.join, fmt.Errorf("%w: %w", ErrClosed, cause))
+		m.fail(m.join, m.closedBy(cause))
 	}
 }
 

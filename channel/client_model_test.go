@@ -1,0 +1,572 @@
+package channel
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// clientModel is the rules of client.md 5 and 6 (and the deviations that client_state.go names) written once more, in another way: everything
+// is looked up in lists of what has happened, nothing is optimized, and what is expected of a step is collected as facts.
+type clientModel struct {
+	online bool
+	phase  string // fresh, joining, joined, errored, leaving, gone
+	ref    int    // the last ref that was used
+
+	wish    int  // the number of the present join
+	joinRef int  // its ref, once sent; 0
+	told    bool // Join's handle was answered
+	fails   int  // rejoins since the last success or connection
+	leave   int  // ref of the leave; 0
+	asked   bool // Leave was called and not answered
+
+	waiting []string       // pushes in line
+	sent    map[string]int // pushes on the wire, and their refs
+	kept    map[string]bool
+	timers  map[string]bool
+
+	answers map[string]string // of this step
+	sends   []string          // of this step
+	shown   string            // deliver or drop, of this step
+}
+
+func (m *clientModel) use() int { m.ref++; return m.ref }
+
+func (m *clientModel) send(joinRef int, event string) int {
+	ref := m.use()
+	if joinRef == 0 {
+		joinRef = ref
+	}
+	m.sends = append(m.sends, fmt.Sprintf("%d %d %s", joinRef, ref, event))
+	return ref
+}
+
+func (m *clientModel) answer(name, how string) {
+	if old, ok := m.answers[name]; ok {
+		how = old + "+" + how
+	}
+	m.answers[name] = how
+	delete(m.timers, name)
+}
+
+// newJoin is a join that begins now.
+func (m *clientModel) newJoin() {
+	m.phase, m.joinRef = "joining", 0
+	m.wish++
+	m.timers["join"] = true
+	delete(m.timers, "rejoin")
+}
+
+// fault is how a channel becomes errored.
+func (m *clientModel) fault() {
+	m.phase = "errored"
+	if m.told {
+		delete(m.timers, "join")
+	}
+	if m.online {
+		m.timers["rejoin"] = true
+	}
+}
+
+func (m *clientModel) joinAnswered(how string) {
+	m.answer("join", how)
+	m.told = true
+	delete(m.timers, "join")
+}
+
+// loseSent fails what is on the wire.
+func (m *clientModel) loseSent(keep bool, how string) {
+	var back []string
+	for _, name := range m.onWire() {
+		if keep && m.kept[name] {
+			back = append(back, name)
+			continue
+		}
+		m.answer(name, how)
+	}
+	m.sent, m.kept = map[string]int{}, map[string]bool{}
+	m.waiting = append(back, m.waiting...)
+}
+
+func (m *clientModel) onWire() []string {
+	names := slices.Collect(maps.Keys(m.sent))
+	slices.SortFunc(names, func(a, b string) int { return m.sent[a] - m.sent[b] })
+	return names
+}
+
+func (m *clientModel) gone() {
+	m.phase, m.joinRef = "gone", 0
+	for _, name := range m.onWire() {
+		if m.kept[name] {
+			m.answer(name, "closed")
+		} else {
+			m.answer(name, "lost")
+		}
+	}
+	m.sent = map[string]int{}
+	m.dropWaiting()
+	m.failJoin()
+	if m.asked {
+		m.answer("leave", "closed")
+	}
+	m.asked = false
+	m.timers = map[string]bool{}
+}
+
+func (m *clientModel) dropWaiting() {
+	for _, name := range m.waiting {
+		m.answer(name, "closed")
+	}
+	m.waiting = nil
+}
+
+func (m *clientModel) failJoin() {
+	if m.wish > 0 && !m.told {
+		m.answer("join", "closed")
+		m.told = true
+	}
+}
+
+func (m *clientModel) left() {
+	if m.asked {
+		m.answer("leave", "ok")
+		m.asked = false
+	}
+}
+
+func (m *clientModel) step(line string) {
+	m.answers, m.sends, m.shown = map[string]string{}, nil, ""
+	f := strings.Fields(line)
+	arg := ""
+	if len(f) > 1 {
+		arg = f[1]
+	}
+	switch f[0] {
+	case "open":
+		m.online, m.fails = true, 0
+		if m.phase == "errored" {
+			m.newJoin()
+		}
+	case "closed":
+		m.online = false
+		switch m.phase {
+		case "leaving":
+			m.left()
+			m.gone()
+		case "joining", "joined":
+			m.loseSent(true, "lost")
+			m.fault()
+			m.joinRef = 0
+		case "errored":
+			delete(m.timers, "rejoin")
+		}
+	case "join":
+		m.newJoin()
+	case "params":
+		if m.phase != "joining" || !m.online || m.joinRef != 0 || arg != strconv.Itoa(m.wish) {
+			return
+		}
+		if len(f) > 2 {
+			m.joinAnswered("cause")
+			m.fault()
+			return
+		}
+		m.joinRef = m.send(0, "phx_join")
+	case "push":
+		switch m.phase {
+		case "fresh":
+			m.answer(arg, "not joined")
+		case "gone", "leaving":
+			m.answer(arg, "closed")
+		case "joined":
+			m.sent[arg] = m.send(m.joinRef, arg)
+			m.timers[arg] = true
+		default:
+			m.waiting = append(m.waiting, arg)
+			m.timers[arg] = true
+		}
+	case "cancel":
+		m.giveUp(arg, "canceled")
+	case "leave":
+		m.asked = true
+		switch {
+		case m.phase == "fresh":
+			m.left()
+		case m.phase == "gone":
+			m.left()
+		case m.online && m.joinRef != 0 && m.phase != "errored":
+			m.phase = "leaving"
+			delete(m.timers, "join")
+			m.failJoin()
+			m.dropWaiting()
+			m.leave = m.send(m.joinRef, "phx_leave")
+			m.timers["leave"] = true
+		default:
+			m.left()
+			m.gone()
+		}
+	case "due":
+		m.due(arg)
+	case "unsent":
+		m.kept[arg] = true
+	case "refused":
+		m.refused(arg)
+	case "giveup":
+		if m.phase == "errored" {
+			m.gone()
+		}
+	case "end":
+		if m.phase != "gone" {
+			m.gone()
+		}
+	case "msg":
+		m.message(f[1], f[2], f[3], f[len(f)-1])
+	}
+}
+
+// giveUp answers a push that waits, in line or on the wire.
+func (m *clientModel) giveUp(name, how string) {
+	_, onWire := m.sent[name]
+	i := slices.Index(m.waiting, name)
+	if onWire {
+		delete(m.sent, name)
+		delete(m.kept, name)
+	}
+	if i >= 0 {
+		m.waiting = slices.Delete(slices.Clone(m.waiting), i, i+1)
+	}
+	if onWire || i >= 0 {
+		m.answer(name, how)
+	}
+}
+
+func (m *clientModel) due(timer string) {
+	delete(m.timers, timer)
+	switch timer {
+	case "join":
+		switch m.phase {
+		case "joining":
+			if m.online && m.joinRef != 0 {
+				m.send(m.joinRef, "phx_leave")
+			}
+			m.joinRef = 0
+			m.joinAnswered("timeout")
+			m.fault()
+		case "errored":
+			m.joinAnswered("timeout")
+		}
+	case "rejoin":
+		m.fails++
+		m.newJoin()
+	case "leave":
+		m.answer("leave", "timeout")
+		m.asked = false
+		m.gone()
+	default:
+		m.giveUp(timer, "timeout")
+	}
+}
+
+func (m *clientModel) refused(ref string) {
+	for name, r := range m.sent {
+		if strconv.Itoa(r) == ref {
+			m.giveUp(name, "payload")
+			return
+		}
+	}
+	if m.phase == "joining" && m.joinRef != 0 && strconv.Itoa(m.joinRef) == ref {
+		m.joinRef = 0
+		m.joinAnswered("payload")
+		m.fault()
+	}
+}
+
+func (m *clientModel) message(joinRef, ref, event, status string) {
+	if m.phase == "gone" {
+		return
+	}
+	names := joinRef
+	if null := names == "-" || names == "''"; null && (event == "phx_close" || event == "phx_error") {
+		names = ref
+	}
+	if names != "-" && names != "''" && (m.joinRef == 0 || names != strconv.Itoa(m.joinRef)) {
+		m.shown = "drop"
+		return
+	}
+	switch event {
+	case "phx_reply":
+		for name, r := range m.sent {
+			if strconv.Itoa(r) == ref {
+				delete(m.sent, name)
+				delete(m.kept, name)
+				m.answer(name, status)
+				return
+			}
+		}
+		switch {
+		case m.phase == "joining" && m.joinRef != 0 && ref == strconv.Itoa(m.joinRef):
+			m.joinAnswered(status)
+			if status != "ok" {
+				m.joinRef = 0
+				m.fault()
+				return
+			}
+			m.phase, m.fails = "joined", 0
+			for _, name := range m.waiting {
+				m.sent[name] = m.send(m.joinRef, name)
+				m.timers[name] = true
+			}
+			m.waiting = nil
+		case m.phase == "leaving" && ref == strconv.Itoa(m.leave):
+			m.asked = false
+			m.answer("leave", status)
+			m.gone()
+		default:
+			m.shown = "drop"
+		}
+	case "phx_close":
+		m.left()
+		m.gone()
+	case "phx_error":
+		switch m.phase {
+		case "joining":
+			m.joinRef = 0
+			m.fault()
+		case "joined":
+			m.loseSent(false, "lost")
+			m.fault()
+		case "leaving":
+			m.left()
+			m.gone()
+		}
+	default:
+		m.shown = "deliver"
+		if m.phase == "leaving" || m.phase == "fresh" {
+			m.shown = "drop"
+		}
+	}
+}
+
+// clientWorld makes up what happens, from what may happen.
+type clientWorld struct {
+	*rand.Rand
+	m      *clientModel
+	online bool
+	joined bool
+	left   bool
+	pushes int
+}
+
+func (w *clientWorld) pick(list ...string) string { return list[w.IntN(len(list))] }
+
+// aRef is a ref that means something, or nothing.
+func (w *clientWorld) aRef() string {
+	switch w.IntN(6) {
+	case 0:
+		return w.pick("-", "''", "x", "0", "007", "99999")
+	case 1:
+		return strconv.Itoa(w.IntN(w.m.ref+2) + 1)
+	default:
+		if names := w.m.onWire(); len(names) > 0 && w.IntN(3) > 0 {
+			return strconv.Itoa(w.m.sent[names[w.IntN(len(names))]])
+		}
+		if w.m.phase == "leaving" && w.IntN(2) == 0 {
+			return strconv.Itoa(w.m.leave)
+		}
+		return strconv.Itoa(max(w.m.joinRef, 1))
+	}
+}
+
+// aJoinRef is mostly that of the present join.
+func (w *clientWorld) aJoinRef() string {
+	switch w.IntN(8) {
+	case 0:
+		return w.aRef()
+	case 1, 2:
+		return w.pick("-", "''")
+	}
+	return strconv.Itoa(max(w.m.joinRef, 1))
+}
+
+func (w *clientWorld) next() string {
+	for {
+		switch w.IntN(22) {
+		case 0:
+			w.online = !w.online
+			if w.online {
+				return "open"
+			}
+			return "closed"
+		case 1:
+			if !w.joined && w.m.phase == "fresh" {
+				w.joined = true
+				return "join"
+			}
+		case 2, 3, 4:
+			if w.m.phase == "joining" && w.online {
+				line := fmt.Sprintf("params %d", max(w.m.wish-w.IntN(6)/5, 1))
+				if w.IntN(8) == 0 {
+					line += " error"
+				}
+				return line
+			}
+		case 5, 6, 7:
+			w.pushes++
+			return fmt.Sprintf("push p%d", w.pushes)
+		case 8:
+			if w.pushes > 0 {
+				return fmt.Sprintf("cancel p%d", w.IntN(w.pushes)+1)
+			}
+		case 9:
+			if !w.left && w.IntN(12) == 0 {
+				w.left = true
+				return "leave"
+			}
+		case 10, 11:
+			if timers := slices.Sorted(maps.Keys(w.m.timers)); len(timers) > 0 {
+				return "due " + timers[w.IntN(len(timers))]
+			}
+		case 12:
+			if names := w.m.onWire(); len(names) > 0 {
+				return "unsent " + names[w.IntN(len(names))]
+			}
+		case 13:
+			if w.joined && w.IntN(3) == 0 {
+				return "refused " + strconv.Itoa(w.IntN(w.m.ref+1)+1)
+			}
+		case 14:
+			if w.joined && w.IntN(10) == 0 {
+				return w.pick("giveup", "end")
+			}
+		case 15, 16, 17, 18:
+			if w.joined {
+				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), w.pick("ok", "ok", "ok", "error", "maybe"))
+			}
+		case 19:
+			if w.joined && w.IntN(2) == 0 {
+				ref := w.aJoinRef()
+				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), w.pick("phx_error", "phx_error", "phx_error", "phx_close"))
+			}
+		default:
+			if w.joined {
+				return fmt.Sprintf("msg %s - said", w.aJoinRef())
+			}
+		}
+	}
+}
+
+// TestClientRandom plays random histories against the model and checks what must always hold.
+func TestClientRandom(t *testing.T) {
+	t.Parallel()
+	for seed := range 2000 {
+		clientHistory(t, uint64(seed))
+	}
+}
+
+func clientHistory(t *testing.T, seed uint64) {
+	r := newClientRig()
+	m := &clientModel{phase: "fresh", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{}}
+	w := &clientWorld{Rand: rand.New(rand.NewPCG(seed, 1)), m: m}
+	var log []string
+	fail := func(format string, args ...any) {
+		t.Helper()
+		t.Fatalf("seed %d: %s\n%s", seed, fmt.Sprintf(format, args...), strings.Join(log, "\n"))
+	}
+	answered := map[string]bool{}
+	sentBefore, newest := map[int]bool{}, 0
+	lastRef := 0
+	for step := range 120 {
+		line := "end"
+		if step < 119 {
+			line = w.next()
+		}
+		got := r.do(line)
+		log = append(log, line+" => "+got)
+		m.step(line)
+
+		answers, sends, shown := map[string]string{}, []string(nil), ""
+		for o := range strings.SplitSeq(got, "; ") {
+			f := strings.SplitN(o, " ", 3)
+			switch f[0] {
+			case "answer":
+				if old, ok := answers[f[1]]; ok {
+					f[2] = old + "+" + f[2]
+				}
+				answers[f[1]] = f[2]
+			case "send":
+				sends = append(sends, strings.TrimPrefix(o, "send "))
+			case "deliver", "drop":
+				shown = f[0]
+			}
+		}
+		if !maps.Equal(answers, m.answers) {
+			fail("answers %v, model %v", answers, m.answers)
+		}
+		if !slices.Equal(sends, m.sends) {
+			fail("sends %v, model %v", sends, m.sends)
+		}
+		if shown != m.shown {
+			fail("shown %q, model %q", shown, m.shown)
+		}
+		phase := r.s.status.String()
+		if phase == "closed" {
+			phase = "fresh"
+			if r.s.over {
+				phase = "gone"
+			}
+		}
+		if phase != m.phase {
+			fail("phase %s, model %s", phase, m.phase)
+		}
+		if armed := r.armed; !maps.Equal(armed, m.timers) {
+			fail("armed %v, model %v", armed, m.timers)
+		}
+		if r.s.tries != m.fails {
+			fail("tries %d, model %d", r.s.tries, m.fails)
+		}
+
+		// What must hold whatever the model says.
+		for name := range answers {
+			if name != "join" && answered[name] {
+				fail("%s was answered twice", name)
+			}
+			answered[name] = true
+		}
+		if len(sends) > 0 && !w.online {
+			fail("sent while there is no connection")
+		}
+		for _, s := range sends {
+			var joinRef, ref int
+			var event string
+			fmt.Sscan(s, &joinRef, &ref, &event)
+			if ref <= lastRef {
+				fail("ref %d after %d", ref, lastRef)
+			}
+			lastRef = ref
+			if n, err := strconv.Atoi(strings.TrimPrefix(event, "p")); err == nil {
+				if !sentBefore[n] && n < newest {
+					fail("p%d was sent after p%d", n, newest)
+				}
+				sentBefore[n], newest = true, max(n, newest)
+			}
+		}
+		if (r.s.status == StateErrored && w.online) != r.armed["rejoin"] {
+			fail("errored and no rejoin to come, or the other way round")
+		}
+	}
+	for n := range w.pushes {
+		if name := fmt.Sprintf("p%d", n+1); !answered[name] {
+			fail("%s was never answered", name)
+		}
+	}
+	if w.joined && !answered["join"] || w.left && !answered["leave"] {
+		fail("join or leave was never answered")
+	}
+	if len(r.armed) > 0 {
+		fail("timers left: %v", r.armed)
+	}
+}

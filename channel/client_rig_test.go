@@ -1,0 +1,198 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// clientRig drives clientStep by lines of text and renders what comes of them as text.
+//
+//	open, closed, join, leave, end, giveup   the inputs of these names
+//	params N [error]                         the params of attempt N
+//	push NAME, cancel NAME                   pushes are named
+//	due join|rejoin|leave|NAME               a timer
+//	refused REF                              an encoding error
+//	unsent NAME                              marks it before closed
+//	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string
+type clientRig struct {
+	s      clientState
+	refs   uint64
+	pushes map[string]*clientPush
+	armed  map[string]bool
+	out    []clientOutput
+}
+
+var errRig = errors.New("cause")
+
+func newClientRig() *clientRig {
+	r := &clientRig{pushes: make(map[string]*clientPush), armed: make(map[string]bool)}
+	r.s = clientState{topic: "t", refs: func() uint64 { r.refs++; return r.refs }}
+	return r
+}
+
+func (r *clientRig) named(name string) *clientPush {
+	p := r.pushes[name]
+	if p == nil {
+		p = &clientPush{event: name}
+		switch {
+		case strings.HasPrefix(name, "join"):
+			p.event = serializer.EventJoin
+		case strings.HasPrefix(name, "leave"):
+			p.event = serializer.EventLeave
+		}
+		r.pushes[name] = p
+	}
+	return p
+}
+
+func (r *clientRig) nameOf(p *clientPush) string {
+	for name, q := range r.pushes {
+		if p == q {
+			return name
+		}
+	}
+	return "?"
+}
+
+func rigRef(s string) serializer.Ref {
+	switch s {
+	case "-":
+		return ""
+	case "''":
+		return serializer.EmptyRef
+	}
+	return serializer.Ref(`"` + s + `"`)
+}
+
+// input makes the input of a line.
+func (r *clientRig) input(line string) clientInput {
+	f := strings.Fields(line)
+	switch f[0] {
+	case "open":
+		return clientInput{kind: inOpened}
+	case "closed":
+		return clientInput{kind: inClosed, err: errRig}
+	case "end":
+		return clientInput{kind: inEnd, err: errRig}
+	case "giveup":
+		return clientInput{kind: inGiveUp}
+	case "join", "join2":
+		return clientInput{kind: inJoin, push: r.named(f[0])}
+	case "leave":
+		return clientInput{kind: inLeave, push: r.named("leave")}
+	case "params":
+		in := clientInput{kind: inParams}
+		fmt.Sscan(f[1], &in.attempt)
+		if len(f) > 2 {
+			in.err = errRig
+		}
+		return in
+	case "push":
+		return clientInput{kind: inPush, push: r.named(f[1])}
+	case "cancel":
+		return clientInput{kind: inCancel, push: r.named(f[1])}
+	case "refused":
+		in := clientInput{kind: inRefused, err: serializer.ErrPayload}
+		fmt.Sscan(f[1], &in.ref)
+		return in
+	case "due":
+		delete(r.armed, f[1])
+		switch f[1] {
+		case "join":
+			return clientInput{kind: inJoinTimeout}
+		case "rejoin":
+			return clientInput{kind: inRejoin}
+		case "leave":
+			return clientInput{kind: inLeaveTimeout}
+		}
+		return clientInput{kind: inPushTimeout, push: r.named(f[1])}
+	case "msg":
+		m := &serializer.Message{Topic: "t", JoinRef: rigRef(f[1]), Ref: rigRef(f[2]), Event: f[3], Kind: serializer.KindPush}
+		if f[3] == serializer.EventReply {
+			m.Kind, m.Status = serializer.KindReply, f[4]
+		}
+		return clientInput{kind: inMessage, msg: m}
+	}
+	panic("no such input: " + line)
+}
+
+// do feeds a line and returns the outputs.
+func (r *clientRig) do(line string) string {
+	if name, ok := strings.CutPrefix(line, "unsent "); ok {
+		r.named(name).unsent = true
+		return ""
+	}
+	r.s, r.out = clientStep(r.s, r.input(line), r.out[:0])
+	var list []string
+	for i := range r.out {
+		if text := r.render(&r.out[i]); text != "" {
+			list = append(list, text)
+		}
+	}
+	return strings.Join(list, "; ")
+}
+
+func (r *clientRig) render(o *clientOutput) string {
+	timers := []string{"join", "rejoin", "leave"}
+	switch o.kind {
+	case outParams:
+		return fmt.Sprintf("params %d", o.attempt)
+	case outNoParams:
+		return "" // always harmless
+	case outSend:
+		return fmt.Sprintf("send %d %d %s", o.joinRef, o.ref, o.event)
+	case outAnswer:
+		delete(r.armed, r.nameOf(o.push))
+		return fmt.Sprintf("answer %s %s", r.nameOf(o.push), rigAnswer(o.answer))
+	case outDeliver:
+		return "deliver " + o.msg.Event
+	case outDrop:
+		return "drop"
+	case outArm:
+		switch o.timer {
+		case timerPush:
+			r.armed[r.nameOf(o.push)] = true
+			return "" // see armed
+		case timerRejoin:
+			r.armed["rejoin"] = true
+			return fmt.Sprintf("rejoin in %d", o.tries)
+		}
+		r.armed[timers[o.timer]] = true
+		return ""
+	case outDisarm:
+		delete(r.armed, timers[o.timer])
+		return ""
+	case outState:
+		return o.status.String()
+	case outJoined:
+		return "joined!"
+	case outErrored:
+		return "error!"
+	case outClosed:
+		return "closed!"
+	}
+	panic("no such output")
+}
+
+// rigAnswer is what an answer comes to.
+func rigAnswer(a push.Answer) string {
+	if a.Err == nil {
+		return a.Status
+	}
+	for _, e := range []struct {
+		err  error
+		name string
+	}{
+		{push.ErrTimeout, "timeout"}, {push.ErrLost, "lost"}, {push.ErrCanceled, "canceled"}, {serializer.ErrPayload, "payload"},
+		{ErrNotJoined, "not joined"}, {ErrDuplicate, "duplicate"}, {ErrClosed, "closed"}, {errRig, "cause"},
+	} {
+		if errors.Is(a.Err, e.err) {
+			return e.name
+		}
+	}
+	return a.Err.Error()
+}

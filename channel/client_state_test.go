@@ -1,0 +1,327 @@
+package channel
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestClientRules names the lines of the checklist that each table is about. A line without "=>" must come to nothing that shows.
+func TestClientRules(t *testing.T) {
+	t.Parallel()
+	// joined is how most tables begin: refs 1 and 2 are spent in the second.
+	const joined = `
+		open
+		join => joining; params 1
+		params 1 => send 1 1 phx_join
+		msg 1 1 phx_reply ok => joined; answer join ok; joined!`
+	for _, test := range []struct{ name, script, armed string }{
+		{"K233 a new channel is closed and takes no push; L254", `
+			open
+			push a => answer a not joined`, ""},
+		{"K234 join sends phx_join, ref is join_ref; a second join is refused", `
+			open
+			join => joining; params 1
+			join2 => answer join2 duplicate
+			params 1 => send 1 1 phx_join`, "join"},
+		{"K234 join before the connection waits for it; its timeout runs", `
+			join => joining
+			open => params 1
+			params 1 => send 1 1 phx_join`, "join"},
+		{"K235 params that come late are not for this join", `
+			open
+			join => joining; params 1
+			closed => errored; error!
+			params 1
+			open => joining; params 2
+			params 1
+			params 2 => send 1 1 phx_join
+			params 2`, "join"},
+		{"K235 params that fail are as a refusal", `
+			open
+			join => joining; params 1
+			params 1 error => answer join cause; errored; rejoin in 1; error!`, "rejoin"},
+		{"K237 the buffer is sent before the join's answer is told, in order", `
+			open
+			join => joining; params 1
+			push a
+			push b
+			params 1 => send 1 1 phx_join
+			push c
+			msg 1 1 phx_reply ok => joined; send 1 2 a; send 1 3 b; send 1 4 c; answer join ok; joined!`, "a b c"},
+		{"K238 K241 K242 refused: again after 1, 2, 3 tries, each with its own ref, each answered", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply error => answer join error; errored; rejoin in 1; error!
+			due rejoin => joining; params 2
+			params 2 => send 2 2 phx_join
+			msg 1 1 phx_reply ok => drop
+			msg 2 2 phx_reply error => answer join error; errored; rejoin in 2; error!
+			due rejoin => joining; params 3
+			params 3 => send 3 3 phx_join
+			msg 3 3 phx_reply ok => joined; answer join ok; joined!
+			msg 3 3 phx_error => errored; rejoin in 1; error!`, "rejoin"},
+		{"K238 any status but ok is a refusal", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply maybe => answer join maybe; errored; rejoin in 1; error!`, "rejoin"},
+		{"D95 a refusal whose join_ref is null", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg - 1 phx_reply error => answer join error; errored; rejoin in 1; error!`, "rejoin"},
+		{"K239 a join that times out is undone by a leave, a late ok ignored", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			due join => send 1 2 phx_leave; answer join timeout; errored; rejoin in 1; error!
+			msg 1 1 phx_reply ok => drop
+			msg 1 2 phx_reply ok => drop
+			due rejoin => joining; params 2
+			params 2 => send 3 3 phx_join
+			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
+		{"K239 offline a join times out without a leave, and is made later", `
+			join => joining
+			due join => answer join timeout; errored; error!
+			open => joining; params 2
+			params 2 => send 1 1 phx_join`, "join"},
+		{"K239 a join that waits for its params times out without a leave", `
+			open
+			join => joining; params 1
+			due join => answer join timeout; errored; rejoin in 1; error!
+			params 1`, "rejoin"},
+		{"a lost connection answers no join, but its timeout goes on", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			closed => errored; error!
+			due join => answer join timeout
+			open => joining; params 2`, "join"},
+		{"a rejoin that a lost connection cut short leaves no timer behind", joined + `
+			closed => errored; error!
+			open => joining; params 2
+			closed => errored; error!`, ""},
+		{"a connection that cannot be made is an error to who waits for it, once", `
+			join => joining
+			closed => errored; error!
+			closed
+			open => joining; params 2`, "join"},
+		{"K243 phx_error: again after a second, not twice", joined + `
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			msg 1 1 phx_error
+			due rejoin => joining; params 2`, "join"},
+		{"K243 phx_error while joining", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			msg 1 1 phx_reply ok => drop`, "join rejoin"},
+		{"K244 no rejoin when closed", joined + `
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			leave => answer leave ok; closed; closed!
+			due rejoin
+			open`, ""},
+		{"K245 phx_close: closed for good, and what waits is told", joined + `
+			push a => send 1 2 a
+			msg 1 1 phx_close => closed; answer a lost; closed!
+			push b => answer b closed
+			join2 => answer join2 closed
+			closed
+			open
+			msg 1 2 phx_reply ok`, ""},
+		{"K245 phx_close while joining answers the join", `
+			open
+			join => joining; params 1
+			push a
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_close => closed; answer a closed; answer join closed; closed!`, ""},
+		{"K245 phx_close without refs, as in 1.0.0 from a join without join_ref", joined + `
+			msg - - phx_close => closed; closed!`, ""},
+		{"an end of an earlier join in 1.0.0 is known by its ref", joined + `
+			msg - 9 phx_close => drop
+			msg - 9 phx_error => drop
+			msg - 1 phx_close => closed; closed!`, ""},
+		{"K246 leave: phx_leave with the join_ref, closed by its reply (K247: not before)", joined + `
+			push a => send 1 2 a
+			leave => leaving; send 1 3 phx_leave
+			push b => answer b closed
+			msg - - said => drop
+			msg 1 2 phx_reply ok => answer a ok
+			msg 1 3 phx_reply ok => answer leave ok; closed; closed!
+			msg 1 1 phx_close`, ""},
+		{"leave: phx_close comes first, what is in flight fails", joined + `
+			push a => send 1 2 a
+			leave => leaving; send 1 3 phx_leave
+			msg 1 1 phx_close => answer leave ok; closed; answer a lost; closed!`, ""},
+		{"leave: the channel crashes meanwhile", joined + `
+			leave => leaving; send 1 2 phx_leave
+			msg 1 1 phx_error => answer leave ok; closed; closed!`, ""},
+		{"leave times out", joined + `
+			leave => leaving; send 1 2 phx_leave
+			due leave => answer leave timeout; closed; closed!`, ""},
+		{"K248 leave: the connection is lost, and the server's channel with it", joined + `
+			leave => leaving; send 1 2 phx_leave
+			closed => answer leave ok; closed; closed!
+			open`, ""},
+		{"K248 leave while offline", joined + `
+			closed => errored; error!
+			push a
+			leave => answer leave ok; closed; answer a closed; closed!
+			open`, ""},
+		{"leave before join is nothing, and join comes after", `
+			open
+			leave => answer leave ok
+			join => joining; params 1`, "join"},
+		{"leave while joining: phx_leave, and a late ok is ignored", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			leave => leaving; answer join closed; send 1 2 phx_leave
+			msg 1 1 phx_reply ok => drop
+			msg 1 2 phx_reply ok => answer leave ok; closed; closed!`, ""},
+		{"leave while the params are not there yet", `
+			open
+			join => joining; params 1
+			leave => answer leave ok; closed; answer join closed; closed!
+			params 1`, ""},
+		{"K250 other join_refs are dropped, null and empty ones taken, in any state", joined + `
+			msg 9 - said => drop
+			msg x - said => drop
+			msg 01 - said => drop
+			msg - - said => deliver said
+			msg '' - said => deliver said
+			msg 1 - said => deliver said
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			msg 1 - said => deliver said
+			msg - - said => deliver said
+			due rejoin => joining; params 2
+			msg 1 - said => drop
+			msg - - said => deliver said`, "join"},
+		{"E122 the client's own events coming from a server are events", joined + `
+			msg 1 - phx_join => deliver phx_join
+			msg 1 - phx_leave => deliver phx_leave`, ""},
+		{"K253 on open errored channels join at once, and the count begins again", joined + `
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			due rejoin => joining; params 2
+			params 2 => send 2 2 phx_join
+			msg 2 2 phx_reply error => answer join error; errored; rejoin in 2; error!
+			closed
+			open => joining; params 3
+			params 3 => send 3 3 phx_join
+			msg 3 3 phx_reply error => answer join error; errored; rejoin in 1; error!`, "rejoin"},
+		{"rejoin may be given up", joined + `
+			msg 1 1 phx_error => errored; rejoin in 1; error!
+			giveup => closed; closed!`, ""},
+
+		{"L255 sent at once when joined, else when joined again", joined + `
+			push a => send 1 2 a
+			msg 1 2 phx_reply ok => answer a ok
+			closed => errored; error!
+			push b
+			open => joining; params 2
+			push c
+			params 2 => send 3 3 phx_join
+			msg 3 3 phx_reply ok => joined; send 3 4 b; send 3 5 c; answer join ok; joined!`, "b c"},
+		{"L256 a buffered push that timed out is not sent", `
+			open
+			join => joining; params 1
+			push a
+			push b
+			push c
+			due b => answer b timeout
+			due a => answer a timeout
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply ok => joined; send 1 2 c; answer join ok; joined!`, "c"},
+		{"L258 no timeout after ok, no ok after the timeout", joined + `
+			push a => send 1 2 a
+			msg 1 2 phx_reply ok => answer a ok
+			due a
+			push b => send 1 3 b
+			due b => answer b timeout
+			msg 1 3 phx_reply ok => drop`, ""},
+		{"L260 in flight when the connection drops: lost, at once", joined + `
+			push a => send 1 2 a
+			push b => send 1 3 b
+			closed => answer a lost; answer b lost; errored; error!`, ""},
+		{"L260 what never went out is sent again, before what came later", joined + `
+			push a => send 1 2 a
+			push b => send 1 3 b
+			push c => send 1 4 c
+			unsent b
+			unsent c
+			closed => answer a lost; errored; error!
+			push d
+			open => joining; params 2
+			params 2 => send 5 5 phx_join
+			msg 5 5 phx_reply ok => joined; send 5 6 b; send 5 7 c; send 5 8 d; answer join ok; joined!`, "b c d"},
+		{"in flight when the channel crashes: lost, whether sent or not", joined + `
+			push a => send 1 2 a
+			unsent a
+			msg 1 1 phx_error => answer a lost; errored; rejoin in 1; error!
+			msg - 2 phx_reply error => drop`, "rejoin"},
+		{"L261 any status; a second reply is dropped", joined + `
+			push a => send 1 2 a
+			msg 1 2 phx_reply maybe => answer a maybe
+			msg 1 2 phx_reply ok => drop`, ""},
+		{"L262 an unmatched topic is an error reply, with null join_ref", joined + `
+			push a => send 1 2 a
+			msg - 2 phx_reply error => answer a error`, ""},
+		{"replies to nothing", joined + `
+			msg 1 1 phx_reply error => drop
+			msg 1 99 phx_reply ok => drop
+			msg 1 - phx_reply ok => drop
+			msg 1 18446744073709551616 phx_reply ok => drop
+			msg 1 '' phx_reply ok => drop`, ""},
+		{"a push that cannot be encoded", joined + `
+			push a => send 1 2 a
+			refused 2 => answer a payload
+			refused 2`, ""},
+		{"a join that cannot be encoded is as a refusal", `
+			open
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			refused 1 => answer join payload; errored; rejoin in 1; error!
+			refused 1`, "rejoin"},
+		{"cancel withdraws what waits, and ignores the reply of what was sent", joined + `
+			push a => send 1 2 a
+			cancel a => answer a canceled
+			msg 1 2 phx_reply ok => drop
+			closed => errored; error!
+			push b
+			cancel b => answer b canceled
+			cancel b
+			open => joining; params 2
+			params 2 => send 3 3 phx_join
+			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
+		{"the end of the socket", joined + `
+			push a => send 1 2 a
+			push b => send 1 3 b
+			unsent b
+			end => closed; answer a lost; answer b closed; closed!
+			end`, ""},
+		{"the end while leaving", joined + `
+			leave => leaving; send 1 2 phx_leave
+			end => closed; answer leave closed; closed!`, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newClientRig()
+			for line := range strings.Lines(test.script) {
+				line = strings.TrimSpace(line)
+				if line == "" {
+					continue
+				}
+				in, want, _ := strings.Cut(line, " => ")
+				if got := r.do(in); got != want {
+					t.Fatalf("%s\n got %s\nwant %s", in, got, want)
+				}
+			}
+			if got := strings.Join(slices.Sorted(maps.Keys(r.armed)), " "); got != test.armed {
+				t.Fatalf("armed: %q, want %q", got, test.armed)
+			}
+		})
+	}
+}
