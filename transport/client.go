@@ -25,16 +25,17 @@ type ClientConn interface {
 	// what the network said, phoenix.js's 1006.
 	Read() (op serializer.Op, data []byte, err error)
 
-	// Write sends the frames, in order, with as few system calls or requests as there can be, and keeps none of them once it
-	// has returned. It may block for as long as the network or, on long poll, a full backlog makes it, but not longer than
-	// WriteTimeout. Nil means that they are on their way, not that they have arrived. An error means that the connection has ended
-	// or is ending, and that some of the frames may have been sent; Read tells why.
+	// Write sends the frames, in order, with as few system calls or requests as there can be. They must not change afterwards,
+	// for long poll queues them. It may block for as long as the network or, on long poll, a full backlog makes it, but not longer
+	// than WriteTimeout. Nil means that they are on their way, not that they have arrived. An error means that the connection has
+	// ended or is ending, and that some of the frames may have been sent; Read tells why.
 	Write(frames ...*serializer.Frame) error
 
 	// Close ends the connection: a WebSocket by the close handshake with code and reason, long poll by sending what was written
 	// and giving its session up, for long poll cannot say goodbye. Code 0, or one that may not be sent, closes without a
-	// code. It takes at most about CloseTimeout, also if the network is dead, and leaves no goroutine. Read returns before Close
-	// does. Only the first call counts; the others wait for it. The error says that the peer was not told properly.
+	// code; a reason of more than 123 bytes is cut. It takes at most about CloseTimeout, also if the network is dead, and leaves no
+	// goroutine. Read returns when Close does, if not before. Only the first call counts; the others wait for it. The error says
+	// that the peer was not told properly.
 	Close(code int, reason string) error
 
 	// Heartbeats reports whether the connection needs heartbeats to be kept up and to be known to live. Long poll does not.
@@ -65,8 +66,8 @@ type ClientConfig struct {
 	Header http.Header
 
 	// HTTPClient makes the requests; its Transport has the TLS configuration and the proxy. Its Timeout bounds the WebSocket
-	// handshake and is otherwise ignored. Its CheckRedirect is asked about the redirects that are followed at all: those that
-	// stay on the host and do not leave https, 5 at most. Nil is a copy of http.DefaultTransport for each connection, so that
+	// handshake and is otherwise ignored. Its CheckRedirect is asked about the redirects that are followed at all: 5 at most that stay
+	// on the host, keep the query and do not leave https. Nil is a copy of http.DefaultTransport for each connection, so that
 	// nothing is left when it closes.
 	HTTPClient *http.Client
 

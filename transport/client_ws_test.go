@@ -1,0 +1,646 @@
+package transport_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// Checklist I194, I195: the request as a server sees it.
+func TestClientWSHandshake(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name  string
+		cfg   transport.ClientConfig
+		uri   string
+		proto string
+		host  string
+	}{
+		{"plain", transport.ClientConfig{URL: "ws://server/socket"}, "/socket/websocket?vsn=2.0.0", "", "server"},
+		{"http scheme", transport.ClientConfig{URL: "http://server:4000/socket/"}, "/socket/websocket?vsn=2.0.0", "", "server:4000"},
+		{"params", transport.ClientConfig{URL: "ws://server/socket", Params: "a=1&b%5Bc%5D=2"}, "/socket/websocket?a=1&b%5Bc%5D=2&vsn=2.0.0", "", "server"},
+		{"query and params", transport.ClientConfig{URL: "ws://server/socket?x=y&", Params: "?a=1", Vsn: "3.0.0"}, "/socket/websocket?x=y&a=1&vsn=3.0.0", "", "server"},
+		{"vsn escaped", transport.ClientConfig{URL: "ws://server/socket", Vsn: "2.0.0+b c"}, "/socket/websocket?vsn=2.0.0%2Bb%20c", "", "server"},
+		{"escaped path", transport.ClientConfig{URL: "ws://server/a%2Fb/s%20t#frag"}, "/a%2Fb/s%20t/websocket?vsn=2.0.0", "", "server"},
+		{"root", transport.ClientConfig{URL: "ws://server"}, "/websocket?vsn=2.0.0", "", "server"},
+		{"token", transport.ClientConfig{URL: "ws://server/socket", AuthToken: "1234"}, "/socket/websocket?vsn=2.0.0", "phoenix,base64url.bearer.phx.MTIzNA", "server"},
+		{"token of odd bytes", transport.ClientConfig{URL: "ws://server/socket", AuthToken: "\xfb\xff>"}, "/socket/websocket?vsn=2.0.0", "phoenix,base64url.bearer.phx.+/8+", "server"},
+		{"header", transport.ClientConfig{URL: "ws://server/socket", AuthToken: "1", Header: http.Header{
+			"Sec-Websocket-Protocol": {"mine, other"}, "Host": {"elsewhere"}, "X-Mine": {"1"},
+		}}, "/socket/websocket?vsn=2.0.0", "mine,other,phoenix,base64url.bearer.phx.MQ", "elsewhere"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			got := make(chan *http.Request, 1)
+			n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, r *http.Request) {
+				got <- r
+				clientEcho(c, r)
+			}))
+			tt.cfg.HTTPClient = n.Client
+			c := clientDial(t, transport.DialWebSocket, tt.cfg)
+			r := <-got
+			if r.RequestURI != tt.uri || r.Host != tt.host || r.Header.Get("Sec-WebSocket-Protocol") != tt.proto {
+				t.Errorf("got %q on %q with %q, want %q on %q with %q", r.RequestURI, r.Host, r.Header.Get("Sec-WebSocket-Protocol"), tt.uri, tt.host, tt.proto)
+			}
+			if r.Header.Get("X-Mine") != tt.cfg.Header.Get("X-Mine") {
+				t.Errorf("header: %v", r.Header)
+			}
+			if !c.Heartbeats() {
+				t.Error("no heartbeats")
+			}
+		})
+	}
+}
+
+func TestClientBadConfig(t *testing.T) {
+	t.Parallel()
+	for name, cfg := range map[string]transport.ClientConfig{
+		"no scheme":      {URL: "server/socket"},
+		"port as scheme": {URL: "localhost:4000/socket"},
+		"other scheme":   {URL: "ftp://server/socket"},
+		"no host":        {URL: "ws:///socket"},
+		"port only":      {URL: "ws://:80/socket"},
+		"not a URL":      {URL: "ws://server:port/sec%ret"},
+		"empty":          {},
+		"raw params":     {URL: "ws://server/socket", Params: "a=b c"},
+		"header in it":   {URL: "ws://server/socket", Params: "a=b\r\nX-Evil: 1"},
+		"fragment in it": {URL: "ws://server/socket", Params: "a=b#c"},
+		"raw query":      {URL: "ws://server/socket?a=ä"},
+		"token":          {URL: "ws://server/socket", AuthToken: "a\nb"},
+	} {
+		for dialed, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+			_, err := dial(t.Context(), cfg)
+			if !errors.Is(err, transport.ErrURL) || strings.Contains(err.Error(), "sec") {
+				t.Errorf("%s, %s: %v", name, dialed, err)
+			}
+		}
+	}
+}
+
+func TestClientWSEcho(t *testing.T) {
+	t.Parallel()
+	n := newClientNet(t, clientWSHandler(clientEcho))
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+	go func() {
+		c.Write()
+		c.Write(clientText(""), clientBinary(""))
+		c.Write(clientText("häh"))
+		for _, size := range []int{3999, 4000, 4096, 65535, 65536, 1 << 20} {
+			c.Write(clientBinary(strings.Repeat("x", size)), clientText("after"))
+			c.Write(clientText(strings.Repeat("y", size)))
+		}
+	}()
+	clientWants(t, c, serializer.OpText, "")
+	clientWants(t, c, serializer.OpBinary, "")
+	clientWants(t, c, serializer.OpText, "häh")
+	total := 0
+	for _, size := range []int{3999, 4000, 4096, 65535, 65536, 1 << 20} {
+		clientWants(t, c, serializer.OpBinary, strings.Repeat("x", size))
+		clientWants(t, c, serializer.OpText, "after")
+		clientWants(t, c, serializer.OpText, strings.Repeat("y", size))
+		total += 2 * size
+	}
+	if in, out := c.Bytes(); in < uint64(total) || out < uint64(total) || in > uint64(total+1000) || out > uint64(total+1000) {
+		t.Errorf("bytes: %d in, %d out, want a little more than %d", in, out, total)
+	}
+}
+
+// A message belongs to who read it: what is read next must not change it.
+func TestClientWSMessagesAreOwned(t *testing.T) {
+	t.Parallel()
+	n := newClientNet(t, clientWSHandler(clientEcho))
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+	var want, got [][]byte
+	for i := range 50 {
+		want = append(want, bytes.Repeat([]byte{byte('a' + i%20)}, i*i*40))
+	}
+	go func() {
+		for _, m := range want {
+			c.Write(&serializer.Frame{Op: serializer.OpBinary, Data: m})
+		}
+	}()
+	for range want {
+		_, data, err := c.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, data)
+	}
+	for i := range want {
+		if !bytes.Equal(got[i], want[i]) {
+			t.Fatalf("message %d changed after it was read", i)
+		}
+	}
+}
+
+func TestClientWSOneFlush(t *testing.T) {
+	t.Parallel()
+	n := newClientNet(t, clientWSHandler(clientEcho))
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+	var frames []*serializer.Frame
+	for i := range 100 {
+		frames = append(frames, clientText(fmt.Sprint("message ", i)))
+	}
+	before := n.writes.Load()
+	go c.Write(frames...)
+	for _, f := range frames {
+		clientWants(t, c, f.Op, string(f.Data))
+	}
+	if got := n.writes.Load() - before; got != 1 {
+		t.Errorf("%d writes for %d frames, want 1", got, len(frames))
+	}
+}
+
+// Checklist I199 and wire.md 8: how a server ends a connection.
+func TestClientWSServerCloses(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		code   int
+		reason string
+	}{{1000, ""}, {1001, "going"}, {1002, ""}, {1007, ""}, {1009, ""}, {1011, "oops"}, {1012, strings.Repeat("r", 123)}, {1013, ""}, {1005, ""}, {3000, "own"}, {4999, ""}} {
+		t.Run(fmt.Sprint(tt.code), func(t *testing.T) {
+			t.Parallel()
+			n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+				c.Write(context.Background(), websocket.MessageText, []byte("last"))
+				c.Close(websocket.StatusCode(tt.code), tt.reason)
+			}))
+			c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+			clientWants(t, c, serializer.OpText, "last")
+			if closed := clientWantsCode(t, c, tt.code); closed.Reason != tt.reason {
+				t.Errorf("reason %q, want %q", closed.Reason, tt.reason)
+			}
+			if err := c.Write(clientText("late")); err == nil {
+				t.Error("Write after the end: no error")
+			}
+			clientWantsCode(t, c, tt.code)
+			if err := c.Close(1000, ""); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
+}
+
+// A connection that breaks is not one that was closed.
+func TestClientWSCut(t *testing.T) {
+	t.Parallel()
+	for name, cut := range map[string]func(*clientNet, *websocket.Conn){
+		"by the server":  func(_ *clientNet, c *websocket.Conn) { c.CloseNow() },
+		"by the network": func(n *clientNet, _ *websocket.Conn) { n.cut() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ready := make(chan *clientNet, 1)
+			n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) { cut(<-ready, c) }))
+			c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+			ready <- n
+			err := clientWantsEnd(t, c)
+			var closed *transport.CloseError
+			if errors.As(err, &closed) || errors.Is(err, transport.ErrClosed) {
+				t.Errorf("Read: %v, want what the network says", err)
+			}
+			if err := c.Write(clientText("late")); err == nil {
+				t.Error("Write: no error")
+			}
+		})
+	}
+}
+
+func TestClientWSRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		status int
+		body   string
+		kept   int
+	}{
+		{"forbidden", 403, "", 0},
+		{"unauthorized", 401, `{"error":"token expired"}`, 25},
+		{"not there", 404, "404 page not found\n", 19},
+		{"a web page", 200, "<html>log in</html>", 19},
+		{"too many", 429, strings.Repeat("x", 100_000), 4096},
+		{"broken", 500, strings.Repeat("y", 4097), 4096},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Retry-After", "7")
+				w.WriteHeader(tt.status)
+				io.WriteString(w, tt.body)
+			}))
+			_, err := transport.DialWebSocket(t.Context(), transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
+			var refused *transport.HandshakeError
+			if !errors.As(err, &refused) {
+				t.Fatalf("dial: %v", err)
+			}
+			if refused.StatusCode != tt.status || string(refused.Body) != tt.body[:tt.kept] || refused.Header.Get("Retry-After") != "7" {
+				t.Errorf("%d %v %q", refused.StatusCode, refused.Header, refused.Body)
+			}
+			if !strings.Contains(err.Error(), fmt.Sprint(tt.status)) || strings.Contains(err.Error(), "secret") {
+				t.Errorf("error: %v", err)
+			}
+		})
+	}
+}
+
+// A 101 that is none, and an answer that is no HTTP.
+func TestClientWSNotWebSocket(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"wrong accept":   "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n",
+		"no upgrade":     "HTTP/1.1 101 Switching Protocols\r\n\r\n",
+		"other protocol": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+		"garbage":        "\x00\x01garbage\r\n\r\n",
+		"nothing":        "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				conn, _, _ := w.(http.Hijacker).Hijack()
+				io.WriteString(conn, answer)
+				conn.Close()
+			}))
+			_, err := transport.DialWebSocket(t.Context(), transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
+			if err == nil || !strings.HasPrefix(err.Error(), "transport: dial ws://server/socket/websocket: ") || strings.Contains(err.Error(), "secret") {
+				t.Errorf("dial: %v", err)
+			}
+		})
+	}
+}
+
+func TestClientWSDialContext(t *testing.T) {
+	t.Parallel()
+	t.Run("ends the handshake", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			n := newClientNet(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			clientWithin(t, time.Minute, func() {
+				if _, err := transport.DialWebSocket(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("dial: %v", err)
+				}
+			})
+		})
+	})
+	t.Run("and nothing after it", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			n := newClientNet(t, clientWSHandler(clientEcho))
+			ctx, cancel := context.WithCancel(t.Context())
+			c, err := transport.DialWebSocket(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close(1000, "")
+			cancel()
+			synctest.Wait()
+			go c.Write(clientText("still here"))
+			clientWants(t, c, serializer.OpText, "still here")
+		})
+	})
+}
+
+func TestClientWSMaxMessage(t *testing.T) {
+	t.Parallel()
+	closed := make(chan error, 1)
+	n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+		c.Write(context.Background(), websocket.MessageBinary, make([]byte, 1000))
+		c.Write(context.Background(), websocket.MessageBinary, make([]byte, 1001))
+		_, _, err := c.Read(context.Background())
+		closed <- err
+	}))
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: 1000})
+	clientWants(t, c, serializer.OpBinary, string(make([]byte, 1000)))
+	clientWantsCode(t, c, transport.CodeTooBig)
+	if err := <-closed; websocket.CloseStatus(err) != websocket.StatusMessageTooBig {
+		t.Errorf("the server saw %v", err)
+	}
+}
+
+func TestClientWSNotUTF8(t *testing.T) {
+	t.Parallel()
+	closed := make(chan error, 1)
+	n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+		c.Write(context.Background(), websocket.MessageBinary, []byte("\xff"))
+		c.Write(context.Background(), websocket.MessageText, []byte("\xff"))
+		_, _, err := c.Read(context.Background())
+		closed <- err
+	}))
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+	clientWants(t, c, serializer.OpBinary, "\xff")
+	clientWantsCode(t, c, transport.CodeBadUTF8)
+	if err := <-closed; websocket.CloseStatus(err) != websocket.StatusInvalidFramePayloadData {
+		t.Errorf("the server saw %v", err)
+	}
+}
+
+// What no WebSocket server sends ends the connection, and nothing else.
+func TestClientWSGarbage(t *testing.T) {
+	t.Parallel()
+	for name, bytes := range map[string]string{
+		"reserved bits":      "\xf1\x01x",
+		"unknown opcode":     "\x83\x01x",
+		"lone continuation":  "\x80\x01x",
+		"unfinished message": "\x01\x01x\x81\x01y",
+		"long control":       "\x89\x7e\x00\xff" + strings.Repeat("p", 255),
+		"split control":      "\x09\x01p",
+		"bad close code":     "\x88\x02\x03\xed",
+		"short close":        "\x88\x01\x03",
+		"negative length":    "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
+		"huge length":        "\x82\x7f\x7f\xff\xff\xff\xff\xff\xff\xff" + strings.Repeat("x", 100_000),
+		"http":               "HTTP/1.1 400 Bad Request\r\n\r\n",
+		"half a frame":       "\x82\x05xx",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					conn := clientHijack(w, r)
+					go io.Copy(io.Discard, conn)
+					io.WriteString(conn, bytes)
+					time.Sleep(time.Second)
+					conn.Close()
+				}))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: 50_000})
+				clientWithin(t, 10*time.Second, func() { t.Log(clientWantsEnd(t, c)) })
+				clientWithin(t, 2*time.Second, func() { c.Close(1000, "") })
+			})
+		})
+	}
+}
+
+func TestClientWSWriteTimeout(t *testing.T) {
+	t.Parallel()
+	for name, frames := range map[string][]*serializer.Frame{
+		"one":   {clientText("hello")},
+		"many":  {clientText("hello"), clientText("hello")},
+		"large": {clientBinary(strings.Repeat("x", 200_000))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, clientWSHandler(clientEcho))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client, WriteTimeout: 5 * time.Second})
+				n.stall()
+				clientWithin(t, 5*time.Second, func() {
+					if err := c.Write(frames...); !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("Write: %v", err)
+					}
+				})
+				clientWithin(t, 0, func() {
+					if err := clientWantsEnd(t, c); !errors.Is(err, os.ErrDeadlineExceeded) {
+						t.Errorf("Read: %v", err)
+					}
+					if err := c.Write(frames...); err == nil {
+						t.Error("second Write: no error")
+					}
+				})
+			})
+		})
+	}
+}
+
+// What the server says at the end is heard although a Write has failed, for a while.
+func TestClientWSWriteFails(t *testing.T) {
+	t.Parallel()
+	for _, said := range []bool{true, false} {
+		t.Run(fmt.Sprint("close frame ", said), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					conn := clientHijack(w, r)
+					io.WriteString(conn, "\x81\x05first")
+					time.Sleep(time.Second)
+					if said {
+						io.WriteString(conn, "\x88\x02\x03\xf4") // 1012
+					}
+					time.Sleep(time.Second)
+					conn.Close()
+				}))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+				n.refuse()
+				if err := c.Write(clientText("x"), clientText("y")); !errors.Is(err, syscall.EPIPE) {
+					t.Fatalf("Write: %v", err)
+				}
+				clientWants(t, c, serializer.OpText, "first")
+				if said {
+					clientWithin(t, time.Second, func() { clientWantsCode(t, c, transport.CodeRestart) })
+				} else {
+					clientWithin(t, 1500*time.Millisecond, func() {
+						if err := clientWantsEnd(t, c); !errors.Is(err, syscall.EPIPE) {
+							t.Errorf("Read: %v", err)
+						}
+					})
+				}
+				c.Close(1000, "")
+			})
+		})
+	}
+}
+
+// Checklist I204, I205: the close frame, and what the code becomes.
+func TestClientWSClose(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		code   int
+		reason string
+		want   int
+		told   string
+	}{
+		{1000, "", 1000, ""},
+		{1000, "heartbeat timeout", 1000, "heartbeat timeout"},
+		{4001, "own", 4001, "own"},
+		{0, "dropped", 1005, ""},
+		{1005, "", 1005, ""},
+		{1006, "", 1005, ""},
+		{42, "", 1005, ""},
+		{5000, "", 1005, ""},
+		{1001, strings.Repeat("x", 200), 1001, strings.Repeat("x", 123)},
+		{1001, strings.Repeat("x", 122) + "€", 1001, strings.Repeat("x", 122)},
+	} {
+		t.Run(fmt.Sprint(tt.code, len(tt.reason)), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				seen := make(chan websocket.CloseError, 1)
+				n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+					_, _, err := c.Read(context.Background())
+					var closed websocket.CloseError
+					errors.As(err, &closed)
+					seen <- closed
+				}))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+				read := make(chan error, 1)
+				go func() {
+					_, _, err := c.Read()
+					read <- err
+				}()
+				synctest.Wait()
+				clientWithin(t, 0, func() {
+					if err := c.Close(tt.code, tt.reason); err != nil {
+						t.Errorf("Close: %v", err)
+					}
+				})
+				if err := <-read; err != transport.ErrClosed {
+					t.Errorf("Read: %v", err)
+				}
+				if err := c.Write(clientText("late")); err != transport.ErrClosed {
+					t.Errorf("Write: %v", err)
+				}
+				if got := <-seen; int(got.Code) != tt.want || got.Reason != tt.told {
+					t.Errorf("the server saw %d %q, want %d %q", got.Code, got.Reason, tt.want, tt.told)
+				}
+			})
+		})
+	}
+}
+
+// Close is bounded whatever the peer does, and whatever else is going on.
+func TestClientWSCloseDeadPeer(t *testing.T) {
+	t.Parallel()
+	for name, prepare := range map[string]func(*testing.T, *clientNet, transport.ClientConn){
+		"nothing arrives": func(_ *testing.T, n *clientNet, c transport.ClientConn) { n.stall() },
+		"a Write is stuck": func(t *testing.T, n *clientNet, c transport.ClientConn) {
+			n.stall()
+			go func() {
+				if err := c.Write(clientText("x"), clientText("y")); err != transport.ErrClosed {
+					t.Errorf("Write: %v", err)
+				}
+			}()
+		},
+		"a Read is waiting": func(t *testing.T, n *clientNet, c transport.ClientConn) {
+			n.stall()
+			go func() {
+				if _, _, err := c.Read(); err != transport.ErrClosed {
+					t.Errorf("Read: %v", err)
+				}
+			}()
+		},
+		"no answer": func(*testing.T, *clientNet, transport.ClientConn) {},
+		"another Close": func(_ *testing.T, n *clientNet, c transport.ClientConn) {
+			n.stall()
+			go c.Close(1001, "first")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					conn := clientHijack(w, r)
+					io.Copy(io.Discard, conn)
+				}))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+				prepare(t, n, c)
+				synctest.Wait()
+				clientWithin(t, 1500*time.Millisecond, func() {
+					if err := c.Close(1000, ""); err == nil {
+						t.Error("Close: no error, but the peer has not answered")
+					}
+				})
+				clientWithin(t, 0, func() { c.Close(1000, "") })
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// A server that goes on sending does not keep Close from ending, read or not.
+func TestClientWSCloseWhileReceiving(t *testing.T) {
+	t.Parallel()
+	for _, reading := range []bool{true, false} {
+		t.Run(fmt.Sprint("reading ", reading), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+					go c.Read(context.Background())
+					for c.Write(context.Background(), websocket.MessageText, []byte("more")) == nil {
+						time.Sleep(time.Millisecond)
+					}
+				}))
+				c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{HTTPClient: n.Client})
+				if reading {
+					go func() {
+						for {
+							if _, _, err := c.Read(); err != nil {
+								return
+							}
+						}
+					}()
+				}
+				time.Sleep(100 * time.Millisecond)
+				clientWithin(t, 1500*time.Millisecond, func() { c.Close(1000, "") })
+			})
+		})
+	}
+}
+
+// Everything at once, for the race detector: writers, a server that pings and echoes, a reader, counters.
+func TestClientWSConcurrent(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewServer(clientWSHandler(func(c *websocket.Conn, r *http.Request) {
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			for c.Ping(context.Background()) == nil {
+			}
+		}()
+		clientEcho(c, r)
+		c.CloseNow()
+		<-done
+	}))
+	t.Cleanup(s.Close)
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{URL: s.URL})
+	const writers, each = 8, 100
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			for i := range each {
+				if err := c.Write(clientText(fmt.Sprint(w, " ", 2*i)), clientBinary(fmt.Sprint(w, " ", 2*i+1))); err != nil {
+					t.Error(err)
+					return
+				}
+				c.Bytes()
+			}
+		})
+	}
+	var next [writers]int
+	for range 2 * writers * each {
+		_, data, err := c.Read()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w, i int
+		fmt.Sscan(string(data), &w, &i)
+		if i != next[w] {
+			t.Fatalf("writer %d: got %d, want %d", w, i, next[w])
+		}
+		next[w]++
+	}
+	wg.Wait()
+}
+
+// clientHijack answers a WebSocket handshake and returns the bare connection.
+func clientHijack(w http.ResponseWriter, r *http.Request) io.ReadWriteCloser {
+	conn, buf, err := w.(http.Hijacker).Hijack()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", clientAccept(r.Header.Get("Sec-WebSocket-Key")))
+	buf.Flush()
+	return conn
+}
