@@ -5,52 +5,54 @@ import (
 	"fmt"
 )
 
-// header collects the four strings of a message in one buffer, so that they cost one allocation: the refs as JSON text, topic
-// and event as themselves. They are added in the order join_ref, ref, topic, event.
-type header struct {
-	buf      []byte
-	ends     [4]int
-	n        int
-	rawTopic bool
+// The four strings of a message are collected in one buffer, so that they cost one allocation: the refs as JSON text, topic and
+// event as themselves. The buffer begins on the stack of the parser, with room for what is usual.
+const headerRoom = 128
+
+// names says where in the buffer join_ref, ref and topic end; the event ends with it.
+type names struct {
+	ends     [3]int
+	rawTopic bool // the topic is no string, but JSON
 }
 
-func (h *header) end(buf []byte) {
-	h.buf = buf
-	h.ends[h.n] = len(buf)
-	h.n++
-}
-
-// addRef adds a ref that came as valid JSON; nil is null.
-func (h *header) addRef(raw []byte) {
-	if len(raw) == 0 || raw[0] == 'n' {
-		h.end(h.buf)
-		return
-	}
-	h.end(appendCanonical(h.buf, raw))
-}
-
-// addName adds a topic or event that came as valid JSON: a string is its value, anything else its text.
-func (h *header) addName(raw []byte) {
-	if raw[0] == '"' {
-		h.end(appendUnquoted(h.buf, raw))
-		return
-	}
-	h.rawTopic = h.rawTopic || h.n == 2
-	h.end(appendCanonical(h.buf, raw))
-}
-
-// put makes the strings and stores them in m.
-func (h *header) put(m *Message) {
-	s := string(h.buf)
-	m.JoinRef, m.Ref = Ref(s[:h.ends[0]]), Ref(s[h.ends[0]:h.ends[1]])
-	m.Topic, m.Event = s[h.ends[1]:h.ends[2]], s[h.ends[2]:]
-	if h.rawTopic {
+// set makes the strings out of the buffer.
+func (m *Message) set(buf []byte, n names) {
+	s := string(buf)
+	m.JoinRef, m.Ref = Ref(s[:n.ends[0]]), Ref(s[n.ends[0]:n.ends[1]])
+	m.Topic, m.Event = s[n.ends[1]:n.ends[2]], s[n.ends[2]:]
+	if n.rawTopic {
 		m.Topic, m.RawTopic = "", m.Topic
 	}
 }
 
-// headerRoom is the size of the array that a header's buffer starts with, on the stack of its parser.
-const headerRoom = 128
+// setJSON makes the strings out of valid JSON values; a joinRef of nil is null.
+func (m *Message) setJSON(joinRef, ref, topic, event []byte) {
+	var room [headerRoom]byte
+	var n names
+	buf := appendRefOf(room[:0], joinRef)
+	n.ends[0] = len(buf)
+	buf = appendRefOf(buf, ref)
+	n.ends[1] = len(buf)
+	buf, n.rawTopic = appendNameOf(buf, topic)
+	n.ends[2] = len(buf)
+	buf, _ = appendNameOf(buf, event)
+	m.set(buf, n)
+}
+
+func appendRefOf(buf, raw []byte) []byte {
+	if len(raw) == 0 || raw[0] == 'n' {
+		return buf
+	}
+	return appendCanonical(buf, raw)
+}
+
+// appendNameOf appends a topic or event: a string is its value, anything else its text.
+func appendNameOf(buf, raw []byte) (_ []byte, isRaw bool) {
+	if raw[0] == '"' {
+		return appendUnquoted(buf, raw), false
+	}
+	return appendCanonical(buf, raw), true
+}
 
 func appendRef(dst []byte, r Ref) []byte {
 	if r.IsNull() {
@@ -131,10 +133,22 @@ func atClient(m *Message) {
 	if len(status) == 0 || status[0] != '"' {
 		return
 	}
-	m.Kind, m.Status, m.Payload = KindReply, string(appendUnquoted(nil, status)), Payload{}
+	var room [32]byte
+	m.Kind, m.Status, m.Payload = KindReply, statusOf(appendUnquoted(room[:0], status)), Payload{}
 	if response != nil {
 		m.Payload = Payload{form: formJSON, raw: response}
 	}
+}
+
+// statusOf is the string of a status. The usual ones cost nothing.
+func statusOf(text []byte) string {
+	switch string(text) {
+	case "ok":
+		return "ok"
+	case "error":
+		return "error"
+	}
+	return string(text)
 }
 
 // isKey reports whether the valid JSON string raw is name.

@@ -3,7 +3,6 @@ package serializer
 import (
 	"bytes"
 	"encoding/json"
-	"strings"
 	"sync"
 	"unicode/utf8"
 )
@@ -159,5 +158,5 @@ func toValidUTF8(s string) string {
 	if utf8.ValidString(s) {
 		return s
 	}
-	return strings.ToValidUTF8(s, "\ufffd")
+	return string([]rune(s))
 }

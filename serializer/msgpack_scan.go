@@ -138,8 +138,13 @@ type mpLevel struct {
 	object bool
 }
 
-// enter opens the container v, take takes a value from the innermost one.
-func (s *mpLevels) enter(v *mpValue) { *s = append(*s, mpLevel{v.size, v.kind == mpMap}) }
+// enter opens the container v. Growing is done in large steps, so that depth costs memory only a few times over.
+func (s mpLevels) enter(v *mpValue) mpLevels {
+	if len(s) == cap(s) {
+		s = append(make(mpLevels, 0, 4*cap(s)), s...)
+	}
+	return append(s, mpLevel{v.size, v.kind == mpMap})
+}
 
 // scanMsgpack is where the value at i ends, inside of depth levels that are open already. It is negative, the complement of the position,
 // where there is something wrong: no value, too many levels, or a map's key that has no text.
@@ -162,7 +167,7 @@ func scanMsgpack(b []byte, i, depth int) int {
 			if depth+len(open) == maxDepth {
 				return ^i
 			}
-			open.enter(&v)
+			open = open.enter(&v)
 		}
 		i = next
 		for len(open) > 0 && open[len(open)-1].left == 0 {

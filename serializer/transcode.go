@@ -34,10 +34,10 @@ func appendMsgpackAsJSON(dst, b []byte) []byte {
 		switch {
 		case v.kind == mpArray:
 			dst = append(dst, '[')
-			open.enter(&v)
+			open = open.enter(&v)
 		case v.kind == mpMap:
 			dst = append(dst, '{')
-			open.enter(&v)
+			open = open.enter(&v)
 		case key && v.kind < mpStr:
 			dst = append(dst, '"')
 			dst = append(appendScalarAsJSON(dst, &v), '"')

@@ -54,12 +54,7 @@ func (jsonV1) Parse(_ Op, data []byte) (Message, error) {
 		return Message{}, malformed("topic, event, payload or ref is missing")
 	}
 	m := Message{Payload: Payload{form: formJSON, raw: payload}}
-	h := header{buf: make([]byte, 0, headerRoom)}
-	h.addRef(joinRef)
-	h.addRef(ref)
-	h.addName(topic)
-	h.addName(event)
-	h.put(&m)
+	m.setJSON(joinRef, ref, topic, event)
 	return m, nil
 }
 

@@ -10,8 +10,8 @@ import (
 
 // parsed is a message with its payload as text, for comparing.
 type parsed struct {
-	Kind                                     serializer.Kind
-	JoinRef, Ref                             serializer.Ref
+	Kind                                    serializer.Kind
+	JoinRef, Ref                            serializer.Ref
 	Topic, Event, Status, RawTopic, Payload string
 }
 

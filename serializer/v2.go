@@ -73,11 +73,6 @@ func parseText(data []byte) (Message, error) {
 		return m, malformed("%d elements instead of five", c.n)
 	}
 	m.Payload = Payload{form: formJSON, raw: at[4]}
-	h := header{buf: make([]byte, 0, headerRoom)}
-	h.addRef(at[0])
-	h.addRef(at[1])
-	h.addName(at[2])
-	h.addName(at[3])
-	h.put(&m)
+	m.setJSON(at[0], at[1], at[2], at[3])
 	return m, nil
 }

@@ -2,6 +2,7 @@ package serializer
 
 import (
 	"fmt"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -61,14 +62,27 @@ func cutFields(data []byte, n int) (f [4][]byte, payload []byte, err error) {
 			return f, nil, malformed("field %d of a binary frame is not UTF-8", i)
 		}
 	}
-	return f, rest, nil
+	return f, slices.Clip(rest), nil
 }
 
-// addText adds a ref that came as the text of a string. No text is the empty string and not null, as in Phoenix.
-func (h *header) addText(text []byte) { h.end(AppendString(h.buf, string(text))) }
-
-// addBytes adds a topic or event that came as itself.
-func (h *header) addBytes(name []byte) { h.end(append(h.buf, name...)) }
+// setText makes the strings out of those of a binary frame. A ref without text is the empty string and not null, as in Phoenix;
+// where there is no ref at all, hasJoinRef or hasRef is false.
+func (m *Message) setText(joinRef, ref, topic, event []byte, hasJoinRef, hasRef bool) {
+	var room [headerRoom]byte
+	var n names
+	buf := room[:0]
+	if hasJoinRef {
+		buf = AppendString(buf, string(joinRef))
+	}
+	n.ends[0] = len(buf)
+	if hasRef {
+		buf = AppendString(buf, string(ref))
+	}
+	n.ends[1] = len(buf)
+	buf = append(buf, topic...)
+	n.ends[2] = len(buf)
+	m.set(append(buf, event...), n)
+}
 
 func parseBinary(data []byte) (m Message, err error) {
 	if len(data) == 0 || data[0] != binaryPush {
@@ -79,12 +93,7 @@ func parseBinary(data []byte) (m Message, err error) {
 		return m, err
 	}
 	m.Payload = Binary(payload)
-	h := header{buf: make([]byte, 0, headerRoom)}
-	h.addText(f[0])
-	h.addText(f[1])
-	h.addBytes(f[2])
-	h.addBytes(f[3])
-	h.put(&m)
+	m.setText(f[0], f[1], f[2], f[3], true, true)
 	return m, nil
 }
 
@@ -98,27 +107,16 @@ func parseBinaryAtClient(data []byte) (m Message, err error) {
 		return m, err
 	}
 	m.Payload = Binary(payload)
-	h := header{buf: make([]byte, 0, headerRoom)}
 	switch kind {
 	case binaryPush:
 		m.Kind = KindPush
-		h.addText(f[0])
-		h.addRef(nil)
-		h.addBytes(f[1])
-		h.addBytes(f[2])
+		m.setText(f[0], nil, f[1], f[2], true, false)
 	case binaryReply:
-		m.Kind, m.Status = KindReply, string(f[3])
-		h.addText(f[0])
-		h.addText(f[1])
-		h.addBytes(f[2])
-		h.addBytes([]byte(EventReply))
+		m.Kind, m.Status = KindReply, statusOf(f[3])
+		m.setText(f[0], f[1], f[2], []byte(EventReply), true, true)
 	case binaryBroadcast:
 		m.Kind = KindBroadcast
-		h.addRef(nil)
-		h.addRef(nil)
-		h.addBytes(f[0])
-		h.addBytes(f[1])
+		m.setText(nil, nil, f[0], f[1], false, false)
 	}
-	h.put(&m)
 	return m, nil
 }

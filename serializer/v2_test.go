@@ -213,6 +213,8 @@ func TestV2Binary(t *testing.T) {
 			"\x02\x01\x01te"},
 		{"refs that are no strings, and with escapes", serializer.Message{Kind: reply, JoinRef: `5`, Ref: `"\"\n"`, Topic: "t", Status: "ok", Payload: blob}, binary,
 			"\x01\x01\x02\x01\x02" + "5\"\ntok\xde\xad"},
+		{"names that are not UTF-8", serializer.Message{Kind: broadcast, Topic: "\xff\xff", Event: "e", Payload: blob}, binary,
+			"\x02\x06\x01\ufffd\ufffde\xde\xad"},
 		{"topic that is none", serializer.Message{Kind: reply, Ref: `"1"`, RawTopic: "null", Status: "ok", Payload: blob}, binary,
 			"\x01\x00\x01\x04\x02" + "1nullok\xde\xad"},
 		{"B67 255 bytes", serializer.Message{Kind: broadcast, Topic: long, Event: long, Payload: blob}, binary,

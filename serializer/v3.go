@@ -94,30 +94,36 @@ func (msgpack) Parse(op Op, data []byte) (m Message, err error) {
 	if array.size < 5 {
 		return m, malformed("%d elements instead of five", array.size)
 	}
-	h := header{buf: make([]byte, 0, headerRoom)}
-	for n := range array.size {
+	var room [headerRoom]byte
+	var n names
+	buf := room[:0]
+	for element := range array.size {
 		start := i
 		if i = scanMsgpack(data, start, 1); i < 0 {
-			return m, malformed("not MessagePack: byte %d", ^i)
+			return Message{}, malformed("not MessagePack: byte %d", ^i)
 		}
-		raw := data[start:i:i]
-		ok := true
-		switch n {
+		raw, ok := data[start:i:i], true
+		switch element {
 		case 0, 1:
-			ok = h.addMpRef(raw)
-		case 2, 3:
-			ok = h.addMpName(raw)
+			buf, ok = appendMpRefOf(buf, raw)
+		case 2:
+			buf, n.rawTopic, ok = appendMpNameOf(buf, raw)
+		case 3:
+			buf, _, ok = appendMpNameOf(buf, raw)
 		case 4:
 			m.Payload = mpPayload(raw)
 		}
 		if !ok {
-			return m, malformed("element %d is not what it may be", n)
+			return Message{}, malformed("element %d is not what it may be", element)
+		}
+		if element < len(n.ends) {
+			n.ends[element] = len(buf)
 		}
 	}
 	if i < len(data) {
-		return m, malformed("data after the message: byte %d", i)
+		return Message{}, malformed("data after the message: byte %d", i)
 	}
-	h.put(&m)
+	m.set(buf, n)
 	return m, nil
 }
 
@@ -129,38 +135,29 @@ func mpPayload(raw []byte) Payload {
 	return Payload{form: formMsgpack, raw: raw}
 }
 
-// addMpRef adds a ref. A float is written so that it comes back as one.
-func (h *header) addMpRef(raw []byte) (ok bool) {
-	v, _ := readMsgpack(raw, 0)
-	switch v.kind {
+// appendMpRefOf appends the valid value raw as a ref. A float is written so that it comes back as one.
+func appendMpRefOf(buf, raw []byte) (_ []byte, ok bool) {
+	switch v, _ := readMsgpack(raw, 0); v.kind {
 	case mpNil:
-		h.addRef(nil)
-		return true
+		return buf, true
 	case mpFloat:
 		f := v.float()
-		h.end(strconv.AppendFloat(h.buf, f, 'e', -1, 64))
-		return !math.IsNaN(f) && !math.IsInf(f, 0)
-	case mpBool, mpInt, mpUint:
-	case mpStr:
-		ok = utf8.Valid(v.data)
-		h.end(AppendString(h.buf, string(v.data)))
-		return ok
-	default:
-		return false
+		return strconv.AppendFloat(buf, f, 'e', -1, 64), !math.IsNaN(f) && !math.IsInf(f, 0)
+	case mpBool, mpInt, mpUint, mpStr:
+		return appendScalarAsJSON(buf, &v), utf8.Valid(v.data)
 	}
-	h.end(appendScalarAsJSON(h.buf, &v))
-	return true
+	return buf, false
 }
 
-// addMpName adds a topic or event: a str is its text, anything else its JSON.
-func (h *header) addMpName(raw []byte) (ok bool) {
-	if v, _ := readMsgpack(raw, 0); v.kind == mpStr {
-		h.addBytes(v.data)
-		return utf8.Valid(v.data)
+// appendMpNameOf appends a topic or event: a str is its text, anything else its JSON. What would become a string by that is refused.
+func appendMpNameOf(buf, raw []byte) (_ []byte, isRaw, ok bool) {
+	switch v, _ := readMsgpack(raw, 0); v.kind {
+	case mpStr:
+		return append(buf, v.data...), false, utf8.Valid(v.data)
+	case mpBin, mpExt:
+		return buf, false, false
 	}
-	h.rawTopic = h.rawTopic || h.n == 2
-	h.end(appendMsgpackAsJSON(h.buf, raw))
-	return true
+	return appendMsgpackAsJSON(buf, raw), true, true
 }
 
 func (s msgpack) ParseClient(op Op, data []byte) (Message, error) {
@@ -196,6 +193,6 @@ func (m *Message) unwrapMsgpack() {
 		}
 	}
 	if status.kind == mpStr {
-		m.Kind, m.Status, m.Payload = KindReply, string(status.data), response
+		m.Kind, m.Status, m.Payload = KindReply, toValidUTF8(statusOf(status.data)), response
 	}
 }

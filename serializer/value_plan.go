@@ -89,7 +89,7 @@ func implementsAny(t reflect.Type, interfaces []reflect.Type) bool {
 
 // makePlan looks at t, the last of the types in within.
 func makePlan(t reflect.Type, within []reflect.Type) *plan {
-	if t.Kind() != reflect.Interface && implementsAny(t, marshalers) {
+	if t == reflect.TypeFor[json.Number]() || (t.Kind() != reflect.Interface && implementsAny(t, marshalers)) {
 		return &plan{way: byJSON}
 	}
 	p := &plan{plain: !implementsAny(t, libraryHooks)}

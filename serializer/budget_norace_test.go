@@ -1,0 +1,21 @@
+//go:build !race
+
+package serializer_test
+
+import (
+	"testing"
+
+	"bennu.example/serializer"
+)
+
+// Go values are encoded in pooled buffers, and with the race detector on a sync.Pool forgets at random.
+func TestAllocationsOfValues(t *testing.T) {
+	dst := make([]byte, 0, 1024)
+	for _, s := range serializer.Default() {
+		m := serializer.Message{Kind: broadcast, Topic: "room:lobby", Event: "new_msg", Payload: serializer.Value(aChat)}
+		budget(t, s.Version()+" Append of a struct", 0, func() error {
+			_, _, err := s.Append(dst[:0], &m)
+			return err
+		})
+	}
+}

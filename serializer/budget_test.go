@@ -1,0 +1,70 @@
+package serializer_test
+
+import (
+	"testing"
+
+	"bennu.example/serializer"
+)
+
+// Budgets, in allocations. The design allows three for a parse; one is what the names of a message cost.
+func TestAllocations(t *testing.T) {
+	object, binaryPayload := serializer.Value(aChat), serializer.Binary(make([]byte, 128))
+	for _, s := range serializer.Default() {
+		for name, p := range map[string]serializer.Payload{"object": object, "binary": binaryPayload} {
+			if s.Version() == "1.0.0" && p.IsBinary() {
+				continue
+			}
+			op, frame := frameOf(t, s, request, p)
+			budget(t, s.Version()+" Parse "+name, 1, func() error {
+				_, err := s.Parse(op, frame)
+				return err
+			})
+			m, err := s.Parse(op, frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			encoded, err := object.Encoded()
+			if err != nil {
+				t.Fatal(err)
+			}
+			dst := make([]byte, 0, 1024)
+			for kind := request; kind <= broadcast; kind++ {
+				for _, p := range []serializer.Payload{m.Payload, encoded, {}} { // as it came, JSON, nothing
+					out := m
+					out.Kind, out.Status, out.Payload = kind, "ok", p
+					budget(t, s.Version()+" Append "+name, 0, func() error {
+						_, _, err := s.Append(dst[:0], &out)
+						return err
+					})
+				}
+			}
+			op, frame = frameOf(t, s, reply, p)
+			budget(t, s.Version()+" ParseClient "+name, 1, func() error {
+				_, err := s.ParseClient(op, frame)
+				return err
+			})
+		}
+	}
+	list := serializer.Default()
+	budget(t, "Select", 0, func() error {
+		serializer.Select(list, "2.0.0")
+		return nil
+	})
+	ref := serializer.StringRef("41")
+	budget(t, "Ref.Text", 0, func() error {
+		_ = ref.Text()
+		return nil
+	})
+}
+
+func budget(t *testing.T, what string, most float64, f func() error) {
+	t.Helper()
+	got := testing.AllocsPerRun(200, func() {
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if got > most {
+		t.Errorf("%s: %v allocations, %v is the budget", what, got, most)
+	}
+}
