@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// Limits of what a client sends, in characters.
+const (
+	userLimit = 32
+	roomLimit = 64
+	bodyLimit = 1000
+	idLimit   = 64
+)
+
+// Bounds of what is remembered: messages in a room, and rooms.
+const (
+	keptMessages = 50
+	keptRooms    = 200
+)
+
+// message is what is said in a room. The client gives the body, and an id if it means to try again when it hears nothing: the
+// same id twice is the same message.
+type message struct {
+	ID   string    `json:"id"`
+	User string    `json:"user"`
+	Body string    `json:"body"`
+	At   time.Time `json:"at"`
+}
+
+// hall is what all rooms share.
+type hall struct {
+	history *history
+	roster  *roster
+}
+
+// member is one client in one room. Its methods never run at the same time.
+type member struct {
+	*hall
+	user  string
+	heard string // the last message in its welcome
+}
+
+type (
+	params struct {
+		User string `json:"user"`
+	}
+	welcome struct {
+		User     string    `json:"user"`
+		Messages []message `json:"messages"`
+	}
+	typing struct {
+		User string `json:"user"`
+	}
+	joined struct{} // a member's message to itself
+)
+
+func newRoom(ps *pubsub.PubSub) *channel.Handler {
+	h := &hall{newHistory(keptMessages, keptRooms), newRoster(ps)}
+	return channel.Define(h.join,
+		channel.Info((*member).joined),
+		channel.On("new_msg", (*member).newMsg),
+		channel.On("typing", (*member).typing),
+		channel.OnAny((*member).other),
+		channel.Terminate((*member).left))
+}
+
+func (h *hall) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
+	m.hall, m.user = h, strings.TrimSpace(p.User)
+	if err := checkName("name", m.user, userLimit); err != nil {
+		return nil, err
+	}
+	if err := checkName("room's name", strings.TrimPrefix(c.Topic(), "room:"), roomLimit); err != nil {
+		return nil, err
+	}
+	w := welcome{m.user, h.history.since(c.Topic(), "")}
+	if n := len(w.Messages); n > 0 {
+		m.heard = w.Messages[n-1].ID
+	}
+	return w, c.Send(joined{})
+}
+
+// joined does what a join cannot, as the client is not in the room before it is answered.
+func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
+	for _, missed := range m.history.since(c.Topic(), m.heard) { // said after the welcome was written
+		if err := c.Push("new_msg", missed); err != nil {
+			return err
+		}
+	}
+	if err := m.roster.track(c, m.user); err != nil {
+		return err
+	}
+	return c.Push("presence_state", m.roster.list(c.Topic()))
+}
+
+func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (push.Reply, error) {
+	msg.User, msg.Body, msg.At = m.user, strings.TrimSpace(msg.Body), time.Now().UTC()
+	switch {
+	case msg.Body == "":
+		return push.NoReply, push.Reject("a message needs some text")
+	case utf8.RuneCountInString(msg.Body) > bodyLimit:
+		return push.NoReply, push.Reject(fmt.Sprintf("a message can have at most %d characters", bodyLimit))
+	case utf8.RuneCountInString(msg.ID) > idLimit:
+		return push.NoReply, push.Reject(fmt.Sprintf("a message's id can have at most %d characters", idLimit))
+	case msg.ID == "":
+		msg.ID = uuid.NewString()
+	}
+	if said, again := m.history.add(c.Topic(), msg); again {
+		return push.OK(said), nil
+	}
+	return push.OK(msg), c.Broadcast("new_msg", msg)
+}
+
+func (m *member) typing(_ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+	return push.NoReply, c.BroadcastFrom("typing", typing{m.user})
+}
+
+// other answers what this server does not know. Without it, an unknown event would crash the channel, as in Phoenix.
+func (m *member) other(_ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
+	return push.NoReply, push.Reject("unknown event " + event)
+}
+
+func (m *member) left(_ context.Context, c *channel.Channel, _ error) {
+	_ = m.roster.untrack(c) // who cannot be told will be told the whole state when they join again
+}
+
+// checkName is an error reply unless the name may be used.
+func checkName(what, name string, limit int) error {
+	switch {
+	case strings.TrimSpace(name) == "":
+		return push.Reject("the " + what + " is missing")
+	case utf8.RuneCountInString(name) > limit:
+		return push.Reject(fmt.Sprintf("the %s can have at most %d characters", what, limit))
+	case strings.ContainsFunc(name, unicode.IsControl):
+		return push.Reject("the " + what + " has characters that cannot be shown")
+	}
+	return nil
+}
