@@ -180,7 +180,7 @@ func (p *peer) heartbeat() {
 	p.want(`[null,"hb","phoenix","phx_reply",{"status":"ok","response":{}}]`)
 }
 
-type userKey struct{}
+type whoKey struct{}
 
 func TestConnect(t *testing.T) { // A15 to A17, A22, A23
 	t.Parallel()
@@ -201,12 +201,12 @@ func TestConnect(t *testing.T) { // A15 to A17, A22, A23
 			case "":
 				return nil, errors.New("secret")
 			case "request": // its context ends with the handshake, which must not end the channels
-				return context.WithValue(r.HTTP.Context(), userKey{}, r.Transport+" "+r.Version), nil
+				return context.WithValue(r.HTTP.Context(), whoKey{}, r.Transport+" "+r.Version), nil
 			}
-			return context.WithValue(ctx, userKey{}, p.User+"/"+strings.Join(p.Deep.List, ",")+"/"+r.HTTP.Header.Get("X-Test")), nil
+			return context.WithValue(ctx, whoKey{}, p.User+"/"+strings.Join(p.Deep.List, ",")+"/"+r.HTTP.Header.Get("X-Test")), nil
 		},
 		Channels: channel.Routes{"room:*": echoes(onEvent("who", func(ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
-			return push.OK(ctx.Value(userKey{})), ctx.Err()
+			return push.OK(ctx.Value(whoKey{})), ctx.Err()
 		}))},
 	})
 	for query, status := range map[string]int{
