@@ -120,7 +120,7 @@ func TestCrowd(t *testing.T) {
 	say()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); say() {
 		for want, _ := strconv.ParseInt(in.Text(), 10, 64); got.Load() < want; {
-			time.Sleep(100 * time.Microsecond) // it is told apart from an event only by its count
+			time.Sleep(100 * time.Microsecond) // polls: the count is kept by another process
 		}
 	}
 	for _, c := range all {
