@@ -72,7 +72,7 @@ func ExampleIntercept() {
 	}
 	room, event, end := dial(channel.Define((*guest).join,
 		channel.On("say", func(_ *guest, _ context.Context, c *channel.Channel, l line) (push.Reply, error) {
-			return push.NoReply, c.Broadcast("said", l)
+			return push.OK(nil), c.Broadcast("said", l)
 		}),
 		channel.Intercept("said", func(_ *guest, _ context.Context, c *channel.Channel, l line) error {
 			return c.Push("said", line{strings.ReplaceAll(l.Text, "damn", "d**n")})
