@@ -1,0 +1,175 @@
+package token_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/internal/leak"
+	"bennu.example/socket/token"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+func key(b byte) []byte { return bytes.Repeat([]byte{b}, token.MinKey) }
+
+func tokens[T any](t testing.TB, cfg token.Config) *token.Tokens[T] {
+	t.Helper()
+	if cfg.Keys == nil {
+		cfg.Keys = [][]byte{key(1)}
+	}
+	s, err := token.New[T](cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+type user struct {
+	ID    int    `json:"id"`
+	Admin bool   `json:"admin"`
+	Name  string `json:"name"`
+}
+
+func TestRoundTrip(t *testing.T) { // P319
+	t.Parallel()
+	s := tokens[user](t, token.Config{})
+	want := user{7, true, "ž☃"}
+	signed, err := s.Sign(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.ContainsAny(signed, "+/=&?# ") {
+		t.Errorf("%s does not fit in a URL", signed)
+	}
+	if got, err := s.Verify(signed); err != nil || got != want {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := s.Verify(""); !errors.Is(err, token.ErrMissing) {
+		t.Errorf("nothing: %v", err)
+	}
+	for i := range signed { // whatever byte is changed
+		changed := []byte(signed)
+		changed[i] ^= 1
+		if got, err := s.Verify(string(changed)); !errors.Is(err, token.ErrInvalid) || got != (user{}) {
+			t.Fatalf("byte %d changed: %+v, %v", i, got, err)
+		}
+	}
+	for _, bad := range []string{"x", ".", "..", signed + "x", signed + ".x", signed[1:], "AQ." + strings.Split(signed, ".")[1], strings.Repeat("A", 1<<20)} {
+		if _, err := s.Verify(bad); !errors.Is(err, token.ErrInvalid) {
+			t.Errorf("%.40s: %v", bad, err)
+		}
+	}
+}
+
+func TestKeysAndPurposes(t *testing.T) { // P319
+	t.Parallel()
+	old := tokens[int](t, token.Config{Keys: [][]byte{key(1)}, Purpose: "a"})
+	both := tokens[int](t, token.Config{Keys: [][]byte{key(2), key(1)}, Purpose: "a"})
+	fresh := tokens[int](t, token.Config{Keys: [][]byte{key(2)}, Purpose: "a"})
+	other := tokens[int](t, token.Config{Keys: [][]byte{key(1)}, Purpose: "b"})
+	text := tokens[string](t, token.Config{Keys: [][]byte{key(1)}, Purpose: "a"})
+	byOld, err := old.Sign(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byBoth, err := both.Sign(2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		s     *token.Tokens[int]
+		token string
+		ok    bool
+	}{
+		"old key, rotated":     {both, byOld, true},
+		"new key, rotated":     {both, byBoth, true},
+		"old key removed":      {fresh, byOld, false},
+		"new key, old removed": {fresh, byBoth, true},
+		"new key, not known":   {old, byBoth, false},
+		"another purpose":      {other, byOld, false},
+	} {
+		if _, err := test.s.Verify(test.token); (err == nil) != test.ok {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if got, err := text.Verify(byOld); !errors.Is(err, token.ErrInvalid) || got != "" {
+		t.Errorf("another type: %q, %v", got, err)
+	}
+}
+
+func TestMaxAge(t *testing.T) { // P320
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		day, hour, ever := tokens[int](t, token.Config{}), tokens[int](t, token.Config{MaxAge: time.Hour}), tokens[int](t, token.Config{MaxAge: -1})
+		signed, err := day.Sign(1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := func(when string, wants ...error) {
+			t.Helper()
+			for i, s := range []*token.Tokens[int]{day, hour, ever} {
+				if _, err := s.Verify(signed); !errors.Is(err, wants[i]) {
+					t.Errorf("%s, %d: %v", when, i, err)
+				}
+			}
+		}
+		check("at once", nil, nil, nil)
+		time.Sleep(time.Hour)
+		check("after an hour", nil, nil, nil)
+		time.Sleep(time.Second)
+		check("after more than an hour", nil, token.ErrExpired, nil)
+		time.Sleep(24 * time.Hour)
+		check("after a day", token.ErrExpired, token.ErrExpired, nil)
+	})
+}
+
+func TestMistakes(t *testing.T) {
+	t.Parallel()
+	if _, err := token.New[int](token.Config{}); err == nil {
+		t.Error("no key was taken")
+	}
+	if _, err := token.New[int](token.Config{Keys: [][]byte{key(1), []byte("short")}}); err == nil {
+		t.Error("a short key was taken")
+	}
+	if _, err := tokens[chan int](t, token.Config{}).Sign(nil); err == nil {
+		t.Error("a channel was signed")
+	}
+	if _, err := tokens[string](t, token.Config{}).Sign(strings.Repeat("x", 1<<20)); err == nil {
+		t.Error("a megabyte was signed")
+	}
+}
+
+func FuzzVerify(f *testing.F) {
+	s := tokens[map[string]any](f, token.Config{})
+	signed, err := s.Sign(map[string]any{"id": 1})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(signed)
+	f.Add("AQ.AQ")
+	f.Fuzz(func(t *testing.T, text string) {
+		// The processes of the fuzzer sign at different times.
+		if v, err := s.Verify(text); err == nil && fmt.Sprint(v) != "map[id:1]" {
+			t.Fatalf("%q is good for %v", text, v)
+		}
+	})
+}
+
+func BenchmarkVerify(b *testing.B) {
+	s := tokens[user](b, token.Config{})
+	signed, err := s.Sign(user{1, false, "ann"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := s.Verify(signed); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
