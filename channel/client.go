@@ -142,8 +142,10 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 		p.handle.Resolve(push.Failed(p.wrap(c.topic, push.ErrFull)))
 		return p.handle.Push()
 	}
-	p.payload, p.size = body, size
+	p.payload, p.size, p.isCounted = body, size, true
+	c.unanswered.Add(1)
 	if !c.post(p, (*clientPushTask)(p)) {
+		c.unanswered.Add(-1)
 		c.room.Release(size)
 	}
 	return p.handle.Push()

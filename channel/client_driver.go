@@ -2,6 +2,7 @@ package channel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"bennu.example/internal/link"
@@ -14,8 +15,10 @@ import (
 type clientCarriage struct {
 	payload serializer.Payload // until it goes to the connection
 	size    int                // bytes held of the channel's room, likewise
-	number  uint64             // from Up.Enter; 0: not counted in
+	number  uint64             // from Up.Enter; 0: none
 	timer   loop.Timer
+
+	isCounted bool // in Client.unanswered
 }
 
 // Tasks on the loop, each a push seen in another way, so that posting one allocates nothing.
@@ -30,7 +33,6 @@ type (
 func (t *clientPushTask) Run() {
 	p := (*clientPush)(t)
 	p.number = p.c.up.Enter()
-	p.c.unanswered.Add(1)
 	p.c.feed(clientInput{kind: inPush, push: p})
 }
 
@@ -38,12 +40,13 @@ func (t *clientJoinTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
 	if c.state.join == nil && !c.state.over {
-		if err := c.up.Closing(); err != nil {
-			p.handle.Resolve(push.Failed(p.wrap(c.topic, fmt.Errorf("%w: %w", ErrClosed, err))))
-			return
-		}
-		if !c.up.Attach(c.topic, clientDown{c}) {
-			p.handle.Resolve(push.Failed(p.wrap(c.topic, ErrDuplicate)))
+		if err := c.up.Attach(c.topic, clientDown{c}); err != nil {
+			if errors.Is(err, link.ErrTaken) {
+				err = ErrDuplicate
+			} else {
+				err = fmt.Errorf("%w: %w", ErrClosed, err)
+			}
+			p.handle.Resolve(push.Failed(p.wrap(c.topic, err)))
 			return
 		}
 		c.state.open = c.up.IsOpen()
@@ -221,11 +224,12 @@ func (c *Client) answer(p *clientPush, a push.Answer) {
 	p.payload = serializer.Payload{}
 	p.handle.Resolve(a)
 	if p.number != 0 {
-		if p.event != serializer.EventLeave {
-			c.unanswered.Add(-1)
-		}
 		c.up.Exit(p.number)
 		p.number = 0
+	}
+	if p.isCounted {
+		c.unanswered.Add(-1)
+		p.isCounted = false
 	}
 }
 

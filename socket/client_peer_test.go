@@ -276,7 +276,11 @@ func (k *peerConn) Close(code int, reason string) error {
 func (k *peerConn) Heartbeats() bool        { return k.by != LongPoll }
 func (k *peerConn) Bytes() (in, out uint64) { return k.bytesIn.Load(), k.bytesOut.Load() }
 
+// send encodes m. A request looks like a push or broadcast, but may have any payload.
 func (k *peerConn) send(m serializer.Message) {
+	if m.Kind != serializer.KindReply && !m.Payload.IsBinary() {
+		m.Kind = serializer.KindRequest
+	}
 	op, data, err := k.p.ser.Append(nil, &m)
 	if err != nil {
 		panic(err)

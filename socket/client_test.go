@@ -3,14 +3,22 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"bennu.example/channel"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
+
+// The letters and numbers are lines of the checklist.
 
 // clientBubble runs f in virtual time, with a peer and a client of it that is closed afterwards.
 func clientBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client)) {
@@ -31,6 +39,13 @@ func connected(t *testing.T, c *Client) {
 	}
 }
 
+func joined(t *testing.T, c *Client, topic string) *channel.Client {
+	t.Helper()
+	ch := c.Channel(topic, nil)
+	mustReply(t, ch.Join())
+	return ch
+}
+
 func mustReply(t *testing.T, p *push.Push) serializer.Payload {
 	t.Helper()
 	got, err := p.Wait(t.Context())
@@ -38,6 +53,13 @@ func mustReply(t *testing.T, p *push.Push) serializer.Payload {
 		t.Fatal(err)
 	}
 	return got
+}
+
+func mustFail(t *testing.T, p *push.Push, is error) {
+	t.Helper()
+	if _, err := p.Wait(t.Context()); !errors.Is(err, is) {
+		t.Fatalf("got %v, want %v", err, is)
+	}
 }
 
 func jsonOf(p serializer.Payload) string {
@@ -48,7 +70,56 @@ func jsonOf(p serializer.Payload) string {
 	return string(text)
 }
 
-func TestClientEcho(t *testing.T) {
+func wantFrames(t *testing.T, p *peer, want ...string) {
+	t.Helper()
+	synctest.Wait()
+	if got := p.got("heartbeat"); !slices.Equal(got, want) {
+		t.Fatalf("frames\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func denied(status int) error {
+	return fmt.Errorf("dial: %w", &transport.HandshakeError{StatusCode: status, Body: []byte("no")})
+}
+
+func TestClientDefaults(t *testing.T) { // I192, I198
+	t.Parallel()
+	c := (*ClientConfig)(nil).withDefaults()
+	if c.Timeout != 10*time.Second || c.HeartbeatInterval != 30*time.Second || c.HeartbeatTimeout != 30*time.Second ||
+		c.Serializer != serializer.V2() || c.Transport != WebSocket || c.MaxBuffer != 1<<20 || c.MaxBacklog != 1<<20 {
+		t.Fatalf("%+v", c)
+	}
+	for _, test := range []struct {
+		name string
+		f    func(int) time.Duration
+		want []int
+	}{
+		{"reconnect", c.ReconnectAfter, []int{10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000, 5000, 5000}},
+		{"rejoin", c.RejoinAfter, []int{1000, 2000, 5000, 10000, 10000}},
+		{"denied", c.DeniedAfter, []int{10000, 20000, 40000, 60000, 60000}},
+	} {
+		for i, ms := range test.want {
+			want := time.Duration(ms) * time.Millisecond
+			var sum time.Duration
+			for range 200 {
+				d := test.f(i + 1)
+				if d < want/2 || d > want*3/2 {
+					t.Fatalf("%s %d: %v", test.name, i+1, d)
+				}
+				sum += d
+			}
+			if mean := sum / 200; mean < want*8/10 || mean > want*12/10 {
+				t.Errorf("%s %d: %v on average, want about %v", test.name, i+1, mean, want)
+			}
+		}
+	}
+	short := (&ClientConfig{HeartbeatInterval: time.Second}).withDefaults()
+	if short.HeartbeatTimeout != time.Second {
+		t.Fatalf("the heartbeat's timeout is its interval: %v", short.HeartbeatTimeout)
+	}
+}
+
+func TestClientEcho(t *testing.T) { // K234, K237, L255, L261, L262
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -59,29 +130,831 @@ func TestClientEcho(t *testing.T) {
 		}
 		_, err := ch.Push("fail", map[string]string{"reason": "no"}).Wait(t.Context())
 		var refused *push.Error
-		if !errors.As(err, &refused) || refused.Reason() != "no" {
+		if !errors.As(err, &refused) || refused.Status != "error" || refused.Reason() != "no" {
 			t.Fatal(err)
+		}
+		if _, err = ch.Push("maybe", nil).Wait(t.Context()); !errors.As(err, &refused) || refused.Status != "maybe" {
+			t.Fatal(err)
+		}
+		if got := jsonOf(mustReply(t, ch.Push("twice", nil))); got != `{"n":1}` {
+			t.Fatal(got)
+		}
+		p.last().change(func() { clear(p.last().joined) })
+		if _, err = ch.Push("echo", nil).Wait(t.Context()); !errors.As(err, &refused) || refused.Reason() != "unmatched topic" {
+			t.Fatal(err)
+		}
+		wantFrames(t, p,
+			`"1" "1" room:1 phx_join {"a":1}`,
+			`"1" "2" room:1 echo {"n":7}`,
+			`"1" "3" room:1 fail {"reason":"no"}`,
+			`"1" "4" room:1 maybe {}`,
+			`"1" "5" room:1 twice {}`,
+			`"1" "6" room:1 echo {}`,
+		)
+	})
+}
+
+func TestClientTimeouts(t *testing.T) { // K236, L256, L257, L258, L259
+	t.Parallel()
+	clientBubble(t, ClientConfig{Timeout: 4 * time.Second}, func(t *testing.T, p *peer, c *Client) {
+		took := func(f func() *push.Push, want time.Duration) {
+			t.Helper()
+			start := time.Now()
+			mustFail(t, f(), push.ErrTimeout)
+			if got := time.Since(start); got != want {
+				t.Fatalf("timed out after %v, want %v", got, want)
+			}
+		}
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		took(func() *push.Push { return ch.Push("noreply", nil) }, 4*time.Second)
+		took(func() *push.Push { return ch.PushTimeout("noreply", nil, time.Second) }, time.Second)
+		took(func() *push.Push { return ch.Push("late", nil) }, 4*time.Second)
+		time.Sleep(time.Minute) // its reply came, to nothing
+		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return errReset } })
+		p.last().cut(errReset)
+		synctest.Wait()
+		took(func() *push.Push { return ch.Push("echo", 1) }, 4*time.Second)
+		late := ch.PushTimeout("noreply", 2, 30*time.Second)
+		start := time.Now()
+		time.Sleep(20 * time.Second)
+		p.set(func() { p.refuse = nil })
+		mustFail(t, late, push.ErrTimeout)
+		// Buffered for 20 s and up to the 5 s of a reconnect, then timed anew when sent.
+		if d := time.Since(start); d < 50*time.Second || d > 56*time.Second {
+			t.Fatalf("timed out after %v", d)
+		}
+		other := c.Channel("room:2", nil)
+		p.set(func() {
+			p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil }
+		})
+		took(func() *push.Push { return other.JoinTimeout(7 * time.Second) }, 7*time.Second)
+		synctest.Wait()
+		if n := p.handled["1"]; n != 0 {
+			t.Fatal("a push that had timed out was sent")
 		}
 	})
 }
 
-func TestClientReconnects(t *testing.T) {
+func TestClientConnectIsIdempotent(t *testing.T) { // I196
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		for range 3 {
+			c.Connect()
+			connected(t, c)
+		}
+		if n := p.dialCount(); n != 1 {
+			t.Fatalf("%d dials", n)
+		}
+	})
+}
+
+func TestClientReconnectDelays(t *testing.T) { // I198
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+			if n <= 12 || n > 13 && n < 16 {
+				return errReset
+			}
+			return nil
+		}
 		connected(t, c)
-		ch := c.Channel("room:1", nil)
-		mustReply(t, ch.Join())
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // so that the count begins again
 		p.last().cut(errReset)
 		synctest.Wait()
-		if s := c.State(); s.Status != Waiting || time.Until(s.Until) != 10*time.Millisecond || !errors.Is(s.Cause, errReset) {
+		if s := c.State(); s.Status != Waiting || time.Until(s.Until) != 10*time.Millisecond || !errors.Is(s.Cause, errReset) || s.Tries != 1 {
 			t.Fatalf("%+v", s)
 		}
 		if err := c.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		mustReply(t, ch.Push("echo", nil))
+		want := []time.Duration{10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000, 5000, 5000, 60_010, 50, 100}
+		got := p.gaps()
+		for i := range want {
+			if want[i] *= time.Millisecond; i < len(got) && got[i] != want[i] {
+				t.Errorf("attempt %d after %v, want %v", i+2, got[i], want[i])
+			}
+		}
+		if len(got) != len(want) {
+			t.Fatalf("%d attempts, want %d", len(got), len(want))
+		}
 	})
-	_ = context.Background
-	_ = transport.ErrClosed
+}
+
+// A server that accepts and drops at once is not asked for ever at the first delay.
+func TestClientFlappingServer(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.prepare = func(k *peerConn) { k.end(&transport.CloseError{Code: transport.CodeInternal}) }
+		c.Connect()
+		time.Sleep(time.Minute)
+		if n := p.dialCount(); n < 15 || n > 25 {
+			t.Fatalf("%d connections in a minute", n)
+		}
+	})
+}
+
+func TestClientCloseCodes(t *testing.T) { // I197, I199, I211
+	t.Parallel()
+	for _, test := range []struct {
+		name string
+		err  error
+		stay bool
+		want Status
+	}{
+		{"1000", &transport.CloseError{Code: 1000}, false, Connected},
+		{"1000, to stay", &transport.CloseError{Code: 1000}, true, Failed},
+		{"1001, to stay", &transport.CloseError{Code: 1001}, true, Connected},
+		{"1011", &transport.CloseError{Code: 1011}, false, Connected},
+		{"1012", &transport.CloseError{Code: 1012}, false, Connected},
+		{"3410", &transport.CloseError{Code: transport.CodeSessionGone}, false, Connected},
+		{"none", errReset, true, Connected},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			clientBubble(t, ClientConfig{StayAfter1000: test.stay}, func(t *testing.T, p *peer, c *Client) {
+				connected(t, c)
+				ch := joined(t, c, "room:1")
+				errs := make(chan error, 4)
+				ch.OnError(func(err error) { errs <- err })
+				p.last().end(test.err)
+				if err := <-errs; !errors.Is(err, test.err) {
+					t.Fatalf("the channel's cause is %v", err)
+				}
+				time.Sleep(time.Minute)
+				if s := c.State(); s.Status != test.want {
+					t.Fatalf("%+v", s)
+				}
+				if test.want == Failed {
+					if err := c.Ready(t.Context()); !errors.Is(err, test.err) {
+						t.Fatal(err)
+					}
+					connected(t, c)
+				}
+				synctest.Wait()
+				if s, _ := ch.State(); s != channel.StateJoined {
+					t.Fatalf("channel is %v", s)
+				}
+			})
+		})
+	}
+}
+
+func TestClientPause(t *testing.T) { // I200, I207, I210
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		lost := ch.Push("noreply", 1)
+		synctest.Wait()
+		c.Pause()
+		mustFail(t, lost, push.ErrLost)
+		mustFail(t, lost, ErrPaused)
+		if s := c.State(); s.Wanted != WantPaused || s.Status != Disconnected {
+			t.Fatalf("%+v", s)
+		}
+		if err := c.Ready(t.Context()); !errors.Is(err, ErrPaused) {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour)
+		kept := ch.Push("echo", 2)
+		time.Sleep(time.Second)
+		if n := p.dialCount(); n != 1 {
+			t.Fatalf("%d dials while paused", n)
+		}
+		c.Resume()
+		mustReply(t, kept)
+		if got := p.ends; len(got) != 1 || got[0].Code != 1000 {
+			t.Fatalf("closed with %v", got)
+		}
+		wantFrames(t, p,
+			`"1" "1" room:1 phx_join {}`, `"1" "2" room:1 noreply 1`,
+			`"3" "3" room:1 phx_join {}`, `"3" "4" room:1 echo 2`)
+	})
+}
+
+func TestClientPauseWhileConnecting(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(ctx context.Context, _ ClientTransport, n int) error {
+			if n == 1 {
+				<-ctx.Done()
+				time.Sleep(time.Second) // comes to nothing late
+			}
+			if n == 2 {
+				time.Sleep(time.Second) // and this one comes to something late
+			}
+			return nil
+		}
+		for range 2 {
+			c.Connect()
+			time.Sleep(10 * time.Millisecond)
+			c.Pause()
+			time.Sleep(10 * time.Millisecond)
+		}
+		connected(t, c)
+		time.Sleep(time.Minute)
+		if n := p.dialCount(); n != 3 {
+			t.Fatalf("%d dials", n)
+		}
+		if n := len(p.ends); n != 2 {
+			t.Fatalf("%d of 2 late connections were closed", n)
+		}
+		if s := c.State(); s.Status != Connected {
+			t.Fatalf("%+v", s)
+		}
+	})
+}
+
+// I206: the old connection's slow end does not keep the new one waiting, nor is it taken for its end.
+func TestClientConnectDuringTeardown(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.prepare = func(k *peerConn) { k.closing = 1500 * time.Millisecond }
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		start := time.Now()
+		c.Pause()
+		connected(t, c)
+		mustReply(t, ch.Push("echo", nil))
+		if d := time.Since(start); d != 0 {
+			t.Fatalf("connected again after %v", d)
+		}
+		time.Sleep(time.Minute)
+		if n := p.dialCount(); n != 2 {
+			t.Fatalf("%d dials", n)
+		}
+	})
+}
+
+func TestClientPushesOffline(t *testing.T) { // I202, I203, K234, K253
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+			if n < 3 {
+				return errReset
+			}
+			return nil
+		}
+		ch := c.Channel("room:1", nil)
+		mustFail(t, ch.Push("echo", 0), channel.ErrNotJoined)
+		join := ch.Join()
+		var pushes []*push.Push
+		for i := range 3 {
+			pushes = append(pushes, ch.Push("echo", i))
+		}
+		c.Connect()
+		mustReply(t, join)
+		for _, x := range pushes {
+			mustReply(t, x)
+		}
+		wantFrames(t, p,
+			`"1" "1" room:1 phx_join {}`, `"1" "2" room:1 echo 0`, `"1" "3" room:1 echo 1`, `"1" "4" room:1 echo 2`)
+	})
+}
+
+func TestClientHeartbeats(t *testing.T) { // I208, I210, I215, I216
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.prepare = func(k *peerConn) { k.slow = time.Second }
+		connected(t, c)
+		time.Sleep(time.Hour + time.Second)
+		frames := p.got()
+		if len(frames) != 116 { // every 31 s: an interval after each answer
+			t.Fatalf("%d heartbeats in an hour", len(frames))
+		}
+		for i, f := range frames {
+			if want := fmt.Sprintf(` "%d" phoenix heartbeat {}`, i+1); f != want {
+				t.Fatalf("%q, want %q", f, want)
+			}
+		}
+		s := c.Stats()
+		if s.RTT != time.Second || time.Since(s.LastFrame) > 30*time.Second || s.Connections != 1 || s.FramesOut != 116 || s.FramesIn != 116 || s.BytesOut == 0 {
+			t.Fatalf("%+v", s)
+		}
+		c.Pause()
+		time.Sleep(time.Hour)
+		if n := len(p.got()); n != 116 {
+			t.Fatal("heartbeats while paused")
+		}
+	})
+	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		time.Sleep(time.Hour)
+		if n := len(p.got()); n != 0 {
+			t.Fatalf("%d heartbeats by long poll", n)
+		}
+	})
+}
+
+func TestClientHeartbeatTimeout(t *testing.T) { // I209
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		errs := make(chan error, 1)
+		ch.OnError(func(err error) { errs <- err })
+		first := p.last()
+		first.change(func() { first.stallIn, first.swallow = true, true })
+		start := time.Now()
+		if err := <-errs; !errors.Is(err, ErrHeartbeat) || time.Since(start) != time.Minute {
+			t.Fatalf("%v after %v", err, time.Since(start))
+		}
+		if err := c.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d != time.Minute+10*time.Millisecond {
+			t.Fatalf("connected again after %v", d)
+		}
+		mustReply(t, ch.Push("echo", nil))
+		if got := p.ends; len(got) != 1 || got[0] != (transport.CloseError{Code: 1000, Reason: "heartbeat timeout"}) {
+			t.Fatalf("closed with %v", got)
+		}
+	})
+}
+
+// What is large and slow in front of a heartbeat's answer does not end the connection, for a while.
+func TestClientHeartbeatPatience(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		k := p.last()
+		trickle := func(d time.Duration) {
+			for range d / (10 * time.Second) {
+				time.Sleep(10 * time.Second)
+				k.bytesIn.Add(1000)
+			}
+		}
+		k.change(func() { k.stallIn = true })
+		trickle(140 * time.Second) // the heartbeat went out at 30 s
+		if s := c.State(); s.Status != Connected {
+			t.Fatalf("%+v", s)
+		}
+		k.change(func() { k.stallIn = false })
+		trickle(5 * time.Minute)
+		if n := p.dialCount(); n != 1 {
+			t.Fatalf("%d dials", n)
+		}
+		k.change(func() { k.stallIn = true })
+		trickle(3 * time.Minute)
+		if n := p.dialCount(); n != 2 {
+			t.Fatalf("%d dials: patience has an end", n)
+		}
+	})
+}
+
+func TestClientDenied(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{http.StatusUnauthorized, http.StatusForbidden} {
+		clientBubble(t, ClientConfig{AuthToken: "x", Params: map[string]int{}}, func(t *testing.T, p *peer, c *Client) {
+			p.refuse = func(context.Context, ClientTransport, int) error { return denied(status) }
+			c.Connect()
+			var refused *transport.HandshakeError
+			if err := c.Ready(t.Context()); !errors.As(err, &refused) || refused.StatusCode != status || string(refused.Body) != "no" {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Hour)
+			if s := c.State(); s.Status != Denied || !s.Until.IsZero() || !errors.As(s.Cause, &refused) {
+				t.Fatalf("%+v", s)
+			}
+			if n := p.dialCount(); n != 1 {
+				t.Fatalf("%d dials with what was refused", n)
+			}
+			p.set(func() { p.refuse = nil })
+			connected(t, c)
+		})
+		token := new(atomic.Int64)
+		clientBubble(t, ClientConfig{AuthTokenFunc: func(context.Context) (string, error) { return fmt.Sprint(token.Add(1)), nil }},
+			func(t *testing.T, p *peer, c *Client) {
+				p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+					if n < 6 {
+						return denied(status)
+					}
+					return nil
+				}
+				c.Connect()
+				synctest.Wait()
+				if s := c.State(); s.Status != Denied || time.Until(s.Until) != 10*time.Second {
+					t.Fatalf("%+v", s)
+				}
+				if err := c.Ready(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				if got := p.gaps(); !slices.Equal(got, []time.Duration{10e9, 20e9, 40e9, 60e9, 60e9}) {
+					t.Fatalf("asked after %v", got)
+				}
+				if p.asked[5].AuthToken != "6" {
+					t.Fatalf("token %q at the sixth attempt", p.asked[5].AuthToken)
+				}
+			})
+	}
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) { // what a proxy says while a server restarts is no refusal
+		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+			if n < 4 {
+				return denied([]int{0, 502, 404, 200}[n])
+			}
+			return nil
+		}
+		connected(t, c)
+		if n := p.dialCount(); n != 4 {
+			t.Fatal(n)
+		}
+	})
+}
+
+func TestClientFailed(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(context.Context, ClientTransport, int) error { return fmt.Errorf("dial: %w", transport.ErrURL) }
+		c.Connect()
+		if err := c.Ready(t.Context()); !errors.Is(err, transport.ErrURL) {
+			t.Fatal(err)
+		}
+		if s := c.State(); s.Status != Failed {
+			t.Fatalf("%+v", s)
+		}
+	})
+	clientBubble(t, ClientConfig{Params: 5}, func(t *testing.T, p *peer, c *Client) {
+		c.Connect()
+		if err := c.Ready(t.Context()); !errors.Is(err, transport.ErrURL) {
+			t.Fatal(err)
+		}
+	})
+	giveUp := func(tries int) time.Duration {
+		if tries > 3 {
+			return -1
+		}
+		return time.Second
+	}
+	clientBubble(t, ClientConfig{ReconnectAfter: giveUp, RejoinAfter: giveUp}, func(t *testing.T, p *peer, c *Client) {
+		p.join = func(*peerConn, *serializer.Message) (string, any) { return "error", map[string]string{"reason": "no"} }
+		connected(t, c)
+		ch := c.Channel("room:1", nil)
+		closed := make(chan error, 1)
+		ch.OnClose(func(err error) { closed <- err })
+		_, err := ch.Join().Wait(t.Context())
+		waiting := ch.Push("echo", nil)
+		var refused *push.Error
+		if !errors.As(err, &refused) {
+			t.Fatal(err)
+		}
+		if err := <-closed; !errors.As(err, &refused) || refused.Reason() != "no" {
+			t.Fatal(err)
+		}
+		_, err = waiting.Wait(t.Context())
+		if !errors.Is(err, channel.ErrClosed) || errors.As(err, &refused) {
+			t.Fatalf("a push is not what was refused: %v", err)
+		}
+		if n := len(p.got()); n != 4 {
+			t.Fatalf("%d joins", n)
+		}
+		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return errReset } })
+		p.last().cut(errReset)
+		time.Sleep(time.Minute)
+		if s := c.State(); s.Status != Failed || p.dialCount() != 4 {
+			t.Fatalf("%+v after %d dials", s, p.dialCount())
+		}
+	})
+}
+
+func TestClientParams(t *testing.T) { // I193, K235
+	t.Parallel()
+	n := new(atomic.Int64)
+	cfg := ClientConfig{
+		Params: func(context.Context) (any, error) {
+			if n.Add(1) == 2 {
+				return nil, errors.New("no params today")
+			}
+			return map[string]int64{"n": n.Load()}, nil
+		},
+		AuthTokenFunc: func(ctx context.Context) (string, error) {
+			if _, ok := ctx.Deadline(); !ok {
+				return "", errors.New("no deadline")
+			}
+			time.Sleep(time.Second)
+			return fmt.Sprint("token ", n.Load()), nil
+		},
+		Header: http.Header{"X-A": {"b"}},
+	}
+	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
+		states := c.States(t.Context())
+		connected(t, c)
+		p.last().cut(errReset)
+		for s := range states {
+			if s.Status == Waiting && s.Cause.Error() == "socket: params: no params today" {
+				break
+			}
+		}
+		if err := c.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.asked) != 2 || p.asked[0].Params != "n=1" || p.asked[1].Params != "n=3" || p.asked[1].AuthToken != "token 3" ||
+			p.asked[0].Vsn != "2.0.0" || p.asked[0].Header.Get("X-A") != "b" || p.asked[0].URL != "ws://peer.test/socket" {
+			t.Fatalf("%+v", p.asked)
+		}
+
+		joins := 0
+		ch := c.Channel("room:1", func(ctx context.Context) (any, error) {
+			joins++
+			switch joins {
+			case 2:
+				return nil, errors.New("no join today")
+			case 4: // the connection is lost meanwhile
+				<-ctx.Done()
+				return nil, ctx.Err()
+			case 6:
+				return func() {}, nil
+			}
+			return map[string]int{"join": joins}, nil
+		})
+		errs := make(chan error, 9)
+		ch.OnError(func(err error) { errs <- err })
+		mustReply(t, ch.Join())
+		crash := func() { mustFail(t, ch.Push("crash", nil), push.ErrLost) }
+		crash()
+		<-errs
+		<-errs // its params failed
+		mustReply(t, ch.Push("echo", nil))
+		crash()
+		time.Sleep(1500 * time.Millisecond)
+		p.last().cut(errReset)
+		synctest.Wait()
+		mustReply(t, ch.Push("echo", nil))
+		crash()
+		mustReply(t, ch.Push("echo", nil))
+		var got []string
+		for _, f := range p.got("echo", "crash") {
+			got = append(got, f[strings.Index(f, "{"):])
+		}
+		if want := []string{`{"join":1}`, `{"join":3}`, `{"join":5}`, `{"join":7}`}; !slices.Equal(got, want) {
+			t.Fatalf("joins %q", got)
+		}
+	})
+}
+
+func TestClientParamsThatCannotBe(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		for _, params := range []any{func() any { return nil }, make(chan int)} {
+			ch := c.Channel("room:1", params)
+			mustFail(t, ch.Join(), serializer.ErrPayload)
+			mustReply(t, ch.Leave())
+		}
+		ch := joined(t, c, "room:1")
+		mustFail(t, ch.Push("echo", make(chan int)), serializer.ErrPayload)
+		mustReply(t, ch.Push("echo", serializer.Binary([]byte("ab")))) // 2.0.0 has binary
+	})
+}
+
+// Functions that block are told to stop, and Close does not wait for ever for one that does not.
+func TestClientFunctionsThatBlock(t *testing.T) {
+	t.Parallel()
+	stuck := make(chan struct{})
+	clientBubble(t, ClientConfig{AuthTokenFunc: func(ctx context.Context) (string, error) {
+		<-ctx.Done()
+		return "", ctx.Err()
+	}}, func(t *testing.T, p *peer, c *Client) {
+		c.Connect()
+		time.Sleep(25 * time.Second)
+		if s := c.State(); !errors.Is(s.Cause, context.DeadlineExceeded) {
+			t.Fatalf("%+v", s)
+		}
+	})
+	synctest.Test(t, func(t *testing.T) {
+		stuck = make(chan struct{})
+		p := newPeer()
+		c := p.client(ClientConfig{Params: func(context.Context) (any, error) { <-stuck; return nil, nil }})
+		c.Connect()
+		time.Sleep(time.Minute)
+		start := time.Now()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Close(ctx); !errors.Is(err, errBusy) || time.Since(start) != 3*time.Second {
+			t.Fatalf("%v after %v", err, time.Since(start))
+		}
+		close(stuck)
+	})
+}
+
+func TestClientStates(t *testing.T) { // I217
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+			if n == 1 {
+				return errReset
+			}
+			return nil
+		}
+		c := p.client(ClientConfig{})
+		var called, seen []string
+		text := func(s State) string {
+			return fmt.Sprint(s.Wanted, " ", s.Status, " ", s.Transport, " ", s.Cause != nil)
+		}
+		off := c.OnState(func(s State) { called = append(called, text(s)) })
+		done := make(chan struct{})
+		states := c.States(context.Background())
+		go func() {
+			defer close(done)
+			for s := range states {
+				seen = append(seen, text(s))
+			}
+		}()
+		connected(t, c)
+		c.Pause()
+		synctest.Wait()
+		off()
+		off()
+		closeClient(t, c)
+		<-done
+		want := []string{
+			"paused disconnected  false",
+			"connected disconnected  false",
+			"connected connecting  false",
+			"connected waiting  true",
+			"connected connecting  true",
+			"connected connected websocket false",
+			"paused connected websocket false",
+			"paused disconnected  false",
+			"closed disconnected  false",
+			"closed disconnected  false",
+		}
+		if !slices.Equal(seen, want) {
+			t.Errorf("iterator\n%s\nwant\n%s", strings.Join(seen, "\n"), strings.Join(want, "\n"))
+		}
+		if !slices.Equal(called, want[1:8]) {
+			t.Errorf("callbacks\n%s\nwant\n%s", strings.Join(called, "\n"), strings.Join(want[1:8], "\n"))
+		}
+		for s := range c.States(context.Background()) { // after the end there is just the last
+			if s.Wanted != WantClosed {
+				t.Fatalf("%+v", s)
+			}
+		}
+		if err := c.Ready(t.Context()); !errors.Is(err, ErrClosed) {
+			t.Fatal(err)
+		}
+		for _, s := range []fmt.Stringer{Wanted(9), Status(9)} {
+			if s.String() != "9" {
+				t.Error(s)
+			}
+		}
+	})
+}
+
+func TestClientStatesSlowly(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
+		states := c.States(t.Context())
+		c.Connect()
+		time.Sleep(time.Hour)
+		n := 0
+		var last State
+		for s := range states {
+			last = s
+			if n++; n == statesKept {
+				break
+			}
+		}
+		if now := c.State(); last.Since != now.Since || last.Status != now.Status {
+			t.Fatalf("%+v, now %+v", last, now)
+		}
+		for range states {
+			t.Fatal("goes on after a break")
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range c.States(ctx) {
+			n++
+		}
+		if n != statesKept+1 {
+			t.Fatal(n)
+		}
+	})
+}
+
+func TestClientDial(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		c, err := dialNew(t.Context(), p.client(ClientConfig{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		closeClient(t, c)
+
+		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
+		if c, err := dialNew(t.Context(), p.client(ClientConfig{})); c != nil || !errors.Is(err, errReset) {
+			t.Fatal(c, err)
+		}
+		p.refuse = func(context.Context, ClientTransport, int) error { return denied(403) }
+		var refused *transport.HandshakeError
+		if _, err := dialNew(t.Context(), p.client(ClientConfig{})); !errors.As(err, &refused) {
+			t.Fatal(err)
+		}
+		p.refuse = func(ctx context.Context, _ ClientTransport, _ int) error { <-ctx.Done(); return ctx.Err() }
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if _, err := dialNew(ctx, p.client(ClientConfig{})); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Fatal(err, time.Since(start))
+		}
+		if _, err := Dial(t.Context(), "://", nil); !errors.Is(err, transport.ErrURL) {
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestClientGarbage(t *testing.T) { // and the bad input of the issue
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		var got []string
+		ch.OnMessage(func(m serializer.Message) { got = append(got, m.Event) })
+		k := p.last()
+		garbage := []string{
+			``, `nonsense`, `{}`, `[]`, `null`, `[1,2,3]`, `["1","1","room:1","phx_reply",{}]`, `["1","1","room:1","phx_reply",null]`,
+			`["1","1","room:1","phx_reply",{"status":5,"response":{}}]`, `["1","99","room:1","phx_reply",{"status":"ok","response":{}}]`,
+			`["1","1","room:1","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"nowhere","said",{}]`, `[null,null,5,"said",{}]`,
+			`[null,null,"room:1",5,{}]`, `["7","7","room:1","phx_close",{}]`, `["7","7","room:1","phx_error",{}]`, `[{},[],"room:1","said",{}]`,
+			`[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"room:1","said",null]`, `[1,2,"room:1","said",{}]`,
+			"[null,null,\"room:1\",\"said\",\"\xff\"]", `[null,null,"room:1","phx_join",{}]`, `[null,null,"room:1","",{}]`,
+		}
+		for _, g := range garbage {
+			k.raw(serializer.OpText, []byte(g))
+			k.raw(serializer.OpBinary, []byte(g))
+		}
+		for i := range 256 {
+			k.raw(serializer.OpBinary, []byte{byte(i)})
+			k.raw(serializer.OpBinary, []byte{byte(i), 255, 255, 255, 255})
+		}
+		big := strings.Repeat("x", 4<<20)
+		k.raw(serializer.OpText, []byte(`[null,null,"room:1","big","`+big+`"]`))
+		k.raw(serializer.OpText, []byte(`[null,null,"`+big+`","big",{}]`))
+		mustReply(t, ch.Push("echo", nil))
+		if n := p.dialCount(); n != 1 {
+			t.Fatalf("%d dials", n)
+		}
+		if s, _ := ch.State(); s != channel.StateJoined {
+			t.Fatal(s)
+		}
+		if !slices.Contains(got, "big") || c.Stats().Garbage == 0 {
+			t.Fatalf("events %q, %d frames of garbage", got, c.Stats().Garbage)
+		}
+	})
+}
+
+func TestClientVersions(t *testing.T) { // L264 and 1.0.0, 3.0.0
+	t.Parallel()
+	for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {
+		t.Run(s.Version(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newPeer()
+				p.ser = s
+				c := p.client(ClientConfig{})
+				defer closeClient(t, c)
+				connected(t, c)
+				if p.asked[0].Vsn != serializer.Vsn(s) {
+					t.Fatalf("vsn %q", p.asked[0].Vsn)
+				}
+				ch := joined(t, c, "room:1")
+				type body struct {
+					Text string `json:"text"`
+				}
+				if got, err := channel.Call[body](t.Context(), ch, "echo", body{"hé"}); err != nil || got.Text != "hé" {
+					t.Fatal(got, err)
+				}
+				events := ch.Events("shout", "pushed")
+				ch.Push("shout", body{"1"})
+				ch.Push("push_me", body{"2"})
+				n := 0
+				for m, err := range events {
+					n++
+					var b body
+					if err != nil || m.Payload.Decode(&b) != nil || b.Text != fmt.Sprint(n) {
+						t.Fatal(b, err)
+					}
+					if n == 2 {
+						break
+					}
+				}
+				blob := ch.Push("echo", serializer.Binary([]byte{0xde, 0xad}))
+				if s == serializer.V1() {
+					mustFail(t, blob, serializer.ErrPayload)
+				} else if got := mustReply(t, blob); !got.IsBinary() || string(got.Bytes()) != "\xde\xad" {
+					t.Fatalf("%x", got.Bytes())
+				}
+				mustFail(t, ch.Push("crash", nil), push.ErrLost)
+				mustReply(t, ch.Push("echo", nil))
+				time.Sleep(time.Hour) // heartbeats
+				if n := p.dialCount(); n != 1 {
+					t.Fatalf("%d dials", n)
+				}
+				mustReply(t, ch.Leave())
+			})
+		})
+	}
 }

@@ -36,17 +36,20 @@ func (u clientUp) Send(o link.Out) {
 	u.conn.send(o)
 }
 
-func (u clientUp) Attach(topic string, d link.Down) bool {
+func (u clientUp) Attach(topic string, d link.Down) error {
+	if u.ended {
+		return ErrClosed
+	}
 	for _, other := range u.topics[topic] {
 		if !other.IsLeaving() {
-			return false
+			return link.ErrTaken
 		}
 	}
 	u.topics[topic] = append(u.topics[topic], d)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.channels = append(u.channels, d)
-	return true
+	return nil
 }
 
 func (u clientUp) Detach(topic string, d link.Down) {

@@ -3,6 +3,7 @@ package link
 
 import (
 	"context"
+	"errors"
 	"runtime"
 	"strings"
 	"sync"
@@ -14,6 +15,9 @@ import (
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
 )
+
+// ErrTaken is returned by Attach.
+var ErrTaken = errors.New("topic is taken")
 
 // Up is what a channel asks of its socket.
 type Up interface {
@@ -34,8 +38,9 @@ type Up interface {
 	NextRef() uint64
 	// Send queues a message for the connection, which there must be.
 	Send(o Out)
-	// Attach has the messages of a topic given to d. It reports false if another has the topic that is not leaving it.
-	Attach(topic string, d Down) bool
+	// Attach has the messages of a topic given to d. The error is ErrTaken if another has the topic that is not leaving it, or why
+	// the socket is closed.
+	Attach(topic string, d Down) error
 	Detach(topic string, d Down)
 	// IsOpen reports whether there is a connection.
 	IsOpen() bool
@@ -168,7 +173,9 @@ func (t *Tracker) Idle() <-chan struct{} {
 	return t.idle
 }
 
-// Callbacks is run, marked as what runs the user's callbacks: see InCallback.
+// Callbacks is run, marked as what runs the user's callbacks: see InCallback. Inlined, the mark would have its caller's name.
+//
+//go:noinline
 func Callbacks[T any](run func(T)) func(T) { return func(v T) { run(v) } }
 
 // InCallback reports whether it is called, however deep, by a function that Callbacks made. Who waits for callbacks to end must not do so
