@@ -23,6 +23,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
 )
@@ -58,8 +59,9 @@ func run(ctx context.Context, addr string) error {
 func serve(ctx context.Context, ln net.Listener, log io.Writer) error {
 	logger := zerolog.New(zerolog.ConsoleWriter{Out: log, NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
 	ps := pubsub.New(nil)
+	who := presence.New(ps, &presence.Config{Logger: &logger})
 	sockets := socket.NewHandler(socket.Config{
-		Channels: channel.Routes{"room:*": newRoom(ps)},
+		Channels: channel.Routes{"room:*": newRoom(who)},
 		PubSub:   ps,
 		Logger:   &logger,
 	})
@@ -78,7 +80,7 @@ func serve(ctx context.Context, ln net.Listener, log io.Writer) error {
 	logger.Info().Msg("closing")
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	return errors.Join(sockets.Shutdown(ctx), server.Shutdown(ctx))
+	return errors.Join(sockets.Shutdown(ctx), who.Close(ctx), server.Shutdown(ctx))
 }
 
 // url is what to open in a browser on this machine.

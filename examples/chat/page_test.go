@@ -50,6 +50,12 @@ func TestTwoTabs(t *testing.T) {
 			bob := c.visit(b, "tea", "bob", transport)
 			ann.Until(here("ann (you), bob"))
 			bob.Until(here("ann, bob (you)"))
+			second := c.visit(b, "tea", "bob", transport)
+			ann.Until(here("ann (you), bob · 2 devices"))
+			if err := second.Eval(`document.querySelector("#leave").click()`, nil); err != nil {
+				t.Fatal(err)
+			}
+			ann.Until(here("ann (you), bob"))
 
 			bob.Type("hello <b>ann</b> & all")
 			ann.Until(`document.querySelector("#typing").textContent === "bob is typing …"`)

@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"bennu.example/channel"
-	"bennu.example/pubsub"
+	"bennu.example/presence"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -42,7 +42,7 @@ type message struct {
 // hall is what all rooms share.
 type hall struct {
 	history *history
-	roster  *roster
+	who     *presence.Presence
 }
 
 // member is one client in one room. Its methods never run at the same time.
@@ -66,14 +66,13 @@ type (
 	joined struct{} // a member's message to itself
 )
 
-func newRoom(ps *pubsub.PubSub) *channel.Handler {
-	h := &hall{newHistory(keptMessages, keptRooms), newRoster(ps)}
+func newRoom(who *presence.Presence) *channel.Handler {
+	h := &hall{newHistory(keptMessages, keptRooms), who}
 	return channel.Define(h.join,
 		channel.Info((*member).joined),
 		channel.On("new_msg", (*member).newMsg),
 		channel.On("typing", (*member).typing),
-		channel.OnAny((*member).other),
-		channel.Terminate((*member).left))
+		channel.OnAny((*member).other))
 }
 
 func (h *hall) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
@@ -98,10 +97,10 @@ func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
 			return err
 		}
 	}
-	if err := m.roster.track(c, m.user); err != nil {
+	if _, err := m.who.Track(c, m.user, nil); err != nil { // until the channel ends
 		return err
 	}
-	return c.Push("presence_state", m.roster.list(c.Topic()))
+	return m.who.Push(c)
 }
 
 func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (push.Reply, error) {
@@ -129,10 +128,6 @@ func (m *member) typing(_ context.Context, c *channel.Channel, _ serializer.Payl
 // other answers what this server does not know. Without it, an unknown event would crash the channel, as in Phoenix.
 func (m *member) other(_ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
 	return push.NoReply, push.Reject("unknown event " + event)
-}
-
-func (m *member) left(_ context.Context, c *channel.Channel, _ error) {
-	_ = m.roster.untrack(c) // who cannot be told will be told the whole state when they join again
 }
 
 // checkName is an error reply unless the name may be used.

@@ -14,6 +14,7 @@ import (
 	"github.com/coder/websocket"
 
 	"bennu.example/channel"
+	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
 )
@@ -149,6 +150,11 @@ func (w *wire) closed() websocket.StatusCode {
 	}
 }
 
+func metas(s presence.State, key string) []presence.Meta {
+	e, _ := s.Get(key)
+	return e.Metas
+}
+
 func TestTalk(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
@@ -158,18 +164,18 @@ func TestTalk(t *testing.T) {
 	if in.User != "ann" || in.Messages == nil || len(in.Messages) > 0 {
 		t.Errorf("welcome %+v", in)
 	}
-	var here state
+	var here presence.State
 	ann.await("presence_state", &here)
-	if len(here) != 1 || len(here["ann"].Metas) != 1 || here["ann"].Metas[0].Ref == "" {
+	if here.Len() != 1 || len(metas(here, "ann")) != 1 || metas(here, "ann")[0].Ref == "" {
 		t.Errorf("here is %v", here)
 	}
 
 	bob := c.join("tea", "bob")
-	var change diff
+	var change presence.Diff
 	ann.until(&change, func(f frame) bool {
 		return f.Event == "presence_diff" && strings.Contains(string(f.Payload), "bob")
 	})
-	if len(change.Joins["bob"].Metas) != 1 || len(change.Leaves) != 0 {
+	if len(metas(change.Joins, "bob")) != 1 || change.Leaves.Len() != 0 {
 		t.Errorf("bob's coming is %v", change)
 	}
 
@@ -225,7 +231,7 @@ func TestHistoryAtJoin(t *testing.T) {
 func TestNothingMissed(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	h := &hall{newHistory(10, 10), newRoster(ps)}
+	h := &hall{newHistory(10, 10), presence.New(ps, nil)}
 	h.history.add("room:tea", message{ID: "1", Body: "before"})
 	late := func(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
 		reply, err := h.join(m, ctx, c, p)
@@ -284,22 +290,22 @@ func TestHere(t *testing.T) {
 	bob1 := c.join("tea", "bob")
 	bob2 := c.join("tea", "bob")
 	c.join("coffee", "carl")
-	var here state
+	var here presence.State
 	late := c.dial("tea")
 	late.ok("phx_join", map[string]any{"user": "dora"}, nil)
 	late.await("presence_state", &here)
-	if len(here) != 3 || len(here["ann"].Metas) != 1 || len(here["bob"].Metas) != 2 || len(here["dora"].Metas) != 1 {
+	if here.Len() != 3 || len(metas(here, "ann")) != 1 || len(metas(here, "bob")) != 2 || len(metas(here, "dora")) != 1 {
 		t.Errorf("here is %v", here)
 	}
 	left := func() string {
-		var d diff
+		var d presence.Diff
 		ann.until(&d, func(f frame) bool {
 			return f.Event == "presence_diff" && !strings.Contains(string(f.Payload), `"leaves":{}`)
 		})
-		if len(d.Leaves["bob"].Metas) != 1 || len(d.Joins) != 0 {
+		if len(metas(d.Leaves, "bob")) != 1 || d.Joins.Len() != 0 {
 			t.Fatalf("bob's going is %v", d)
 		}
-		return d.Leaves["bob"].Metas[0].Ref
+		return metas(d.Leaves, "bob")[0].Ref
 	}
 	bob1.ok("phx_leave", struct{}{}, nil)
 	first := left()
@@ -310,7 +316,7 @@ func TestHere(t *testing.T) {
 	// Who joins again on the same connection is here once.
 	ann.ok("phx_join", map[string]any{"user": "ann"}, nil)
 	ann.await("presence_state", &here)
-	if len(here["ann"].Metas) != 1 {
+	if len(metas(here, "ann")) != 1 {
 		t.Errorf("here is %v", here)
 	}
 }

@@ -252,10 +252,11 @@ function showTyping(user, starts = true) {
 function showUsers(users) {
   $("count").textContent = users.length;
   $("users").replaceChildren(
-    ...users.sort((a, b) => a.localeCompare(b)).map((user) => {
+    ...users.sort(([a], [b]) => a.localeCompare(b)).map(([user, devices]) => {
       const item = document.createElement("li");
       item.dir = "auto";
       item.textContent = user === me ? `${user} (you)` : user;
+      if (devices > 1) item.textContent += ` · ${devices} devices`;
       return item;
     }),
   );

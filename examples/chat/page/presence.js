@@ -1,6 +1,6 @@
 // Who is on a channel, from the events presence_state and presence_diff that Phoenix's presence sends.
 
-/** Keeps the list of a channel. Somebody counts once, however many connections they have. */
+/** Keeps the list of a channel. Somebody stands there once, with the number of their connections: tabs, devices. */
 export class Presence {
   onchange = () => {};
   #refs = new Map(); // by key: a Set of phx_ref, one for each connection
@@ -30,8 +30,9 @@ export class Presence {
     this.#early = [];
   }
 
+  /** Returns [key, how many connections] of everybody. */
   list() {
-    return [...this.#refs.keys()];
+    return [...this.#refs].map(([key, refs]) => [key, refs.size]);
   }
 
   #add(state) {
