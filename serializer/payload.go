@@ -81,16 +81,18 @@ func (p Payload) Decode(v any) error {
 			return fmt.Errorf("serializer: decode payload into %T: %w", v, errBinary)
 		}
 		*to = p.raw
-	case formMsgpack: // nothing that json.Unmarshal makes refers to its input
+	default:
+		if p.form == formMsgpack && decodeMsgpack(p.raw, v) {
+			return nil
+		}
 		scratch := scratches.Get().(*[]byte)
-		*scratch = appendMsgpackAsJSON((*scratch)[:0], p.raw)
-		err = json.Unmarshal(*scratch, v)
+		*scratch, err = p.appendJSON((*scratch)[:0])
+		if err != nil {
+			return err
+		}
+		err = json.Unmarshal(*scratch, v) // nothing that it makes refers to its input
 		if cap(*scratch) <= maxPooled {
 			scratches.Put(scratch)
-		}
-	case formValue:
-		if e := withJSON(p.value, func(raw []byte) { err = json.Unmarshal(raw, v) }); e != nil {
-			return e
 		}
 	}
 	if err != nil {

@@ -134,15 +134,31 @@ func makePlan(t reflect.Type, within []reflect.Type) *plan {
 
 // addFields adds the fields of the struct t. It is false if there is more to its JSON than a list of fields.
 func (p *plan) addFields(t reflect.Type, part func(reflect.Type)) bool {
-	names := map[string]bool{"_struct": true} // which go-msgpack takes for options
+	fields, ok := fieldsOf(t)
+	for _, f := range fields {
+		part(t.Field(f.index).Type)
+		// go-msgpack leaves out empty structs too, and does not know omitzero
+		if f.omitZero || (f.omitEmpty && t.Field(f.index).Type.Kind() == reflect.Struct) {
+			p.plain = false
+		}
+	}
+	if _, has := t.FieldByName("_struct"); has { // which go-msgpack takes for options
+		p.plain = false
+	}
+	p.fields = fields
+	return ok
+}
+
+// fieldsOf lists the fields of the struct t that have a part in its JSON. It is false if there is more to that.
+func fieldsOf(t reflect.Type) (fields []planField, ok bool) {
+	names := map[string]bool{}
 	for i := range t.NumField() {
 		f := t.Field(i)
 		if f.Anonymous {
-			return false
+			return nil, false
 		}
 		tag := f.Tag.Get("json")
 		if !f.IsExported() || tag == "-" {
-			p.plain = p.plain && f.Name != "_struct"
 			continue
 		}
 		name, options, _ := strings.Cut(tag, ",")
@@ -151,26 +167,23 @@ func (p *plan) addFields(t reflect.Type, part func(reflect.Type)) bool {
 			pf.name = f.Name
 		}
 		if !isIdentifier(strings.ReplaceAll(pf.name, "_", "-")) || names[pf.name] {
-			return false
+			return nil, false
 		}
 		names[pf.name] = true
 		for option := range strings.SplitSeq(options, ",") {
 			switch option {
 			case "omitempty":
-				// go-msgpack leaves out empty structs too
 				pf.omitEmpty = true
-				p.plain = p.plain && f.Type.Kind() != reflect.Struct
 			case "omitzero":
 				if f.Type.Kind() == reflect.Interface || implementsAny(f.Type, []reflect.Type{reflect.TypeFor[zeroer]()}) {
-					return false
+					return nil, false
 				}
-				pf.omitZero, p.plain = true, false
+				pf.omitZero = true
 			case "string":
-				return false
+				return nil, false
 			}
 		}
-		p.fields = append(p.fields, pf)
-		part(f.Type)
+		fields = append(fields, pf)
 	}
-	return true
+	return fields, true
 }
