@@ -557,7 +557,7 @@ func TestClientCall(t *testing.T) {
 		}
 		connected(t, c)
 		mustReply(t, ch.Push("echo", nil))
-		if p.handled[`"withdrawn"`] != 0 {
+		if p.times(`"withdrawn"`) != 0 {
 			t.Fatal("nobody waited for it any more, and it was sent")
 		}
 	})
@@ -698,7 +698,7 @@ func TestClientClose(t *testing.T) { // I204
 		for range events {
 			t.Fatal("an event")
 		}
-		if got := p.ends; len(got) != 1 || got[0].Code != 1000 {
+		if got := p.closes(); len(got) != 1 || got[0].Code != 1000 {
 			t.Fatal(got)
 		}
 		// After the end.

@@ -94,6 +94,27 @@ func (p *peer) dialCount() int {
 	return p.dials
 }
 
+// closes are the codes that the client closed with.
+func (p *peer) closes() []transport.CloseError {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]transport.CloseError(nil), p.ends...)
+}
+
+// asks are what was dialed with.
+func (p *peer) asks() []transport.ClientConfig {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]transport.ClientConfig(nil), p.asked...)
+}
+
+// times is how often a push with this payload was handled.
+func (p *peer) times(body string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.handled[body]
+}
+
 // gaps are the times between dials.
 func (p *peer) gaps() (list []time.Duration) {
 	p.mu.Lock()
@@ -140,19 +161,21 @@ type peerConn struct {
 	p  *peer
 	by ClientTransport
 
-	mu       sync.Mutex
-	wake     chan struct{} // closed on any change
-	in       []peerFrame   // for the client
-	err      error         // what Read returns when in is empty
-	closed   bool          // by the client
-	stallIn  bool          // nothing comes to the client
-	stallOut bool          // the client's writes block
-	swallow  bool          // the client's writes vanish
-	slow     time.Duration // every frame to the client takes as long
-	closing  time.Duration // Close takes as long
-	joined   map[string]serializer.Ref
-	bytesIn  atomic.Uint64
-	bytesOut atomic.Uint64
+	mu        sync.Mutex
+	wake      chan struct{} // closed on any change
+	in        []peerFrame   // for the client
+	err       error         // what Read returns when in is empty
+	closed    bool          // by the client
+	stallIn   bool          // nothing comes to the client
+	stallOut  bool          // the client's writes block
+	swallow   bool          // the client's writes vanish
+	lose      bool          // what is sent to the client vanishes
+	slow      time.Duration // every frame to the client takes as long
+	closing   time.Duration // Close takes as long
+	isClosing bool
+	joined    map[string]serializer.Ref
+	bytesIn   atomic.Uint64
+	bytesOut  atomic.Uint64
 }
 
 type peerFrame struct {
@@ -262,9 +285,13 @@ func (k *peerConn) Write(frames ...*serializer.Frame) error {
 
 func (k *peerConn) Close(code int, reason string) error {
 	k.mu.Lock()
-	closing := k.closing
+	closing, again := k.closing, k.isClosing
+	k.isClosing = true
 	k.mu.Unlock()
 	time.Sleep(closing)
+	if again {
+		return nil
+	}
 	k.p.set(func() { k.p.ends = append(k.p.ends, transport.CloseError{Code: code, Reason: reason}) })
 	k.change(func() {
 		k.closed = true
@@ -290,7 +317,7 @@ func (k *peerConn) send(m serializer.Message) {
 
 func (k *peerConn) raw(op serializer.Op, data []byte) {
 	k.change(func() {
-		if k.err == nil && !k.closed {
+		if k.err == nil && !k.closed && !k.lose {
 			k.in = append(k.in, peerFrame{op, data, time.Now().Add(k.slow)})
 		}
 	})

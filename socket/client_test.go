@@ -190,7 +190,7 @@ func TestClientTimeouts(t *testing.T) { // K236, L256, L257, L258, L259
 		})
 		took(func() *push.Push { return other.JoinTimeout(7 * time.Second) }, 7*time.Second)
 		synctest.Wait()
-		if n := p.handled["1"]; n != 0 {
+		if n := p.times("1"); n != 0 {
 			t.Fatal("a push that had timed out was sent")
 		}
 	})
@@ -324,7 +324,7 @@ func TestClientPause(t *testing.T) { // I200, I207, I210
 		}
 		c.Resume()
 		mustReply(t, kept)
-		if got := p.ends; len(got) != 1 || got[0].Code != 1000 {
+		if got := p.closes(); len(got) != 1 || got[0].Code != 1000 {
 			t.Fatalf("closed with %v", got)
 		}
 		wantFrames(t, p,
@@ -357,7 +357,7 @@ func TestClientPauseWhileConnecting(t *testing.T) {
 		if n := p.dialCount(); n != 3 {
 			t.Fatalf("%d dials", n)
 		}
-		if n := len(p.ends); n != 2 {
+		if n := len(p.closes()); n != 2 {
 			t.Fatalf("%d of 2 late connections were closed", n)
 		}
 		if s := c.State(); s.Status != Connected {
@@ -467,7 +467,7 @@ func TestClientHeartbeatTimeout(t *testing.T) { // I209
 			t.Fatalf("connected again after %v", d)
 		}
 		mustReply(t, ch.Push("echo", nil))
-		if got := p.ends; len(got) != 1 || got[0] != (transport.CloseError{Code: 1000, Reason: "heartbeat timeout"}) {
+		if got := p.closes(); len(got) != 1 || got[0] != (transport.CloseError{Code: 1000, Reason: "heartbeat timeout"}) {
 			t.Fatalf("closed with %v", got)
 		}
 	})
@@ -543,8 +543,8 @@ func TestClientDenied(t *testing.T) {
 				if got := p.gaps(); !slices.Equal(got, []time.Duration{10e9, 20e9, 40e9, 60e9, 60e9}) {
 					t.Fatalf("asked after %v", got)
 				}
-				if p.asked[5].AuthToken != "6" {
-					t.Fatalf("token %q at the sixth attempt", p.asked[5].AuthToken)
+				if p.asks()[5].AuthToken != "6" {
+					t.Fatalf("token %q at the sixth attempt", p.asks()[5].AuthToken)
 				}
 			})
 	}
@@ -648,9 +648,9 @@ func TestClientParams(t *testing.T) { // I193, K235
 		if err := c.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(p.asked) != 2 || p.asked[0].Params != "n=1" || p.asked[1].Params != "n=3" || p.asked[1].AuthToken != "token 3" ||
-			p.asked[0].Vsn != "2.0.0" || p.asked[0].Header.Get("X-A") != "b" || p.asked[0].URL != "ws://peer.test/socket" {
-			t.Fatalf("%+v", p.asked)
+		if len(p.asks()) != 2 || p.asks()[0].Params != "n=1" || p.asks()[1].Params != "n=3" || p.asks()[1].AuthToken != "token 3" ||
+			p.asks()[0].Vsn != "2.0.0" || p.asks()[0].Header.Get("X-A") != "b" || p.asks()[0].URL != "ws://peer.test/socket" {
+			t.Fatalf("%+v", p.asks())
 		}
 
 		joins := 0
@@ -917,8 +917,8 @@ func TestClientVersions(t *testing.T) { // L264 and 1.0.0, 3.0.0
 				c := p.client(ClientConfig{})
 				defer closeClient(t, c)
 				connected(t, c)
-				if p.asked[0].Vsn != serializer.Vsn(s) {
-					t.Fatalf("vsn %q", p.asked[0].Vsn)
+				if p.asks()[0].Vsn != serializer.Vsn(s) {
+					t.Fatalf("vsn %q", p.asks()[0].Vsn)
 				}
 				ch := joined(t, c, "room:1")
 				type body struct {

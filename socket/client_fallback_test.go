@@ -1,0 +1,310 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/transport"
+)
+
+// fallback runs f with a client that falls back.
+func fallback(t *testing.T, f func(t *testing.T, p *peer, c *Client)) {
+	t.Helper()
+	clientBubble(t, ClientConfig{Transport: Fallback}, f)
+}
+
+// refuseWebSockets has a WebSocket come to err, if that is not nil, and a long poll to otherwise.
+func refuseWebSockets(webSocket, longPoll func(context.Context) error) func(context.Context, ClientTransport, int) error {
+	return func(ctx context.Context, by ClientTransport, _ int) error {
+		f := webSocket
+		if by == LongPoll {
+			f = longPoll
+		}
+		if f == nil {
+			return nil
+		}
+		return f(ctx)
+	}
+}
+
+func refusal(err error) func(context.Context) error {
+	return func(context.Context) error { return err }
+}
+
+func hang(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+
+func wantTransport(t *testing.T, c *Client, want string) {
+	t.Helper()
+	if s := c.State(); s.Status != Connected || s.Transport != want {
+		t.Fatalf("%+v, want %s", s, want)
+	}
+}
+
+func TestClientFallbackIsNotNeeded(t *testing.T) {
+	t.Parallel()
+	fallback(t, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		wantTransport(t, c, "websocket")
+		ch := joined(t, c, "room:1")
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if n := p.dialCount(); n != 1 {
+			t.Fatalf("%d dials", n)
+		}
+		if f := p.got()[0]; f != ` "0" phoenix heartbeat {}` {
+			t.Fatalf("it was asked %q", f)
+		}
+		mustReply(t, ch.Push("echo", nil))
+	})
+}
+
+func TestClientFallback(t *testing.T) { // I221
+	t.Parallel()
+	mute := func(k *peerConn) { // it opens, and never answers
+		if k.by == WebSocket {
+			k.stallIn = true
+		}
+	}
+	stuck := func(k *peerConn) { // it opens, and takes nothing
+		if k.by == WebSocket {
+			k.stallOut = true
+		}
+	}
+	gone := func(k *peerConn) { // it opens, and ends
+		if k.by == WebSocket {
+			k.err = errReset
+		}
+	}
+	for _, test := range []struct {
+		name    string
+		refuse  func(context.Context, ClientTransport, int) error
+		prepare func(*peerConn)
+		after   time.Duration
+	}{
+		{"cannot be opened", refuseWebSockets(refusal(errReset), nil), nil, 0},
+		{"is forbidden by a proxy", refuseWebSockets(refusal(denied(403)), nil), nil, 0},
+		{"hangs", refuseWebSockets(hang, nil), nil, 2500 * time.Millisecond},
+		{"does not answer", nil, mute, 2500 * time.Millisecond},
+		{"takes nothing", nil, stuck, 2500 * time.Millisecond},
+		{"ends at once", nil, gone, 0},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			fallback(t, func(t *testing.T, p *peer, c *Client) {
+				p.refuse, p.prepare = test.refuse, test.prepare
+				start := time.Now()
+				connected(t, c)
+				if d := time.Since(start); d != test.after {
+					t.Fatalf("connected after %v, want %v", d, test.after)
+				}
+				wantTransport(t, c, "longpoll")
+				ch := joined(t, c, "room:1")
+				mustReply(t, ch.Push("echo", 1))
+				synctest.Wait()
+				if n := len(p.closes()); test.refuse == nil && n != 1 {
+					t.Fatalf("%d WebSockets were closed", n)
+				}
+
+				// Asked again after 30 s, then after 60 s, beside the long poll.
+				time.Sleep(40 * time.Second)
+				if n := p.dialCount(); n != 3 {
+					t.Fatalf("%d dials", n)
+				}
+				mustReply(t, ch.Push("echo", 2))
+				wantTransport(t, c, "longpoll")
+				if s, _ := ch.State(); s != channel.StateJoined {
+					t.Fatal(s)
+				}
+
+				// It works again, and is taken when nothing would be lost.
+				p.set(func() { p.refuse, p.prepare = nil, nil })
+				var pending *push.Push
+				time.AfterFunc(44*time.Second, func() { pending = ch.Push("noreply", nil) })
+				time.Sleep(53 * time.Second)
+				synctest.Wait()
+				wantTransport(t, c, "longpoll")
+				mustFail(t, pending, push.ErrTimeout)
+				synctest.Wait()
+				mustReply(t, ch.Push("echo", 3))
+				wantTransport(t, c, "websocket")
+				n := p.dialCount()
+				time.Sleep(time.Hour)
+				if p.dialCount() != n {
+					t.Fatal("it goes on asking")
+				}
+				for _, k := range p.live {
+					if k.by == LongPoll && !k.closed {
+						t.Fatal("the long poll was not closed")
+					}
+				}
+			})
+		})
+	}
+}
+
+// A WebSocket that works again is taken in the end, whatever is pending.
+func TestClientFallbackMovesInTheEnd(t *testing.T) {
+	t.Parallel()
+	fallback(t, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = refuseWebSockets(refusal(errReset), nil)
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		p.set(func() { p.refuse = nil })
+		pending := ch.PushTimeout("noreply", nil, time.Hour)
+		start := time.Now()
+		mustFail(t, pending, push.ErrLost)
+		if d := time.Since(start); d != 50*time.Second {
+			t.Fatalf("moved after %v", d)
+		}
+		mustReply(t, ch.Push("echo", nil))
+		wantTransport(t, c, "websocket")
+	})
+}
+
+// The long poll ends while a WebSocket waits to be taken.
+func TestClientFallbackMovesAtOnceWhenItMust(t *testing.T) {
+	t.Parallel()
+	fallback(t, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = refuseWebSockets(refusal(errReset), nil)
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		old := p.last()
+		p.set(func() { p.refuse = nil })
+		pending := ch.PushTimeout("noreply", nil, time.Hour)
+		time.Sleep(35 * time.Second)
+		wantTransport(t, c, "longpoll")
+		n := p.dialCount()
+		old.cut(errReset)
+		mustFail(t, pending, push.ErrLost)
+		mustReply(t, ch.Push("echo", nil))
+		wantTransport(t, c, "websocket")
+		if p.dialCount() != n {
+			t.Fatal("it was dialed anew")
+		}
+	})
+}
+
+// Without the evidence that long poll works where a WebSocket does not, nothing sticks to it.
+func TestClientFallbackNeedsEvidence(t *testing.T) {
+	t.Parallel()
+	fallback(t, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = refuseWebSockets(refusal(errReset), refusal(errReset)) // the server is down
+		c.Connect()
+		time.Sleep(time.Minute)
+		p.set(func() { p.refuse = nil })
+		if err := c.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantTransport(t, c, "websocket")
+	})
+	fallback(t, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = refuseWebSockets(refusal(errReset), nil)
+		connected(t, c)
+		wantTransport(t, c, "longpoll")
+		dials := p.dialCount()
+		// A long poll that is lost soon is made again first, and a WebSocket if it cannot be.
+		p.last().cut(errReset)
+		synctest.Wait()
+		if err := c.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantTransport(t, c, "longpoll")
+		if n := p.dialCount(); n != dials+1 {
+			t.Fatalf("%d dials", n-dials)
+		}
+		p.set(func() { p.refuse = refuseWebSockets(nil, refusal(errReset)) })
+		p.last().cut(errReset)
+		synctest.Wait()
+		if err := c.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		wantTransport(t, c, "websocket")
+	})
+}
+
+func TestClientFallbackDenied(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name                string
+		webSocket, longPoll error
+		want                Status
+	}{
+		{"both", denied(403), denied(403), Denied},
+		{"the server has no long poll", denied(403), denied(404), Denied},
+		{"a proxy lets through long poll only", errReset, denied(401), Denied},
+		{"neither", errReset, denied(404), Waiting},
+		{"cannot be asked", transport.ErrURL, nil, Failed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			fallback(t, func(t *testing.T, p *peer, c *Client) {
+				p.refuse = refuseWebSockets(refusal(test.webSocket), refusal(test.longPoll))
+				c.Connect()
+				synctest.Wait()
+				if s := c.State(); s.Status != test.want {
+					t.Fatalf("%+v", s)
+				}
+			})
+		})
+	}
+}
+
+// What is under way when the client is paused or closed comes to nothing, and leaves nothing.
+func TestClientFallbackStops(t *testing.T) {
+	t.Parallel()
+	for _, at := range []time.Duration{29, 31, 36, 45} {
+		fallback(t, func(t *testing.T, p *peer, c *Client) {
+			p.refuse = refuseWebSockets(refusal(errReset), nil)
+			connected(t, c)
+			ch := joined(t, c, "room:1")
+			p.set(func() {
+				p.refuse = refuseWebSockets(func(ctx context.Context) error { time.Sleep(2 * time.Second); return ctx.Err() }, nil)
+			})
+			pending := ch.PushTimeout("noreply", nil, time.Hour)
+			time.Sleep(at * time.Second)
+			c.Pause()
+			mustFail(t, pending, push.ErrLost)
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			for _, k := range p.live {
+				if !k.closed {
+					t.Fatalf("%v: a connection is left", at)
+				}
+			}
+			connected(t, c)
+			mustReply(t, ch.Push("echo", nil))
+		})
+	}
+}
+
+func TestClientLongPoll(t *testing.T) { // J224, J230
+	t.Parallel()
+	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		wantTransport(t, c, "longpoll")
+		ch := joined(t, c, "room:1")
+		var causes []error
+		ch.OnError(func(err error) { causes = append(causes, err) })
+		for _, code := range []int{transport.CodeSessionGone, 1008, 1011, 1005} {
+			p.last().end(&transport.CloseError{Code: code})
+			synctest.Wait()
+			mustReply(t, ch.Push("echo", nil))
+		}
+		var codes []int
+		for _, err := range causes {
+			var closed *transport.CloseError
+			if errors.As(err, &closed) {
+				codes = append(codes, closed.Code)
+			}
+		}
+		if !slices.Equal(codes, []int{3410, 1008, 1011, 1005}) {
+			t.Fatal(causes)
+		}
+	})
+}
