@@ -4,5 +4,10 @@
 // write it on a connection, chosen at the handshake by the query parameter vsn ([Select]). Payloads are not decoded
 // until someone asks: see [Payload].
 //
-// The rules are those of Phoenix 1.8: Phoenix.Socket.V1.JSONSerializer and Phoenix.Socket.V2.JSONSerializer.
+// The rules are those of Phoenix 1.8: Phoenix.Socket.V1.JSONSerializer and Phoenix.Socket.V2.JSONSerializer. A frame is taken
+// if Phoenix takes it. Beyond that:
+//   - A message may have 10,000 levels of arrays and objects, its own included.
+//   - The names in a binary frame are UTF-8. Phoenix ends such a connection when it answers.
+//   - The JSON of a request has no line breaks, so that long polling can send requests as lines.
+//   - Text that a program gives and that is not UTF-8 is sent with U+FFFD in its place; raw JSON is refused if it is not.
 package serializer

@@ -18,7 +18,7 @@ const (
 var ErrMalformed = errors.New("malformed message")
 
 // ErrPayload is wrapped by the errors of Append that are about a payload which the serializer cannot carry: a value that
-// does not encode, a push or broadcast in 2.0.0 that is neither an object nor binary, binary in 1.0.0.
+// does not encode, a push or broadcast that is neither an object nor binary (but in 1.0.0), binary in 1.0.0.
 var ErrPayload = errors.New("payload cannot be sent")
 
 // Op is the kind of a frame. On a WebSocket it is the opcode.
@@ -35,7 +35,7 @@ type Kind uint8
 
 const (
 	KindRequest   Kind = iota // from a client: has a ref, and is answered by a reply
-	KindPush                  // from a server to one client's channel: no ref
+	KindPush                  // from a server to one client's channel: no ref, but phx_close and phx_error repeat the join_ref
 	KindReply                 // the answer to a request: event phx_reply, and a status
 	KindBroadcast             // from a server to everyone on a topic: neither join_ref nor ref
 )

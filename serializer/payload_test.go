@@ -52,9 +52,9 @@ func TestDecodeIsTheSameForAll(t *testing.T) {
 		if err := p.Decode(&loose); err != nil || loose.BODY != "hi" {
 			t.Errorf("from %s: %+v, %v", from, loose, err)
 		}
-		var any map[string]any
-		if err := p.Decode(&any); err != nil || any["n"] != float64(1<<40) || any["data"] != "AP8=" {
-			t.Errorf("from %s: %v, %v", from, any, err)
+		var untyped map[string]any
+		if err := p.Decode(&untyped); err != nil || untyped["n"] != float64(1<<40) || untyped["data"] != "AP8=" {
+			t.Errorf("from %s: %v, %v", from, untyped, err)
 		}
 		var wrong struct{ Body int }
 		if err := p.Decode(&wrong); err == nil || errors.Is(err, serializer.ErrPayload) {

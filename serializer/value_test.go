@@ -113,7 +113,7 @@ func values() map[string]any {
 		"loud": loud{"x"}, "louds": []loud{{"x"}}, "loud field": struct{ L loud }{loud{"y"}}, "loud pointer": &ptrLoud{"x"}, "loud by pointer": ptrLoud{"x"}, "addressable": &struct{ P ptrLoud }{ptrLoud{"z"}}, "not addressable": struct{ P ptrLoud }{ptrLoud{"z"}},
 		"addressable elements": []ptrLoud{{"x"}}, "map of them": map[string]ptrLoud{"a": {"x"}}, "textual": textual(3), "textuals": []textual{1, 2}, "binary marshaler": binaryOn{5}, "binary marshalers": []binaryOn{{5}},
 		"options": options{S: 5}, "options set": options{S: 5, Z: when, Y: 2}, "zeros": zeros{A: zeroed{5}}, "zeros set": zeros{B: zeroed{1}, F: 0, G: &n, H: map[string]string{}, I: struct{ X int }{1}},
-		"tagged": tagged{1, 2}, "packed": packed{A: 1}, "odd": odd{1, 2, 3, 4, 5}, "embeds": embeds{X: 1}, "embeds pointer": struct{ *plain }{&plain{A: "x"}}, "anonymous": struct{ word }{"w"},
+		"tagged": tagged{1, 2}, "packed": packed{_struct: true, A: 1}, "odd": odd{1, 2, 3, 4, 5}, "embeds": embeds{X: 1}, "embeds pointer": struct{ *plain }{&plain{A: "x"}}, "anonymous": struct{ word }{"w"},
 		"empty struct": struct{}{}, "pointers": func() ***int { p := &n; q := &p; return &q }(), "interfaces": []any{nil, (*int)(nil), (error)(nil)}, "stringer": struct{ E error }{},
 	}
 }
@@ -144,7 +144,7 @@ func TestValuesMeanTheSame(t *testing.T) {
 			if err := json.Unmarshal(wantRaw, &want); err != nil {
 				t.Fatal(err)
 			}
-			gotRaw := []byte(nil)
+			var gotRaw []byte
 			if back.Payload.IsBinary() { // a []byte all by itself
 				gotRaw, _ = json.Marshal(back.Payload.Bytes())
 			} else if gotRaw, err = back.Payload.JSON(); err != nil {
