@@ -1,17 +1,21 @@
 package presence
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"math/rand/v2"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/internal/crdt"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -36,6 +40,42 @@ type Config struct {
 	// returned: to keep it, Clone it.
 	OnDiff func(topic string, d Diff, now State)
 
+	// Grace is how long a presence outlives the channel that tracked it, unless its client left or the server stopped it. If the same
+	// key is tracked on the topic meanwhile, there is neither a leave nor a join, and if the meta differs, an update. (If that is on
+	// another node, the new meta comes first and the old one goes then.) 0: not at all, as in Phoenix.
+	Grace time.Duration
+
+	// Window is how long the changes of a topic with at least WindowFrom keys are collected and told as one diff; what came and went
+	// meanwhile is not told. 0: every change is told at once, as in Phoenix.
+	Window     time.Duration
+	WindowFrom int
+
+	// Name tells several Presences of one cluster apart, as each has presences of its own. Empty: "presence".
+	Name string
+
+	// Node is this node's name, if it has one that it keeps when it starts again. Then the others take the presences of its former life
+	// away as soon as they hear from it, and not only after Down. Empty: the adapter's name for it.
+	Node string
+
+	// Period is how often it is checked who lives and what is missing. 0: 1.5 s.
+	Period time.Duration
+	// Delay is the least time between two messages to the other nodes about what is new. What is new after some quiet is told at
+	// once. 0: 100 ms.
+	Delay time.Duration
+	// Silence is how many periods may pass without a message to the others: after one more, they get a sign of life. 0: 5, so that two of
+	// them may be lost. (Phoenix: 10, so that none may.)
+	Silence int
+	// Down is after how much silence of a node its presences leave. They come back as soon as it is heard again. 0: 20 periods, 30 s.
+	Down time.Duration
+	// Permdown is after how much silence everything about a node is forgotten. 0: 20 minutes, or twice Down if that is longer.
+	Permdown time.Duration
+	// Shards is the number of replicas that share the topics; it must be the same on all nodes. 0: 1.
+	Shards int
+
+	// KeepOnClose has Close not tell the other nodes: they keep what was tracked here until Down, so that clients that come back there
+	// within that time do not leave and join again.
+	KeepOnClose bool
+
 	// Logger is told what goes wrong. Nil is silent.
 	Logger *zerolog.Logger
 }
@@ -57,7 +97,9 @@ type Presence struct {
 	shards []*shard
 }
 
-// New returns a Presence that broadcasts its diffs through ps. A nil config is the zero Config.
+// New returns a Presence that broadcasts its diffs through ps, and, if that has an adapter, shares what it knows with the Presences of the
+// same name on other nodes. A nil config is the zero Config. New panics if the config cannot work: Down must be at least two periods, and
+// less than Permdown.
 func New(ps *pubsub.PubSub, cfg *Config) *Presence {
 	p := &Presence{ps: ps, log: zerolog.Nop()}
 	if cfg != nil {
@@ -66,25 +108,68 @@ func New(ps *pubsub.PubSub, cfg *Config) *Presence {
 	if p.cfg.Logger != nil {
 		p.log = *p.cfg.Logger
 	}
+	p.cfg.complete()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
-	p.shards = []*shard{newShard(p)}
+	addr := ps.Node()
+	name := cmp.Or(p.cfg.Node, addr)
+	for i := range p.cfg.Shards {
+		s := newShard(p, crdt.Replica{Name: name, Vsn: newVsn()}, addr != "")
+		if addr != "" {
+			s.gossip = newGossiper(s, fmt.Sprintf("bennu:presence:%s:%d", p.cfg.Name, i), addr)
+		}
+		p.shards = append(p.shards, s)
+	}
+	for _, s := range p.shards {
+		if s.gossip != nil {
+			s.gossip.start()
+		}
+	}
 	return p
 }
 
-// Close stops the Presence: nothing is tracked and broadcast any more. It waits for callbacks that run, until ctx ends.
+// complete puts in what is not given.
+func (c *Config) complete() {
+	c.Name = cmp.Or(c.Name, "presence")
+	c.Period = cmp.Or(c.Period, 1500*time.Millisecond)
+	c.Delay = cmp.Or(c.Delay, 100*time.Millisecond)
+	c.Silence = cmp.Or(c.Silence, 5)
+	c.Down = cmp.Or(c.Down, 20*c.Period)
+	c.Permdown = cmp.Or(c.Permdown, max(20*time.Minute, 2*c.Down))
+	c.Shards = cmp.Or(c.Shards, 1)
+	if c.Period < 0 || c.Delay < 0 || c.Silence < 0 || c.Grace < 0 || c.Window < 0 || c.Shards < 0 {
+		panic("presence: a negative value in the config")
+	}
+	if c.Down < 2*c.Period || c.Permdown <= c.Down {
+		panic(fmt.Sprintf("presence: Down (%v) must be at least two periods (%v), and less than Permdown (%v)", c.Down, c.Period, c.Permdown))
+	}
+}
+
+// newVsn is a number that is larger than those of former lives, as far as the clock can tell, and that no other node has.
+func newVsn() uint64 {
+	return uint64(time.Now().UnixMilli())<<22 | rand.Uint64N(1<<22)
+}
+
+// Close stops the Presence, and tells the other nodes, whose clients see its presences leave. Nothing is tracked and broadcast any more
+// on this one. Close waits for callbacks that run, until ctx ends. Another call does nothing.
 func (p *Presence) Close(ctx context.Context) error {
+	var err error
 	for _, s := range p.shards {
-		s.close()
+		if s.close() && s.gossip != nil {
+			err = errors.Join(err, s.gossip.end(ctx))
+		}
 	}
 	p.cancel()
 	done := make(chan struct{})
 	go func() { p.work.Wait(); close(done) }()
 	select {
 	case <-done:
-		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("presence: close: %w", ctx.Err())
+		err = errors.Join(err, ctx.Err())
 	}
+	if err != nil {
+		return fmt.Errorf("presence: close: %w", err)
+	}
+	return nil
 }
 
 func (p *Presence) shard(topic string) *shard {
@@ -170,33 +255,79 @@ func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) 
 }
 
 // List is who is present on a topic, on all nodes.
-func (p *Presence) List(topic string) State {
-	state := p.shard(topic).list(topic)
+func (p *Presence) List(topic string) (state State) {
+	p.shard(topic).read(topic, func(r *room) { state = r.public() })
 	p.fetch(topic, &state)
 	return state
 }
 
+// Page is a part of List, for topics of thousands: at most limit keys, those after cursor, and the next page's cursor, which is "" if there is
+// none. The first page's is "". Who is present from the first page to the last is on one of them once, whoever comes and goes
+// meanwhile. A cursor holds on this node: elsewhere, it begins again.
+func (p *Presence) Page(topic, cursor string, limit int) (page State, next string) {
+	s := p.shard(topic)
+	after := s.seqOf(cursor)
+	s.read(topic, func(r *room) { page, after = r.page(after, limit) })
+	p.fetch(topic, &page)
+	if page.Len() == 0 || after == 0 {
+		return page, ""
+	}
+	return page, s.cursor(after)
+}
+
 // Get is what is known of one key on a topic, on all nodes.
 func (p *Presence) Get(topic, key string) (Entry, bool) {
-	state := p.shard(topic).get(topic, validKey(key))
+	key = validKey(key)
+	var state State
+	p.shard(topic).read(topic, func(r *room) {
+		if m, ok := r.keys.get(key); ok {
+			state.set(key, m.public())
+		}
+	})
 	p.fetch(topic, &state)
-	return state.Get(validKey(key))
+	return state.Get(key)
 }
 
 // Count is how many keys are present on a topic, on all nodes.
-func (p *Presence) Count(topic string) int { return p.shard(topic).count(topic) }
+func (p *Presence) Count(topic string) (n int) {
+	p.shard(topic).read(topic, func(r *room) { n = r.keys.len() })
+	return n
+}
+
+// Online reports which of the keys are present anywhere: on any topic, on any node. The first call goes through all topics and makes an
+// index, which costs some memory for each key from then on.
+func (p *Presence) Online(keys ...string) (online []string) {
+	valid := make([]string, len(keys))
+	for i, key := range keys {
+		valid[i] = validKey(key)
+	}
+	yes := make([]bool, len(keys))
+	for _, s := range p.shards {
+		s.isOnline(valid, yes)
+	}
+	for i, key := range keys {
+		if yes[i] {
+			online = append(online, key)
+		}
+	}
+	return online
+}
 
 // Push pushes who is present on the channel's topic to its client, as presence_state. A client needs it once after every join.
 func (p *Presence) Push(c *channel.Channel) error {
 	return c.Push(EventState, encoded(p.payload(c.Topic())))
 }
 
+var emptyState = []byte("{}")
+
 func (p *Presence) payload(topic string) []byte {
-	if p.cfg.Fetch == nil {
-		return p.shard(topic).appendState(nil, topic)
+	if p.cfg.Fetch != nil {
+		state := p.List(topic)
+		return state.appendJSON(nil)
 	}
-	state := p.List(topic)
-	return state.appendJSON(nil)
+	raw := emptyState
+	p.shard(topic).read(topic, func(r *room) { raw = r.appendState(nil) })
+	return raw
 }
 
 // encoded is the payload of a JSON text, without another look at it.

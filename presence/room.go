@@ -15,44 +15,43 @@ type entry struct {
 	topic string
 	key   string
 	meta  string // what was tracked, a JSON object without phx_ref
-	vsn   uint64 // with clock the identity, written as phx_ref
+	tag   uint64 // of its replica; with clock the identity, written as phx_ref
 	clock uint64
 	prev  uint64 // the clock of what it replaced, or 0
-	owner *owner // nil if it is another node's
+	owner *owner // nil if it is another node's, or lingers
 
 	before, after *entry // of the same key
 }
 
 const (
-	refSize  = 12 // bytes: six of the vsn, six of the clock
-	maxVsn   = 1<<48 - 1
+	refSize  = 12 // bytes: six of the tag, six of the clock
 	refField = `{"phx_ref":"`
 )
 
 // appendRef appends the phx_ref of a clock: 16 characters that are safe in a URL.
-func appendRef(dst []byte, vsn, clock uint64) []byte {
+func appendRef(dst []byte, tag, clock uint64) []byte {
 	var raw [16]byte
-	binary.BigEndian.PutUint64(raw[:8], vsn<<16)
+	binary.BigEndian.PutUint64(raw[:8], tag<<16)
 	binary.BigEndian.PutUint64(raw[6:14], clock<<16)
 	return base64.RawURLEncoding.AppendEncode(dst, raw[:refSize])
 }
 
-func (e *entry) ref() string { return string(appendRef(nil, e.vsn, e.clock)) }
+func (e *entry) ref() string { return string(appendRef(nil, e.tag, e.clock)) }
 
 func (e *entry) prevRef() string {
 	if e.prev == 0 {
 		return ""
 	}
-	return string(appendRef(nil, e.vsn, e.prev))
+	return string(appendRef(nil, e.tag, e.prev))
 }
 
 // appendMeta appends the meta as it is on the wire.
 func (e *entry) appendMeta(dst []byte) []byte {
 	dst = append(dst, refField...)
-	dst = appendRef(dst, e.vsn, e.clock)
+	dst = appendRef(dst, e.tag, e.clock)
 	if e.prev != 0 {
 		dst = append(dst, `","phx_ref_prev":"`...)
-		dst = appendRef(dst, e.vsn, e.prev)
+		dst = appendRef(dst, e.tag, e.prev)
 	}
 	dst = append(dst, '"')
 	if len(e.meta) > 2 {
@@ -96,15 +95,27 @@ type room struct {
 	keys  ordered[metas]
 
 	queue []change // still to be broadcast, in order
-	busy  bool     // someone is at it
-	told  State    // what was broadcast so far; kept for OnDiff
+	state roomState
+	told  State // what was broadcast so far; kept for OnDiff
 }
+
+type roomState uint8
+
+const (
+	resting roomState = iota // its queue is empty
+	waiting                  // for its window to end
+	busy                     // someone is to broadcast its queue
+)
+
+// change is what one operation did to a topic: one diff.
+type change struct{ joins, leaves []*entry }
 
 // metas are the presences of one key, oldest first.
 type metas struct{ first, last *entry }
 
-func (r *room) add(e *entry) {
-	m, _ := r.keys.at(e.key)
+// add reports whether the key is new.
+func (r *room) add(e *entry) (isNew bool) {
+	m, isNew := r.keys.at(e.key)
 	e.before, e.after = m.last, nil
 	if m.last == nil {
 		m.first = e
@@ -112,9 +123,11 @@ func (r *room) add(e *entry) {
 		m.last.after = e
 	}
 	m.last = e
+	return isNew
 }
 
-func (r *room) remove(e *entry) {
+// remove reports whether it was the key's last.
+func (r *room) remove(e *entry) (gone bool) {
 	i := r.keys.find(e.key)
 	m := &r.keys.items[i].value
 	if e.before == nil {
@@ -128,9 +141,11 @@ func (r *room) remove(e *entry) {
 		e.after.before = e.before
 	}
 	e.before, e.after = nil, nil
-	if m.first == nil {
-		r.keys.remove(e.key)
+	if m.first != nil {
+		return false
 	}
+	r.keys.remove(e.key)
+	return true
 }
 
 func (m *metas) public() Entry {

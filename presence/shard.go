@@ -1,27 +1,34 @@
 package presence
 
 import (
-	"crypto/rand"
-	"encoding/binary"
 	"errors"
 	"slices"
 	"sync"
+
+	"bennu.example/internal/crdt"
 )
 
 // errChanged is returned by update if what is to be replaced is not the current one any more.
 var errChanged = errors.New("changed meanwhile")
 
-// shard is a part of the topics: who is there, and which owners track what. Its methods lock it. User code, broadcasts among it, is
-// never called under the lock.
+// shard is a part of the topics: who is there, and which owners of this node track what. Each is a replica of its own among the nodes of a
+// cluster. Its methods lock it. User code, broadcasts among it, is never called under the lock.
 type shard struct {
-	p   *Presence
-	vsn uint64
+	p      *Presence
+	tag    uint64 // of this node's refs
+	gossip *gossiper
 
 	mu     sync.Mutex
 	closed bool
-	clock  uint64
+	set    *crdt.Set[*entry]
 	rooms  map[string]*room
+	made   int64 // rooms so far
 	owners map[Owner]*owner
+	online map[string]int // on how many topics each key is; nil until someone asks
+	linger lingering
+
+	ready   []*room // whose diffs are due, for the workers
+	workers int
 }
 
 // owner is an Owner from when it first tracks until it ends.
@@ -30,19 +37,21 @@ type owner struct {
 	ended   bool
 }
 
-func newShard(p *Presence) *shard {
-	var random [8]byte
-	rand.Read(random[:])
+func newShard(p *Presence, self crdt.Replica, deltas bool) *shard {
 	return &shard{
-		p: p, vsn: binary.BigEndian.Uint64(random[:]) & maxVsn,
-		rooms: make(map[string]*room), owners: make(map[Owner]*owner),
+		p: p, tag: tagOf(self), set: crdt.New[*entry](self, deltas), rooms: make(map[string]*room), owners: make(map[Owner]*owner),
 	}
 }
 
-func (s *shard) close() {
+// close reports whether it was open.
+func (s *shard) close() (wasOpen bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	wasOpen = !s.closed
 	s.closed = true
+	s.ready = nil
+	s.linger.stop()
+	return wasOpen
 }
 
 func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
@@ -56,8 +65,12 @@ func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
 		s.mu.Unlock()
 		return "", ErrTracked
 	}
-	e := s.add(o, &entry{topic: topic, key: key, meta: meta})
-	r := s.change(topic, []*entry{e}, nil)
+	e, c := s.adopt(o, topic, key, meta)
+	if e == nil {
+		e = s.add(o, &entry{topic: topic, key: key, meta: meta})
+		c.joins = []*entry{e}
+	}
+	r := s.change(topic, c)
 	s.mu.Unlock()
 	s.tell(r)
 	return e.ref(), nil
@@ -65,12 +78,28 @@ func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
 
 // add makes e a presence of o's.
 func (s *shard) add(o *owner, e *entry) *entry {
-	s.clock++
-	e.vsn, e.clock, e.owner = s.vsn, s.clock, o
+	e.tag, e.owner = s.tag, o
+	s.intern(e)
+	e.clock = s.set.Add(e)
 	o.entries = append(o.entries, e)
+	s.stir()
 	return e
 }
 
+// intern gives e, which nobody else has yet, the topic's string that others have.
+func (s *shard) intern(e *entry) {
+	if r := s.rooms[e.topic]; r != nil {
+		e.topic = r.topic
+	}
+}
+
+// remove takes back what add did, but for o's list.
+func (s *shard) remove(e *entry) {
+	s.set.Remove(e.clock)
+	s.stir()
+}
+
+// update replaces what an owner tracks: only current, unless that is nil.
 func (s *shard) update(by Owner, topic, key, meta string, current *entry) (string, error) {
 	s.mu.Lock()
 	o := s.owners[by]
@@ -86,20 +115,18 @@ func (s *shard) update(by Owner, topic, key, meta string, current *entry) (strin
 		s.mu.Unlock()
 		return "", errChanged
 	}
-	old := s.drop(o, i)
-	e := s.add(o, &entry{topic: topic, key: old.key, meta: meta, prev: old.clock})
-	r := s.change(topic, []*entry{e}, []*entry{old})
+	old := o.drop(i)
+	e := s.replace(o, old, meta)
+	r := s.change(topic, change{joins: []*entry{e}, leaves: []*entry{old}})
 	s.mu.Unlock()
 	s.tell(r)
 	return e.ref(), nil
 }
 
-// drop ends the presence at i of o's.
-func (s *shard) drop(o *owner, i int) *entry {
-	e := o.entries[i]
-	s.clock++
-	o.entries = slices.Delete(o.entries, i, i+1)
-	return e
+// replace makes a presence of o's in the place of another.
+func (s *shard) replace(o *owner, old *entry, meta string) *entry {
+	s.remove(old)
+	return s.add(o, &entry{topic: old.topic, key: old.key, meta: meta, prev: old.clock})
 }
 
 func (s *shard) untrack(by Owner, topic, key string) {
@@ -110,32 +137,47 @@ func (s *shard) untrack(by Owner, topic, key string) {
 		s.mu.Unlock()
 		return
 	}
-	r := s.change(topic, nil, []*entry{s.drop(o, i)})
+	e := o.drop(i)
+	s.remove(e)
+	r := s.change(topic, change{leaves: []*entry{e}})
 	s.mu.Unlock()
 	s.tell(r)
 }
 
 func (s *shard) untrackAll(by Owner) {
 	s.mu.Lock()
-	rooms := s.dropAll(s.owners[by])
+	var rooms []*room
+	if o := s.owners[by]; o != nil && !s.closed {
+		rooms = s.dropAll(o.takeAll())
+	}
 	s.mu.Unlock()
 	s.tell(rooms...)
 }
 
-func (s *shard) dropAll(o *owner) []*room {
-	if o == nil || s.closed {
-		return nil
+// dropAll ends presences of this node.
+func (s *shard) dropAll(entries []*entry) []*room {
+	for _, e := range entries {
+		s.remove(e)
 	}
-	var leaves ordered[[]*entry] // by topic
-	for _, e := range o.entries {
-		at, _ := leaves.at(e.topic)
-		*at = append(*at, e)
-		s.clock++
+	return s.apply(nil, entries)
+}
+
+// apply changes who is there, one diff to a topic, and returns the rooms to tell.
+func (s *shard) apply(joins, leaves []*entry) []*room {
+	var changes ordered[change] // by topic
+	for _, e := range joins {
+		c, _ := changes.at(e.topic)
+		c.joins = append(c.joins, e)
 	}
-	o.entries = nil
+	for _, e := range leaves {
+		c, _ := changes.at(e.topic)
+		c.leaves = append(c.leaves, e)
+	}
 	var rooms []*room
-	for topic, left := range leaves.all() {
-		rooms = append(rooms, s.change(topic, nil, *left))
+	for topic, c := range changes.all() {
+		if r := s.change(topic, *c); r != nil {
+			rooms = append(rooms, r)
+		}
 	}
 	return rooms
 }
@@ -155,11 +197,21 @@ func (s *shard) register(by Owner) *owner {
 	return o
 }
 
+// ended ends what an owner tracked, or lets it linger if it may come back.
 func (s *shard) ended(by Owner, o *owner) {
+	mayReturn := s.p.cfg.Grace > 0 && !leftForGood(by)
 	s.mu.Lock()
 	o.ended = true
 	delete(s.owners, by)
-	rooms := s.dropAll(o)
+	entries := o.takeAll()
+	var rooms []*room
+	switch {
+	case s.closed:
+	case mayReturn:
+		s.linger.add(s, entries)
+	default:
+		rooms = s.dropAll(entries)
+	}
 	s.mu.Unlock()
 	s.tell(rooms...)
 }
@@ -172,6 +224,18 @@ func (o *owner) find(topic, key string) int {
 	return slices.IndexFunc(o.entries, func(e *entry) bool { return e.key == key && e.topic == topic })
 }
 
+func (o *owner) drop(i int) *entry {
+	e := o.entries[i]
+	o.entries = slices.Delete(o.entries, i, i+1)
+	return e
+}
+
+func (o *owner) takeAll() []*entry {
+	all := o.entries
+	o.entries = nil
+	return all
+}
+
 func (s *shard) tracked(by Owner, topic, key string) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -182,41 +246,28 @@ func (s *shard) tracked(by Owner, topic, key string) *entry {
 	return nil
 }
 
-func (s *shard) list(topic string) State {
+// read calls f with the room of a topic, if there is one.
+func (s *shard) read(topic string, f func(*room)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if r := s.rooms[topic]; r != nil {
-		return r.public()
+		f(r)
 	}
-	return State{}
 }
 
-func (s *shard) get(topic, key string) (state State) {
+// isOnline reports which of the keys are on any topic.
+func (s *shard) isOnline(keys []string, yes []bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if r := s.rooms[topic]; r != nil {
-		if m, ok := r.keys.get(key); ok {
-			state.set(key, m.public())
+	if s.online == nil {
+		s.online = make(map[string]int)
+		for _, r := range s.rooms {
+			for key := range r.keys.all() {
+				s.online[key]++
+			}
 		}
 	}
-	return state
-}
-
-func (s *shard) count(topic string) int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if r := s.rooms[topic]; r != nil {
-		return r.keys.len()
+	for i, key := range keys {
+		yes[i] = yes[i] || s.online[key] > 0
 	}
-	return 0
-}
-
-func (s *shard) appendState(dst []byte, topic string) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	r := s.rooms[topic]
-	if r == nil {
-		r = &room{}
-	}
-	return r.appendState(dst)
 }

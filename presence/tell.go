@@ -16,63 +16,121 @@ const fetchTimeout = 10 * time.Second
 // backlog is how many changes of a topic may wait, behind a slow Fetch, before they become one diff.
 const backlog = 64
 
-// change is what one operation did to a topic: one diff.
-type change struct{ joins, leaves []*entry }
+// workers is how many topics of a shard may call Fetch and OnDiff at the same time.
+const maxWorkers = 8
 
 // change changes who is on a topic, and queues the diff. It returns the room if the caller is to tell it, after unlocking.
-func (s *shard) change(topic string, joins, leaves []*entry) *room {
-	r, ok := s.rooms[topic]
-	if !ok {
-		r = &room{topic: topic}
-		s.rooms[topic] = r
-	}
-	for _, e := range joins { // first, so that a key keeps its place in an update
-		r.add(e)
-	}
-	for _, e := range leaves {
-		r.remove(e)
-	}
-	r.queue = append(r.queue, change{joins, leaves})
-	if r.busy {
+func (s *shard) change(topic string, c change) *room {
+	if len(c.joins)+len(c.leaves) == 0 {
 		return nil
 	}
-	r.busy = true
+	r, ok := s.rooms[topic]
+	if !ok {
+		s.made++
+		r = &room{topic: topic}
+		r.keys.seq = s.made << 32
+		s.rooms[topic] = r
+	}
+	for _, e := range c.joins { // first, so that a key keeps its place in an update
+		if r.add(e) && s.online != nil {
+			s.online[e.key]++
+		}
+	}
+	for _, e := range c.leaves {
+		if r.remove(e) && s.online != nil {
+			if s.online[e.key]--; s.online[e.key] == 0 {
+				delete(s.online, e.key)
+			}
+		}
+	}
+	r.queue = append(r.queue, c)
+	if r.state != resting {
+		return nil
+	}
+	if w := s.p.cfg.Window; w > 0 && r.keys.len() >= s.p.cfg.WindowFrom {
+		r.state = waiting
+		time.AfterFunc(w, func() { s.due(r) })
+		return nil
+	}
+	r.state = busy
 	return r
 }
 
-// tell broadcasts what is queued for the rooms: at once, unless that calls user code.
+// due is called at the end of a room's window.
+func (s *shard) due(r *room) {
+	s.mu.Lock()
+	r.state = busy
+	if len(r.queue) > 1 {
+		r.queue = []change{merged(r.queue)}
+	}
+	s.mu.Unlock()
+	s.tell(r)
+}
+
+// tell broadcasts what is queued for the rooms, which the caller made busy. It calls no user code: where that has a say, it leaves the
+// rooms to the workers.
 func (s *shard) tell(rooms ...*room) {
 	for _, r := range rooms {
-		if r == nil {
-			continue
-		}
-		if s.p.cfg.Fetch != nil || s.p.cfg.OnDiff != nil || s.tellNext(r) {
-			s.spawn(r)
+		if r != nil && (s.p.observed(r) || s.tellNext(r)) {
+			s.hire(r)
 		}
 	}
 }
 
-// spawn has a goroutine broadcast the queue of r.
-func (s *shard) spawn(r *room) {
+// observed reports whether broadcasting to a room calls user code.
+func (p *Presence) observed(r *room) bool {
+	return p.cfg.OnDiff != nil || p.cfg.Fetch != nil && p.ps.Subscribers(r.topic) > 0
+}
+
+// hire has the workers broadcast the queue of r.
+func (s *shard) hire(r *room) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
 		return
 	}
-	s.p.work.Go(func() {
-		exited := true
-		defer func() {
-			if exited { // by a callback's runtime.Goexit
-				s.spawn(r)
-			}
-		}()
-		for s.tellNext(r) {
-		}
-		exited = false
-	})
+	s.ready = append(s.ready, r)
+	if s.workers < maxWorkers {
+		s.workers++
+		s.p.work.Go(s.worker)
+	}
 }
 
-// tellNext broadcasts the next diff of r, which the caller made busy, and reports whether there are more. If not, r is at rest.
+// worker broadcasts one diff of each room that is ready, in turn, until none is.
+func (s *shard) worker() {
+	var r *room
+	defer func() {
+		if r != nil { // a callback called runtime.Goexit
+			s.mu.Lock()
+			s.workers--
+			s.mu.Unlock()
+			s.hire(r)
+		}
+	}()
+	for {
+		s.mu.Lock()
+		if len(s.ready) == 0 {
+			s.ready = nil
+			s.workers--
+			s.mu.Unlock()
+			return
+		}
+		r = s.ready[0]
+		s.ready[0] = nil
+		s.ready = s.ready[1:]
+		s.mu.Unlock()
+		more := s.tellNext(r)
+		again := r
+		r = nil
+		if more {
+			s.mu.Lock()
+			s.ready = append(s.ready, again)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// tellNext broadcasts the next diff of r, which is busy, and reports whether there are more. If not, r is at rest.
 func (s *shard) tellNext(r *room) (more bool) {
 	s.mu.Lock()
 	if s.closed {
@@ -93,7 +151,7 @@ func (s *shard) tellNext(r *room) (more bool) {
 	}
 	more = len(r.queue) > 0
 	if !more {
-		r.queue, r.busy = nil, false
+		r.queue, r.state = nil, resting
 		if r.keys.len() == 0 && s.rooms[r.topic] == r {
 			delete(s.rooms, r.topic)
 		}
@@ -105,25 +163,44 @@ func (s *shard) tellNext(r *room) (more bool) {
 // merged is several changes as one. What came and went meanwhile is in none of its sides.
 func merged(changes []change) change {
 	var joins, leaves ordered[*entry]
+	gone := map[string]*entry{} // what came and went, by ref
 	for _, c := range changes {
 		for _, e := range c.joins {
 			put(&joins, &leaves, e)
 		}
 		for _, e := range c.leaves {
-			put(&leaves, &joins, e)
+			if !put(&leaves, &joins, e) {
+				gone[e.ref()] = e
+			}
 		}
 	}
-	return change{values(&joins), values(&leaves)}
+	all := change{values(&joins), values(&leaves)}
+	for i, e := range all.joins {
+		prev := e.prev
+		for prev != 0 {
+			g, ok := gone[string(appendRef(nil, e.tag, prev))]
+			if !ok {
+				break
+			}
+			prev = g.prev
+		}
+		if prev != e.prev { // what it replaced was never told
+			all.joins[i] = &entry{key: e.key, meta: e.meta, tag: e.tag, clock: e.clock, prev: prev}
+		}
+	}
+	return all
 }
 
-func put(to, other *ordered[*entry], e *entry) {
+// put adds e to one side, or takes it off the other.
+func put(to, other *ordered[*entry], e *entry) (added bool) {
 	ref := e.ref()
 	if other.find(ref) >= 0 {
 		other.remove(ref)
-		return
+		return false
 	}
 	at, _ := to.at(ref)
 	*at = e
+	return true
 }
 
 func values(o *ordered[*entry]) []*entry {

@@ -95,6 +95,14 @@ func (s *Set[V]) Clocks() Clocks {
 	return c
 }
 
+// Clock is how far this replica has come with another.
+func (s *Set[V]) Clock(r Replica) uint64 {
+	if p, ok := s.peers[r]; ok {
+		return p.seen.context
+	}
+	return 0
+}
+
 // Merge takes over what a delta of another replica has that is new, and returns what came and what went, in the order of replicas and
 // clocks. It keeps no part of d but the values.
 func (s *Set[V]) Merge(d *Delta[V]) (joins, leaves []V) {

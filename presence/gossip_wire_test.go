@@ -1,0 +1,103 @@
+package presence
+
+import (
+	"bytes"
+	"fmt"
+	"reflect"
+	"testing"
+
+	"bennu.example/internal/crdt"
+)
+
+// samples are messages of every kind.
+func samples() []*gossip {
+	a, b := crdt.Replica{Name: "a", Vsn: 1 << 60}, crdt.Replica{Name: "bé", Vsn: 7}
+	set := crdt.New[*entry](a, true)
+	set.Up(b)
+	add := func(topic, key, meta string, prev uint64) *entry {
+		e := &entry{tag: tagOf(a), topic: topic, key: key, meta: meta, prev: prev}
+		e.clock = set.Add(e)
+		return e
+	}
+	for i := range 5 {
+		e := add(fmt.Sprint("room:", i%2), fmt.Sprint("u", i), `{"device":"tab"}`, 0)
+		set.Remove(e.clock)
+		add(e.topic, e.key, "{}", e.clock)
+	}
+	add("", "", "{}", 0)
+	clocks := set.Clocks()
+	return []*gossip{
+		{kind: beat, from: a, addr: "here", clocks: clocks, delta: set.TakeDelta()},
+		{kind: beat, from: a, addr: "here", clocks: clocks},
+		{kind: request, from: b, to: a, clocks: crdt.Clocks{a: 3, b: 0}},
+		{kind: answer, from: a, to: b, delta: set.Extract(b, crdt.Clocks{a: 3, b: 0})},
+		{kind: goodbye, from: a, clocks: crdt.Clocks{}},
+	}
+}
+
+func TestGossip(t *testing.T) {
+	t.Parallel()
+	for _, g := range samples() {
+		raw := g.append(nil)
+		got, err := parseGossip(raw)
+		if err != nil {
+			t.Fatalf("%d: %v", g.kind, err)
+		}
+		if again := got.append(nil); !bytes.Equal(raw, again) {
+			t.Errorf("%d: comes back as\n%q\ninstead of\n%q", g.kind, again, raw)
+		}
+		if g.delta != nil && !reflect.DeepEqual(g.delta.Parts, got.delta.Parts) {
+			t.Errorf("%d: parts differ", g.kind)
+		}
+		for i := range raw {
+			if _, err := parseGossip(raw[:i]); err == nil {
+				t.Errorf("%d: %d of %d bytes are a message", g.kind, i, len(raw))
+			}
+		}
+		if _, err := parseGossip(append(raw, 0)); err == nil {
+			t.Errorf("%d: one byte more is a message", g.kind)
+		}
+	}
+	if _, err := parseGossip([]byte{gossipVersion + 1, 1}); err == nil {
+		t.Error("another version is read")
+	}
+}
+
+// FuzzGossip holds that nothing that comes over the network brings a node down, or costs memory out of proportion.
+func FuzzGossip(f *testing.F) {
+	for _, g := range samples() {
+		f.Add(g.append(nil))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		g, err := parseGossip(data)
+		if err != nil {
+			return
+		}
+		raw := g.append(nil)
+		again, err := parseGossip(raw)
+		if err != nil || !bytes.Equal(again.append(nil), raw) {
+			t.Fatalf("does not come back: %v", err)
+		}
+		if g.delta == nil {
+			return
+		}
+		set := crdt.New[*entry](crdt.Replica{Name: "self", Vsn: 1}, true)
+		gens := crdt.NewGenerations[*entry](4, 16)
+		for r := range g.delta.Parts {
+			set.Up(r)
+		}
+		for range 2 {
+			joins, leaves := set.Merge(g.delta)
+			for _, e := range append(joins, leaves...) {
+				if e.public().Ref == "" {
+					t.Fatal("an entry without a ref")
+				}
+			}
+			if !g.delta.Full {
+				gens.Push(g.delta)
+				gens.Extract(g.clocks)
+			}
+			set.Extract(g.from, g.clocks)
+		}
+	})
+}
