@@ -288,7 +288,7 @@ func (k *peerConn) Close(code int, reason string) error {
 	closing, again := k.closing, k.isClosing
 	k.isClosing = true
 	k.mu.Unlock()
-	time.Sleep(closing)
+	time.Sleep(closing) // in the virtual time of the test
 	if again {
 		return nil
 	}

@@ -1,0 +1,286 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+func TestClientFlush(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		if err := c.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		p.prepare = func(k *peerConn) { k.slow = time.Second }
+		connected(t, c)
+		a, b := joined(t, c, "room:a"), joined(t, c, "room:b")
+		took := func(want time.Duration) {
+			t.Helper()
+			start := time.Now()
+			if err := c.Flush(t.Context()); err != nil || time.Since(start) != want {
+				t.Fatalf("%v after %v, want %v", err, time.Since(start), want)
+			}
+		}
+		took(0)
+		a.Push("echo", 1)
+		b.Push("echo", 1)
+		go func() { time.Sleep(500 * time.Millisecond); a.Push("noreply", "later") }()
+		took(time.Second)
+		took(9500 * time.Millisecond)
+		b.Push("noreply", nil)
+		took(10 * time.Second)
+		leave := b.Leave()
+		took(time.Second)
+		mustReply(t, leave)
+		a.Push("noreply", nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := c.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		c.Pause() // answers them all, in its way
+		took(0)
+	})
+}
+
+func TestClientProgress(t *testing.T) {
+	t.Parallel()
+	var calls []ClientStats
+	cfg := ClientConfig{ProgressOver: 10_000, OnProgress: func(s ClientStats) { calls = append(calls, s) }}
+	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		ch.Push("echo", nil)
+		synctest.Wait()
+		if len(calls) != 0 {
+			t.Fatal("small is no backlog")
+		}
+		c.Pause()
+		synctest.Wait()
+		for i := range 200 {
+			ch.Push("noreply", i)
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		k := len(calls)
+		if k == 0 || k > 3 || calls[0].Queued == 0 {
+			t.Fatalf("%d calls while nothing moves", k)
+		}
+		c.Resume()
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if last := calls[len(calls)-1]; last.Queued != 0 || last.QueuedBytes != 0 || len(calls) == k {
+			t.Fatalf("the last of %d: %+v", len(calls), last)
+		}
+		// The other direction.
+		calls = nil
+		ch.On("e", func(serializer.Payload) { time.Sleep(20 * time.Millisecond) })
+		for i := range 100 {
+			p.broadcast("room:1", "e", i)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if n := len(calls); n < 15 || n > 25 {
+			t.Fatalf("%d calls in two seconds", n)
+		}
+		for i := 1; i < len(calls); i++ {
+			if calls[i].Backlog > calls[i-1].Backlog {
+				t.Fatalf("%d events, then %d", calls[i-1].Backlog, calls[i].Backlog)
+			}
+		}
+		if last := calls[len(calls)-1]; last.Backlog != 0 {
+			t.Fatalf("%+v", last)
+		}
+		k = len(calls)
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if len(calls) != k {
+			t.Fatal("calls without a backlog")
+		}
+	})
+}
+
+func TestClientClose(t *testing.T) { // I204
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		p.prepare = func(k *peerConn) { k.slow, k.closing = time.Second, time.Second }
+		c := p.client(ClientConfig{})
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		var closedWith error
+		ch.OnClose(func(err error) { time.Sleep(time.Second); closedWith = err })
+		events := ch.Events()
+		answered := ch.Push("echo", nil)
+		start := time.Now()
+		late := make(chan error, 1)
+		go func() {
+			time.Sleep(time.Millisecond)
+			_, err := ch.Push("echo", nil).Wait(context.Background())
+			late <- err
+		}()
+		second := make(chan error, 1)
+		go func() { time.Sleep(time.Millisecond); second <- c.Close(context.Background()) }()
+		if err := c.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d != 2*time.Second { // a second for the reply, another for the callback, and the goodbye
+			t.Fatalf("closed after %v", d)
+		}
+		mustReply(t, answered)
+		if err := <-late; !errors.Is(err, channel.ErrClosed) || !errors.Is(err, ErrClosed) {
+			t.Fatal(err)
+		}
+		if err := <-second; err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(closedWith, ErrClosed) {
+			t.Fatal(closedWith)
+		}
+		for range events {
+			t.Fatal("an event")
+		}
+		if got := p.closes(); len(got) != 1 || got[0].Code != 1000 {
+			t.Fatal(got)
+		}
+		// After the end.
+		if err := c.Close(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c.Connect()
+		c.Pause()
+		if err := c.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustFail(t, ch.Push("echo", nil), channel.ErrClosed)
+		mustFail(t, c.Channel("room:2", nil).Join(), ErrClosed)
+		mustReply(t, c.Channel("room:2", nil).Leave())
+		if s := c.Stats(); s.State.Wanted != WantClosed || len(s.Channels) != 0 || s.FramesIn == 0 || s.BytesIn == 0 {
+			t.Fatalf("%+v", s)
+		}
+	})
+}
+
+func TestClientCloseDeadline(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		c := p.client(ClientConfig{})
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		lost := ch.Push("noreply", nil)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start := time.Now()
+		if err := c.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+			t.Fatalf("%v after %v", err, time.Since(start))
+		}
+		mustFail(t, lost, push.ErrLost)
+		mustFail(t, lost, ErrClosed)
+
+		// A callback that does not end.
+		c = p.client(ClientConfig{})
+		connected(t, c)
+		ch = joined(t, c, "room:1")
+		gate := make(chan struct{})
+		ch.On("shout", func(serializer.Payload) { <-gate })
+		ch.Push("shout", nil)
+		synctest.Wait()
+		c.Pause()
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		start = time.Now()
+		if err := c.Close(ctx); !errors.Is(err, errBusy) || time.Since(start) != 3*time.Second {
+			t.Fatalf("%v after %v", err, time.Since(start))
+		}
+		close(gate)
+	})
+}
+
+// While Close waits for answers the connection is made again if it must be; and it does not wait for what cannot come.
+func TestClientCloseFlushes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		c := p.client(ClientConfig{})
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		p.last().cut(errReset)
+		synctest.Wait()
+		kept := ch.Push("echo", nil)
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustReply(t, kept)
+
+		c = p.client(ClientConfig{})
+		ch = c.Channel("room:1", nil)
+		join, never := ch.Join(), ch.Push("echo", nil)
+		start := time.Now()
+		if err := c.Close(t.Context()); err != nil || time.Since(start) != 0 {
+			t.Fatal(err, time.Since(start))
+		}
+		mustFail(t, join, ErrClosed)
+		mustFail(t, never, channel.ErrClosed)
+
+		c = p.client(ClientConfig{})
+		connected(t, c)
+		ch = joined(t, c, "room:1")
+		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return denied(403) } })
+		p.last().cut(errReset)
+		synctest.Wait()
+		never = ch.Push("echo", nil)
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustFail(t, never, ErrClosed)
+		if d := time.Since(start); d > time.Second {
+			t.Fatalf("waited %v for a client that was denied", d)
+		}
+		if err := p.client(ClientConfig{}).Close(t.Context()); err != nil { // never used
+			t.Fatal(err)
+		}
+	})
+}
+
+func TestClientCloseFromCallback(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		c := p.client(ClientConfig{})
+		closed := make(chan error, 2)
+		c.OnState(func(s State) {
+			if s.Status == Connected {
+				closed <- c.Close(t.Context())
+			}
+		})
+		c.Connect()
+		if err := <-closed; err != nil {
+			t.Fatal(err)
+		}
+		c2 := p.client(ClientConfig{})
+		connected(t, c2)
+		ch := joined(t, c2, "room:1")
+		ch.On("shout", func(serializer.Payload) {
+			_, err := ch.Push("echo", nil).Wait(t.Context())
+			closed <- errors.Join(err, c2.Close(t.Context()), c2.Close(t.Context()))
+		})
+		ch.Push("shout", nil)
+		if err := c2.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		go func() { closed <- c2.Close(t.Context()) }()
+		for range 2 {
+			if err := <-closed; err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
