@@ -1,0 +1,83 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"bennu.example/internal/leak"
+)
+
+// TestMain lets the test's own binary be the server and the load, as the program's is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-role" {
+		main()
+		return
+	}
+	leak.Main(m)
+}
+
+// Every scenario runs against both servers, and what it finds can be printed and drawn.
+func TestScenarios(t *testing.T) {
+	var all []measured
+	for _, s := range columns {
+		s.Clients, s.Topics, s.Duration = 20, min(s.Topics, 4), 50*time.Millisecond
+		m := measured{scenario: s, by: make(map[string]result)}
+		for _, kind := range kinds {
+			r, err := measure(kind, s)
+			if err != nil {
+				t.Fatalf("%s, %s: %v", s.Name, kind, err)
+			}
+			if r.Messages == 0 || r.Duplicates+r.Missing+r.Disorder > 0 {
+				t.Errorf("%s, %s: %+v", s.Name, kind, r)
+			}
+			m.by[kind] = r
+		}
+		all = append(all, m)
+	}
+	var table bytes.Buffer
+	printTable(&table, all)
+	printGrowth(&table, "connections", all)
+	for _, s := range columns {
+		if !strings.Contains(table.String(), s.Name) {
+			t.Errorf("%s is not in the table:\n%s", s.Name, &table)
+		}
+	}
+	d := xml.NewDecoder(bytes.NewReader(drawSVG(all, map[string][]measured{"rooms": all})))
+	for {
+		if _, err := d.Token(); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestHistogram(t *testing.T) {
+	var h histogram
+	if h.quantile(0.5) != 0 {
+		t.Error("an empty histogram has a median")
+	}
+	for i := 1; i <= 1000; i++ {
+		h.add(time.Duration(i) * time.Millisecond)
+	}
+	h.add(0)
+	for q, want := range map[float64]time.Duration{0.5: 500 * time.Millisecond, 0.99: 990 * time.Millisecond} {
+		if got := h.quantile(q); got < want*9/10 || got > want*11/10 {
+			t.Errorf("quantile %v is %v, want about %v", q, got, want)
+		}
+	}
+}
+
+func TestNumber(t *testing.T) {
+	for text, want := range map[string]int{`[null,null,"t","msg",{"n":123,"pad":""}]`: 123, `{"n":0}`: 0, "x": -1} {
+		if got := number([]byte(text)); got != want {
+			t.Errorf("%s: %d", text, got)
+		}
+	}
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+)
+
+// dialect is how a server is spoken to.
+type dialect struct {
+	path string
+	// join are the frames that join a topic, and how many answers they get.
+	hello   []string
+	join    func(topic string) []byte
+	leave   func(topic string) []byte
+	answers int // that a join gets
+	parting int // that a leave gets
+	publish func(dst []byte, topic string, data []byte) []byte
+	echo    func(dst []byte, topic string, data []byte) []byte
+	// delivered calls f with each message of a frame that a subscriber or an echo waits for.
+	delivered func(frame []byte, f func(message []byte))
+	// pong is the answer to a frame that is a ping, nil if there are none.
+	ping, pong []byte
+}
+
+var dialects = map[string]dialect{
+	"bennu": {
+		path:    "/socket/websocket?vsn=2.0.0",
+		join:    func(topic string) []byte { return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{}]`, topic) },
+		leave:   func(topic string) []byte { return fmt.Appendf(nil, `["1","2","bench:%s","phx_leave",{}]`, topic) },
+		answers: 1,
+		parting: 2,
+		publish: func(dst []byte, topic string, data []byte) []byte {
+			return fmt.Appendf(dst, `["1","3","bench:%s","pub",%s]`, topic, data)
+		},
+		echo: func(dst []byte, topic string, data []byte) []byte {
+			return fmt.Appendf(dst, `["1","4","bench:%s","echo",%s]`, topic, data)
+		},
+		delivered: func(frame []byte, f func([]byte)) { f(frame) },
+	},
+	"centrifuge": {
+		path:  "/connection/websocket",
+		hello: []string{`{"id":1,"connect":{}}`},
+		join: func(topic string) []byte {
+			return fmt.Appendf(nil, `{"id":2,"subscribe":{"channel":"bench:%s"}}`, topic)
+		},
+		leave: func(topic string) []byte {
+			return fmt.Appendf(nil, `{"id":3,"unsubscribe":{"channel":"bench:%s"}}`, topic)
+		},
+		answers: 1,
+		parting: 1,
+		publish: func(dst []byte, topic string, data []byte) []byte {
+			return fmt.Appendf(dst, `{"id":4,"publish":{"channel":"bench:%s","data":%s}}`, topic, data)
+		},
+		echo: func(dst []byte, _ string, data []byte) []byte {
+			return fmt.Appendf(dst, `{"id":5,"rpc":{"method":"echo","data":%s}}`, data)
+		},
+		delivered: func(frame []byte, f func([]byte)) {
+			for len(frame) > 0 { // one frame may carry several lines
+				line, rest, _ := bytes.Cut(frame, []byte("\n"))
+				if bytes.Contains(line, sequence) {
+					f(line)
+				}
+				frame = rest
+			}
+		},
+		ping: []byte("{}"),
+		pong: []byte("{}"),
+	},
+}
+
+// open connects and joins.
+func (d dialect) open(addr, topic string) (*conn, error) {
+	c, err := dial(addr, d.path)
+	if err != nil {
+		return nil, err
+	}
+	for _, h := range d.hello {
+		if err := c.send([]byte(h)); err != nil {
+			return nil, err
+		}
+		if _, err := c.next(); err != nil {
+			return nil, err
+		}
+	}
+	return c, d.exchange(c, d.join(topic), d.answers)
+}
+
+// exchange sends a frame and reads its answers.
+func (d dialect) exchange(c *conn, frame []byte, answers int) error {
+	if err := c.send(frame); err != nil {
+		return err
+	}
+	for range answers {
+		got, err := d.read(c)
+		if err != nil {
+			return err
+		}
+		if bytes.Contains(got, []byte(`"error"`)) {
+			return errors.New("the server answered " + string(got))
+		}
+	}
+	return nil
+}
+
+// read is the next frame that is no ping.
+func (d dialect) read(c *conn) ([]byte, error) {
+	for {
+		got, err := c.next()
+		if err != nil || d.ping == nil || !bytes.Equal(got, d.ping) {
+			return got, err
+		}
+		if err := c.send(d.pong); err != nil {
+			return nil, err
+		}
+	}
+}

@@ -1,0 +1,351 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/bits"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// sequence stands before a message's number.
+var sequence = []byte(`"n":`)
+
+// number is a message's number.
+func number(message []byte) int {
+	_, rest, ok := bytes.Cut(message, sequence)
+	if !ok {
+		return -1
+	}
+	n := 0
+	for _, c := range rest {
+		if c < '0' || c > '9' {
+			break
+		}
+		n = n*10 + int(c-'0')
+	}
+	return n
+}
+
+// load runs one scenario.
+type load struct {
+	d     dialect
+	addr  string
+	s     scenario
+	conns []*conn
+	begun time.Time
+
+	latency histogram
+	result  result
+}
+
+// runLoad runs a scenario and writes the result to standard output, as JSON.
+func runLoad(d dialect, addr string, s scenario) error {
+	l := &load{d: d, addr: addr, s: s, begun: time.Now()}
+	run := map[string]func() error{"fanout": l.fanout, "echo": l.echo, "idle": l.idle, "join": l.joins}[s.Kind]
+	if run == nil {
+		return fmt.Errorf("unknown scenario %q", s.Kind)
+	}
+	if err := run(); err != nil {
+		return err
+	}
+	l.result.P50, l.result.P99 = l.latency.quantile(0.5), l.latency.quantile(0.99)
+	return json.NewEncoder(os.Stdout).Encode(l.result)
+}
+
+func (l *load) state(query string) (s state, err error) {
+	resp, err := http.Get("http://" + l.addr + "/state" + query)
+	if err != nil {
+		return s, err
+	}
+	defer resp.Body.Close()
+	return s, json.NewDecoder(resp.Body).Decode(&s)
+}
+
+// connect opens the clients, client i on topic i modulo the topics.
+func (l *load) connect() error {
+	for i := range l.s.Clients {
+		c, err := l.d.open(l.addr, strconv.Itoa(i%l.s.Topics))
+		if err != nil {
+			return fmt.Errorf("client %d: %w", i, err)
+		}
+		l.conns = append(l.conns, c)
+	}
+	return nil
+}
+
+// measure runs f twice, first for a moment to warm up, and takes the server's CPU time of the second.
+func (l *load) measure(f func(d time.Duration) (messages int, err error)) error {
+	if _, err := f(l.s.Duration / 5); err != nil {
+		return err
+	}
+	l.latency = histogram{}
+	before, err := l.state("")
+	if err != nil {
+		return err
+	}
+	begun := time.Now()
+	n, err := f(l.s.Duration)
+	if err != nil {
+		return err
+	}
+	l.result.Elapsed = time.Since(begun)
+	after, err := l.state("")
+	l.result.Messages, l.result.CPU = n, after.CPU-before.CPU
+	return err
+}
+
+func (l *load) body(n int, dst []byte) []byte {
+	dst = append(append(dst, '{'), sequence...)
+	dst = strconv.AppendInt(dst, int64(n), 10)
+	dst = append(dst, `,"pad":"`...)
+	for range max(0, l.s.Payload-len(`{"n":123456,"pad":""}`)) {
+		dst = append(dst, 'x')
+	}
+	return append(dst, `"}`...)
+}
+
+// room is a topic of a fan-out: its first client publishes.
+type room struct {
+	topic    string
+	members  int
+	pub      *conn
+	sent     atomic.Int64
+	received atomic.Int64
+	at       [64]atomic.Int64 // when the last messages were published, by number
+	moved    chan struct{}
+}
+
+func (l *load) fanout() error {
+	if err := l.connect(); err != nil {
+		return err
+	}
+	rooms := make([]*room, l.s.Topics)
+	for i := range rooms {
+		rooms[i] = &room{topic: strconv.Itoa(i), pub: l.conns[i], moved: make(chan struct{}, 1)}
+	}
+	var wrong [2]atomic.Int64 // duplicates, disorder
+	failed := make(chan error, 1)
+	for i, c := range l.conns {
+		r := rooms[i%len(rooms)]
+		r.members++
+		go func() {
+			next := 0
+			for {
+				frame, err := l.d.read(c)
+				if err != nil {
+					select {
+					case failed <- fmt.Errorf("subscriber: %w", err):
+					default:
+					}
+					return
+				}
+				l.d.delivered(frame, func(m []byte) {
+					n := number(m)
+					switch {
+					case n < next:
+						wrong[0].Add(1)
+					case n > next:
+						wrong[1].Add(1)
+					}
+					next = n + 1
+					l.latency.add(time.Since(l.begun) - time.Duration(r.at[n%len(r.at)].Load()))
+					if r.received.Add(1)%int64(r.members) == 0 {
+						select {
+						case r.moved <- struct{}{}:
+						default:
+						}
+					}
+				})
+			}
+		}()
+	}
+	err := l.measure(func(d time.Duration) (int, error) {
+		end := time.Now().Add(d)
+		before := int64(0)
+		for _, r := range rooms {
+			before += r.received.Load()
+		}
+		var publishers sync.WaitGroup
+		for _, r := range rooms {
+			publishers.Go(func() { l.publish(r, end, failed) })
+		}
+		publishers.Wait()
+		after := int64(0)
+		for _, r := range rooms {
+			after += r.received.Load()
+		}
+		select {
+		case err := <-failed:
+			return 0, err
+		default:
+			return int(after - before), nil
+		}
+	})
+	l.result.Duplicates, l.result.Disorder = int(wrong[0].Load()), int(wrong[1].Load())
+	for _, r := range rooms {
+		l.result.Missing += int(r.sent.Load())*r.members - int(r.received.Load())
+	}
+	return err
+}
+
+// publish keeps a room's window full until the end, and waits until all has come.
+func (l *load) publish(r *room, end time.Time, failed chan error) {
+	var frame, body []byte
+	for {
+		sent := r.sent.Load()
+		done := r.received.Load() / int64(r.members)
+		switch over := time.Now().After(end); {
+		case over && done == sent:
+			return
+		case !over && sent-done < int64(l.s.InFlight):
+			body = l.body(int(sent), body[:0])
+			frame = l.d.publish(frame[:0], r.topic, body)
+			r.at[int(sent)%len(r.at)].Store(int64(time.Since(l.begun)))
+			r.sent.Add(1)
+			if err := r.pub.send(frame); err != nil {
+				failed <- err
+				return
+			}
+		default:
+			select {
+			case <-r.moved:
+			case <-time.After(5 * time.Second):
+				if time.Now().After(end.Add(5 * time.Second)) {
+					return // what is missing is counted
+				}
+			}
+		}
+	}
+}
+
+// echo has each client send, and wait for the answer.
+func (l *load) echo() error {
+	if err := l.connect(); err != nil {
+		return err
+	}
+	return l.measure(func(d time.Duration) (int, error) {
+		end := time.Now().Add(d)
+		var total atomic.Int64
+		errs := make(chan error, len(l.conns))
+		var clients sync.WaitGroup
+		for i, c := range l.conns {
+			clients.Go(func() {
+				var frame, body []byte
+				for n := 0; time.Now().Before(end); n++ {
+					body = l.body(n, body[:0])
+					frame = l.d.echo(frame[:0], strconv.Itoa(i%l.s.Topics), body)
+					begun := time.Now()
+					if err := c.send(frame); err != nil {
+						errs <- err
+						return
+					}
+					got, err := l.d.read(c)
+					if err != nil {
+						errs <- err
+						return
+					}
+					if number(got) != n {
+						errs <- fmt.Errorf("echo %d came back as %s", n, got)
+						return
+					}
+					l.latency.add(time.Since(begun))
+					total.Add(1)
+				}
+			})
+		}
+		clients.Wait()
+		select {
+		case err := <-errs:
+			return 0, err
+		default:
+			return int(total.Load()), nil
+		}
+	})
+}
+
+// idle compares the server's memory with clients and without.
+func (l *load) idle() error {
+	warm, err := l.d.open(l.addr, "warm")
+	if err != nil {
+		return err
+	}
+	defer warm.nc.Close()
+	before, err := l.state("?gc")
+	if err != nil {
+		return err
+	}
+	if err := l.connect(); err != nil {
+		return err
+	}
+	after, err := l.state("?gc")
+	l.result.Bytes = (after.RSS - before.RSS) / l.s.Clients
+	l.result.Messages = l.s.Clients
+	return err
+}
+
+// joins has each client leave and join its topic over and over.
+func (l *load) joins() error {
+	if err := l.connect(); err != nil {
+		return err
+	}
+	return l.measure(func(d time.Duration) (int, error) {
+		end := time.Now().Add(d)
+		var total atomic.Int64
+		errs := make(chan error, len(l.conns))
+		var clients sync.WaitGroup
+		for i, c := range l.conns {
+			clients.Go(func() {
+				topic := strconv.Itoa(i % l.s.Topics)
+				for time.Now().Before(end) {
+					begun := time.Now()
+					err := l.d.exchange(c, l.d.leave(topic), l.d.parting)
+					if err == nil {
+						err = l.d.exchange(c, l.d.join(topic), l.d.answers)
+					}
+					if err != nil {
+						errs <- err
+						return
+					}
+					l.latency.add(time.Since(begun))
+					total.Add(1)
+				}
+			})
+		}
+		clients.Wait()
+		select {
+		case err := <-errs:
+			return 0, err
+		default:
+			return int(total.Load()), nil
+		}
+	})
+}
+
+// histogram counts durations in buckets of about 6 %.
+type histogram struct{ buckets [64 * 16]atomic.Int64 }
+
+func (h *histogram) add(d time.Duration) {
+	n := uint64(max(d, 16))
+	e := bits.Len64(n) - 5
+	h.buckets[e*16+int(n>>e)-16].Add(1)
+}
+
+func (h *histogram) quantile(q float64) time.Duration {
+	total := int64(0)
+	for i := range h.buckets {
+		total += h.buckets[i].Load()
+	}
+	rest := int64(q * float64(total))
+	for i := range h.buckets {
+		if rest -= h.buckets[i].Load(); rest < 0 {
+			return time.Duration(uint64(16+i%16) << (i / 16))
+		}
+	}
+	return 0
+}

@@ -1,0 +1,93 @@
+// Command bench measures Bennu beside centrifuge: the same machine, the same run, rounds in turn, medians.
+//
+//	go run ./internal/bench                  all scenarios, three rounds, the table on standard output
+//	go run ./internal/bench -svg bench.svg   and a picture of it
+//	go run ./internal/bench -growth          also how costs grow with connections, rooms and payload
+//
+// Each measurement is a server process and a load process of its own. The figure to compare is the server's CPU time per delivered message,
+// which other work on the machine does not change much. Every subscriber checks that it got every message, once and in order.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	role := flag.String("role", "", "server or load: what a child process is to be; for the program's own use")
+	kind := flag.String("kind", "", "bennu or centrifuge, for a child process")
+	job := flag.String("job", "", "a scenario as JSON, for a child process")
+	addr := flag.String("server", "", "the server's address, for a child process")
+	rounds := flag.Int("rounds", 3, "how often each scenario is measured; the median counts")
+	duration := flag.Duration("duration", 2*time.Second, "how long a scenario is measured")
+	growth := flag.Bool("growth", false, "also measure how costs grow")
+	svg := flag.String("svg", "", "draw a picture into this file")
+	flag.Parse()
+
+	var err error
+	switch *role {
+	case "server":
+		err = serve(*kind)
+	case "load":
+		var s scenario
+		if err = json.Unmarshal([]byte(*job), &s); err == nil {
+			err = runLoad(dialects[*kind], *addr, s)
+		}
+	default:
+		err = run(*rounds, *duration, *growth, *svg)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// scenario is one thing to measure.
+type scenario struct {
+	Name string
+	// Kind is "fanout", "echo", "idle" or "join".
+	Kind     string
+	Clients  int
+	Topics   int // the clients are spread over them
+	InFlight int // broadcasts of a topic under way at a time
+	Payload  int // bytes
+	Duration time.Duration
+	// Target is the most that Bennu's figure may be of centrifuge's, 0 for none.
+	Target float64
+}
+
+var columns = []scenario{
+	{Name: "fan-out to 1,000, 16 in flight", Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 16, Payload: 128, Target: 0.57},
+	{Name: "fan-out to 1,000, one at a time", Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 1, Payload: 128, Target: 0.68},
+	{Name: "100 topics x 50, 4 in flight", Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128, Target: 0.88},
+	{Name: "echo, 200 connections", Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128, Target: 0.95},
+	{Name: "idle connection with one topic", Kind: "idle", Clients: 2000, Topics: 20, Target: 0.37},
+	{Name: "joins and leaves", Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
+}
+
+// growing are the scenarios that vary one thing.
+func growing() map[string][]scenario {
+	fan := func(clients, topics, payload int) scenario {
+		return scenario{Kind: "fanout", Clients: clients, Topics: topics, InFlight: 4, Payload: payload}
+	}
+	g := make(map[string][]scenario)
+	for _, n := range []int{100, 300, 1000, 3000} {
+		s := fan(n, 1, 128)
+		s.Name = fmt.Sprint(n)
+		g["connections"] = append(g["connections"], s)
+	}
+	for _, n := range []int{1, 10, 100} {
+		s := fan(1000, n, 128)
+		s.Name = fmt.Sprint(n)
+		g["rooms (1,000 connections)"] = append(g["rooms (1,000 connections)"], s)
+	}
+	for _, n := range []int{64, 512, 4096, 32768} {
+		s := fan(200, 1, n)
+		s.Name = fmt.Sprint(n)
+		g["payload in bytes (200 connections)"] = append(g["payload in bytes (200 connections)"], s)
+	}
+	return g
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// result is what one measurement found.
+type result struct {
+	Messages   int           // delivered, or joins
+	CPU        time.Duration // of the server, for these
+	Elapsed    time.Duration
+	P50, P99   time.Duration // from a publish to a delivery, or of a round trip
+	Bytes      int           // of the server's memory per connection
+	Duplicates int
+	Missing    int
+	Disorder   int
+}
+
+func (r result) cpuPerMessage() float64 {
+	return float64(r.CPU.Nanoseconds()) / 1000 / float64(r.Messages)
+}
+
+// figure is what a scenario is judged by: microseconds of CPU, or kilobytes.
+func (r result) figure(s scenario) float64 {
+	if s.Kind == "idle" {
+		return float64(r.Bytes) / 1000
+	}
+	return r.cpuPerMessage()
+}
+
+var kinds = []string{"bennu", "centrifuge"}
+
+// measured are the medians of a scenario, by kind.
+type measured struct {
+	scenario scenario
+	by       map[string]result
+}
+
+func (m measured) ratio() float64 {
+	return m.by["bennu"].figure(m.scenario) / m.by["centrifuge"].figure(m.scenario)
+}
+
+func run(rounds int, duration time.Duration, growth bool, svg string) error {
+	main, err := medians(columns, rounds, duration)
+	if err != nil {
+		return err
+	}
+	printTable(os.Stdout, main)
+	curves := make(map[string][]measured)
+	if growth {
+		for _, name := range slices.Sorted(maps.Keys(growing())) {
+			if curves[name], err = medians(growing()[name], max(1, rounds/2), duration/2); err != nil {
+				return err
+			}
+			printGrowth(os.Stdout, name, curves[name])
+		}
+	}
+	if svg == "" {
+		return nil
+	}
+	return os.WriteFile(svg, drawSVG(main, curves), 0o644)
+}
+
+// medians measures the scenarios, the kinds in turn.
+func medians(scenarios []scenario, rounds int, duration time.Duration) ([]measured, error) {
+	var all []measured
+	for _, s := range scenarios {
+		s.Duration = duration
+		got := make(map[string][]result)
+		for range rounds {
+			for _, kind := range kinds {
+				r, err := measure(kind, s)
+				if err != nil {
+					return nil, fmt.Errorf("%s, %s: %w", s.Name, kind, err)
+				}
+				if r.Duplicates+r.Missing+r.Disorder > 0 {
+					return nil, fmt.Errorf("%s, %s: %d duplicates, %d missing, %d out of order", s.Name, kind, r.Duplicates, r.Missing, r.Disorder)
+				}
+				got[kind] = append(got[kind], r)
+				fmt.Fprintf(os.Stderr, "%-34s %-11s %8.2f\n", s.Name, kind, r.figure(s))
+			}
+		}
+		m := measured{scenario: s, by: make(map[string]result)}
+		for kind, rs := range got {
+			slices.SortFunc(rs, func(a, b result) int {
+				return int(1e6 * (a.figure(s) - b.figure(s)))
+			})
+			m.by[kind] = rs[len(rs)/2]
+		}
+		all = append(all, m)
+	}
+	return all, nil
+}
+
+// measure starts a server and a load and returns what the load says.
+func measure(kind string, s scenario) (r result, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	server := exec.Command(self, "-role", "server", "-kind", kind)
+	server.Stderr = os.Stderr
+	out, err := server.StdoutPipe()
+	if err != nil {
+		return r, err
+	}
+	if err := server.Start(); err != nil {
+		return r, err
+	}
+	defer func() {
+		server.Process.Kill()
+		server.Wait()
+	}()
+	addr, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		return r, fmt.Errorf("server: %w", err)
+	}
+	job, err := json.Marshal(s)
+	if err != nil {
+		return r, err
+	}
+	load := exec.Command(self, "-role", "load", "-kind", kind, "-server", strings.TrimSpace(addr), "-job", string(job))
+	var said, complained bytes.Buffer
+	load.Stdout, load.Stderr = &said, &complained
+	if err := load.Run(); err != nil {
+		return r, errors.Join(err, errors.New(strings.TrimSpace(complained.String())))
+	}
+	return r, json.Unmarshal(said.Bytes(), &r)
+}

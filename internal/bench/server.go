@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/centrifugal/centrifuge"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+// state is what a server tells of itself.
+type state struct {
+	CPU time.Duration
+	RSS int // bytes, after a garbage collection
+}
+
+// serve runs a server until it is killed. Its address is the first line of its output.
+func serve(kind string) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("gc") {
+			debug.FreeOSMemory()
+			debug.FreeOSMemory() // what finalizers let go
+		}
+		json.NewEncoder(w).Encode(currentState())
+	})
+	switch kind {
+	case "bennu":
+		mux.Handle("/socket/", bennu())
+	case "centrifuge":
+		h, err := centrifugeHandler()
+		if err != nil {
+			return err
+		}
+		mux.Handle("/connection/websocket", h)
+	default:
+		return fmt.Errorf("unknown server %q", kind)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	return http.Serve(l, mux)
+}
+
+func currentState() (s state) {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) == nil {
+		s.CPU = time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if f := strings.Fields(string(statm)); len(f) > 1 {
+			pages, _ := strconv.Atoi(f[1])
+			s.RSS = pages * os.Getpagesize()
+		}
+	}
+	return s
+}
+
+type member struct{}
+
+func bennu() http.Handler {
+	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
+	return socket.NewHandler(socket.Config{Channels: channel.Routes{"bench:*": channel.Define(join,
+		channel.On("pub", func(_ *member, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.NoReply, c.Broadcast("msg", p)
+		}),
+		channel.On("echo", func(_ *member, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.OK(p), nil
+		}),
+	)}})
+}
+
+func centrifugeHandler() (http.Handler, error) {
+	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone})
+	if err != nil {
+		return nil, err
+	}
+	node.OnConnecting(func(context.Context, centrifuge.ConnectEvent) (centrifuge.ConnectReply, error) {
+		return centrifuge.ConnectReply{Credentials: &centrifuge.Credentials{UserID: "u"}}, nil
+	})
+	node.OnConnect(func(client *centrifuge.Client) {
+		client.OnSubscribe(func(_ centrifuge.SubscribeEvent, cb centrifuge.SubscribeCallback) {
+			cb(centrifuge.SubscribeReply{}, nil)
+		})
+		client.OnPublish(func(_ centrifuge.PublishEvent, cb centrifuge.PublishCallback) { cb(centrifuge.PublishReply{}, nil) })
+		client.OnRPC(func(e centrifuge.RPCEvent, cb centrifuge.RPCCallback) { cb(centrifuge.RPCReply{Data: e.Data}, nil) })
+	})
+	if err := node.Run(); err != nil {
+		return nil, err
+	}
+	return centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{UseWriteBufferPool: true, MessageSizeLimit: 1 << 20}), nil
+}
