@@ -28,8 +28,39 @@ type clientNet struct {
 
 	refusing atomic.Bool
 
-	mu   sync.Mutex
-	live []*clientNetConn // the clients' ends
+	mu      sync.Mutex
+	live    []*clientNetConn // the clients' ends
+	running int              // handlers, of which a Server forgets those that hijack
+	idle    chan struct{}    // set when the test is over, closed when none is running
+}
+
+// enter says that a handler begins, unless the test is over.
+func (n *clientNet) enter() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.idle != nil {
+		return false
+	}
+	n.running++
+	return true
+}
+
+func (n *clientNet) leave() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.running--; n.running == 0 && n.idle != nil {
+		close(n.idle)
+	}
+}
+
+func (n *clientNet) wait() {
+	n.mu.Lock()
+	n.idle = make(chan struct{})
+	if n.running == 0 {
+		close(n.idle)
+	}
+	n.mu.Unlock()
+	<-n.idle
 }
 
 // newClientNet serves h until the test ends.
@@ -37,11 +68,11 @@ func newClientNet(t testing.TB, h http.Handler) *clientNet {
 	t.Helper()
 	n := &clientNet{}
 	l := &clientNetListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	var handlers sync.WaitGroup // of which a Server forgets those that hijack
 	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		handlers.Add(1)
-		defer handlers.Done()
-		h.ServeHTTP(w, r)
+		if n.enter() {
+			defer n.leave()
+			h.ServeHTTP(w, r)
+		}
 	})}
 	served := make(chan struct{})
 	go func() {
@@ -71,7 +102,7 @@ func newClientNet(t testing.TB, h http.Handler) *clientNet {
 		<-served
 		n.cut()
 		tr.CloseIdleConnections()
-		handlers.Wait()
+		n.wait()
 	})
 	return n
 }
@@ -210,6 +241,8 @@ func clientWants(t testing.TB, c transport.ClientConn, op serializer.Op, data st
 // clientWantsEnd reads until the connection has ended and returns why. It must stay so.
 func clientWantsEnd(t testing.TB, c transport.ClientConn) error {
 	t.Helper()
+	never := time.AfterFunc(10*time.Minute, func() { c.Close(1000, "") })
+	defer never.Stop()
 	for range 1000 {
 		_, _, err := c.Read()
 		if err == nil {

@@ -39,14 +39,14 @@ func DialWebSocket(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 	shake := &clientHandshake{next: hc.Transport}
 	hc.Transport = shake
 	header, host := clientRequestHeader(cfg.Header)
-	conn, _, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
+	conn, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
 		HTTPClient:   hc,
 		HTTPHeader:   header,
 		Host:         host,
 		Subprotocols: clientSubprotocols(header, cfg.AuthToken),
 	})
 	if err != nil {
-		if shake.refused != nil && ctx.Err() == nil {
+		if resp != nil && shake.refused != nil {
 			return nil, shake.refused
 		}
 		return nil, clientDialError(u, err)
@@ -264,9 +264,11 @@ func (c *wsClient) shut(code int, reason string) error {
 		code = int(websocket.StatusNoStatusRcvd)
 	}
 	late := time.AfterFunc(c.closeTimeout, c.wire.abort)
-	defer late.Stop()
 	err := c.conn.Close(websocket.StatusCode(code), clientReason(reason))
-	if err == nil || websocket.CloseStatus(err) != -1 || c.over() {
+	switch {
+	case !late.Stop():
+		err = os.ErrDeadlineExceeded
+	case err == nil || websocket.CloseStatus(err) != -1 || c.over():
 		return nil // servers answer with a code of their own
 	}
 	return fmt.Errorf("transport: close: %w", err)

@@ -1,0 +1,239 @@
+package transport_test
+
+import (
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// clientEndpoint is an endpoint for either transport: it accepts WebSockets, and long-poll sessions as clientLP does.
+func clientEndpoint() http.Handler {
+	lp := newClientLP()
+	ws := clientWSHandler(clientEcho)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/longpoll") {
+			lp.ServeHTTP(w, r)
+		} else {
+			ws.ServeHTTP(w, r)
+		}
+	})
+}
+
+func TestClientRedirects(t *testing.T) {
+	t.Parallel()
+	var hits atomic.Int32 // of hosts that must not be asked
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
+	t.Cleanup(elsewhere.Close)
+	away := strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1)
+
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			last := map[string]string{"ws": "/websocket", "longpoll": "/longpoll"}[name]
+			for _, tt := range []struct {
+				name string
+				to   func(r *http.Request) string
+				code int
+				want int // 0: connected
+			}{
+				{"another path", func(r *http.Request) string { return "/real" + last + "?" + r.URL.RawQuery }, 302, 0},
+				{"for good", func(r *http.Request) string { return "/real" + last + "?" + r.URL.RawQuery }, 301, 0},
+				{"same method", func(r *http.Request) string { return "/real" + last + "?" + r.URL.RawQuery }, 308, 0},
+				{"four steps", func(r *http.Request) string {
+					if r.URL.Path == "/moved"+last+"111" {
+						return "/real" + last + "?" + r.URL.RawQuery
+					}
+					return r.URL.Path + "1?" + r.URL.RawQuery
+				}, 307, 0},
+				{"circle", func(r *http.Request) string { return r.URL.String() }, 302, 302},
+				{"endless", func(r *http.Request) string { return r.URL.Path + "x?" + r.URL.RawQuery }, 307, 307},
+				{"another host", func(r *http.Request) string { return away + "/?" + r.URL.RawQuery }, 302, 302},
+				{"without the query", func(r *http.Request) string { return "/real" + last }, 302, 302},
+				{"other version", func(r *http.Request) string { return "/real" + last + "?vsn=1.0.0" }, 302, 302},
+				{"nowhere", func(r *http.Request) string { return "" }, 302, 302},
+			} {
+				t.Run(tt.name, func(t *testing.T) {
+					t.Parallel()
+					endpoint := clientEndpoint()
+					var asked atomic.Int32
+					n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						asked.Add(1)
+						if strings.HasPrefix(r.URL.Path, "/real") {
+							endpoint.ServeHTTP(w, r)
+							return
+						}
+						if to := tt.to(r); to != "" {
+							w.Header().Set("Location", to)
+						}
+						w.WriteHeader(tt.code)
+						w.Write([]byte("moved"))
+					}))
+					c, err := dial(t.Context(), transport.ClientConfig{URL: "ws://127.0.0.1/moved", AuthToken: "secret", HTTPClient: n.Client})
+					if tt.want == 0 {
+						if err != nil {
+							t.Fatal(err)
+						}
+						// On long poll everything else goes straight to where the session was opened.
+						before := asked.Load()
+						if err := c.Write(clientText("[]")); err != nil {
+							t.Error(err)
+						}
+						if name == "ws" {
+							clientWants(t, c, serializer.OpText, "[]")
+						}
+						if err := c.Close(1000, ""); err != nil {
+							t.Errorf("Close: %v", err)
+						}
+						if more := asked.Load() - before; more > 2 {
+							t.Errorf("%d requests for a poll and a post", more)
+						}
+						return
+					}
+					var refused *transport.HandshakeError
+					if !errors.As(err, &refused) || refused.StatusCode != tt.want || string(refused.Body) != "moved" {
+						t.Errorf("dial: %v", err)
+					}
+					if asked.Load() > 6 {
+						t.Errorf("%d requests", asked.Load())
+					}
+				})
+			}
+		})
+	}
+	t.Cleanup(func() {
+		if hits.Load() > 0 {
+			t.Error("a redirect to another host was followed")
+		}
+	})
+}
+
+// From http to https yes, the other way round no.
+func TestClientRedirectsAndTLS(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			secure := httptest.NewTLSServer(clientEndpoint())
+			t.Cleanup(secure.Close)
+			plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, secure.URL+r.URL.String(), http.StatusMovedPermanently)
+			}))
+			t.Cleanup(plain.Close)
+			back := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				http.Redirect(w, r, plain.URL+r.URL.String(), http.StatusMovedPermanently)
+			}))
+			t.Cleanup(back.Close)
+
+			c := clientDial(t, dial, transport.ClientConfig{URL: plain.URL + "/socket", HTTPClient: secure.Client()})
+			c.Close(1000, "")
+
+			_, err := dial(t.Context(), transport.ClientConfig{URL: back.URL + "/socket", HTTPClient: back.Client()})
+			var refused *transport.HandshakeError
+			if !errors.As(err, &refused) || refused.StatusCode != http.StatusMovedPermanently || !strings.HasPrefix(refused.Header.Get("Location"), plain.URL) {
+				t.Errorf("dial: %v", err)
+			}
+		})
+	}
+}
+
+// The user's own CheckRedirect is asked, and may refuse.
+func TestClientRedirectsChecked(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			n := newClientNet(t, http.RedirectHandler("/real?vsn=2.0.0", http.StatusFound))
+			no := errors.New("no redirects here")
+			n.CheckRedirect = func(*http.Request, []*http.Request) error { return no }
+			if _, err := dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, no) {
+				t.Errorf("dial: %v", err)
+			}
+		})
+	}
+}
+
+// With no HTTPClient the connections are the dialed one's own, over TLS and HTTP/2 too, and TestMain sees to it that none is left.
+func TestClientOverSockets(t *testing.T) {
+	t.Parallel()
+	for name, start := range map[string]func(*httptest.Server){
+		"http":  (*httptest.Server).Start,
+		"https": (*httptest.Server).StartTLS,
+		"http2": func(s *httptest.Server) {
+			s.EnableHTTP2 = true
+			s.StartTLS()
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := httptest.NewUnstartedServer(clientEndpoint())
+			start(s)
+			t.Cleanup(s.Close)
+			cfg := transport.ClientConfig{URL: s.URL + "/socket"}
+			if name != "http" {
+				cfg.HTTPClient = s.Client()
+			}
+			c := clientDial(t, transport.DialWebSocket, cfg)
+			if err := c.Write(clientText("hello"), clientBinary(strings.Repeat("x", 1<<20))); err != nil {
+				t.Error(err)
+			}
+			clientWants(t, c, serializer.OpText, "hello")
+			clientWants(t, c, serializer.OpBinary, strings.Repeat("x", 1<<20))
+			if err := c.Close(1000, "bye"); err != nil {
+				t.Error(err)
+			}
+
+			lp := clientDial(t, transport.DialLongPoll, cfg)
+			if err := lp.Write(clientText("[]")); err != nil {
+				t.Error(err)
+			}
+			if err := lp.Close(1000, ""); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// A TLS connection whose peer reads nothing: saying goodbye would wait for it.
+func TestClientWSCloseStuckTLS(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	s := httptest.NewTLSServer(clientWSHandler(func(*websocket.Conn, *http.Request) { <-release }))
+	t.Cleanup(s.Close)
+	defer close(release)
+	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{URL: s.URL, HTTPClient: s.Client(), CloseTimeout: 100 * time.Millisecond})
+	stuck := make(chan error, 1)
+	go func() {
+		for {
+			if err := c.Write(clientBinary(strings.Repeat("x", 1<<20))); err != nil {
+				stuck <- err
+				return
+			}
+		}
+	}()
+	for before := uint64(1); ; { // until nothing goes out any more
+		_, out := c.Bytes()
+		if out == before {
+			break
+		}
+		before = out
+		<-time.After(100 * time.Millisecond)
+	}
+	clientWithin(t, 3*time.Second, func() {
+		if err := c.Close(1000, ""); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	if err := <-stuck; err != transport.ErrClosed {
+		t.Errorf("Write: %v", err)
+	}
+}
