@@ -2,7 +2,9 @@ package serializer
 
 import "unicode/utf8"
 
-// V1 is JSON 1.0.0: one object per message, always in a text frame. It does not send join_ref and has no binary payloads.
+// V1 is JSON 1.0.0: one object per message, always in a text frame. It has no binary payloads, and a server's messages have no join_ref. A
+// client's have it, which servers take: the phx_close and phx_error of a join name it as their ref then, so that those of an earlier join
+// can be told apart.
 func V1() Serializer { return jsonV1{} }
 
 type jsonV1 struct{}
@@ -17,6 +19,10 @@ func (jsonV1) Append(dst []byte, m *Message) (Op, []byte, error) {
 		b = appendRef(b, "")
 	} else {
 		b = appendRef(b, m.Ref)
+	}
+	if m.Kind == KindRequest && !m.JoinRef.IsNull() {
+		b = append(b, `,"join_ref":`...)
+		b = appendRef(b, m.JoinRef)
 	}
 	b = append(b, `,"payload":`...)
 	b, err := appendBody(b, m)

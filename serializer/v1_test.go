@@ -151,9 +151,11 @@ func TestV1Append(t *testing.T) {
 	t.Parallel()
 	value := serializer.Value
 	testAppend(t, serializer.V1(), []appendTest{
-		{"B48 no join_ref", serializer.Message{Kind: request, JoinRef: `"4"`, Ref: `"1"`, Topic: "room:7", Event: "say", Payload: value(map[string]string{"t": "<hi>"})}, text,
-			`{"topic":"room:7","event":"say","ref":"1","payload":{"t":"<hi>"}}`},
-		{"reply", serializer.Message{Kind: reply, JoinRef: `"4"`, Ref: `5`, Topic: "room:7", Event: "ignored", Status: "ok", Payload: value([]int{1})}, text,
+		{"B49 a client's join_ref", serializer.Message{Kind: request, JoinRef: `"4"`, Ref: `"1"`, Topic: "room:7", Event: "say", Payload: value(map[string]string{"t": "<hi>"})}, text,
+			`{"topic":"room:7","event":"say","ref":"1","join_ref":"4","payload":{"t":"<hi>"}}`},
+		{"a client without one", serializer.Message{Kind: request, Ref: `"1"`, Topic: "phoenix", Event: "heartbeat"}, text,
+			`{"topic":"phoenix","event":"heartbeat","ref":"1","payload":{}}`},
+		{"B48 no join_ref from a server", serializer.Message{Kind: reply, JoinRef: `"4"`, Ref: `5`, Topic: "room:7", Event: "ignored", Status: "ok", Payload: value([]int{1})}, text,
 			`{"topic":"room:7","event":"phx_reply","ref":5,"payload":{"status":"ok","response":[1]}}`},
 		{"empty reply", serializer.Message{Kind: reply, Ref: `"1"`, Topic: "t", Status: "maybe"}, text,
 			`{"topic":"t","event":"phx_reply","ref":"1","payload":{"status":"maybe","response":{}}}`},
