@@ -154,7 +154,7 @@ func (c *Channel) refuse(ref serializer.Ref, err error) {
 	case errors.As(err, &rejected):
 		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
 	default:
-		c.up.Log(c, "join crashed", err)
+		c.up.Crashed(c, "join crashed", err)
 	}
 	f, err := c.encodeReply(c.joinRef, ref, answer)
 	if err != nil {
@@ -246,7 +246,7 @@ func (c *Channel) crash(event string, err error) {
 	if event != "" {
 		message += " in " + event
 	}
-	c.up.Log(c, message, err)
+	c.up.Crashed(c, message, err)
 	tell := c.phase.CompareAndSwap(joined, ending)
 	c.terminate(err)
 	c.unsubscribe()
@@ -270,7 +270,7 @@ func (c *Channel) terminate(reason error) {
 	ctx := context.WithoutCancel(c.ctx)
 	err := c.guard(func() error { c.h.terminate(ctx, c, reason); return nil })
 	if err != nil {
-		c.up.Log(c, "terminate crashed", err)
+		c.up.Crashed(c, "terminate crashed", err)
 	}
 }
 
@@ -286,7 +286,7 @@ func (c *Channel) end(reason error) {
 	c.unsubscribe() // from what Terminate subscribed to
 	for _, f := range onEnd {
 		if err := c.guard(func() error { f(); return nil }); err != nil {
-			c.up.Log(c, "callback at the channel's end crashed", err)
+			c.up.Crashed(c, "callback at the channel's end crashed", err)
 		}
 	}
 }
@@ -324,7 +324,7 @@ func (c *Channel) guard(f func() error) (err error) {
 
 // exited ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like: a crash.
 func (c *Channel) exited() {
-	c.up.Log(c, "channel crashed", errGoexit)
+	c.up.Crashed(c, "channel crashed", errGoexit)
 	if c.phase.CompareAndSwap(joining, silent) {
 		f, _ := c.encodeReply(c.joinRef, c.Ref().ref, replyCrashed)
 		c.up.End(c, f)

@@ -118,7 +118,7 @@ func (c *Channel) kill(reason error) {
 	if !c.phase.CompareAndSwap(joined, silent) && !c.phase.CompareAndSwap(joining, silent) {
 		return
 	}
-	c.up.Log(c, "channel killed", reason)
+	c.up.Crashed(c, "channel killed", reason)
 	c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	c.silence(reason)
 }

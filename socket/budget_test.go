@@ -32,9 +32,9 @@ func TestIdleMemory(t *testing.T) {
 	}
 	const n = 1000
 	s := serve(t, socket.Config{})
-	before := inUse()
+	before, others := inUse(), runtime.NumGoroutine()
 	s.crowd(t, n, 10)
-	goroutines := runtime.NumGoroutine()
+	goroutines := runtime.NumGoroutine() - others
 	per := (inUse() - before) / n
 	t.Logf("%d bytes per idle connection with one channel, %d goroutines for %d connections", per, goroutines, n)
 	if per > maxIdleBytes {

@@ -64,6 +64,18 @@ type Config struct {
 	MaxMailbox int
 	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined".
 	MaxChannels int
+	// MaxTopic bounds the length of a topic and of an event, in bytes; 0 is 1,024. A join of a longer topic is refused, reason "topic too
+	// long"; a longer event is answered with an error, reason "event too long".
+	MaxTopic int
+	// JoinRate bounds the joins of one socket, per second and with twice as many at once; 0 is 500, and a negative one is no bound. A join
+	// beyond it is refused, reason "too many joins".
+	JoinRate int
+	// MessageRate bounds the other messages of one socket likewise, heartbeats not counted; 0 is no bound. A message beyond it is answered
+	// with an error, reason "too many messages".
+	MessageRate int
+	// HandshakeRate bounds the handshakes that get as far as Connect, for the whole handler, likewise; 0 is no bound. One beyond it is
+	// answered with 503 and Retry-After.
+	HandshakeRate int
 	// IdleTimeout ends a WebSocket whose client sent nothing for so long; 0 is 60 s. Clients send a heartbeat every 30 s.
 	IdleTimeout time.Duration
 
@@ -113,6 +125,8 @@ const (
 	defaultMaxQueue    = 1 << 20
 	defaultMaxMailbox  = 1 << 20
 	defaultMaxChannels = 100
+	defaultMaxTopic    = 1024
+	defaultJoinRate    = 500
 	defaultIdleTimeout = 60 * time.Second
 	defaultDrainBatch  = 10_000
 	defaultDrainPause  = 2 * time.Second
@@ -124,6 +138,8 @@ func (cfg Config) withDefaults() Config {
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, defaultMaxQueue)
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, defaultMaxMailbox)
 	cfg.MaxChannels = cmp.Or(cfg.MaxChannels, defaultMaxChannels)
+	cfg.MaxTopic = cmp.Or(cfg.MaxTopic, defaultMaxTopic)
+	cfg.JoinRate = cmp.Or(cfg.JoinRate, defaultJoinRate)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
 	cfg.Drain.Batch = cmp.Or(cfg.Drain.Batch, defaultDrainBatch)
 	cfg.Drain.Interval = cmp.Or(cfg.Drain.Interval, defaultDrainPause)

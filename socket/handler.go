@@ -23,6 +23,8 @@ type Handler struct {
 	origins   originCheck
 	websocket *transport.WebSocket
 	longpoll  *transport.LongPoll
+	counts    counters
+	handshake sharedLimiter
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -41,7 +43,7 @@ func NewHandler(cfg Config) *Handler {
 	if err != nil {
 		panic("socket: " + err.Error())
 	}
-	return &Handler{
+	h := &Handler{
 		cfg:       cfg,
 		routes:    routes,
 		origins:   origins,
@@ -50,6 +52,8 @@ func NewHandler(cfg Config) *Handler {
 		sessions:  make(map[*session]struct{}),
 		gone:      make(chan struct{}),
 	}
+	h.handshake.limiter = newLimiter(cfg.HandshakeRate)
+	return h
 }
 
 // PubSub is what the handler's broadcasts go through; use it to broadcast from outside of channels.
@@ -168,6 +172,7 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 var (
 	errBadRequest = fmt.Errorf("bad request: %w", transport.StatusError(http.StatusBadRequest))
 	errPanic      = fmt.Errorf("connect panicked: %w", transport.StatusError(http.StatusInternalServerError))
+	errTooFast    = fmt.Errorf("too many handshakes: %w", transport.StatusError(http.StatusServiceUnavailable))
 	errDraining   = fmt.Errorf("shutting down: %w", transport.StatusError(http.StatusServiceUnavailable))
 )
 
@@ -176,6 +181,10 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 	if h.isDraining() {
 		return nil, errDraining
 	}
+	if !h.handshake.allow() {
+		h.counts.tooFast.Add(1)
+		return nil, errTooFast
+	}
 	params, err := requestParams(r)
 	if err != nil {
 		h.refused(r, err)
@@ -183,6 +192,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 	}
 	ser, err := h.version(params)
 	if err != nil {
+		h.counts.refused.Add(1)
 		h.cfg.Logger.Warn().Err(err).Msg("socket refused")
 		return nil, err
 	}
@@ -233,6 +243,7 @@ func (h *Handler) callConnect(req *Request) (ctx context.Context, err error) {
 }
 
 func (h *Handler) refused(r *http.Request, err error) {
+	h.counts.refused.Add(1)
 	event := h.cfg.Logger.Info()
 	var p *channel.PanicError
 	if errors.As(err, &p) {

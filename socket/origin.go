@@ -52,6 +52,7 @@ func (h *Handler) allows(r *http.Request) bool {
 	if h.origins.allows(r) {
 		return true
 	}
+	h.counts.refused.Add(1)
 	h.cfg.Logger.Warn().Str("origin", r.Header.Get("Origin")).Str("host", r.Host).Msg("origin refused: see socket.Config.Origins")
 	return false
 }

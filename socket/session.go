@@ -31,13 +31,18 @@ type session struct {
 	ctx  context.Context
 	id   *pubsub.Subscription // nil: anonymous
 
+	joins, messages limiter // the reader's
+
 	mu       sync.Mutex // held over routing and ending a channel, so that the frames of two joins of a topic do not mix
 	channels map[string]channel.Driver
 }
 
 // open begins a session on a connection that was just made.
 func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx context.Context, id string) *session {
-	s := &session{h: h, conn: conn, ser: ser, ctx: ctx}
+	s := &session{
+		h: h, conn: conn, ser: ser, ctx: ctx,
+		joins: newLimiter(h.cfg.JoinRate), messages: newLimiter(h.cfg.MessageRate),
+	}
 	h.mu.Lock()
 	h.sessions[s] = struct{}{}
 	draining := h.draining
@@ -65,6 +70,7 @@ func (l idListener) Deliver(b *pubsub.Broadcast) error {
 func (s *session) Receive(op serializer.Op, data []byte) error {
 	m, err := s.ser.Parse(op, data)
 	if err != nil {
+		s.h.counts.badMessages.Add(1)
 		s.h.cfg.Logger.Warn().Err(err).Msg("socket sent what is no message")
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
@@ -75,6 +81,11 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		s.reply(&m, "", okReply)
 	case m.Event == serializer.EventJoin:
 		s.join(&m)
+	case !s.messages.allow():
+		s.h.counts.fastMessages.Add(1)
+		s.reply(&m, m.JoinRef, tooFast)
+	case len(m.Event) > s.h.cfg.MaxTopic:
+		s.reply(&m, m.JoinRef, longEvent)
 	default:
 		s.deliver(&m)
 	}
@@ -85,6 +96,10 @@ var (
 	okReply         = push.OK(nil)
 	unmatchedTopic  = rejection("unmatched topic")
 	tooManyChannels = rejection("too many channels joined")
+	tooManyJoins    = rejection("too many joins")
+	tooFast         = rejection("too many messages")
+	longTopic       = rejection("topic too long")
+	longEvent       = rejection("event too long")
 )
 
 func rejection(reason string) push.Reply {
@@ -97,8 +112,19 @@ func rejection(reason string) push.Reply {
 
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {
+	if !s.joins.allow() {
+		s.h.counts.fastJoins.Add(1)
+		s.reply(m, m.JoinRef, tooManyJoins)
+		return
+	}
+	if len(m.Topic) > s.h.cfg.MaxTopic {
+		s.h.counts.noTopic.Add(1)
+		s.reply(m, m.JoinRef, longTopic)
+		return
+	}
 	handler := s.h.routes.Match(m.Topic)
 	if handler == nil {
+		s.h.counts.noTopic.Add(1)
 		s.h.cfg.Logger.Warn().Str("topic", clip(m.Topic)).Msg("join of an unmatched topic")
 		s.reply(m, "", unmatchedTopic)
 		return
@@ -107,6 +133,7 @@ func (s *session) join(m *serializer.Message) {
 	before, replaces := s.channels[m.Topic]
 	if !replaces && len(s.channels) >= s.h.cfg.MaxChannels {
 		s.mu.Unlock()
+		s.h.counts.tooMany.Add(1)
 		s.h.cfg.Logger.Error().Str("topic", clip(m.Topic)).Int("max", s.h.cfg.MaxChannels).
 			Msg("too many channels joined: see socket.Config.MaxChannels")
 		s.reply(m, m.JoinRef, tooManyChannels)
@@ -212,14 +239,20 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 }
 
-// Log is part of channel.Carrier.
-func (s *session) Log(c *channel.Channel, message string, err error) {
+// Crashed is part of channel.Carrier.
+func (s *session) Crashed(c *channel.Channel, what string, err error) {
+	s.h.counts.crashes.Add(1)
 	event := s.h.cfg.Logger.Error()
 	var p *channel.PanicError
 	if errors.As(err, &p) {
 		event = event.Bytes("stack", p.Stack)
 	}
-	event.Err(err).Str("topic", clip(c.Topic())).Msg(message)
+	event.Err(err).Str("topic", clip(c.Topic())).Msg(what)
+}
+
+// Log is part of channel.Carrier.
+func (s *session) Log(c *channel.Channel, message string, err error) {
+	s.h.cfg.Logger.Warn().Err(err).Str("topic", clip(c.Topic())).Msg(message)
 }
 
 // clip shortens what a client chose for the log.

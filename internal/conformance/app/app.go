@@ -58,6 +58,7 @@ func New(cfg Config) *App {
 		MaxMessage:        maxMessage,
 		MaxQueue:          2 * maxMessage,
 		MaxMailbox:        2 * maxMessage,
+		JoinRate:          -1,
 		IdleTimeout:       cfg.IdleTimeout,
 		LongPoll:          transport.LongPollConfig{Window: cfg.Window},
 		Logger:            cfg.Logger,

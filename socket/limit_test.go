@@ -1,0 +1,99 @@
+package socket_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+func TestJoinRate(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{JoinRate: 1})
+	p := s.dial("vsn=2.0.0")
+	p.join("room:0")
+	p.join("room:1") // two at once
+	p.send(`["5","6","room:2","phx_join",{}]`)
+	p.want(`["5","6","room:2","phx_reply",{"status":"error","response":{"reason":"too many joins"}}]`)
+	p.heartbeat()
+	s.dial("vsn=2.0.0").join("room:2") // another socket has its own
+	if n := s.h.Stats().FastJoins; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+}
+
+func TestMessageRate(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{MessageRate: 2})
+	p := s.dial("vsn=2.0.0")
+	p.join("room:1")
+	for i := range 4 {
+		p.send(fmt.Sprintf(`["1","%d","room:1","echo",{}]`, i))
+		p.want(fmt.Sprintf(`["1","%d","room:1","phx_reply",{"status":"ok","response":{}}]`, i))
+	}
+	p.send(`["1","9","room:1","echo",{}]`)
+	p.want(`["1","9","room:1","phx_reply",{"status":"error","response":{"reason":"too many messages"}}]`)
+	for range 10 {
+		p.heartbeat() // they are not counted
+	}
+	if n := s.h.Stats().FastMessages; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+}
+
+func TestHandshakeRate(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{HandshakeRate: 1})
+	s.dial("vsn=2.0.0")
+	s.dial("vsn=2.0.0")
+	_, resp, err := s.tryDial("vsn=2.0.0", nil)
+	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+		t.Errorf("a third at once: %v", err)
+	}
+	if n := s.h.Stats().TooFast; n != 1 {
+		t.Errorf("counted %d", n)
+	}
+}
+
+func TestLengths(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{MaxTopic: 10})
+	p := s.dial("vsn=2.0.0")
+	p.join("room:12345")
+	long := "room:" + strings.Repeat("x", 6)
+	p.send(fmt.Sprintf(`["2","3","%s","phx_join",{}]`, long))
+	p.want(fmt.Sprintf(`["2","3","%s","phx_reply",{"status":"error","response":{"reason":"topic too long"}}]`, long))
+	p.send(`["1","4","room:12345","eleven bytes",{}]`)
+	p.want(`["1","4","room:12345","phx_reply",{"status":"error","response":{"reason":"event too long"}}]`)
+}
+
+func TestStats(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{MaxChannels: 2, Origins: []string{}, Channels: channel.Routes{"room:*": echoes(
+		onEvent("panic", func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) { panic("x") }))}})
+	p := s.dial("vsn=2.0.0")
+	p.join("room:1")
+	p.join("room:2")
+	p.send(`["1","2","room:3","phx_join",{}]`, `["1","3","nope","phx_join",{}]`, `["1","4","room:1","panic",{}]`)
+	p.want(`["1","2","room:3","phx_reply",{"status":"error","response":{"reason":"too many channels joined"}}]`,
+		`[null,"3","nope","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`,
+		`["1","1","room:1","phx_error",{"reason":"channel_crash"}]`)
+	if _, _, err := s.tryDial("vsn=9.0.0", nil); err == nil {
+		t.Error("version 9 was taken")
+	}
+	got := s.h.Stats()
+	if got.Sockets != 1 || got.TooMany != 1 || got.NoTopic != 1 || got.Crashes != 1 || got.Refused != 1 || got.WebSocket.Connections != 1 {
+		t.Errorf("got %+v", got)
+	}
+	p.send("not json")
+	p.wantClose(1011)
+	if got := s.h.Stats(); got.BadMessages != 1 {
+		t.Errorf("got %+v", got)
+	}
+}
