@@ -1,5 +1,7 @@
 package presence
 
+import "slices"
+
 // Merge is s with a diff applied, as phoenix.js's Presence.syncDiff. The arguments stay as they are.
 //
 // For each key that joins, onJoin gets the entry before (without metas if there was none) and the one that joined; for each that
@@ -28,6 +30,9 @@ func difference(s, next State) Diff {
 		current, ok := s.Get(key)
 		if !ok {
 			d.Joins.set(key, e)
+			continue
+		}
+		if slices.EqualFunc(e.Metas, current.Metas, func(a, b Meta) bool { return a.Ref == b.Ref }) {
 			continue
 		}
 		if joined := without(e.Metas, current.Metas); len(joined) > 0 {

@@ -1,6 +1,25 @@
 package presence
 
-import "time"
+import (
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+)
+
+// NewLooseClient is a Client that is given its messages by Receive.
+func NewLooseClient(log zerolog.Logger) *Client {
+	return &Client{log: log, events: [2]string{EventState, EventDiff}}
+}
+
+func (p *Client) Receive(joinRef, event, payload string) {
+	p.receive(serializer.Message{JoinRef: serializer.StringRef(joinRef), Event: event, Payload: encoded([]byte(payload))})
+}
+
+func (p *Client) Overflow() { p.failed(&channel.OverflowError{Topic: "t", Dropped: 1}) }
 
 // KindOf names the kind of a message between nodes, and whether it brings news.
 func KindOf(data []byte) string {
@@ -38,4 +57,32 @@ func (p *Presence) Rooms() (n int) {
 		s.mu.Unlock()
 	}
 	return n
+}
+
+// PayloadSize encodes what Push sends.
+func (p *Presence) PayloadSize(topic string) int { return len(p.payload(topic)) }
+
+// DeltaSize takes what is to be told to other nodes and returns its size as a message.
+func (p *Presence) DeltaSize() int {
+	s := p.shards[0]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for _, o := range s.gossip.toAll(time.Now()) {
+		n += len(o.append(nil))
+	}
+	return n
+}
+
+// MergeFrom takes over all that from has, as if it had been sent.
+func (p *Presence) MergeFrom(from *Presence) {
+	f, s := from.shards[0], p.shards[0]
+	f.mu.Lock()
+	self := f.set.Self()
+	raw := (&gossip{kind: answer, from: self, to: s.set.Self(), delta: f.set.Extract(s.set.Self(), f.set.Clocks())}).append(nil)
+	f.mu.Unlock()
+	s.mu.Lock()
+	s.set.Up(self)
+	s.mu.Unlock()
+	s.gossip.receive(&pubsub.Broadcast{Event: gossipEvent, Payload: serializer.Binary(raw)})
 }

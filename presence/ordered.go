@@ -65,8 +65,16 @@ func (o *ordered[V]) at(key string) (v *V, isNew bool) {
 	return &o.items[last].value, true
 }
 
+// grow makes room for n items in all.
+func (o *ordered[V]) grow(n int) {
+	o.items = slices.Grow(o.items, max(0, n-len(o.items)))
+	if n > few && o.index == nil {
+		o.reindex()
+	}
+}
+
 func (o *ordered[V]) reindex() {
-	o.index = make(map[string]int, len(o.items))
+	o.index = make(map[string]int, cap(o.items))
 	for i := range o.items {
 		o.index[o.items[i].key] = i
 	}

@@ -326,7 +326,7 @@ func (p *Presence) payload(topic string) []byte {
 		return state.appendJSON(nil)
 	}
 	raw := emptyState
-	p.shard(topic).read(topic, func(r *room) { raw = r.appendState(nil) })
+	p.shard(topic).read(topic, func(r *room) { raw = r.appendState(make([]byte, 0, r.size())) })
 	return raw
 }
 

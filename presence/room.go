@@ -24,8 +24,12 @@ type entry struct {
 }
 
 const (
-	refSize  = 12 // bytes: six of the tag, six of the clock
-	refField = `{"phx_ref":"`
+	refSize   = 12 // bytes: six of the tag, six of the clock
+	refLen    = 16 // as text
+	refField  = `{"phx_ref":"`
+	prevField = `","phx_ref_prev":"`
+	refAt     = len(refField)
+	prevAt    = refAt + refLen + len(prevField)
 )
 
 // appendRef appends the phx_ref of a clock: 16 characters that are safe in a URL.
@@ -38,19 +42,12 @@ func appendRef(dst []byte, tag, clock uint64) []byte {
 
 func (e *entry) ref() string { return string(appendRef(nil, e.tag, e.clock)) }
 
-func (e *entry) prevRef() string {
-	if e.prev == 0 {
-		return ""
-	}
-	return string(appendRef(nil, e.tag, e.prev))
-}
-
 // appendMeta appends the meta as it is on the wire.
 func (e *entry) appendMeta(dst []byte) []byte {
 	dst = append(dst, refField...)
 	dst = appendRef(dst, e.tag, e.clock)
 	if e.prev != 0 {
-		dst = append(dst, `","phx_ref_prev":"`...)
+		dst = append(dst, prevField...)
 		dst = appendRef(dst, e.tag, e.prev)
 	}
 	dst = append(dst, '"')
@@ -60,7 +57,18 @@ func (e *entry) appendMeta(dst []byte) []byte {
 	return append(dst, e.meta[1:]...)
 }
 
-func (e *entry) public() Meta { return Meta{e.ref(), e.prevRef(), e.appendMeta(nil)} }
+func (e *entry) public() Meta {
+	raw := string(e.appendMeta(make([]byte, 0, 256)))
+	return Meta{Ref: raw[refAt : refAt+refLen], PrevRef: e.prevIn(raw), raw: raw}
+}
+
+// prevIn is phx_ref_prev, as it stands in the meta.
+func (e *entry) prevIn(raw string) string {
+	if e.prev == 0 {
+		return ""
+	}
+	return raw[prevAt : prevAt+refLen]
+}
 
 // encodeMeta is the JSON object of a meta without the fields that are ours.
 func encodeMeta(meta any) (string, error) {
@@ -156,12 +164,44 @@ func (m *metas) public() Entry {
 	return e
 }
 
+// public is the room as a value. All of its text is one string.
 func (r *room) public() State {
 	var s State
+	n := 0
+	for _, m := range r.keys.all() {
+		for at := m.first; at != nil; at = at.after {
+			n++
+		}
+	}
+	buf := make([]byte, 0, r.size())
+	list := make([]Meta, 0, n)
+	ends := make([]int, 0, n)
+	for _, m := range r.keys.all() {
+		for at := m.first; at != nil; at = at.after {
+			buf = at.appendMeta(buf)
+			ends = append(ends, len(buf))
+		}
+	}
+	text, begin := string(buf), 0
+	s.entries.grow(r.keys.len())
 	for key, m := range r.keys.all() {
-		s.set(key, m.public())
+		from := len(list)
+		for at := m.first; at != nil; at = at.after {
+			raw := text[begin:ends[len(list)]]
+			begin = ends[len(list)]
+			list = append(list, Meta{Ref: raw[refAt : refAt+refLen], PrevRef: at.prevIn(raw), raw: raw})
+		}
+		s.set(key, Entry{Metas: list[from:len(list):len(list)]})
 	}
 	return s
+}
+
+// size is about as large as the room is as JSON.
+func (r *room) size() int {
+	for key, m := range r.keys.all() {
+		return (len(key) + len(m.first.meta) + 64) * (r.keys.len() + 1)
+	}
+	return 0
 }
 
 // appendState appends the payload of presence_state.
@@ -181,6 +221,30 @@ func (r *room) appendState(dst []byte) []byte {
 			}
 			dst = at.appendMeta(dst)
 		}
+		dst = append(dst, "]}"...)
+	}
+	return append(dst, '}')
+}
+
+// appendJSON appends the payload of presence_diff.
+func (c *change) appendJSON(dst []byte) []byte {
+	dst = append(dst, `{"joins":`...)
+	dst = appendEntries(dst, c.joins)
+	dst = append(dst, `,"leaves":`...)
+	dst = appendEntries(dst, c.leaves)
+	return append(dst, '}')
+}
+
+func appendEntries(dst []byte, entries []*entry) []byte {
+	if len(entries) > 1 {
+		s := stateOf(entries)
+		return s.appendJSON(dst)
+	}
+	dst = append(dst, '{')
+	for _, e := range entries {
+		dst = serializer.AppendString(dst, e.key)
+		dst = append(dst, `:{"metas":[`...)
+		dst = e.appendMeta(dst)
 		dst = append(dst, "]}"...)
 	}
 	return append(dst, '}')

@@ -1,9 +1,7 @@
 package presence
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"iter"
 	"maps"
@@ -33,7 +31,7 @@ type Entry struct {
 type Meta struct {
 	Ref     string // phx_ref, its identity; another after every update
 	PrevRef string // phx_ref_prev: the ref that the last update replaced, or ""
-	raw     []byte // the object, refs included
+	raw     string // the object, refs included
 }
 
 // Diff is what changed on a topic. As JSON it is the payload of presence_diff. An update is a join and a leave of the same key.
@@ -64,7 +62,7 @@ func (s State) All() iter.Seq2[string, Entry] {
 
 // Decode stores the meta in v, as json.Unmarshal does, phx_ref included.
 func (m Meta) Decode(v any) error {
-	if err := json.Unmarshal(m.raw, v); err != nil {
+	if err := json.Unmarshal([]byte(m.raw), v); err != nil {
 		return fmt.Errorf("presence: decode meta: %w", err)
 	}
 	return nil
@@ -139,7 +137,7 @@ func (e *Entry) appendJSON(dst []byte) []byte {
 }
 
 func (m *Meta) appendJSON(dst []byte) []byte {
-	if m.raw == nil {
+	if m.raw == "" {
 		return append(dst, "{}"...)
 	}
 	return append(dst, m.raw...)
@@ -206,82 +204,4 @@ func without(metas, others []Meta) []Meta {
 		}
 	}
 	return left
-}
-
-var errNotObject = errors.New("not an object")
-
-// UnmarshalJSON reads the payload of presence_state.
-func (s *State) UnmarshalJSON(raw []byte) error {
-	*s = State{}
-	return eachField(raw, func(key string, d *json.Decoder) error {
-		var e Entry
-		if err := d.Decode(&e); err != nil {
-			return err
-		}
-		s.set(key, e)
-		return nil
-	})
-}
-
-// UnmarshalJSON reads what a State has for one key.
-func (e *Entry) UnmarshalJSON(raw []byte) error {
-	*e = Entry{}
-	hasMetas := false
-	err := eachField(raw, func(name string, d *json.Decoder) error {
-		if name == "metas" {
-			hasMetas = true
-			return d.Decode(&e.Metas)
-		}
-		var v json.RawMessage
-		if err := d.Decode(&v); err != nil {
-			return err
-		}
-		if e.Extra == nil {
-			e.Extra = make(map[string]json.RawMessage)
-		}
-		e.Extra[name] = v
-		return nil
-	})
-	if err == nil && !hasMetas {
-		err = errors.New("presence: entry without metas")
-	}
-	return err
-}
-
-// UnmarshalJSON reads one tracked presence.
-func (m *Meta) UnmarshalJSON(raw []byte) error {
-	var refs struct {
-		Ref  string `json:"phx_ref"`
-		Prev string `json:"phx_ref_prev"`
-	}
-	if len(raw) == 0 || raw[0] != '{' {
-		return fmt.Errorf("presence: meta: %w", errNotObject)
-	}
-	if err := json.Unmarshal(raw, &refs); err != nil {
-		return err
-	}
-	*m = Meta{refs.Ref, refs.Prev, bytes.Clone(raw)}
-	return nil
-}
-
-// eachField calls f with every field of an object, in order, to decode its value.
-func eachField(raw []byte, f func(name string, d *json.Decoder) error) error {
-	d := json.NewDecoder(bytes.NewReader(raw))
-	open, err := d.Token()
-	if err != nil {
-		return err
-	}
-	if open != json.Delim('{') {
-		return fmt.Errorf("presence: %w", errNotObject)
-	}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return err
-		}
-		if err := f(name.(string), d); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -220,19 +220,27 @@ func (p *Presence) broadcast(r *room, c change) {
 	if !heard && p.cfg.OnDiff == nil {
 		return
 	}
+	if p.cfg.Fetch == nil && p.cfg.OnDiff == nil {
+		p.send(r.topic, c.appendJSON(make([]byte, 0, 256)))
+		return
+	}
 	d := Diff{stateOf(c.joins), stateOf(c.leaves)}
 	p.fetch(r.topic, &d.Joins, &d.Leaves)
 	if heard {
-		if err := p.ps.LocalBroadcast(r.topic, EventDiff, encoded(d.appendJSON(nil))); err != nil {
-			p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: diff did not reach all")
-		}
+		p.send(r.topic, d.appendJSON(nil))
 	}
-	if p.cfg.OnDiff != nil {
-		r.told.merge(d, nil, nil)
-		err := guard(func() error { p.cfg.OnDiff(r.topic, d, r.told); return nil })
-		if err != nil {
-			p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: OnDiff crashed")
-		}
+	if p.cfg.OnDiff == nil {
+		return
+	}
+	r.told.merge(d, nil, nil)
+	if err := guard(func() error { p.cfg.OnDiff(r.topic, d, r.told); return nil }); err != nil {
+		p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: OnDiff crashed")
+	}
+}
+
+func (p *Presence) send(topic string, diff []byte) {
+	if err := p.ps.LocalBroadcast(topic, EventDiff, encoded(diff)); err != nil {
+		p.log.Error().Err(err).Str("topic", topic).Msg("presence: diff did not reach all")
 	}
 }
 

@@ -1,0 +1,131 @@
+package presence_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/presence"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+// serve runs a server whose channels track their clients, and which pushes what it is told to.
+func serve(t *testing.T) (url string) {
+	t.Helper()
+	ps := pubsub.New(nil)
+	p := presence.New(ps, nil)
+	scripted := channel.Define(
+		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.OnAny(func(_ *struct{}, _ context.Context, c *channel.Channel, event string, payload serializer.Payload) (push.Reply, error) {
+			return push.OK(nil), c.Push(event, payload)
+		}))
+	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": members(p), "script": scripted}})
+	server := httptest.NewServer(h)
+	t.Cleanup(func() {
+		server.Close()
+		h.Shutdown(context.Background())
+		p.Close(context.Background())
+	})
+	return server.URL
+}
+
+func dial(t *testing.T, url string) *socket.Client {
+	t.Helper()
+	c, err := socket.Dial(t.Context(), url, &socket.ClientConfig{RejoinAfter: func(int) time.Duration { return time.Millisecond }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close(context.Background()) })
+	return c
+}
+
+// until waits until what is listed, without refs and order, is as wanted.
+func until(t *testing.T, c *presence.Client, synced chan struct{}, what string, ok func(presence.State) bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for !ok(c.List()) {
+		select {
+		case <-synced:
+		case <-deadline:
+			t.Fatalf("no %s: %s", what, short(c.List()))
+		}
+	}
+}
+
+// TestClientOverSocket has two clients see each other come, change, crash and come back, and leave.
+func TestClientOverSocket(t *testing.T) {
+	t.Parallel()
+	url := serve(t)
+	a := dial(t, url).Channel(topic, map[string]string{"user": "u1"})
+	who := presence.NewClient(a, nil)
+	synced := make(chan struct{}, 100)
+	who.OnSync(func() { synced <- struct{}{} })
+	var left []string
+	who.OnLeave(func(key string, current, _ presence.Entry) {
+		if len(current.Metas) == 0 {
+			left = append(left, key)
+		}
+	})
+	has := func(keys ...string) func(presence.State) bool {
+		return func(s presence.State) bool {
+			var got []string
+			for key := range s.All() {
+				got = append(got, key)
+			}
+			return strings.Join(got, " ") == strings.Join(keys, " ")
+		}
+	}
+	a.Join()
+	until(t, who, synced, "own presence", has("u1"))
+	b := dial(t, url).Channel(topic, map[string]string{"user": "u2"})
+	b.Join()
+	until(t, who, synced, "second one", has("u1", "u2"))
+	if _, err := channel.Call[struct{}](t.Context(), a, "update", device{"status": "away"}); err != nil {
+		t.Error(err)
+	}
+	until(t, who, synced, "update", func(s presence.State) bool {
+		e, _ := s.Get("u1")
+		metas, err := presence.Metas[struct{ Device, Status string }](e)
+		return err == nil && len(metas) == 1 && metas[0].Device == "tab" && metas[0].Status == "away"
+	})
+	a.Push("no such event", nil) // its channel crashes, and it joins again
+	until(t, who, synced, "state of the next join", func(s presence.State) bool {
+		e, _ := s.Get("u1")
+		metas, err := presence.Metas[struct{ Status string }](e)
+		return err == nil && len(metas) == 1 && metas[0].Status == "" && s.Len() == 2
+	})
+	b.Leave()
+	until(t, who, synced, "leave", has("u1"))
+	who.Close()
+	if _, err := a.Leave().Wait(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := left[len(left)-1]; got != "u2" {
+		t.Errorf("the last to leave was %s", got)
+	}
+}
+
+// TestClientEvents is M275.
+func TestClientEvents(t *testing.T) {
+	t.Parallel()
+	c := dial(t, serve(t)).Channel("script", nil)
+	who := presence.NewClient(c, &presence.ClientConfig{StateEvent: "who", DiffEvent: "changed"})
+	synced := make(chan struct{}, 100)
+	who.OnSync(func() { synced <- struct{}{} })
+	c.Join()
+	for _, e := range [][2]string{
+		{presence.EventState, long("wrong:1")}, {"changed", longDiff("u3:3", "")}, {"who", long("u1:1 u2:2")}, {"changed", longDiff("", "u1:1")},
+	} {
+		if _, err := channel.Call[struct{}](t.Context(), c, e[0], json.RawMessage(e[1])); err != nil {
+			t.Error(err)
+		}
+	}
+	until(t, who, synced, "diff", func(s presence.State) bool { return short(s) == "u2:2 u3:3" })
+}
