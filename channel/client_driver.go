@@ -105,6 +105,19 @@ func (d clientDown) IsLeaving() bool               { return d.c.state.status == 
 
 func (d clientDown) Stats() ClientStats { return d.c.Stats() }
 
+func (d clientDown) IsSettled() bool {
+	s := &d.c.state
+	if len(s.buffer) > 0 || s.status == StateLeaving {
+		return false
+	}
+	for _, p := range s.flight {
+		if p.handle.IsAwaited() {
+			return false
+		}
+	}
+	return true
+}
+
 func (d clientDown) Refused(ref uint64, err error) {
 	d.c.feed(clientInput{kind: inRefused, ref: ref, err: err})
 }

@@ -156,6 +156,13 @@ func (r *Resolver) Init(o Owner, sticky bool) { r.owner, r.sticky = o, sticky }
 // Push is the handle for who waits.
 func (r *Resolver) Push() *Push { return (*Push)(r) }
 
+// IsAwaited reports whether somebody waits for the answer, or asked to be called.
+func (r *Resolver) IsAwaited() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.isDone && (r.done != nil || len(r.hooks) > 0)
+}
+
 // Resolve answers the push and reports whether this was the first time.
 func (r *Resolver) Resolve(a Answer) bool {
 	p := (*Push)(r)

@@ -14,6 +14,7 @@ import (
 	"bennu.example/internal/box"
 	"bennu.example/internal/link"
 	"bennu.example/internal/loop"
+	"bennu.example/serializer"
 )
 
 // Client is a client's socket: one connection, made again whenever it is lost, and the channels on it.
@@ -57,6 +58,10 @@ type Client struct {
 	entered        uint64 // pushes so far
 	unanswered     int
 	flushes        []*clientFlush
+	draining       *clientFlush   // Close's
+	barrier        serializer.Ref // of the heartbeat that shows that all was received; null: none
+	barrierAt      uint64         // entered when it was sent
+	settling       loop.Timer     // runs when that has been shown
 	probe          loop.Timer
 	probes         uint64
 	cancelProbe    func()
@@ -107,6 +112,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.states.now.Since = time.Now()
 	c.retry.Task = clientTask(c.retryDue)
 	c.probe.Task = clientTask(c.probeDue)
+	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)
 	return c
 }
@@ -188,9 +194,10 @@ var errBusy = errors.New("callbacks or functions of the configuration are still 
 // clientCloseGrace is how long Close waits for what must end soon after its context has ended.
 const clientCloseGrace = 2 * time.Second
 
-// Close ends the client. It takes no more pushes, waits for the answers of those it has until ctx ends (unless it is paused, denied or failed),
-// closes the connection and all channels, and returns when nothing runs any more, callbacks included. It returns an error if ctx ended
-// before all were answered, or if callbacks still run two seconds after it ended. Called from a callback it does not wait for callbacks.
+// Close ends the client. It takes no more pushes, and deals with those it has until ctx ends (unless it is paused, denied or failed): it
+// waits for the answers that somebody waits for (by Wait, Done or Receive), and of the rest for those that come within a second of a sign
+// that the server has received it all. Then it closes the connection and all channels, and returns when nothing runs any more, callbacks included. It returns an error if ctx ended
+// before that was done, or if callbacks still run two seconds after it ended. Called from a callback it does not wait for callbacks.
 func (c *Client) Close(ctx context.Context) error {
 	inCallback := link.InCallback()
 	if c.isClosing.Swap(true) {
@@ -210,7 +217,7 @@ func (c *Client) Close(ctx context.Context) error {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
-		err = fmt.Errorf("socket: close: not all pushes were answered: %w", ctx.Err())
+		err = fmt.Errorf("socket: close: pushes were given up: %w", ctx.Err())
 	}
 	c.post(clientTask(c.end))
 	grace := time.NewTimer(0)
@@ -245,6 +252,7 @@ func (c *Client) drain(f *clientFlush) {
 	active := c.wanted == WantConnected
 	c.wanted = WantClosed
 	c.states.set(func(s *State) { s.Wanted = WantClosed }, false)
+	c.draining = f
 	c.flush(f)
 	s := c.states.load()
 	if !active || s.Status == Failed || s.Status == Denied && s.Until.IsZero() {

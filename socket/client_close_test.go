@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,6 +177,7 @@ func TestClientCloseDeadline(t *testing.T) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
 		lost := ch.Push("noreply", nil)
+		lost.Done()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
@@ -281,6 +283,62 @@ func TestClientCloseFromCallback(t *testing.T) {
 			if err := <-closed; err != nil {
 				t.Fatal(err)
 			}
+		}
+	})
+}
+
+// What nobody waits for is not waited for either, only that the server has it.
+func TestClientCloseSettles(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPeer()
+		p.prepare = func(k *peerConn) { k.slow = time.Second }
+		c := p.client(ClientConfig{})
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		for i := range 100 {
+			ch.Push("noreply", i)
+		}
+		start := time.Now()
+		late := ch.Push("later", nil) // answered half a second after it was received
+		if err := c.Close(t.Context()); err != nil || time.Since(start) != 2*time.Second {
+			t.Fatal(err, time.Since(start))
+		}
+		mustReply(t, late)
+		for i := range 100 {
+			if n := p.times(strconv.Itoa(i)); n != 1 {
+				t.Fatalf("%d was handled %d times", i, n)
+			}
+		}
+
+		// Somebody begins to wait after the sign was asked for.
+		c = p.client(ClientConfig{})
+		connected(t, c)
+		ch = joined(t, c, "room:1")
+		waited := ch.PushTimeout("noreply", nil, 5*time.Second)
+		time.AfterFunc(500*time.Millisecond, func() { waited.Receive(push.StatusTimeout, func(serializer.Payload) {}) })
+		start = time.Now()
+		if err := c.Close(t.Context()); err != nil || time.Since(start) != 5*time.Second {
+			t.Fatal(err, time.Since(start))
+		}
+		mustFail(t, waited, push.ErrTimeout)
+
+		// The connection is lost before the sign comes: whether all was received nobody knows, and the rest is.
+		c = p.client(ClientConfig{})
+		connected(t, c)
+		ch = joined(t, c, "room:1")
+		k := p.last()
+		k.change(func() { k.stallIn, k.stallOut = true, true })
+		first := ch.Push("noreply", "first")
+		synctest.Wait()
+		ch.Push("noreply", "second")
+		time.AfterFunc(time.Second, func() { k.cut(errReset) })
+		if err := c.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		mustFail(t, first, push.ErrLost)
+		if p.times(`"first"`) != 0 || p.times(`"second"`) != 1 {
+			t.Fatal("what had not been sent is sent after all, and nothing else")
 		}
 	})
 }

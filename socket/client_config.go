@@ -112,6 +112,8 @@ const (
 	clientProbeMost  = 10 * time.Minute
 	// clientMoveWait is how long a WebSocket that works again waits for a moment without unanswered pushes.
 	clientMoveWait = 20 * time.Second
+	// clientSettle is how long Close waits for answers that nobody waits for, once it is known that the server has received all.
+	clientSettle = time.Second
 	// clientHeartbeatGrace is how many more timeouts a heartbeat's answer may take while bytes come in.
 	clientHeartbeatGrace = 3
 )

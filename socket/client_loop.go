@@ -39,6 +39,7 @@ func (c *Client) run(it clientItem) {
 // rested runs when the loop has nothing to do for now.
 func (c *Client) rested() {
 	c.moveIfQuiet()
+	c.settle()
 	c.watchProgress()
 }
 
@@ -194,6 +195,8 @@ func (c *Client) drop(code int, reason string, tell func(link.Down)) {
 	k := c.conn
 	c.conn = nil
 	c.current.Store(nil)
+	c.barrier = ""
+	c.loop.Disarm(&c.settling)
 	in, out := k.t.Bytes()
 	c.bytesIn.Add(in)
 	c.bytesOut.Add(out)
@@ -276,6 +279,10 @@ func (c *Client) received(m *serializer.Message) {
 		c.loop.Arm(&h.timer, c.cfg.HeartbeatInterval)
 		return
 	}
+	if m.Kind == serializer.KindReply && !c.barrier.IsNull() && m.Ref == c.barrier {
+		c.settleSoon()
+		return
+	}
 	list := c.topics[m.Topic]
 	switch len(list) {
 	case 0:
@@ -299,7 +306,7 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	switch {
 	case h.ref.IsNull():
 		h.ref, h.sent, h.patience = clientRefText(c.nextRef()), time.Now(), clientHeartbeatGrace
-		k.send(link.Out{Msg: serializer.Message{Ref: h.ref, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}})
+		k.send(heartbeatOut(h.ref))
 	case in != h.bytes && h.patience > 0: // something large is in the way of the answer
 		h.patience--
 	default:
@@ -308,6 +315,10 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	}
 	h.bytes = in
 	c.loop.Arm(&h.timer, c.cfg.HeartbeatTimeout)
+}
+
+func heartbeatOut(ref serializer.Ref) link.Out {
+	return link.Out{Msg: serializer.Message{Ref: ref, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}}
 }
 
 // end is the end of the loop's work.

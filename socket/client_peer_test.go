@@ -406,6 +406,9 @@ func (k *peerConn) handle(m *serializer.Message) {
 	case "late":
 		msg := *m
 		time.AfterFunc(15*time.Second, func() { k.reply(&msg, joinRef, "ok", nil) })
+	case "later":
+		msg := *m
+		time.AfterFunc(500*time.Millisecond, func() { k.reply(&msg, joinRef, "ok", nil) })
 	case "shout":
 		p.broadcast(m.Topic, "shout", m.Payload)
 	case "push_me":

@@ -116,6 +116,38 @@ func (c *Client) flushed(all bool) {
 	})
 }
 
+// settle asks for a sign that the server has got everything, once that is all that Close waits for: a heartbeat's answer, which comes after
+// what was sent before it was received.
+func (c *Client) settle() {
+	if c.draining != nil && c.draining.left > 0 && c.conn != nil && c.barrier.IsNull() && !c.settling.IsArmed() && c.isSettled() {
+		c.barrier, c.barrierAt = clientRefText(c.nextRef()), c.entered
+		c.conn.send(heartbeatOut(c.barrier))
+	}
+}
+
+// settleSoon takes that sign. Answers that come soon are still taken.
+func (c *Client) settleSoon() {
+	c.barrier = ""
+	c.loop.Arm(&c.settling, clientSettle)
+}
+
+// settled comes a little later. If something was sent after the sign was asked for, or somebody began to wait, then settle asks again.
+func (c *Client) settled() {
+	if c.draining != nil && c.barrierAt == c.entered && c.isSettled() {
+		c.draining.left = 0
+		c.flushed(false)
+	}
+}
+
+func (c *Client) isSettled() bool {
+	for _, d := range c.downs() {
+		if !d.IsSettled() {
+			return false
+		}
+	}
+	return true
+}
+
 // nextRef is the socket's next ref. Like all of the loop's, it is called from there only.
 func (c *Client) nextRef() uint64 {
 	c.refs++

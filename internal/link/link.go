@@ -66,6 +66,8 @@ type Down interface {
 	Refused(ref uint64, err error)
 	// End tells that the socket is closed for good.
 	End(err error)
+	// IsSettled reports whether no push waits to be sent and nobody waits for the answer of one that was.
+	IsSettled() bool
 	// IsLeaving reports whether the topic is free for another.
 	IsLeaving() bool
 }
