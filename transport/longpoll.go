@@ -1,0 +1,373 @@
+package transport
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"bennu.example/serializer"
+)
+
+const (
+	// writeTimeout is how long a client may take to read an answer, and readTimeout, to send a body. Then its connection is given up.
+	writeTimeout = 15 * time.Second
+	readTimeout  = 30 * time.Second
+)
+
+// LongPollConfig says how long polling is served. Every zero value works.
+type LongPollConfig struct {
+	// Off turns it off.
+	Off bool
+	// Path is the end of its path, below the socket's; "" is "/longpoll".
+	Path string
+
+	// Window is how long a poll waits for messages, and a message that was posted for being taken; 0 is 10 s. A client that has begun no poll
+	// for one and a half to three times as long is gone.
+	Window time.Duration
+	// MaxBody bounds a POST's body, in bytes; 0 is 8,000,000. A larger one is answered with 400, and does nothing else.
+	MaxBody int64
+	// MaxMessage bounds a message, in bytes; 0 is 1 MiB. A larger one is answered as a body that is too large.
+	MaxMessage int64
+	// MaxQueue bounds what waits for one client, in bytes, counting 64 for each frame besides its payload; 0 is 1 MiB. OnSlow is what happens
+	// when there would be more. What a poll takes counts until it was written.
+	MaxQueue int
+	OnSlow   SlowPolicy
+	// MaxSessions bounds the sessions; 0 is 100,000. A client that wants a further one is told to come back later, by HTTP's status 503.
+	MaxSessions int
+	// TokenMaxAge is how long a session's token is good for; 0 is 14 days. Then its client has to begin a new session.
+	TokenMaxAge time.Duration
+	// Secret signs the tokens. None is a random one. All nodes of a cluster need the same.
+	Secret []byte
+
+	// OnPanic is told of a panic in connect, in what that returned, or in Closed: they go no further, and a request is answered with 500. (A
+	// panic in Receive ends the session, which learns of it by a *PanicError.)
+	OnPanic func(value any, stack []byte)
+}
+
+// withDefaults returns c with every zero value replaced.
+func (c LongPollConfig) withDefaults() LongPollConfig {
+	c.Path = cmp.Or(c.Path, "/longpoll")
+	c.Window = cmp.Or(c.Window, 10*time.Second)
+	c.MaxBody = cmp.Or(c.MaxBody, 8_000_000)
+	c.MaxMessage = min(cmp.Or(c.MaxMessage, defaultMaxMessage), c.MaxBody)
+	c.MaxQueue = cmp.Or(c.MaxQueue, defaultMaxQueue)
+	c.MaxSessions = cmp.Or(c.MaxSessions, 100_000)
+	c.TokenMaxAge = cmp.Or(c.TokenMaxAge, 14*24*time.Hour)
+	return c
+}
+
+// StatusError, as the error that refuses a long-poll session or in its tree, is the HTTP status to answer with instead of the protocol's
+// own refusal: 500 if the fault is the server's, 503 if the client should come back later.
+type StatusError int
+
+func (e StatusError) Error() string {
+	return fmt.Sprintf("transport: refused with HTTP status %d", int(e))
+}
+
+// LongPoll serves sessions over plain HTTP requests, as Phoenix does: a GET begins a session or waits for its messages, a POST brings
+// messages for it. Its methods may be called from any goroutine.
+//
+// # What is delivered
+//
+// The frames of a session reach its client in the order in which they were sent, each at most once. A poll that the client gave up takes
+// none with it: they stay for the next. If writing an answer fails, what was in it is put back in front, and no other poll takes
+// anything meanwhile. But an answer that the system has accepted and the network then loses is lost, and so are its frames: the protocol
+// has no acknowledgement. Of two polls at once the later one gets the frames; the earlier one waits out its window in vain.
+//
+// # How a session ends
+//
+// By Close, by a message that is none, by a queue that is full, or because its client no longer polls. A poll that waits then is answered
+// at once: with what was queued, or that there is nothing. So its client asks again at once, learns that the session is gone, and can come
+// back, where Phoenix leaves it waiting for the rest of the window. Without such a poll what was queued is dropped. A POST whose message
+// ended the session is answered with status 408 at once; Phoenix says the same after the window.
+//
+// # Differences that clients may see
+//
+// A binary frame is delivered as the base64 of its bytes, where Phoenix puts the bytes themselves into a JSON string, which breaks clients.
+type LongPoll struct {
+	cfg    LongPollConfig
+	tokens *tokens
+	node   tokenID
+
+	dropped, slow atomic.Uint64
+
+	mu       sync.Mutex
+	sessions map[tokenID]*localSession
+	places   int        // taken by sessions that live, are being made, or are still ending
+	free     *sync.Cond // told when places becomes 0
+}
+
+// NewLongPoll returns a LongPoll without sessions.
+func NewLongPoll(cfg LongPollConfig) *LongPoll {
+	s := &LongPoll{
+		cfg:      cfg.withDefaults(),
+		tokens:   newTokens(cfg.Secret),
+		node:     newTokenID(),
+		sessions: make(map[tokenID]*localSession),
+	}
+	s.free = sync.NewCond(&s.mu)
+	return s
+}
+
+// LongPollStats are counts of a server's end.
+type LongPollStats struct {
+	Sessions int    // that live, are being made, or have not ended yet
+	Dropped  uint64 // frames, by policy DropOldest or DropNewest
+	Slow     uint64 // sessions that ended because the client did not keep up
+}
+
+// Stats counts.
+func (s *LongPoll) Stats() LongPollStats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return LongPollStats{Sessions: s.places, Dropped: s.dropped.Load(), Slow: s.slow.Load()}
+}
+
+// Wait returns when there are no sessions and the Closed of all has returned. It ends none.
+func (s *LongPoll) Wait() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for s.places > 0 {
+		s.free.Wait()
+	}
+}
+
+// Refuse answers a request whose origin is not allowed.
+func (s *LongPoll) Refuse(w http.ResponseWriter) {
+	setWriteDeadline(w)
+	respondStatus(w, statusForbidden)
+}
+
+// Serve answers one request, whose origin the caller has checked. When a GET needs a new session it calls connect, and if that does not
+// refuse, what it returned with the session's Conn; the Session gets nothing before that has returned. An error of connect is answered with
+// the protocol's 403, or as a StatusError says.
+func (s *LongPoll) Serve(w http.ResponseWriter, r *http.Request, connect func() (open func(Conn) Session, err error)) {
+	setReadDeadline(w, r)
+	switch r.Method {
+	case http.MethodGet:
+		s.get(w, r, connect)
+	case http.MethodPost:
+		s.post(w, r)
+	case http.MethodOptions:
+		h := w.Header()
+		h.Set("Access-Control-Allow-Headers", strings.Join(r.Header.Values("Access-Control-Request-Headers"), ", "))
+		h.Set("Access-Control-Allow-Methods", "get, post, options")
+		h.Set("Access-Control-Max-Age", "3600")
+		setWriteDeadline(w)
+		respond(w, http.StatusOK, nil)
+	default:
+		setWriteDeadline(w)
+		respond(w, http.StatusBadRequest, nil)
+	}
+}
+
+func (s *LongPoll) get(w http.ResponseWriter, r *http.Request, connect func() (func(Conn) Session, error)) {
+	token := pollToken(r)
+	if session := s.find(token); session != nil && answerPoll(w, r, session, token) {
+		return
+	}
+	s.begin(w, r, connect)
+}
+
+// answerPoll answers a GET of a session, unless that turns out to be gone.
+func answerPoll(w http.ResponseWriter, r *http.Request, session pollSession, token string) (answered bool) {
+	p := &poll{control: http.NewResponseController(w)}
+	messages, gone := session.poll(r.Context(), p)
+	if gone {
+		return false
+	}
+	if messages != nil && deliver(w, session, p, token, messages) || r.Context().Err() != nil {
+		return true
+	}
+	setWriteDeadline(w)
+	_ = respondAnswer(w, statusEmpty, token, nil) // nothing is lost with it
+	return true
+}
+
+// deliver answers with messages, unless a newer poll is to have them.
+func deliver(w http.ResponseWriter, session pollSession, p *poll, token string, messages []*serializer.Frame) (answered bool) {
+	delivered := false
+	defer func() { // whatever w does
+		p.end()
+		session.settle(delivered)
+	}()
+	if !p.begin() {
+		return false
+	}
+	delivered = respondAnswer(w, statusOK, token, messages) == nil
+	return true
+}
+
+// begin answers a GET with a new session.
+func (s *LongPoll) begin(w http.ResponseWriter, r *http.Request, connect func() (func(Conn) Session, error)) {
+	l, err := s.open(r, connect)
+	if l == nil {
+		s.refuse(w, err)
+		return
+	}
+	setWriteDeadline(w)
+	c := claims{issued: time.Now().Unix(), node: s.node, session: l.id}
+	if err := respondAnswer(w, statusGone, s.tokens.sign(c), nil); err != nil {
+		l.end(fmt.Errorf("transport: open long-poll session: %w", err)) // nobody knows of it
+	}
+}
+
+// open makes a new session. The error says why there is none.
+func (s *LongPoll) open(r *http.Request, connect func() (func(Conn) Session, error)) (*localSession, error) {
+	if !s.reserve() {
+		return nil, errBusy
+	}
+	open, err := s.connect(connect)
+	if err == nil {
+		err = r.Context().Err() // nobody would hear of the session
+	}
+	if err != nil {
+		s.release()
+		return nil, err
+	}
+	l := newLocalSession(s)
+	s.mu.Lock()
+	s.sessions[l.id] = l
+	s.mu.Unlock()
+	if err := l.begin(open); err != nil {
+		return nil, err
+	}
+	if !l.alive() {
+		return nil, errBusy // Close was called already: the server is going down
+	}
+	return l, nil
+}
+
+const (
+	errPanicked = StatusError(http.StatusInternalServerError)
+	errBusy     = StatusError(http.StatusServiceUnavailable)
+)
+
+// connect calls connect.
+func (s *LongPoll) connect(connect func() (func(Conn) Session, error)) (open func(Conn) Session, err error) {
+	defer s.recovered(&err)
+	return connect()
+}
+
+// refuse answers a GET that gets no session.
+func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
+	setWriteDeadline(w)
+	var status StatusError
+	if !errors.As(err, &status) {
+		respondStatus(w, statusForbidden)
+		return
+	}
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", strconv.Itoa(int(max(s.cfg.Window, time.Second)/time.Second)))
+	}
+	respond(w, int(status), nil)
+}
+
+func (s *LongPoll) post(w http.ResponseWriter, r *http.Request) {
+	session := s.find(pollToken(r))
+	if session == nil {
+		setWriteDeadline(w)
+		respondStatus(w, statusGone)
+		return
+	}
+	parts, err := s.read(r)
+	if err != nil {
+		setWriteDeadline(w)
+		respond(w, httpStatus(err), nil)
+		return
+	}
+	clearReadDeadline(w)
+	status := session.post(r.Context(), parts)
+	setWriteDeadline(w)
+	respondStatus(w, status)
+}
+
+// read reads the messages of a POST.
+func (s *LongPoll) read(r *http.Request) ([]part, error) {
+	if r.ContentLength > s.cfg.MaxBody {
+		return nil, errBodyTooLarge
+	}
+	types := r.Header["Content-Type"]
+	batch := len(types) == 1 && types[0] == "application/x-ndjson"
+	return readParts(r.Body, batch, s.cfg.MaxBody, s.cfg.MaxMessage)
+}
+
+// httpStatus is how a body that cannot be read is answered.
+func httpStatus(err error) int {
+	if errors.Is(err, errBodyBase64) {
+		return http.StatusInternalServerError // Phoenix crashes
+	}
+	return http.StatusBadRequest
+}
+
+// pollToken is the token that the request names its session by. The header wins, also if it is no good.
+func pollToken(r *http.Request) string {
+	if tokens := r.Header["X-Phoenix-Longpoll-Token"]; len(tokens) > 0 {
+		return tokens[0]
+	}
+	tokens := r.URL.Query()["token"]
+	if len(tokens) == 0 {
+		return ""
+	}
+	return tokens[len(tokens)-1]
+}
+
+// find returns the session that a token names, nil if there is none (any more).
+func (s *LongPoll) find(token string) pollSession {
+	c, ok := s.tokens.verify(token, time.Now(), s.cfg.TokenMaxAge)
+	if !ok || c.node != s.node {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l, ok := s.sessions[c.session]; ok {
+		return l
+	}
+	return nil
+}
+
+// reserve takes the place of a session, if there is one.
+func (s *LongPoll) reserve() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.places >= s.cfg.MaxSessions {
+		return false
+	}
+	s.places++
+	return true
+}
+
+// release gives a place back.
+func (s *LongPoll) release() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.places--; s.places == 0 {
+		s.free.Broadcast()
+	}
+}
+
+// forget makes a session unknown. It keeps its place until it has ended.
+func (s *LongPoll) forget(l *localSession) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, l.id)
+}
+
+// recovered, deferred, makes an error of a panic.
+func (s *LongPoll) recovered(err *error) {
+	v := recover()
+	if v == nil {
+		return
+	}
+	*err = errPanicked
+	if s.cfg.OnPanic != nil {
+		s.cfg.OnPanic(v, debug.Stack())
+	}
+}

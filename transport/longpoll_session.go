@@ -1,0 +1,426 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unicode/utf8"
+
+	"bennu.example/serializer"
+)
+
+// pollSession is a session as the HTTP half knows it. Those of this node are *localSession; what serves the sessions of other nodes will
+// carry these three calls to them.
+type pollSession interface {
+	// poll waits up to the window for messages and takes them; settle must follow. None means that none came, or that the session ended
+	// meanwhile; gone, that it had ended before.
+	poll(ctx context.Context, p *poll) (messages []*serializer.Frame, gone bool)
+
+	// settle tells whether what poll took was delivered. If not, it is put back for the next poll.
+	settle(delivered bool)
+
+	// post hands the messages to the session and returns the status to answer with.
+	post(ctx context.Context, parts []part) (status int)
+}
+
+// poll is one GET that may wait for messages.
+type poll struct {
+	wake chan struct{} // of capacity 1; nil if it does not wait
+
+	mu      sync.Mutex
+	control *http.ResponseController // nil once the answer was written
+	aborted bool
+}
+
+// begin gives the answer its time. It reports false if a newer poll has taken over.
+func (p *poll) begin() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.aborted {
+		return false
+	}
+	p.control.SetWriteDeadline(time.Now().Add(writeTimeout))
+	return true
+}
+
+// end is called when the answer was written, or was not: abort does nothing from then on.
+func (p *poll) end() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.control = nil
+}
+
+// abort makes the answer fail if it is not written yet.
+func (p *poll) abort() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.aborted = true
+	if p.control != nil {
+		p.control.SetWriteDeadline(time.Unix(1, 0))
+	}
+}
+
+// localSession is a session of this node: the Conn of a Session.
+//
+// Three things happen to it independently. Frames are sent, and wait in queue. The latest poll takes them all, and while it writes them no
+// other one takes any, so that their order holds if they have to be put back. Posts take turns to call the Session.
+type localSession struct {
+	s       *LongPoll
+	id      tokenID
+	session Session       // set in the first turn
+	turn    chan struct{} // of capacity 1: whoever put something in may call session
+	done    chan struct{} // closed when the session has ended
+
+	mu     sync.Mutex
+	queue  *frameQueue // nil: empty
+	waiter *poll       // the latest poll, as long as it waits
+	writer *poll       // the poll that writes what it took
+	taken  int         // how many frames that is
+	polled time.Time
+	timer  *time.Timer // nil until begun
+	ended  bool
+}
+
+// newLocalSession returns a session that has the turn and must be begun. Its place in s was reserved.
+func newLocalSession(s *LongPoll) *localSession {
+	l := &localSession{
+		s:      s,
+		id:     newTokenID(),
+		turn:   make(chan struct{}, 1),
+		done:   make(chan struct{}),
+		polled: time.Now(),
+	}
+	l.turn <- struct{}{}
+	return l
+}
+
+// begin opens the Session. An error says that it panicked.
+func (l *localSession) begin(open func(Conn) Session) (err error) {
+	defer func() { <-l.turn }()
+	defer func() {
+		if err != nil {
+			l.session = noSession{}
+			l.end(err)
+		}
+	}()
+	defer l.s.recovered(&err)
+	l.session = open(l)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.ended {
+		l.timer = time.AfterFunc(l.patience(), l.check)
+	}
+	return nil
+}
+
+// noSession is the Session of a connection that got none.
+type noSession struct{}
+
+func (noSession) Receive(serializer.Op, []byte) error { return ErrClosed }
+func (noSession) Closed(error)                        {}
+
+// Send is part of Conn.
+func (l *localSession) Send(f *serializer.Frame, drop bool) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return ErrClosed
+	}
+	if l.queue == nil {
+		l.queue = frameQueues.Get().(*frameQueue)
+	}
+	over := l.queue.used + entry{frame: f}.cost() - l.s.cfg.MaxQueue
+	if over > 0 && !l.queue.empty() && !l.makeRoom(over) {
+		if drop && l.s.cfg.OnSlow != Disconnect {
+			l.s.dropped.Add(1)
+			return nil
+		}
+		l.s.slow.Add(1)
+		l.endLocked(ErrFull)
+		return ErrFull
+	}
+	l.queue.push(f, drop)
+	l.wake()
+	return nil
+}
+
+// makeRoom frees that many bytes of the queue, if the policy is to and it can be.
+func (l *localSession) makeRoom(over int) bool {
+	if l.s.cfg.OnSlow != DropOldest {
+		return false
+	}
+	n, ok := l.queue.dropOldest(over)
+	l.s.dropped.Add(uint64(n))
+	return ok
+}
+
+// Close is part of Conn.
+func (l *localSession) Close(code int, reason string) {
+	l.end(&CloseError{Code: code, Reason: reason})
+}
+
+// ready reports whether the latest poll, if it waits, may take what is queued. The caller holds mu.
+func (l *localSession) ready() bool { return l.queue != nil && l.writer == nil }
+
+// wake wakes the poll that may take what is queued. The caller holds mu.
+func (l *localSession) wake() {
+	if l.waiter == nil || !l.ready() {
+		return
+	}
+	select {
+	case l.waiter.wake <- struct{}{}:
+	default:
+	}
+}
+
+// dropQueue forgets what is queued. The caller holds mu.
+func (l *localSession) dropQueue() {
+	if l.queue != nil {
+		l.queue.free()
+		l.queue = nil
+	}
+}
+
+// end ends the session for the reason err, unless it has ended. It does not wait: Closed is called when the Receive that may be running
+// has returned.
+func (l *localSession) end(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.endLocked(err)
+}
+
+func (l *localSession) endLocked(err error) {
+	if l.ended {
+		return
+	}
+	l.ended = true
+	if l.waiter == nil {
+		l.dropQueue()
+	}
+	if l.timer != nil {
+		l.timer.Stop()
+	}
+	close(l.done)
+	l.s.forget(l)
+	go l.finish(err)
+}
+
+// finish is the last thing that a session does.
+func (l *localSession) finish(err error) {
+	defer l.s.release()
+	defer l.s.recovered(&err)
+	l.turn <- struct{}{} // for good
+	l.session.Closed(err)
+}
+
+func (l *localSession) alive() bool {
+	select {
+	case <-l.done:
+		return false
+	default:
+		return true
+	}
+}
+
+// patience is how long a client may go without beginning a poll, at least.
+func (l *localSession) patience() time.Duration { return l.s.cfg.Window * 3 / 2 }
+
+// check ends the session if its client has been away for too long, and otherwise comes back later.
+func (l *localSession) check() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.ended:
+	case time.Since(l.polled) >= l.patience():
+		l.endLocked(ErrIdle)
+	default:
+		l.timer.Reset(l.patience())
+	}
+}
+
+// poll is part of pollSession.
+func (l *localSession) poll(ctx context.Context, p *poll) (messages []*serializer.Frame, gone bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ended {
+		return nil, true
+	}
+	l.polled = time.Now()
+	l.waiter = p
+	if l.ready() {
+		return l.take(ctx), false
+	}
+	p.wake = make(chan struct{}, 1)
+	if before := l.writer; before != nil {
+		// The client asks again before it has the answer: it will not read that any more. What was taken comes back to this poll.
+		l.mu.Unlock()
+		before.abort()
+		l.mu.Lock()
+	}
+	window := time.NewTimer(l.s.cfg.Window)
+	defer window.Stop()
+	for waiting := true; waiting && (l.waiter != p || !l.ready()); {
+		l.mu.Unlock()
+		select {
+		case <-p.wake:
+		case <-window.C:
+			waiting = false
+		case <-ctx.Done():
+			waiting = false
+		case <-l.done:
+			waiting = false
+		}
+		l.mu.Lock()
+	}
+	if l.waiter != p {
+		return nil, false
+	}
+	return l.take(ctx), false
+}
+
+// take is the end of the latest poll: it takes what there is, if the client is still there. The caller holds mu.
+func (l *localSession) take(ctx context.Context) (messages []*serializer.Frame) {
+	p := l.waiter
+	l.waiter = nil
+	if l.ready() && ctx.Err() == nil {
+		l.writer = p
+		messages = l.queue.takeAll()
+		l.taken = len(messages)
+	}
+	if l.ended {
+		l.dropQueue()
+	}
+	return messages
+}
+
+// takeAll returns the frames of q and marks them as taken.
+func (q *frameQueue) takeAll() []*serializer.Frame {
+	waiting := q.entries[q.head:]
+	frames := make([]*serializer.Frame, 0, len(waiting)-q.holes)
+	for _, e := range waiting {
+		q.taken++
+		if e.frame == nil {
+			continue
+		}
+		if e.drop {
+			q.droppable -= e.cost()
+		}
+		frames = append(frames, e.frame)
+	}
+	return frames
+}
+
+// settle is part of pollSession.
+func (l *localSession) settle(delivered bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.writer = nil
+	if l.queue == nil { // dropped, as the session has ended
+		return
+	}
+	if !delivered {
+		l.taken = 0
+	}
+	l.queue.written(l.taken, false)
+	if l.queue.empty() {
+		l.dropQueue()
+	}
+	l.wake()
+}
+
+// post is part of pollSession.
+func (l *localSession) post(ctx context.Context, parts []part) (status int) {
+	window := l.s.cfg.Window
+	timeout := time.NewTimer(window)
+	defer timeout.Stop()
+	select {
+	case l.turn <- struct{}{}:
+	case <-l.done:
+		return statusGone
+	case <-timeout.C:
+		return statusTimeout
+	case <-ctx.Done():
+		return statusTimeout
+	}
+	if !l.alive() {
+		<-l.turn
+		return statusGone
+	}
+	b := &posted{start: time.Now(), status: make(chan int, 1)}
+	go l.receive(parts, b)
+	timeout.Reset(window)
+	for {
+		select {
+		case status := <-b.status:
+			return status
+		case <-timeout.C:
+			left := b.since() + window - time.Since(b.start)
+			if left <= 0 {
+				b.late.Store(true)
+				return statusTimeout
+			}
+			timeout.Reset(left)
+		}
+	}
+}
+
+// posted is what the request of a POST and the goroutine that works on it know of each other.
+type posted struct {
+	start  time.Time
+	begun  atomic.Int64 // when the message that is being received was begun, after start
+	late   atomic.Bool  // the client has been told that it took too long: no further one
+	status chan int
+}
+
+func (b *posted) since() time.Duration { return time.Duration(b.begun.Load()) }
+
+// receive hands the messages of a POST to the session, one after the other. It has the turn, and gives it back. It has a goroutine of its
+// own, so that the request can be answered in time whatever a message does.
+func (l *localSession) receive(parts []part, b *posted) {
+	status := statusTimeout
+	returned := false
+	defer func() {
+		if !returned {
+			l.end(&PanicError{Value: recover(), Stack: debug.Stack()})
+		}
+		<-l.turn
+		b.status <- status
+	}()
+	for i, p := range parts {
+		if i > 0 {
+			if b.late.Load() {
+				break
+			}
+			if !l.alive() {
+				status = statusGone
+				break
+			}
+			b.begun.Store(int64(time.Since(b.start)))
+		}
+		if err := l.receiveOne(p); err != nil {
+			l.end(err)
+			break
+		}
+		if i == len(parts)-1 {
+			status = statusOK
+		}
+	}
+	returned = true
+}
+
+// receiveOne hands a message to the session. The error is how the session is to end.
+func (l *localSession) receiveOne(p part) error {
+	if p.op == serializer.OpText && !utf8.Valid(p.data) {
+		return &CloseError{Code: CodeBadUTF8}
+	}
+	err := l.session.Receive(p.op, p.data)
+	var closed *CloseError
+	if err == nil || errors.As(err, &closed) {
+		return err
+	}
+	return &CloseError{Code: CodeInternal}
+}
