@@ -14,7 +14,7 @@ import (
 
 type note struct {
 	Body string    `json:"body"`
-	N    int       `json:"n"`
+	N    int64     `json:"n"`
 	Data []byte    `json:"data"`
 	At   time.Time `json:"at"`
 	Any  any       `json:"any"`

@@ -210,7 +210,7 @@ func appendStringAsMsgpack(dst, raw []byte) []byte {
 // float. An integer that is too large for a float is its digits, as a str.
 func appendNumberAsMsgpack(dst, raw []byte) []byte {
 	text := string(raw)
-	if !strings.ContainsAny(text, ".eE") {
+	if text != "-0" && !strings.ContainsAny(text, ".eE") { // no integer is -0
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			return appendMpInt(dst, n)
 		}
