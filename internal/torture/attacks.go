@@ -1,0 +1,310 @@
+package main
+
+import (
+	"bytes"
+	"compress/flate"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// attack is a way to harm a server. Run attacks until end is closed, and returns how often it did.
+type attack struct {
+	name string
+	run  func(addr string, end <-chan struct{}) int
+}
+
+var attacks = []attack{
+	{"slow handshakes", slowHandshakes},
+	{"subscribers that never read", neverRead},
+	{"flood of joins", floodOfJoins},
+	{"flood of connections", many(8, connectAndGo)},
+	{"flood of sessions", many(8, openSession)},
+	{"fragments of one byte", many(4, fragments)},
+	{"compressed bombs", many(4, bomb)},
+	{"random frames", many(4, randomFrames)},
+	{"truncated frames", many(8, truncated)},
+	{"deep JSON", many(4, deepJSON)},
+	{"half-closed and reset", many(8, halfClosed)},
+	{"bodies of newlines", many(4, newlines)},
+	{"huge messages", many(4, hugeMessage)},
+}
+
+// patience is how long an attacker waits for the server to end what it must end.
+const patience = 10 * time.Second
+
+func over(end <-chan struct{}) bool {
+	select {
+	case <-end:
+		return true
+	default:
+		return false
+	}
+}
+
+// many runs once over and over, from so many goroutines.
+func many(n int, once func(addr string) error) func(string, <-chan struct{}) int {
+	return func(addr string, end <-chan struct{}) int {
+		var done atomic.Int64
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				for !over(end) {
+					if once(addr) == nil {
+						done.Add(1)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		return int(done.Load())
+	}
+}
+
+// slowHandshakes opens connections and sends their requests a byte at a time.
+func slowHandshakes(addr string, end <-chan struct{}) int {
+	const n = 300
+	var all []net.Conn
+	defer func() {
+		for _, c := range all {
+			c.Close()
+		}
+	}()
+	for range n {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			break
+		}
+		all = append(all, c)
+	}
+	request := "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nX-Slow: " + strings.Repeat("z", 1000)
+	for i := 0; i < len(request) && !over(end); i++ {
+		for _, c := range all {
+			_, _ = c.Write([]byte{request[i]}) // the server may have closed it, as it should
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	<-end
+	return len(all)
+}
+
+// neverRead joins the room where somebody always talks, and does not listen.
+func neverRead(addr string, end <-chan struct{}) int {
+	n := 0
+	var all []*client
+	for range 50 {
+		c, err := dial(addr, "room:flood", "")
+		if err != nil {
+			continue
+		}
+		if t, ok := c.nc.(*net.TCPConn); ok {
+			_ = t.SetReadBuffer(4096) // the kernel would take much before the server notices
+		}
+		all = append(all, c)
+		n++
+	}
+	<-end
+	for _, c := range all {
+		c.nc.Close()
+	}
+	return n
+}
+
+// floodOfJoins joins as many topics as it can, without waiting for answers.
+func floodOfJoins(addr string, end <-chan struct{}) int {
+	return many(4, func(addr string) error {
+		c, err := dial(addr, "", "")
+		if err != nil {
+			return err
+		}
+		defer c.nc.Close()
+		go io.Copy(io.Discard, c.br)
+		var b []byte
+		for i := range 2000 {
+			b = appendFrame(b, true, opText, 0, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
+		}
+		c.nc.SetWriteDeadline(time.Now().Add(patience))
+		_, err = c.nc.Write(b)
+		return err
+	})(addr, end)
+}
+
+func connectAndGo(addr string) error {
+	c, err := dial(addr, "room:x", "")
+	if err != nil {
+		return err
+	}
+	return c.nc.Close()
+}
+
+func openSession(addr string) error {
+	resp, err := http.Get("http://" + addr + "/socket/longpoll?vsn=2.0.0")
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return err
+}
+
+// ended waits until the server has closed the connection.
+func (c *client) ended() error {
+	c.nc.SetReadDeadline(time.Now().Add(patience))
+	_, err := io.Copy(io.Discard, c.br)
+	return err
+}
+
+// fragments sends one message in many frames of one byte.
+func fragments(addr string) error {
+	c, err := dial(addr, "", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	message := `[null,"1","phoenix","heartbeat",{"pad":"` + strings.Repeat("x", 50_000) + `"}]`
+	var b []byte
+	for i := range message {
+		op := byte(opContinuation)
+		if i == 0 {
+			op = opText
+		}
+		b = appendFrame(b, i == len(message)-1, op, 0, []byte(message[i:i+1]))
+	}
+	c.nc.SetDeadline(time.Now().Add(patience))
+	if _, err := c.nc.Write(b); err != nil {
+		return err
+	}
+	_, err = c.next()
+	return err
+}
+
+// zeros is 64 MB of nothing, deflated.
+var zeros = sync.OnceValue(func() []byte {
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, flate.BestCompression)
+	if err != nil {
+		panic(err)
+	}
+	chunk := make([]byte, 1<<20)
+	for range 64 {
+		if _, err := w.Write(chunk); err != nil {
+			panic(err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		panic(err)
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte{0, 0, 0xff, 0xff})
+})
+
+func bomb(addr string) error {
+	c, err := dial(addr, "", "Sec-WebSocket-Extensions: permessage-deflate\r\n")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	c.nc.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.frame(true, opText, 4, zeros()) // the server may have had enough before it is written
+	return c.ended()
+}
+
+func randomFrames(addr string) error {
+	c, err := dial(addr, "room:x", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	junk := make([]byte, rand.IntN(2000))
+	for i := range junk {
+		junk[i] = byte(rand.Uint32())
+	}
+	_ = c.frame(true, byte(rand.IntN(16)), byte(rand.IntN(8)), junk)
+	_, _ = c.nc.Write(junk)
+	// Closed by our side: it may be waiting for more of a frame.
+	return c.nc.Close()
+}
+
+func truncated(addr string) error {
+	c, err := dial(addr, "room:x", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	f := appendFrame(nil, true, opText, 0, []byte(`["1","2","room:x","echo",{"x":1}]`))
+	_, err = c.nc.Write(f[:1+rand.IntN(len(f)-1)])
+	return err
+}
+
+func deepJSON(addr string) error {
+	c, err := dial(addr, "", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	c.nc.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.frame(true, opText, 0, bytes.Repeat([]byte{'['}, 1<<20-100))
+	return c.ended()
+}
+
+// halfClosed ends its sending side, or all at once with a reset.
+func halfClosed(addr string) error {
+	c, err := dial(addr, "room:x", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	t := c.nc.(*net.TCPConn)
+	if rand.IntN(2) == 0 {
+		if err := t.SetLinger(0); err != nil {
+			return err
+		}
+		return t.Close()
+	}
+	if err := t.CloseWrite(); err != nil {
+		return err
+	}
+	return c.ended()
+}
+
+var body = bytes.Repeat([]byte{'\n'}, 7_900_000)
+
+func newlines(addr string) error {
+	resp, err := http.Get("http://" + addr + "/socket/longpoll?vsn=2.0.0")
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return err
+	}
+	_, rest, _ := strings.Cut(string(text), `"token":"`)
+	token, _, ok := strings.Cut(rest, `"`)
+	if !ok { // no room for more sessions: the body is not read at all then
+		token = "none"
+	}
+	resp, err = http.Post("http://"+addr+"/socket/longpoll?vsn=2.0.0&token="+token, "application/x-ndjson", bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
+}
+
+// hugeMessage announces more than the server takes, and sends it.
+func hugeMessage(addr string) error {
+	c, err := dial(addr, "", "")
+	if err != nil {
+		return err
+	}
+	defer c.nc.Close()
+	c.nc.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.frame(true, opBinary, 0, body)
+	_ = c.ended() // it may be a reset, as we still wrote
+	return nil
+}

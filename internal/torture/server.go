@@ -1,0 +1,82 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+	"bennu.example/transport"
+)
+
+// state is what the server tells of itself.
+type state struct {
+	RSS, Heap  int // bytes
+	Goroutines int
+	Stats      socket.Stats
+}
+
+// maxSessions bounds the long-poll sessions of the server, so that a flood of them meets the bound.
+const maxSessions = 2000
+
+// serve runs the server under attack until it is killed. Its address is the first line of its output.
+func serve() error {
+	join := func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
+	rooms := channel.Define(join, channel.On("echo",
+		func(_ *struct{}, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.OK(p), nil
+		}))
+	h := socket.NewHandler(socket.Config{
+		Channels:  channel.Routes{"room:*": rooms},
+		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second},
+		LongPoll:  transport.LongPollConfig{Window: time.Second, MaxSessions: maxSessions},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/socket/", h)
+	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("gc") {
+			debug.FreeOSMemory()
+		}
+		_ = json.NewEncoder(w).Encode(currentState(h)) // who asked is gone
+	})
+	// Somebody always talks in the room "flood".
+	go func() {
+		said, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 1000)}).Encoded()
+		for range time.Tick(time.Millisecond) {
+			if err == nil {
+				err = h.PubSub().Broadcast(context.Background(), "room:flood", "said", said)
+			}
+		}
+	}()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr())
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 2 * time.Second, IdleTimeout: 5 * time.Second}
+	return server.Serve(l)
+}
+
+func currentState(h *socket.Handler) state {
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	s := state{Heap: int(m.HeapInuse), Goroutines: runtime.NumGoroutine(), Stats: h.Stats()}
+	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
+		if f := strings.Fields(string(statm)); len(f) > 1 {
+			pages, _ := strconv.Atoi(f[1])
+			s.RSS = pages * os.Getpagesize()
+		}
+	}
+	return s
+}

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"testing"
+	"time"
+
+	"bennu.example/internal/leak"
+)
+
+// TestMain lets the test's own binary be the server, as the program's is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-role" {
+		main()
+		return
+	}
+	leak.Main(m)
+}
+
+// TestAttacks runs each attack for a moment; the command runs them for as long as one likes.
+func TestAttacks(t *testing.T) {
+	v, err := startVictim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.stop()
+	defer http.DefaultClient.CloseIdleConnections()
+	for _, a := range attacks {
+		t.Run(a.name, func(t *testing.T) {
+			r, err := v.endure(a, time.Second)
+			t.Log(r)
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
