@@ -101,6 +101,7 @@ func (c *Channel) work(it item) {
 
 // handleJoin asks the handler and answers. Whatever else came for this join waits in the mailbox behind it.
 func (c *Channel) handleJoin(it item, prev *Channel) {
+	defer c.up.Answered()
 	if prev != nil && !prev.box.WaitFor(replaceWait) {
 		prev.silence(ErrReplaced)
 	}

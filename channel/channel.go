@@ -57,6 +57,8 @@ type Carrier interface {
 	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
 	// topic sends comes after them.
 	End(c *Channel, frames ...*serializer.Frame)
+	// Answered tells that a join was answered, whatever the answer.
+	Answered()
 	// Crashed reports that a callback failed, which ended the channel or its join.
 	Crashed(c *Channel, what string, err error)
 	// Log reports what else went wrong.

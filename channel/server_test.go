@@ -54,6 +54,8 @@ func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
 	}
 }
 
+func (c *carrier) Answered() {}
+
 func (c *carrier) Crashed(ch *channel.Channel, what string, err error) { c.Log(ch, what, err) }
 
 func (c *carrier) Log(_ *channel.Channel, message string, err error) {

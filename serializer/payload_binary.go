@@ -30,7 +30,7 @@ func (p *Payload) UnmarshalBinary(data []byte) error {
 	case formNone:
 		ok, raw = len(raw) == 0, nil
 	case formJSON:
-		ok = validJSON(raw)
+		ok = validJSON(raw) && len(trimSpace(raw)) == len(raw)
 	case formMsgpack:
 		ok = scanMsgpack(raw, 0, 0) == len(raw)
 	case formBinary:

@@ -48,7 +48,7 @@ func TestPayloadBinary(t *testing.T) {
 	if data, err := serializer.Value(make(chan int)).AppendBinary([]byte("x")); !errors.Is(err, serializer.ErrPayload) || string(data) != "x" {
 		t.Errorf("no JSON: %q, %v", data, err)
 	}
-	for _, bad := range []string{"", "\x00x", "\x01{}", "\x02{", "\x02{}x", "\x02\"\xff\"", "\x03", "\x03\x01\x01", "\x03\xdd\xff\xff\xff\xff", "\x05", "\xff{}"} {
+	for _, bad := range []string{"", "\x00x", "\x01{}", "\x02{", "\x02{}x", "\x02 {}", "\x02\"\xff\"", "\x03", "\x03\x01\x01", "\x03\xdd\xff\xff\xff\xff", "\x05", "\xff{}"} {
 		var p serializer.Payload
 		if err := p.UnmarshalBinary([]byte(bad)); !errors.Is(err, serializer.ErrMalformed) {
 			t.Errorf("%q: %v", bad, err)

@@ -43,6 +43,11 @@ func NewHandler(cfg Config) *Handler {
 	if err != nil {
 		panic("socket: " + err.Error())
 	}
+	if cfg.LongPoll.OnPanic == nil {
+		cfg.LongPoll.OnPanic = func(v any, stack []byte) {
+			cfg.Logger.Error().Interface("panic", v).Bytes("stack", stack).Msg("long poll crashed")
+		}
+	}
 	h := &Handler{
 		cfg:       cfg,
 		routes:    routes,

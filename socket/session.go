@@ -3,7 +3,9 @@ package socket
 import (
 	"context"
 	"errors"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bennu.example/channel"
@@ -16,6 +18,8 @@ import (
 const (
 	// mailboxWait is how long a full mailbox may hold up its socket.
 	mailboxWait = 5 * time.Second
+	// joinWait is how long a join may hold up its socket. Phoenix has no bound.
+	joinWait = 50 * time.Millisecond
 	// closeGrace is how long callbacks may go on when their connection has ended, until their context is cancelled.
 	closeGrace = 5 * time.Second
 	// eventDisconnect, broadcast on a socket's id, ends it.
@@ -32,6 +36,9 @@ type session struct {
 	id   *pubsub.Subscription // nil: anonymous
 
 	joins, messages limiter // the reader's
+
+	unanswered atomic.Int32  // joins
+	answered   chan struct{} // told when there are none; made by the first join
 
 	mu       sync.Mutex // held over routing and ending a channel, so that the frames of two joins of a topic do not mix
 	channels map[string]channel.Driver
@@ -142,8 +149,45 @@ func (s *session) join(m *serializer.Message) {
 	if s.channels == nil {
 		s.channels = make(map[string]channel.Driver, 1)
 	}
+	if s.answered == nil {
+		s.answered = make(chan struct{}, 1)
+	}
+	alone := s.unanswered.Add(1) == 1
 	s.channels[m.Topic] = channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox)
 	s.mu.Unlock()
+	if alone {
+		s.awaitJoin()
+	}
+}
+
+// awaitJoin waits for a join to be answered, as Phoenix does, so that answers come in the order of what was asked; but not for long, and not
+// again while that join goes on. Most joins are answered before another goroutine could have been told.
+func (s *session) awaitJoin() {
+	for range 16 {
+		runtime.Gosched()
+		if s.unanswered.Load() == 0 {
+			return
+		}
+	}
+	slow := time.NewTimer(joinWait)
+	defer slow.Stop()
+	for s.unanswered.Load() > 0 {
+		select {
+		case <-s.answered:
+		case <-slow.C:
+			return
+		}
+	}
+}
+
+// Answered is part of channel.Carrier.
+func (s *session) Answered() {
+	if s.unanswered.Add(-1) == 0 {
+		select {
+		case s.answered <- struct{}{}:
+		default: // it was told already
+		}
+	}
 }
 
 // deliver hands a message to the channel of its topic.
@@ -192,6 +236,10 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 
 // Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
 func (s *session) Closed(err error) {
+	var p *transport.PanicError
+	if errors.As(err, &p) {
+		s.h.cfg.Logger.Error().Err(err).Bytes("stack", p.Stack).Msg("socket crashed")
+	}
 	if s.id != nil {
 		s.id.Cancel()
 	}
