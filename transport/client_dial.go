@@ -1,12 +1,15 @@
 package transport
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -136,4 +139,64 @@ func clientErrorWithoutURL(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+// clientConns are the connections of a transport that is one long-poll session's own. CloseIdleConnections alone may leave some: one
+// of HTTP/2 is not idle yet when its last request has just been given up.
+type clientConns struct {
+	transport *http.Transport
+
+	mu     sync.Mutex
+	live   map[*clientTracked]struct{}
+	closed bool
+}
+
+// clientTracked is one of them.
+type clientTracked struct {
+	net.Conn
+	in *clientConns
+}
+
+func trackClientConns(t *http.Transport) *clientConns {
+	c := &clientConns{transport: t, live: make(map[*clientTracked]struct{})}
+	if dial := t.DialContext; dial != nil {
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dial(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return c.add(conn)
+		}
+	}
+	return c
+}
+
+func (c *clientConns) add(conn net.Conn) (net.Conn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		conn.Close()
+		return nil, ErrClosed
+	}
+	t := &clientTracked{conn, c}
+	c.live[t] = struct{}{}
+	return t, nil
+}
+
+func (t *clientTracked) Close() error {
+	t.in.mu.Lock()
+	delete(t.in.live, t)
+	t.in.mu.Unlock()
+	return t.Conn.Close()
+}
+
+// closeAll closes what there is and lets nothing more come.
+func (c *clientConns) closeAll() {
+	c.transport.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for t := range c.live {
+		t.Conn.Close()
+	}
 }

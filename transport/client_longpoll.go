@@ -39,7 +39,11 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 		running:      1,
 	}
 	c.header, c.host = clientRequestHeader(cfg.Header)
-	c.http, c.own = cfg.client()
+	hc, own := cfg.client()
+	c.http = hc
+	if own != nil {
+		c.own = trackClientConns(own)
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx); err != nil {
 		c.cancel()
@@ -54,8 +58,8 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 // is something to post.
 type lpClient struct {
 	http   *http.Client
-	own    *http.Transport // closed with the session; nil if the user gave one
-	header http.Header     // the user's, for every request
+	own    *clientConns // closed with the session; nil if the user gave a transport
+	header http.Header  // the user's, for every request
 	host   string
 	auth   string
 
@@ -273,6 +277,6 @@ func (c *lpClient) drain() error {
 // release closes the connections.
 func (c *lpClient) release() {
 	if c.own != nil {
-		c.own.CloseIdleConnections()
+		c.own.closeAll()
 	}
 }

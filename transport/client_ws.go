@@ -140,7 +140,7 @@ func (c *wsClient) Read() (serializer.Op, []byte, error) {
 			if typ != websocket.MessageText || utf8.Valid(data) {
 				return serializer.Op(typ), data, nil
 			}
-			c.shut(CodeBadUTF8, "")
+			_ = c.shut(CodeBadUTF8, "") // it ends either way
 			err = websocket.CloseError{Code: CodeBadUTF8, Reason: "text that is not UTF-8"}
 		}
 	}
@@ -245,7 +245,7 @@ func (c *wsClient) writeFailed(err error) error {
 }
 
 func (c *wsClient) writeTimedOut() {
-	c.writeFailed(os.ErrDeadlineExceeded)
+	_ = c.writeFailed(os.ErrDeadlineExceeded) // Write returns it
 	c.wire.abort()
 }
 

@@ -1,0 +1,40 @@
+//go:build !race
+
+package transport_test
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// What a frame may allocate: nothing when it is sent, and when it is received the memory that is then the reader's.
+func TestClientWSAllocs(t *testing.T) {
+	dial := func(h http.Handler) transport.ClientConn {
+		s := httptest.NewServer(h)
+		t.Cleanup(s.Close)
+		return clientDial(t, transport.DialWebSocket, transport.ClientConfig{URL: s.URL})
+	}
+	writes := dial(clientDiscard)
+	one := []*serializer.Frame{clientText(strings.Repeat("x", 125))}
+	many := []*serializer.Frame{one[0], one[0], clientBinary(strings.Repeat("y", 10_000)), one[0]}
+	reads := dial(clientFlood("\x81\x7d" + strings.Repeat("x", 125)))
+	for _, tt := range []struct {
+		name string
+		most float64
+		f    func() error
+	}{
+		{"Write of one", 0, func() error { return writes.Write(one...) }},
+		{"Write of four", 0, func() error { return writes.Write(many...) }},
+		{"Read", 1, func() error { _, _, err := reads.Read(); return err }},
+	} {
+		var err error
+		if got := testing.AllocsPerRun(1000, func() { err = tt.f() }); got > tt.most || err != nil {
+			t.Errorf("%s: %v allocations, want at most %v (%v)", tt.name, got, tt.most, err)
+		}
+	}
+}

@@ -1,0 +1,161 @@
+package transport_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/coder/websocket"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// clientBenchConn dials a server over a real socket.
+func clientBenchConn(b *testing.B, h http.Handler, dial clientDialer) transport.ClientConn {
+	b.Helper()
+	s := httptest.NewServer(h)
+	b.Cleanup(s.Close)
+	return clientDial(b, dial, transport.ClientConfig{URL: s.URL + "/socket"})
+}
+
+// clientDiscard is an endpoint that reads bytes and nothing else, at no cost of its own in allocations.
+var clientDiscard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	conn := clientHijack(w, r)
+	io.Copy(io.Discard, conn)
+	conn.Close()
+})
+
+// clientFlood is an endpoint that sends one frame without end, many in a write.
+func clientFlood(frame string) http.Handler {
+	many := []byte(strings.Repeat(frame, 64<<10/len(frame)))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn := clientHijack(w, r)
+		defer conn.Close()
+		for {
+			if _, err := conn.Write(many); err != nil {
+				return
+			}
+		}
+	})
+}
+
+func BenchmarkClientWSWrite(b *testing.B) {
+	f := clientText(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
+	for _, n := range []int{1, 16} {
+		b.Run(fmt.Sprint(n, " in a flush"), func(b *testing.B) {
+			c := clientBenchConn(b, clientDiscard, transport.DialWebSocket)
+			frames := make([]*serializer.Frame, n)
+			for i := range frames {
+				frames[i] = f
+			}
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += n {
+				if err := c.Write(frames...); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkClientWSRead(b *testing.B) {
+	for _, size := range []int{125, 1000, 60_000} {
+		b.Run(fmt.Sprint(size, " bytes"), func(b *testing.B) {
+			frame := "\x81" + string(rune(size)) + strings.Repeat("x", size)
+			if size > 125 {
+				frame = "\x81\x7e" + string([]byte{byte(size >> 8), byte(size)}) + strings.Repeat("x", size)
+			}
+			c := clientBenchConn(b, clientFlood(frame), transport.DialWebSocket)
+			b.SetBytes(int64(size))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, data, err := c.Read(); err != nil || len(data) != size {
+					b.Fatal(len(data), err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkClientWSRoundTrip(b *testing.B) {
+	c := clientBenchConn(b, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+		buf := make([]byte, 1000)
+		for {
+			typ, r, err := c.Reader(context.Background())
+			if err != nil {
+				return
+			}
+			n, _ := io.ReadFull(r, buf)
+			if c.Write(context.Background(), typ, buf[:n]) != nil {
+				return
+			}
+		}
+	}), transport.DialWebSocket)
+	f := clientText(strings.Repeat("x", 125))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := c.Write(f); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := c.Read(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// The numbers are for a message; the server's part is in them.
+func BenchmarkClientLPRead(b *testing.B) {
+	for _, n := range []int{1, 100} {
+		b.Run(fmt.Sprint(n, " in an answer"), func(b *testing.B) {
+			answer := `{"status":200,"token":"T","messages":["` + strings.Repeat(`[null,null,\"room:lobby\",\"new_msg\",{\"body\":\"hello\"}]","`, n-1) + `[]"]}`
+			c := clientBenchConn(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Header.Get("X-Phoenix-Longpoll-Token") == "" {
+					clientAnswer(w, 410, "T")
+					return
+				}
+				io.WriteString(w, answer)
+			}), transport.DialLongPoll)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := c.Read(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkClientLPWrite(b *testing.B) {
+	c := clientBenchConn(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			io.Copy(io.Discard, r.Body)
+			io.WriteString(w, `{"status":200}`)
+		} else if r.Header.Get("X-Phoenix-Longpoll-Token") == "" {
+			clientAnswer(w, 410, "T")
+		} else {
+			<-r.Context().Done()
+		}
+	}), transport.DialLongPoll)
+	f := clientText(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := c.Write(f); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkEncodeParams(b *testing.B) {
+	v := map[string]any{"token": "abc", "user": map[string]any{"id": 7, "tags": []string{"a", "b c"}}}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := transport.EncodeParams(v); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
