@@ -40,6 +40,7 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 	}
 	c.header, c.host = clientRequestHeader(cfg.Header)
 	hc, own := cfg.client()
+	hc.Timeout = 0 // of any request, which a poll would exceed
 	c.http = hc
 	if own != nil {
 		c.own = trackClientConns(own)

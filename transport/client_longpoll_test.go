@@ -415,6 +415,31 @@ func TestClientLPIdle(t *testing.T) {
 	})
 }
 
+// The HTTP client's own timeout is for requests that are answered at once.
+func TestClientHTTPClientTimeout(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				n := newClientNet(t, clientEndpoint())
+				n.Timeout = time.Second
+				c := clientDial(t, dial, transport.ClientConfig{HTTPClient: n.Client})
+				time.Sleep(time.Minute)
+				if err := c.Write(clientText("[]")); err != nil {
+					t.Error(err)
+				}
+				if name == "ws" {
+					clientWants(t, c, serializer.OpText, "[]")
+				}
+				if err := c.Close(1000, ""); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
 // A server that does not wait must not be hammered.
 func TestClientLPQuickAnswers(t *testing.T) {
 	t.Parallel()
