@@ -52,8 +52,11 @@ type Client struct {
 	outputs                            []clientOutput
 	joinTimer, rejoinTimer, leaveTimer loop.Timer
 	noParams                           func()
+	refOf                              uint64 // see joinRef
+	refText                            serializer.Ref
 
 	unanswered atomic.Int64
+	timeout    atomic.Int64
 	mu         sync.Mutex
 	status     ClientState
 	cause      error
@@ -71,6 +74,7 @@ type ClientConfig struct {
 // NewClient returns a channel that is carried by up. For package socket: programs call [bennu.example/socket.Client.Channel].
 func NewClient(up link.Up, topic string, params any, cfg ClientConfig) *Client {
 	c := &Client{up: up, cfg: cfg, topic: topic, done: make(chan struct{})}
+	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: up.NextRef}
 	c.room = link.Budget{Max: cfg.MaxBuffer, Total: &up.Total().Queued}
 	c.events.init(topic, cfg.MaxBacklog, up.Total())
@@ -96,10 +100,14 @@ func (c *Client) Topic() string { return c.topic }
 // Join joins the topic, and keeps it joined. It may be called before the socket is connected, and once. The push is answered by the first
 // join that is answered or times out; one that a lost connection cut short does not count, and is made again. If it is refused, or
 // times out, the channel goes on trying after the socket's RejoinAfter: call Leave to stop it.
-func (c *Client) Join() *push.Push { return c.JoinTimeout(c.cfg.Timeout) }
+func (c *Client) Join() *push.Push { return c.JoinTimeout(0) }
 
-// JoinTimeout is Join with a timeout of its own, which holds for later joins as well.
+// JoinTimeout is Join with a timeout of the channel's own: for this join and those after it, and for pushes and the leave. 0 is the
+// socket's.
 func (c *Client) JoinTimeout(d time.Duration) *push.Push {
+	if d > 0 {
+		c.timeout.Store(int64(d))
+	}
 	p := c.newPush(serializer.EventJoin, d, true)
 	c.post(p, (*clientJoinTask)(p))
 	return p.handle.Push()
@@ -113,7 +121,7 @@ func (c *Client) Leave() *push.Push {
 	p := c.leave
 	isNew := p == nil
 	if isNew {
-		p = c.newPush(serializer.EventLeave, c.cfg.Timeout, false)
+		p = c.newPush(serializer.EventLeave, 0, false)
 		c.leave = p
 	}
 	c.mu.Unlock()
@@ -126,10 +134,10 @@ func (c *Client) Leave() *push.Push {
 // Push sends an event. The payload is a Go value, or a serializer.Payload (by serializer.Binary: opaque bytes); nil is an empty object. It
 // is encoded before Push returns. A push that cannot be made is answered with the reason.
 func (c *Client) Push(event string, payload any) *push.Push {
-	return c.PushTimeout(event, payload, c.cfg.Timeout)
+	return c.PushTimeout(event, payload, 0)
 }
 
-// PushTimeout is Push with a timeout of its own.
+// PushTimeout is Push with a timeout of its own. 0 is the channel's.
 func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.Push {
 	p := c.newPush(event, d, false)
 	body, err := serializer.Value(payload).Encoded()
@@ -152,6 +160,9 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 }
 
 func (c *Client) newPush(event string, timeout time.Duration, sticky bool) *clientPush {
+	if timeout <= 0 {
+		timeout = time.Duration(c.timeout.Load())
+	}
 	p := &clientPush{c: c, event: event, timeout: timeout}
 	p.handle.Init(p, sticky)
 	return p

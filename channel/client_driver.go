@@ -133,6 +133,9 @@ func (d clientDown) Unsent(o *link.Out) {
 	o.Size = 0
 }
 
+// clientKept is the room for inputs and outputs that a channel keeps: enough for a push and for a reply.
+const clientKept = 4
+
 // feed takes a step and carries out what comes of it, which may feed further inputs: they wait their turn.
 func (c *Client) feed(in clientInput) {
 	c.inputs = append(c.inputs, in)
@@ -148,6 +151,9 @@ func (c *Client) feed(in clientInput) {
 	}
 	clear(c.inputs)
 	c.inputs = c.inputs[:0]
+	if cap(c.inputs) > clientKept || cap(c.outputs) > clientKept {
+		c.inputs, c.outputs = nil, nil
+	}
 }
 
 func (c *Client) perform(o *clientOutput) {
@@ -213,7 +219,7 @@ func (c *Client) stopParams() {
 func (c *Client) transmit(o *clientOutput) {
 	out := link.Out{
 		Msg: serializer.Message{
-			JoinRef: clientRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.topic, Event: o.event, Payload: o.payload,
+			JoinRef: c.joinRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.topic, Event: o.event, Payload: o.payload,
 		},
 		Ref:  o.ref,
 		From: clientDown{c},
@@ -224,6 +230,14 @@ func (c *Client) transmit(o *clientOutput) {
 		out.Room = &c.room
 	}
 	c.up.Send(out)
+}
+
+// joinRef is clientRef, which makes the text of a join_ref once.
+func (c *Client) joinRef(n uint64) serializer.Ref {
+	if n != c.refOf {
+		c.refOf, c.refText = n, clientRef(n)
+	}
+	return c.refText
 }
 
 func (c *Client) answer(p *clientPush, a push.Answer) {

@@ -60,7 +60,8 @@ type clientListener struct {
 // clientItem is what waits in the callback queue: an event for its listeners, or anything else to do.
 type clientItem struct {
 	byEvent, all []*clientListener
-	msg          serializer.Message
+	payload      serializer.Payload  // for byEvent
+	msg          *serializer.Message // for all; nil if there are none
 	size         int
 	do           func()
 }
@@ -86,12 +87,12 @@ func (e *clientEvents) run(it clientItem) {
 	}()
 	for _, l := range it.byEvent {
 		if !l.off.Load() {
-			l.f(it.msg.Payload)
+			l.f(it.payload)
 		}
 	}
 	for _, l := range it.all {
 		if !l.off.Load() {
-			l.any(it.msg)
+			l.any(*it.msg)
 		}
 	}
 }
@@ -109,7 +110,7 @@ func (c *Client) deliver(m *serializer.Message) {
 	e := &c.events
 	msg := *m
 	if isNullClientRef(msg.JoinRef) { // to whom a rejoin matters it says which join it came in
-		msg.JoinRef = clientRef(c.state.joinRef)
+		msg.JoinRef = c.joinRef(c.state.joinRef)
 	}
 	size := eventOverhead + len(msg.Payload.Bytes())
 	e.mu.Lock()
@@ -129,7 +130,12 @@ func (c *Client) deliver(m *serializer.Message) {
 	e.backlog.Add(1, size)
 	e.total.Backlog.Add(1, size)
 	e.total.Running.Add()
-	if e.callbacks.Post(clientItem{byEvent: byEvent, all: all, msg: msg, size: size}, size) != nil {
+	it := clientItem{byEvent: byEvent, all: all, payload: msg.Payload, size: size}
+	if len(all) > 0 {
+		whole := msg // so that only this case costs an allocation
+		it.msg = &whole
+	}
+	if e.callbacks.Post(it, size) != nil {
 		e.total.Running.Done()
 	}
 }

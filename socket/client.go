@@ -49,6 +49,7 @@ type Client struct {
 	wanted         Wanted
 	ended          bool
 	conn           *clientConn
+	msg            serializer.Message // being received
 	topics         map[string][]link.Down
 	refs           uint64
 	dials          uint64
@@ -251,7 +252,7 @@ func (c *Client) Close(ctx context.Context) error {
 func (c *Client) drain(f *clientFlush) {
 	active := c.wanted == WantConnected
 	c.wanted = WantClosed
-	c.states.set(func(s *State) { s.Wanted = WantClosed }, false)
+	c.setState(func(*State) {}, false)
 	c.draining = f
 	c.flush(f)
 	s := c.states.load()

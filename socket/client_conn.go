@@ -13,6 +13,8 @@ import (
 const (
 	// clientBatch bounds what is written at once, in bytes before encoding.
 	clientBatch = 256 << 10
+	// clientKept is how many messages' room an idle connection keeps.
+	clientKept = 4
 	// clientInbox is how many messages wait for the loop before the reader does.
 	clientInbox = 1024
 	// clientReadGrace is how long the reader has to tell why a write failed.
@@ -36,7 +38,8 @@ type clientConn struct {
 	writing bool
 	ended   bool
 
-	list []*serializer.Frame // the writer's, used again
+	batch []link.Out          // the writer's, used again
+	list  []*serializer.Frame // likewise
 }
 
 // clientHeartbeat is what is known of the link's life.
@@ -80,15 +83,11 @@ func (k *clientConn) end() []link.Out {
 // write writes until there is nothing to write.
 func (k *clientConn) write() {
 	defer k.c.goroutines.Done()
-	var spare []link.Out
-	for {
-		batch, ok := k.take(spare)
-		if !ok {
-			return
+	for k.take() {
+		err := k.writeBatch(k.batch)
+		if clear(k.batch); cap(k.batch) > clientKept {
+			k.batch = nil
 		}
-		err := k.writeBatch(batch)
-		clear(batch)
-		spare = batch[:0]
 		if err != nil { // writing stays true: nothing is written any more
 			k.c.post(&clientWriteFailed{k, err})
 			return
@@ -97,7 +96,7 @@ func (k *clientConn) write() {
 }
 
 // take takes a batch from the queue, or brings the writer to rest.
-func (k *clientConn) take(spare []link.Out) ([]link.Out, bool) {
+func (k *clientConn) take() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	n, size := 0, 0
@@ -107,19 +106,19 @@ func (k *clientConn) take(spare []link.Out) ([]link.Out, bool) {
 	}
 	if n == 0 || k.ended {
 		k.writing = false
-		return nil, false
+		return false
 	}
-	batch := append(spare, k.queue[:n]...)
+	k.batch = append(k.batch[:0], k.queue[:n]...)
 	clear(k.queue[:n])
 	if n == len(k.queue) {
 		k.queue = k.queue[:0]
-		if cap(k.queue) > 64 {
+		if cap(k.queue) > clientKept {
 			k.queue = nil
 		}
 	} else {
 		k.queue = k.queue[n:]
 	}
-	return batch, true
+	return true
 }
 
 // writeBatch encodes and writes. What cannot be encoded is told, and the rest written all the same.
@@ -152,7 +151,7 @@ func (k *clientConn) writeBatch(batch []link.Out) error {
 		err = k.t.Write(k.list...)
 		k.c.framesOut.Add(uint64(len(k.list)))
 	}
-	if clear(k.list); cap(k.list) > 64 {
+	if clear(k.list); cap(k.list) > clientKept {
 		k.list = nil
 	}
 	for i := range batch {

@@ -32,7 +32,9 @@ func (c *Client) run(it clientItem) {
 		return
 	}
 	if it.conn == c.conn && c.conn != nil {
-		c.received(&it.msg)
+		c.msg = it.msg // whose address may be handed on without an allocation for each
+		c.received(&c.msg)
+		c.msg = serializer.Message{}
 	}
 }
 
@@ -49,18 +51,25 @@ func (c *Client) want(w Wanted) {
 		return
 	}
 	c.wanted = w
-	c.states.set(func(s *State) { s.Wanted = w }, false)
-	switch w {
-	case WantConnected:
-		if c.conn == nil && c.cancelDial == nil {
-			c.tries, c.denials = 0, 0
-			c.loop.Disarm(&c.retry)
-			c.connect()
-		}
-	case WantPaused:
+	switch {
+	case w == WantConnected && c.conn == nil && c.cancelDial == nil:
+		c.tries, c.denials = 0, 0
+		c.loop.Disarm(&c.retry)
+		c.connect()
+	case w == WantConnected:
+		c.setState(func(*State) {}, false)
+	case w == WantPaused:
 		c.disconnect(func(d link.Down) { d.Closed(ErrPaused) })
 		c.rest(Disconnected, nil, time.Time{})
 	}
+}
+
+// setState changes the state and tells of it, with what is wanted.
+func (c *Client) setState(change func(*State), last bool) {
+	c.states.set(func(s *State) {
+		s.Wanted = c.wanted
+		change(s)
+	}, last)
 }
 
 // isWanted reports whether a lost connection is to be made again. While Close flushes it is.
@@ -75,7 +84,7 @@ func (c *Client) connect() {
 	order := c.order()
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
 	c.cancelDial = cancel
-	c.states.set(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
+	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
 	c.goroutines.Add()
 	go func() {
 		defer c.goroutines.Done()
@@ -135,7 +144,7 @@ func (c *Client) opened(got clientDialed) {
 		c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
 	}
 	c.cfg.Logger.Info().Str("transport", k.name).Msg("socket: connected")
-	c.states.set(func(s *State) {
+	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = Connected, time.Time{}, 0, nil, k.name
 	}, false)
 	for _, d := range c.downs() {
@@ -257,7 +266,7 @@ func (c *Client) rest(s Status, err error, until time.Time) {
 	if s != Disconnected {
 		tries++
 	}
-	c.states.set(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, tries, "" }, false)
+	c.setState(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, tries, "" }, false)
 	if until.IsZero() && c.wanted == WantClosed {
 		c.flushed(true)
 	}
@@ -332,9 +341,8 @@ func (c *Client) end() {
 	c.flushed(true)
 	c.loop.Disarm(&c.progress.timer)
 	c.tellProgress(true)
-	c.states.set(func(s *State) {
-		s.Wanted, s.Status, s.Until, s.Transport = WantClosed, Disconnected, time.Time{}, ""
-	}, true)
+	c.wanted = WantClosed
+	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Disconnected, time.Time{}, "" }, true)
 	c.loop.Stop()
 }
 

@@ -187,6 +187,7 @@ func TestClientTimeouts(t *testing.T) { // K236, L256, L257, L258, L259
 			p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil }
 		})
 		took(func() *push.Push { return other.JoinTimeout(7 * time.Second) }, 7*time.Second)
+		took(func() *push.Push { return other.Push("echo", nil) }, 7*time.Second) // it sticks
 		synctest.Wait()
 		if n := p.times("1"); n != 0 {
 			t.Fatal("a push that had timed out was sent")

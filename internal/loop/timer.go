@@ -51,7 +51,7 @@ func (h *heap) remove(t *Timer) {
 	h.swap(i, last)
 	h.list[last] = nil
 	h.list = h.list[:last]
-	if last == 0 {
+	if last == 0 && cap(h.list) > keep {
 		h.list = nil
 	}
 	t.place = 0
