@@ -19,6 +19,8 @@ import (
 
 // carrier is a connection without a network: it keeps the messages that would go out.
 type carrier struct {
+	channel.Carrier // for what a later one may ask for
+
 	ser    serializer.Serializer
 	ps     *pubsub.PubSub
 	mu     sync.Mutex
@@ -28,7 +30,9 @@ type carrier struct {
 func (c *carrier) Serializer() serializer.Serializer             { return c.ser }
 func (c *carrier) PubSub() *pubsub.PubSub                        { return c.ps }
 func (c *carrier) Crashed(_ *channel.Channel, _ string, _ error) {}
+func (c *carrier) Answered()                                     {}
 func (c *carrier) Log(_ *channel.Channel, _ string, _ error)     {}
+func (c *carrier) Reply(f *serializer.Frame) error               { return c.keep(f) }
 func (c *carrier) Send(f *serializer.Frame, _ bool) error        { return c.keep(f) }
 func (c *carrier) End(_ *channel.Channel, fs ...*serializer.Frame) {
 	for _, f := range fs {

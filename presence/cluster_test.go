@@ -10,7 +10,11 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"bennu.example/presence"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
 )
 
 // eventually lets virtual time go on until all nodes list the same keys, at most for d.
@@ -66,8 +70,9 @@ func TestCluster(t *testing.T) {
 		o := new(owner)
 		a.track(o, "u1", device{"device": "tab"})
 		eventually(t, 2*time.Second, all, "u1")
+		time.Sleep(time.Second)
 		b.track(new(owner), "u2", nil)
-		eventually(t, 10*time.Millisecond, all, "u1", "u2")
+		eventually(t, 0, all, "u1", "u2") // after some quiet, at once
 		time.Sleep(time.Second)
 		for _, n := range all {
 			n.take(&n.names)
@@ -233,15 +238,28 @@ func TestPartition(t *testing.T) {
 			t.Errorf("sent %v", got)
 		}
 
+		gone := new(owner)
+		c.track(gone, "gone", nil)
+		eventually(t, time.Second, all, "a", "b", "c", "gone")
 		net.split("c")
 		time.Sleep(40 * time.Second)
+		eventually(t, 0, []*node{a, b}, "a", "b")
+		for _, n := range all {
+			n.take(&n.names)
+		}
 		o := new(owner)
 		a.track(o, "a2", nil)
 		c.track(new(owner), "c2", nil)
+		gone.end()
 		time.Sleep(time.Second)
 		o.end()
 		net.heal()
 		eventually(t, 12*time.Second, all, "a", "b", "c", "c2")
+		for _, n := range []*node{a, b} {
+			if got := strings.Join(n.take(&n.names), "\n"); strings.Contains(got, "gone") {
+				t.Errorf("%s was told of one who has left meanwhile:\n%s", n.wire.name, got)
+			}
+		}
 	})
 }
 
@@ -443,3 +461,128 @@ func TestSameName(t *testing.T) {
 		eventually(t, 0, []*node{a}, "b1") // as after a clock that was set back
 	})
 }
+
+// TestRefused holds that what an adapter did not take is made up for as soon as it takes something again, though nobody says so.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var net network
+		var log strings.Builder
+		logger := zerolog.New(&log)
+		a, b := net.join(t, "a", func(c *presence.Config) { c.Logger = &logger }), net.join(t, "b")
+		time.Sleep(10 * time.Second)
+		a.wire.refuse(true)
+		a.track(new(owner), "u1", nil)
+		time.Sleep(4 * time.Second)
+		eventually(t, 0, []*node{b})
+		a.wire.refuse(false)
+		eventually(t, 2*time.Second, []*node{a, b}, "u1")
+		if n := strings.Count(log.String(), "telling other nodes"); n != 2 {
+			t.Errorf("%d lines in the log:\n%s", n, log.String())
+		}
+	})
+}
+
+// TestGap holds that a node which may have missed something asks soon.
+func TestGap(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var net network
+		a, b := net.join(t, "a"), net.join(t, "b")
+		time.Sleep(10 * time.Second)
+		net.setFate(func(_, to string) []time.Duration {
+			if to == "b" {
+				return nil
+			}
+			return []time.Duration{0}
+		})
+		a.track(new(owner), "u1", nil)
+		time.Sleep(time.Second)
+		net.heal()
+		a.wire.setCut(false) // only says that there was a gap
+		b.wire.setCut(false)
+		eventually(t, 300*time.Millisecond, []*node{a, b}, "u1")
+	})
+}
+
+// TestKeep holds that a node which others are to keep tells them the last of its news.
+func TestKeep(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var net network
+		a, b := net.join(t, "a"), net.join(t, "b", func(c *presence.Config) { c.KeepOnClose = true })
+		o := new(owner)
+		b.track(o, "u1", nil)
+		b.track(o, "u2", nil)
+		eventually(t, 2*time.Second, []*node{a}, "u1", "u2")
+		time.Sleep(time.Second)
+		b.track(o, "u3", nil)
+		b.UntrackFor(o, topic, "u1")
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if err := b.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+		eventually(t, 0, []*node{a}, "u2", "u3")
+	})
+}
+
+// TestGarbage holds that what is no message between nodes is dropped.
+func TestGarbage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var net network
+		var log strings.Builder
+		logger := zerolog.New(&log)
+		a, b := net.join(t, "a", func(c *presence.Config) { c.Logger = &logger }), net.join(t, "b")
+		a.track(new(owner), "u1", nil)
+		eventually(t, 2*time.Second, []*node{a, b}, "u1")
+		for _, payload := range []any{nil, 1, "x", serializer.Binary(nil), serializer.Binary([]byte{1, 1}), serializer.Binary(make([]byte, 100))} {
+			if err := b.ps.Broadcast(t.Context(), "bennu:presence:presence:0", "gossip", payload); err != nil {
+				t.Error(err)
+			}
+		}
+		synctest.Wait()
+		if n := strings.Count(log.String(), "message dropped"); n != 6 {
+			t.Errorf("%d lines in the log:\n%s", n, log.String())
+		}
+		eventually(t, 0, []*node{a, b}, "u1")
+	})
+}
+
+// TestFlood holds that what other nodes send is bounded, and that what is dropped then comes later.
+func TestFlood(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var net network
+		var log strings.Builder
+		logger := zerolog.New(&log)
+		hold := make(chan struct{})
+		a := net.join(t, "a")
+		b := net.join(t, "b", func(c *presence.Config) { c.Logger = &logger })
+		time.Sleep(10 * time.Second)
+		b.ps.Subscribe(topic, stuck(hold))
+		for i := range 20 {
+			a.track(new(owner), fmt.Sprint(i), device{"x": strings.Repeat("x", 1<<20)})
+			time.Sleep(200 * time.Millisecond)
+		}
+		synctest.Wait()
+		if got := b.Count(topic); got != 1 {
+			t.Errorf("b takes what comes behind a subscriber that blocks: %d", got)
+		}
+		close(hold)
+		time.Sleep(12 * time.Second)
+		if got := b.Count(topic); got != 20 {
+			t.Errorf("b has %d of 20", got)
+		}
+		if !strings.Contains(log.String(), "too much") {
+			t.Errorf("log:\n%s", log.String())
+		}
+	})
+}
+
+// stuck is a subscriber that does what it must not: it blocks until the channel is closed.
+type stuck chan struct{}
+
+func (s stuck) Deliver(*pubsub.Broadcast) error { <-s; return nil }

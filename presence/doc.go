@@ -11,7 +11,8 @@
 //	}
 //
 // A presence is tracked under a key, which is who it is (a user's id), with a meta, which says more (a device, a status). One key
-// may be tracked by many channels: each adds a meta. Whatever way a channel ends, what it tracks ends with it.
+// may be tracked by many channels: each adds a meta. Whatever way a channel ends, what it tracks ends with it. On the wire it is as
+// Phoenix's presence, so that phoenix.js follows it, and the other end of the channel here, [NewClient], follows Phoenix's.
 //
 // # Ordering and concurrency
 //
@@ -20,6 +21,16 @@
 // State they give a later one, metas in the same order. Changes that wait for their turn may become one diff. A diff may come before
 // or after what else the channel sends, and may repeat what the client found in its presence_state: clients go by phx_ref and notice.
 //
-// The diffs are broadcast by the goroutine that made the change, or, if there is a Fetch, an OnDiff or a Window, by one that lives
-// while there are diffs. These callbacks are never called under a lock, and for one topic one at a time, in order.
+// The diffs are broadcast by the goroutine that made the change, or, if there is a Fetch, an OnDiff or a Window, by some that live
+// while there are diffs. These callbacks are never called under a lock, and for one topic one at a time, in order. If one fails or
+// panics, that is logged and costs nothing else.
+//
+// # Many nodes
+//
+// With an adapter (see package pubsub) each node has all presences of all nodes, and computes its own diffs. What is tracked on one is
+// known on the others at once after some quiet, and within [Config.Delay] otherwise; what a message that was lost should have told, as
+// soon as the next one shows that it was. The presences of a node that is not heard leave after [Config.Down], and are back when it is
+// heard again. Only the node of a presence's owner ends it. Without an adapter there is no goroutine and no timer.
+//
+// A Presence is closed by who made it, after the sockets that it serves have been shut down.
 package presence

@@ -69,7 +69,7 @@ func (p *Presence) DeltaSize() int {
 	defer s.mu.Unlock()
 	n := 0
 	for _, o := range s.gossip.toAll(time.Now()) {
-		n += len(o.append(nil))
+		n += len(o.encode())
 	}
 	return n
 }
@@ -79,7 +79,7 @@ func (p *Presence) MergeFrom(from *Presence) {
 	f, s := from.shards[0], p.shards[0]
 	f.mu.Lock()
 	self := f.set.Self()
-	raw := (&gossip{kind: answer, from: self, to: s.set.Self(), delta: f.set.Extract(s.set.Self(), f.set.Clocks())}).append(nil)
+	raw := (&gossip{kind: answer, from: self, to: s.set.Self(), delta: f.set.Extract(s.set.Self(), f.set.Clocks())}).encode()
 	f.mu.Unlock()
 	s.mu.Lock()
 	s.set.Up(self)

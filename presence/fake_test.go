@@ -35,6 +35,7 @@ type wire struct {
 	name   string
 	mu     sync.Mutex
 	cut    bool // nothing goes in or out, and publishing fails
+	deny   bool // publishing fails
 	topics map[string]bool
 	in     pubsub.Inbox
 	queue  chan *pubsub.Broadcast
@@ -95,9 +96,15 @@ func (w *wire) setCut(cut bool) {
 	}
 }
 
+func (w *wire) refuse(deny bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.deny = deny
+}
+
 func (w *wire) Publish(_ context.Context, node string, b *pubsub.Broadcast) error {
 	w.mu.Lock()
-	cut := w.cut
+	cut := w.cut || w.deny
 	w.mu.Unlock()
 	if cut {
 		return errors.New("cut off")

@@ -38,6 +38,7 @@ type gossiper struct {
 	members map[string]*member
 	silent  int       // ticks since the last message to all
 	sent    time.Time // the last message to all
+	told    int       // ticks since the last one with all clocks
 	soon    bool      // something is to be told before the next tick
 	eager   bool      // others may know more: ask soon
 	ticks   int
@@ -51,6 +52,7 @@ type member struct {
 	addr    string
 	heard   time.Time
 	up      bool
+	back    time.Time   // when it was heard again after it was down
 	clocks  crdt.Clocks // the last that it told
 	asked   time.Time   // when, if it has not answered
 }
@@ -61,7 +63,7 @@ func newGossiper(s *shard, topic, addr string) *gossiper {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		gens: crdt.NewGenerations[*entry](100, 1000, 10_000), members: make(map[string]*member),
 	}
-	g.silent = g.cfg.Silence // the first tick tells that this node is here
+	g.silent, g.told = g.cfg.Silence, 1 // the first message tells that this node is here
 	g.inbox.Init(maxInbox, g.receive)
 	return g
 }
@@ -80,10 +82,16 @@ func (g *gossiper) end(ctx context.Context) error {
 	close(g.stop)
 	<-g.done
 	g.inbox.Wait()
-	if g.cfg.KeepOnClose {
-		return nil
+	g.s.mu.Lock()
+	defer g.s.mu.Unlock()
+	if !g.cfg.KeepOnClose {
+		return g.send(ctx, outgoing{"", &gossip{kind: goodbye, from: g.s.set.Self(), addr: g.addr}})
 	}
-	return g.send(ctx, &gossip{kind: goodbye, from: g.s.set.Self(), addr: g.addr})
+	var err error
+	for _, o := range g.toAll(time.Now()) {
+		err = g.send(ctx, o)
+	}
+	return err
 }
 
 // Deliver takes a message, for package pubsub.
@@ -104,7 +112,7 @@ func (g *gossiper) gap() {
 
 // announce has the others told soon how far this node has come, and asked.
 func (g *gossiper) announce() {
-	g.silent, g.eager = g.cfg.Silence, true
+	g.silent, g.told, g.eager = g.cfg.Silence+1, 1, true
 	g.stir()
 }
 
@@ -178,6 +186,7 @@ func (g *gossiper) tick(now time.Time, late time.Duration) {
 	g.s.mu.Lock()
 	g.soon = false
 	g.silent++
+	g.told++
 	out := g.toAll(now)
 	if g.ticks++; g.ticks >= transferTicks || g.eager {
 		g.ticks = 0
@@ -197,7 +206,7 @@ func (g *gossiper) tick(now time.Time, late time.Duration) {
 			g.s.p.log.Info().Str("node", name).Dur("silence", silence).Msg("presence: node is down")
 		}
 	}
-	rooms := g.s.apply(nil, leaves)
+	rooms := g.s.apply(g.riseAll(now), leaves)
 	g.s.mu.Unlock()
 	g.sendAll(out)
 	g.s.tell(rooms...)
@@ -213,13 +222,25 @@ func (g *gossiper) toAll(now time.Time) []outgoing {
 		g.gens.Push(d)
 	}
 	g.silent, g.sent = 0, now
-	return []outgoing{{"", &gossip{kind: beat, from: g.s.set.Self(), addr: g.addr, clocks: g.s.set.Clocks(), delta: d}}}
+	self := g.s.set.Self()
+	m := &gossip{kind: beat, from: self, addr: g.addr, delta: d}
+	if d != nil && g.told == 0 { // all clocks once a tick are enough
+		m.kind, m.clocks = news, crdt.Clocks{self: g.s.set.Clock(self)}
+	} else {
+		g.told, m.clocks = 0, g.s.set.Clocks()
+	}
+	return []outgoing{{"", m}}
 }
 
 // ask is a request to each of those who together know what this node lacks.
 func (g *gossiper) ask(now time.Time) (out []outgoing) {
 	g.eager = false
 	self, own := g.s.set.Self(), g.s.set.Clocks()
+	for _, m := range g.members {
+		if m.up { // though it may be down in the set still: see rise
+			own[m.replica] = g.s.set.Clock(m.replica)
+		}
+	}
 	var ws crdt.Witnesses
 	for _, m := range g.members {
 		if m.up && now.Sub(m.asked) >= patience*g.cfg.Period {
@@ -253,7 +274,7 @@ type outgoing struct {
 
 func (g *gossiper) sendAll(out []outgoing) {
 	for _, o := range out {
-		err := g.sendTo(context.Background(), o.to, o.gossip)
+		err := g.send(context.Background(), o)
 		if o.to != "" {
 			continue // it will be asked again
 		}
@@ -270,14 +291,12 @@ func (g *gossiper) sendAll(out []outgoing) {
 	}
 }
 
-func (g *gossiper) send(ctx context.Context, m *gossip) error { return g.sendTo(ctx, "", m) }
-
-func (g *gossiper) sendTo(ctx context.Context, node string, m *gossip) error {
-	payload := serializer.Binary(m.append(nil))
-	if node == "" {
+func (g *gossiper) send(ctx context.Context, o outgoing) error {
+	payload := serializer.Binary(o.encode())
+	if o.to == "" {
 		return g.s.p.ps.BroadcastFrom(ctx, g, g.topic, gossipEvent, payload)
 	}
-	return g.s.p.ps.SendTo(ctx, node, g.topic, gossipEvent, payload)
+	return g.s.p.ps.SendTo(ctx, o.to, g.topic, gossipEvent, payload)
 }
 
 // receive takes a message of another node. It is the inbox's function.
@@ -295,7 +314,7 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 	case g.s.closed || m.from == self:
 	case m.from.Name == self.Name:
 		g.namesake(m)
-	case m.kind == beat:
+	case m.kind == beat || m.kind == news:
 		rooms = g.heard(m)
 	case m.kind == goodbye:
 		if mem := g.members[m.from.Name]; mem != nil && mem.replica == m.from {
@@ -308,7 +327,9 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 		if mem := g.members[m.from.Name]; mem != nil && mem.replica == m.from {
 			mem.asked = time.Time{}
 		}
-		rooms = g.merge(m.delta, nil, nil)
+		joins, leaves := g.merge(m.delta)
+		joins = append(joins, g.riseAll(time.Now())...)
+		rooms = g.s.apply(joins, append(leaves, g.s.arrived(joins)...))
 	}
 	g.s.mu.Unlock()
 	g.sendAll(out)
@@ -325,7 +346,7 @@ func (g *gossiper) namesake(m *gossip) {
 
 // heard takes a sign of life.
 func (g *gossiper) heard(m *gossip) []*room {
-	var joins, leaves []*entry
+	var leaves []*entry
 	mem := g.members[m.from.Name]
 	if mem != nil && mem.replica != m.from {
 		if mem.up && m.from.Vsn < mem.replica.Vsn {
@@ -338,38 +359,61 @@ func (g *gossiper) heard(m *gossip) []*room {
 		mem = &member{replica: m.from}
 		g.members[m.from.Name] = mem
 	}
-	mem.heard, mem.addr, mem.clocks = time.Now(), m.addr, m.clocks
+	mem.heard, mem.addr = time.Now(), m.addr
+	if m.kind == beat || mem.clocks == nil {
+		mem.clocks = m.clocks
+	} else {
+		mem.clocks.Raise(m.clocks)
+	}
 	if !mem.up {
-		mem.up = true
-		joins = g.s.set.Up(m.from)
+		mem.up, mem.back = true, mem.heard
 		g.announce()
 		g.s.p.log.Info().Str("node", m.from.Name).Msg("presence: node is up")
 	}
-	rooms := g.merge(m.delta, joins, leaves)
+	if known, _ := g.s.set.Known(m.from); !known {
+		g.s.set.Up(m.from) // so that what it tells is taken
+	}
+	joins, gone := g.merge(m.delta)
+	joins = append(g.rise(mem, mem.heard), joins...)
 	if g.s.set.Clock(m.from) < m.clocks[m.from] { // something before it was lost
 		g.eager = true
 		g.stir()
 	}
-	return rooms
+	return g.s.apply(joins, append(append(leaves, gone...), g.s.arrived(joins)...))
 }
 
-// merge takes over a delta, and returns the rooms to tell of that and of what else came and went.
-func (g *gossiper) merge(d *crdt.Delta[*entry], joins, leaves []*entry) []*room {
-	if d != nil {
-		for _, p := range d.Parts {
-			for _, e := range p.Values {
-				g.s.intern(e)
-			}
-		}
-		came, went := g.s.set.Merge(d)
-		joins, leaves = append(joins, came...), append(leaves, went...)
-		if d.Full {
-			g.gens.Reset()
-		} else {
-			g.gens.Push(d)
+// rise returns what a member has that is back, as soon as that is what it has now, so that nobody comes back who has left meanwhile; or if
+// nobody can say.
+func (g *gossiper) rise(m *member, now time.Time) (joins []*entry) {
+	if m.up && (g.s.set.Clock(m.replica) >= m.clocks[m.replica] || now.Sub(m.back) >= patience*g.cfg.Period) {
+		return g.s.set.Up(m.replica)
+	}
+	return nil
+}
+
+func (g *gossiper) riseAll(now time.Time) (joins []*entry) {
+	for _, m := range g.members {
+		joins = append(joins, g.rise(m, now)...)
+	}
+	return joins
+}
+
+// merge takes over a delta, and returns what came and what went.
+func (g *gossiper) merge(d *crdt.Delta[*entry]) (joins, leaves []*entry) {
+	if d == nil {
+		return nil, nil
+	}
+	for _, p := range d.Parts {
+		for _, e := range p.Values {
+			g.s.intern(e)
 		}
 	}
-	return g.s.apply(joins, append(leaves, g.s.arrived(joins)...))
+	if d.Full {
+		g.gens.Reset()
+	} else {
+		g.gens.Push(d)
+	}
+	return g.s.set.Merge(d)
 }
 
 // extract is what the sender of a request lacks.

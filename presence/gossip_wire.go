@@ -4,8 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/fnv"
-	"maps"
-	"slices"
+	"math"
 
 	"bennu.example/internal/crdt"
 )
@@ -19,7 +18,8 @@ const (
 type gossipKind byte
 
 const (
-	beat    gossipKind = iota + 1 // to all: I am alive, have come this far, and this is new
+	beat    gossipKind = iota + 1 // to all: I am alive, have come this far with everyone, and this is new, if anything
+	news                          // to all: this is new; the clocks are the sender's only
 	request                       // to one: this is how far I have come, tell me what I lack
 	answer                        // to one: what it lacks
 	goodbye                       // to all: I am gone for good
@@ -44,78 +44,112 @@ func tagOf(r crdt.Replica) uint64 {
 	return (sum ^ sum>>48) & maxClock
 }
 
-// append appends the message. It reads entries, but no field that changes.
-func (g *gossip) append(dst []byte) []byte {
-	dst = append(dst, gossipVersion, byte(g.kind))
-	dst = appendReplica(dst, g.from)
-	dst = appendText(dst, g.addr)
-	dst = appendReplica(dst, g.to)
-	dst = appendClocks(dst, g.clocks)
-	if g.delta == nil {
-		return append(dst, 0)
-	}
-	return appendDelta(append(dst, 1), g.delta)
-}
-
-func appendText(dst []byte, s string) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(s)))
-	return append(dst, s...)
-}
-
-func appendReplica(dst []byte, r crdt.Replica) []byte {
-	return binary.AppendUvarint(appendText(dst, r.Name), r.Vsn)
-}
-
-func appendClocks(dst []byte, c crdt.Clocks) []byte {
-	dst = binary.AppendUvarint(dst, uint64(len(c)))
-	for _, r := range c.Sorted() {
-		dst = binary.AppendUvarint(appendReplica(dst, r), c[r])
-	}
-	return dst
-}
-
-func appendDelta(dst []byte, d *crdt.Delta[*entry]) []byte {
-	if d.Full {
-		dst = append(dst, 1)
+// encode is the message as bytes. It reads entries, but no field that changes.
+func (g *gossip) encode() []byte {
+	w := writer{b: []byte{gossipVersion, byte(g.kind)}, replicas: map[crdt.Replica]int{}, topics: map[string]int{}}
+	w.replica(g.from)
+	if g.addr == g.from.Name {
+		w.text("")
 	} else {
-		dst = appendClocks(appendClocks(append(dst, 0), d.Start), d.End)
+		w.text(g.addr)
 	}
-	topics := map[string]uint64{}
-	dst = binary.AppendUvarint(dst, uint64(len(d.Parts)))
+	if g.kind == request || g.kind == answer {
+		w.replica(g.to)
+	}
+	w.clocks(g.clocks)
+	if g.delta == nil {
+		w.uint(0)
+	} else {
+		w.uint(1)
+		w.delta(g.delta)
+	}
+	return w.b
+}
+
+// writer writes a replica or topic in full when it comes first, and as a number from then on.
+type writer struct {
+	b        []byte
+	replicas map[crdt.Replica]int
+	topics   map[string]int
+}
+
+func (w *writer) uint(n uint64) { w.b = binary.AppendUvarint(w.b, n) }
+
+func (w *writer) text(s string) {
+	w.uint(uint64(len(s)))
+	w.b = append(w.b, s...)
+}
+
+func (w *writer) replica(r crdt.Replica) {
+	n, ok := w.replicas[r]
+	if ok {
+		w.uint(uint64(n))
+		return
+	}
+	w.uint(uint64(len(w.replicas)))
+	w.replicas[r] = len(w.replicas)
+	w.text(r.Name)
+	w.uint(r.Vsn)
+}
+
+func (w *writer) topic(s string) {
+	n, ok := w.topics[s]
+	if ok {
+		w.uint(uint64(n))
+		return
+	}
+	w.uint(uint64(len(w.topics)))
+	w.topics[s] = len(w.topics)
+	w.text(s)
+}
+
+func (w *writer) clocks(c crdt.Clocks) {
+	w.uint(uint64(len(c)))
+	for _, r := range c.Sorted() {
+		w.replica(r)
+		w.uint(c[r])
+	}
+}
+
+func (w *writer) delta(d *crdt.Delta[*entry]) {
+	if d.Full {
+		w.uint(1)
+	} else {
+		w.uint(0)
+		w.clocks(d.Start)
+		w.clocks(d.End)
+	}
+	w.uint(uint64(len(d.Parts)))
 	for _, r := range d.Sorted() {
-		p := d.Parts[r]
-		dst = binary.AppendUvarint(appendReplica(dst, r), p.Context)
-		dst = binary.AppendUvarint(dst, uint64(len(p.Cloud)))
-		at := uint64(0)
-		for _, sp := range p.Cloud {
-			dst = binary.AppendUvarint(dst, sp.First-at)
-			dst = binary.AppendUvarint(dst, sp.Last-sp.First)
-			at = sp.Last
-		}
-		dst = binary.AppendUvarint(dst, uint64(len(p.Values)))
-		at = 0
-		for _, clock := range slices.Sorted(maps.Keys(p.Values)) {
-			e := p.Values[clock]
-			dst = binary.AppendUvarint(dst, clock-at)
-			at = clock
-			prev := uint64(0)
-			if e.prev != 0 {
-				prev = clock - e.prev
-			}
-			dst = binary.AppendUvarint(dst, prev)
-			n, ok := topics[e.topic]
-			if !ok {
-				n = uint64(len(topics))
-				topics[e.topic] = n
-			}
-			dst = binary.AppendUvarint(dst, n)
-			if !ok {
-				dst = appendText(dst, e.topic)
-			}
-			dst = appendText(appendText(dst, e.key), e.meta)
-		}
+		w.replica(r)
+		w.part(d.Parts[r])
 	}
-	return dst
+}
+
+func (w *writer) part(p *crdt.Part[*entry]) {
+	w.uint(p.Context)
+	w.uint(uint64(len(p.Cloud)))
+	at := uint64(0)
+	for _, sp := range p.Cloud {
+		w.uint(sp.First - at)
+		w.uint(sp.Last - sp.First)
+		at = sp.Last
+	}
+	w.uint(uint64(len(p.Values)))
+	at = 0
+	for _, clock := range p.Clocks() {
+		e := p.Values[clock]
+		w.uint(clock - at)
+		at = clock
+		if e.prev == 0 {
+			w.uint(0)
+		} else {
+			w.uint(clock - e.prev)
+		}
+		w.topic(e.topic)
+		w.text(e.key)
+		w.text(e.meta)
+	}
 }
 
 var errGossip = errors.New("not a message of a presence")
@@ -126,11 +160,28 @@ func parseGossip(data []byte) (g *gossip, err error) {
 		return nil, errGossip
 	}
 	r := reader{data: data[2:]}
-	g = &gossip{kind: gossipKind(data[1]), from: r.replica(), addr: r.text(), to: r.replica(), clocks: r.clocks()}
+	g = &gossip{kind: gossipKind(data[1]), from: r.replica(), addr: r.text()}
+	if g.addr == "" {
+		g.addr = g.from.Name
+	}
+	if g.kind == request || g.kind == answer {
+		g.to = r.replica()
+	}
+	g.clocks = r.clocks()
 	if r.bit() {
 		g.delta = r.delta()
 	}
-	if r.bad || len(r.data) > 0 || g.kind < beat || g.kind > goodbye || g.from.Name == "" || (g.kind == answer) != (g.delta != nil && g.kind != beat) {
+	ok := g.from.Name != "" && !r.bad && len(r.data) == 0
+	switch g.kind {
+	case beat:
+	case news, answer:
+		ok = ok && g.delta != nil
+	case request, goodbye:
+		ok = ok && g.delta == nil
+	default:
+		ok = false
+	}
+	if !ok {
 		return nil, errGossip
 	}
 	return g, nil
@@ -138,8 +189,10 @@ func parseGossip(data []byte) (g *gossip, err error) {
 
 // reader reads what is well formed, and zero values from where it is not.
 type reader struct {
-	data []byte
-	bad  bool
+	data     []byte
+	bad      bool
+	replicas []crdt.Replica
+	topics   []string
 }
 
 func (r *reader) fail() {
@@ -174,10 +227,24 @@ func (r *reader) bytes() []byte {
 
 func (r *reader) text() string { return string(r.bytes()) }
 
-func (r *reader) replica() crdt.Replica { return crdt.Replica{Name: r.text(), Vsn: r.uint(1<<64 - 1)} }
+func (r *reader) replica() crdt.Replica {
+	i := int(r.uint(uint64(len(r.replicas))))
+	if i == len(r.replicas) {
+		r.replicas = append(r.replicas, crdt.Replica{Name: r.text(), Vsn: r.uint(math.MaxUint64)})
+	}
+	return r.replicas[i]
+}
+
+func (r *reader) topic() string {
+	i := int(r.uint(uint64(len(r.topics))))
+	if i == len(r.topics) {
+		r.topics = append(r.topics, r.text())
+	}
+	return r.topics[i]
+}
 
 func (r *reader) clocks() crdt.Clocks {
-	n := r.count(3)
+	n := r.count(2)
 	c := make(crdt.Clocks, n)
 	for range n {
 		replica := r.replica()
@@ -191,17 +258,16 @@ func (r *reader) delta() *crdt.Delta[*entry] {
 	if !d.Full {
 		d.Start, d.End = r.clocks(), r.clocks()
 	}
-	n := r.count(5)
+	n := r.count(4)
 	d.Parts = make(map[crdt.Replica]*crdt.Part[*entry], n)
-	var topics []string
 	for range n {
 		replica := r.replica()
-		d.Parts[replica] = r.part(tagOf(replica), &topics)
+		d.Parts[replica] = r.part(tagOf(replica))
 	}
 	return d
 }
 
-func (r *reader) part(tag uint64, topics *[]string) *crdt.Part[*entry] {
+func (r *reader) part(tag uint64) *crdt.Part[*entry] {
 	p := &crdt.Part[*entry]{Context: r.uint(maxClock)}
 	at := uint64(0)
 	for range r.count(2) {
@@ -209,7 +275,7 @@ func (r *reader) part(tag uint64, topics *[]string) *crdt.Part[*entry] {
 		at = first + r.uint(maxClock-first)
 		p.Cloud.Add(crdt.Span{First: first, Last: at})
 	}
-	n := r.count(6)
+	n := r.count(7)
 	p.Values = make(map[uint64]*entry, n)
 	at = 0
 	for range n {
@@ -218,15 +284,7 @@ func (r *reader) part(tag uint64, topics *[]string) *crdt.Part[*entry] {
 		if back := r.uint(at); back > 0 {
 			e.prev = at - back
 		}
-		switch i := r.uint(uint64(len(*topics))); {
-		case r.bad:
-			return p
-		case i == uint64(len(*topics)):
-			*topics = append(*topics, r.text())
-			fallthrough
-		default:
-			e.topic = (*topics)[i]
-		}
+		e.topic = r.topic()
 		key, meta := r.bytes(), r.bytes()
 		if len(meta) < 2 || meta[0] != '{' || meta[len(meta)-1] != '}' {
 			r.fail()

@@ -72,8 +72,8 @@ type Config struct {
 	// Shards is the number of replicas that share the topics; it must be the same on all nodes. 0: 1.
 	Shards int
 
-	// KeepOnClose has Close not tell the other nodes: they keep what was tracked here until Down, so that clients that come back there
-	// within that time do not leave and join again.
+	// KeepOnClose has Close not say goodbye to the other nodes: they keep what was tracked here until Down, so that clients that come back
+	// there within that time have not left meanwhile. Close the Presence before the sockets then: what they track ends with them.
 	KeepOnClose bool
 
 	// Logger is told what goes wrong. Nil is silent.

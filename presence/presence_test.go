@@ -468,6 +468,40 @@ func TestOnDiff(t *testing.T) {
 	})
 }
 
+// TestMany holds what one owner tracks under thousands of keys, and what thousands track under one.
+func TestMany(t *testing.T) {
+	t.Parallel()
+	n := newNode(t, nil)
+	const many = 2000
+	o, others := new(owner), make([]*owner, many)
+	for i := range many {
+		n.track(o, fmt.Sprint(i), nil)
+		others[i] = new(owner)
+		n.track(others[i], "guest", device{"n": i})
+	}
+	if _, err := n.TrackFor(o, topic, "7", nil); !errors.Is(err, presence.ErrTracked) {
+		t.Errorf("tracked twice: %v", err)
+	}
+	if _, err := n.UpdateFor(o, topic, "1999", nil); err != nil {
+		t.Error(err)
+	}
+	if _, err := n.UpdateFor(o, topic, "guest", nil); !errors.Is(err, presence.ErrNotTracked) {
+		t.Errorf("updated what is another's: %v", err)
+	}
+	for i := range many {
+		n.UntrackFor(o, topic, fmt.Sprint(many-1-i))
+		others[(i+many/2)%many].end()
+		if i == many-3 {
+			e, _ := n.Get(topic, "guest")
+			metas, err := presence.Metas[struct{ N int }](e)
+			if err != nil || len(metas) != 2 || metas[0].N != many/2-2 || metas[1].N != many/2-1 {
+				t.Errorf("%v, %v", metas, err)
+			}
+		}
+	}
+	n.wantList(`{}`)
+}
+
 // TestRefs is N289.
 func TestRefs(t *testing.T) {
 	t.Parallel()

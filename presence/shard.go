@@ -61,7 +61,7 @@ func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
 		s.mu.Unlock()
 		return "", ErrClosed
 	}
-	if o.find(topic, key) >= 0 {
+	if s.find(o, topic, key) != nil {
 		s.mu.Unlock()
 		return "", ErrTracked
 	}
@@ -103,19 +103,19 @@ func (s *shard) remove(e *entry) {
 func (s *shard) update(by Owner, topic, key, meta string, current *entry) (string, error) {
 	s.mu.Lock()
 	o := s.owners[by]
-	i := o.find(topic, key)
+	old := s.find(o, topic, key)
 	switch {
 	case s.closed:
 		s.mu.Unlock()
 		return "", ErrClosed
-	case i < 0:
+	case old == nil:
 		s.mu.Unlock()
 		return "", ErrNotTracked
-	case current != nil && current != o.entries[i]:
+	case current != nil && current != old:
 		s.mu.Unlock()
 		return "", errChanged
 	}
-	old := o.drop(i)
+	o.drop(old)
 	e := s.replace(o, old, meta)
 	r := s.change(topic, change{joins: []*entry{e}, leaves: []*entry{old}})
 	s.mu.Unlock()
@@ -132,12 +132,12 @@ func (s *shard) replace(o *owner, old *entry, meta string) *entry {
 func (s *shard) untrack(by Owner, topic, key string) {
 	s.mu.Lock()
 	o := s.owners[by]
-	i := o.find(topic, key)
-	if s.closed || i < 0 {
+	e := s.find(o, topic, key)
+	if s.closed || e == nil {
 		s.mu.Unlock()
 		return
 	}
-	e := o.drop(i)
+	o.drop(e)
 	s.remove(e)
 	r := s.change(topic, change{leaves: []*entry{e}})
 	s.mu.Unlock()
@@ -216,18 +216,33 @@ func (s *shard) ended(by Owner, o *owner) {
 	s.tell(rooms...)
 }
 
-// find is where o tracks the key on the topic, or -1.
-func (o *owner) find(topic, key string) int {
+// find is what o tracks under the key on the topic, or nil. An owner of many is not searched, but the metas of the key.
+func (s *shard) find(o *owner, topic, key string) *entry {
 	if o == nil {
-		return -1
+		return nil
 	}
-	return slices.IndexFunc(o.entries, func(e *entry) bool { return e.key == key && e.topic == topic })
+	if len(o.entries) <= few {
+		for _, e := range o.entries {
+			if e.key == key && e.topic == topic {
+				return e
+			}
+		}
+		return nil
+	}
+	if r := s.rooms[topic]; r != nil {
+		m, _ := r.keys.get(key)
+		for e := m.first; e != nil; e = e.after {
+			if e.owner == o {
+				return e
+			}
+		}
+	}
+	return nil
 }
 
-func (o *owner) drop(i int) *entry {
-	e := o.entries[i]
+func (o *owner) drop(e *entry) {
+	i := slices.Index(o.entries, e)
 	o.entries = slices.Delete(o.entries, i, i+1)
-	return e
 }
 
 func (o *owner) takeAll() []*entry {
@@ -239,11 +254,7 @@ func (o *owner) takeAll() []*entry {
 func (s *shard) tracked(by Owner, topic, key string) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	o := s.owners[by]
-	if i := o.find(topic, key); i >= 0 {
-		return o.entries[i]
-	}
-	return nil
+	return s.find(s.owners[by], topic, key)
 }
 
 // read calls f with the room of a topic, if there is one.

@@ -1,0 +1,53 @@
+package presence_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"runtime"
+	"testing"
+
+	"bennu.example/presence"
+	"bennu.example/pubsub"
+)
+
+// TestBudget holds what a presence costs: its memory, and the allocations of a track and an untrack in a room of 10,000.
+func TestBudget(t *testing.T) {
+	const n, bytes, allocs = 10_000, 400, 26
+	ps := pubsub.New(nil)
+	p := presence.New(ps, nil)
+	defer p.Close(context.Background())
+	defer ps.Subscribe(topic, sink{}).Cancel()
+	heap := func() uint64 {
+		runtime.GC()
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	keys, owners := make([]string, n), make([]owner, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("user-%05d", i)
+	}
+	var meta any = json.RawMessage(`{"device":"tab","online_at":1700000000}`)
+	before := heap()
+	for i, key := range keys {
+		if _, err := p.TrackFor(&owners[i], topic, key, meta); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := (heap() - before) / n; got > bytes {
+		t.Errorf("%d bytes for each presence, more than %d", got, bytes)
+	}
+	got := testing.AllocsPerRun(200, func() {
+		o := new(owner)
+		if _, err := p.TrackFor(o, topic, "someone", meta); err != nil {
+			t.Fatal(err)
+		}
+		o.end()
+	})
+	if got > allocs {
+		t.Errorf("%v allocations to track and untrack, more than %d", got, allocs)
+	}
+	runtime.KeepAlive(owners)
+}
