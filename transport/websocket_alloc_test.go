@@ -1,0 +1,52 @@
+package transport_test
+
+import (
+	"io"
+	"strings"
+	"testing"
+
+	"bennu.example/transport"
+)
+
+// Sending a frame, and writing it, allocates nothing.
+func TestWebSocketSendAllocs(t *testing.T) {
+	if raceEnabled {
+		t.Log("under the race detector more is allocated")
+		return
+	}
+	for _, path := range wsPaths[:2] {
+		t.Run(path.name, func(t *testing.T) {
+			s := startWS(t, transport.WebSocketConfig{}, path)
+			const n = 50
+			var sessions []*wsSession
+			for range n {
+				p, session := s.connect()
+				sessions = append(sessions, session)
+				go io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{p.Conn}, make([]byte, 4096))
+			}
+			frame := textFrame(strings.Repeat("a", 128))
+			sent := uint64(0)
+			round := func() {
+				for _, session := range sessions {
+					if err := session.Send(frame, true); err != nil {
+						t.Fatal(err)
+					}
+					sent += 132
+				}
+			}
+			settle := func() {
+				eventually(t, "writing", func() bool { return s.ws.Stats().Bytes >= sent })
+			}
+			for range 100 {
+				round()
+			}
+			settle()
+			allocs := testing.AllocsPerRun(200, func() { round(); round(); round(); round() })
+			settle()
+			// Pools are emptied by the garbage collector, so now and then something is made anew.
+			if per := allocs / (4 * n); per > 0.02 {
+				t.Errorf("%.3f allocations for each frame sent", per)
+			}
+		})
+	}
+}

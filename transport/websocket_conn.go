@@ -1,0 +1,304 @@
+package transport
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unicode/utf8"
+
+	"github.com/coder/websocket"
+
+	"bennu.example/serializer"
+)
+
+// Opcodes that a session does not see.
+const (
+	opClose serializer.Op = 8
+	opPong  serializer.Op = 10
+)
+
+// maxCloseReason is what fits in a close frame.
+const maxCloseReason = 123
+
+// PanicError is the reason of a connection's end when the session panicked. It wraps a *CloseError with CodeInternal.
+type PanicError struct {
+	Value any
+	Stack []byte
+}
+
+func (e *PanicError) Error() string { return fmt.Sprintf("transport: session panicked: %v", e.Value) }
+
+// Unwrap returns what the client is told.
+func (e *PanicError) Unwrap() error { return &CloseError{Code: CodeInternal} }
+
+// errSlow is the reason of a connection's end when the client took nothing for too long.
+var errSlow = fmt.Errorf("nothing could be written for too long: %w", ErrFull)
+
+// connState is how far a connection has come. It only grows.
+type connState uint32
+
+const (
+	stateOpen    connState = iota
+	stateClosing           // the close frame is queued: nothing more is accepted
+	stateClosed            // the close frame is written: nothing more is written
+	stateDead              // the network connection is of no use any more
+)
+
+// wsConn is the server's end of one WebSocket. It stands between the library, which reads from it what the client sends, and the network.
+// What the library writes is not passed on: the only frames that it makes of itself are the close frames of its errors, and a
+// wsConn makes its own. Data frames go past the library, from the queue.
+//
+// One goroutine reads, calls the session and ends the connection (run). At most one other writes at a time, while writing is set. The
+// network connection is closed by whichever of them, or the timer, finds that it is over; the reader then gets an error and does the rest.
+type wsConn struct {
+	s       *WebSocket
+	nc      net.Conn
+	raw     syscall.RawConn // nil: the portable path
+	lib     *websocket.Conn
+	br      *bufio.Reader // the library's, so that we know what it has read ahead
+	session Session
+	timer   *time.Timer
+
+	seen  atomic.Int64  // when something last came from the client, by WebSocket.now
+	busy  atomic.Bool   // the session is being called: who does not read cannot find the client idle
+	state atomic.Uint32 // a connState, written under mu
+
+	// The reader's.
+	fill    func(fd uintptr) bool // tryRead
+	in      *input                // read ahead; nil when there is nothing
+	spare   *input                // of the portable path, for next time
+	direct  []byte                // where tryRead is to read to instead
+	got     int                   // how much it read there
+	readErr error                 // what the network said
+	gap     time.Duration         // between the last two times that something came
+	lively  uint8                 // how many short gaps there were in succession
+
+	deflate bool // negotiated
+
+	mu       sync.Mutex
+	writing  bool          // the queue is a writer's to empty
+	peerDone bool          // nothing more is expected from the client: once the close frame is written, it is over
+	failed   bool          // the client broke the protocol: once the close frame is written, so is the end of the stream
+	queue    *frameQueue   // nil when empty
+	offset   int           // how many bytes of the queue's first frame were written, of its head also
+	err      error         // why it ended
+	deadline time.Duration // when the timer is to fire, by WebSocket.now
+	next     *wsConn       // the list of those that wait for a writer
+}
+
+func newWSConn(s *WebSocket) *wsConn {
+	c := &wsConn{s: s}
+	c.fill = c.tryRead
+	return c
+}
+
+// attach gives c its network connection and what was already read from it.
+func (c *wsConn) attach(nc net.Conn, early []byte, deflate bool) {
+	c.nc = nc
+	c.deflate = deflate
+	if !c.s.portable {
+		c.raw = rawConn(nc)
+	}
+	limitUnsent(nc)
+	if len(early) > 0 {
+		c.in = newInput(early)
+	}
+}
+
+// start begins to serve the session that open makes.
+func (c *wsConn) start(lib *websocket.Conn, open func(Conn) Session) {
+	c.lib = lib
+	c.br.Reset((*libraryConn)(c)) // the library put its own reader between
+	c.s.began(1)
+	c.seen.Store(int64(c.s.now()))
+	c.mu.Lock() // the timer could fire at once
+	c.deadline = c.s.now() + c.s.cfg.IdleTimeout
+	c.timer = time.AfterFunc(c.s.cfg.IdleTimeout, c.tick)
+	c.mu.Unlock()
+	opened := false
+	defer func() {
+		if !opened { // it panicked
+			c.timer.Stop()
+			c.lost(&CloseError{Code: CodeInternal})
+			c.lib.CloseNow()
+			c.s.ended(1)
+		}
+	}()
+	c.session = open(c)
+	opened = true
+	go c.run()
+}
+
+// Send implements [Conn].
+func (c *wsConn) Send(f *serializer.Frame, drop bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.load() != stateOpen {
+		return ErrClosed
+	}
+	if q := c.queue; q != nil && q.waiting() > 0 {
+		if over := q.waiting() + len(f.Data) + frameOverhead - c.s.cfg.MaxQueue; over > 0 {
+			roomy := false
+			if c.s.cfg.OnSlow == DropOldest {
+				var n int
+				n, roomy = q.dropOldest(over)
+				c.s.dropped.Add(uint64(n))
+			}
+			switch {
+			case roomy:
+			case drop && c.s.cfg.OnSlow != Disconnect:
+				c.s.dropped.Add(1)
+				return nil
+			default:
+				c.s.slow.Add(1)
+				q.dropAll()
+				c.shut(ErrFull, CodeOverloaded, "slow consumer")
+				return ErrFull
+			}
+		}
+	}
+	c.push(f, drop)
+	return nil
+}
+
+// Close implements [Conn].
+func (c *wsConn) Close(code int, reason string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.shut(&CloseError{Code: code, Reason: reason}, code, reason)
+}
+
+func (c *wsConn) load() connState { return connState(c.state.Load()) }
+
+// push queues f and sees to it that somebody writes it. The caller holds mu.
+func (c *wsConn) push(f *serializer.Frame, drop bool) {
+	if c.queue == nil {
+		c.queue = frameQueues.Get().(*frameQueue)
+	}
+	c.queue.push(f, drop)
+	if !c.writing {
+		c.writing = true
+		c.s.schedule(c)
+	}
+}
+
+// shut begins the end of the connection, unless it has begun: err is why, code and reason are what the client is told, behind all that is
+// queued. The caller holds mu.
+func (c *wsConn) shut(err error, code int, reason string) {
+	if c.load() != stateOpen {
+		return
+	}
+	c.err = err
+	c.state.Store(uint32(stateClosing))
+	c.within(c.s.cfg.CloseTimeout)
+	c.push(closeFrame(code, reason), false)
+}
+
+// within sets the time for what the connection's end waits for now. The caller holds mu.
+func (c *wsConn) within(d time.Duration) {
+	c.deadline = c.s.now() + d
+	c.timer.Reset(d)
+}
+
+// closeFrame makes a close frame. A code that must not be sent is sent as 1011, a reason that does not fit is cut.
+func closeFrame(code int, reason string) *serializer.Frame {
+	switch {
+	case code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006, code >= 3000 && code <= 4999:
+	default:
+		code = CodeInternal
+	}
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
+	if len(reason) > maxCloseReason {
+		n := maxCloseReason
+		for !utf8.RuneStart(reason[n]) {
+			n--
+		}
+		reason = reason[:n]
+	}
+	data := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(reason)), uint16(code))
+	return &serializer.Frame{Op: opClose, Data: append(data, reason...)}
+}
+
+// ping answers a ping of the client's. The pong waits in line with the data, so a client that pings and does not read is a slow one.
+func (c *wsConn) ping(_ context.Context, payload []byte) bool {
+	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, false) // it cannot be told of an error
+	return false
+}
+
+// lateness is how late a timer may be before we think that it was not the client who slept.
+const lateness = 20 * time.Millisecond
+
+// tick runs when the timer fires.
+func (c *wsConn) tick() {
+	c.mu.Lock()
+	now := c.s.now()
+	state := c.load()
+	if state == stateOpen {
+		late := now - c.deadline
+		c.deadline = time.Duration(c.seen.Load()) + c.s.cfg.IdleTimeout
+		switch {
+		case c.busy.Load():
+			c.deadline = now + c.s.cfg.IdleTimeout
+		case c.deadline <= now && late > lateness:
+			// This process, or the machine, stood still. What the client sent meanwhile has yet to be read.
+			c.deadline = now + late
+		}
+	}
+	switch left := c.deadline - now; {
+	case state == stateDead:
+	case left > 0:
+		c.timer.Reset(left)
+	case state == stateOpen:
+		c.shut(ErrIdle, CodeProtocol, "")
+	default:
+		c.mu.Unlock()
+		c.abandon(state == stateClosing)
+		return
+	}
+	c.mu.Unlock()
+}
+
+// abandon closes the network connection. With reset, nothing more is sent, not even what the kernel has taken.
+func (c *wsConn) abandon(reset bool) {
+	if reset {
+		nc := c.nc
+		if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
+			nc = t.NetConn() // TLS would wait to say goodbye
+		}
+		if tcp, ok := nc.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // or the kernel goes on for a while: no harm
+		}
+		_ = nc.Close()
+	}
+	_ = c.nc.Close() // there is nothing to be done about an error
+}
+
+// lost ends the connection without a word to the client, since the network is gone or the client does not listen.
+func (c *wsConn) lost(err error) {
+	c.mu.Lock()
+	if c.err == nil {
+		c.err = err
+	}
+	c.state.Store(uint32(stateDead))
+	if !c.writing {
+		c.freeQueue()
+	}
+	c.mu.Unlock()
+	c.abandon(errors.Is(err, ErrFull))
+}
+
+// freeQueue gives the queue back. The caller holds mu, and no writer has any of it.
+func (c *wsConn) freeQueue() {
+	if c.queue != nil {
+		c.queue.free()
+		c.queue, c.offset = nil, 0
+	}
+}

@@ -1,0 +1,9 @@
+package transport
+
+import "unsafe"
+
+// ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
+func (s *WebSocket) ForcePortable() { s.portable = true }
+
+// WSConnSize is the size of the struct that each connection has.
+const WSConnSize = unsafe.Sizeof(wsConn{})
