@@ -255,8 +255,8 @@ func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) 
 }
 
 // List is who is present on a topic, on all nodes.
-func (p *Presence) List(topic string) (state State) {
-	p.shard(topic).read(topic, func(r *room) { state = r.public() })
+func (p *Presence) List(topic string) State {
+	state := listOf(p.shard(topic).all(topic))
 	p.fetch(topic, &state)
 	return state
 }
@@ -318,16 +318,13 @@ func (p *Presence) Push(c *channel.Channel) error {
 	return c.Push(EventState, encoded(p.payload(c.Topic())))
 }
 
-var emptyState = []byte("{}")
-
 func (p *Presence) payload(topic string) []byte {
 	if p.cfg.Fetch != nil {
 		state := p.List(topic)
 		return state.appendJSON(nil)
 	}
-	raw := emptyState
-	p.shard(topic).read(topic, func(r *room) { raw = r.appendState(make([]byte, 0, r.size())) })
-	return raw
+	all := p.shard(topic).all(topic)
+	return appendList(make([]byte, 0, sizeOf(all)), all)
 }
 
 // encoded is the payload of a JSON text, without another look at it.

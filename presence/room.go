@@ -164,66 +164,68 @@ func (m *metas) public() Entry {
 	return e
 }
 
-// public is the room as a value. All of its text is one string.
-func (r *room) public() State {
-	var s State
-	n := 0
+// all is what the room has, key by key.
+func (r *room) all() []*entry {
+	all := make([]*entry, 0, r.keys.len())
 	for _, m := range r.keys.all() {
 		for at := m.first; at != nil; at = at.after {
-			n++
+			all = append(all, at)
 		}
 	}
-	buf := make([]byte, 0, r.size())
-	list := make([]Meta, 0, n)
-	ends := make([]int, 0, n)
-	for _, m := range r.keys.all() {
-		for at := m.first; at != nil; at = at.after {
-			buf = at.appendMeta(buf)
-			ends = append(ends, len(buf))
-		}
+	return all
+}
+
+// listOf is the state of what a room has. All of its text is one string.
+func listOf(all []*entry) State {
+	var s State
+	buf, ends := make([]byte, 0, sizeOf(all)), make([]int, 0, len(all))
+	for _, e := range all {
+		buf = e.appendMeta(buf)
+		ends = append(ends, len(buf))
 	}
 	text, begin := string(buf), 0
-	s.entries.grow(r.keys.len())
-	for key, m := range r.keys.all() {
-		from := len(list)
-		for at := m.first; at != nil; at = at.after {
-			raw := text[begin:ends[len(list)]]
-			begin = ends[len(list)]
-			list = append(list, Meta{Ref: raw[refAt : refAt+refLen], PrevRef: at.prevIn(raw), raw: raw})
+	metas := make([]Meta, 0, len(all))
+	s.entries.grow(len(all))
+	for i := 0; i < len(all); {
+		key, from := all[i].key, i
+		for ; i < len(all) && all[i].key == key; i++ {
+			raw := text[begin:ends[i]]
+			begin = ends[i]
+			metas = append(metas, Meta{Ref: raw[refAt : refAt+refLen], PrevRef: all[i].prevIn(raw), raw: raw})
 		}
-		s.set(key, Entry{Metas: list[from:len(list):len(list)]})
+		s.set(key, Entry{Metas: metas[from:i:i]})
 	}
 	return s
 }
 
-// size is about as large as the room is as JSON.
-func (r *room) size() int {
-	for key, m := range r.keys.all() {
-		return (len(key) + len(m.first.meta) + 64) * (r.keys.len() + 1)
-	}
-	return 0
-}
-
-// appendState appends the payload of presence_state.
-func (r *room) appendState(dst []byte) []byte {
+// appendList appends the payload of presence_state.
+func appendList(dst []byte, all []*entry) []byte {
 	dst = append(dst, '{')
-	first := true
-	for key, m := range r.keys.all() {
-		if !first {
+	for i, e := range all {
+		switch {
+		case i > 0 && all[i-1].key == e.key:
 			dst = append(dst, ',')
+		case i > 0:
+			dst = append(dst, "]},"...)
+			fallthrough
+		default:
+			dst = serializer.AppendString(dst, e.key)
+			dst = append(dst, `:{"metas":[`...)
 		}
-		first = false
-		dst = serializer.AppendString(dst, key)
-		dst = append(dst, `:{"metas":[`...)
-		for at := m.first; at != nil; at = at.after {
-			if at != m.first {
-				dst = append(dst, ',')
-			}
-			dst = at.appendMeta(dst)
-		}
+		dst = e.appendMeta(dst)
+	}
+	if len(all) > 0 {
 		dst = append(dst, "]}"...)
 	}
 	return append(dst, '}')
+}
+
+// sizeOf is about how large the payload is.
+func sizeOf(all []*entry) int {
+	if len(all) == 0 {
+		return 2
+	}
+	return (len(all[0].key) + len(all[0].meta) + 64) * (len(all) + 1)
 }
 
 // appendJSON appends the payload of presence_diff.
@@ -236,16 +238,9 @@ func (c *change) appendJSON(dst []byte) []byte {
 }
 
 func appendEntries(dst []byte, entries []*entry) []byte {
-	if len(entries) > 1 {
-		s := stateOf(entries)
-		return s.appendJSON(dst)
+	if len(entries) < 2 {
+		return appendList(dst, entries)
 	}
-	dst = append(dst, '{')
-	for _, e := range entries {
-		dst = serializer.AppendString(dst, e.key)
-		dst = append(dst, `:{"metas":[`...)
-		dst = e.appendMeta(dst)
-		dst = append(dst, "]}"...)
-	}
-	return append(dst, '}')
+	s := stateOf(entries)
+	return s.appendJSON(dst)
 }

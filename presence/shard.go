@@ -266,6 +266,12 @@ func (s *shard) read(topic string, f func(*room)) {
 	}
 }
 
+// all is what is on a topic, key by key.
+func (s *shard) all(topic string) (all []*entry) {
+	s.read(topic, func(r *room) { all = r.all() })
+	return all
+}
+
 // isOnline reports which of the keys are on any topic.
 func (s *shard) isOnline(keys []string, yes []bool) {
 	s.mu.Lock()
