@@ -1,0 +1,223 @@
+// What the scenarios are written with. Runs unchanged in Node and in a browser; knows nothing of either.
+
+/** How long anything that is expected may take. Generous: it is only waited out when a scenario fails. */
+const PATIENCE_MS = 8000
+
+const all = []
+
+/**
+ * Declares a scenario. `only` is the one transport it makes sense on; without it, it runs on both.
+ * @param {string} name
+ * @param {(k: Scene) => Promise<void>} run
+ * @param {{only?: "websocket" | "longpoll"}} [opts]
+ */
+export function scenario(name, run, opts = {}) { all.push({name, run, ...opts}) }
+
+/**
+ * Runs every declared scenario, one after the other, and reports by one line of JSON each: first
+ * {"plan": [names]}, then {"name", "ok", "ms", "error"?} for each.
+ * @param {{phoenix: object, WebSocket: Function, transport: string, control: string, match?: string,
+ *   report: (line: string) => void}} env
+ */
+export async function run(env) {
+  const match = new RegExp(env.match || "")
+  const todo = all.filter(s => (!s.only || s.only === env.transport) && match.test(s.name))
+  env.report(JSON.stringify({plan: todo.map(s => s.name)}))
+  const main = await Server.create(env.control, {})
+  let serial = 0
+  for (const s of todo) {
+    const scene = new Scene(env, main, ++serial)
+    const start = Date.now()
+    let error
+    try {
+      await s.run(scene)
+    } catch (e) {
+      error = `${e && e.stack || e}\n${scene.story()}`
+    }
+    await scene.end()
+    env.report(JSON.stringify({name: s.name, ok: !error, ms: Date.now() - start, error}))
+  }
+  await main.close()
+}
+
+/** A server with the conformance application, run by the Go test, which starts and stops it when asked to. */
+class Server {
+  /** @param {{ws?: "refuse" | "hang", window?: number, idle?: number}} options */
+  static async create(control, options) {
+    const s = new Server()
+    s.control = control
+    const {id, url} = await s.ask("POST", `/servers?${new URLSearchParams(options)}`)
+    s.id = id
+    s.url = url
+    return s
+  }
+
+  async ask(method, path) {
+    const res = await fetch(this.control + path, {method})
+    const text = await res.text()
+    if (!res.ok) { throw new Error(`${method} ${path}: ${res.status} ${text}`) }
+    return text ? JSON.parse(text) : null
+  }
+
+  /** Stops it: "drain" as a deployment does, "kill" as a crash does. Its port stays its own. */
+  stop(how) { return this.ask("POST", `/servers/${this.id}/stop?how=${how}`) }
+
+  /** Starts it again on the same port, with nothing remembered. */
+  start() { return this.ask("POST", `/servers/${this.id}/start`) }
+
+  close() { return this.ask("DELETE", `/servers/${this.id}`) }
+}
+
+/** What one scenario has: sockets that are closed behind it, servers of its own, assertions. */
+export class Scene {
+  constructor(env, main, serial) {
+    this.env = env
+    this.phoenix = env.phoenix
+    this.websocket = env.transport === "websocket"
+    this.main = main
+    this.serial = serial
+    this.topics = 0
+    this.sockets = []
+    this.servers = []
+    this.log = []
+    this.started = Date.now()
+  }
+
+  /** The transport under test, as phoenix.js takes it. */
+  get Transport() { return this.websocket ? this.env.WebSocket : this.phoenix.LongPoll }
+
+  /** A topic nobody else uses. */
+  topic(name = "t", prefix = "room") { return `${prefix}:${name}-${this.env.transport}-${this.serial}-${++this.topics}` }
+
+  /** A server of this scenario's own, to be stopped and started. */
+  async server(options = {}) {
+    const s = await Server.create(this.env.control, options)
+    this.servers.push(s)
+    return s
+  }
+
+  /**
+   * A connecting socket. It also keeps, for assertions: `messages` that came (each socket.onMessage), `closes` (the events),
+   * `failures` (how many errors), `opens` (how often it opened).
+   */
+  socket({url = this.main.url, ...opts} = {}) {
+    const name = `s${this.sockets.length + 1}`
+    const s = new this.phoenix.Socket(url, {
+      transport: this.Transport,
+      timeout: PATIENCE_MS,
+      rejoinAfterMs: () => 50,
+      logger: (kind, msg, data) => this.note(name, kind, msg, data),
+      ...opts,
+    })
+    s.messages = []
+    s.closes = []
+    s.failures = 0
+    s.opens = 0
+    s.onOpen(() => s.opens++)
+    s.onMessage(m => s.messages.push(m))
+    s.onClose(e => s.closes.push(e))
+    s.onError(() => s.failures++)
+    this.sockets.push(s)
+    s.connect()
+    return s
+  }
+
+  /** A joined channel on a socket. Its `errors` and `closings` count what onError and onClose reported. */
+  async joined(socket, topic, params) {
+    const c = this.channel(socket, topic, params)
+    const {status, response} = await this.answer(c.join())
+    this.equal(status, "ok", `join of ${topic}`)
+    c.joinResponse = response
+    return c
+  }
+
+  /** A channel that is not joined yet. */
+  channel(socket, topic, params) {
+    const c = socket.channel(topic, params)
+    c.errors = []
+    c.closings = 0
+    c.onError(reason => c.errors.push(reason))
+    c.onClose(() => c.closings++)
+    return c
+  }
+
+  /** The first answer of a push, whatever it is: {status, response}. */
+  async answer(push) {
+    let got
+    for (const status of ["ok", "error", "timeout"]) {
+      push.receive(status, response => { got = got || {status, response} })
+    }
+    await this.until(() => got, `an answer to ${push.event}`)
+    return got
+  }
+
+  /** Pushes and expects ok: the response. */
+  async ok(channel, event, payload, timeout) {
+    const {status, response} = await this.answer(channel.push(event, payload, timeout))
+    this.equal(status, "ok", `answer to ${event}`)
+    return response
+  }
+
+  /** What comes for an event: `items` so far, `next()` the following one. */
+  inbox(channel, event) {
+    const items = []
+    let taken = 0
+    channel.on(event, payload => items.push(payload))
+    return {
+      items,
+      next: async () => {
+        await this.until(() => items.length > taken, `the next ${event}`)
+        return items[taken++]
+      },
+    }
+  }
+
+  /** Waits until the condition holds, and returns what it gave. */
+  async until(condition, what) {
+    const end = Date.now() + PATIENCE_MS
+    for (;;) {
+      const v = condition()
+      if (v) { return v }
+      if (Date.now() > end) { throw new Error(`waited ${PATIENCE_MS} ms for ${what || condition}`) }
+      await this.pause(5)
+    }
+  }
+
+  pause(ms) { return new Promise(resolve => setTimeout(resolve, ms)) }
+
+  /** Deep equality; the order of an object's keys does not matter. ArrayBuffers are compared by their bytes. */
+  equal(got, want, what = "value") {
+    const g = canonical(got), w = canonical(want)
+    if (g !== w) { throw new Error(`${what}: got ${short(g)}, want ${short(w)}`) }
+  }
+
+  assert(condition, what) { if (!condition) { throw new Error(`not so: ${what}`) } }
+
+  note(name, kind, msg, data) {
+    const detail = data instanceof Error ? data.message : data && data.type ? `${data.type} ${data.code || ""} ${data.reason || data.message || ""}` : data
+    this.log.push(`  ${String(Date.now() - this.started).padStart(5)} ${name} ${kind}: ${msg} ${short(canonical(detail), 160)}`)
+  }
+
+  /** The end of what phoenix.js logged, for the report of a failure. */
+  story() {
+    const last = this.log.slice(-40)
+    return [`phoenix.js logged (${this.log.length} lines, the last ${last.length}):`, ...last].join("\n")
+  }
+
+  /** Closes what the scenario opened. Never fails: what matters was asserted before. */
+  async end() {
+    for (const s of this.sockets) { s.disconnect() }
+    for (const s of this.servers) { await s.close().catch(() => {}) }
+  }
+}
+
+function canonical(v) {
+  if (v instanceof ArrayBuffer) { return `bytes(${Array.from(new Uint8Array(v)).join(" ")})` }
+  if (Array.isArray(v)) { return `[${v.map(canonical).join(",")}]` }
+  if (v && typeof v === "object") {
+    return `{${Object.keys(v).sort().map(k => `${JSON.stringify(k)}:${canonical(v[k])}`).join(",")}}`
+  }
+  return v === undefined ? "undefined" : JSON.stringify(v)
+}
+
+function short(s, max = 300) { return s.length > max ? `${s.slice(0, max)}… (${s.length} characters)` : s }

@@ -1,0 +1,21 @@
+// Runs the scenarios in Node: node node.mjs MODULES CONTROL TRANSPORT SUITE [MATCH]
+// MODULES is a folder with node_modules/phoenix and node_modules/ws in it.
+import {createRequire} from "node:module"
+import {join} from "node:path"
+import {run} from "./kit.mjs"
+
+const [modules, control, transport, suite, match] = process.argv.slice(2)
+const require = createRequire(join(modules, "package.json"))
+
+await import(`./${suite}.mjs`)
+await run({
+  phoenix: require("phoenix"),
+  WebSocket: require("ws"),
+  transport,
+  control,
+  match,
+  report: line => process.stdout.write(line + "\n"),
+})
+process.exitCode = 0
+// phoenix.js keeps timers of pushes that nobody waits for any more.
+setTimeout(() => process.exit(), 0)

@@ -1,0 +1,157 @@
+package interop_test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"flag"
+	"io"
+	"net/url"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"bennu.example/internal/chrome"
+	"bennu.example/internal/leak"
+	"bennu.example/internal/need"
+)
+
+// scenario picks scenarios by name, as -run picks tests.
+var scenario = flag.String("scenario", "", "run only the scenarios whose name matches this JavaScript regular expression")
+
+// limit is how long one suite may take; a whole one needs a quarter of it.
+const limit = 90 * time.Second
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+func TestNode(t *testing.T)     { each(t, "scenarios", node) }
+func TestChromium(t *testing.T) { each(t, "scenarios", chromium) }
+
+func TestPresenceNode(t *testing.T)     { each(t, "presence", node) }
+func TestPresenceChromium(t *testing.T) { each(t, "presence", chromium) }
+
+// each runs a suite over both transports at once.
+func each(t *testing.T, suite string, run func(t *testing.T, suite, transport string)) {
+	for _, transport := range []string{"websocket", "longpoll"} {
+		t.Run(transport, func(t *testing.T) {
+			t.Parallel()
+			run(t, suite, transport)
+		})
+	}
+}
+
+func node(t *testing.T, suite, transport string) {
+	dir := modules(t)
+	c := newControl(t, dir)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, need.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, *scenario)
+	cmd.WaitDelay = time.Second
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr strings.Builder
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	lines := bufio.NewScanner(stdout)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		r.line(t, lines.Text())
+	}
+	_, _ = io.Copy(io.Discard, stdout)
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("node: %v\n%s", err, stderr.String())
+	} else if stderr.Len() > 0 {
+		t.Logf("node: %s", stderr.String())
+	}
+	r.check(t)
+}
+
+func chromium(t *testing.T, suite, transport string) {
+	c := newControl(t, modules(t))
+	b := chrome.Start(t)
+	lines := make(chan string, 1024)
+	end := make(chan struct{})
+	defer close(end)
+	b.Open(c.url+"/client/page.html?"+url.Values{"suite": {suite}, "transport": {transport}, "match": {*scenario}}.Encode(), func(line string) {
+		select {
+		case lines <- line:
+		case <-end:
+		}
+	})
+	var r report
+	late := time.After(limit)
+	for !r.ended {
+		select {
+		case line := <-lines:
+			r.line(t, line)
+		case <-late:
+			t.Errorf("chromium: not done after %v", limit)
+			r.ended = true
+		}
+	}
+	r.check(t)
+}
+
+// report is what a script said: what it planned to run, and how each scenario went.
+type report struct {
+	plan    []string
+	results map[string]result
+	ended   bool
+}
+
+type result struct {
+	Plan  []string `json:"plan"`
+	Name  string   `json:"name"`
+	OK    bool     `json:"ok"`
+	MS    int      `json:"ms"`
+	Error string   `json:"error"`
+	End   bool     `json:"end"`
+}
+
+func (r *report) line(t *testing.T, line string) {
+	var v result
+	if err := json.Unmarshal([]byte(line), &v); err != nil {
+		t.Logf("said: %s", line)
+		return
+	}
+	switch {
+	case v.Plan != nil:
+		r.plan = v.Plan
+	case v.Name != "":
+		if r.results == nil {
+			r.results = map[string]result{}
+		}
+		r.results[v.Name] = v
+	case v.End:
+		r.ended = true
+		if v.Error != "" {
+			t.Errorf("the script ended with %s", v.Error)
+		}
+	}
+}
+
+// check makes a subtest of each scenario that was planned.
+func (r *report) check(t *testing.T) {
+	t.Helper()
+	if len(r.plan) == 0 {
+		t.Fatal("no scenario was run")
+	}
+	for _, name := range r.plan {
+		t.Run(name, func(t *testing.T) {
+			v, ok := r.results[name]
+			switch {
+			case !ok:
+				t.Fatal("not run to its end")
+			case !v.OK:
+				t.Fatalf("after %d ms: %s", v.MS, v.Error)
+			}
+			t.Logf("%d ms", v.MS)
+		})
+	}
+}

@@ -1,0 +1,226 @@
+package interop_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bennu.example/internal/conformance/app"
+)
+
+// control is what the scripts talk to beside the servers under test: it starts and stops those, and serves the page and phoenix.js.
+type control struct {
+	t   *testing.T
+	url string
+
+	mu      sync.Mutex
+	next    int
+	servers map[int]*server
+}
+
+func newControl(t *testing.T, modules string) *control {
+	t.Helper()
+	c := &control{t: t, servers: map[int]*server{}}
+	mux := http.NewServeMux()
+	mux.Handle("GET /client/", http.StripPrefix("/client/", http.FileServer(http.Dir("client"))))
+	mux.HandleFunc("GET /phoenix.mjs", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeFile(w, r, filepath.Join(modules, "node_modules", "phoenix", "priv", "static", "phoenix.mjs"))
+	})
+	mux.HandleFunc("POST /servers", c.create)
+	mux.HandleFunc("POST /servers/{id}/stop", c.with(func(s *server, q url.Values) error { return s.stop(q.Get("how")) }))
+	mux.HandleFunc("POST /servers/{id}/start", c.with(func(s *server, _ url.Values) error { return s.start() }))
+	mux.HandleFunc("DELETE /servers/{id}", c.with(func(s *server, _ url.Values) error { return s.stop("kill") }))
+
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.url = "http://" + l.Addr().String()
+	done := make(chan struct{})
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Minute}
+	go func() { defer close(done); _ = srv.Serve(l) }()
+	t.Cleanup(func() {
+		_ = srv.Close()
+		<-done
+		for _, s := range c.servers {
+			if err := s.stop("kill"); err != nil {
+				t.Errorf("stop: %v", err)
+			}
+		}
+	})
+	return c
+}
+
+func (c *control) create(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	ms := func(name string, def time.Duration) time.Duration {
+		if n, err := strconv.Atoi(q.Get(name)); err == nil {
+			return time.Duration(n) * time.Millisecond
+		}
+		return def
+	}
+	s := &server{
+		addr: "127.0.0.1:0",
+		ws:   q.Get("ws"),
+		// A poll that nothing ends lasts that long, and so does noticing that a session is gone.
+		cfg: app.Config{Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second)},
+	}
+	if err := s.start(); err != nil {
+		c.fail(w, err)
+		return
+	}
+	c.mu.Lock()
+	c.next++
+	id := c.next
+	c.servers[id] = s
+	c.mu.Unlock()
+	_ = json.NewEncoder(w).Encode(map[string]any{"id": id, "url": "ws://" + s.addr + "/socket"})
+}
+
+func (c *control) with(f func(*server, url.Values) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		id, _ := strconv.Atoi(r.PathValue("id"))
+		c.mu.Lock()
+		s := c.servers[id]
+		c.mu.Unlock()
+		if s == nil {
+			http.NotFound(w, r)
+			return
+		}
+		if err := f(s, r.URL.Query()); err != nil {
+			c.fail(w, err)
+		}
+	}
+}
+
+func (c *control) fail(w http.ResponseWriter, err error) {
+	c.t.Errorf("control: %v", err)
+	http.Error(w, err.Error(), http.StatusInternalServerError)
+}
+
+// server is one life after another of the conformance application on one port.
+type server struct {
+	ws  string // what becomes of WebSocket connections: "" served, "refuse" or "hang"
+	cfg app.Config
+
+	mu    sync.Mutex
+	addr  string
+	app   *app.App
+	http  *http.Server
+	conns *listener
+	done  chan struct{}
+}
+
+func (s *server) start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.app != nil {
+		return errors.New("started already")
+	}
+	l, err := net.Listen("tcp", s.addr)
+	if err != nil {
+		return err
+	}
+	s.addr = l.Addr().String()
+	s.conns = &listener{Listener: l, open: map[net.Conn]struct{}{}}
+	s.app = app.New(s.cfg)
+	s.http = &http.Server{Handler: s.handler(s.app), ReadHeaderTimeout: time.Minute}
+	s.done = make(chan struct{})
+	go func(h *http.Server, l net.Listener, done chan struct{}) { defer close(done); _ = h.Serve(l) }(s.http, s.conns, s.done)
+	return nil
+}
+
+func (s *server) handler(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/websocket") {
+			switch s.ws {
+			case "refuse":
+				w.WriteHeader(http.StatusForbidden)
+				return
+			case "hang":
+				<-r.Context().Done()
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// stop ends the server: "drain" lets it say goodbye, as at a deployment; "kill" resets its connections first, as a crash does.
+// Either way it must leave nothing behind.
+func (s *server) stop(how string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.app == nil {
+		return nil
+	}
+	if how == "kill" {
+		_ = s.conns.Close()
+		s.conns.reset()
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	err := s.app.Shutdown(ctx)
+	_ = s.http.Close()
+	<-s.done
+	s.app = nil
+	if err != nil {
+		return fmt.Errorf("%s: shutdown: %w", how, err)
+	}
+	return nil
+}
+
+// listener remembers the connections that are open, hijacked ones too.
+type listener struct {
+	net.Listener
+	mu   sync.Mutex
+	open map[net.Conn]struct{}
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	tracked := &conn{TCPConn: c.(*net.TCPConn), l: l}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open[tracked] = struct{}{}
+	return tracked, nil
+}
+
+func (l *listener) reset() {
+	l.mu.Lock()
+	open := make([]net.Conn, 0, len(l.open))
+	for c := range l.open {
+		open = append(open, c)
+	}
+	l.mu.Unlock()
+	for _, c := range open {
+		_ = c.(*conn).SetLinger(0)
+		_ = c.Close()
+	}
+}
+
+// conn is a TCP connection, with all that one can do, that tells its listener when it is closed.
+type conn struct {
+	*net.TCPConn
+	l *listener
+}
+
+func (c *conn) Close() error {
+	c.l.mu.Lock()
+	delete(c.l.open, c)
+	c.l.mu.Unlock()
+	return c.TCPConn.Close()
+}
