@@ -1,0 +1,244 @@
+package transport_test
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// clientPair is our own server, for either transport, whose sessions echo. Text that begins with ["close" ends the session.
+type clientPair struct {
+	ws *transport.WebSocket
+	lp *transport.LongPoll
+
+	mu     sync.Mutex
+	refuse error
+	uris   []string
+	ends   []error // of sessions, in order
+}
+
+func newClientPair(lp transport.LongPollConfig) *clientPair {
+	return &clientPair{ws: transport.NewWebSocket(transport.WebSocketConfig{}), lp: transport.NewLongPoll(lp)}
+}
+
+func (p *clientPair) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	p.mu.Lock()
+	p.uris = append(p.uris, r.RequestURI)
+	refuse := p.refuse
+	p.mu.Unlock()
+	open := func(c transport.Conn) transport.Session { return &clientPairSession{p, c} }
+	if strings.HasSuffix(r.URL.Path, "/longpoll") {
+		p.lp.Serve(w, r, func() (func(transport.Conn) transport.Session, error) { return open, refuse })
+		return
+	}
+	if refuse != nil {
+		http.Error(w, "no", http.StatusForbidden)
+		return
+	}
+	p.ws.Serve(w, r, "", open)
+}
+
+func (p *clientPair) ended() []error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]error(nil), p.ends...)
+}
+
+type clientPairSession struct {
+	pair *clientPair
+	conn transport.Conn
+}
+
+func (s *clientPairSession) Receive(op serializer.Op, data []byte) error {
+	if strings.HasPrefix(string(data), `["close"`) {
+		return &transport.CloseError{Code: transport.CodeRestart, Reason: "bye"}
+	}
+	return s.conn.Send(&serializer.Frame{Op: op, Data: data}, false)
+}
+
+func (s *clientPairSession) Closed(err error) {
+	s.pair.mu.Lock()
+	defer s.pair.mu.Unlock()
+	s.pair.ends = append(s.pair.ends, err)
+}
+
+// clientPairTest runs f in a bubble for each transport, with the client's end of a connection to our own server.
+func clientPairTest(t *testing.T, f func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn)) {
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				p := newClientPair(transport.LongPollConfig{})
+				n := newClientNet(t, p)
+				c := clientDial(t, dial, transport.ClientConfig{HTTPClient: n.Client})
+				f(t, n, p, c)
+				c.Close(1000, "")
+				time.Sleep(time.Minute) // a session of long poll ends when nobody polls
+				p.ws.Wait()
+				p.lp.Wait()
+			})
+		})
+	}
+}
+
+func TestClientPairEcho(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		var frames []*serializer.Frame
+		for i := range 300 {
+			text := clientText(fmt.Sprintf(`["%d",%q]`, i, strings.Repeat("ü\n", i)))
+			binary := make([]byte, 1+i*i/16)
+			for j := range binary {
+				binary[j] = byte(rand.Uint32())
+			}
+			frames = append(frames, text, &serializer.Frame{Op: serializer.OpBinary, Data: binary})
+		}
+		go func() {
+			for rest := frames; len(rest) > 0; {
+				n := min(rand.IntN(5), len(rest))
+				if err := c.Write(rest[:n]...); err != nil {
+					t.Error(err)
+					return
+				}
+				rest = rest[n:]
+			}
+		}()
+		for _, f := range frames {
+			clientWants(t, c, f.Op, string(f.Data))
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, uri := range p.uris {
+			if strings.Contains(uri, "token") {
+				t.Errorf("the session's token is in a URL: %s", uri)
+			}
+		}
+	})
+}
+
+// Objects of 1.0.0 cannot be lines of a batch.
+func TestClientPairObjects(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		for i := range 10 {
+			if err := c.Write(clientText(fmt.Sprintf(`{"a":%d}`, i)), clientText("[\n]")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for i := range 10 {
+			clientWants(t, c, serializer.OpText, fmt.Sprintf(`{"a":%d}`, i))
+			clientWants(t, c, serializer.OpText, "[\n]")
+		}
+	})
+}
+
+// How each end learns that the other has gone. Long poll has no goodbyes and no codes.
+func TestClientPairServerCloses(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		c.Write(clientText(`["last"]`))
+		clientWants(t, c, serializer.OpText, `["last"]`)
+		c.Write(clientText(`["close"]`))
+		clientWithin(t, time.Second, func() {
+			err := clientWantsEnd(t, c)
+			var closed *transport.CloseError
+			if !errors.As(err, &closed) {
+				t.Fatalf("Read: %v", err)
+			}
+			if c.Heartbeats() {
+				if closed.Code != transport.CodeRestart || closed.Reason != "bye" {
+					t.Errorf("Read: %v", err)
+				}
+			} else if closed.Code != transport.CodeSessionGone && closed.Code != transport.CodeInternal {
+				t.Errorf("Read: %v", err)
+			}
+		})
+	})
+}
+
+func TestClientPairClientCloses(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		if err := c.Close(1000, "enough"); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		if c.Heartbeats() {
+			synctest.Wait()
+		} else {
+			time.Sleep(30 * time.Second)
+		}
+		ends := p.ended()
+		if len(ends) != 1 {
+			t.Fatalf("%d sessions ended: %v", len(ends), ends)
+		}
+		var closed *transport.CloseError
+		if c.Heartbeats() && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
+			t.Errorf("the session ended with %v", ends[0])
+		}
+	})
+}
+
+// Without heartbeats a WebSocket is cut off for idleness; long poll needs none.
+func TestClientPairIdle(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		if c.Heartbeats() {
+			clientWithin(t, 61*time.Second, func() { clientWantsCode(t, c, transport.CodeProtocol) })
+			return
+		}
+		time.Sleep(6 * time.Hour)
+		c.Write(clientText("[]"))
+		clientWants(t, c, serializer.OpText, "[]")
+	})
+}
+
+// All connections break at once: the session cannot be trusted any more, on either transport, and Read says so.
+func TestClientPairCut(t *testing.T) {
+	t.Parallel()
+	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		c.Write(clientText(`["a"]`))
+		clientWants(t, c, serializer.OpText, `["a"]`)
+		synctest.Wait()
+		n.cut()
+		clientWithin(t, time.Second, func() {
+			if err := clientWantsEnd(t, c); errors.Is(err, transport.ErrClosed) {
+				t.Errorf("Read: %v", err)
+			}
+		})
+	})
+}
+
+func TestClientPairRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name   string
+		dial   clientDialer
+		err    error
+		status int
+	}{
+		{"ws", transport.DialWebSocket, errors.New("no"), 403},
+		{"longpoll", transport.DialLongPoll, errors.New("no"), 403},
+		{"longpoll, later", transport.DialLongPoll, transport.StatusError(503), 503},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			p := newClientPair(transport.LongPollConfig{})
+			p.refuse = tt.err
+			n := newClientNet(t, p)
+			_, err := tt.dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			var refused *transport.HandshakeError
+			if !errors.As(err, &refused) || refused.StatusCode != tt.status {
+				t.Errorf("dial: %v", err)
+			}
+		})
+	}
+}
