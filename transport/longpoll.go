@@ -43,8 +43,13 @@ type LongPollConfig struct {
 	MaxSessions int
 	// TokenMaxAge is how long a session's token is good for; 0 is 14 days. Then its client has to begin a new session.
 	TokenMaxAge time.Duration
-	// Secret signs the tokens. None is a random one. All nodes of a cluster need the same.
+	// Secret signs the tokens. None is a random one. All nodes of a cluster need the same, and handlers that serve something else, another.
 	Secret []byte
+	// Peers, with a Secret, takes requests to the node that has their session, so that a balancer may send them to any. Without it, a session
+	// of another node is as good as gone. All nodes should have the same bounds.
+	Peers Peers
+	// PeerTimeout is how long to wait for another node to answer; 0 is 2 s. Then the session is taken for gone.
+	PeerTimeout time.Duration
 
 	// OnPanic is told of a panic in connect, in what that returned, or in Closed: they go no further, and a request is answered with 500. (A
 	// panic in Receive ends the session, which learns of it by a *PanicError.)
@@ -60,6 +65,7 @@ func (c LongPollConfig) withDefaults() LongPollConfig {
 	c.MaxQueue = cmp.Or(c.MaxQueue, defaultMaxQueue)
 	c.MaxSessions = cmp.Or(c.MaxSessions, 100_000)
 	c.TokenMaxAge = cmp.Or(c.TokenMaxAge, 14*24*time.Hour)
+	c.PeerTimeout = cmp.Or(c.PeerTimeout, 2*time.Second)
 	return c
 }
 
@@ -88,6 +94,13 @@ func (e StatusError) Error() string {
 // back, where Phoenix leaves it waiting for the rest of the window. Without such a poll what was queued is dropped. A POST whose message
 // ended the session is answered with status 408 at once; Phoenix says the same after the window.
 //
+// # Sessions of other nodes
+//
+// With Peers a request is served by the node that it reached as if the session were there. Before a poll writes what it was given, it asks
+// the session's node, which from then on counts it as written unless it hears otherwise; until then it stays where it is. So what the way
+// between the nodes loses costs at most what was just being written, and nothing comes twice. A node that does not answer within
+// PeerTimeout has no sessions: a GET gets a new one, of this node. A POST that was on its way there may have been taken nevertheless.
+//
 // # Differences that clients may see
 //
 // A binary frame is delivered as the base64 of its bytes, where Phoenix puts the bytes themselves into a JSON string, which breaks clients.
@@ -95,6 +108,8 @@ type LongPoll struct {
 	cfg    LongPollConfig
 	tokens *tokens
 	node   tokenID
+
+	peers *peerage // nil: it has none
 
 	dropped, slow atomic.Uint64
 
@@ -113,6 +128,9 @@ func NewLongPoll(cfg LongPollConfig) *LongPoll {
 		sessions: make(map[tokenID]*localSession),
 	}
 	s.free = sync.NewCond(&s.mu)
+	if cfg.Peers != nil && len(cfg.Secret) > 0 {
+		s.peers = newPeerage(s)
+	}
 	return s
 }
 
@@ -136,6 +154,14 @@ func (s *LongPoll) Wait() {
 	defer s.mu.Unlock()
 	for s.places > 0 {
 		s.free.Wait()
+	}
+}
+
+// Close ends what it has to do with its Peers, and waits for that: requests for sessions of other nodes are answered. It ends no session; when
+// one still has a message in work that came from another node, it waits for that.
+func (s *LongPoll) Close() {
+	if s.peers != nil {
+		s.peers.close()
 	}
 }
 
@@ -322,15 +348,23 @@ func pollToken(r *http.Request) string {
 // find returns the session that a token names, nil if there is none (any more).
 func (s *LongPoll) find(token string) pollSession {
 	c, ok := s.tokens.verify(token, time.Now(), s.cfg.TokenMaxAge)
-	if !ok || c.node != s.node {
-		return nil
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if l, ok := s.sessions[c.session]; ok {
-		return l
+	switch {
+	case !ok:
+	case c.node == s.node:
+		if l := s.local(c.session); l != nil {
+			return l
+		}
+	case s.peers != nil:
+		return &remoteSession{peers: s.peers, node: c.node, id: c.session}
 	}
 	return nil
+}
+
+// local returns a session of this node, nil if there is none (any more).
+func (s *LongPoll) local(id tokenID) *localSession {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.sessions[id]
 }
 
 // reserve takes the place of a session, if there is one.

@@ -13,8 +13,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// pollSession is a session as the HTTP half knows it. Those of this node are *localSession; what serves the sessions of other nodes will
-// carry these three calls to them.
+// pollSession is a session as the HTTP half knows it. Those of this node are *localSession; a *remoteSession carries the calls to another
+// node.
 type pollSession interface {
 	// poll waits up to the window for messages and takes them; settle must follow. None means that none came, or that the session ended
 	// meanwhile; gone, that it had ended before.
@@ -30,6 +30,7 @@ type pollSession interface {
 // poll is one GET that may wait for messages.
 type poll struct {
 	wake chan struct{} // of capacity 1; nil if it does not wait
+	far  chan struct{} // of capacity 1, told by abort; nil unless another node writes the answer
 
 	mu      sync.Mutex
 	control *http.ResponseController // nil once the answer was written
@@ -61,6 +62,12 @@ func (p *poll) abort() {
 	p.aborted = true
 	if p.control != nil {
 		p.control.SetWriteDeadline(time.Unix(1, 0))
+	}
+	if p.far != nil {
+		select {
+		case p.far <- struct{}{}:
+		default:
+		}
 	}
 }
 

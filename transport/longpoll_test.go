@@ -373,19 +373,6 @@ func TestLongPollWhereTheTokenIs(t *testing.T) {
 	}
 }
 
-// H188 is for later: a session of another node is not found yet, though its token is understood.
-func TestLongPollOfAnotherNode(t *testing.T) {
-	t.Parallel()
-	cfg := transport.LongPollConfig{Secret: []byte("shared")}
-	a, b := newLPServer(t, cfg), newLPServer(t, cfg)
-	defer a.end()
-	defer b.end()
-	token, _ := a.open()
-	b.post(token, "[1]").is(t, 410)
-	b.get(token).is(t, 410)
-	a.post(token, "[1]").is(t, 200)
-}
-
 // H190: a token expires.
 func TestLongPollTokenExpires(t *testing.T) {
 	t.Parallel()

@@ -41,6 +41,7 @@ type claims struct {
 
 // tokens signs the tokens of long-poll sessions and checks them. Its methods may be called from any goroutine.
 type tokens struct {
+	key     []byte
 	signers sync.Pool // of *signer
 }
 
@@ -62,7 +63,16 @@ func newTokens(secret []byte) *tokens {
 	derive := hmac.New(sha256.New, secret)
 	derive.Write([]byte("bennu long-poll token"))
 	key := derive.Sum(nil)
-	return &tokens{sync.Pool{New: func() any { return &signer{mac: hmac.New(sha256.New, key)} }}}
+	return &tokens{key, sync.Pool{New: func() any { return &signer{mac: hmac.New(sha256.New, key)} }}}
+}
+
+// address is where a node hears its peers. It follows from the secret too, as clients can read the node in their tokens: they might be
+// allowed to listen, or to speak, to a name that they know.
+func (t *tokens) address(node tokenID) string {
+	mac := hmac.New(sha256.New, t.key)
+	mac.Write([]byte("address"))
+	mac.Write(node[:])
+	return "phx:lp:" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
 // sign makes the token that says c.
