@@ -49,7 +49,8 @@ type Config struct {
 	// ignores what the client offers.
 	Subprotocols []string
 
-	// WebSocket and LongPoll are the transports' own settings. Both are on.
+	// WebSocket and LongPoll are the transports' own settings. Both are on. With a PubSub that joins several nodes, set LongPoll.Secret, the
+	// same on all: then any node serves any long-poll request, by way of the PubSub. Otherwise a balancer has to be sticky.
 	WebSocket transport.WebSocketConfig
 	LongPoll  transport.LongPollConfig
 

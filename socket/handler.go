@@ -48,6 +48,9 @@ func NewHandler(cfg Config) *Handler {
 			cfg.Logger.Error().Interface("panic", v).Bytes("stack", stack).Msg("long poll crashed")
 		}
 	}
+	if cfg.LongPoll.Peers == nil && cfg.PubSub.Node() != "" {
+		cfg.LongPoll.Peers = longPollPeers{cfg.PubSub}
+	}
 	h := &Handler{
 		cfg:       cfg,
 		routes:    routes,

@@ -58,6 +58,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	}
 	h.websocket.Wait()
 	h.longpoll.Wait()
+	h.longpoll.Close()
 	return nil
 }
 

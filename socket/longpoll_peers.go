@@ -1,0 +1,46 @@
+package socket
+
+import (
+	"context"
+
+	"bennu.example/internal/box"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+)
+
+const (
+	// maxPeerQueue bounds what came from other nodes for long-poll sessions of this one and waits, in bytes. It is soon handed on.
+	maxPeerQueue = 16 << 20
+	eventPeer    = "longpoll"
+)
+
+// longPollPeers brings what the long-poll ends of a cluster's nodes say to each other to where it is meant for: as transport.Peers.
+type longPollPeers struct{ ps *pubsub.PubSub }
+
+// Send is part of transport.Peers.
+func (p longPollPeers) Send(address string, data []byte) error {
+	return p.ps.Broadcast(context.Background(), address, eventPeer, serializer.Binary(data))
+}
+
+// Listen is part of transport.Peers.
+func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop func()) {
+	l := new(peerListener)
+	l.in.Init(maxPeerQueue, receive)
+	at := p.ps.Subscribe(address, l)
+	return func() {
+		at.Cancel()
+		l.in.Close(false)
+		l.in.Wait()
+	}
+}
+
+// peerListener queues what comes, as receiving it makes broadcasts.
+type peerListener struct{ in box.Box[[]byte] }
+
+func (l *peerListener) Deliver(b *pubsub.Broadcast) error {
+	if b.Event != eventPeer || !b.Payload.IsBinary() {
+		return nil
+	}
+	data := b.Payload.Bytes()
+	return l.in.Post(data, len(data)) // what finds no room is lost, which the other node finds out
+}
