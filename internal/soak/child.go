@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// child is a server in a process of its own. It ends with this one.
+type child struct {
+	cmd  *exec.Cmd
+	hold io.Closer // its input
+	addr string
+}
+
+func startChild(addr string) (*child, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(self, "-role", "server", "-addr", addr)
+	cmd.Stderr = os.Stderr
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr); err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	c := &child{cmd: cmd, hold: in}
+	line, err := bufio.NewReader(out).ReadString('\n')
+	c.addr = strings.TrimSpace(line)
+	if err != nil {
+		c.kill()
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	return c, nil
+}
+
+// drain has the server end in good order.
+func (c *child) drain() error {
+	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return fmt.Errorf("server: %w", err)
+	}
+	late := time.AfterFunc(2*drainTime, func() { _ = c.cmd.Process.Kill() })
+	defer late.Stop()
+	defer c.hold.Close()
+	if err := c.cmd.Wait(); err != nil {
+		return fmt.Errorf("the server did not end in good order: %w", err)
+	}
+	return nil
+}
+
+func (c *child) kill() {
+	_ = c.cmd.Process.Kill() // it may have ended
+	_ = c.cmd.Wait()
+}
+
+func (c *child) state() (s state, err error) {
+	body, err := c.get("/state?gc")
+	if err == nil {
+		err = json.Unmarshal(body, &s)
+	}
+	return s, err
+}
+
+func (c *child) disconnect(name string) error {
+	_, err := c.get("/disconnect?name=" + url.QueryEscape(name))
+	return err
+}
+
+func (c *child) get(path string) ([]byte, error) {
+	client := http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Get("http://" + c.addr + path)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("server: %s: %s", path, resp.Status)
+	}
+	return body, err
+}

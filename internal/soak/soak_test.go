@@ -1,0 +1,33 @@
+package main
+
+import (
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"bennu.example/internal/leak"
+)
+
+// TestMain lets the test's own binary be the server, as the program's is.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == "-role" {
+		main()
+		return
+	}
+	leak.Main(m)
+}
+
+// TestSoak is a short run of what the command does for as long as one likes.
+func TestSoak(t *testing.T) {
+	d := 15 * time.Second
+	if os.Getenv("CI") == "true" {
+		d = time.Minute
+	}
+	if testing.Short() {
+		d = 5 * time.Second
+	}
+	if err := soak(d, rand.Uint64(), t.Logf); err != nil {
+		t.Fatal(err)
+	}
+}
