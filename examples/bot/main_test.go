@@ -1,0 +1,190 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/internal/leak"
+	"bennu.example/presence"
+	"bennu.example/push"
+	"bennu.example/socket"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+// patience is how long what must come may take on a busy machine.
+const patience = 30 * time.Second
+
+// room is as much of examples/chat as the bot needs.
+type room struct {
+	user string
+	who  *presence.Presence
+}
+
+type arrived struct{}
+
+func newRoom(who *presence.Presence) *channel.Handler {
+	return channel.Define(
+		func(r *room, _ context.Context, c *channel.Channel, p struct{ User string }) (any, error) {
+			r.user, r.who = p.User, who
+			if p.User == "" {
+				return nil, push.Reject("the name is missing")
+			}
+			return map[string]any{"messages": []message{{ID: "1", User: "eve", Body: "before"}}}, c.Send(arrived{})
+		},
+		channel.Info(func(r *room, _ context.Context, c *channel.Channel, _ arrived) error {
+			if _, err := r.who.Track(c, r.user, nil); err != nil {
+				return err
+			}
+			return r.who.Push(c)
+		}),
+		channel.On("new_msg", func(r *room, _ context.Context, c *channel.Channel, m message) (push.Reply, error) {
+			if m.Body == "rude" {
+				return push.NoReply, push.Reject("be kind")
+			}
+			m.User = r.user
+			return push.OK(nil), c.Broadcast("new_msg", m)
+		}))
+}
+
+// chat is a server that can go and come back at the same place.
+type chat struct {
+	t    *testing.T
+	addr string
+	stop func()
+}
+
+func (c *chat) start() {
+	c.t.Helper()
+	l, err := net.Listen("tcp", c.addr)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.addr = l.Addr().String()
+	mux := http.NewServeMux()
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	h := socket.NewHandler(socket.Config{Channels: channel.Routes{}})
+	who := presence.New(h.PubSub(), nil)
+	h = socket.NewHandler(socket.Config{PubSub: h.PubSub(), Channels: channel.Routes{"room:*": newRoom(who)}})
+	mux.Handle("/socket/", h)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = server.Serve(l) // it ends with stop
+	}()
+	c.stop = func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		for _, end := range []func(context.Context) error{h.Shutdown, who.Close, server.Shutdown} {
+			if err := end(ctx); err != nil {
+				c.t.Error(err)
+			}
+		}
+		<-done
+	}
+}
+
+// screen is what the bot wrote.
+type screen struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	written chan struct{}
+}
+
+func newScreen() *screen { return &screen{written: make(chan struct{}, 1)} }
+
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case s.written <- struct{}{}:
+	default:
+	}
+	return s.text.Write(p)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
+}
+
+func (s *screen) await(t *testing.T, text string) {
+	t.Helper()
+	for end := time.After(patience); !strings.Contains(s.String(), text); {
+		select {
+		case <-s.written:
+		case <-end:
+			t.Fatalf("no %q in:\n%s", text, s)
+		}
+	}
+}
+
+func TestTalk(t *testing.T) {
+	t.Parallel()
+	c := &chat{t: t, addr: "127.0.0.1:0"}
+	c.start()
+	url := "ws://" + c.addr + "/socket"
+	in, typing := io.Pipe()
+	ann := newScreen()
+	done := make(chan error)
+	go func() { done <- run(t.Context(), url, "tea", "ann", in, ann) }()
+	ann.await(t, "eve: before")
+	ann.await(t, "* joined tea as ann")
+
+	// A pipe that ends is sent, answered, and that is all.
+	if err := run(t.Context(), url, "tea", "bob", strings.NewReader("hello\n\n  from a pipe  \n"), newScreen()); err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has gone"} {
+		ann.await(t, text)
+	}
+	if _, err := io.WriteString(typing, "rude\nnice\n"); err != nil {
+		t.Fatal(err)
+	}
+	ann.await(t, "* not sent: be kind")
+	ann.await(t, "ann: nice")
+
+	// The server goes; what is typed meanwhile is said when it is back, and what was said before is not shown twice.
+	c.stop()
+	ann.await(t, "* no connection")
+	if _, err := io.WriteString(typing, "still there?\n"); err != nil {
+		t.Fatal(err)
+	}
+	c.start()
+	ann.await(t, "ann: still there?")
+	if n := strings.Count(ann.String(), "eve: before"); n != 1 {
+		t.Errorf("the history was shown %d times", n)
+	}
+	typing.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c.stop()
+}
+
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	c := &chat{t: t, addr: "127.0.0.1:0"}
+	c.start()
+	ctx, cancel := context.WithCancel(t.Context())
+	in, typing := io.Pipe()
+	out := newScreen()
+	done := make(chan error)
+	go func() { done <- run(ctx, "http://"+c.addr+"/socket", "tea", "ann", in, out) }()
+	out.await(t, "* joined")
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	typing.Close()
+	c.stop()
+}
