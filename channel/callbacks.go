@@ -43,7 +43,7 @@ var (
 	replyInvalid  = push.Reply{Status: push.StatusError, Payload: reason("invalid payload")}
 	replyCrashed  = push.Reply{Status: push.StatusError, Payload: reason("join crashed")}
 	replyNoTopic  = push.Reply{Status: push.StatusError, Payload: reason("unmatched topic")}
-	refused       = errors.New("join refused")
+	errRefused    = errors.New("join refused")
 	emptyResponse = push.OK(nil)
 )
 
@@ -123,7 +123,7 @@ func (c *Channel) handleJoin(it item, prev *Channel) {
 		c.accept(frame)
 	}
 	if prev != nil && prev.owesClose() {
-		c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), false)
+		_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), false)
 	}
 }
 
@@ -136,7 +136,7 @@ func (c *Channel) accept(answer *serializer.Frame) {
 	if !c.replaced {
 		c.sub = c.up.PubSub().Subscribe(c.topic, c)
 	}
-	c.send(answer, false)
+	_ = c.send(answer, false) // a connection that has ended ends the channel by itself
 	if c.replaced {
 		c.phase.CompareAndSwap(joining, silent)
 		return
@@ -166,7 +166,7 @@ func (c *Channel) refuse(ref serializer.Ref, err error) {
 		f = nil
 	}
 	c.up.End(c, f)
-	c.box.Close(true, item{kind: itemClose, msg: refused})
+	c.box.Close(true, item{kind: itemClose, msg: errRefused})
 }
 
 // handleRefused answers what came behind a join that was refused as if the topic had never been joined.
@@ -178,13 +178,13 @@ func (c *Channel) handleRefused(it item) {
 		answer, joinRef = emptyResponse, c.joinRef
 	case itemEvent:
 	case itemClose:
-		c.end(refused)
+		c.end(errRefused)
 		return
 	default:
 		return
 	}
 	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
-		c.up.Send(f, false)
+		_ = c.up.Send(f, false) // likewise
 	}
 }
 

@@ -471,7 +471,7 @@ func (m *clientMachine) end(cause error) {
 // its text only.
 func (m *clientMachine) closedBy(cause error) error {
 	if m.gaveUp {
-		return fmt.Errorf("%w: %s", ErrClosed, cause)
+		return fmt.Errorf("%w: %s", ErrClosed, cause.Error())
 	}
 	return fmt.Errorf("%w: %w", ErrClosed, cause)
 }

@@ -128,9 +128,7 @@ func reply(ref, status, response string) string {
 }
 
 // room records what its callbacks see.
-type room struct {
-	reasons *[]error
-}
+type room struct{}
 
 func (r *room) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {
 	return nil, nil

@@ -231,7 +231,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 		s.h.cfg.Logger.Error().Err(err).Msg("socket cannot reply")
 		return
 	}
-	s.conn.Send(f, false)
+	_ = s.conn.Send(f, false) // a connection that has ended needs no reply
 }
 
 // Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
@@ -282,7 +282,7 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 	for _, f := range frames {
 		if f != nil {
-			s.conn.Send(f, false)
+			_ = s.conn.Send(f, false) // likewise
 		}
 	}
 }

@@ -149,8 +149,7 @@ func TestTimerArmsItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Now()
 		n := 0
-		var l *loop.Loop[func()]
-		l = loop.New(func(f func()) { f() }, nil)
+		l := loop.New(func(f func()) { f() }, nil)
 		var tick loop.Timer
 		tick.Task = task(func() {
 			if n++; n < 10 {
