@@ -59,7 +59,7 @@ func TestClientLeaveOffline(t *testing.T) { // K248
 		mustReply(t, ch.Leave())
 		mustFail(t, waiting, channel.ErrClosed)
 		connected(t, c)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of virtual time
 		wantFrames(t, p, `"1" "1" room:1 phx_join {}`)
 	})
 }
@@ -156,7 +156,7 @@ func TestClientServerCloses(t *testing.T) { // K245, L263
 			t.Fatalf("%d events, %d errors", n, errored)
 		}
 		p.last().cut(errReset)
-		time.Sleep(time.Minute)
+		time.Sleep(time.Minute) // of virtual time
 		joined(t, c, "room:1")
 	})
 }
