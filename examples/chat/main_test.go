@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -39,37 +38,6 @@ func program(t *testing.T, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asChat+"=1")
 	return cmd
-}
-
-// chat is a running server.
-type chat struct {
-	t    *testing.T
-	addr string
-	end  func() // as Ctrl-C does; returns when the server has ended
-}
-
-// start runs a server on an address, until the test or its end.
-func start(t *testing.T, addr string) *chat {
-	t.Helper()
-	ln, err := net.Listen("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := serve(ctx, ln, t.Output()); err != nil {
-			t.Errorf("the server ended with %v", err)
-		}
-	}()
-	c := &chat{t: t, addr: ln.Addr().String()}
-	c.end = func() {
-		cancel()
-		<-ended
-	}
-	t.Cleanup(c.end)
-	return c
 }
 
 // openAt reads where the chat is from the first line that it prints.
@@ -118,15 +86,32 @@ func TestInterruptDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(stdout)
-	c := &chat{t: t, addr: openAt(t, lines)}
-	ann := c.join("tea", "ann")
-	bob := c.join("tea", "bob")
+	url := "ws://" + openAt(t, lines) + "/socket/websocket?vsn=2.0.0"
+	var clients []*websocket.Conn
+	for range 2 {
+		c, _, err := websocket.Dial(t.Context(), url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.CloseNow()
+		if err := c.Write(t.Context(), websocket.MessageText, []byte(`["1","1","room:tea","phx_join",{"user":"ann"}]`)); err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := c.Read(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		clients = append(clients, c)
+	}
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Skip(err) // Windows has no such signal
 	}
-	for _, m := range []*wire{ann, bob} {
-		if code := m.closed(); code != websocket.StatusServiceRestart {
-			t.Errorf("closed with %d, want %d", code, websocket.StatusServiceRestart)
+	for _, c := range clients {
+		var err error
+		for err == nil {
+			_, _, err = c.Read(t.Context())
+		}
+		if code := websocket.CloseStatus(err); code != websocket.StatusServiceRestart {
+			t.Errorf("closed with %d (%v), want %d", code, err, websocket.StatusServiceRestart)
 		}
 	}
 	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
@@ -135,94 +120,4 @@ func TestInterruptDrains(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("it ended with %v", err)
 	}
-}
-
-func TestDrainAnswersPolls(t *testing.T) {
-	t.Parallel()
-	c := start(t, "127.0.0.1:0")
-	poll := func(token string) (status int, body string) {
-		req, err := http.NewRequest(http.MethodGet, "http://"+c.addr+"/socket/longpoll?vsn=2.0.0", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("X-Phoenix-Longpoll-Token", token)
-		resp, err := http.DefaultClient.Do(req)
-		if err != nil {
-			return 0, err.Error()
-		}
-		defer resp.Body.Close()
-		data, err := io.ReadAll(resp.Body)
-		if err != nil {
-			return 0, err.Error()
-		}
-		return resp.StatusCode, string(data)
-	}
-	_, opened := poll("")
-	token := regexp.MustCompile(`"token":"([^"]+)"`).FindStringSubmatch(opened)
-	if token == nil {
-		t.Fatalf("no session: %s", opened)
-	}
-	var status int
-	var body string
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		status, body = poll(token[1])
-	}()
-	begun := time.Now()
-	c.end()
-	<-done
-	http.DefaultClient.CloseIdleConnections()
-	if took := time.Since(begun); took > drainTime/2 {
-		t.Errorf("it took %v to end", took)
-	}
-	// The poll may come too late to be let in.
-	if status == http.StatusOK && !strings.Contains(body, `"status":`) {
-		t.Errorf("a waiting poll gets %d %s", status, body)
-	}
-}
-
-func TestURL(t *testing.T) {
-	t.Parallel()
-	for addr, want := range map[string]string{
-		"127.0.0.1:4000":   "http://127.0.0.1:4000/",
-		"0.0.0.0:80":       "http://localhost:80/",
-		"[::]:4000":        "http://localhost:4000/",
-		"[2001:db8::1]:81": "http://[2001:db8::1]:81/",
-	} {
-		a, err := net.ResolveTCPAddr("tcp", addr)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := url(a); got != want {
-			t.Errorf("%s is opened as %s, want %s", addr, got, want)
-		}
-	}
-}
-
-// TestPageIsStrict holds that the page comes with its policy, and keeps to it: nothing inline, nothing from elsewhere.
-func TestPageIsStrict(t *testing.T) {
-	t.Parallel()
-	c := start(t, "127.0.0.1:0")
-	for _, file := range []string{"", "index.html", "style.css", "icon.svg", "chat.js", "presence.js", "socket.js", "transports.js"} {
-		resp, err := http.Get("http://" + c.addr + "/" + file)
-		if err != nil {
-			t.Fatal(err)
-		}
-		data, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("/%s: %d, %v", file, resp.StatusCode, err)
-		}
-		policy := resp.Header.Get("Content-Security-Policy")
-		if !strings.HasPrefix(policy, "default-src 'self';") || strings.Contains(policy, "unsafe") {
-			t.Errorf("/%s: policy %q", file, policy)
-		}
-		for _, no := range []string{`https?://[^w]`, `<script>`, `<style`, ` style=`, ` on[a-z]+=`, `innerHTML`, `insertAdjacentHTML`, `document\.write`} {
-			if m := regexp.MustCompile(no).Find(data); m != nil {
-				t.Errorf("/%s has %q", file, m)
-			}
-		}
-	}
-	http.DefaultClient.CloseIdleConnections()
 }

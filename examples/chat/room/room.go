@@ -1,4 +1,4 @@
-package main
+package room
 
 import (
 	"context"
@@ -43,6 +43,7 @@ type message struct {
 type hall struct {
 	history *history
 	who     *presence.Presence
+	node    string // "" if there is one only
 }
 
 // member is one client in one room. Its methods never run at the same time.
@@ -58,6 +59,7 @@ type (
 	}
 	welcome struct {
 		User     string    `json:"user"`
+		Node     string    `json:"node,omitempty"`
 		Messages []message `json:"messages"`
 	}
 	typing struct {
@@ -66,13 +68,18 @@ type (
 	joined struct{} // a member's message to itself
 )
 
-func newRoom(who *presence.Presence) *channel.Handler {
-	h := &hall{newHistory(keptMessages, keptRooms), who}
-	return channel.Define(h.join,
+func newRoom(who *presence.Presence, node string) *channel.Handler {
+	h := &hall{newHistory(keptMessages, keptRooms), who, node}
+	callbacks := []channel.Option[member]{
 		channel.Info((*member).joined),
 		channel.On("new_msg", (*member).newMsg),
 		channel.On("typing", (*member).typing),
-		channel.OnAny((*member).other))
+		channel.OnAny((*member).other),
+	}
+	if node != "" {
+		callbacks = append(callbacks, channel.Intercept("new_msg", (*member).hear))
+	}
+	return channel.Define(h.join, callbacks...)
 }
 
 func (h *hall) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
@@ -83,7 +90,7 @@ func (h *hall) join(m *member, _ context.Context, c *channel.Channel, p params) 
 	if err := checkName("room's name", strings.TrimPrefix(c.Topic(), "room:"), roomLimit); err != nil {
 		return nil, err
 	}
-	w := welcome{m.user, h.history.since(c.Topic(), "")}
+	w := welcome{m.user, h.node, h.history.since(c.Topic(), "")}
 	if n := len(w.Messages); n > 0 {
 		m.heard = w.Messages[n-1].ID
 	}
@@ -119,6 +126,12 @@ func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (pus
 		return push.OK(said), nil
 	}
 	return push.OK(msg), c.Broadcast("new_msg", msg)
+}
+
+// hear remembers what is said on other nodes, while somebody on this one hears it.
+func (m *member) hear(_ context.Context, c *channel.Channel, msg message) error {
+	m.history.add(c.Topic(), msg)
+	return c.Push("new_msg", msg)
 }
 
 func (m *member) typing(_ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {

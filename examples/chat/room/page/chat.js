@@ -38,8 +38,9 @@ function enter() {
   room.on("typing", ({ user }) => showTyping(user));
   room.onrefuse = ({ reason }) => leave(`You cannot enter: ${reason}.`);
   room.onclose = () => leave("The server has closed the room.");
-  room.onjoin = ({ user, messages }) => {
+  room.onjoin = ({ user, node, messages }) => {
     me = user;
+    say("node", node ? `Node ${node}` : "");
     presence.expect();
     $("log").ariaLive = "off"; // what was said before is not news
     messages.forEach(show);

@@ -1,4 +1,4 @@
-package main
+package room
 
 import (
 	"context"
@@ -231,7 +231,7 @@ func TestHistoryAtJoin(t *testing.T) {
 func TestNothingMissed(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	h := &hall{newHistory(10, 10), presence.New(ps, nil)}
+	h := &hall{history: newHistory(10, 10), who: presence.New(ps, nil)}
 	h.history.add("room:tea", message{ID: "1", Body: "before"})
 	late := func(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
 		reply, err := h.join(m, ctx, c, p)
