@@ -17,6 +17,7 @@ var layers = [][]string{
 	{"channel"},
 	{"socket", "presence", "history"},
 	{"state"},
+	{"examples/chat/room"},
 	{"channeltest", "cmd/...", "examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
 
