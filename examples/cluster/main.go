@@ -1,0 +1,116 @@
+// Command cluster is the chat of examples/chat on several nodes, joined by NATS. For once all are in one process, the NATS server too: open
+// the page of each node and talk from one to the other.
+//
+//	go run ./examples/cluster
+//
+// On several machines each runs serve, with the same secret and the URL of a NATS server that they share.
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/rs/zerolog"
+
+	"bennu.example/examples/chat/room"
+	"bennu.example/pubsub"
+	"bennu.example/pubsub/natspubsub"
+)
+
+func main() {
+	addrs := flag.String("addrs", "127.0.0.1:4001,127.0.0.1:4002", "addresses to listen on, separated by commas: a node each")
+	flag.Parse()
+
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	if err := run(ctx, strings.Split(*addrs, ","), os.Stdout, os.Stderr); err != nil {
+		fmt.Fprintln(os.Stderr, "cluster:", err)
+		os.Exit(1)
+	}
+}
+
+// run runs a node for each address until ctx ends, or one of them cannot go on.
+func run(ctx context.Context, addrs []string, out, log io.Writer) error {
+	logger := zerolog.New(zerolog.ConsoleWriter{Out: log, NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
+	var listeners []net.Listener
+	for _, addr := range addrs {
+		ln, err := net.Listen("tcp", strings.TrimSpace(addr))
+		if err != nil {
+			for _, ln := range listeners {
+				_ = ln.Close()
+			}
+			return fmt.Errorf("%w (-addrs chooses other addresses)", err)
+		}
+		defer ln.Close()
+		listeners = append(listeners, ln)
+	}
+	engine, err := startNATS()
+	if err != nil {
+		return err
+	}
+	defer engine.WaitForShutdown()
+	defer engine.Shutdown()
+
+	secret := make([]byte, 32)
+	rand.Read(secret) // never fails
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	failures := make([]error, len(listeners))
+	var nodes sync.WaitGroup
+	for i, ln := range listeners {
+		name := string(rune('A' + i))
+		fmt.Fprintf(out, "Chat is open at %s on node %s\n", room.URL(ln.Addr()), name)
+		cfg := room.Config{Node: name, Secret: secret, Logger: logger.With().Str("node", name).Logger()}
+		nodes.Go(func() {
+			defer cancel()
+			failures[i] = serve(ctx, ln, engine.ClientURL(), cfg)
+		})
+	}
+	fmt.Fprintln(out, "(Ctrl-C ends it)")
+	nodes.Wait()
+	return errors.Join(failures...)
+}
+
+// serve is one node. It ends with ctx: first the chat, which still has to tell the others, then the way to them.
+func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config) error {
+	adapter, err := natspubsub.New(natspubsub.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
+	if err != nil {
+		return err
+	}
+	cfg.PubSub = pubsub.New(adapter)
+	joined, leave := context.WithCancel(context.Background())
+	left := make(chan error, 1)
+	go func() { left <- cfg.PubSub.Run(joined) }()
+
+	err = room.Serve(ctx, ln, cfg)
+	leave()
+	if lost := <-left; !errors.Is(lost, context.Canceled) {
+		err = errors.Join(err, lost)
+	}
+	return err
+}
+
+// startNATS starts a NATS server of our own, for this machine only.
+func startNATS() (*server.Server, error) {
+	engine, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	if err != nil {
+		return nil, fmt.Errorf("make a NATS server: %w", err)
+	}
+	engine.Start() // returns when it runs
+	if !engine.ReadyForConnections(10 * time.Second) {
+		return nil, errors.New("the NATS server does not start")
+	}
+	return engine, nil
+}

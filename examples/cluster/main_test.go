@@ -1,0 +1,274 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/internal/chrome"
+	"bennu.example/internal/leak"
+	"bennu.example/presence"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+// patience is how long anything may take; it is waited out only when a test fails.
+const patience = 30 * time.Second
+
+// start runs two nodes until the test ends, or end is called, and returns where they are.
+func start(t *testing.T) (addrs map[string]string, end func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	in, out := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if err := run(ctx, []string{"127.0.0.1:0", "127.0.0.1:0"}, out, t.Output()); err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+		out.Close()
+	}()
+	end = func() {
+		cancel()
+		<-ended
+	}
+	t.Cleanup(end)
+	said := bufio.NewScanner(in)
+	addrs = make(map[string]string)
+	for said.Scan() && said.Text() != "(Ctrl-C ends it)" {
+		m := regexp.MustCompile(`^Chat is open at http://(\S+)/ on node (\S+)$`).FindStringSubmatch(said.Text())
+		if m == nil {
+			t.Fatalf("it says %q", said.Text())
+		}
+		addrs[m[2]] = m[1]
+	}
+	if len(addrs) != 2 || addrs["A"] == "" || addrs["B"] == "" {
+		t.Fatalf("there are nodes at %v", addrs)
+	}
+	return addrs, end
+}
+
+// member is somebody in a room.
+type member struct {
+	t      *testing.T
+	socket *socket.Client
+	room   *channel.Client
+	who    *presence.Client
+	node   string
+	heard  chan string
+	came   chan string
+}
+
+func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	client := &http.Client{Transport: &http.Transport{}}
+	s, err := socket.Dial(ctx, "http://"+addr+"/socket", &socket.ClientConfig{Transport: by, HTTPClient: client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := &member{t: t, socket: s, heard: make(chan string, 1000), came: make(chan string, 1000)}
+	t.Cleanup(func() {
+		_ = s.Close(context.Background())
+		client.CloseIdleConnections()
+	})
+	m.room = s.Channel("room:tea", map[string]string{"user": user})
+	m.room.On("new_msg", func(p serializer.Payload) {
+		var msg struct{ User, Body string }
+		if err := p.Decode(&msg); err != nil {
+			t.Error(err)
+		}
+		m.heard <- msg.User + ": " + msg.Body
+	})
+	m.who = presence.NewClient(m.room, nil)
+	m.who.OnJoin(func(key string, _, _ presence.Entry) { m.came <- key })
+	reply, err := m.room.Join().Wait(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var welcome struct{ Node string }
+	if err := reply.Decode(&welcome); err != nil {
+		t.Fatal(err)
+	}
+	m.node = welcome.Node
+	return m
+}
+
+// until waits for a text.
+func until(t *testing.T, texts <-chan string, want string) {
+	t.Helper()
+	timeout := time.After(patience)
+	var others []string
+	for {
+		select {
+		case got := <-texts:
+			if got == want {
+				return
+			}
+			others = append(others, got)
+		case <-timeout:
+			t.Fatalf("no %q, only %q", want, others)
+		}
+	}
+}
+
+// meet lets each say something until the other hears it: a subscription takes a moment until it is known to other nodes.
+func meet(t *testing.T, a, b *member) {
+	t.Helper()
+	for _, pair := range [][2]*member{{a, b}, {b, a}} {
+		met := false
+		for timeout := time.After(patience); !met; {
+			pair[0].room.Push("new_msg", map[string]string{"body": "hello"})
+			select {
+			case <-pair[1].heard:
+				met = true
+			case <-time.After(50 * time.Millisecond):
+			case <-timeout:
+				t.Fatal("they do not hear each other")
+			}
+		}
+	}
+}
+
+func TestTalkAcrossNodes(t *testing.T) {
+	t.Parallel()
+	addrs, end := start(t)
+	ann := join(t, addrs["A"], "ann", socket.WebSocket)
+	bob := join(t, addrs["B"], "bob", socket.LongPoll)
+	if ann.node != "A" || bob.node != "B" {
+		t.Errorf("ann is on node %q and bob on %q", ann.node, bob.node)
+	}
+	until(t, ann.came, "bob")
+	until(t, bob.came, "ann")
+	meet(t, ann, bob)
+	for i := range 20 {
+		speaker, listener, name := ann, bob, "ann"
+		if i%2 > 0 {
+			speaker, listener, name = bob, ann, "bob"
+		}
+		if _, err := speaker.room.Push("new_msg", map[string]string{"body": fmt.Sprint(i)}).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		until(t, listener.heard, fmt.Sprintf("%s: %d", name, i))
+	}
+	left := make(chan string, 10)
+	ann.who.OnLeave(func(key string, _, _ presence.Entry) { left <- key })
+	bob.room.Leave()
+	until(t, left, "bob")
+
+	// Ctrl-C: nobody takes it for an accident, and nothing is left.
+	begun := time.Now()
+	end()
+	if d := time.Since(begun); d > 8*time.Second {
+		t.Errorf("it took %v to end", d)
+	}
+}
+
+// Each request of a long poll may go to either node: the whole way through NATS.
+func TestLongPollAcrossNodes(t *testing.T) {
+	t.Parallel()
+	addrs, _ := start(t)
+	ann := join(t, addrs["A"], "ann", socket.WebSocket)
+	client := &http.Client{Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	do := func(node, method, token, body string) string {
+		t.Helper()
+		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+addrs[node]+"/socket/longpoll?vsn=2.0.0&token="+token, strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", "application/x-ndjson")
+		resp, err := client.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		data, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(data)
+	}
+	opened := do("A", "GET", "", "")
+	m := regexp.MustCompile(`^{"status":410,"token":"([^"]+)"`).FindStringSubmatch(opened)
+	if m == nil {
+		t.Fatalf("no session: %s", opened)
+	}
+	token := m[1]
+	large := strings.Repeat("x", 1000)
+	if got := do("B", "POST", token, `["1","1","room:tea","phx_join",{"user":"bob"}]`); got != `{"status":200}` {
+		t.Fatalf("join: %s", got)
+	}
+	got := ""
+	for i := 0; !strings.Contains(got, "presence_state"); i++ {
+		answer := do([]string{"B", "A"}[i%2], "GET", token, "")
+		if !strings.HasPrefix(answer, `{"status":20`) {
+			t.Fatalf("poll: %s", answer)
+		}
+		got += answer
+	}
+	if !strings.Contains(got, `\"node\":\"A\"`) {
+		t.Errorf("bob gets %s", got)
+	}
+	var lines []string
+	for i := range 90 {
+		lines = append(lines, fmt.Sprintf(`["1","%d","room:tea","new_msg",{"body":"%d %s"}]`, i+2, i, large[:900]))
+	}
+	if got := do("B", "POST", token, strings.Join(lines, "\n")); got != `{"status":200}` {
+		t.Fatalf("post: %s", got)
+	}
+	for i := range lines {
+		until(t, ann.heard, fmt.Sprintf("bob: %d %s", i, large[:900]))
+	}
+	got = ""
+	for i := 0; strings.Count(got, `\"phx_reply\"`) < len(lines); i++ {
+		answer := do([]string{"B", "A"}[i%2], "GET", token, "")
+		if !strings.HasPrefix(answer, `{"status":200`) {
+			t.Fatalf("poll: %.200s", answer)
+		}
+		got += answer
+	}
+}
+
+// The page says which node it talks to.
+func TestPageNamesItsNode(t *testing.T) {
+	t.Parallel()
+	addrs, _ := start(t)
+	b := chrome.Start(t)
+	pages := map[string]*chrome.Page{}
+	for node, addr := range addrs {
+		p := b.Open("http://"+addr+"/?room=tea", func(line string) { t.Logf("%s: %s", node, line) })
+		p.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)
+		if err := p.Eval(`document.querySelector("#user").select()`, nil); err != nil {
+			t.Fatal(err)
+		}
+		p.Type("user of " + node + "\n")
+		p.Until(fmt.Sprintf(`document.querySelector("#node").textContent === "Node %s"`, node))
+		p.Until(`document.querySelector("#node").getBoundingClientRect().width > 0 && document.activeElement === document.querySelector("#body")`)
+		pages[node] = p
+	}
+	both := `[...document.querySelectorAll("#users > li")].length === 2`
+	pages["A"].Until(both)
+	pages["B"].Until(both)
+	pages["A"].Type("hello from A\n")
+	pages["B"].Until(`[...document.querySelectorAll("#messages .body")].some((body) => body.textContent === "hello from A")`)
+}
+
+func TestTakenPort(t *testing.T) {
+	t.Parallel()
+	addrs, _ := start(t)
+	err := run(t.Context(), []string{"127.0.0.1:0", addrs["A"]}, io.Discard, io.Discard)
+	if err == nil || !strings.Contains(err.Error(), addrs["A"]) || !strings.Contains(err.Error(), "-addrs") {
+		t.Errorf("it says %v", err)
+	}
+}
