@@ -34,7 +34,8 @@ const pushOverhead = 64
 //
 // A push is answered exactly once. Made before the join is answered, or while there is no connection, it waits for the join, which is
 // bounded in bytes ([push.ErrFull]); when that has come, all that waited is sent in order. Its timeout runs from the push, and anew when
-// it is sent. A push that was sent when the connection was lost fails at once with [push.ErrLost].
+// it is sent. A push that was sent when the connection was lost fails at once with [push.ErrLost]. Of a push that gets no reply some 400
+// bytes are kept until its timeout: give such pushes a short one, if they are many.
 type Client struct {
 	up       link.Up
 	cfg      ClientConfig
@@ -77,7 +78,7 @@ func NewClient(up link.Up, topic string, params any, cfg ClientConfig) *Client {
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: up.NextRef}
 	c.room = link.Budget{Max: cfg.MaxBuffer, Total: &up.Total().Queued}
-	c.events.init(topic, cfg.MaxBacklog, up.Total())
+	c.events.init(topic, cfg.MaxBacklog, up)
 	c.joinTimer.Task = &clientTimeout{c, inJoinTimeout}
 	c.rejoinTimer.Task = &clientTimeout{c, inRejoin}
 	c.leaveTimer.Task = &clientTimeout{c, inLeaveTimeout}
@@ -213,7 +214,7 @@ func (c *Client) OnMessage(f func(serializer.Message)) (off func()) {
 }
 
 // Events returns the events of these names, or all if there are none, that come from now on: they are kept, up to a bound, from the
-// moment Events is called. The sequence waits for more, until the channel is closed; leaving the loop ends it. Where events were
+// moment Events is called. The sequence waits for more, until the channel or the socket is closed; leaving the loop ends it. Where events were
 // dropped because too many waited, it yields an [*OverflowError] and goes on.
 func (c *Client) Events(names ...string) iter.Seq2[serializer.Message, error] {
 	return c.EventsContext(context.Background(), names...)
@@ -236,7 +237,7 @@ func (c *Client) OnError(f func(error)) (off func()) { return c.events.onError.a
 // socket's error if that was closed.
 func (c *Client) OnClose(f func(error)) (off func()) { return c.events.onClose.add(f) }
 
-// Done is closed when the channel is closed for good.
+// Done is closed when the channel, once joined, is closed for good.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
 // State is where the channel is, and the cause if it is errored or closed for good.

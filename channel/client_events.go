@@ -33,6 +33,7 @@ type clientEvents struct {
 	topic string
 	max   int // bytes of each backlog
 	total *link.Totals
+	gone  <-chan struct{} // closed with the socket, which does not tell a channel that was never joined
 
 	callbacks box.Box[clientItem]
 	backlog   link.Gauge // of events in callbacks
@@ -66,8 +67,8 @@ type clientItem struct {
 	do           func()
 }
 
-func (e *clientEvents) init(topic string, max int, total *link.Totals) {
-	e.topic, e.max, e.total = topic, max, total
+func (e *clientEvents) init(topic string, max int, up link.Up) {
+	e.topic, e.max, e.total, e.gone = topic, max, up.Total(), up.Done()
 	e.callbacks.Init(math.MaxInt, link.Callbacks(e.run)) // bounded by backlog; what is not an event always has room
 	for _, h := range []interface{ init(*clientEvents) }{&e.onJoin, &e.onError, &e.onClose} {
 		h.init(e)
@@ -392,6 +393,8 @@ func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, er
 			default:
 				select {
 				case <-s.wake:
+				case <-s.e.gone:
+					s.end()
 				case <-ctx.Done():
 					return
 				}

@@ -119,7 +119,7 @@ func TestClientRules(t *testing.T) {
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			msg 1 1 phx_reply ok => drop`, "join rejoin"},
-		{"K244 no rejoin when closed", joined + `
+		{"I212 K244 no rejoin and no error when closed", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			leave => answer leave ok; closed; closed!
 			due rejoin

@@ -176,7 +176,8 @@ func (r *Resolver) Resolve(a Answer) bool {
 			close(p.done)
 		}
 	case p.sticky:
-		p.latest = &a
+		latest := a // so that only this case costs an allocation
+		p.latest = &latest
 	default:
 		return false
 	}

@@ -58,7 +58,7 @@ func listen(p *push.Push, statuses ...string) *[]string {
 	return &got
 }
 
-func TestClientAnswers(t *testing.T) { // L240, L258, L261
+func TestClientAnswers(t *testing.T) { // K240, L258, L261
 	t.Parallel()
 	refused := fmt.Errorf("channel: %w", push.ErrLost)
 	late := fmt.Errorf("channel: %w", push.ErrTimeout)

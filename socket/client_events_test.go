@@ -17,7 +17,7 @@ import (
 )
 
 // Callbacks run in order, one at a time, and may wait for replies of their own channel.
-func TestClientCallbacks(t *testing.T) { // K252
+func TestClientCallbacks(t *testing.T) { // I219, K252
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -86,7 +86,7 @@ func TestClientSlowCallback(t *testing.T) {
 	})
 }
 
-func TestClientEvents(t *testing.T) {
+func TestClientEvents(t *testing.T) { // K251
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)

@@ -353,3 +353,111 @@ func TestClientSoak(t *testing.T) {
 		})
 	}
 }
+
+// TestClientClosedAtAnyTime closes clients in the middle of anything: what was pushed is answered, whoever waits is told, and nothing is left,
+// which the bubble checks.
+func TestClientClosedAtAnyTime(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(150) {
+		synctest.Test(t, func(t *testing.T) {
+			r := rand.New(rand.NewPCG(seed, 11))
+			p := newPeer()
+			p.prepare = func(k *peerConn) {
+				k.closing = time.Duration(seed%3) * 700 * time.Millisecond
+				k.slow = time.Duration(seed%5) * 300 * time.Millisecond
+				k.stallIn, k.stallOut, k.swallow = seed%7 == 1, seed%11 == 1, seed%13 == 1
+			}
+			p.refuse = func(ctx context.Context, _ ClientTransport, n int) error {
+				switch (seed + uint64(n)) % 6 {
+				case 0:
+					return errReset
+				case 1:
+					return hang(ctx)
+				case 2:
+					time.Sleep(400 * time.Millisecond)
+				case 3:
+					return denied(403)
+				}
+				return nil
+			}
+			slow := func(ctx context.Context) (any, error) {
+				select {
+				case <-ctx.Done():
+				case <-time.After(300 * time.Millisecond):
+				}
+				return map[string]int{}, nil
+			}
+			c := p.client(ClientConfig{Params: slow, Transport: ClientTransport(seed % 3), MaxBuffer: 3000, OnProgress: func(ClientStats) {}, ProgressOver: 500})
+			var pushes []*push.Push
+			var wg sync.WaitGroup
+			var chans []*channel.Client
+			for i := range 3 {
+				ch := c.Channel(fmt.Sprint("room:", i), slow)
+				chans = append(chans, ch)
+				ch.On("shout", func(serializer.Payload) {
+					_, _ = ch.Push("echo", 1).Wait(context.Background())
+				})
+				events, states := ch.Events(), c.States(context.Background())
+				wg.Go(func() {
+					for range events {
+					}
+				})
+				wg.Go(func() {
+					for range states {
+					}
+				})
+				wg.Go(func() { _ = c.Ready(context.Background()) })
+				wg.Go(func() { _ = c.Flush(context.Background()) })
+			}
+			steps := r.IntN(40)
+			for range steps {
+				ch := chans[r.IntN(3)]
+				switch r.IntN(9) {
+				case 0:
+					c.Connect()
+				case 1:
+					pushes = append(pushes, ch.Join())
+				case 2:
+					pushes = append(pushes, ch.Push("shout", "x"))
+				case 3:
+					pushes = append(pushes, ch.Push("echo", "y"))
+				case 4:
+					if r.IntN(5) == 0 {
+						pushes = append(pushes, ch.Leave())
+					}
+				case 5:
+					if r.IntN(3) == 0 {
+						c.Pause()
+					}
+				case 6:
+					pushes = append(pushes, ch.Push("crash", nil))
+				case 7:
+					if p.dialCount() > 0 && len(p.conns()) > 0 {
+						p.last().cut(errReset)
+					}
+				case 8:
+					time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
+				}
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), time.Duration(r.IntN(3000))*time.Millisecond)
+			defer cancel()
+			if err := c.Close(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("seed %d: %v", seed, err)
+			}
+			wg.Wait()
+			for _, x := range pushes {
+				select {
+				case <-x.Done():
+				default:
+					t.Errorf("seed %d: a push is not answered", seed)
+				}
+			}
+			if n, bytes := c.totals.Queued.Load(); n != 0 || bytes != 0 {
+				t.Errorf("seed %d: %d pushes of %d bytes count as queued", seed, n, bytes)
+			}
+			if n, bytes := c.totals.Backlog.Load(); n != 0 || bytes != 0 {
+				t.Errorf("seed %d: %d events of %d bytes count as backlog", seed, n, bytes)
+			}
+		})
+	}
+}

@@ -94,6 +94,13 @@ func (p *peer) dialCount() int {
 	return p.dials
 }
 
+// conns are the connections so far.
+func (p *peer) conns() []*peerConn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]*peerConn(nil), p.live...)
+}
+
 // closes are the codes that the client closed with.
 func (p *peer) closes() []transport.CloseError {
 	p.mu.Lock()
@@ -161,21 +168,21 @@ type peerConn struct {
 	p  *peer
 	by ClientTransport
 
-	mu        sync.Mutex
-	wake      chan struct{} // closed on any change
-	in        []peerFrame   // for the client
-	err       error         // what Read returns when in is empty
-	closed    bool          // by the client
-	stallIn   bool          // nothing comes to the client
-	stallOut  bool          // the client's writes block
-	swallow   bool          // the client's writes vanish
-	lose      bool          // what is sent to the client vanishes
-	slow      time.Duration // every frame to the client takes as long
-	closing   time.Duration // Close takes as long
-	isClosing bool
-	joined    map[string]serializer.Ref
-	bytesIn   atomic.Uint64
-	bytesOut  atomic.Uint64
+	mu       sync.Mutex
+	wake     chan struct{} // closed on any change
+	in       []peerFrame   // for the client
+	err      error         // what Read returns when in is empty
+	closed   bool          // by the client
+	stallIn  bool          // nothing comes to the client
+	stallOut bool          // the client's writes block
+	swallow  bool          // the client's writes vanish
+	lose     bool          // what is sent to the client vanishes
+	slow     time.Duration // every frame to the client takes as long
+	closing  time.Duration // Close takes as long
+	isClosed chan struct{} // made by the first Close
+	joined   map[string]serializer.Ref
+	bytesIn  atomic.Uint64
+	bytesOut atomic.Uint64
 }
 
 type peerFrame struct {
@@ -232,9 +239,9 @@ func (k *peerConn) Read() (serializer.Op, []byte, error) {
 					k.bytesIn.Add(uint64(len(f.data)))
 					return f.op, f.data, nil
 				}
-			} else if k.err != nil {
+			} else if err := k.err; err != nil {
 				k.mu.Unlock()
-				return 0, nil, k.err
+				return 0, nil, err
 			}
 		}
 		k.mu.Unlock()
@@ -285,13 +292,17 @@ func (k *peerConn) Write(frames ...*serializer.Frame) error {
 
 func (k *peerConn) Close(code int, reason string) error {
 	k.mu.Lock()
-	closing, again := k.closing, k.isClosing
-	k.isClosing = true
+	closing, again := k.closing, k.isClosed
+	if again == nil {
+		k.isClosed = make(chan struct{})
+	}
 	k.mu.Unlock()
-	time.Sleep(closing) // in the virtual time of the test
-	if again {
+	if again != nil { // the first call counts
+		<-again
 		return nil
 	}
+	defer close(k.isClosed)
+	time.Sleep(closing) // in the virtual time of the test
 	k.p.set(func() { k.p.ends = append(k.p.ends, transport.CloseError{Code: code, Reason: reason}) })
 	k.change(func() {
 		k.closed = true

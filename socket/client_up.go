@@ -19,6 +19,7 @@ type clientUp struct{ *Client }
 var _ link.Up = clientUp{}
 
 func (u clientUp) Post(t loop.Task) bool              { return u.post(t) }
+func (u clientUp) Done() <-chan struct{}              { return u.loop.Done() }
 func (u clientUp) Closing() error                     { return u.Client.closing() }
 func (u clientUp) Log() *zerolog.Logger               { return u.cfg.Logger }
 func (u clientUp) Total() *link.Totals                { return &u.totals }

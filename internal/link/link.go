@@ -23,6 +23,8 @@ var ErrTaken = errors.New("topic is taken")
 type Up interface {
 	// Post queues a task for the loop, from any goroutine, and reports false once the socket is closed and its loop gone.
 	Post(t loop.Task) bool
+	// Done is closed once the socket is closed and its loop gone.
+	Done() <-chan struct{}
 	// Closing is why no more pushes are taken, or nil.
 	Closing() error
 	// Log is never nil.
