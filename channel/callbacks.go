@@ -9,6 +9,7 @@ import (
 
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // replaceWait is how long a new join of a topic waits for the callback that the old channel is in, as Phoenix does before it kills.
@@ -123,7 +124,7 @@ func (c *Channel) handleJoin(it item, prev *Channel) {
 		c.accept(frame)
 	}
 	if prev != nil && prev.owesClose() {
-		_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), false)
+		_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), transport.Delivery{})
 	}
 }
 
@@ -134,9 +135,9 @@ func (c *Channel) accept(answer *serializer.Frame) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.replaced {
-		c.sub = c.up.PubSub().Subscribe(c.topic, c)
+		c.sub = c.up.PubSub().SubscribePrepared(c.topic, c, c.h.preparer)
 	}
-	_ = c.send(answer, false) // a connection that has ended ends the channel by itself
+	_ = c.send(answer, transport.Delivery{}) // a connection that has ended ends the channel by itself
 	if c.replaced {
 		c.phase.CompareAndSwap(joining, silent)
 		return
@@ -184,7 +185,7 @@ func (c *Channel) handleRefused(it item) {
 		return
 	}
 	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
-		_ = c.up.Send(f, false) // likewise
+		_ = c.up.Send(f, transport.Delivery{}) // likewise
 	}
 }
 

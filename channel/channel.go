@@ -11,6 +11,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // Channel is one client's membership of one topic: it begins with a join and ends once. A Handler's callbacks for it run one at a
@@ -52,8 +53,8 @@ const (
 type Carrier interface {
 	Serializer() serializer.Serializer
 	PubSub() *pubsub.PubSub
-	// Send queues a frame; one with drop set may be dropped if the client reads too slowly.
-	Send(f *serializer.Frame, drop bool) error
+	// Send queues a frame, as transport.Conn does.
+	Send(f *serializer.Frame, how transport.Delivery) error
 	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
 	// topic sends comes after them.
 	End(c *Channel, frames ...*serializer.Frame)
@@ -88,7 +89,7 @@ func (c *Channel) Push(event string, payload any) error {
 		Kind: serializer.KindPush, JoinRef: c.pushRef, Topic: c.topic, Event: event, Payload: serializer.Value(payload),
 	})
 	if err == nil {
-		err = c.send(f, true)
+		err = c.send(f, c.h.pushed(c.topic, event, payload))
 	}
 	if err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
@@ -201,7 +202,7 @@ func (c *Channel) Deliver(b *pubsub.Broadcast) error {
 	if err != nil {
 		return err
 	}
-	_ = c.up.Send(f, true) // a connection that has ended is no error of the broadcaster's
+	_ = c.up.Send(f, c.h.broadcast(b)) // a connection that has ended is no error of the broadcaster's
 	return nil
 }
 
@@ -217,8 +218,8 @@ func (c *Channel) open() error {
 }
 
 // send queues a frame unless the channel was silenced. What it sent just before that is as if it had been sent in time.
-func (c *Channel) send(f *serializer.Frame, drop bool) error {
-	if c.phase.Load() >= silent || c.up.Send(f, drop) != nil {
+func (c *Channel) send(f *serializer.Frame, how transport.Delivery) error {
+	if c.phase.Load() >= silent || c.up.Send(f, how) != nil {
 		return ErrClosed
 	}
 	return nil
@@ -229,7 +230,7 @@ func (c *Channel) reply(ref serializer.Ref, r push.Reply) error {
 	if err != nil {
 		return err
 	}
-	return c.send(f, false)
+	return c.send(f, transport.Delivery{})
 }
 
 func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*serializer.Frame, error) {

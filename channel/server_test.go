@@ -15,6 +15,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // carrier is a connection without a network: it keeps the frames that would go out.
@@ -23,6 +24,7 @@ type carrier struct {
 	ps     *pubsub.PubSub
 	mu     sync.Mutex
 	frames []string
+	how    []transport.Delivery // of each frame
 	logged []string
 	ended  []*channel.Channel
 	closed bool
@@ -33,13 +35,14 @@ func newCarrier(ps *pubsub.PubSub) *carrier { return &carrier{ser: serializer.V2
 func (c *carrier) Serializer() serializer.Serializer { return c.ser }
 func (c *carrier) PubSub() *pubsub.PubSub            { return c.ps }
 
-func (c *carrier) Send(f *serializer.Frame, _ bool) error {
+func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
 		return errors.New("closed")
 	}
 	c.frames = append(c.frames, string(f.Data))
+	c.how = append(c.how, how)
 	return nil
 }
 
@@ -49,7 +52,7 @@ func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
 	c.mu.Unlock()
 	for _, f := range frames {
 		if f != nil {
-			c.Send(f, false)
+			c.Send(f, transport.Delivery{})
 		}
 	}
 }
@@ -70,7 +73,7 @@ func (c *carrier) take() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	got := c.frames
-	c.frames = nil
+	c.frames, c.how = nil, nil
 	return got
 }
 

@@ -15,6 +15,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // carrier is a connection without a network: it keeps the messages that would go out.
@@ -33,7 +34,10 @@ func (c *carrier) Crashed(_ *channel.Channel, _ string, _ error) {}
 func (c *carrier) Answered()                                     {}
 func (c *carrier) Log(_ *channel.Channel, _ string, _ error)     {}
 func (c *carrier) Reply(f *serializer.Frame) error               { return c.keep(f) }
-func (c *carrier) Send(f *serializer.Frame, _ bool) error        { return c.keep(f) }
+func (c *carrier) Send(f *serializer.Frame, _ transport.Delivery) error {
+	return c.keep(f)
+}
+
 func (c *carrier) End(_ *channel.Channel, fs ...*serializer.Frame) {
 	for _, f := range fs {
 		if f != nil {

@@ -231,7 +231,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 		s.h.cfg.Logger.Error().Err(err).Msg("socket cannot reply")
 		return
 	}
-	_ = s.conn.Send(f, false) // a connection that has ended needs no reply
+	_ = s.conn.Send(f, transport.Delivery{}) // a connection that has ended needs no reply
 }
 
 // Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
@@ -271,7 +271,7 @@ func (s *session) Serializer() serializer.Serializer { return s.ser }
 func (s *session) PubSub() *pubsub.PubSub { return s.h.cfg.PubSub }
 
 // Send is part of channel.Carrier.
-func (s *session) Send(f *serializer.Frame, drop bool) error { return s.conn.Send(f, drop) }
+func (s *session) Send(f *serializer.Frame, how transport.Delivery) error { return s.conn.Send(f, how) }
 
 // End is part of channel.Carrier.
 func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
@@ -282,7 +282,7 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 	for _, f := range frames {
 		if f != nil {
-			_ = s.conn.Send(f, false) // likewise
+			_ = s.conn.Send(f, transport.Delivery{}) // likewise
 		}
 	}
 }

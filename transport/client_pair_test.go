@@ -62,7 +62,7 @@ func (s *clientPairSession) Receive(op serializer.Op, data []byte) error {
 	if strings.HasPrefix(string(data), `["close"`) {
 		return &transport.CloseError{Code: transport.CodeRestart, Reason: "bye"}
 	}
-	return s.conn.Send(&serializer.Frame{Op: op, Data: data}, false)
+	return s.conn.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
 }
 
 func (s *clientPairSession) Closed(err error) {

@@ -9,7 +9,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"bennu.example/serializer"
@@ -111,7 +110,7 @@ type LongPoll struct {
 
 	peers *peerage // nil: it has none
 
-	dropped, slow atomic.Uint64
+	slow slowness
 
 	mu       sync.Mutex
 	sessions map[tokenID]*localSession
@@ -127,6 +126,7 @@ func NewLongPoll(cfg LongPollConfig) *LongPoll {
 		node:     newTokenID(),
 		sessions: make(map[tokenID]*localSession),
 	}
+	s.slow.max, s.slow.policy = s.cfg.MaxQueue, s.cfg.OnSlow
 	s.free = sync.NewCond(&s.mu)
 	if cfg.Peers != nil && len(cfg.Secret) > 0 {
 		s.peers = newPeerage(s)
@@ -136,16 +136,19 @@ func NewLongPoll(cfg LongPollConfig) *LongPoll {
 
 // LongPollStats are counts of a server's end.
 type LongPollStats struct {
-	Sessions int    // that live, are being made, or have not ended yet
-	Dropped  uint64 // frames, by policy DropOldest or DropNewest
-	Slow     uint64 // sessions that ended because the client did not keep up
+	Sessions  int    // that live, are being made, or have not ended yet
+	Dropped   uint64 // frames, by policy DropOldest or DropNewest
+	Conflated uint64 // frames, by policy KeepLatest: dropped for a newer one of their key
+	Slow      uint64 // sessions that ended because the client did not keep up
 }
 
 // Stats counts.
 func (s *LongPoll) Stats() LongPollStats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return LongPollStats{Sessions: s.places, Dropped: s.dropped.Load(), Slow: s.slow.Load()}
+	return LongPollStats{
+		Sessions: s.places, Dropped: s.slow.dropped.Load(), Conflated: s.slow.conflated.Load(), Slow: s.slow.ended.Load(),
+	}
 }
 
 // Wait returns when there are no sessions and the Closed of all has returned. It ends none.

@@ -49,7 +49,7 @@ type lpEcho struct {
 	reply *serializer.Frame
 }
 
-func (e lpEcho) Receive(serializer.Op, []byte) error { return e.Send(e.reply, false) }
+func (e lpEcho) Receive(serializer.Op, []byte) error { return e.Send(e.reply, transport.Delivery{}) }
 
 // lpDiscard is a ResponseWriter that keeps nothing.
 type lpDiscard struct{ header http.Header }

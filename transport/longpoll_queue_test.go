@@ -164,7 +164,7 @@ func TestLongPollSlow(t *testing.T) {
 		s := newLPServer(t, transport.LongPollConfig{MaxQueue: 500, OnSlow: test.policy})
 		token, session := s.open()
 		for i := range 8 {
-			err := session.Send(frame(i), test.drop(i))
+			err := session.Send(frame(i), droppable(test.drop(i)))
 			switch {
 			case test.errAt < 0 || i < test.errAt:
 				if err != nil {
@@ -236,7 +236,7 @@ func TestLongPollDropsAfterAFailedAnswer(t *testing.T) {
 	}
 	for i := range 5000 {
 		drop := len(pending) > 8 || rnd.IntN(4) > 0
-		if err := session.Send(&serializer.Frame{Op: serializer.OpText, Data: fmt.Appendf(nil, "[%d]", i)}, drop); err != nil {
+		if err := session.Send(&serializer.Frame{Op: serializer.OpText, Data: fmt.Appendf(nil, "[%d]", i)}, droppable(drop)); err != nil {
 			t.Fatal(err)
 		}
 		if !drop {

@@ -131,7 +131,8 @@ func (noSession) Receive(serializer.Op, []byte) error { return ErrClosed }
 func (noSession) Closed(error)                        {}
 
 // Send is part of Conn.
-func (l *localSession) Send(f *serializer.Frame, drop bool) error {
+func (l *localSession) Send(f *serializer.Frame, how Delivery) error {
+	e := l.s.slow.entry(f, how)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.ended {
@@ -140,29 +141,16 @@ func (l *localSession) Send(f *serializer.Frame, drop bool) error {
 	if l.queue == nil {
 		l.queue = frameQueues.Get().(*frameQueue)
 	}
-	over := l.queue.used + entry{frame: f}.cost() - l.s.cfg.MaxQueue
-	if over > 0 && !l.queue.empty() && !l.makeRoom(over) {
-		if drop && l.s.cfg.OnSlow != Disconnect {
-			l.s.dropped.Add(1)
-			return nil
-		}
-		l.s.slow.Add(1)
+	switch l.s.slow.admit(l.queue, e, 0) {
+	case refused:
+		return nil
+	case overrun:
 		l.endLocked(ErrFull)
 		return ErrFull
 	}
-	l.queue.push(f, drop)
+	l.queue.push(e)
 	l.wake()
 	return nil
-}
-
-// makeRoom frees that many bytes of the queue, if the policy is to and it can be.
-func (l *localSession) makeRoom(over int) bool {
-	if l.s.cfg.OnSlow != DropOldest {
-		return false
-	}
-	n, ok := l.queue.dropOldest(over)
-	l.s.dropped.Add(uint64(n))
-	return ok
 }
 
 // Close is part of Conn.
@@ -313,7 +301,7 @@ func (q *frameQueue) takeAll() []*serializer.Frame {
 		if e.frame == nil {
 			continue
 		}
-		if e.drop {
+		if e.policy == DropOldest {
 			q.droppable -= e.cost()
 		}
 		frames = append(frames, e.frame)
@@ -332,7 +320,8 @@ func (l *localSession) settle(delivered bool) {
 	if !delivered {
 		l.taken = 0
 	}
-	l.queue.written(l.taken, false)
+	_, obsolete := l.queue.written(l.taken, false)
+	l.s.slow.conflated.Add(uint64(obsolete))
 	if l.queue.empty() {
 		l.dropQueue()
 	}

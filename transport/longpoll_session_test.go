@@ -60,7 +60,7 @@ func TestLongPollEndsWhenIdle(t *testing.T) {
 				if d != test.ends || d-last < window*3/2 || d-last > 3*window {
 					t.Errorf("ended after %v, %v after the last poll", d, d-last)
 				}
-				if err := session.Send(&serializer.Frame{Op: serializer.OpText}, false); !errors.Is(err, transport.ErrClosed) {
+				if err := session.Send(&serializer.Frame{Op: serializer.OpText}, transport.Delivery{}); !errors.Is(err, transport.ErrClosed) {
 					t.Errorf("send: %v", err)
 				}
 			})
@@ -96,7 +96,7 @@ func TestLongPollClose(t *testing.T) {
 	if !errors.As(err, &closed) || *closed != (transport.CloseError{Code: transport.CodeGoingAway, Reason: "disconnected"}) {
 		t.Errorf("closed by %v", err)
 	}
-	if err := session.Send(&serializer.Frame{Op: serializer.OpText}, false); !errors.Is(err, transport.ErrClosed) {
+	if err := session.Send(&serializer.Frame{Op: serializer.OpText}, transport.Delivery{}); !errors.Is(err, transport.ErrClosed) {
 		t.Errorf("send: %v", err)
 	}
 	s.post(token, "[1]").is(t, 410)
@@ -230,7 +230,7 @@ func TestLongPollConnectPanics(t *testing.T) {
 		},
 		func() (func(transport.Conn) transport.Session, error) {
 			return func(c transport.Conn) transport.Session {
-				c.Send(&serializer.Frame{Op: serializer.OpText}, false)
+				c.Send(&serializer.Frame{Op: serializer.OpText}, transport.Delivery{})
 				c.Close(transport.CodeRestart, "")
 				panic("oops")
 			}, nil

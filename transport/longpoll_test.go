@@ -97,7 +97,7 @@ func (s *lpSession) received() []string {
 // send sends text frames.
 func (s *lpSession) send(texts ...string) {
 	for _, text := range texts {
-		s.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte(text)}, false)
+		s.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte(text)}, transport.Delivery{})
 	}
 }
 
@@ -284,7 +284,7 @@ func TestLongPollDelivers(t *testing.T) {
 	defer s.end()
 	token, session := s.open()
 	session.send(`["1"]`, `["2"]`)
-	session.Send(&serializer.Frame{Op: serializer.OpBinary, Data: []byte{1, 255}}, false)
+	session.Send(&serializer.Frame{Op: serializer.OpBinary, Data: []byte{1, 255}}, transport.Delivery{})
 	a := s.get(token)
 	a.is(t, 200, `["1"]`, `["2"]`, base64.StdEncoding.EncodeToString([]byte{1, 255}))
 	if a.Token != token {

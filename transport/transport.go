@@ -48,10 +48,10 @@ func (e *CloseError) Error() string {
 // Conn is the server's end of a connection, as its session sees it. Its methods may be called from any goroutine, also under
 // locks: they never block and never call back.
 type Conn interface {
-	// Send queues f behind all that was sent before. If there is no room (in bytes, MaxQueue) then it goes by the slow policy:
-	// frames with drop set may be dropped, the others end the connection with CodeOverloaded. A frame of any size fits in an
-	// empty queue. The error is ErrClosed or ErrFull; a frame that was dropped is no error.
-	Send(f *serializer.Frame, drop bool) error
+	// Send queues f behind all that was sent before. If it finds no room (in bytes, MaxQueue), then how says whether it is dropped, others
+	// are, or the connection ends with CodeOverloaded. A frame of any size fits in an empty queue. The error is ErrClosed or ErrFull; a
+	// frame that was dropped is no error.
+	Send(f *serializer.Frame, how Delivery) error
 
 	// Close ends the connection once what is queued was written, or a short time has passed. Only the first call counts.
 	Close(code int, reason string)
@@ -68,15 +68,3 @@ type Session interface {
 	// said. It may block until the session's channels have ended.
 	Closed(err error)
 }
-
-// SlowPolicy says what happens to a client that does not read as fast as it is sent to, when MaxQueue bytes wait for it.
-type SlowPolicy uint8
-
-const (
-	// Disconnect ends the connection with code 1013. The client reconnects, joins again and starts from fresh state.
-	Disconnect SlowPolicy = iota
-	// DropOldest drops the broadcasts and pushes that have waited longest; replies and lifecycle events are never dropped.
-	DropOldest
-	// DropNewest drops broadcasts and pushes that find no room.
-	DropNewest
-)

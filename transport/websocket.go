@@ -70,7 +70,8 @@ type WebSocket struct {
 	deflaters  chan *deflater           // as many as may work at once, nil until needed
 	deflated   func(data []byte) []byte // with one of them
 
-	dropped, slow, writes, wrote atomic.Uint64 // see WebSocketStats
+	slow          slowness
+	writes, wrote atomic.Uint64 // see WebSocketStats
 
 	mu          sync.Mutex
 	gone        sync.Cond // on mu: live may have become 0
@@ -88,6 +89,7 @@ func NewWebSocket(cfg WebSocketConfig) *WebSocket {
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
 	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
 	s := &WebSocket{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
+	s.slow.max, s.slow.policy = cfg.MaxQueue, cfg.OnSlow
 	s.gone.L = &s.mu
 	if cfg.Compress {
 		s.maxWriters = runtime.GOMAXPROCS(0) // they do more than write
@@ -104,6 +106,7 @@ func NewWebSocket(cfg WebSocketConfig) *WebSocket {
 type WebSocketStats struct {
 	Connections int    // that are open, or have not ended yet
 	Dropped     uint64 // frames, by policy DropOldest or DropNewest
+	Conflated   uint64 // frames, by policy KeepLatest: dropped for a newer one of their key
 	Slow        uint64 // connections that ended because the client did not keep up
 	Writes      uint64 // system calls to write, or without a descriptor calls of net.Conn.Write
 	Bytes       uint64 // that these wrote
@@ -115,8 +118,9 @@ func (s *WebSocket) Stats() WebSocketStats {
 	defer s.mu.Unlock()
 	return WebSocketStats{
 		Connections: s.connections,
-		Dropped:     s.dropped.Load(),
-		Slow:        s.slow.Load(),
+		Dropped:     s.slow.dropped.Load(),
+		Conflated:   s.slow.conflated.Load(),
+		Slow:        s.slow.ended.Load(),
 		Writes:      s.writes.Load(),
 		Bytes:       s.wrote.Load(),
 	}

@@ -28,7 +28,7 @@ func TestWebSocketSendAllocs(t *testing.T) {
 			sent := uint64(0)
 			round := func() {
 				for _, session := range sessions {
-					if err := session.Send(frame, true); err != nil {
+					if err := session.Send(frame, broadcast); err != nil {
 						t.Fatal(err)
 					}
 					sent += 132

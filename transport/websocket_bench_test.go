@@ -141,7 +141,7 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 			for got < b.N {
 				for ; sent < b.N && sent < got+window; sent++ {
 					for _, c := range all {
-						if err := c.Send(frame, true); err != nil {
+						if err := c.Send(frame, broadcast); err != nil {
 							b.Fatal(err)
 						}
 					}
@@ -182,7 +182,7 @@ func BenchmarkWebSocketEcho(b *testing.B) {
 			b.ResetTimer()
 			cpuBefore := cpu()
 			for _, c := range all {
-				c.Send(echoFrame, false)
+				c.Send(echoFrame, transport.Delivery{})
 			}
 			<-done
 			b.StopTimer()
@@ -205,7 +205,7 @@ func (s *echoSession) Receive(op serializer.Op, data []byte) error {
 	case left == 0:
 		close(s.done)
 	case left > 0:
-		return s.Send(&serializer.Frame{Op: op, Data: data}, false)
+		return s.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
 	}
 	return nil
 }

@@ -138,34 +138,25 @@ func (c *wsConn) start(lib *websocket.Conn, open func(Conn) Session) {
 }
 
 // Send implements [Conn].
-func (c *wsConn) Send(f *serializer.Frame, drop bool) error {
+func (c *wsConn) Send(f *serializer.Frame, how Delivery) error {
+	e := c.s.slow.entry(f, how)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.load() != stateOpen {
 		return ErrClosed
 	}
-	if q := c.queue; q != nil && q.waiting() > 0 {
-		if over := q.waiting() + len(f.Data) + frameOverhead - c.s.cfg.MaxQueue; over > 0 {
-			roomy := false
-			if c.s.cfg.OnSlow == DropOldest {
-				var n int
-				n, roomy = q.dropOldest(over)
-				c.s.dropped.Add(uint64(n))
-			}
-			switch {
-			case roomy:
-			case drop && c.s.cfg.OnSlow != Disconnect:
-				c.s.dropped.Add(1)
-				return nil
-			default:
-				c.s.slow.Add(1)
-				q.dropAll()
-				c.shut(ErrFull, CodeOverloaded, "slow consumer")
-				return ErrFull
-			}
+	if q := c.queue; q != nil {
+		// What a writer has may have arrived already: the client can answer it sooner than the writer gets to say so. It does not count.
+		switch c.s.slow.admit(q, e, q.inHand) {
+		case refused:
+			return nil
+		case overrun:
+			q.dropAll()
+			c.shut(ErrFull, CodeOverloaded, "slow consumer")
+			return ErrFull
 		}
 	}
-	c.push(f, drop)
+	c.push(e)
 	return nil
 }
 
@@ -178,12 +169,12 @@ func (c *wsConn) Close(code int, reason string) {
 
 func (c *wsConn) load() connState { return connState(c.state.Load()) }
 
-// push queues f and sees to it that somebody writes it. The caller holds mu.
-func (c *wsConn) push(f *serializer.Frame, drop bool) {
+// push queues e and sees to it that somebody writes it. The caller holds mu.
+func (c *wsConn) push(e entry) {
 	if c.queue == nil {
 		c.queue = frameQueues.Get().(*frameQueue)
 	}
-	c.queue.push(f, drop)
+	c.queue.push(e)
 	if !c.writing {
 		c.writing = true
 		c.s.schedule(c)
@@ -199,7 +190,7 @@ func (c *wsConn) shut(err error, code int, reason string) {
 	c.err = err
 	c.state.Store(uint32(stateClosing))
 	c.within(c.s.cfg.CloseTimeout)
-	c.push(closeFrame(code, reason), false)
+	c.push(entry{frame: closeFrame(code, reason)})
 }
 
 // within sets the time for what the connection's end waits for now. The caller holds mu.
@@ -229,7 +220,7 @@ func closeFrame(code int, reason string) *serializer.Frame {
 
 // ping answers a ping of the client's. The pong waits in line with the data, so a client that pings and does not read is a slow one.
 func (c *wsConn) ping(_ context.Context, payload []byte) bool {
-	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, false) // it cannot be told of an error
+	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, Delivery{}) // it cannot be told of an error
 	return false
 }
 

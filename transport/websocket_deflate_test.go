@@ -100,7 +100,7 @@ func TestWebSocketDeflateOut(t *testing.T) {
 			p, session := s.connect(offer...)
 			all.Go(func() {
 				for _, f := range frames {
-					if err := session.Send(f, false); err != nil {
+					if err := session.Send(f, transport.Delivery{}); err != nil {
 						t.Error(err)
 					}
 				}
@@ -139,7 +139,7 @@ func TestWebSocketDeflateEcho(t *testing.T) {
 	onEachPath(t, transport.WebSocketConfig{Compress: true}, func(t *testing.T, s *wsServer) {
 		echo := func(w *wsSession) {
 			w.receive = func(op serializer.Op, data []byte) error {
-				return w.Send(&serializer.Frame{Op: op, Data: data}, false)
+				return w.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
 			}
 		}
 		s.prepare.Store(&echo)

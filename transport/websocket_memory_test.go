@@ -175,7 +175,7 @@ func TestWebSocketMemoryOfServer(t *testing.T) {
 	frame := textFrame(strings.Repeat("b", 128))
 	for range 16 {
 		for _, c := range conns {
-			if err := c.Send(frame, true); err != nil {
+			if err := c.Send(frame, broadcast); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -168,9 +168,19 @@ func (s *wsSession) Closed(err error) {
 
 func (s *wsSession) text(t testing.TB, text string) {
 	t.Helper()
-	if err := s.Send(textFrame(text), false); err != nil {
+	if err := s.Send(textFrame(text), transport.Delivery{}); err != nil {
 		t.Fatalf("Send: %v", err)
 	}
+}
+
+// broadcast is how broadcasts and pushes go.
+var broadcast = transport.Delivery{Policy: transport.Inherit}
+
+func droppable(drop bool) transport.Delivery {
+	if drop {
+		return broadcast
+	}
+	return transport.Delivery{}
 }
 
 func textFrame(text string) *serializer.Frame {

@@ -13,18 +13,20 @@ const frameOverhead = 64
 // taken, and stay in the queue until they are written. It has no lock.
 type frameQueue struct {
 	entries   []entry
-	head      int // entries before it were written
-	taken     int // entries from head on that a writer has
-	searched  int // no entry before it may be dropped
-	holes     int // entries from head on whose frame was dropped
-	used      int // bytes
-	inHand    int // of these, bytes of what is taken
-	droppable int // and bytes that may be dropped now
+	head      int         // entries before it were written
+	taken     int         // entries from head on that a writer has
+	searched  int         // no entry before it may be dropped
+	holes     int         // entries from head on whose frame was dropped
+	used      int         // bytes
+	inHand    int         // of these, bytes of what is taken
+	droppable int         // and bytes that may be dropped now for others
+	latest    map[Key]int // where the newest entry of each key is; nil until needed
 }
 
 type entry struct {
-	frame *serializer.Frame // nil: dropped
-	drop  bool
+	frame  *serializer.Frame // nil: dropped
+	key    Key               // if the policy is KeepLatest
+	policy SlowPolicy        // not Inherit
 }
 
 func (e entry) cost() int { return len(e.frame.Data) + frameOverhead }
@@ -40,24 +42,27 @@ func (q *frameQueue) free() {
 		return
 	}
 	clear(q.entries[q.head:])
-	*q = frameQueue{entries: q.entries[:0]}
+	clear(q.latest)
+	*q = frameQueue{entries: q.entries[:0], latest: q.latest}
 	frameQueues.Put(q)
 }
-
-// waiting is the bytes that no writer has. What one has may have arrived already: the client can answer it sooner than the writer gets to say so.
-func (q *frameQueue) waiting() int { return q.used - q.inHand }
 
 // empty reports whether all was written.
 func (q *frameQueue) empty() bool { return q.used == 0 }
 
-func (q *frameQueue) push(f *serializer.Frame, drop bool) {
+func (q *frameQueue) push(e entry) {
 	if len(q.entries) == cap(q.entries) && (q.head+q.holes)*2 >= len(q.entries) {
 		q.compact()
 	}
-	e := entry{f, drop}
+	if e.key != (Key{}) {
+		if q.latest == nil {
+			q.latest = make(map[Key]int)
+		}
+		q.latest[e.key] = len(q.entries)
+	}
 	q.entries = append(q.entries, e)
 	q.used += e.cost()
-	if drop {
+	if e.policy == DropOldest {
 		q.droppable += e.cost()
 	}
 }
@@ -76,6 +81,9 @@ func (q *frameQueue) compact() {
 		if i < q.searched {
 			searched++
 		}
+		if newest, ok := q.latest[e.key]; ok && newest == i {
+			q.latest[e.key] = n
+		}
 		q.entries[n] = e
 		n++
 	}
@@ -91,32 +99,54 @@ func (q *frameQueue) dropOldest(need int) (n int, ok bool) {
 	}
 	for q.searched = max(q.searched, q.head+q.taken); need > 0; q.searched++ {
 		e := &q.entries[q.searched]
-		if e.frame == nil || !e.drop {
+		if e.frame == nil || e.policy != DropOldest {
 			continue
 		}
 		need -= e.cost()
-		q.remove(e)
+		q.remove(q.searched)
 		n++
 	}
 	return n, true
 }
 
-// dropAll drops every frame that no writer has.
+// dropAll drops every frame that no writer has, for the end: no frame makes another obsolete after that.
 func (q *frameQueue) dropAll() {
 	for i := q.head + q.taken; i < len(q.entries); i++ {
-		if e := &q.entries[i]; e.frame != nil {
-			q.remove(e)
+		if q.entries[i].frame != nil {
+			q.remove(i)
 		}
 	}
+	clear(q.latest)
 }
 
-func (q *frameQueue) remove(e *entry) {
+// conflate drops the frame of that key, if one waits that no writer has. It reports whether it did.
+func (q *frameQueue) conflate(key Key) bool {
+	i, ok := q.latest[key]
+	if !ok || i < q.head+q.taken {
+		return false
+	}
+	q.remove(i)
+	return true
+}
+
+// remove makes a hole where a frame waits that no writer has.
+func (q *frameQueue) remove(i int) {
+	e := &q.entries[i]
 	q.used -= e.cost()
-	if e.drop {
+	if e.policy == DropOldest {
 		q.droppable -= e.cost()
 	}
-	e.frame = nil
+	q.forget(i)
+	*e = entry{}
 	q.holes++
+}
+
+// forget takes an entry that goes out of the index.
+func (q *frameQueue) forget(i int) {
+	key := q.entries[i].key
+	if newest, ok := q.latest[key]; ok && newest == i {
+		delete(q.latest, key)
+	}
 }
 
 // take appends to dst, which is empty, the frames at the front until they are size bytes or more, but at least one, and marks them as taken. What
@@ -130,7 +160,7 @@ func (q *frameQueue) take(dst []outgoing, size int) []outgoing {
 		if e.frame == nil {
 			continue
 		}
-		if e.drop && i >= before {
+		if e.policy == DropOldest && i >= before {
 			q.droppable -= e.cost()
 		}
 		size -= e.cost()
@@ -140,9 +170,9 @@ func (q *frameQueue) take(dst []outgoing, size int) []outgoing {
 	return dst
 }
 
-// written forgets the first n of the frames that were taken, and returns the last of them. The others wait again; but a frame of which some bytes
-// were written must stay, so it remains taken.
-func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame) {
+// written forgets the first n of the frames that were taken, and returns the last of them. The others wait again, but for the obsolete ones: those
+// with a newer one of their key, which are dropped and counted. A frame of which some bytes were written must stay, so it remains taken.
+func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame, obsolete int) {
 	for ; n > 0; q.head++ {
 		e := &q.entries[q.head]
 		q.taken--
@@ -152,6 +182,7 @@ func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame) {
 		}
 		last = e.frame
 		q.used -= e.cost()
+		q.forget(q.head)
 		*e = entry{}
 		n--
 	}
@@ -165,11 +196,16 @@ func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame) {
 		keep++
 	}
 	for i := keep; i < q.head+q.taken; i++ {
-		if e := q.entries[i]; e.frame != nil && e.drop {
+		e := q.entries[i]
+		if e.frame != nil && e.policy == DropOldest {
 			q.droppable += e.cost()
+		}
+		if newest, ok := q.latest[e.key]; ok && newest != i {
+			q.remove(i)
+			obsolete++
 		}
 	}
 	q.taken = min(q.taken, keep-q.head)
 	q.searched = min(q.searched, q.head+q.taken)
-	return last
+	return last, obsolete
 }

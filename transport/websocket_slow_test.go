@@ -18,7 +18,7 @@ func fill(t *testing.T, s *wsServer, session *wsSession, payload string) (sent i
 	t.Helper()
 	quiet := 0
 	for before := s.ws.Stats().Dropped; ; sent++ {
-		if err := session.Send(textFrame(fmt.Sprint(sent, " ", payload)), true); err != nil {
+		if err := session.Send(textFrame(fmt.Sprint(sent, " ", payload)), broadcast); err != nil {
 			t.Fatalf("after %d: %v", sent, err)
 		}
 		if s.ws.Stats().Dropped > before {
@@ -49,7 +49,7 @@ func TestWebSocketSlowDisconnect(t *testing.T) {
 		sent := 0
 		var err error
 		for ; err == nil; sent++ {
-			err = session.Send(textFrame(fmt.Sprint(sent, " ", payload)), sent%2 == 0)
+			err = session.Send(textFrame(fmt.Sprint(sent, " ", payload)), droppable(sent%2 == 0))
 			if sent%100 == 0 {
 				otherSession.text(t, "quick")
 				other.want(fin|opText, "quick")
@@ -58,7 +58,7 @@ func TestWebSocketSlowDisconnect(t *testing.T) {
 		if err != transport.ErrFull {
 			t.Fatalf("Send: %v", err)
 		}
-		if err := session.Send(textFrame("x"), true); err != transport.ErrClosed {
+		if err := session.Send(textFrame("x"), broadcast); err != transport.ErrClosed {
 			t.Errorf("Send: %v", err)
 		}
 		if st := s.ws.Stats(); st.Slow != 1 || st.Dropped != 0 {
@@ -98,11 +98,11 @@ func TestWebSocketSlowDropOldest(t *testing.T) {
 		// Replies are kept, and so are the newest of the others.
 		const replies = 10
 		for i := range replies {
-			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), false); err != nil {
+			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), transport.Delivery{}); err != nil {
 				t.Fatalf("reply %d: %v", i, err)
 			}
 			sent++
-			if err := session.Send(textFrame(fmt.Sprint(sent, " ", payload)), true); err != nil {
+			if err := session.Send(textFrame(fmt.Sprint(sent, " ", payload)), broadcast); err != nil {
 				t.Fatal(err)
 			}
 			sent++
@@ -147,7 +147,7 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 		p, session := s.connect()
 		sent := fill(t, s, session, strings.Repeat("x", 1000))
 		for range 10 {
-			if err := session.Send(textFrame(fmt.Sprint(sent, strings.Repeat(" ", 1000))), true); err != nil {
+			if err := session.Send(textFrame(fmt.Sprint(sent, strings.Repeat(" ", 1000))), broadcast); err != nil {
 				t.Fatal(err)
 			}
 			sent++
@@ -172,7 +172,7 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 		fill(t, s, session, strings.Repeat("x", 1000))
 		var err error
 		for i := 0; err == nil && i < 100; i++ {
-			err = session.Send(textFrame(strings.Repeat("r", 1000)), false)
+			err = session.Send(textFrame(strings.Repeat("r", 1000)), transport.Delivery{})
 		}
 		if err != transport.ErrFull {
 			t.Errorf("Send: %v", err)
@@ -209,7 +209,7 @@ func TestWebSocketStalled(t *testing.T) {
 		other, otherSession := s.connect()
 		big := &serializer.Frame{Op: serializer.OpBinary, Data: make([]byte, 1<<20)}
 		for range 30 {
-			if err := session.Send(big, false); err != nil && err != transport.ErrClosed {
+			if err := session.Send(big, transport.Delivery{}); err != nil && err != transport.ErrClosed {
 				t.Fatal(err)
 			}
 		}
@@ -274,7 +274,7 @@ func TestWebSocketBatches(t *testing.T) {
 			const n = 5000
 			frame := textFrame(strings.Repeat("b", 98))
 			for range n {
-				if err := session.Send(frame, true); err != nil {
+				if err := session.Send(frame, broadcast); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -337,7 +337,7 @@ func TestWebSocketStress(t *testing.T) {
 				for k := 1; k <= 300; k++ {
 					f := textFrame(fmt.Sprint(sender, " ", k, strings.Repeat(" ", k)))
 					for _, session := range sessions {
-						session.Send(f, true)
+						session.Send(f, broadcast)
 					}
 				}
 			})

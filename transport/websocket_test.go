@@ -46,7 +46,7 @@ func TestWebSocketEcho(t *testing.T) {
 	onEachPath(t, transport.WebSocketConfig{}, func(t *testing.T, s *wsServer) {
 		echo := func(w *wsSession) {
 			w.receive = func(op serializer.Op, data []byte) error {
-				return w.Send(&serializer.Frame{Op: op, Data: data}, false)
+				return w.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
 			}
 		}
 		s.prepare.Store(&echo)
@@ -238,7 +238,7 @@ func TestWebSocketViolations(t *testing.T) {
 				p.wantEnd()
 				p.Close()
 				session.wantCode(t, c.code)
-				if err := session.Send(textFrame("x"), false); err != transport.ErrClosed {
+				if err := session.Send(textFrame("x"), transport.Delivery{}); err != transport.ErrClosed {
 					t.Errorf("Send: %v", err)
 				}
 				otherSession.text(t, "the other lives")
@@ -305,7 +305,7 @@ func TestWebSocketServerCloses(t *testing.T) {
 			}
 			session.Close(c.code, c.reason)
 			session.Close(1000, "only the first call counts")
-			if err := session.Send(textFrame("late"), false); err != transport.ErrClosed {
+			if err := session.Send(textFrame("late"), transport.Delivery{}); err != transport.ErrClosed {
 				t.Errorf("Send: %v", err)
 			}
 			for i := range 100 {
@@ -440,7 +440,7 @@ func TestWebSocketReset(t *testing.T) {
 			if _, ok := errors.AsType[*transport.CloseError](err); ok || err == io.EOF {
 				t.Errorf("Closed(%v)", err)
 			}
-			if err := session.Send(textFrame("x"), false); err != transport.ErrClosed {
+			if err := session.Send(textFrame("x"), transport.Delivery{}); err != transport.ErrClosed {
 				t.Errorf("Send: %v", err)
 			}
 			session.Close(1001, "")

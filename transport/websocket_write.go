@@ -240,7 +240,7 @@ func (c *wsConn) drain() {
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = errSlow
-			c.s.slow.Add(1)
+			c.s.slow.ended.Add(1)
 		}
 		if err != nil {
 			w.err = err
@@ -285,7 +285,8 @@ func (c *wsConn) settle(w *writer) (more bool) {
 	err := w.err
 	hangUp, failed := false, false
 	c.mu.Lock()
-	last := c.queue.written(w.i, w.offset > 0)
+	last, obsolete := c.queue.written(w.i, w.offset > 0)
+	c.s.slow.conflated.Add(uint64(obsolete))
 	c.offset = w.offset
 	w.clear()
 	if last != nil && last.Op == opClose && c.load() == stateClosing {
