@@ -11,6 +11,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
+	"bennu.example/transport"
 )
 
 // dial serves a handler on the topic "room:1" and joins it.
@@ -81,6 +82,24 @@ func ExampleIntercept() {
 	room.Push("say", line{"damn it"})
 	fmt.Println(event("said"))
 	// Output: {"text":"d**n it"}
+}
+
+// Of the cursors that wait for a slow client, only the newest of each user is kept; of the ticks, nothing that finds no room.
+func ExampleLatest() {
+	type cursor struct {
+		User string `json:"user"`
+		At   int    `json:"at"`
+	}
+	room, event, end := dial(channel.Define((*guest).join,
+		channel.On("move", func(_ *guest, _ context.Context, c *channel.Channel, m cursor) (push.Reply, error) {
+			return push.NoReply, c.Broadcast("moved", m)
+		}),
+		channel.Latest[guest]("moved", func(m cursor) string { return m.User }),
+		channel.OnSlow[guest]("tick", transport.DropNewest)))
+	defer end()
+	room.Push("move", cursor{"ann", 7})
+	fmt.Println(event("moved"))
+	// Output: {"user":"ann","at":7}
 }
 
 // A reply need not come from the callback: the message is kept by its Ref.

@@ -387,3 +387,67 @@ func BenchmarkSubscribeCancel(b *testing.B) {
 		ps.Subscribe("t", s).Cancel()
 	}
 }
+
+// preparer counts, and leaves the count with the broadcast.
+type preparer struct {
+	ps    *pubsub.PubSub
+	calls int
+	err   error
+}
+
+func (p *preparer) Prepare(b *pubsub.Broadcast) error {
+	p.ps.Subscribe(b.Topic, &nothing{}).Cancel() // no lock is held
+	p.calls++
+	b.Keep(p, p.calls)
+	return p.err
+}
+
+// prepared keeps what a Preparer left for it.
+type prepared struct {
+	by  any
+	got []any
+}
+
+func (p *prepared) Deliver(b *pubsub.Broadcast) error {
+	p.got = append(p.got, b.Kept(p.by))
+	return nil
+}
+
+func TestPrepare(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.New(nil)
+	x, y := &preparer{ps: ps}, &preparer{ps: ps}
+	a, b, c, none := &prepared{by: x}, &prepared{by: x}, &prepared{by: y}, &prepared{by: x}
+	subs := []*pubsub.Subscription{
+		ps.SubscribePrepared("room:1", a, x), ps.SubscribePrepared("room:1", b, x), ps.SubscribePrepared("room:1", c, y),
+	}
+	ps.Subscribe("room:2", none)
+	broadcast := func(topic string, want error) {
+		t.Helper()
+		if err := ps.Broadcast(t.Context(), topic, "said", nil); !errors.Is(err, want) {
+			t.Errorf("Broadcast: %v", err)
+		}
+	}
+	broadcast("room:1", nil)
+	broadcast("room:2", nil)
+	subs[1].Cancel()
+	subs[1].Cancel()
+	broadcast("room:1", nil)
+	y.err = errors.New("not today") // and all get it still
+	broadcast("room:1", y.err)
+	subs[0].Cancel()
+	subs[2].Cancel()
+	broadcast("room:1", nil)
+	ps.Subscribe("room:1", none)
+	broadcast("room:1", nil)
+	for i, test := range []struct{ got, want []any }{
+		{a.got, []any{1, 2, 3}}, {b.got, []any{1}}, {c.got, []any{1, 2, 3}}, {none.got, []any{nil, nil}},
+	} {
+		if !slices.Equal(test.got, test.want) {
+			t.Errorf("subscriber %d got %v, want %v", i, test.got, test.want)
+		}
+	}
+	if x.calls != 3 || y.calls != 3 {
+		t.Errorf("%d and %d calls", x.calls, y.calls)
+	}
+}

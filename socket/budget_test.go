@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"bennu.example/channel"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
@@ -46,12 +47,19 @@ func TestIdleMemory(t *testing.T) {
 }
 
 // A broadcast allocates for itself, and nothing per subscriber.
-func TestFanOutAllocations(t *testing.T) {
+func TestFanOutAllocations(t *testing.T) { fanOutAllocations(t) }
+
+// Nor if only the latest of a key is kept.
+func TestFanOutAllocationsLatest(t *testing.T) {
+	fanOutAllocations(t, channel.Latest[nobody]("new_msg", func(m struct{ Body string }) string { return m.Body }))
+}
+
+func fanOutAllocations(t *testing.T, options ...channel.Option[nobody]) {
 	if raceEnabled {
 		return
 	}
 	const n, rounds = 1000, 50
-	s := serve(t, socket.Config{})
+	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(options...)}})
 	crowd := s.crowd(t, n, 1)
 	body, err := serializer.Value(json.RawMessage(`{"body":"hello"}`)).Encoded()
 	if err != nil {

@@ -58,7 +58,8 @@ type Config struct {
 	MaxMessage int64
 	// MaxQueue bounds what waits for one client, in bytes; 0 is 1 MiB. What happens then says OnSlow.
 	MaxQueue int
-	// OnSlow is Disconnect, unless set.
+	// OnSlow is transport.Disconnect, unless it is DropOldest or DropNewest. It is for all broadcasts and pushes that have no policy of their
+	// own: see channel.OnSlow, and channel.Latest.
 	OnSlow transport.SlowPolicy
 	// MaxMailbox bounds what waits for one channel's callbacks, in bytes; 0 is 1 MiB. A full mailbox slows its client down, and after
 	// 5 seconds ends the channel with phx_error.

@@ -32,7 +32,7 @@ type Handler struct {
 	gone     chan struct{} // closed when the last session has ended while draining
 }
 
-// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route or an origin that can only be a mistake.
+// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin or a policy that can only be a mistake.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	routes, err := cfg.Channels.Compile()
@@ -42,6 +42,9 @@ func NewHandler(cfg Config) *Handler {
 	origins, err := newOriginCheck(cfg)
 	if err != nil {
 		panic("socket: " + err.Error())
+	}
+	if max(cfg.WebSocket.OnSlow, cfg.LongPoll.OnSlow) > transport.DropNewest {
+		panic("socket: OnSlow is no policy of a whole connection: see channel.OnSlow")
 	}
 	if cfg.LongPoll.OnPanic == nil {
 		cfg.LongPoll.OnPanic = func(v any, stack []byte) {

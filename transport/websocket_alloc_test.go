@@ -9,7 +9,12 @@ import (
 )
 
 // Sending a frame, and writing it, allocates nothing.
-func TestWebSocketSendAllocs(t *testing.T) {
+func TestWebSocketSendAllocs(t *testing.T) { sendAllocs(t, broadcast) }
+
+// Nor does it if the frame takes the place of another.
+func TestWebSocketKeepLatestAllocs(t *testing.T) { sendAllocs(t, latest("ann")) }
+
+func sendAllocs(t *testing.T, how transport.Delivery) {
 	if raceEnabled {
 		t.Log("under the race detector more is allocated")
 		return
@@ -26,16 +31,17 @@ func TestWebSocketSendAllocs(t *testing.T) {
 			}
 			frame := textFrame(strings.Repeat("a", 128))
 			sent := uint64(0)
+			arrived := func() bool { st := s.ws.Stats(); return st.Bytes+132*st.Conflated >= sent }
 			round := func() {
 				for _, session := range sessions {
-					if err := session.Send(frame, broadcast); err != nil {
+					if err := session.Send(frame, how); err != nil {
 						t.Fatal(err)
 					}
 					sent += 132
 				}
 			}
 			settle := func() {
-				eventually(t, "writing", func() bool { return s.ws.Stats().Bytes >= sent })
+				eventually(t, "writing", arrived)
 			}
 			for range 100 {
 				round()
