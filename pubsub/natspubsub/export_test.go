@@ -1,0 +1,4 @@
+package natspubsub
+
+// Token is token.
+func Token(name string) string { return token(name) }

@@ -1,0 +1,102 @@
+// Package natspubsub joins the nodes of a cluster by NATS.
+//
+// Each topic is a subject, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
+// bennu.t.<topic>, bennu.n.<node> and bennu.a.all. In these names letters, digits and a few other characters stand for themselves, and any
+// other byte as a percent sign and two hex digits. Topics longer than 200 characters are hashed. Who may connect needs permission to
+// publish and subscribe to bennu.>, nothing else: there is no JetStream, and nothing is requested.
+//
+// Core NATS delivers at most once. A node that lost its connection or did not keep up is told by a gap; so are the others if it was sending
+// just then. What servers of a NATS cluster lose on the way to each other, nobody is told of.
+package natspubsub
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"bennu.example/internal/relay"
+	"bennu.example/pubsub"
+)
+
+const defaultPrefix = "bennu"
+
+// Config of an adapter. Its zero value is for a server on this machine.
+type Config struct {
+	// URL is where the servers are, separated by commas; "": nats.DefaultURL, 127.0.0.1:4222.
+	URL string
+	// Options are how to connect besides: credentials, TLS, a dialer. Those on reconnecting, buffers, pings and handlers have no effect: the
+	// adapter has its own.
+	Options []nats.Option
+	// Prefix begins the subjects; "": "bennu". Nodes that are to hear each other have the same.
+	Prefix string
+	// Name begins this node's name in the cluster; "": "node".
+	Name string
+	// Queue bounds, in bytes, what waits for NATS, and as much again what came from it and waits for this node; 0: 8 MiB. A single broadcast
+	// may not be longer, nor longer than the servers' max_payload.
+	Queue int
+	// Timeout is within which the server must answer; 0: 5 s. Ping is how long it is left alone before it is asked; 0: 5 s. A server that is
+	// connected but deaf is noticed within the sum of both.
+	Timeout, Ping time.Duration
+	// Logger gets what an operator should know, never payloads; nil: nothing.
+	Logger *zerolog.Logger
+}
+
+// Adapter is one node's place at NATS. See pubsub.Adapter.
+type Adapter struct{ relay *relay.Relay }
+
+var _ pubsub.Adapter = (*Adapter)(nil)
+
+// New makes an adapter. It connects when it is run.
+func New(cfg Config) (*Adapter, error) {
+	prefix := cmp.Or(cfg.Prefix, defaultPrefix)
+	if strings.ContainsAny(prefix, " \t\r\n*>") || strings.Contains("."+prefix+".", "..") {
+		return nil, fmt.Errorf("natspubsub: prefix %q is no subject", prefix)
+	}
+	e := &engine{prefix: prefix, timeout: cmp.Or(cfg.Timeout, defaultTimeout)}
+	if err := e.configure(cfg); err != nil {
+		return nil, fmt.Errorf("natspubsub: configure: %w", err)
+	}
+	return &Adapter{relay.New(e, relay.Config{
+		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Logger: cfg.Logger,
+	})}, nil
+}
+
+// Node is part of pubsub.Adapter.
+func (a *Adapter) Node() string { return a.relay.Node() }
+
+// Run is part of pubsub.Adapter. When ctx ends it goes on for up to a second to send what was published before.
+func (a *Adapter) Run(ctx context.Context, in pubsub.Inbox) error {
+	err := a.relay.Run(ctx, relay.Inbox{
+		Deliver: func(data []byte) error {
+			b, err := pubsub.ParseBroadcast(data)
+			if err == nil {
+				in.Deliver(b)
+			}
+			return err
+		},
+		Gap: in.Gap,
+	})
+	return fmt.Errorf("natspubsub: %w", err)
+}
+
+// Publish is part of pubsub.Adapter.
+func (a *Adapter) Publish(_ context.Context, node string, b *pubsub.Broadcast) error {
+	if err := a.relay.Publish(node, b.Topic, b, len(b.Topic)+len(b.Event)+len(b.Payload.Bytes())+16); err != nil {
+		return fmt.Errorf("natspubsub: publish %s to %s: %w", b.Event, b.Topic, err)
+	}
+	return nil
+}
+
+// Subscribe is part of pubsub.Adapter.
+func (a *Adapter) Subscribe(topic string) { a.relay.Subscribe(topic) }
+
+// Unsubscribe is part of pubsub.Adapter.
+func (a *Adapter) Unsubscribe(topic string) { a.relay.Unsubscribe(topic) }
+
+// Health is part of pubsub.Adapter.
+func (a *Adapter) Health() pubsub.Health { return pubsub.Health(a.relay.Health()) }
