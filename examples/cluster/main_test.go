@@ -13,13 +13,10 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/chrome"
-	"bennu.example/internal/leak"
 	"bennu.example/presence"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
-
-func TestMain(m *testing.M) { leak.Main(m) }
 
 // patience is how long anything may take; it is waited out only when a test fails.
 const patience = 30 * time.Second

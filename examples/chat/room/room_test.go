@@ -141,15 +141,6 @@ func (w *wire) ok(event string, payload, v any) (others []frame) {
 	return others
 }
 
-// closed reads until the connection ends, and returns the close code.
-func (w *wire) closed() websocket.StatusCode {
-	for {
-		if _, err := w.read(); err != nil {
-			return websocket.CloseStatus(err)
-		}
-	}
-}
-
 func metas(s presence.State, key string) []presence.Meta {
 	e, _ := s.Get(key)
 	return e.Metas
