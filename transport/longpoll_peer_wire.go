@@ -72,10 +72,11 @@ func parsePeer(data []byte) (m peerMessage, err error) {
 	data = data[8:]
 	data = data[copy(m.session[:], data):]
 	for _, n := range []*uint64{&m.number, &m.total, &m.offset} {
-		size := 0
-		if *n, size = binary.Uvarint(data); size <= 0 {
+		v, size := binary.Uvarint(data)
+		if size <= 0 {
 			return m, errPeer
 		}
+		*n = v
 		data = data[size:]
 	}
 	m.data = slices.Clip(data)

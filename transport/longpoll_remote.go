@@ -63,11 +63,12 @@ func (r *remoteSession) wait(ctx context.Context, c *peerCall) (messages []*seri
 // take gets the rest of an answer, and the leave to write it.
 func (c *peerCall) take(ctx context.Context, m peerMessage) []*serializer.Frame {
 	data, total := m.data, m.total
-	for ok := true; uint64(len(data)) < total; data = append(data, m.data...) {
-		m, ok = c.ask(ctx, &peerMessage{kind: peerMore, offset: uint64(len(data))})
+	for uint64(len(data)) < total {
+		m, ok := c.ask(ctx, &peerMessage{kind: peerMore, offset: uint64(len(data))})
 		if !ok || m.kind != peerAnswer || m.offset != uint64(len(data)) || len(m.data) == 0 {
 			return nil
 		}
+		data = append(data, m.data...)
 	}
 	frames, err := unpackFrames(data)
 	if err != nil || ctx.Err() != nil {
