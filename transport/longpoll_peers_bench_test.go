@@ -15,7 +15,7 @@ func BenchmarkLongPollOfAnotherNode(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			cfg := transport.LongPollConfig{Secret: []byte("shared"), Peers: newLPBus()}
 			nodes := []*transport.LongPoll{transport.NewLongPoll(cfg), transport.NewLongPoll(cfg)}
-			session := &lpDiscard{}
+			session := &lpTaker{}
 			open := func() (func(transport.Conn) transport.Session, error) {
 				return func(c transport.Conn) transport.Session { session.Conn = c; return session }, nil
 			}
@@ -42,8 +42,8 @@ func BenchmarkLongPollOfAnotherNode(b *testing.B) {
 	}
 }
 
-// lpDiscard is a Session that takes everything.
-type lpDiscard struct{ transport.Conn }
+// lpTaker is a Session that takes everything.
+type lpTaker struct{ transport.Conn }
 
-func (*lpDiscard) Receive(serializer.Op, []byte) error { return nil }
-func (*lpDiscard) Closed(error)                        {}
+func (*lpTaker) Receive(serializer.Op, []byte) error { return nil }
+func (*lpTaker) Closed(error)                        {}
