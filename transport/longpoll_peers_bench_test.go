@@ -26,7 +26,7 @@ func BenchmarkLongPollOfAnotherNode(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
 				nodes[i].Serve(httptest.NewRecorder(), httptest.NewRequest("POST", "/?token="+token, strings.NewReader("[1]")), open)
-				session.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte("[1]")}, false)
+				session.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte("[1]")}, transport.Delivery{})
 				w := httptest.NewRecorder()
 				nodes[i].Serve(w, httptest.NewRequest("GET", "/?token="+token, nil), open)
 				if !strings.HasPrefix(w.Body.String(), `{"status":200`) {
