@@ -24,7 +24,7 @@ import (
 const (
 	maxPushAllocs      = 9
 	maxEventAllocs     = 2
-	maxClientIdleBytes = 36_000
+	maxClientIdleBytes = 40_000
 )
 
 // canned is a connection that answers every push with the same reply, and says what it is told to say.
