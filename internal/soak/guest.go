@@ -254,7 +254,7 @@ func (s *seat) solved(event string, reply serializer.Payload, err error, ok func
 
 // leave leaves the room, and joins it again.
 func (s *seat) leave(ctx context.Context) {
-	s.leaves()
+	s.leaves(true)
 	s.ch.Leave()
 	late := time.NewTimer(patience)
 	defer late.Stop()
@@ -268,6 +268,7 @@ func (s *seat) leave(ctx context.Context) {
 	}
 	s.who.Load().Close()
 	s.book.count("leaves")
+	s.leaves(false)
 	s.enter()
 }
 

@@ -134,7 +134,7 @@ func (c *pair) wait() bool {
 		if d <= 0 {
 			return true
 		}
-		t := time.NewTimer(d)
+		t := time.NewTimer(min(d, 50*time.Millisecond)) // it may become less: see calm
 		select {
 		case <-t.C:
 		case <-c.done:
@@ -175,6 +175,15 @@ func (p *proxy) any(rng *rand.Rand) *pair {
 		return nil
 	}
 	return p.pairs[rng.IntN(len(p.pairs))]
+}
+
+// calm ends all stalls.
+func (p *proxy) calm() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.pairs {
+		c.stalled.Store(0)
+	}
 }
 
 func (p *proxy) close() {

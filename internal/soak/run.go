@@ -146,6 +146,7 @@ func (r *run) rounds(d time.Duration) error {
 			return err
 		}
 		r.stage.quiet.Store(true)
+		r.proxy.calm()
 		if err := r.settle(!restart && i > 0); err != nil {
 			return fmt.Errorf("round %d of %d: %w", i+1, n, err)
 		}
@@ -204,7 +205,7 @@ func (r *run) harm() {
 		c.stall(randN(r.rng, time.Second))
 	default:
 		r.book.count("connections stalled for long")
-		c.stall(randN(r.rng, 5*time.Second))
+		c.stall(randN(r.rng, 6*time.Second))
 	}
 }
 
@@ -242,10 +243,10 @@ func (r *run) witnesses() (all []*witness) {
 // that was the same server.
 func (r *run) settle(compare bool) error {
 	all := r.witnesses()
-	if err := within(time.Second, func() error { return r.answerRoll(all) }); err != nil {
+	if err := within(func() error { return r.answerRoll(all) }); err != nil {
 		return fmt.Errorf("roll call: %w", err)
 	}
-	if err := within(0, func() error { return r.listed(all) }); err != nil {
+	if err := within(func() error { return r.listed(all) }); err != nil {
 		return fmt.Errorf("presence: %w", err)
 	}
 	now, err := r.child.state()
@@ -262,18 +263,21 @@ func (r *run) settle(compare bool) error {
 	return nil
 }
 
-// within tries until there is no error, for as long as patience lasts. Between tries it pauses, at least for so long.
-func within(rest time.Duration, try func() error) error {
+// within tries until there is no error, for as long as patience lasts.
+func within(try func() error) error {
 	for end := time.Now().Add(patience); ; {
 		err := try()
 		if err == nil || time.Now().After(end) {
 			return err
 		}
-		pause(context.Background(), rest+50*time.Millisecond)
+		pause(context.Background(), 100*time.Millisecond)
 	}
 }
 
-// answerRoll calls the roll once and waits for the answers for a while: a connection may yet be lost in an old stall.
+// rollTime is how long a roll call may take before it is called again.
+const rollTime = 5 * time.Second
+
+// answerRoll calls the roll once and waits for the answers for a while: a connection may yet be found to be lost, and an answer with it.
 func (r *run) answerRoll(all []*witness) error {
 	if err := joined(all); err != nil {
 		return err
@@ -283,19 +287,16 @@ func (r *run) answerRoll(all []*witness) error {
 	for _, w := range all {
 		names[w.topic] = append(names[w.topic], w.name)
 	}
-	var err error
-	for range 100 {
-		if !pause(context.Background(), 50*time.Millisecond) {
-			break
-		}
-		if err = joined(all); err == nil {
+	for end := time.Now().Add(rollTime); ; {
+		pause(context.Background(), 50*time.Millisecond)
+		err := joined(all)
+		if err == nil {
 			err = heardBy(all, roll, names)
 		}
-		if err == nil {
-			return nil
+		if err == nil || time.Now().After(end) {
+			return err
 		}
 	}
-	return err
 }
 
 func joined(all []*witness) error {
@@ -367,7 +368,7 @@ func (r *run) listed(all []*witness) error {
 
 // emptied waits until nothing is left of the clients at the server.
 func (r *run) emptied() error {
-	return within(0, func() error {
+	return within(func() error {
 		s, err := r.child.state()
 		if err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -95,7 +96,7 @@ func (x *stranger) visit(ctx context.Context) {
 	rolled := uint64(0)
 	for beat := 1; pause(visit, randN(x.rng, 40*time.Millisecond)); beat++ {
 		ok := x.back()
-		if roll := x.stage.roll.Load(); roll != rolled {
+		if roll := x.stage.roll.Load(); roll != rolled && !x.isLeaving() {
 			rolled = roll
 			for _, s := range x.order {
 				ok = ok && x.say(s, roll)
@@ -129,13 +130,18 @@ func (x *stranger) back() bool {
 	return true
 }
 
+func (x *stranger) isLeaving() bool { return slices.ContainsFunc(x.order, (*stool).isLeaving) }
+
+func (s *stool) isLeaving() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.leaving != ""
+}
+
 // act does one thing. It reports whether the connection goes on.
 func (x *stranger) act() bool {
 	s := x.order[x.rng.IntN(len(x.order))]
-	s.mu.Lock()
-	leaving := s.leaving != ""
-	s.mu.Unlock()
-	if leaving {
+	if s.isLeaving() {
 		return true
 	}
 	switch n := x.rng.IntN(1000); {

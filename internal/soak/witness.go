@@ -92,7 +92,7 @@ type witness struct {
 	since    uint64 // when it began
 	interval int
 	dropped  bool // something, in this interval
-	leaving  bool // answers still come, but nothing else
+	leaving  bool // see leaves
 	ticks    uint64
 	voices   map[string][]*voice // by name, in the order of their lives
 	roll     uint64              // the latest roll call
@@ -122,7 +122,7 @@ func (w *witness) begins(life uint64) {
 	if life <= w.life {
 		w.fault("joined as %d", life)
 	}
-	w.joined, w.life, w.since, w.dropped, w.leaving, w.ticks = true, life, w.book.clock.Load(), false, false, 0
+	w.joined, w.life, w.since, w.dropped, w.ticks = true, life, w.book.clock.Load(), false, 0
 	w.interval++
 	w.book.count("intervals")
 }
@@ -134,11 +134,11 @@ func (w *witness) ends() {
 	w.joined = false
 }
 
-// leaves tells that the client is about to leave, and will not be told what it hears until then.
-func (w *witness) leaves() {
+// leaves tells that the client is about to leave, from when on answers still come but what is heard is kept from it, or that it has left.
+func (w *witness) leaves(leaving bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.leaving = true
+	w.leaving = leaving
 }
 
 // drops tells that the client dropped something.

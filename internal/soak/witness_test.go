@@ -50,7 +50,7 @@ func TestWitness(t *testing.T) {
 		"ticks come late":          {steps{begin, ticked(1), answered("tick", 2)}, "when 1 was heard"},
 		"an answer":                {steps{begin, own(1), own(2), answered("say", 2)}, ""},
 		"an answer too early":      {steps{begin, own(1), answered("say", 2)}, "when 1 was heard"},
-		"an answer while leaving":  {steps{begin, own(1), (*witness).leaves, answered("say", 2)}, ""},
+		"an answer while leaving":  {steps{begin, own(1), func(w *witness) { w.leaves(true) }, answered("say", 2)}, ""},
 		"an answer of another":     {steps{begin, func(w *witness) { w.answered("say", answer{w.life + 1, 0}) }}, "answered for life 11"},
 		"joined as before":         {steps{begin, func(w *witness) { w.begins(1) }}, "joined as 1"},
 	} {
