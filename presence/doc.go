@@ -3,11 +3,10 @@
 // A server makes one [Presence] and tracks channels in it, usually in the callback that follows a join:
 //
 //	func (r *room) joined(ctx context.Context, c *channel.Channel, _ joined) error {
-//		if err := r.presence.Push(c); err != nil { // presence_state
+//		if _, err := r.presence.Track(c, r.user, device{"phone"}); err != nil { // presence_diff to everyone, here included
 //			return err
 //		}
-//		_, err := r.presence.Track(c, r.user, device{"phone"}) // presence_diff to everyone, here included
-//		return err
+//		return r.presence.Push(c) // presence_state: a client that comes back finds itself in it, and sees nobody leave
 //	}
 //
 // A presence is tracked under a key, which is who it is (a user's id), with a meta, which says more (a device, a status). One key

@@ -35,11 +35,10 @@ func (p *person) join(_ context.Context, c *channel.Channel, params personParams
 }
 
 func (p *person) joined(_ context.Context, c *channel.Channel, _ personJoined) error {
-	if err := p.who.Push(c); err != nil {
+	if _, err := p.who.Track(c, p.name, personMeta{"here"}); err != nil {
 		return err
 	}
-	_, err := p.who.Track(c, p.name, personMeta{"here"})
-	return err
+	return p.who.Push(c)
 }
 
 // A server tracks its clients, and a client shows who comes and goes.
