@@ -40,6 +40,10 @@ func (c *ClientConfig) endpoint(last, plain, secure string) (*url.URL, error) {
 	if u.Hostname() == "" {
 		return nil, fmt.Errorf("transport: %w: no host in the URL", ErrURL)
 	}
+	// net/url takes more for a host than it does with the scheme that requests are made with.
+	if _, err := url.Parse((&url.URL{Scheme: u.Scheme, Host: u.Host}).String()); err != nil {
+		return nil, fmt.Errorf("transport: %w: %w", ErrURL, clientErrorWithoutURL(err))
+	}
 	u.Path = strings.TrimRight(u.Path, "/") + "/" + last
 	if u.RawPath != "" {
 		u.RawPath = strings.TrimRight(u.RawPath, "/") + "/" + last

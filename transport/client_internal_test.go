@@ -91,6 +91,7 @@ func FuzzClientEndpoint(f *testing.F) {
 	f.Add("http://[::1]", "a b", "", "")
 	f.Add("ws://user:pw@host//", "a=%", "\r\n", "\n")
 	f.Add("ws://host/?", "&&", "#", "ü")
+	f.Add("ws://::", "0", "0", "0")
 	f.Fuzz(func(t *testing.T, base, params, vsn, token string) {
 		cfg := ClientConfig{URL: base, Params: params, Vsn: vsn, AuthToken: token}.withDefaults()
 		u, err := cfg.endpoint("websocket", "http", "https")
