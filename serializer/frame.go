@@ -37,14 +37,24 @@ func (f *Frame) Deflated(deflate func(data []byte) []byte) []byte {
 
 // Encode makes the frame of m, in memory of its own and no more than it needs.
 func Encode(s Serializer, m *Message) (*Frame, error) {
-	scratch := scratches.Get().(*[]byte)
-	defer scratches.Put(scratch)
-	op, data, err := s.Append((*scratch)[:0], m)
+	d := drafts.Get().(*draft)
+	defer drafts.Put(d)
+	d.message = *m // the caller's may stay on its stack
+	op, data, err := s.Append(d.bytes[:0], &d.message)
+	d.message = Message{}
 	if err != nil {
 		return nil, err
 	}
 	if cap(data) <= maxPooled {
-		*scratch = data
+		d.bytes = data
 	}
 	return &Frame{Op: op, Data: bytes.Clone(data)}, nil
 }
+
+// draft is what a frame is made in.
+type draft struct {
+	message Message
+	bytes   []byte
+}
+
+var drafts = sync.Pool{New: func() any { return new(draft) }}
