@@ -64,6 +64,13 @@ func (c *Channel) work(it item) {
 		c.handleJoin(it, prev)
 		return
 	}
+	if err := caught(func() { c.handle(it) }); err != nil {
+		c.abort(err)
+	}
+}
+
+// handle handles what is no join.
+func (c *Channel) handle(it item) {
 	switch c.phase.Load() {
 	case joining: // its join was refused: to the client it is not joined
 		c.handleRefused(it)
@@ -100,16 +107,30 @@ func (c *Channel) work(it item) {
 	}
 }
 
-// handleJoin asks the handler and answers. Whatever else came for this join waits in the mailbox behind it.
+// handleJoin begins the channel when the one before it has ended. Whatever else came for this join waits in the mailbox behind it.
 func (c *Channel) handleJoin(it item, prev *Channel) {
 	defer c.up.Answered()
-	if prev != nil && !prev.box.WaitFor(replaceWait) {
-		prev.silence(ErrReplaced)
+	if prev != nil {
+		if !prev.box.WaitFor(replaceWait) {
+			prev.silence(ErrReplaced)
+		}
+		defer func() { // also if the join's goroutine was ended
+			if prev.owesClose() {
+				_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), transport.Delivery{})
+			}
+		}()
 	}
-	c.setRef(Ref{ref: it.ref}) // for a callback that ends its goroutine
+	c.setRef(Ref{ref: it.ref}) // for abort
+	if err := caught(func() { c.decide(it) }); err != nil {
+		c.abort(err)
+	}
+	c.setRef(Ref{})
+}
+
+// decide asks the handler and answers.
+func (c *Channel) decide(it item) {
 	var reply any
 	err := c.guard(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
-	c.setRef(Ref{})
 	var frame *serializer.Frame
 	if err == nil {
 		c.accepted.Store(true)
@@ -120,12 +141,9 @@ func (c *Channel) handleJoin(it item, prev *Channel) {
 	}
 	if err != nil {
 		c.refuse(it.ref, err)
-	} else {
-		c.accept(frame)
+		return
 	}
-	if prev != nil && prev.owesClose() {
-		_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), transport.Delivery{})
-	}
+	c.accept(frame)
 }
 
 // accept subscribes and answers the join. Deliver waits for mu meanwhile, so nothing overtakes the answer and nothing that is broadcast
@@ -214,11 +232,16 @@ func (c *Channel) settle(it item, reply push.Reply, err error) {
 			return
 		}
 	}
+	if err != nil {
+		c.fail(it, err)
+	}
+}
+
+// fail does what a callback's error asks for.
+func (c *Channel) fail(it item, err error) {
 	var rejected *push.Error
 	var invalid *payloadError
 	switch {
-	case err == nil:
-		return
 	case errors.Is(err, ErrStop):
 		c.stop(ErrStop, nil)
 		return
@@ -250,19 +273,21 @@ func (c *Channel) crash(event string, err error) {
 	}
 	c.up.Crashed(c, message, err)
 	tell := c.phase.CompareAndSwap(joined, ending)
+	defer func() { // also if Terminate ends its goroutine
+		c.unsubscribe()
+		if tell && c.phase.Load() == ending {
+			c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
+		}
+		c.end(err)
+	}()
 	c.terminate(err)
-	c.unsubscribe()
-	if tell && c.phase.Load() == ending {
-		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
-	}
-	c.end(err)
 }
 
 // finish terminates and ends.
 func (c *Channel) finish(reason error) {
 	c.unsubscribe()
+	defer c.end(reason) // likewise
 	c.terminate(reason)
-	c.end(reason)
 }
 
 func (c *Channel) terminate(reason error) {
@@ -278,6 +303,7 @@ func (c *Channel) terminate(reason error) {
 
 // end is the last thing that a channel does.
 func (c *Channel) end(reason error) {
+	defer c.up.Ended()
 	c.mu.Lock()
 	c.phase.Store(ended)
 	onEnd := c.onEnd
@@ -301,7 +327,7 @@ func (c *Channel) unsubscribe() {
 	others := c.others
 	c.others = nil
 	c.mu.Unlock()
-	for _, s := range others {
+	for s := range others {
 		s.Cancel()
 	}
 }
@@ -317,21 +343,33 @@ func (c *Channel) guard(f func() error) (err error) {
 			err = &PanicError{Value: v, Stack: debug.Stack()}
 			return
 		}
-		c.exited()
+		c.abort(errGoexit)
 	}()
 	err = f()
 	returned = true
 	return err
 }
 
-// exited ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like: a crash.
-func (c *Channel) exited() {
-	c.up.Crashed(c, "channel crashed", errGoexit)
+// caught calls f, which calls the user's code only by way of guard, but for the methods of what came back: errors and payloads. One of
+// those that panics (errors.Is on a nil *fs.PathError does) would end the process.
+func caught(f func()) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = &PanicError{Value: v, Stack: debug.Stack()}
+		}
+	}()
+	f()
+	return nil
+}
+
+// abort ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like, or its results panicked: a crash.
+func (c *Channel) abort(err error) {
+	c.up.Crashed(c, "channel crashed", err)
 	if c.phase.CompareAndSwap(joining, silent) {
 		f, _ := c.encodeReply(c.joinRef, c.Ref().ref, replyCrashed)
 		c.up.End(c, f)
 	} else if c.phase.CompareAndSwap(joined, silent) {
 		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	}
-	c.box.Close(false, item{kind: itemClose, msg: errGoexit})
+	c.box.Close(false, item{kind: itemClose, msg: err})
 }

@@ -35,7 +35,7 @@ type Channel struct {
 	ref      Ref        // of the message that is being handled
 	leaving  bool       // a leave is in the mailbox
 	replaced bool       // a new join has taken the topic over, and tells this one's end
-	others   []*pubsub.Subscription
+	others   map[*pubsub.Subscription]struct{}
 	onEnd    []func()
 }
 
@@ -60,6 +60,8 @@ type Carrier interface {
 	End(c *Channel, frames ...*serializer.Frame)
 	// Answered tells that a join was answered, whatever the answer.
 	Answered()
+	// Ended tells that a channel has ended: none of its callbacks runs any more.
+	Ended()
 	// Crashed reports that a callback failed, which ended the channel or its join.
 	Crashed(c *Channel, what string, err error)
 	// Log reports what else went wrong.
@@ -165,14 +167,23 @@ func (c *Channel) OnEnd(f func()) bool {
 func (c *Channel) Subscribe(topic string) (cancel func()) {
 	sub := c.up.PubSub().Subscribe(topic, listener{c})
 	c.mu.Lock()
-	if c.phase.Load() == ended {
+	over := c.phase.Load() == ended
+	if !over {
+		if c.others == nil {
+			c.others = make(map[*pubsub.Subscription]struct{}, 1)
+		}
+		c.others[sub] = struct{}{}
+	}
+	c.mu.Unlock()
+	if over {
+		sub.Cancel()
+	}
+	return func() {
+		c.mu.Lock()
+		delete(c.others, sub)
 		c.mu.Unlock()
 		sub.Cancel()
-		return sub.Cancel
 	}
-	c.others = append(c.others, sub)
-	c.mu.Unlock()
-	return sub.Cancel
 }
 
 // listener is a channel's subscription to a topic that is not its own.
@@ -180,21 +191,26 @@ type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
 	if err := l.c.box.Post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
-		l.c.kill(ErrFull)
+		l.c.overflow()
 	}
 	return nil
 }
 
 // Deliver takes a broadcast on the channel's topic; for package pubsub.
 func (c *Channel) Deliver(b *pubsub.Broadcast) error {
-	if c.phase.Load() == joining {
-		c.mu.Lock()   // until the join is answered
-		c.mu.Unlock() //nolint:staticcheck // nothing is to be done meanwhile
+	phase := c.phase.Load()
+	if phase == joining {
+		c.mu.Lock() // until the join is answered
+		phase = c.phase.Load()
+		c.mu.Unlock()
+	}
+	if phase >= silent { // a callback that does not return keeps the subscription, but the topic may be joined anew
+		return nil
 	}
 	if c.h.intercepts(b) {
 		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
 		if err := c.box.Post(it, len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
-			c.kill(ErrFull)
+			c.overflow()
 		}
 		return nil
 	}

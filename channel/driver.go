@@ -115,9 +115,25 @@ func (c *Channel) silence(reason error) {
 
 // kill ends a channel from outside at once, as a crash: its client rejoins.
 func (c *Channel) kill(reason error) {
-	if !c.phase.CompareAndSwap(joined, silent) && !c.phase.CompareAndSwap(joining, silent) {
-		return
+	if c.claim() {
+		c.killed(reason)
 	}
+}
+
+// overflow is kill for a broadcast that finds no room. It leaves the rest to a goroutine, for it is called under the topic's lock, which a
+// join waits for that the carrier may be waiting for in turn, to replace it.
+func (c *Channel) overflow() {
+	if c.claim() {
+		go c.killed(ErrFull)
+	}
+}
+
+// claim silences the channel for who kills it, unless its end was decided already.
+func (c *Channel) claim() bool {
+	return c.phase.CompareAndSwap(joined, silent) || c.phase.CompareAndSwap(joining, silent)
+}
+
+func (c *Channel) killed(reason error) {
 	c.up.Crashed(c, "channel killed", reason)
 	c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	c.silence(reason)

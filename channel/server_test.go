@@ -58,6 +58,7 @@ func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
 }
 
 func (c *carrier) Answered() {}
+func (c *carrier) Ended()    {}
 
 func (c *carrier) Crashed(ch *channel.Channel, what string, err error) { c.Log(ch, what, err) }
 

@@ -32,6 +32,7 @@ func (c *carrier) Serializer() serializer.Serializer             { return c.ser 
 func (c *carrier) PubSub() *pubsub.PubSub                        { return c.ps }
 func (c *carrier) Crashed(_ *channel.Channel, _ string, _ error) {}
 func (c *carrier) Answered()                                     {}
+func (c *carrier) Ended()                                        {}
 func (c *carrier) Log(_ *channel.Channel, _ string, _ error)     {}
 func (c *carrier) Reply(f *serializer.Frame) error               { return c.keep(f) }
 func (c *carrier) Send(f *serializer.Frame, _ transport.Delivery) error {

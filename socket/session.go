@@ -37,8 +37,9 @@ type session struct {
 
 	joins, messages limiter // the reader's
 
-	unanswered atomic.Int32  // joins
-	answered   chan struct{} // told when there are none; made by the first join
+	running    sync.WaitGroup // channels, also those that are not the topic's any more
+	unanswered atomic.Int32   // joins
+	answered   chan struct{}  // told when there are none; made by the first join
 
 	mu       sync.Mutex // held over routing and ending a channel, so that the frames of two joins of a topic do not mix
 	channels map[string]channel.Driver
@@ -82,15 +83,15 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
 	switch {
-	case m.RawTopic != "":
-		s.unjoined(&m)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
 		s.reply(&m, "", okReply)
-	case m.Event == serializer.EventJoin:
+	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.allow():
 		s.h.counts.fastMessages.Add(1)
 		s.reply(&m, m.JoinRef, tooFast)
+	case m.RawTopic != "":
+		s.unjoined(&m)
 	case len(m.Event) > s.h.cfg.MaxTopic:
 		s.reply(&m, m.JoinRef, longEvent)
 	default:
@@ -153,6 +154,7 @@ func (s *session) join(m *serializer.Message) {
 		s.answered = make(chan struct{}, 1)
 	}
 	alone := s.unanswered.Add(1) == 1
+	s.running.Add(1)
 	s.channels[m.Topic] = channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox)
 	s.mu.Unlock()
 	if alone {
@@ -189,6 +191,9 @@ func (s *session) Answered() {
 		}
 	}
 }
+
+// Ended is part of channel.Carrier.
+func (s *session) Ended() { s.running.Done() }
 
 // deliver hands a message to the channel of its topic.
 func (s *session) deliver(m *serializer.Message) {
@@ -261,6 +266,7 @@ func (s *session) Closed(err error) {
 	for _, c := range channels {
 		c.Wait()
 	}
+	s.running.Wait()
 	s.h.closed(s)
 }
 
