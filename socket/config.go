@@ -114,12 +114,14 @@ type Request struct {
 // Refusal is an error of Connect that says how a WebSocket request is answered instead of with 403. (Long polling has one answer to a
 // refusal, as in Phoenix.)
 type Refusal struct {
-	Status int
+	Status int // 0 is 403
 	Header http.Header
 	Body   string // for the client to see
 }
 
-func (e *Refusal) Error() string { return fmt.Sprintf("socket: refused with %d", e.Status) }
+func (e *Refusal) Error() string {
+	return fmt.Sprintf("socket: refused with %d", cmp.Or(e.Status, http.StatusForbidden))
+}
 
 // The defaults of Config.
 const (

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func matches(r *http.Request, path string) bool {
 	if strings.HasSuffix(pattern, "...}") {
 		mount = mount[:len(mount)-1]
 	}
-	return len(have) == len(mount)+len(want)
+	return len(have) == len(mount)+len(want) || len(have) == len(want) // the latter behind http.StripPrefix
 }
 
 // segments splits a path at its slashes and leaves out what is empty.
@@ -153,7 +154,7 @@ func refuse(w http.ResponseWriter, err error) {
 		for k, v := range refusal.Header {
 			w.Header()[k] = v
 		}
-		w.WriteHeader(refusal.Status)
+		w.WriteHeader(cmp.Or(refusal.Status, http.StatusForbidden))
 		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
 	case errors.As(err, &status):
 		if status == http.StatusServiceUnavailable {
