@@ -66,8 +66,9 @@ type Config struct {
 	MaxMailbox int
 	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined".
 	MaxChannels int
-	// MaxTopic bounds the length of a topic and of an event, in bytes; 0 is 1,024. A join of a longer topic is refused, reason "topic too
-	// long"; a longer event is answered with an error, reason "event too long".
+	// MaxTopic bounds the length of a topic, of an event and of a join's refs, in bytes; 0 is 1,024. A join of a longer topic is refused,
+	// reason "topic too long", and one with a longer ref, reason "ref too long"; a longer event is answered with an error, reason "event
+	// too long".
 	MaxTopic int
 	// JoinRate bounds the joins of one socket, per second and with twice as many at once; 0 is 500, and a negative one is no bound. A join
 	// beyond it is refused, reason "too many joins".

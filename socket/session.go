@@ -108,6 +108,7 @@ var (
 	tooFast         = rejection("too many messages")
 	longTopic       = rejection("topic too long")
 	longEvent       = rejection("event too long")
+	longRef         = rejection("ref too long")
 )
 
 func rejection(reason string) push.Reply {
@@ -128,6 +129,11 @@ func (s *session) join(m *serializer.Message) {
 	if len(m.Topic) > s.h.cfg.MaxTopic {
 		s.h.counts.noTopic.Add(1)
 		s.reply(m, m.JoinRef, longTopic)
+		return
+	}
+	if max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic { // the channel keeps one of them
+		s.h.counts.noTopic.Add(1)
+		s.reply(m, m.JoinRef, longRef)
 		return
 	}
 	handler := s.h.routes.Match(m.Topic)

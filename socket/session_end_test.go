@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,5 +46,22 @@ func TestMessageRateCountsOddTopics(t *testing.T) {
 			reason = "too many messages"
 		}
 		p.want(fmt.Sprintf(`[null,"%d",7,"phx_reply",{"status":"error","response":{"reason":"%s"}}]`, i, reason))
+	}
+}
+
+// A channel keeps its join_ref for as long as it lives, so that is not for the client to choose without bound.
+func TestJoinRefIsBounded(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{MaxTopic: 100})
+	p := s.dial("vsn=2.0.0")
+	fits, long := strings.Repeat("1", 98), strings.Repeat("1", 99) // and the quotes
+	for frame, want := range map[string]string{
+		`["%s","1","room:a","phx_join",{}]`:  `["%s","1","room:a","phx_reply",%s]`,
+		`[null,"%s","room:b","phx_join",{}]`: `[null,"%s","room:b","phx_reply",%s]`,
+	} {
+		p.send(fmt.Sprintf(frame, long))
+		p.want(fmt.Sprintf(want, long, `{"status":"error","response":{"reason":"ref too long"}}`))
+		p.send(fmt.Sprintf(frame, fits))
+		p.want(fmt.Sprintf(want, fits, `{"status":"ok","response":{}}`))
 	}
 }

@@ -13,7 +13,7 @@ type Stats struct {
 	Refused      uint64 // handshakes: by origin, version, subprotocol or Connect
 	TooFast      uint64 // handshakes beyond Config.HandshakeRate
 	BadMessages  uint64 // sockets that ended because they sent what is no message
-	NoTopic      uint64 // joins of topics that no route matches, or that are too long
+	NoTopic      uint64 // joins of topics that no route matches, or that are too long, or their refs
 	TooMany      uint64 // joins beyond Config.MaxChannels
 	FastJoins    uint64 // joins beyond Config.JoinRate
 	FastMessages uint64 // messages beyond Config.MessageRate
