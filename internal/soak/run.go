@@ -130,19 +130,22 @@ func (r *run) invite(seed uint64) {
 	}
 }
 
-// Rounds are of a length between these.
+// Rounds are of a length between these. The quiet at their ends takes as long as it takes; more than this is taken from the next trouble.
 const (
-	shortest = 6 * time.Second
-	longest  = 20 * time.Second
+	shortest  = 6 * time.Second
+	longest   = 20 * time.Second
+	quietTime = 2 * time.Second
 )
 
 // rounds alternates trouble and quiet. The server is started again in every second round, but not in the last.
 func (r *run) rounds(d time.Duration) error {
 	n := max(2, int(d/min(max(d/6, shortest), longest)))
+	begun := time.Now()
 	for i := range n {
 		r.stage.quiet.Store(false)
 		restart := (n-i)%2 == 0
-		if err := r.trouble(d/time.Duration(n)-time.Second, restart); err != nil {
+		end := begun.Add(d*time.Duration(i+1)/time.Duration(n) - quietTime)
+		if err := r.trouble(max(time.Until(end), shortest/2), restart); err != nil {
 			return err
 		}
 		r.stage.quiet.Store(true)
@@ -243,6 +246,7 @@ func (r *run) witnesses() (all []*witness) {
 // that was the same server.
 func (r *run) settle(compare bool) error {
 	all := r.witnesses()
+	begun := time.Now()
 	if err := within(func() error { return r.answerRoll(all) }); err != nil {
 		return fmt.Errorf("roll call: %w", err)
 	}
@@ -253,8 +257,8 @@ func (r *run) settle(compare bool) error {
 	if err != nil {
 		return err
 	}
-	r.log("%4d connections, %4d goroutines, %6d kB of heap; %d heard, %d frames dropped, %d slow connections ended, %d crashes",
-		now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.book.counted("heard"),
+	r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d heard, %d frames dropped, %d slow connections ended, %d crashes",
+		time.Since(begun).Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.book.counted("heard"),
 		now.Lossy.WebSocket.Dropped, now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
 	if compare && now.Heap > r.settled.Heap+maxHeap {
 		return fmt.Errorf("the server's heap grew from %d to %d kB in one round", r.settled.Heap>>10, now.Heap>>10)
@@ -287,16 +291,28 @@ func (r *run) answerRoll(all []*witness) error {
 	for _, w := range all {
 		names[w.topic] = append(names[w.topic], w.name)
 	}
+	before := intervals(all)
 	for end := time.Now().Add(rollTime); ; {
 		pause(context.Background(), 50*time.Millisecond)
-		err := joined(all)
-		if err == nil {
-			err = heardBy(all, roll, names)
-		}
-		if err == nil || time.Now().After(end) {
+		err := heardBy(all, roll, names)
+		switch {
+		case err == nil:
+			return joined(all)
+		case intervals(all) != before:
+			return errors.New("somebody joined again")
+		case time.Now().After(end):
+			r.book.count("roll calls in vain")
 			return err
 		}
 	}
+}
+
+// intervals is how many there were.
+func intervals(all []*witness) (n int) {
+	for _, w := range all {
+		n += w.intervals()
+	}
+	return n
 }
 
 func joined(all []*witness) error {

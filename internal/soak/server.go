@@ -137,7 +137,7 @@ func newHouse() *house {
 		},
 		// Short, so that what ends by them does so during a test.
 		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second},
-		LongPoll:  transport.LongPollConfig{Window: time.Second},
+		LongPoll:  transport.LongPollConfig{Window: 500 * time.Millisecond},
 		MaxQueue:  256 << 10,
 		Drain:     socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
 	}

@@ -252,6 +252,13 @@ func (w *witness) now() (joined bool, life uint64) {
 	return w.joined, w.life
 }
 
+// intervals is how many there were.
+func (w *witness) intervals() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.interval
+}
+
 // missing are those of names that have not answered a roll call.
 func (w *witness) missing(roll uint64, names []string) (missing []string) {
 	w.mu.Lock()
