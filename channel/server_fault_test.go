@@ -96,8 +96,7 @@ func TestStuckChannelGetsNoBroadcasts(t *testing.T) { // D109
 }
 
 // A subscription that was cancelled is not kept until the channel's end.
-func TestCancelledSubscriptionsAreForgotten(t *testing.T) {
-	t.Parallel()
+func TestCancelledSubscriptionsAreForgotten(t *testing.T) { // not in parallel: it measures the heap
 	synctest.Test(t, func(t *testing.T) {
 		var ch *channel.Channel
 		b := start(t, channel.Define(func(_ *room, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {

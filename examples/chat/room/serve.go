@@ -65,7 +65,11 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	cfg.Logger.Info().Msg("closing")
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	return errors.Join(failed, sockets.Shutdown(ctx), who.Close(ctx), server.Shutdown(ctx))
+	failed = errors.Join(failed, sockets.Shutdown(ctx))
+	if err := who.Close(ctx); err != nil { // the other nodes will notice
+		cfg.Logger.Warn().Err(err).Msg("left without goodbye")
+	}
+	return errors.Join(failed, server.Shutdown(ctx))
 }
 
 // URL is what to open in a browser on this machine.
