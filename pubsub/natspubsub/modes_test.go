@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"bennu.example/internal/relay/relaytest"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/natspubsub"
 	"bennu.example/serializer"
@@ -34,7 +35,7 @@ func TestWebSocket(t *testing.T) {
 	suite(t, func(e *engine) natspubsub.Config {
 		return natspubsub.Config{URL: e.server().WebsocketURL(), Options: []nats.Option{nats.Compression(true)}}
 	}, func(o *server.Options) {
-		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: freePort(t), NoTLS: true, Compression: true}
+		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: relaytest.Port(t), NoTLS: true, Compression: true}
 	})
 }
 
@@ -64,15 +65,6 @@ func (d dialer) Dial(network, _ string) (net.Conn, error) {
 		return nil, errors.New("no address")
 	}
 	return net.Dial(network, string(d))
-}
-
-func freePort(t testing.TB) int {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
 }
 
 // certificate makes one for 127.0.0.1, for the server, and what trusts it, for clients.

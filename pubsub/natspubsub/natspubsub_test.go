@@ -30,12 +30,11 @@ type engine struct {
 }
 
 func newEngine(t testing.TB, prepare ...func(*server.Options)) *engine {
-	e := &engine{opts: server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, MaxPending: 4 << 20, NoLog: true, NoSigs: true}}
+	e := &engine{opts: server.Options{Host: "127.0.0.1", Port: relaytest.Port(t), MaxPending: 4 << 20, NoLog: true, NoSigs: true}}
 	for _, f := range prepare {
 		f(&e.opts)
 	}
 	e.start(t)
-	e.opts.Port = e.server().Addr().(*net.TCPAddr).Port
 	t.Cleanup(e.stop)
 	return e
 }

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -45,14 +46,10 @@ func startEngine(t testing.TB, addr string, args []string) *engine {
 	return e
 }
 
+// freePort returns a port and its address.
 func freePort(t testing.TB) (addr, port string) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	_, port, _ = net.SplitHostPort(ln.Addr().String())
-	return ln.Addr().String(), port
+	port = strconv.Itoa(relaytest.Port(t))
+	return net.JoinHostPort("127.0.0.1", port), port
 }
 
 func (e *engine) start(t testing.TB) {
