@@ -355,7 +355,7 @@ func TestFanOutAllocations(t *testing.T) {
 		})
 	}
 	few, many := allocs(1), allocs(1000)
-	if many > few {
+	if many > few+2 { // a pool may have been emptied meanwhile; per subscriber it would be a thousand
 		t.Errorf("%v allocations for 1 subscriber, %v for 1,000", few, many)
 	}
 	if few > 8 {
