@@ -45,6 +45,7 @@ func (e *engine) start(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	srv.SetLoggerV2(logger{t}, false, false, false)
 	go srv.Start()
 	if !srv.ReadyForConnections(30 * time.Second) {
 		t.Fatal("the NATS server does not start")
@@ -53,6 +54,16 @@ func (e *engine) start(t testing.TB) {
 	defer e.mu.Unlock()
 	e.srv = srv
 }
+
+// logger tells what keeps a server from starting.
+type logger struct{ t testing.TB }
+
+func (l logger) Fatalf(format string, v ...any) { l.t.Errorf("NATS server: "+format, v...) }
+func (logger) Errorf(string, ...any)            {}
+func (logger) Warnf(string, ...any)             {}
+func (logger) Noticef(string, ...any)           {}
+func (logger) Debugf(string, ...any)            {}
+func (logger) Tracef(string, ...any)            {}
 
 // server is another one after each start.
 func (e *engine) server() *server.Server {
