@@ -135,6 +135,15 @@ func (n *node) connected(want bool) {
 	n.until(fmt.Sprintf("connected: %v", want), func() bool { return n.ps.Health().Connected == want })
 }
 
+// settle waits until the engine has taken all that the node published, and the node all that the engine had sent it before.
+func (n *node) settle() {
+	n.t.Helper()
+	if err := n.a.Publish(context.Background(), "", &pubsub.Broadcast{Topic: "nobody's"}); err != nil {
+		n.t.Error(err)
+	}
+	n.until("settled", func() bool { return n.ps.Health().Queued == 0 })
+}
+
 // joined waits until each node hears each other.
 func joined(nodes ...*node) {
 	nodes[0].t.Helper()
