@@ -226,6 +226,37 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 
 // echo has each client send, and wait for the answer.
 func (l *load) echo() error {
+	return l.each(func() func(c *conn, topic string, n int) error {
+		var frame, body []byte
+		return func(c *conn, topic string, n int) error {
+			body = l.body(n, body[:0])
+			frame = l.d.echo(frame[:0], topic, body)
+			if err := c.send(frame); err != nil {
+				return err
+			}
+			got, err := l.d.read(c)
+			if err == nil && number(got) != n {
+				err = fmt.Errorf("echo %d came back as %s", n, got)
+			}
+			return err
+		}
+	})
+}
+
+// joins has each client leave and join its topic over and over.
+func (l *load) joins() error {
+	return l.each(func() func(*conn, string, int) error {
+		return func(c *conn, topic string, _ int) error {
+			if err := l.d.exchange(c, l.d.leave(topic), l.d.parting); err != nil {
+				return err
+			}
+			return l.d.exchange(c, l.d.join(topic), l.d.answers)
+		}
+	})
+}
+
+// each has all clients at a time do one thing after another, which newTask makes for each of them, and takes the time of each.
+func (l *load) each(newTask func() func(c *conn, topic string, n int) error) error {
 	if err := l.connect(); err != nil {
 		return err
 	}
@@ -236,22 +267,11 @@ func (l *load) echo() error {
 		var clients sync.WaitGroup
 		for i, c := range l.conns {
 			clients.Go(func() {
-				var frame, body []byte
+				topic, task := strconv.Itoa(i%l.s.Topics), newTask()
 				for n := 0; time.Now().Before(end); n++ {
-					body = l.body(n, body[:0])
-					frame = l.d.echo(frame[:0], strconv.Itoa(i%l.s.Topics), body)
 					begun := time.Now()
-					if err := c.send(frame); err != nil {
+					if err := task(c, topic, n); err != nil {
 						errs <- err
-						return
-					}
-					got, err := l.d.read(c)
-					if err != nil {
-						errs <- err
-						return
-					}
-					if number(got) != n {
-						errs <- fmt.Errorf("echo %d came back as %s", n, got)
 						return
 					}
 					l.latency.add(time.Since(begun))
@@ -287,44 +307,6 @@ func (l *load) idle() error {
 	l.result.Bytes = (after.RSS - before.RSS) / l.s.Clients
 	l.result.Messages = l.s.Clients
 	return err
-}
-
-// joins has each client leave and join its topic over and over.
-func (l *load) joins() error {
-	if err := l.connect(); err != nil {
-		return err
-	}
-	return l.measure(func(d time.Duration) (int, error) {
-		end := time.Now().Add(d)
-		var total atomic.Int64
-		errs := make(chan error, len(l.conns))
-		var clients sync.WaitGroup
-		for i, c := range l.conns {
-			clients.Go(func() {
-				topic := strconv.Itoa(i % l.s.Topics)
-				for time.Now().Before(end) {
-					begun := time.Now()
-					err := l.d.exchange(c, l.d.leave(topic), l.d.parting)
-					if err == nil {
-						err = l.d.exchange(c, l.d.join(topic), l.d.answers)
-					}
-					if err != nil {
-						errs <- err
-						return
-					}
-					l.latency.add(time.Since(begun))
-					total.Add(1)
-				}
-			})
-		}
-		clients.Wait()
-		select {
-		case err := <-errs:
-			return 0, err
-		default:
-			return int(total.Load()), nil
-		}
-	})
 }
 
 // histogram counts durations in buckets of about 6 %.
