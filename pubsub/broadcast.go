@@ -1,6 +1,7 @@
 package pubsub
 
 import (
+	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -60,8 +61,11 @@ func (b *Broadcast) Frame(s serializer.Serializer) (*serializer.Frame, error) {
 	return e.frame, e.err
 }
 
-// Keep leaves with the broadcast what by worked out of it, for Kept. It is for a Preparer.
+// Keep leaves with the broadcast what by worked out of it, for Kept. It is for a Preparer. What is left by who cannot be compared is not kept.
 func (b *Broadcast) Keep(by, value any) {
+	if by != nil && !reflect.ValueOf(by).Comparable() {
+		return
+	}
 	for {
 		k := &kept{by, value, b.kept.Load()}
 		if b.kept.CompareAndSwap(k.next, k) {

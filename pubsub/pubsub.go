@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -89,8 +90,8 @@ func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
 	return p.SubscribePrepared(name, s, nil)
 }
 
-// SubscribePrepared is Subscribe for a subscriber whose broadcasts are prepared first, by a Preparer that is comparable; nil is none. A broadcast
-// that was made while it subscribed may come unprepared.
+// SubscribePrepared is Subscribe for a subscriber whose broadcasts are prepared first; a nil Preparer is none. Preparers are told apart by ==: one
+// that cannot be compared prepares for each of its subscriptions anew. A broadcast that was made while it subscribed may come unprepared.
 func (p *PubSub) SubscribePrepared(name string, s Subscriber, by Preparer) *Subscription {
 	sh := p.shard(name)
 	sh.mu.Lock()
@@ -115,10 +116,12 @@ func (p *PubSub) SubscribePrepared(name string, s Subscriber, by Preparer) *Subs
 
 // prepare adds a subscription to the Preparer's. The caller holds mu.
 func (t *topic) prepare(by Preparer) *preparation {
-	for _, prep := range t.prep {
-		if prep.by == by {
-			prep.users++
-			return prep
+	if reflect.ValueOf(by).Comparable() {
+		for _, prep := range t.prep {
+			if prep.by == by {
+				prep.users++
+				return prep
+			}
 		}
 	}
 	prep := &preparation{by, 1}
@@ -179,8 +182,12 @@ func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any
 	return p.BroadcastFrom(ctx, nil, topic, event, payload)
 }
 
-// BroadcastFrom is Broadcast to all but the subscriber from.
+// BroadcastFrom is Broadcast to all but the subscriber from, which is told apart by ==: one that cannot be compared is an error, and then nobody
+// gets anything.
 func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
+	if from != nil && !reflect.ValueOf(from).Comparable() {
+		return fmt.Errorf("pubsub: broadcast %s to %s: %T cannot be compared, so it cannot be left out", event, topic, from)
+	}
 	b, err := newBroadcast(topic, event, payload)
 	if err != nil {
 		return err

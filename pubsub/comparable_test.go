@@ -1,0 +1,81 @@
+package pubsub_test
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"bennu.example/pubsub"
+)
+
+// uncomparable is what == panics on, though the compiler takes it for a Subscriber and a Preparer.
+type uncomparable struct {
+	delivered, prepared *atomic.Int32
+	_                   []int
+}
+
+func newUncomparable() uncomparable {
+	return uncomparable{delivered: new(atomic.Int32), prepared: new(atomic.Int32)}
+}
+
+func (u uncomparable) Deliver(*pubsub.Broadcast) error { u.delivered.Add(1); return nil }
+
+func (u uncomparable) Prepare(b *pubsub.Broadcast) error {
+	u.prepared.Add(1)
+	b.Keep(u, 1)
+	if b.Kept(u) != nil {
+		panic("kept for one who cannot be told apart")
+	}
+	return nil
+}
+
+// wrapped can be compared or not, by what is in it.
+type wrapped struct{ any }
+
+func (wrapped) Deliver(*pubsub.Broadcast) error { return nil }
+
+// What cannot be compared is delivered to like all others. To leave it out is an error, and nobody gets the broadcast then.
+func TestUncomparableSubscriber(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.New(nil)
+	u := newUncomparable()
+	ps.Subscribe("t", u)
+	ps.Subscribe("t", wrapped{[]int{1}})
+	for _, from := range []pubsub.Subscriber{u, wrapped{[]int{1}}, wrapped{u}} {
+		err := ps.BroadcastFrom(context.Background(), from, "t", "e", nil)
+		if err == nil || !strings.Contains(err.Error(), "cannot be compared") {
+			t.Errorf("from %T: %v", from, err)
+		}
+	}
+	if n := u.delivered.Load(); n != 0 {
+		t.Errorf("%d came", n)
+	}
+	for _, from := range []pubsub.Subscriber{nil, wrapped{1}, wrapped{}, &wrapped{u}} {
+		if err := ps.BroadcastFrom(context.Background(), from, "t", "e", nil); err != nil {
+			t.Errorf("from %T: %v", from, err)
+		}
+	}
+	if n := u.delivered.Load(); n != 4 {
+		t.Errorf("%d came", n)
+	}
+}
+
+func TestUncomparablePreparer(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.New(nil)
+	u := newUncomparable()
+	subs := []*pubsub.Subscription{ps.SubscribePrepared("t", u, u), ps.SubscribePrepared("t", u, u)}
+	if err := ps.Broadcast(context.Background(), "t", "e", nil); err != nil {
+		t.Error(err)
+	}
+	if d, p := u.delivered.Load(), u.prepared.Load(); d != 2 || p != 2 {
+		t.Errorf("delivered to %d, prepared %d times", d, p)
+	}
+	for _, s := range subs {
+		s.Cancel()
+	}
+	if n := ps.Subscribers("t"); n != 0 {
+		t.Errorf("%d left", n)
+	}
+}
