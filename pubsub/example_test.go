@@ -1,0 +1,244 @@
+package pubsub_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
+	"bennu.example/serializer"
+)
+
+// inbox keeps what is delivered to it, for somebody who reads it in time. Deliver must not block.
+type inbox chan *pubsub.Broadcast
+
+func (in inbox) Deliver(b *pubsub.Broadcast) error {
+	select {
+	case in <- b:
+	default: // nobody reads
+	}
+	return nil
+}
+
+// Within one process there is nothing to run and nothing to close.
+func Example() {
+	ps := pubsub.New(nil)
+	got := make(inbox, 10)
+	sub := ps.Subscribe("room:lobby", got)
+	defer sub.Cancel()
+
+	err := ps.Broadcast(context.Background(), "room:lobby", "new_msg", map[string]string{"body": "hello"})
+	if err != nil {
+		fmt.Println(err)
+	}
+	b := <-got
+	fmt.Println(b.Topic, b.Event, string(b.Payload.Bytes()))
+	// Output: room:lobby new_msg {"body":"hello"}
+}
+
+// printer is a Subscriber: it is called on the broadcaster's goroutine, and so may neither block nor call the PubSub.
+type printer struct{ name string }
+
+func (p *printer) Deliver(b *pubsub.Broadcast) error {
+	var v struct{ Body string }
+	if err := b.Payload.Decode(&v); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err) // the broadcaster gets it; the others get the broadcast
+	}
+	fmt.Println(p.name, "got", v.Body)
+	return nil
+}
+
+// Subscribers are told in this process, before Broadcast returns. BroadcastFrom leaves out one: who said it.
+func ExampleSubscriber() {
+	ps := pubsub.New(nil)
+	ann, bob := &printer{"ann"}, &printer{"bob"}
+	ps.Subscribe("room:lobby", ann)
+	sub := ps.Subscribe("room:lobby", bob)
+
+	ctx := context.Background()
+	fmt.Println(ps.BroadcastFrom(ctx, ann, "room:lobby", "new_msg", map[string]string{"body": "hello"}))
+	sub.Cancel() // nothing is delivered to bob once it has returned
+	fmt.Println(ps.Broadcast(ctx, "room:lobby", "new_msg", map[string]string{"body": "anyone?"}))
+	fmt.Println(ps.Subscribers("room:lobby"))
+	// Output:
+	// bob got hello
+	// <nil>
+	// ann got anyone?
+	// <nil>
+	// 1
+}
+
+// Cancel may be deferred: further calls do nothing.
+func ExampleSubscription_Cancel() {
+	ps := pubsub.New(nil)
+	sub := ps.Subscribe("room:lobby", make(inbox, 1))
+	fmt.Println(ps.Subscribers("room:lobby"))
+	sub.Cancel()
+	fmt.Println(ps.Subscribers("room:lobby"))
+	// Output:
+	// 1
+	// 0
+}
+
+// Nodes are joined by an adapter. Run is what brings in the broadcasts of the others.
+func ExampleNew() {
+	cluster := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of a test
+	one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
+
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	for _, ps := range []*pubsub.PubSub{one, two} {
+		go func() { done <- ps.Run(ctx) }()
+	}
+	waitFor(one, two)
+
+	got := make(inbox, 10)
+	two.Subscribe("room:lobby", got)
+	if err := one.Broadcast(ctx, "room:lobby", "new_msg", nil); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println((<-got).Event)
+
+	stop() // when the sockets are shut down
+	for range 2 {
+		fmt.Println(errors.Is(<-done, context.Canceled))
+	}
+	// Output:
+	// new_msg
+	// true
+	// true
+}
+
+// LocalBroadcast is for what each node says to its own clients, such as that it is going down.
+func ExamplePubSub_LocalBroadcast() {
+	ps := pubsub.New(nil)
+	got := make(inbox, 1)
+	ps.Subscribe("room:lobby", got)
+	fmt.Println(ps.LocalBroadcast("room:lobby", "maintenance", map[string]int{"minutes": 5}))
+	fmt.Println(string((<-got).Payload.Bytes()))
+	// Output:
+	// <nil>
+	// {"minutes":5}
+}
+
+// A node is asked, and answers the one that asked.
+func ExamplePubSub_SendTo() {
+	cluster := pubsubtest.NewCluster()
+	one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	for _, ps := range []*pubsub.PubSub{one, two} {
+		go func() { done <- ps.Run(ctx) }()
+	}
+	waitFor(one, two)
+	defer func() { stop(); <-done; <-done }()
+
+	asked, answered := make(inbox, 1), make(inbox, 1)
+	two.Subscribe("questions", asked)
+	one.Subscribe("answers", answered)
+	if err := one.Broadcast(ctx, "questions", "how_many", map[string]string{"from": one.Node()}); err != nil {
+		fmt.Println(err)
+	}
+	var q struct{ From string }
+	if err := (<-asked).Payload.Decode(&q); err != nil {
+		fmt.Println(err)
+	}
+	if err := two.SendTo(ctx, q.From, "answers", "so_many", map[string]int{"n": 3}); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(string((<-answered).Payload.Bytes()))
+	// Output: {"n":3}
+}
+
+// Whoever must not miss anything asks for the whole state after a gap. Health is for whoever watches the nodes.
+func ExamplePubSub_OnGap() {
+	cluster := pubsubtest.NewCluster()
+	ps := pubsub.New(cluster.Node("one"))
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- ps.Run(ctx) }()
+	waitFor(ps)
+	defer func() { stop(); <-done }()
+
+	gaps := make(chan error, 1)
+	off := ps.OnGap(func(reason error) {
+		select {
+		case gaps <- reason: // somebody else does the work: the adapter's goroutine must not be held up
+		default: // it is to be done already
+		}
+	})
+	defer off()
+
+	cluster.Stop()
+	h := ps.Health()
+	fmt.Println(h.Connected, h.Err)
+	cluster.Start()
+	fmt.Println(<-gaps)
+	fmt.Println(ps.Health().Connected)
+	// Output:
+	// false pubsubtest: the cluster is down
+	// pubsubtest: the cluster is down
+	// true
+}
+
+// Health tells an operator whether the engine answers, and what waits for it.
+func ExampleHealth() {
+	ps := pubsub.New(nil)
+	var h pubsub.Health = ps.Health()
+	fmt.Println(h.Connected, h.Queued, h.Dropped) // without an adapter, always well
+	// Output: true 0 0
+}
+
+// A Broadcast is encoded once for each serializer, however many connections it goes to.
+func ExampleBroadcast_Frame() {
+	ps := pubsub.New(nil)
+	got := make(inbox, 1)
+	ps.Subscribe("room:lobby", got)
+	if err := ps.Broadcast(context.Background(), "room:lobby", "moved", map[string]int{"x": 3}); err != nil {
+		fmt.Println(err)
+	}
+	b := <-got
+	f, err := b.Frame(serializer.V2())
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	again, err := b.Frame(serializer.V2())
+	fmt.Println(string(f.Data), f == again, err)
+	// Output: [null,null,"room:lobby","moved",{"x":3}] true <nil>
+}
+
+// priority works out of a broadcast, once, what its subscribers look at.
+type priority struct{}
+
+func (by priority) Prepare(b *pubsub.Broadcast) error {
+	var v struct{ Priority int }
+	if err := b.Payload.Decode(&v); err != nil {
+		return err
+	}
+	b.Keep(by, v.Priority)
+	return nil
+}
+
+// urgent prints broadcasts of some priority.
+type urgent int
+
+func (u urgent) Deliver(b *pubsub.Broadcast) error {
+	if p, ok := b.Kept(priority{}).(int); ok && p >= int(u) {
+		fmt.Println(b.Event)
+	}
+	return nil
+}
+
+// A Preparer spares a thousand subscribers from decoding a payload each.
+func ExamplePreparer() {
+	ps := pubsub.New(nil)
+	ps.SubscribePrepared("alarms", urgent(5), priority{})
+	for event, p := range map[string]int{"fire": 9, "rain": 1} {
+		if err := ps.Broadcast(context.Background(), "alarms", event, map[string]int{"priority": p}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output: fire
+}
