@@ -12,6 +12,7 @@ import (
 	"sync"
 
 	"bennu.example/channel"
+	"bennu.example/internal/box"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -26,11 +27,14 @@ type Handler struct {
 	longpoll  *transport.LongPoll
 	counts    counters
 	handshake sharedLimiter
+	crew      box.Crew // runs the channels' callbacks
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
+	opening  int // handshakes that may become sessions
 	draining bool
 	gone     chan struct{} // closed when the last session has ended while draining
+	ended    chan struct{} // closed when nothing is left
 }
 
 // NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin or a policy that can only be a mistake.
@@ -63,6 +67,7 @@ func NewHandler(cfg Config) *Handler {
 		longpoll:  transport.NewLongPoll(cfg.LongPoll),
 		sessions:  make(map[*session]struct{}),
 		gone:      make(chan struct{}),
+		ended:     make(chan struct{}),
 	}
 	h.handshake.limiter = newLimiter(cfg.HandshakeRate)
 	return h
@@ -71,7 +76,8 @@ func NewHandler(cfg Config) *Handler {
 // PubSub is what the handler's broadcasts go through; use it to broadcast from outside of channels.
 func (h *Handler) PubSub() *pubsub.PubSub { return h.cfg.PubSub }
 
-// Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients come back by themselves, and may be refused then.
+// Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients come back by themselves, and may be refused then. It also ends
+// those whose Connect has returned and whose handshake goes on; on another node, once the engine knows that there is such a socket.
 func (h *Handler) Disconnect(ctx context.Context, id string) error {
 	return h.cfg.PubSub.Broadcast(ctx, id, eventDisconnect, nil)
 }
@@ -135,11 +141,12 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	open, err := h.connect(r, "websocket", token)
+	open, done, err := h.connect(r, "websocket", token)
 	if err != nil {
 		refuse(w, err)
 		return
 	}
+	defer done()
 	if err := h.websocket.Serve(w, r, protocol, open); err != nil {
 		h.cfg.Logger.Debug().Err(err).Msg("websocket handshake failed")
 	}
@@ -171,12 +178,19 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		h.longpoll.Refuse(w)
 		return
 	}
-	h.longpoll.Serve(w, r, func() (func(transport.Conn) transport.Session, error) {
+	var done func()
+	defer func() {
+		if done != nil {
+			done()
+		}
+	}()
+	h.longpoll.Serve(w, r, func() (open func(transport.Conn) transport.Session, err error) {
 		var token string
 		if h.cfg.AuthToken {
 			token = r.Header.Get("X-Phoenix-AuthToken")
 		}
-		return h.connect(r, "longpoll", token)
+		open, done, err = h.connect(r, "longpoll", token)
+		return open, err
 	})
 }
 
@@ -188,33 +202,56 @@ var (
 	errDraining   = fmt.Errorf("shutting down: %w", transport.StatusError(http.StatusServiceUnavailable))
 )
 
-// connect decides about a new socket. What it returns opens the socket's session on its connection.
-func (h *Handler) connect(r *http.Request, by, token string) (open func(transport.Conn) transport.Session, err error) {
-	if h.isDraining() {
-		return nil, errDraining
+// connect decides about a new socket. Of what it returns, open opens the socket's session on its connection, and done is to be called once
+// it is known whether that was called.
+func (h *Handler) connect(r *http.Request, by, token string) (open func(transport.Conn) transport.Session, done func(), err error) {
+	if !h.enter() {
+		return nil, nil, errDraining
 	}
+	defer func() {
+		if open == nil {
+			h.leave()
+		}
+	}()
 	if !h.handshake.allow() {
 		h.counts.tooFast.Add(1)
-		return nil, errTooFast
+		return nil, nil, errTooFast
 	}
 	params, err := requestParams(r)
 	if err != nil {
 		h.refused(r, err)
-		return nil, fmt.Errorf("%w: %w", errBadRequest, err)
+		return nil, nil, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	ser, err := h.version(params)
 	if err != nil {
 		h.counts.refused.Add(1)
 		h.cfg.Logger.Warn().Err(err).Msg("socket refused")
-		return nil, err
+		return nil, nil, err
 	}
 	req := &Request{Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version()}
 	ctx, err := h.callConnect(req)
 	if err != nil {
 		h.refused(r, err)
-		return nil, err
+		return nil, nil, err
 	}
-	return func(conn transport.Conn) transport.Session { return h.open(conn, ser, ctx, req.ID) }, nil
+	id := h.watch(req.ID)
+	opened := false
+	open = func(conn transport.Conn) transport.Session {
+		s := h.open(conn, ser, ctx, id)
+		opened = true
+		h.leave()
+		return s
+	}
+	done = func() {
+		if opened {
+			return
+		}
+		if id != nil {
+			id.on.Cancel()
+		}
+		h.leave()
+	}
+	return open, done, nil
 }
 
 // version picks the serializer by the parameter vsn.

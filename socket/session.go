@@ -46,7 +46,7 @@ type session struct {
 }
 
 // open begins a session on a connection that was just made.
-func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx context.Context, id string) *session {
+func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx context.Context, id *idWatch) *session {
 	s := &session{
 		h: h, conn: conn, ser: ser, ctx: ctx,
 		joins: newLimiter(h.cfg.JoinRate), messages: newLimiter(h.cfg.MessageRate),
@@ -58,20 +58,11 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx conte
 	if draining { // it slipped in while Shutdown began
 		conn.Close(transport.CodeRestart, "")
 	}
-	if id != "" {
-		s.id = h.cfg.PubSub.Subscribe(id, idListener{s})
+	if id != nil {
+		s.id = id.on
+		id.opened(s)
 	}
 	return s
-}
-
-// idListener is the session's subscription to its id.
-type idListener struct{ s *session }
-
-func (l idListener) Deliver(b *pubsub.Broadcast) error {
-	if b.Event == eventDisconnect {
-		l.s.conn.Close(transport.CodeGoingAway, "")
-	}
-	return nil
 }
 
 // Receive routes one message. A message that is none ends the connection, as in Phoenix.
@@ -161,7 +152,7 @@ func (s *session) join(m *serializer.Message) {
 	}
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
-	s.channels[m.Topic] = channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox)
+	s.channels[m.Topic] = channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.crew)
 	s.mu.Unlock()
 	if alone {
 		s.awaitJoin()

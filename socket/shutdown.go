@@ -3,15 +3,30 @@ package socket
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"bennu.example/transport"
 )
 
-func (h *Handler) isDraining() bool {
+// enter counts a handshake that begins. It reports false if the handler is shutting down.
+func (h *Handler) enter() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.draining
+	if h.draining {
+		return false
+	}
+	h.opening++
+	return true
+}
+
+// leave counts out a handshake that has failed or become a session.
+func (h *Handler) leave() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.opening--
+	h.checkGone()
 }
 
 // closed forgets a session that has ended.
@@ -22,44 +37,46 @@ func (h *Handler) closed(s *session) {
 	h.checkGone()
 }
 
-// checkGone tells Shutdown when the last session has ended. The caller holds mu.
+// checkGone tells when the last session has ended and none can follow. The caller holds mu.
 func (h *Handler) checkGone() {
-	if !h.draining || len(h.sessions) > 0 {
-		return
-	}
-	select {
-	case <-h.gone: // it had ended before: a socket slipped in while Shutdown began
-	default:
+	if h.draining && h.opening == 0 && len(h.sessions) == 0 {
 		close(h.gone)
 	}
 }
 
 // Shutdown ends the handler: new sockets are refused (503), the others are told to come back (close code 1012) in batches as Config.Drain
 // says, and when all have ended and no goroutine of theirs is left it returns nil. If ctx ends first, the rest is told at once and Shutdown
-// returns the context's error; callbacks that do not return may still run then. http.Server.Shutdown does not know of WebSockets: call
-// this first. Only the first call drains; others wait for the same end.
+// returns the context's error, wrapped; the ending goes on, as callbacks that do not return may still run then. http.Server.Shutdown does
+// not know of WebSockets: call this first. Only the first call drains; others wait for the same end, each until its own ctx ends.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	first := !h.draining
-	h.draining = true
 	var all []*session
-	for s := range h.sessions {
-		all = append(all, s)
+	if first {
+		h.draining = true
+		all = slices.Collect(maps.Keys(h.sessions))
+		h.checkGone()
 	}
-	h.checkGone()
 	h.mu.Unlock()
 	if first {
 		h.drain(ctx, all)
+		go h.end()
 	}
 	select {
-	case <-h.gone:
+	case <-h.ended:
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("socket: shutdown: %w", ctx.Err())
 	}
+}
+
+// end waits until nothing is left, which is when it ends itself. Those who call Shutdown wait for it.
+func (h *Handler) end() {
+	<-h.gone
 	h.websocket.Wait()
 	h.longpoll.Wait()
 	h.longpoll.Close()
-	return nil
+	close(h.ended)
 }
 
 // drain tells the sessions, a batch at a time.
