@@ -19,6 +19,7 @@ import (
 type child struct {
 	cmd  *exec.Cmd
 	hold io.Closer // its input
+	out  *bufio.Reader
 	addr string
 }
 
@@ -37,8 +38,8 @@ func startChild(addr string) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &child{cmd: cmd, hold: in}
-	line, err := bufio.NewReader(out).ReadString('\n')
+	c := &child{cmd: cmd, hold: in, out: bufio.NewReader(out)}
+	line, err := c.out.ReadString('\n')
 	c.addr = strings.TrimSpace(line)
 	if err != nil {
 		c.kill()
@@ -47,18 +48,19 @@ func startChild(addr string) (*child, error) {
 	return c, nil
 }
 
-// drain has the server end in good order.
-func (c *child) drain() error {
+// drain has the server end in good order, and returns what it was at its end.
+func (c *child) drain() (last state, err error) {
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return fmt.Errorf("server: %w", err)
+		return last, fmt.Errorf("server: %w", err)
 	}
 	late := time.AfterFunc(2*drainTime, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
 	defer c.hold.Close()
-	if err := c.cmd.Wait(); err != nil {
-		return fmt.Errorf("the server did not end in good order: %w", err)
+	said := json.NewDecoder(c.out).Decode(&last)
+	if err := errors.Join(c.cmd.Wait(), said); err != nil {
+		return last, fmt.Errorf("the server did not end in good order: %w", err)
 	}
-	return nil
+	return last, nil
 }
 
 func (c *child) kill() {
@@ -67,7 +69,7 @@ func (c *child) kill() {
 }
 
 func (c *child) state() (s state, err error) {
-	body, err := c.get("/state?gc")
+	body, err := c.get("/state")
 	if err == nil {
 		err = json.Unmarshal(body, &s)
 	}

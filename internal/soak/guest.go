@@ -243,6 +243,10 @@ func (s *seat) solved(event string, reply serializer.Payload, err error, ok func
 		s.book.count("refusals") // unmatched: the channel had just crashed
 		return
 	}
+	if event == "ignore" && errors.Is(err, push.ErrTimeout) {
+		s.book.count("pushes that none answers")
+		return
+	}
 	for _, expected := range []error{push.ErrLost, push.ErrTimeout, push.ErrFull, push.ErrCanceled, channel.ErrLeft, channel.ErrClosed} {
 		if errors.Is(err, expected) {
 			s.book.count("pushes: " + expected.Error())

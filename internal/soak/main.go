@@ -3,14 +3,16 @@
 //	go run ./internal/soak                            a minute
 //	go run ./internal/soak -duration 10m              as every night
 //	go run ./internal/soak -duration 10m -seed 42     with the choices of a run before
-//	go test ./internal/soak                           a quarter of a minute; a minute where CI is true
+//	go test ./internal/soak                           a quarter of a minute; as long as BENNU_SOAK says: a minute in .ci/run
 //
 // The server is a process of its own. Its clients are Bennu's, by WebSocket and by long poll, in versions 2.0.0 and 3.0.0, and clients without Bennu,
 // some of which read slowly. They join, leave and join again, push, broadcast, crash their channels, pause. Meanwhile connections are cut, reset and
 // stalled, users are disconnected by their ids, and the server is drained and started again.
 //
 // After every round of this there is quiet, and a roll call: all must be joined and hear all others, presence must list who is there and nobody else, and
-// the server's memory must be what it was. What is checked all the time is told by [witness], and in guest.go and stranger.go.
+// the server's memory and goroutines must be what they were. What is checked all the time is told by [witness], and in guest.go and stranger.go.
+//
+// The last line is the verdict, PASS or FAIL with what was seen, and the exit code is 0 or 1.
 //
 // The seed decides what is done and in which order, not when: the clock, the network and the scheduler have their own will.
 package main
@@ -30,12 +32,13 @@ func main() {
 	flag.Parse()
 	var err error
 	if *role == "server" {
-		err = serve(*addr)
+		if err = serve(*addr); err != nil {
+			fmt.Fprintln(os.Stderr, "soak: server:", err)
+		}
 	} else {
 		err = soak(*duration, *seed, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "soak:", err)
 		os.Exit(1)
 	}
 }

@@ -16,10 +16,12 @@ import (
 	"bennu.example/socket"
 )
 
-// What may be left at the server when all is over, and by how much its heap may have grown from one quiet moment to the next.
+// What may be left, of the server and here, when all is over, and by how much a server may grow from its first quiet moment to any later one.
 const (
-	maxHeap       = 16 << 20
-	maxGoroutines = 5
+	maxHeap       = 4 << 20
+	maxHistories  = 8 << 20 // more is left here: what the witnesses keep
+	maxGoroutines = 5       // when all is over
+	maxBusy       = 15      // in a quiet moment: how many polls wait differs
 )
 
 // stage is what the clients go by.
@@ -30,30 +32,53 @@ type stage struct {
 
 // run is one soak.
 type run struct {
-	log     func(string, ...any)
-	rng     *rand.Rand
-	book    *book
-	stage   stage
-	child   *child
-	proxy   *proxy
-	guests  []*guest
-	others  []*stranger
-	before  state // of the server, before there were clients
-	settled state // in the last quiet moment of this server
+	log    func(string, ...any)
+	rng    *rand.Rand
+	book   *book
+	stage  stage
+	child  *child
+	proxy  *proxy
+	guests []*guest
+	others []*stranger
+	sizes  sizes
+
+	first      time.Time     // this server's first quiet moment
+	settledFor time.Duration // from then to the last
+	dropped    uint64        // frames, by all servers that ended
+	crashes    uint64        // of channels, likewise
 }
 
-// soak goes on for about d and returns what went wrong.
+// soak goes on for about d, logs a verdict as the last line, and returns what went wrong.
 func soak(d time.Duration, seed uint64, log func(string, ...any)) error {
 	log("seed %d", seed)
+	begun := time.Now()
 	r := &run{log: log, rng: rand.New(rand.NewPCG(seed, 0)), book: newBook()}
-	var err error
+	r.sizes.here = measure(true)
+	err := r.run(d, seed)
+	log("%s", r.book)
+	if found := r.book.faults(); len(found) > 0 {
+		err = errors.Join(err, errors.New(strings.Join(found, "\n")))
+	}
+	if err == nil {
+		err = r.idle()
+	}
+	if err != nil {
+		log("%v", err)
+	}
+	log("%s", r.verdict(err, seed, time.Since(begun)))
+	return err
+}
+
+func (r *run) run(d time.Duration, seed uint64) (err error) {
 	if r.child, err = startChild("127.0.0.1:0"); err != nil {
 		return err
 	}
 	defer func() { r.child.kill() }()
-	if r.before, err = r.child.state(); err != nil {
+	before, err := r.child.state()
+	if err != nil {
 		return err
 	}
+	r.sizes.empty = before.size
 	if r.proxy, err = newProxy(r.child.addr); err != nil {
 		return err
 	}
@@ -79,16 +104,46 @@ func soak(d time.Duration, seed uint64, log func(string, ...any)) error {
 		err = r.emptied()
 	}
 	if err == nil {
-		err = r.child.drain()
-	}
-	log("%s", r.book)
-	if found := r.book.faults(); len(found) > 0 {
-		err = errors.Join(err, errors.New(strings.Join(found, "\n")))
+		err = r.drain()
 	}
 	if err == nil {
-		err = r.idle()
+		err = r.explained()
 	}
-	return err
+	r.proxy.close()
+	return errors.Join(err, r.left())
+}
+
+// drain has the server end in good order: nothing of it may go on then, whatever its clients did.
+func (r *run) drain() error {
+	last, err := r.child.drain()
+	if err != nil {
+		return err
+	}
+	r.dropped += last.Lossy.WebSocket.Dropped
+	r.crashes += last.Strict.Crashes + last.Lossy.Crashes
+	if n := last.Strict.WebSocket.Dropped; n > 0 {
+		return fmt.Errorf("the handler that may drop nothing dropped %d frames", n)
+	}
+	if last.Goroutines > r.sizes.empty.Goroutines {
+		return fmt.Errorf("the server ended with %d goroutines, and began with %d", last.Goroutines, r.sizes.empty.Goroutines)
+	}
+	return nil
+}
+
+// explained checks that no more is missing than the servers dropped by their policy.
+func (r *run) explained() error {
+	if missed := r.book.counted("missed"); uint64(missed) > r.dropped {
+		return fmt.Errorf("slow clients missed %d messages, but %d were dropped", missed, r.dropped)
+	}
+	return nil
+}
+
+// left waits until nothing is left of the clients in this process, but for what they heard.
+func (r *run) left() error {
+	return within(func() error {
+		r.sizes.hereEnd = measure(true)
+		return r.sizes.hereEnd.grew(r.sizes.here, maxGoroutines, maxHistories)
+	})
 }
 
 // invite makes the clients. Each is in two rooms.
@@ -137,20 +192,21 @@ const (
 	quietTime = 2 * time.Second
 )
 
-// rounds alternates trouble and quiet. The server is started again in every second round, but not in the last.
+// rounds alternates trouble and quiet. In the first half of them the server is started again in every second round; the last server lives through all of
+// the other half, so that what it leaks in an hour shows in some minutes.
 func (r *run) rounds(d time.Duration) error {
 	n := max(2, int(d/min(max(d/6, shortest), longest)))
 	begun := time.Now()
 	for i := range n {
 		r.stage.quiet.Store(false)
-		restart := (n-i)%2 == 0
+		restart := i%2 == 0 && i < (n+1)/2
 		end := begun.Add(d*time.Duration(i+1)/time.Duration(n) - quietTime)
 		if err := r.trouble(max(time.Until(end), shortest/2), restart); err != nil {
 			return err
 		}
 		r.stage.quiet.Store(true)
 		r.proxy.calm()
-		if err := r.settle(!restart && i > 0); err != nil {
+		if err := r.settle(restart); err != nil {
 			return fmt.Errorf("round %d of %d: %w", i+1, n, err)
 		}
 	}
@@ -215,7 +271,7 @@ func (r *run) harm() {
 // restart ends the server in good order, and starts another at its address.
 func (r *run) restart() error {
 	r.book.count("restarts")
-	if err := r.child.drain(); err != nil {
+	if err := r.drain(); err != nil {
 		return err
 	}
 	c, err := startChild(r.child.addr)
@@ -242,9 +298,9 @@ func (r *run) witnesses() (all []*witness) {
 	return all
 }
 
-// settle waits until all is well: everyone is joined, hears everyone, and is listed. Then it compares the server with what it was the last time, if
-// that was the same server.
-func (r *run) settle(compare bool) error {
+// settle waits until all is well: everyone is joined, hears everyone, and is listed. Then it compares the server with what it was the first time, unless
+// it is new.
+func (r *run) settle(isNew bool) error {
 	all := r.witnesses()
 	begun := time.Now()
 	if err := within(func() error { return r.answerRoll(all) }); err != nil {
@@ -253,18 +309,21 @@ func (r *run) settle(compare bool) error {
 	if err := within(func() error { return r.listed(all) }); err != nil {
 		return fmt.Errorf("presence: %w", err)
 	}
-	now, err := r.child.state()
-	if err != nil {
-		return err
-	}
-	r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d heard, %d frames dropped, %d slow connections ended, %d crashes",
-		time.Since(begun).Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.book.counted("heard"),
-		now.Lossy.WebSocket.Dropped, now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
-	if compare && now.Heap > r.settled.Heap+maxHeap {
-		return fmt.Errorf("the server's heap grew from %d to %d kB in one round", r.settled.Heap>>10, now.Heap>>10)
-	}
-	r.settled = now
-	return nil
+	took := time.Since(begun)
+	return within(func() error {
+		now, err := r.child.state()
+		if err != nil {
+			return err
+		}
+		if isNew || r.first.IsZero() {
+			r.first, r.sizes.first = time.Now(), now.size
+		}
+		r.settledFor, r.sizes.last = time.Since(r.first), now.size
+		r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d heard, %d frames dropped, %d slow connections ended, %d crashes",
+			took.Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.book.counted("heard"),
+			now.Lossy.WebSocket.Dropped, now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
+		return now.grew(r.sizes.first, maxBusy, maxHeap)
+	})
 }
 
 // within tries until there is no error, for as long as patience lasts.
@@ -397,11 +456,8 @@ func (r *run) emptied() error {
 		if n := s.Strict.Sockets + s.Lossy.Sockets; n > 0 {
 			return fmt.Errorf("%d sockets are left at the server", n)
 		}
-		if s.Goroutines > r.before.Goroutines+maxGoroutines || s.Heap > r.before.Heap+maxHeap {
-			return fmt.Errorf("the server has %d goroutines and %d kB of heap; before there were %d and %d", s.Goroutines, s.Heap>>10,
-				r.before.Goroutines, r.before.Heap>>10)
-		}
-		return nil
+		r.sizes.emptied = s.size
+		return s.grew(r.sizes.empty, maxGoroutines, maxHeap)
 	})
 }
 

@@ -10,8 +10,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
-	"runtime/debug"
 	"syscall"
 	"time"
 
@@ -149,18 +147,13 @@ func newHouse() *house {
 
 // state is what the server tells of itself.
 type state struct {
-	Heap, Goroutines int
-	Strict, Lossy    socket.Stats
-	Present          map[string]presence.State // by room
+	size
+	Strict, Lossy socket.Stats
+	Present       map[string]presence.State // by room
 }
 
 func (h *house) state() state {
-	var m runtime.MemStats
-	runtime.ReadMemStats(&m)
-	s := state{
-		Heap: int(m.HeapInuse), Goroutines: runtime.NumGoroutine(),
-		Strict: h.strict.Stats(), Lossy: h.lossy.Stats(), Present: map[string]presence.State{},
-	}
+	s := state{size: measure(true), Strict: h.strict.Stats(), Lossy: h.lossy.Stats(), Present: map[string]presence.State{}}
 	for i := range rooms {
 		s.Present[room(i)] = h.who.List(room(i))
 	}
@@ -172,9 +165,6 @@ func (h *house) routes() http.Handler {
 	mux.Handle("/strict/", h.strict)
 	mux.Handle("/lossy/", h.lossy)
 	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Query().Has("gc") {
-			debug.FreeOSMemory()
-		}
 		_ = json.NewEncoder(w).Encode(h.state()) // who asked is gone
 	})
 	mux.HandleFunc("/disconnect", func(w http.ResponseWriter, r *http.Request) {
@@ -188,7 +178,7 @@ func (h *house) routes() http.Handler {
 // drainTime is how long the server may take to end in good order.
 const drainTime = 20 * time.Second
 
-// serve runs the server until SIGTERM, or until its parent is gone. Its address is the first line of its output.
+// serve runs the server until SIGTERM, or until its parent is gone. Its address is the first line of its output, and its state at its end the second.
 func serve(addr string) error {
 	l, err := net.Listen("tcp", addr)
 	if err != nil { // a connection of somebody else's may have got the port meanwhile
@@ -214,5 +204,6 @@ func serve(addr string) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	return errors.Join(h.strict.Shutdown(ctx), h.lossy.Shutdown(ctx), h.who.Close(ctx), server.Shutdown(ctx))
+	err = errors.Join(h.strict.Shutdown(ctx), h.lossy.Shutdown(ctx), h.who.Close(ctx), server.Shutdown(ctx))
+	return errors.Join(err, json.NewEncoder(os.Stdout).Encode(h.state()))
 }

@@ -34,10 +34,12 @@ func (b *book) fault(format string, args ...any) {
 	}
 }
 
-func (b *book) count(what string) {
+func (b *book) count(what string) { b.add(what, 1) }
+
+func (b *book) add(what string, n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.counts[what]++
+	b.counts[what] += n
 }
 
 func (b *book) counted(what string) int {
@@ -77,7 +79,8 @@ func (b *book) String() string {
 //   - What is pushed to the client in a life comes complete, and in order, from the first.
 //   - When something said is answered, or something pushed announced by an answer, it has been heard.
 //
-// A witness of a lossy connection, or in an interval in which the client said that it dropped something, forgives gaps.
+// A witness of a lossy connection, or in an interval in which the client said that it dropped something, forgives gaps. It counts those of a lossy one:
+// no more may be missing than its server says that it dropped.
 //
 // Its methods may be called from any goroutine; those that tell it something, in the order in which that came.
 type witness struct {
@@ -161,6 +164,7 @@ func (w *witness) hears(s said) {
 		return
 	}
 	v := w.voice(s)
+	w.misses(v, s)
 	switch {
 	case v.n > 0 && (s.N <= v.n || s.Seq <= v.max):
 		w.fault("heard %+v after number %d, %d of its lives", s.short(), v.n, v.max)
@@ -183,11 +187,32 @@ func (w *witness) hears(s said) {
 	}
 }
 
+// misses counts what a lossy connection left out before s.
+func (w *witness) misses(v *voice, s said) {
+	switch {
+	case !w.lossy:
+	case v.interval == w.interval && s.N > v.n:
+		w.book.add("missed", int(s.N-v.n-1))
+	case v.interval != w.interval && s.Life > w.since && s.N > 0:
+		w.book.add("missed", int(s.N-1))
+	}
+}
+
+// maxLives bounds the voices of one name. What was said so many joins ago is not under way anywhere.
+const maxLives = 64
+
 // voice finds the voice of a life, and checks what was said in the lives before and after it.
 func (w *witness) voice(s said) *voice {
 	lives := w.voices[s.From]
 	i, found := slices.BinarySearchFunc(lives, s.Life, func(v *voice, life uint64) int { return cmp.Compare(v.life, life) })
 	if !found {
+		if len(lives) == maxLives {
+			if i == 0 {
+				w.fault("heard %+v, of a life long ago", s.short())
+				return &voice{}
+			}
+			lives, i = slices.Delete(lives, 0, 1), i-1
+		}
 		lives = slices.Insert(lives, i, &voice{life: s.Life})
 		w.voices[s.From] = lives
 	}
@@ -216,6 +241,8 @@ func (w *witness) ticked(t tick) {
 		w.fault("tick %d outside of an interval", t.N)
 	case t.N <= w.ticks, t.N != w.ticks+1 && !w.forgives():
 		w.fault("tick %d after tick %d", t.N, w.ticks)
+	case w.lossy:
+		w.book.add("missed", int(t.N-w.ticks-1))
 	}
 	w.ticks = t.N
 }

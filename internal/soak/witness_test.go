@@ -22,6 +22,18 @@ func TestWitness(t *testing.T) {
 	answered := func(event string, n uint64) func(*witness) {
 		return func(w *witness) { w.answered(event, answer{w.life, n}) }
 	}
+	lives := func(w *witness) {
+		for i := range uint64(maxLives) {
+			w.hears(said{From: "bob", Life: 20 + i, N: 1, Seq: 20 + i})
+		}
+	}
+	missed := func(n int) func(*witness) {
+		return func(w *witness) {
+			if got := w.book.counted("missed"); got != n {
+				w.fault("%d missed, not %d", got, n)
+			}
+		}
+	}
 	type steps = []func(*witness)
 	for name, c := range map[string]struct {
 		steps steps
@@ -40,6 +52,10 @@ func TestWitness(t *testing.T) {
 		"a gap":                    {steps{begin, say(15, 1, 1), say(15, 3, 3)}, "right after number 1"},
 		"a gap, told":              {steps{begin, drop, say(15, 1, 1), say(15, 3, 3)}, ""},
 		"a gap, lossy":             {steps{lossy, begin, say(15, 1, 1), say(15, 3, 3)}, ""},
+		"gaps, counted":            {steps{lossy, begin, say(15, 1, 1), say(15, 4, 4), say(19, 3, 9), ticked(2), missed(2 + 2 + 1)}, ""},
+		"gaps of no interval":      {steps{lossy, begin, say(15, 1, 1), end, begin, say(15, 4, 4), missed(0)}, ""},
+		"many lives":               {steps{begin, lives, say(90, 1, 90), say(91, 1, 91)}, ""},
+		"a life long ago":          {steps{begin, lives, say(15, 1, 1)}, "long ago"},
 		"again, lossy":             {steps{lossy, begin, say(15, 1, 1), say(15, 1, 1)}, "after number 1"},
 		"a gap, told too early":    {steps{begin, drop, end, begin, say(15, 1, 1), say(15, 3, 3)}, "right after number 1"},
 		"the beginning is missing": {steps{begin, say(15, 2, 2)}, "as the first"},
