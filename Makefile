@@ -1,6 +1,6 @@
 # Thin names for commands that can as well be typed; .ci/run is the truth.
 
-.PHONY: fmt lint test race fuzz bench conformance ci
+.PHONY: fmt lint test race fuzz soak torture bench conformance ci nightly
 
 fmt:
 	gofmt -w $$(git ls-files '*.go')
@@ -17,6 +17,12 @@ race:
 fuzz:
 	bash .ci/run fuzz
 
+soak:
+	bash .ci/run soak
+
+torture:
+	bash .ci/run torture
+
 bench:
 	go test -run '^$$' -bench . -benchmem work
 
@@ -25,3 +31,6 @@ conformance:
 
 ci:
 	bash .ci/run
+
+nightly:
+	NIGHTLY=true bash .ci/run
