@@ -5,15 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"time"
 
 	"bennu.example/push"
 	"bennu.example/serializer"
-	"bennu.example/transport"
 )
-
-// replaceWait is how long a new join of a topic waits for the callback that the old channel is in, as Phoenix does before it kills.
-const replaceWait = 5 * time.Second
 
 // infoSize is what a message of the server's own code counts as, its real size being unknown.
 const infoSize = 256
@@ -30,7 +25,7 @@ type item struct {
 type itemKind uint8
 
 const (
-	itemJoin  itemKind = iota // msg is the *Channel before, or nil
+	itemJoin  itemKind = iota // ref, payload
 	itemEvent                 // ref, event, payload
 	itemLeave                 // ref
 	itemOut                   // event, payload: an intercepted broadcast
@@ -60,8 +55,7 @@ func reason(text string) serializer.Payload {
 // work is the mailbox's function.
 func (c *Channel) work(it item) {
 	if it.kind == itemJoin {
-		prev, _ := it.msg.(*Channel)
-		c.handleJoin(it, prev)
+		c.handleJoin(it)
 		return
 	}
 	if err := caught(func() { c.handle(it) }); err != nil {
@@ -104,106 +98,6 @@ func (c *Channel) handle(it item) {
 	case itemClose:
 		c.phase.CompareAndSwap(joined, ending)
 		c.finish(it.msg.(error))
-	}
-}
-
-// handleJoin begins the channel when the one before it has ended. Whatever else came for this join waits in the mailbox behind it.
-func (c *Channel) handleJoin(it item, prev *Channel) {
-	defer c.up.Answered()
-	if prev != nil {
-		if !prev.box.WaitFor(replaceWait) {
-			prev.silence(ErrReplaced)
-		}
-		defer func() { // also if the join's goroutine was ended
-			if prev.owesClose() {
-				_ = c.up.Send(prev.lifecycle(serializer.EventClose, serializer.Payload{}), transport.Delivery{})
-			}
-		}()
-	}
-	c.setRef(Ref{ref: it.ref}) // for abort
-	if err := caught(func() { c.decide(it) }); err != nil {
-		c.abort(err)
-	}
-	c.setRef(Ref{})
-}
-
-// decide asks the handler and answers.
-func (c *Channel) decide(it item) {
-	var reply any
-	err := c.guard(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
-	var frame *serializer.Frame
-	if err == nil {
-		c.accepted.Store(true)
-		if frame, err = c.encodeReply(c.joinRef, it.ref, push.OK(reply)); err != nil {
-			c.terminate(err)
-			c.accepted.Store(false)
-		}
-	}
-	if err != nil {
-		c.refuse(it.ref, err)
-		return
-	}
-	c.accept(frame)
-}
-
-// accept subscribes and answers the join. Deliver waits for mu meanwhile, so nothing overtakes the answer and nothing that is broadcast
-// after it is missed. (mu is held over the topic's lock here, which Deliver holds while it waits for mu: but not before this channel is
-// subscribed, and then the topic's lock is not needed any more.)
-func (c *Channel) accept(answer *serializer.Frame) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.replaced {
-		c.sub = c.up.PubSub().SubscribePrepared(c.topic, c, c.h.preparer)
-	}
-	_ = c.send(answer, transport.Delivery{}) // a connection that has ended ends the channel by itself
-	if c.replaced {
-		c.phase.CompareAndSwap(joining, silent)
-		return
-	}
-	c.phase.CompareAndSwap(joining, joined)
-}
-
-// refuse answers a join that failed.
-func (c *Channel) refuse(ref serializer.Ref, err error) {
-	answer := replyCrashed
-	var rejected *push.Error
-	var invalid *payloadError
-	switch {
-	case errors.As(err, &invalid):
-		answer = replyInvalid
-	case errors.As(err, &rejected):
-		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
-	default:
-		c.up.Crashed(c, "join crashed", err)
-	}
-	f, err := c.encodeReply(c.joinRef, ref, answer)
-	if err != nil {
-		c.up.Log(c, "cannot answer a join", err)
-		f, _ = c.encodeReply(c.joinRef, ref, replyCrashed)
-	}
-	if c.phase.Load() == silent {
-		f = nil
-	}
-	c.up.End(c, f)
-	c.box.Close(true, item{kind: itemClose, msg: errRefused})
-}
-
-// handleRefused answers what came behind a join that was refused as if the topic had never been joined.
-func (c *Channel) handleRefused(it item) {
-	answer := replyNoTopic
-	var joinRef serializer.Ref
-	switch it.kind {
-	case itemLeave:
-		answer, joinRef = emptyResponse, c.joinRef
-	case itemEvent:
-	case itemClose:
-		c.end(errRefused)
-		return
-	default:
-		return
-	}
-	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
-		_ = c.up.Send(f, transport.Delivery{}) // likewise
 	}
 }
 
@@ -365,11 +259,11 @@ func caught(f func()) (err error) {
 // abort ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like, or its results panicked: a crash.
 func (c *Channel) abort(err error) {
 	c.up.Crashed(c, "channel crashed", err)
-	if c.phase.CompareAndSwap(joining, silent) {
-		f, _ := c.encodeReply(c.joinRef, c.Ref().ref, replyCrashed)
-		c.up.End(c, f)
-	} else if c.phase.CompareAndSwap(joined, silent) {
+	if c.phase.CompareAndSwap(joined, silent) {
 		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	}
 	c.box.Close(false, item{kind: itemClose, msg: err})
 }
+	if c.giveUp("join crashed", err) {
+		return
+	}

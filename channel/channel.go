@@ -34,7 +34,11 @@ type Channel struct {
 	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
 	ref      Ref        // of the message that is being handled
 	leaving  bool       // a leave is in the mailbox
-	replaced bool       // a new join has taken the topic over, and tells this one's end
+	replaced bool       // a new join has taken the topic over, and has yet to tell this one's end
+	asked    bool       // the handler is being asked about the join
+	answer   uint8      // to the join
+	prev     *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
+	limit    *joinLimit // nil: the join is not watched
 	others   map[*pubsub.Subscription]struct{}
 	onEnd    []func()
 }

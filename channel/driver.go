@@ -18,6 +18,7 @@ type Driver struct{ c *Channel }
 // Mailbox is the bound of what waits for the channel's callbacks, in bytes.
 func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int) Driver {
 	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, state: h.newState()}
+	c.ref = Ref{ref: join.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
 		c.pushRef = join.Ref
 	}
@@ -26,7 +27,7 @@ func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message
 	it := item{kind: itemJoin, ref: join.Ref, payload: join.Payload}
 	if before.c != nil {
 		before.c.replace()
-		it.msg = before.c
+		c.prev = before.c
 	}
 	_ = c.box.Post(it, 0) // an empty box takes anything
 	return Driver{c}
@@ -94,13 +95,6 @@ func (c *Channel) replace() {
 	}
 }
 
-// owesClose reports whether the channel was joined and replaced, so that its end is for the new one to tell.
-func (c *Channel) owesClose() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.replaced && c.accepted.Load()
-}
-
 // silence keeps a channel from sending any more and cancels its context. Its callbacks end when they end.
 func (c *Channel) silence(reason error) {
 	for {
@@ -134,6 +128,9 @@ func (c *Channel) claim() bool {
 }
 
 func (c *Channel) killed(reason error) {
+	if c.giveUp("channel killed", reason) {
+		return
+	}
 	c.up.Crashed(c, "channel killed", reason)
 	c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	c.silence(reason)

@@ -13,6 +13,9 @@ var (
 	ErrLeft = errors.New("client left")
 	// ErrReplaced is the reason given to Terminate when the client joined the topic again on the same connection.
 	ErrReplaced = errors.New("client joined again")
+	// ErrJoinTimeout is wrapped by the cause of a join's context when the join took longer than socket.Config.JoinTimeout, and by the reason
+	// given to Terminate if it is accepted later all the same.
+	ErrJoinTimeout = errors.New("join took too long")
 	// ErrClosed is wrapped by the reason given to Terminate when the connection ended, and by what Push and the like return from then on.
 	ErrClosed = errors.New("channel closed")
 	// ErrNotJoined is returned by Push, Broadcast and the like before the join is answered: send yourself a message with

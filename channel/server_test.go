@@ -30,6 +30,8 @@ type carrier struct {
 	closed bool
 }
 
+	answered, gone int
+
 func newCarrier(ps *pubsub.PubSub) *carrier { return &carrier{ser: serializer.V2(), ps: ps} }
 
 func (c *carrier) Serializer() serializer.Serializer { return c.ser }
@@ -57,8 +59,17 @@ func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
 	}
 }
 
-func (c *carrier) Answered() {}
-func (c *carrier) Ended()    {}
+func (c *carrier) Answered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.answered++
+}
+
+func (c *carrier) Ended() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gone++
+}
 
 func (c *carrier) Crashed(ch *channel.Channel, what string, err error) { c.Log(ch, what, err) }
 

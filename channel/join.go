@@ -1,0 +1,251 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// replaceWait is how long a new join of a topic waits for the callback that the old channel is in, as Phoenix does before it kills.
+const replaceWait = 5 * time.Second
+
+// How a join was answered. Who sets it, under mu, gives the answer, and tells the carrier.
+const (
+	unanswered uint8 = iota
+	answeredOK
+	answeredError
+	gaveUp // by giveUp, in the callback's stead
+)
+
+// joinLimit is the time of a join that is watched.
+type joinLimit struct {
+	limit time.Duration
+	timer *time.Timer // nil: the callback was not called yet
+	done  chan struct{}
+}
+
+// Watch gives the join's callback so much time, from when it is called or from now. One that has not returned then is a crashed join to the
+// client, its topic is free, and its context is cancelled by ErrJoinTimeout. A join that was answered already is not touched.
+func (d Driver) Watch(limit time.Duration) {
+	c := d.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answer == unanswered && c.limit == nil {
+		c.limit = &joinLimit{limit: limit, done: make(chan struct{})}
+		if c.asked {
+			c.startLimit()
+		}
+	}
+}
+
+// startLimit starts the time. The caller holds mu.
+func (c *Channel) startLimit() {
+	l := c.limit
+	l.timer = time.AfterFunc(l.limit, func() {
+		defer close(l.done)
+		c.giveUp("join took too long", fmt.Errorf("%w: over %v", ErrJoinTimeout, l.limit))
+	})
+}
+
+// ask reports whether the handler is still to be asked, whose time begins.
+func (c *Channel) ask() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answer != unanswered || c.phase.Load() != joining {
+		return false
+	}
+	c.asked = true
+	if c.limit != nil {
+		c.startLimit()
+	}
+	return true
+}
+
+// handleJoin begins the channel when the one before it has ended. Whatever else came for this join waits in the mailbox behind it.
+func (c *Channel) handleJoin(it item) {
+	defer c.endJoin() // also if the join's goroutine was ended
+	if c.prev != nil && !c.prev.box.WaitFor(replaceWait) {
+		c.prev.abandon()
+	}
+	if !c.ask() {
+		return
+	}
+	if err := caught(func() { c.decide(it) }); err != nil {
+		c.abort(err)
+	}
+	c.setRef(Ref{})
+}
+
+// endJoin does what is left after the answer: it tells the end of the channel before, and the carrier that there was an answer.
+func (c *Channel) endJoin() {
+	c.mu.Lock()
+	answer, limit, before := c.answer, c.limit, c.closeBefore()
+	c.limit, c.prev, c.asked = nil, nil, false
+	c.mu.Unlock()
+	if before != nil {
+		_ = c.up.Send(before.closeFrame(), transport.Delivery{}) // a connection that has ended ends the channel by itself
+	}
+	if limit != nil && limit.timer != nil && !limit.timer.Stop() {
+		<-limit.done
+	}
+	if answer == answeredOK || answer == answeredError {
+		c.up.Answered()
+	}
+}
+
+// closeBefore takes on to tell the end of the channel before, and returns that; nil if there is nothing to tell. The caller holds mu.
+func (c *Channel) closeBefore() *Channel {
+	p := c.prev
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.replaced || p.answer != answeredOK {
+		return nil
+	}
+	p.replaced = false
+	return p
+}
+
+func (c *Channel) closeFrame() *serializer.Frame {
+	return c.lifecycle(serializer.EventClose, serializer.Payload{})
+}
+
+// decide asks the handler and answers.
+func (c *Channel) decide(it item) {
+	var reply any
+	err := c.guard(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+	var frame *serializer.Frame
+	if err == nil {
+		c.accepted.Store(true)
+		if frame, err = c.encodeReply(c.joinRef, it.ref, push.OK(reply)); err != nil {
+			c.terminate(err)
+			c.accepted.Store(false)
+		}
+	}
+	if err != nil {
+		c.refuse(it.ref, err)
+		return
+	}
+	c.accept(frame)
+}
+
+// accept subscribes and answers the join, unless it was given up: then what ends the channel is in the mailbox. Deliver waits for mu
+// meanwhile, so nothing overtakes the answer and nothing that is broadcast after it is missed. (mu is held over the topic's lock here, which
+// Deliver holds while it waits for mu: but not before this channel is subscribed, and then the topic's lock is not needed any more.)
+func (c *Channel) accept(answer *serializer.Frame) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.claimAnswer(answeredOK) {
+		return
+	}
+	if !c.replaced {
+		c.sub = c.up.PubSub().SubscribePrepared(c.topic, c, c.h.preparer)
+	}
+	_ = c.send(answer, transport.Delivery{}) // likewise
+	if c.replaced {
+		c.phase.CompareAndSwap(joining, silent)
+		return
+	}
+	c.phase.CompareAndSwap(joining, joined)
+}
+
+// claimAnswer reports whether the join is for the caller to answer, who holds mu.
+func (c *Channel) claimAnswer(how uint8) bool {
+	if c.answer != unanswered || c.phase.Load() != joining { // or about to be given up
+		return false
+	}
+	c.answer = how
+	return true
+}
+
+// refuse answers a join that failed.
+func (c *Channel) refuse(ref serializer.Ref, err error) {
+	answer := replyCrashed
+	crashed := false
+	var rejected *push.Error
+	var invalid *payloadError
+	switch {
+	case errors.As(err, &invalid):
+		answer = replyInvalid
+	case errors.As(err, &rejected):
+		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
+	default:
+		crashed = true
+	}
+	f, failed := c.encodeReply(c.joinRef, ref, answer)
+	if failed != nil {
+		c.up.Log(c, "cannot answer a join", failed)
+		f, _ = c.encodeReply(c.joinRef, ref, replyCrashed)
+	}
+	c.mu.Lock()
+	mine := c.claimAnswer(answeredError)
+	c.mu.Unlock()
+	if !mine {
+		if crashed {
+			c.up.Log(c, "join failed after it was given up", err)
+		}
+		return
+	}
+	if crashed {
+		c.up.Crashed(c, "join crashed", err)
+	}
+	c.up.End(c, f)
+	c.box.Close(true, item{kind: itemClose, msg: errRefused})
+}
+
+// handleRefused answers what came behind a join that was refused as if the topic had never been joined.
+func (c *Channel) handleRefused(it item) {
+	answer := replyNoTopic
+	var joinRef serializer.Ref
+	switch it.kind {
+	case itemLeave:
+		answer, joinRef = emptyResponse, c.joinRef
+	case itemEvent:
+	case itemClose:
+		c.end(errRefused)
+		return
+	default:
+		return
+	}
+	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
+		_ = c.up.Send(f, transport.Delivery{}) // likewise
+	}
+}
+
+// giveUp answers a join in its callback's stead, as one that crashed, and silences the channel. What the callback still returns counts for
+// nothing, but a channel that it accepts terminates, by reason. GiveUp reports false if there is an answer already.
+func (c *Channel) giveUp(message string, reason error) bool {
+	c.mu.Lock()
+	if c.answer != unanswered {
+		c.mu.Unlock()
+		return false
+	}
+	c.answer = gaveUp
+	c.phase.CompareAndSwap(joining, silent)
+	ref, before := c.ref.ref, c.closeBefore()
+	c.mu.Unlock()
+	c.up.Crashed(c, message, reason)
+	frames := make([]*serializer.Frame, 1, 2)
+	frames[0], _ = c.encodeReply(c.joinRef, ref, replyCrashed)
+	if before != nil {
+		frames = append(frames, before.closeFrame())
+	}
+	c.up.End(c, frames...)
+	c.silence(reason)
+	c.up.Answered()
+	return true
+}
+
+// abandon goes on without a channel whose callback does not return though its topic was joined again.
+func (c *Channel) abandon() {
+	if !c.giveUp("join does not return though its topic was joined again", ErrReplaced) {
+		c.up.Crashed(c, "callback does not return though its topic was joined again", ErrReplaced)
+		c.silence(ErrReplaced)
+	}
+}
