@@ -206,7 +206,19 @@ func (c *Channel) end(reason error) {
 	c.cancel(reason)
 	c.box.Close(false)
 	c.unsubscribe() // from what Terminate subscribed to
-	for _, f := range onEnd {
+	c.callEach(onEnd)
+}
+
+// callEach calls all of the functions, also if one of them ends its goroutine.
+func (c *Channel) callEach(fs []func()) {
+	done := 0
+	defer func() {
+		if done < len(fs) {
+			c.callEach(fs[done:])
+		}
+	}()
+	for _, f := range fs {
+		done++
 		if err := c.guard(func() error { f(); return nil }); err != nil {
 			c.up.Crashed(c, "callback at the channel's end crashed", err)
 		}
@@ -258,12 +270,12 @@ func caught(f func()) (err error) {
 
 // abort ends the channel after a callback called runtime.Goexit, which Phoenix's exit(:normal) is like, or its results panicked: a crash.
 func (c *Channel) abort(err error) {
+	if c.giveUp("join crashed", err) {
+		return
+	}
 	c.up.Crashed(c, "channel crashed", err)
 	if c.phase.CompareAndSwap(joined, silent) {
 		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	}
 	c.box.Close(false, item{kind: itemClose, msg: err})
 }
-	if c.giveUp("join crashed", err) {
-		return
-	}

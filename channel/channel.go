@@ -155,7 +155,8 @@ func (c *Channel) Send(msg any) error {
 }
 
 // OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block
-// for long: a new join of the topic by this client waits for it. OnEnd reports false, and f is not called, if the channel has ended already.
+// for long: a new join of the topic by this client waits for it. If one f panics or ends its goroutine, the others are called all the same.
+// OnEnd reports false, and f is not called, if the channel has ended already.
 func (c *Channel) OnEnd(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -197,3 +197,28 @@ func TestOnEnd(t *testing.T) {
 		}
 	})
 }
+
+// All that is to be called at the end is called, also if some of it ends its goroutine or panics.
+func TestOnEndThatExits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var order []string
+		say := func(what string, then func()) func() { return func() { order = append(order, what); then() } }
+		b := start(t, channel.Define(joinBy(func(_ context.Context, c *channel.Channel) (any, error) {
+			c.OnEnd(say("1", runtime.Goexit))
+			c.OnEnd(say("2", func() { panic("in OnEnd") }))
+			c.OnEnd(say("3", runtime.Goexit))
+			c.OnEnd(say("4", func() {}))
+			return nil, nil
+		}), channel.Terminate(func(*room, context.Context, *channel.Channel, error) { runtime.Goexit() })))
+		b.take()
+		b.d.Leave(&serializer.Message{Ref: `"2"`}, 0)
+		b.d.Wait()
+		if !slices.Equal(order, []string{"1", "2", "3", "4"}) {
+			t.Errorf("order %q", order)
+		}
+		if b.gone != 1 {
+			t.Errorf("ended %d times", b.gone)
+		}
+	})
+}
