@@ -249,14 +249,14 @@ func (c *Client) answer(p *clientPush, a push.Answer) {
 		p.size = 0
 	}
 	p.payload = serializer.Payload{}
+	if p.isCounted { // before anybody is told
+		c.unanswered.Add(-1)
+		p.isCounted = false
+	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
 		c.up.Exit(p.number)
 		p.number = 0
-	}
-	if p.isCounted {
-		c.unanswered.Add(-1)
-		p.isCounted = false
 	}
 }
 

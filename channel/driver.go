@@ -15,15 +15,15 @@ import (
 type Driver struct{ c *Channel }
 
 // Start begins a channel with the client's phx_join. A channel before it on the topic, if any, is replaced: the join waits for its end.
-// Mailbox is the bound of what waits for the channel's callbacks, in bytes.
-func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int) Driver {
+// Mailbox is the bound of what waits for the channel's callbacks, in bytes; crew is the goroutines that they run on.
+func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int, crew *box.Crew) Driver {
 	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, state: h.newState()}
 	c.ref = Ref{ref: join.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
 		c.pushRef = join.Ref
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.box.Init(mailbox, c.work)
+	c.box.InitCrew(crew, mailbox, c.work)
 	it := item{kind: itemJoin, ref: join.Ref, payload: join.Payload}
 	if before.c != nil {
 		before.c.replace()

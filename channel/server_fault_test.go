@@ -200,7 +200,7 @@ func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 				select {
 				case <-done:
 				default:
-					if i < 100_000 {
+					if i < 10_000_000 {
 						runtime.Gosched()
 						continue
 					}

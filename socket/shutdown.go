@@ -75,6 +75,7 @@ func (h *Handler) end() {
 	<-h.gone
 	h.websocket.Wait()
 	h.longpoll.Wait()
+	h.crew.Wait()
 	h.longpoll.Close()
 	close(h.ended)
 }

@@ -1,4 +1,4 @@
-// Package box is a byte-bounded queue that works its items off in order, on a goroutine that lives only while there is work.
+// Package box is a byte-bounded queue that works its items off in order, on a goroutine that it has only while there is work.
 package box
 
 import (
@@ -23,11 +23,13 @@ const overhead = 64
 type Box[T any] struct {
 	mu      sync.Mutex
 	run     func(T)
+	crew    *Crew // nil: a goroutine of its own
 	queue   []entry[T]
 	head    int // of queue: what is before it was taken
 	used    int // bytes of what is queued and of what is running
 	max     int
 	running bool
+	begun   bool // the item at the head is as good as running: it is not dropped
 	closed  bool
 	changed chan struct{} // closed when an item was done or the box came to rest; made by those who wait
 }
@@ -40,6 +42,12 @@ type entry[T any] struct {
 // Init makes b ready. Run must not panic, but it may end its goroutine by runtime.Goexit: the rest is worked off on another one. Max is in
 // bytes; an item of any size fits in an empty box.
 func (b *Box[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
+
+// InitCrew is Init for a box that shares the crew's goroutines.
+func (b *Box[T]) InitCrew(crew *Crew, max int, run func(T)) {
+	b.crew = crew
+	b.Init(max, run)
+}
 
 // Post queues v, which counts as size bytes. It never blocks.
 func (b *Box[T]) Post(v T, size int) error {
@@ -59,15 +67,22 @@ func (b *Box[T]) post(v T, size int) error {
 	return nil
 }
 
-// put queues v, or starts the goroutine with it. The caller holds mu.
+// put queues v and sees to it that somebody works it off. The caller holds mu.
 func (b *Box[T]) put(v T, size int) {
 	b.used += size
-	if b.running {
-		b.queue = append(b.queue, entry[T]{v, size})
-		return
+	b.queue = append(b.queue, entry[T]{v, size})
+	if !b.running {
+		b.running, b.begun = true, true
+		b.start()
 	}
-	b.running = true
-	go b.work(v, size)
+}
+
+func (b *Box[T]) start() {
+	if b.crew != nil {
+		b.crew.add(b)
+	} else {
+		go b.work()
+	}
 }
 
 // PostWait is Post, but waits up to d for room.
@@ -117,7 +132,10 @@ func (b *Box[T]) Close(keep bool, last ...T) {
 // drop forgets what is queued, but for an earlier Close's last.
 func (b *Box[T]) drop() {
 	n := b.head
-	for _, e := range b.queue[b.head:] {
+	if b.begun {
+		n++
+	}
+	for _, e := range b.queue[n:] {
 		if e.size == 0 {
 			b.queue[n] = e
 			n++
@@ -177,19 +195,26 @@ func (b *Box[T]) wake() {
 	}
 }
 
-// work runs v and then what was queued meanwhile.
-func (b *Box[T]) work(v T, size int) {
+// work works the queue off.
+func (b *Box[T]) work() {
 	exited := true
+	size := 0
 	defer func() {
 		if exited { // Goexit
-			if v, size, ok := b.next(size); ok {
-				go b.work(v, size)
-			}
+			b.mu.Lock()
+			b.used -= size
+			b.wake()
+			b.start()
+			b.mu.Unlock()
 		}
 	}()
-	for ok := true; ok; {
+	for {
+		var v T
+		var ok bool
+		if v, size, ok = b.next(size); !ok {
+			break
+		}
 		b.run(v)
-		v, size, ok = b.next(size)
 	}
 	exited = false
 }
@@ -199,6 +224,7 @@ func (b *Box[T]) next(done int) (v T, size int, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used -= done
+	b.begun = false
 	b.wake()
 	if b.head == len(b.queue) {
 		b.queue, b.head = nil, 0

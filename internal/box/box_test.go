@@ -15,83 +15,97 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-func newBox[T any](max int, run func(T)) *box.Box[T] {
+func newBox[T any](crew *box.Crew, max int, run func(T)) *box.Box[T] {
 	b := new(box.Box[T])
-	b.Init(max, run)
+	b.InitCrew(crew, max, run)
 	return b
 }
 
-func TestRunsInOrderOneAtATime(t *testing.T) {
+// each runs a test of one box with goroutines of its own, and with a crew's.
+func each(t *testing.T, test func(t *testing.T, crew *box.Crew)) {
 	t.Parallel()
-	var got []int // unguarded on purpose: the race detector finds a second runner
-	b := newBox(1<<20, func(i int) { got = append(got, i) })
-	for i := range 1000 {
-		if err := b.Post(i, 1); err != nil {
-			t.Fatal(err)
+	t.Run("alone", func(t *testing.T) { test(t, nil) })
+	t.Run("crew", func(t *testing.T) {
+		crew := new(box.Crew)
+		test(t, crew)
+		crew.Wait()
+	})
+}
+
+func TestRunsInOrderOneAtATime(t *testing.T) {
+	each(t, func(t *testing.T, crew *box.Crew) {
+		var got []int // unguarded on purpose: the race detector finds a second runner
+		b := newBox(crew, 1<<20, func(i int) { got = append(got, i) })
+		for i := range 1000 {
+			if err := b.Post(i, 1); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	b.Close(true, 1000)
-	b.Wait()
-	if len(got) != 1001 || !slices.IsSorted(got) {
-		t.Fatalf("%d items, sorted %v", len(got), slices.IsSorted(got))
-	}
-	if b.Used() != 0 {
-		t.Fatalf("%d bytes in use at rest", b.Used())
-	}
-	if err := b.Post(1, 1); !errors.Is(err, box.ErrClosed) {
-		t.Fatalf("post after close: %v", err)
-	}
+		b.Close(true, 1000)
+		b.Wait()
+		if len(got) != 1001 || !slices.IsSorted(got) {
+			t.Fatalf("%d items, sorted %v", len(got), slices.IsSorted(got))
+		}
+		if b.Used() != 0 {
+			t.Fatalf("%d bytes in use at rest", b.Used())
+		}
+		if err := b.Post(1, 1); !errors.Is(err, box.ErrClosed) {
+			t.Fatalf("post after close: %v", err)
+		}
+	})
 }
 
 func TestManyPosters(t *testing.T) {
-	t.Parallel()
-	var got [8][]int
-	b := newBox(1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
-	var wg sync.WaitGroup
-	for p := range len(got) {
-		wg.Go(func() {
-			for i := range 500 {
-				if err := b.Post([2]int{p, i}, 8); err != nil {
-					t.Error(err)
+	each(t, func(t *testing.T, crew *box.Crew) {
+		var got [8][]int
+		b := newBox(crew, 1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
+		var wg sync.WaitGroup
+		for p := range len(got) {
+			wg.Go(func() {
+				for i := range 500 {
+					if err := b.Post([2]int{p, i}, 8); err != nil {
+						t.Error(err)
+					}
 				}
-			}
-		})
-	}
-	wg.Wait()
-	b.Close(true)
-	b.Wait()
-	for p := range got {
-		if len(got[p]) != 500 || !slices.IsSorted(got[p]) {
-			t.Errorf("poster %d: %d items, sorted %v", p, len(got[p]), slices.IsSorted(got[p]))
+			})
 		}
-	}
+		wg.Wait()
+		b.Close(true)
+		b.Wait()
+		for p := range got {
+			if len(got[p]) != 500 || !slices.IsSorted(got[p]) {
+				t.Errorf("poster %d: %d items, sorted %v", p, len(got[p]), slices.IsSorted(got[p]))
+			}
+		}
+	})
 }
 
 func TestBound(t *testing.T) {
-	t.Parallel()
-	gate := make(chan struct{})
-	b := newBox(1000, func(int) { <-gate })
-	if err := b.Post(0, 5000); err != nil {
-		t.Fatalf("an item of any size fits in an empty box: %v", err)
-	}
-	if err := b.Post(1, 1); !errors.Is(err, box.ErrFull) {
-		t.Fatalf("post into a full box: %v", err)
-	}
-	gate <- struct{}{}
-	for b.Used() > 0 { // the runner counts the item out just after the function has returned
-		runtime.Gosched()
-	}
-	for range 3 {
-		if err := b.Post(1, 200); err != nil {
-			t.Fatal(err)
+	each(t, func(t *testing.T, crew *box.Crew) {
+		gate := make(chan struct{})
+		b := newBox(crew, 1000, func(int) { <-gate })
+		if err := b.Post(0, 5000); err != nil {
+			t.Fatalf("an item of any size fits in an empty box: %v", err)
 		}
-	}
-	if err := b.Post(1, 300); !errors.Is(err, box.ErrFull) {
-		t.Fatalf("post over the bound: %v", err)
-	}
-	close(gate)
-	b.Close(true)
-	b.Wait()
+		if err := b.Post(1, 1); !errors.Is(err, box.ErrFull) {
+			t.Fatalf("post into a full box: %v", err)
+		}
+		gate <- struct{}{}
+		for b.Used() > 0 { // the runner counts the item out just after the function has returned
+			runtime.Gosched()
+		}
+		for range 3 {
+			if err := b.Post(1, 200); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Post(1, 300); !errors.Is(err, box.ErrFull) {
+			t.Fatalf("post over the bound: %v", err)
+		}
+		close(gate)
+		b.Close(true)
+		b.Wait()
+	})
 }
 
 func TestPostWait(t *testing.T) {
@@ -99,7 +113,7 @@ func TestPostWait(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		ran := 0
-		b := newBox(100, func(int) { <-gate; ran++ })
+		b := newBox(nil, 100, func(int) { <-gate; ran++ })
 		if err := b.PostWait(1, 100, time.Second); err != nil {
 			t.Fatal(err)
 		}
@@ -130,77 +144,80 @@ func TestPostWait(t *testing.T) {
 }
 
 func TestCloseDropsOrKeeps(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name  string
-		close func(b *box.Box[int])
-		want  []int
-	}{
-		{"keep", func(b *box.Box[int]) { b.Close(true, 99) }, []int{0, 1, 2, 3, 99}},
-		{"drop", func(b *box.Box[int]) { b.Close(false, 99) }, []int{0, 99}},
-		{"keep, then drop", func(b *box.Box[int]) { b.Close(true, 99); b.Close(false, 100) }, []int{0, 99}},
-		{"without last", func(b *box.Box[int]) { b.Close(false) }, []int{0}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			var got []int
-			gate := make(chan struct{})
-			b := newBox(1<<20, func(i int) { <-gate; got = append(got, i) })
-			for i := range 4 {
-				if err := b.Post(i, 1); err != nil {
-					t.Fatal(err)
+	each(t, func(t *testing.T, crew *box.Crew) {
+		for _, test := range []struct {
+			name  string
+			close func(b *box.Box[int])
+			want  []int
+		}{
+			{"keep", func(b *box.Box[int]) { b.Close(true, 99) }, []int{0, 1, 2, 3, 99}},
+			{"drop", func(b *box.Box[int]) { b.Close(false, 99) }, []int{0, 99}},
+			{"keep, then drop", func(b *box.Box[int]) { b.Close(true, 99); b.Close(false, 100) }, []int{0, 99}},
+			{"without last", func(b *box.Box[int]) { b.Close(false) }, []int{0}},
+		} {
+			t.Run(test.name, func(t *testing.T) {
+				t.Parallel()
+				var got []int
+				gate := make(chan struct{})
+				b := newBox(crew, 1<<20, func(i int) { <-gate; got = append(got, i) })
+				for i := range 4 {
+					if err := b.Post(i, 1); err != nil {
+						t.Fatal(err)
+					}
 				}
-			}
-			test.close(b)
-			close(gate)
-			b.Wait()
-			if !slices.Equal(got, test.want) {
-				t.Fatalf("got %v, want %v", got, test.want)
-			}
-			if b.Used() != 0 {
-				t.Fatalf("%d bytes in use", b.Used())
-			}
-		})
-	}
+				test.close(b)
+				close(gate)
+				b.Wait()
+				if !slices.Equal(got, test.want) {
+					t.Fatalf("got %v, want %v", got, test.want)
+				}
+				if b.Used() != 0 {
+					t.Fatalf("%d bytes in use", b.Used())
+				}
+			})
+		}
+	})
 }
 
 func TestCloseIdleRunsLast(t *testing.T) {
-	t.Parallel()
-	got := 0
-	b := newBox(1, func(i int) { got = i })
-	b.Close(false, 7)
-	b.Wait()
-	if got != 7 {
-		t.Fatalf("got %d", got)
-	}
-	b.Wait() // may be asked again
+	each(t, func(t *testing.T, crew *box.Crew) {
+		got := 0
+		b := newBox(crew, 1, func(i int) { got = i })
+		b.Close(false, 7)
+		b.Wait()
+		if got != 7 {
+			t.Fatalf("got %d", got)
+		}
+		b.Wait() // may be asked again
+	})
 }
 
 func TestSurvivesGoexit(t *testing.T) {
-	t.Parallel()
-	var got []int
-	b := newBox(1<<20, func(i int) {
-		got = append(got, i)
-		if i%2 == 0 {
-			runtime.Goexit()
+	each(t, func(t *testing.T, crew *box.Crew) {
+		var got []int
+		b := newBox(crew, 1<<20, func(i int) {
+			got = append(got, i)
+			if i%2 == 0 {
+				runtime.Goexit()
+			}
+		})
+		for i := range 5 {
+			if err := b.Post(i, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.Close(true)
+		b.Wait()
+		if !slices.Equal(got, []int{0, 1, 2, 3, 4}) || b.Used() != 0 {
+			t.Fatalf("got %v, %d bytes in use", got, b.Used())
 		}
 	})
-	for i := range 5 {
-		if err := b.Post(i, 1); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.Close(true)
-	b.Wait()
-	if !slices.Equal(got, []int{0, 1, 2, 3, 4}) || b.Used() != 0 {
-		t.Fatalf("got %v, %d bytes in use", got, b.Used())
-	}
 }
 
 func BenchmarkPostIdle(b *testing.B) {
 	b.ReportAllocs()
 	done := make(chan struct{})
-	x := newBox(1<<20, func(int) { done <- struct{}{} })
+	x := newBox(nil, 1<<20, func(int) { done <- struct{}{} })
 	for b.Loop() {
 		if err := x.Post(1, 1); err != nil {
 			b.Fatal(err)
@@ -211,7 +228,7 @@ func BenchmarkPostIdle(b *testing.B) {
 
 func BenchmarkPostBusy(b *testing.B) {
 	b.ReportAllocs()
-	x := newBox(1<<30, func(int) {})
+	x := newBox(nil, 1<<30, func(int) {})
 	for b.Loop() {
 		if err := x.PostWait(1, 1, time.Minute); err != nil {
 			b.Fatal(err)

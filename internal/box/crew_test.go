@@ -1,0 +1,134 @@
+package box_test
+
+import (
+	"math/rand/v2"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"bennu.example/internal/box"
+)
+
+// A box whose function blocks holds up no other, however many block.
+func TestCrewBlocked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var crew box.Crew
+		gate := make(chan struct{})
+		var blocked [10]*box.Box[int]
+		for i := range blocked {
+			blocked[i] = newBox(&crew, 100, func(int) { <-gate })
+			if err := blocked[i].Post(1, 1); err != nil {
+				t.Fatal(err)
+			}
+			ran := false
+			free := newBox(&crew, 100, func(int) { ran = true })
+			if err := free.Post(1, 1); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if !ran {
+				t.Fatalf("with %d boxes blocked, another one was not run", i+1)
+			}
+		}
+		close(gate)
+		crew.Wait()
+		for _, b := range blocked {
+			if b.Used() != 0 {
+				t.Error("a blocked box did not go on")
+			}
+		}
+	})
+}
+
+// Whatever boxes do and whenever they are given work: all of it is done, in order, and nobody stays.
+func TestCrewRandom(t *testing.T) {
+	t.Parallel()
+	const boxes, posters, items = 20, 4, 300
+	var crew box.Crew
+	var all [boxes]*box.Box[[2]int]
+	var got [boxes][posters][]int // unguarded on purpose: the race detector finds a second runner
+	for i := range all {
+		all[i] = newBox(&crew, 1<<20, func(v [2]int) {
+			got[i][v[0]] = append(got[i][v[0]], v[1])
+			switch rand.IntN(20) {
+			case 0:
+				runtime.Goexit()
+			case 1, 2:
+				runtime.Gosched()
+			}
+		})
+	}
+	var wg sync.WaitGroup
+	for p := range posters {
+		wg.Go(func() {
+			for n := range items {
+				for i := range all {
+					if err := all[i].Post([2]int{p, n}, 1); err != nil {
+						t.Error(err)
+					}
+				}
+				if n%50 == 0 {
+					runtime.Gosched()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	crew.Wait()
+	for i := range all {
+		for p, ns := range got[i] {
+			if len(ns) != items || !slices.IsSorted(ns) {
+				t.Errorf("box %d, poster %d: %d items, sorted %v", i, p, len(ns), slices.IsSorted(ns))
+			}
+		}
+	}
+}
+
+// work needs a stack that has to grow from what a new goroutine has, as callbacks do.
+//
+//go:noinline
+func work(depth int) byte {
+	var frame [256]byte
+	if depth == 0 {
+		return frame[0]
+	}
+	frame[depth] = work(depth - 1)
+	return frame[depth/2]
+}
+
+// Many boxes get an item each from many readers, as a server's channels do.
+func BenchmarkManyBoxes(b *testing.B) {
+	for name, crew := range map[string]*box.Crew{"alone": nil, "crew": new(box.Crew)} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			const boxes = 100
+			var wg sync.WaitGroup
+			readers := make([]chan struct{}, boxes)
+			for i := range readers {
+				readers[i] = make(chan struct{}, 1)
+				x := newBox(crew, 1<<20, func(int) { work(20); wg.Done() })
+				go func() {
+					for range readers[i] {
+						if x.Post(1, 1) != nil {
+							panic("no room")
+						}
+					}
+				}()
+			}
+			for b.Loop() {
+				wg.Add(boxes)
+				for _, r := range readers {
+					r <- struct{}{}
+				}
+				wg.Wait()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/boxes, "ns/item")
+			for _, r := range readers {
+				close(r)
+			}
+		})
+	}
+}
