@@ -38,6 +38,7 @@ type gossiper struct {
 	members map[string]*member
 	silent  int       // ticks since the last message to all
 	sent    time.Time // the last message to all
+	said    uint64    // this node's clock then
 	told    int       // ticks since the last one with all clocks
 	soon    bool      // something is to be told before the next tick
 	eager   bool      // others may know more: ask soon
@@ -223,9 +224,10 @@ func (g *gossiper) toAll(now time.Time) []outgoing {
 	}
 	g.silent, g.sent = 0, now
 	self := g.s.set.Self()
+	g.said = g.s.set.Clock(self)
 	m := &gossip{kind: beat, from: self, addr: g.addr, delta: d}
 	if d != nil && g.told == 0 { // all clocks once a tick are enough
-		m.kind, m.clocks = news, crdt.Clocks{self: g.s.set.Clock(self)}
+		m.kind, m.clocks = news, crdt.Clocks{self: g.said}
 	} else {
 		g.told, m.clocks = 0, g.s.set.Clocks()
 	}
@@ -315,6 +317,7 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 	case m.from.Name == self.Name:
 		g.namesake(m)
 	case m.kind == beat || m.kind == news:
+		out = g.nudge(m)
 		rooms = g.heard(m)
 	case m.kind == goodbye:
 		if mem := g.members[m.from.Name]; mem != nil && mem.replica == m.from {
@@ -342,6 +345,18 @@ func (g *gossiper) namesake(m *gossip) {
 		g.twin = true
 		g.s.p.log.Error().Str("node", m.from.Name).Str("address", m.addr).Msg("presence: another node has this node's name, and other nodes see one of them only")
 	}
+}
+
+// nudge tells one who has missed what was said here, by its clocks, how far this node is, so that it asks. Without that it would know at the
+// next sign of life only: what waited for the engine while that was away may have gone out before the other one was back. It is no beat,
+// which could be answered likewise.
+func (g *gossiper) nudge(m *gossip) []outgoing {
+	self := g.s.set.Self()
+	if mem := g.members[m.from.Name]; m.kind != beat || m.clocks[self] >= g.said || mem == nil || mem.replica != m.from || !mem.up {
+		return nil // it lacks nothing; or it is new or back, and all are told
+	}
+	nothing := &crdt.Delta[*entry]{}
+	return []outgoing{{m.addr, &gossip{kind: news, from: self, addr: g.addr, clocks: crdt.Clocks{self: g.said}, delta: nothing}}}
 }
 
 // heard takes a sign of life.
