@@ -54,6 +54,7 @@ func Run(t *testing.T, setup func(t testing.TB) Engine) {
 		{"outage/frozen", frozen},
 		{"outage/one deaf", oneDeaf},
 		{"outage/one cut", oneCut},
+		{"outage/presence", crowds},
 		{"idle", idle},
 		{"many topics", manyTopics},
 		{"slow", slow},
