@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"bennu.example/internal/reason"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -35,22 +36,13 @@ const (
 
 var (
 	errGoexit     = errors.New("callback ended its goroutine")
-	reasonCrash   = reason("channel_crash")
-	replyInvalid  = push.Reply{Status: push.StatusError, Payload: reason("invalid payload")}
-	replyCrashed  = push.Reply{Status: push.StatusError, Payload: reason("join crashed")}
-	replyNoTopic  = push.Reply{Status: push.StatusError, Payload: reason("unmatched topic")}
+	reasonCrash   = reason.Payload("channel_crash")
+	replyInvalid  = reason.Reply("invalid payload")
+	replyCrashed  = reason.Reply("join crashed")
+	replyNoTopic  = reason.Reply("unmatched topic")
 	errRefused    = errors.New("join refused")
 	emptyResponse = push.OK(nil)
 )
-
-// reason is the payload {"reason": text}, encoded once.
-func reason(text string) serializer.Payload {
-	p, err := serializer.Value(map[string]string{"reason": text}).Encoded()
-	if err != nil {
-		panic(err)
-	}
-	return p
-}
 
 // work is the mailbox's function.
 func (c *Channel) work(it item) {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/reason"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -93,22 +94,14 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 
 var (
 	okReply         = push.OK(nil)
-	unmatchedTopic  = rejection("unmatched topic")
-	tooManyChannels = rejection("too many channels joined")
-	tooManyJoins    = rejection("too many joins")
-	tooFast         = rejection("too many messages")
-	longTopic       = rejection("topic too long")
-	longEvent       = rejection("event too long")
-	longRef         = rejection("ref too long")
+	unmatchedTopic  = reason.Reply("unmatched topic")
+	tooManyChannels = reason.Reply("too many channels joined")
+	tooManyJoins    = reason.Reply("too many joins")
+	tooFast         = reason.Reply("too many messages")
+	longTopic       = reason.Reply("topic too long")
+	longEvent       = reason.Reply("event too long")
+	longRef         = reason.Reply("ref too long")
 )
-
-func rejection(reason string) push.Reply {
-	p, err := serializer.Value(map[string]string{"reason": reason}).Encoded()
-	if err != nil {
-		panic(err)
-	}
-	return push.Reply{Status: push.StatusError, Payload: p}
-}
 
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {

@@ -14,6 +14,7 @@ import (
 var layers = [][]string{
 	{"serializer", "internal/box", "internal/crdt", "internal/hash", "internal/loop"},
 	{"internal/link", "internal/relay", "transport", "push", "pubsub", "socket/token"},
+	{"internal/reason"},
 	{"channel"},
 	{"socket", "presence", "history"},
 	{"state"},
