@@ -120,7 +120,9 @@ func (p *Client) Synced() bool {
 }
 
 // OnJoin has f called when a key comes, or one more meta of it, with the entry before, which has no metas if the key was not there, and
-// the entry that came, which has the new metas only.
+// the entry that came, which has the new metas only. As in phoenix.js it is called again for a meta that comes again: a server that tracks
+// before it pushes the state, as is usual, tells a client of itself twice, in the state and in a diff. Whoever counts goes by Meta.Ref: the
+// second time, current has it.
 func (p *Client) OnJoin(f func(key string, current, joined Entry)) (off func()) {
 	return listen(&p.mu, &p.onJoin, f)
 }

@@ -3,6 +3,7 @@ package presence_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -128,4 +129,35 @@ func TestClientEvents(t *testing.T) {
 		}
 	}
 	until(t, who, synced, "diff", func(s presence.State) bool { return short(s) == "u2:2 u3:3" })
+}
+
+// What is in the state and in a diff besides, whichever comes first, is told twice and listed once, as by phoenix.js.
+func TestClientToldTwice(t *testing.T) {
+	t.Parallel()
+	url := serve(t)
+	for name, events := range map[string][][2]string{
+		"diff first":  {{presence.EventDiff, longDiff("u1:1", "")}, {presence.EventState, long("u1:1")}},
+		"state first": {{presence.EventState, long("u1:1")}, {presence.EventDiff, longDiff("u1:1", "")}},
+	} {
+		c := dial(t, url).Channel("script", nil)
+		who := presence.NewClient(c, nil)
+		told := make(chan string, 100)
+		who.OnJoin(func(key string, current, joined presence.Entry) {
+			told <- fmt.Sprint(key, " ", joined.Metas[0].Ref, " after ", len(current.Metas))
+		})
+		c.Join()
+		for _, e := range append(events, [2]string{presence.EventDiff, longDiff("u2:2", "")}) {
+			if _, err := channel.Call[struct{}](t.Context(), c, e[0], json.RawMessage(e[1])); err != nil {
+				t.Error(err)
+			}
+		}
+		for _, want := range []string{"u1 1 after 0", "u1 1 after 1", "u2 2 after 0"} {
+			if got := <-told; got != want {
+				t.Errorf("%s: told %q, want %q", name, got, want)
+			}
+		}
+		if got := short(who.List()); got != "u1:1 u2:2" {
+			t.Errorf("%s: lists %s", name, got)
+		}
+	}
 }
