@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bennu.example/serializer"
@@ -110,7 +111,8 @@ type LongPoll struct {
 
 	peers *peerage // nil: it has none
 
-	slow slowness
+	slow               slowness
+	idle, full, tooBig atomic.Uint64 // see LongPollStats
 
 	mu       sync.Mutex
 	sessions map[tokenID]*localSession
@@ -140,6 +142,9 @@ type LongPollStats struct {
 	Dropped   uint64 // frames, by policy DropOldest or DropNewest
 	Conflated uint64 // frames, by policy KeepLatest: dropped for a newer one of their key
 	Slow      uint64 // sessions that ended because the client did not keep up
+	Idle      uint64 // because it did not poll for one and a half windows
+	Full      uint64 // that were refused because there were MaxSessions
+	TooBig    uint64 // POSTs beyond MaxBody or MaxMessage
 }
 
 // Stats counts.
@@ -148,6 +153,7 @@ func (s *LongPoll) Stats() LongPollStats {
 	defer s.mu.Unlock()
 	return LongPollStats{
 		Sessions: s.places, Dropped: s.slow.dropped.Load(), Conflated: s.slow.conflated.Load(), Slow: s.slow.ended.Load(),
+		Idle: s.idle.Load(), Full: s.full.Load(), TooBig: s.tooBig.Load(),
 	}
 }
 
@@ -308,6 +314,9 @@ func (s *LongPoll) post(w http.ResponseWriter, r *http.Request) {
 	}
 	parts, err := s.read(r)
 	if err != nil {
+		if errors.Is(err, errBodyTooLarge) {
+			s.tooBig.Add(1)
+		}
 		setWriteDeadline(w)
 		respond(w, httpStatus(err), nil)
 		return
@@ -375,6 +384,7 @@ func (s *LongPoll) reserve() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.places >= s.cfg.MaxSessions {
+		s.full.Add(1)
 		return false
 	}
 	s.places++

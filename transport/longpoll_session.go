@@ -231,6 +231,7 @@ func (l *localSession) check() {
 	switch {
 	case l.ended:
 	case time.Since(l.polled) >= l.patience():
+		l.s.idle.Add(1)
 		l.endLocked(ErrIdle)
 	default:
 		l.timer.Reset(l.patience())

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"runtime"
@@ -30,6 +31,10 @@ type WebSocketConfig struct {
 	// MaxMessage is the largest message taken from a client, in bytes, after inflating; a larger one ends the connection with code
 	// 1009. 0 is 1 MiB.
 	MaxMessage int64
+
+	// MaxFragments is how many frames a client's message may be cut into; more end the connection with code 1009. 0 is one for each 64
+	// bytes of MaxMessage: 16,384.
+	MaxFragments int
 
 	// MaxQueue is how many bytes may wait for one client, counting 64 for each frame besides its payload, and not counting what is
 	// being written: a quarter of MaxQueue but at most 64 KiB, or one frame. 0 is 1 MiB. OnSlow is what happens when there would be
@@ -70,8 +75,9 @@ type WebSocket struct {
 	deflaters  chan *deflater           // as many as may work at once, nil until needed
 	deflated   func(data []byte) []byte // with one of them
 
-	slow          slowness
-	writes, wrote atomic.Uint64 // see WebSocketStats
+	slow slowness
+
+	idle, tooBig, invalid, writes, wrote atomic.Uint64 // see WebSocketStats
 
 	mu          sync.Mutex
 	gone        sync.Cond // on mu: live may have become 0
@@ -84,6 +90,7 @@ type WebSocket struct {
 // NewWebSocket makes the server's end. It needs no closing: when its connections have ended, nothing of it is left.
 func NewWebSocket(cfg WebSocketConfig) *WebSocket {
 	cfg.MaxMessage = cmp.Or(cfg.MaxMessage, defaultMaxMessage)
+	cfg.MaxFragments = cmp.Or(cfg.MaxFragments, int(min(max(cfg.MaxMessage/64, 1), math.MaxInt32)))
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, defaultMaxQueue)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
@@ -108,6 +115,9 @@ type WebSocketStats struct {
 	Dropped     uint64 // frames, by policy DropOldest or DropNewest
 	Conflated   uint64 // frames, by policy KeepLatest: dropped for a newer one of their key
 	Slow        uint64 // connections that ended because the client did not keep up
+	Idle        uint64 // because it sent nothing for IdleTimeout
+	TooBig      uint64 // because of a message beyond MaxMessage or MaxFragments
+	Invalid     uint64 // because it sent what is no WebSocket, or no UTF-8
 	Writes      uint64 // system calls to write, or without a descriptor calls of net.Conn.Write
 	Bytes       uint64 // that these wrote
 }
@@ -121,6 +131,9 @@ func (s *WebSocket) Stats() WebSocketStats {
 		Dropped:     s.slow.dropped.Load(),
 		Conflated:   s.slow.conflated.Load(),
 		Slow:        s.slow.ended.Load(),
+		Idle:        s.idle.Load(),
+		TooBig:      s.tooBig.Load(),
+		Invalid:     s.invalid.Load(),
 		Writes:      s.writes.Load(),
 		Bytes:       s.wrote.Load(),
 	}

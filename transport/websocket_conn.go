@@ -72,16 +72,16 @@ type wsConn struct {
 	state atomic.Uint32 // a connState, written under mu
 
 	// The reader's.
-	fill    func(fd uintptr) bool // tryRead
-	in      *input                // read ahead; nil when there is nothing
-	spare   *input                // of the portable path, for next time
-	direct  []byte                // where tryRead is to read to instead
-	got     int                   // how much it read there
-	readErr error                 // what the network said
-	gap     time.Duration         // between the last two times that something came
-	lively  uint8                 // how many short gaps there were in succession
-
-	deflate bool // negotiated
+	fill      func(fd uintptr) bool // tryRead
+	in        *input                // read ahead; nil when there is nothing
+	spare     *input                // of the portable path, for next time
+	direct    []byte                // where tryRead is to read to instead; cut to what it read
+	readErr   error                 // what the network said
+	gap       time.Duration         // between the last two times that something came
+	lively    uint8                 // how many short gaps there were in succession
+	cut       bool                  // a message has too many fragments
+	deflate   bool                  // negotiated; it does not change
+	fragments fragments
 
 	mu       sync.Mutex
 	writing  bool          // the queue is a writer's to empty
@@ -110,6 +110,7 @@ func (c *wsConn) attach(nc net.Conn, early []byte, deflate bool) {
 	limitUnsent(nc)
 	if len(early) > 0 {
 		c.in = newInput(early)
+		c.cut = !c.fragments.scan(early, c.s.cfg.MaxFragments)
 	}
 }
 
@@ -188,6 +189,14 @@ func (c *wsConn) shut(err error, code int, reason string) {
 		return
 	}
 	c.err = err
+	switch {
+	case err == ErrIdle:
+		c.s.idle.Add(1)
+	case code == CodeTooBig:
+		c.s.tooBig.Add(1)
+	case code == CodeProtocol, code == CodeBadUTF8:
+		c.s.invalid.Add(1)
+	}
 	c.state.Store(uint32(stateClosing))
 	c.within(c.s.cfg.CloseTimeout)
 	c.push(entry{frame: closeFrame(code, reason)})

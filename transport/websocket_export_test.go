@@ -7,3 +7,9 @@ func (s *WebSocket) ForcePortable() { s.portable = true }
 
 // WSConnSize is the size of the struct that each connection has.
 const WSConnSize = unsafe.Sizeof(wsConn{})
+
+// ScanFragments is what a connection does with the bytes that come.
+func ScanFragments(max int) func(p []byte) bool {
+	var f fragments
+	return func(p []byte) bool { return f.scan(p, max) }
+}

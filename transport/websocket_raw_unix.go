@@ -55,9 +55,9 @@ func (c *wsConn) tryRead(fd uintptr) bool {
 		n, err = syscall.Read(int(fd), p)
 	}
 	if err == nil && n > 0 {
-		c.touch()
+		_ = c.arrived(p[:n]) // asked for by who waits
 		if in == nil {
-			c.got = n
+			c.direct = p[:n]
 		} else {
 			in.r, in.w = 0, n
 			c.in = in

@@ -50,11 +50,14 @@ func (c *wsConn) run() {
 
 // wait returns when something came. If nothing will, it ends the connection and reports false.
 func (c *wsConn) wait() bool {
-	if c.raw == nil || c.pending() || c.readAhead() == nil {
+	if c.raw == nil || c.pending() {
 		return true
 	}
-	c.end(nil)
-	return false
+	if err := c.readAhead(); err != nil {
+		c.end(err)
+		return false
+	}
+	return true
 }
 
 // pending reports whether there are bytes that the library has not looked at.
@@ -214,7 +217,7 @@ func answerTo(ce websocket.CloseError) int {
 
 // violation is the code for an error of the library's that is not the network's.
 func violation(err error) int {
-	if errors.Is(err, websocket.ErrMessageTooBig) {
+	if errors.Is(err, websocket.ErrMessageTooBig) || errors.Is(err, errFragments) {
 		return CodeTooBig
 	}
 	if _, ok := errors.AsType[flate.CorruptInputError](err); ok {
@@ -250,7 +253,7 @@ func (c *wsConn) readAhead() error {
 	if err := c.raw.Read(c.fill); err != nil {
 		return c.broke(err)
 	}
-	return c.readErr
+	return c.arrivedErr()
 }
 
 // readPortably is readAhead without a descriptor. It keeps one buffer for as long as the connection lasts.
@@ -266,8 +269,7 @@ func (c *wsConn) readPortably() error {
 	}
 	in.r, in.w = 0, n
 	c.in = in
-	c.touch()
-	return nil
+	return c.arrived(in.buf[:n])
 }
 
 // readDirect waits for bytes and puts them in p.
@@ -275,18 +277,21 @@ func (c *wsConn) readDirect(p []byte) (int, error) {
 	if c.raw == nil {
 		n, err := c.nc.Read(p)
 		if n > 0 {
-			c.touch()
-			return n, nil
+			return n, c.arrived(p[:n])
 		}
 		return 0, c.broke(err)
 	}
-	c.direct, c.got = p, 0
+	c.direct = p
 	err := c.raw.Read(c.fill)
+	n := len(c.direct)
 	c.direct = nil
 	if err != nil {
 		return 0, c.broke(err)
 	}
-	return c.got, c.readErr
+	if c.readErr != nil {
+		n = 0
+	}
+	return n, c.arrivedErr()
 }
 
 func (c *wsConn) broke(err error) error {
@@ -297,10 +302,22 @@ func (c *wsConn) broke(err error) error {
 	return err
 }
 
-// touch takes note that something came.
-func (c *wsConn) touch() {
+// arrived takes note of what came.
+func (c *wsConn) arrived(p []byte) error {
 	now := c.s.now()
 	c.gap = now - time.Duration(c.seen.Swap(int64(now)))
+	if !c.cut && !c.fragments.scan(p, c.s.cfg.MaxFragments) {
+		c.cut = true
+	}
+	return c.arrivedErr()
+}
+
+// arrivedErr is why reading cannot go on, if so.
+func (c *wsConn) arrivedErr() error {
+	if c.readErr == nil && c.cut && c.load() == stateOpen {
+		return errFragments
+	}
+	return c.readErr
 }
 
 // release gives the input back.
