@@ -2,33 +2,56 @@ package channel_test
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
 )
 
-// dial serves a handler on the topic "room:1" and joins it.
-func dial(h *channel.Handler) (room *channel.Client, events func(name string) string, end func()) {
-	handler := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": h}})
-	server := httptest.NewServer(handler)
+// serve serves a handler on the topics "room:…". Enter opens a socket and joins the topic "room:1".
+func serve(h *channel.Handler) (handler *socket.Handler, enter func(params any, cfg *socket.ClientConfig) *channel.Client, end func()) {
 	ctx := context.Background()
-	client := socket.NewClient(server.URL, nil)
-	client.Connect()
-	room = client.Channel("room:1", nil)
+	handler = socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": h}})
+	server := httptest.NewServer(handler)
+	var clients []*socket.Client
+	enter = func(params any, cfg *socket.ClientConfig) *channel.Client {
+		client := socket.NewClient(server.URL, cfg)
+		clients = append(clients, client)
+		client.Connect()
+		return client.Channel("room:1", params)
+	}
+	return handler, enter, func() {
+		for _, client := range clients {
+			client.Close(ctx)
+		}
+		handler.Shutdown(ctx)
+		server.Close()
+	}
+}
+
+// dial serves a handler and joins it.
+func dial(h *channel.Handler) (room *channel.Client, events func(name string) string, end func()) {
+	_, enter, end := serve(h)
+	room = enter(nil, nil)
 	got := make(chan serializer.Message, 10)
 	room.OnMessage(func(m serializer.Message) {
 		if m.Kind != serializer.KindReply {
 			got <- m
 		}
 	})
-	room.Join()
+	if _, err := room.Join().Wait(context.Background()); err != nil {
+		fmt.Println(err)
+	}
 	events = func(name string) string {
 		for m := range got {
 			if m.Event == name {
@@ -37,11 +60,7 @@ func dial(h *channel.Handler) (room *channel.Client, events func(name string) st
 		}
 		return ""
 	}
-	return room, events, func() {
-		client.Close(ctx)
-		handler.Shutdown(ctx)
-		server.Close()
-	}
+	return room, events, end
 }
 
 // guest is one client's state.
@@ -56,6 +75,50 @@ type arrived struct{}
 
 func (g *guest) arrived(_ context.Context, c *channel.Channel, _ arrived) error {
 	return c.Push("greeting", map[string]string{"text": g.greeting})
+}
+
+// A handler is made of functions, most of them methods of what is kept for one client in one room. They never run at the same time.
+func ExampleDefine() {
+	ended := make(chan string, 1)
+	room, event, end := dial(channel.Define((*player).join,
+		channel.On("roll", (*player).roll),
+		channel.Terminate(func(p *player, _ context.Context, _ *channel.Channel, reason error) {
+			ended <- fmt.Sprint(reason, ", with ", p.total)
+		})))
+	defer end()
+	for _, n := range []int{2, 7, 5} {
+		total, err := channel.Call[int](context.Background(), room, "roll", n)
+		fmt.Println(total, err)
+	}
+	fmt.Println(event("won"))
+	fmt.Println(<-ended)
+	// Output:
+	// 2 <nil>
+	// 0 push: replied error: a die has six sides
+	// 7 <nil>
+	// {"with":7}
+	// channel stopped, with 7
+}
+
+// player is one client's game.
+type player struct{ total int }
+
+func (p *player) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {
+	return map[string]int{"up_to": 7}, nil // or nil, push.Reject("the table is full")
+}
+
+func (p *player) roll(_ context.Context, c *channel.Channel, n int) (push.Reply, error) {
+	if n > 6 {
+		return push.NoReply, push.Reject("a die has six sides")
+	}
+	p.total += n
+	if p.total < 7 {
+		return push.OK(p.total), nil
+	}
+	if err := c.Broadcast("won", map[string]int{"with": p.total}); err != nil {
+		return push.NoReply, err // a crash: the client joins again
+	}
+	return push.OK(p.total), channel.ErrStop // the end
 }
 
 // Info does what a join cannot do itself: the channel sends itself a message.
@@ -84,7 +147,7 @@ func ExampleIntercept() {
 	// Output: {"text":"d**n it"}
 }
 
-// Of the cursors that wait for a slow client, only the newest of each user is kept; of the ticks, nothing that finds no room.
+// Of the cursors that wait for a slow client, only the newest of each user is kept.
 func ExampleLatest() {
 	type cursor struct {
 		User string `json:"user"`
@@ -92,14 +155,64 @@ func ExampleLatest() {
 	}
 	room, event, end := dial(channel.Define((*guest).join,
 		channel.On("move", func(_ *guest, _ context.Context, c *channel.Channel, m cursor) (push.Reply, error) {
-			return push.NoReply, c.Broadcast("moved", m)
+			return push.OK(nil), c.Broadcast("moved", m)
 		}),
-		channel.Latest[guest]("moved", func(m cursor) string { return m.User }),
-		channel.OnSlow[guest]("tick", transport.DropNewest)))
+		channel.Latest[guest]("moved", func(m cursor) string { return m.User })))
 	defer end()
 	room.Push("move", cursor{"ann", 7})
 	fmt.Println(event("moved"))
 	// Output: {"user":"ann","at":7}
+}
+
+// What a slow client may miss, is said for each event. Here of the positions that wait only the newest is kept: a client that has not polled
+// for a while gets where things are now.
+func ExampleOnSlow() {
+	handler, _, end := serve(channel.Define((*guest).join,
+		channel.OnSlow[guest]("moved", transport.KeepLatest),
+		channel.OnSlow[guest]("tick", transport.DropOldest),
+		channel.OnSlow[guest]("", transport.DropNewest))) // all others; without it they end a client that is too slow, who comes back
+	defer end()
+	client := sleepy{handler: handler}
+	client.poll() // opens the session
+	client.post(`["1","1","room:1","phx_join",{}]`)
+	client.poll() // until it is joined
+
+	for at := range 100 {
+		if err := handler.PubSub().Broadcast(context.Background(), "room:1", "moved", map[string]int{"at": at}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(client.poll())
+	fmt.Println(handler.Stats().LongPoll.Conflated, "were not news any more")
+	// Output:
+	// [[null,null,"room:1","moved",{"at":99}]]
+	// 99 were not news any more
+}
+
+// sleepy is a client by long poll, which gets something only when it asks.
+type sleepy struct {
+	handler http.Handler
+	token   string
+}
+
+func (s *sleepy) poll() (messages []string) {
+	w := httptest.NewRecorder()
+	s.handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/longpoll?vsn=2.0.0&token="+s.token, nil))
+	var answer struct {
+		Token    string
+		Messages []string
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil {
+		fmt.Println(err)
+	}
+	s.token = answer.Token
+	return answer.Messages
+}
+
+func (s *sleepy) post(message string) {
+	r := httptest.NewRequest(http.MethodPost, "/longpoll?vsn=2.0.0&token="+s.token, strings.NewReader(message))
+	r.Header.Set("Content-Type", "application/x-ndjson")
+	s.handler.ServeHTTP(httptest.NewRecorder(), r)
 }
 
 // A reply need not come from the callback: the message is kept by its Ref.
@@ -134,4 +247,251 @@ func ExampleUse() {
 	// Output:
 	// handling anything
 	// push: replied error: unknown event anything
+}
+
+// The payload of an event is decoded into the callback's type. What does not fit is answered, and costs the client nothing else.
+func ExampleOn() {
+	type move struct{ X, Y int }
+	room, _, end := dial(channel.Define((*guest).join,
+		channel.On("move", func(_ *guest, _ context.Context, _ *channel.Channel, m move) (push.Reply, error) {
+			return push.OK(m.X + m.Y), nil
+		}),
+		channel.On("image", func(_ *guest, _ context.Context, _ *channel.Channel, b []byte) (push.Reply, error) {
+			return push.OK(len(b)), nil
+		})))
+	defer end()
+	ctx := context.Background()
+	fmt.Println(channel.Call[int](ctx, room, "move", map[string]int{"x": 3, "y": 4}))
+	fmt.Println(channel.Call[int](ctx, room, "move", "north"))
+	fmt.Println(channel.Call[int](ctx, room, "image", serializer.Binary([]byte{0xff, 0xd8})))
+	// Output:
+	// 7 <nil>
+	// 0 push: replied error: invalid payload
+	// 2 <nil>
+}
+
+// OnAny takes the events that have no On. Without it they crash the channel.
+func ExampleOnAny() {
+	room, _, end := dial(channel.Define((*guest).join,
+		channel.On("known", func(*guest, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+			return push.OK("well known"), nil
+		}),
+		channel.OnAny(func(_ *guest, _ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
+			return push.NoReply, push.Reject("no such event: " + event)
+		})))
+	defer end()
+	for _, event := range []string{"known", "other"} {
+		reply, err := room.Push(event, nil).Wait(context.Background())
+		fmt.Println(string(reply.Bytes()), err)
+	}
+	// Output:
+	// "well known" <nil>
+	//  push: replied error: no such event: other
+}
+
+// Terminate takes down what the join set up, however the channel ended.
+func ExampleTerminate() {
+	ended := make(chan error, 1)
+	room, _, end := dial(channel.Define((*guest).join,
+		channel.Terminate(func(_ *guest, _ context.Context, _ *channel.Channel, reason error) { ended <- reason })))
+	defer end()
+	if _, err := room.Leave().Wait(context.Background()); err != nil {
+		fmt.Println(err)
+	}
+	switch reason := <-ended; {
+	case errors.Is(reason, channel.ErrLeft):
+		fmt.Println("left")
+	case errors.Is(reason, channel.ErrClosed):
+		fmt.Println("lost the connection:", reason)
+	default:
+		fmt.Println("crashed, or joined again:", reason)
+	}
+	// Output: left
+}
+
+// A panic ends its channel only. The client is told phx_error, and no more.
+func ExamplePanicError() {
+	ended := make(chan error, 1)
+	room, _, end := dial(channel.Define((*guest).join,
+		channel.On("divide", func(_ *guest, _ context.Context, _ *channel.Channel, by int) (push.Reply, error) {
+			return push.OK(100 / by), nil
+		}),
+		channel.Terminate(func(_ *guest, _ context.Context, _ *channel.Channel, reason error) {
+			select {
+			case ended <- reason:
+			default: // the channel that was joined again has ended, too
+			}
+		})))
+	defer end()
+	_, err := room.Push("divide", 0).Wait(context.Background())
+	fmt.Println(errors.Is(err, push.ErrLost))
+	var p *channel.PanicError
+	if errors.As(<-ended, &p) {
+		fmt.Println(p.Value, len(p.Stack) > 0)
+	}
+	// Output:
+	// true
+	// runtime error: integer divide by zero true
+}
+
+// A reply may wait for another event, even of another client: the message is kept by its Ref.
+func ExampleRef() {
+	type asked struct{ refs []channel.Ref }
+	room, _, end := dial(channel.Define(
+		func(*asked, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.On("wait", func(a *asked, _ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+			a.refs = append(a.refs, c.Ref())
+			return push.NoReply, nil
+		}),
+		channel.On("go", func(a *asked, _ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+			for _, ref := range a.refs {
+				if err := c.Reply(ref, push.OK("gone")); err != nil {
+					return push.NoReply, err
+				}
+			}
+			a.refs = nil
+			return push.OK(nil), nil
+		})))
+	defer end()
+	waiting := room.Push("wait", nil)
+	room.Push("go", nil)
+	reply, err := waiting.Wait(context.Background())
+	fmt.Println(string(reply.Bytes()), err)
+	// Output: "gone" <nil>
+}
+
+// A channel can hear other topics. Their broadcasts come to it, and it decides what its client gets.
+func ExampleChannel_Subscribe() {
+	handler, enter, end := serve(channel.Define(
+		func(_ *guest, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
+			c.Subscribe("prices") // until the channel ends
+			return nil, nil
+		},
+		channel.Info(func(_ *guest, _ context.Context, c *channel.Channel, b *pubsub.Broadcast) error {
+			var price struct{ Of string }
+			if err := b.Payload.Decode(&price); err != nil {
+				return err
+			}
+			if price.Of != "tea" {
+				return nil
+			}
+			return c.Push("price", b.Payload)
+		})))
+	defer end()
+	ctx := context.Background()
+	room := enter(nil, nil)
+	prices := room.Events("price")
+	if _, err := room.Join().Wait(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, of := range []string{"gin", "tea"} {
+		if err := handler.PubSub().Broadcast(ctx, "prices", "changed", map[string]any{"of": of, "is": 3}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	for m, err := range prices {
+		fmt.Println(string(m.Payload.Bytes()), err)
+		break
+	}
+	// Output: {"is":3,"of":"tea"} <nil>
+}
+
+// Push goes to this client, Broadcast to everyone on the topic, and BroadcastFrom to everyone else.
+func ExampleChannel_BroadcastFrom() {
+	_, enter, end := serve(channel.Define((*guest).join,
+		channel.On("typing", func(_ *guest, _ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+			return push.OK(nil), c.BroadcastFrom("typing", nil)
+		}),
+		channel.On("say", func(_ *guest, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.OK(nil), c.Broadcast("said", p)
+		})))
+	defer end()
+	ctx := context.Background()
+	ann, bob := enter(nil, nil), enter(nil, nil)
+	annHears, bobHears := ann.Events("typing", "said"), bob.Events("typing", "said")
+	for _, room := range []*channel.Client{ann, bob} {
+		if _, err := room.Join().Wait(ctx); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	ann.Push("typing", nil)
+	ann.Push("say", map[string]string{"text": "hello"})
+	for m := range bobHears {
+		fmt.Println("bob:", m.Event)
+		if m.Event == "said" {
+			break
+		}
+	}
+	for m := range annHears {
+		fmt.Println("ann:", m.Event)
+		break
+	}
+	// Output:
+	// bob: typing
+	// bob: said
+	// ann: said
+}
+
+// OnEnd is for what is not the handler's own, such as a registry that channels are put into.
+func ExampleChannel_OnEnd() {
+	online := make(chan string, 2)
+	room, _, end := dial(channel.Define(
+		func(_ *guest, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
+			online <- "on " + c.Topic()
+			if !c.OnEnd(func() { online <- "off " + c.Topic() }) {
+				<-online // it has ended already
+			}
+			return nil, nil
+		}))
+	defer end()
+	fmt.Println(<-online)
+	room.Leave()
+	fmt.Println(<-online)
+	// Output:
+	// on room:1
+	// off room:1
+}
+
+// Several handlers have something in common: it is an option of any of them.
+func ExampleOption() {
+	room, _, end := dial(channel.Define((*guest).join, answersPing[guest]()))
+	defer end()
+	fmt.Println(channel.Call[string](context.Background(), room, "ping", nil))
+	// Output: pong <nil>
+}
+
+func answersPing[S any]() channel.Option[S] {
+	return channel.On("ping", func(*S, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+		return push.OK("pong"), nil
+	})
+}
+
+// An exact topic goes before a prefix, and a longer prefix before a shorter one.
+func ExampleRoutes() {
+	named := func(name string) *channel.Handler {
+		return channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return name, nil })
+	}
+	handler := socket.NewHandler(socket.Config{Channels: channel.Routes{
+		"room:lobby":   named("the lobby"),
+		"room:*":       named("a room"),
+		"room:quiet:*": named("a quiet room"),
+	}})
+	server := httptest.NewServer(handler)
+	defer server.Close()
+	ctx := context.Background()
+	defer handler.Shutdown(ctx)
+	client := socket.NewClient(server.URL, nil)
+	defer client.Close(ctx)
+	client.Connect()
+	for _, topic := range []string{"room:lobby", "room:7", "room:quiet:7", "attic"} {
+		reply, err := client.Channel(topic, nil).Join().Wait(ctx)
+		fmt.Println(topic, string(reply.Bytes()), err)
+	}
+	// Output:
+	// room:lobby "the lobby" <nil>
+	// room:7 "a room" <nil>
+	// room:quiet:7 "a quiet room" <nil>
+	// attic  push: replied error: unmatched topic
 }
