@@ -84,12 +84,13 @@ func (g *gossiper) end(ctx context.Context) error {
 	<-g.done
 	g.inbox.Wait()
 	g.s.mu.Lock()
-	defer g.s.mu.Unlock()
-	if !g.cfg.KeepOnClose {
-		return g.send(ctx, outgoing{"", &gossip{kind: goodbye, from: g.s.set.Self(), addr: g.addr}})
+	last := []outgoing{{"", &gossip{kind: goodbye, from: g.s.set.Self(), addr: g.addr}}}
+	if g.cfg.KeepOnClose {
+		last = g.toAll(time.Now())
 	}
+	g.s.mu.Unlock() // the adapter is others' code
 	var err error
-	for _, o := range g.toAll(time.Now()) {
+	for _, o := range last {
 		err = g.send(ctx, o)
 	}
 	return err
@@ -236,6 +237,7 @@ func (g *gossiper) toAll(now time.Time) []outgoing {
 
 // ask is a request to each of those who together know what this node lacks.
 func (g *gossiper) ask(now time.Time) (out []outgoing) {
+	hasty := g.eager // those who were asked just now are to answer first: of several that know the same, one is enough
 	g.eager = false
 	self, own := g.s.set.Self(), g.s.set.Clocks()
 	for _, m := range g.members {
@@ -245,18 +247,22 @@ func (g *gossiper) ask(now time.Time) (out []outgoing) {
 	}
 	var ws crdt.Witnesses
 	for _, m := range g.members {
-		if m.up && now.Sub(m.asked) >= patience*g.cfg.Period {
+		if m.up && (hasty || !g.pending(m, now)) {
 			ws = ws.Add(crdt.Witness{Replica: m.replica, Clocks: m.clocks.Only(own)})
 		}
 	}
 	for _, w := range ws.Add(crdt.Witness{Replica: self, Clocks: own}) {
-		if w.Replica != self {
-			m := g.members[w.Replica.Name]
+		if m := g.members[w.Replica.Name]; w.Replica != self && !g.pending(m, now) {
 			m.asked = now
 			out = append(out, outgoing{m.addr, &gossip{kind: request, from: self, addr: g.addr, to: m.replica, clocks: own}})
 		}
 	}
 	return out
+}
+
+// pending reports whether a member was asked and may answer yet.
+func (g *gossiper) pending(m *member, now time.Time) bool {
+	return now.Sub(m.asked) < patience*g.cfg.Period
 }
 
 // forget drops a member and all about it.
@@ -355,8 +361,9 @@ func (g *gossiper) nudge(m *gossip) []outgoing {
 	if mem := g.members[m.from.Name]; m.kind != beat || m.clocks[self] >= g.said || mem == nil || mem.replica != m.from || !mem.up {
 		return nil // it lacks nothing; or it is new or back, and all are told
 	}
-	nothing := &crdt.Delta[*entry]{}
-	return []outgoing{{m.addr, &gossip{kind: news, from: self, addr: g.addr, clocks: crdt.Clocks{self: g.said}, delta: nothing}}}
+	clocks := g.s.set.Clocks() // all, so that it need not ask several
+	clocks[self] = g.said      // what is not said yet will be
+	return []outgoing{{m.addr, &gossip{kind: news, from: self, addr: g.addr, clocks: clocks, delta: &crdt.Delta[*entry]{}}}}
 }
 
 // heard takes a sign of life.

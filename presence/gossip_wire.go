@@ -19,7 +19,7 @@ type gossipKind byte
 
 const (
 	beat    gossipKind = iota + 1 // to all: I am alive, have come this far with everyone, and this is new, if anything
-	news                          // to all: this is new; the clocks are the sender's only
+	news                          // to all: this is new; the clocks are the sender's only. To one: I have come this far, and you have not
 	request                       // to one: this is how far I have come, tell me what I lack
 	answer                        // to one: what it lacks
 	goodbye                       // to all: I am gone for good
