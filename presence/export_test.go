@@ -19,6 +19,13 @@ func (p *Client) Receive(joinRef, event, payload string) {
 	p.receive(serializer.Message{JoinRef: serializer.StringRef(joinRef), Event: event, Payload: encoded([]byte(payload))})
 }
 
+// Age has the Presence be as if so many rooms had been made.
+func (p *Presence) Age(rooms int64) {
+	for _, s := range p.shards {
+		s.made = rooms % maxMade
+	}
+}
+
 func (p *Client) Overflow() { p.failed(&channel.OverflowError{Topic: "t", Dropped: 1}) }
 
 // KindOf names the kind of a message between nodes, and whether it brings news.

@@ -80,7 +80,8 @@ type Config struct {
 	Logger *zerolog.Logger
 }
 
-// Owner is what a presence belongs to and ends with. A *channel.Channel is one. Owners are told apart by ==.
+// Owner is what a presence belongs to and ends with. A *channel.Channel is one. Owners are told apart by ==; one that cannot be compared
+// tracks nothing.
 type Owner interface {
 	// OnEnd has f called once at the owner's end. It reports false if the owner has ended already; f is not called then.
 	OnEnd(f func()) bool

@@ -2,14 +2,19 @@ package presence
 
 import (
 	"errors"
+	"reflect"
 	"slices"
 	"sync"
 
 	"bennu.example/internal/crdt"
 )
 
-// errChanged is returned by update if what is to be replaced is not the current one any more.
-var errChanged = errors.New("changed meanwhile")
+var (
+	// errChanged is returned by update if what is to be replaced is not the current one any more.
+	errChanged = errors.New("changed meanwhile")
+	// errOwner is for owners by which a map would panic.
+	errOwner = errors.New("the owner cannot be compared with others")
+)
 
 // shard is a part of the topics: who is there, and which owners of this node track what. Each is a replica of its own among the nodes of a
 // cluster. Its methods lock it. User code, broadcasts among it, is never called under the lock.
@@ -22,7 +27,7 @@ type shard struct {
 	closed bool
 	set    *crdt.Set[*entry]
 	rooms  map[string]*room
-	made   int64 // rooms so far
+	made   int64 // rooms so far, modulo maxMade
 	owners map[Owner]*owner
 	online map[string]int // on how many topics each key is; nil until someone asks
 	linger lingering
@@ -55,6 +60,9 @@ func (s *shard) close() (wasOpen bool) {
 }
 
 func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
+	if !isOwner(by) {
+		return "", errOwner
+	}
 	o := s.register(by)
 	s.mu.Lock()
 	if s.closed || o.ended {
@@ -102,7 +110,7 @@ func (s *shard) remove(e *entry) {
 // update replaces what an owner tracks: only current, unless that is nil.
 func (s *shard) update(by Owner, topic, key, meta string, current *entry) (string, error) {
 	s.mu.Lock()
-	o := s.owners[by]
+	o := s.owner(by)
 	old := s.find(o, topic, key)
 	switch {
 	case s.closed:
@@ -131,7 +139,7 @@ func (s *shard) replace(o *owner, old *entry, meta string) *entry {
 
 func (s *shard) untrack(by Owner, topic, key string) {
 	s.mu.Lock()
-	o := s.owners[by]
+	o := s.owner(by)
 	e := s.find(o, topic, key)
 	if s.closed || e == nil {
 		s.mu.Unlock()
@@ -147,7 +155,7 @@ func (s *shard) untrack(by Owner, topic, key string) {
 func (s *shard) untrackAll(by Owner) {
 	s.mu.Lock()
 	var rooms []*room
-	if o := s.owners[by]; o != nil && !s.closed {
+	if o := s.owner(by); o != nil && !s.closed {
 		rooms = s.dropAll(o.takeAll())
 	}
 	s.mu.Unlock()
@@ -180,6 +188,17 @@ func (s *shard) apply(joins, leaves []*entry) []*room {
 		}
 	}
 	return rooms
+}
+
+// isOwner reports whether an owner can be told from others.
+func isOwner(by Owner) bool { return by != nil && reflect.ValueOf(by).Comparable() }
+
+// owner is the record of an owner, or nil.
+func (s *shard) owner(by Owner) *owner {
+	if !isOwner(by) {
+		return nil
+	}
+	return s.owners[by]
 }
 
 // register finds the record of an owner, or makes it and sees to it that its end is noticed.
@@ -254,7 +273,7 @@ func (o *owner) takeAll() []*entry {
 func (s *shard) tracked(by Owner, topic, key string) *entry {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.find(s.owners[by], topic, key)
+	return s.find(s.owner(by), topic, key)
 }
 
 // read calls f with the room of a topic, if there is one.

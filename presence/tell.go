@@ -16,6 +16,9 @@ const fetchTimeout = 10 * time.Second
 // backlog is how many changes of a topic may wait, behind a slow Fetch, before they become one diff.
 const backlog = 64
 
+// maxMade is how many rooms have places of their own, for cursors, until the numbers begin again: what is made of them must stay positive.
+const maxMade = 1 << 30
+
 // workers is how many topics of a shard may call Fetch and OnDiff at the same time.
 const maxWorkers = 8
 
@@ -26,7 +29,7 @@ func (s *shard) change(topic string, c change) *room {
 	}
 	r, ok := s.rooms[topic]
 	if !ok {
-		s.made++
+		s.made = (s.made + 1) % maxMade
 		r = &room{topic: topic}
 		r.keys.seq = s.made << 32
 		s.rooms[topic] = r
