@@ -4,13 +4,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
+	"sync/atomic"
+	"time"
 
 	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
+	"bennu.example/transport"
 )
 
 // A counter is one client's own count, kept for as long as it is joined.
@@ -126,4 +133,248 @@ func ExampleHandler_PubSub() {
 		break
 	}
 	// Output: {"title":"It works"} <nil>
+}
+
+// Whose sockets are to end, and perhaps to be refused when they come back: the id is what Connect said.
+func ExampleHandler_Disconnect() {
+	h := socket.NewHandler(socket.Config{
+		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+			var params struct{ User string }
+			if err := r.Params.Decode(&params); err != nil {
+				return nil, err
+			}
+			r.ID = "user:" + params.User
+			return ctx, nil
+		},
+	})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+
+	client, err := socket.Dial(ctx, server.URL, &socket.ClientConfig{Params: map[string]string{"user": "ann"}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+	states := client.States(ctx) // from here on
+	if err := h.Disconnect(ctx, "user:ann"); err != nil {
+		fmt.Println(err) // sockets of other nodes may be there still
+	}
+	for s := range states {
+		if s.Status == socket.Waiting {
+			fmt.Println(s.Cause)
+			break
+		}
+	}
+	// Output: transport: closed with 1001
+}
+
+// An http.Server does not know of WebSockets: the handler is shut down first, which has the clients come back to another node.
+func ExampleHandler_Shutdown() {
+	h := socket.NewHandler(socket.Config{Drain: socket.Drain{Batch: 1000, Interval: time.Second}}) // 1000 clients in a second, no more
+	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	done := make(chan error)
+	go func() { done <- server.Serve(listener) }()
+
+	client, err := socket.Dial(context.Background(), "ws://"+listener.Addr().String(), nil)
+	if err != nil {
+		fmt.Println(err)
+	}
+	defer client.Close(context.Background())
+
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	fmt.Println(errors.Join(h.Shutdown(ctx), server.Shutdown(ctx)))
+	fmt.Println(<-done)
+	fmt.Println(h.Stats().Sockets, "sockets")
+	// Output:
+	// <nil>
+	// http: Server closed
+	// 0 sockets
+}
+
+// Stats are for whoever watches the server: what was refused, dropped or ended for a bound's sake has a count.
+func ExampleHandler_Stats() {
+	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+	client, err := socket.Dial(ctx, server.URL, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+	_, err = client.Channel("attic", nil).Join().Wait(ctx)
+	fmt.Println(err)
+
+	var s socket.Stats = h.Stats()
+	fmt.Println(s.Sockets, "socket,", s.NoTopic, "join of no topic,", s.WebSocket.Slow, "too slow")
+	// Output:
+	// push: replied error: unmatched topic
+	// 1 socket, 1 join of no topic, 0 too slow
+}
+
+// A refusal is 403, unless it says something else to a client that knows what to make of it.
+func ExampleRefusal() {
+	h := socket.NewHandler(socket.Config{
+		Connect: func(context.Context, *socket.Request) (context.Context, error) {
+			return nil, &socket.Refusal{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}}, Body: "come back later"}
+		},
+	})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	defer h.Shutdown(context.Background())
+
+	_, err := socket.Dial(context.Background(), server.URL, nil)
+	var refused *transport.HandshakeError
+	if errors.As(err, &refused) {
+		fmt.Println(refused.StatusCode, refused.Header.Get("Retry-After"), string(refused.Body))
+	}
+	// Output: 429 60 come back later
+}
+
+// What a client says of itself are its params: those of the URL's query, and the wildcards of the pattern.
+func ExampleRequest() {
+	type key struct{}
+	h := socket.NewHandler(socket.Config{
+		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+			var params struct {
+				Tenant string
+				App    struct{ Version string }
+			}
+			if err := r.Params.Decode(&params); err != nil {
+				return nil, err
+			}
+			fmt.Println(r.Transport, r.Version, r.HTTP.Header.Get("User-Agent"))
+			return context.WithValue(ctx, key{}, params.Tenant+" "+params.App.Version), nil
+		},
+		Channels: channel.Routes{"me": channel.Define(
+			func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
+				return ctx.Value(key{}), nil
+			})},
+	})
+	mux := http.NewServeMux()
+	mux.Handle("/{tenant}/socket/", h)
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+
+	client, err := socket.Dial(ctx, server.URL+"/acme/socket", &socket.ClientConfig{
+		Params: map[string]any{"app": map[string]string{"version": "1.2"}},
+		Header: http.Header{"User-Agent": {"bot"}},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+	reply, err := client.Channel("me", nil).Join().Wait(ctx)
+	fmt.Println(string(reply.Bytes()), err)
+	// Output:
+	// websocket 2.0.0 bot
+	// "acme 1.2" <nil>
+}
+
+// Pages of other hosts may connect only if they are named: a browser sends its cookies along, whatever page it shows.
+func ExampleConfig_origins() {
+	h := socket.NewHandler(socket.Config{Origins: []string{socket.SameOrigin, "https://app.example.com", "//*.example.org"}})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+	for _, origin := range []string{"https://app.example.com", "https://www.example.org", "https://evil.example"} {
+		client, err := socket.Dial(ctx, server.URL, &socket.ClientConfig{Header: http.Header{"Origin": {origin}}})
+		fmt.Println(origin, err == nil)
+		if err == nil {
+			client.Close(ctx)
+		}
+	}
+	// Output:
+	// https://app.example.com true
+	// https://www.example.org true
+	// https://evil.example false
+}
+
+// What one client may cost. What is beyond a bound is refused with its reason, and counted.
+func ExampleConfig_limits() {
+	h := socket.NewHandler(socket.Config{
+		Channels:      channel.Routes{"room:*": exampleRoom()},
+		MaxMessage:    16 << 10, // bytes
+		MaxChannels:   1,
+		MessageRate:   50, // per second, and 100 at once
+		HandshakeRate: 100,
+		OnSlow:        transport.DropOldest, // of broadcasts and pushes; the default is to disconnect
+	})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+	client, err := socket.Dial(ctx, server.URL, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+	for _, topic := range []string{"room:1", "room:2"} {
+		_, err := client.Channel(topic, map[string]string{"user": "ann"}).Join().Wait(ctx)
+		fmt.Println(topic, err)
+	}
+	fmt.Println(h.Stats().TooMany)
+	// Output:
+	// room:1 <nil>
+	// room:2 push: replied error: too many channels joined
+	// 1
+}
+
+// Nodes of a cluster share an engine, and for long polls a secret. Then a balancer may send any request to any of them.
+func ExampleConfig_cluster() {
+	engine := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of an example
+	secret := []byte("32 bytes or more, from the secrets")
+	ctx, stop := context.WithCancel(context.Background())
+	left := make(chan error)
+	var nodes []*socket.Handler
+	for _, name := range []string{"a", "b"} {
+		ps := pubsub.New(engine.Node(name))
+		go func() { left <- ps.Run(ctx) }()
+		nodes = append(nodes, socket.NewHandler(socket.Config{
+			PubSub:   ps,
+			Channels: channel.Routes{"room:*": exampleRoom()},
+			LongPoll: transport.LongPollConfig{Secret: secret},
+		}))
+		for !ps.Health().Connected {
+			runtime.Gosched()
+		}
+	}
+	var requests atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		nodes[requests.Add(1)%2].ServeHTTP(w, r)
+	}))
+	defer server.Close()
+
+	client := socket.NewClient(server.URL, &socket.ClientConfig{Transport: socket.LongPoll})
+	client.Connect()
+	reply, err := client.Channel("room:1", map[string]string{"user": "ann"}).Join().Wait(ctx)
+	fmt.Println(string(reply.Bytes()), err)
+
+	client.Close(ctx)
+	for _, h := range nodes {
+		fmt.Println(h.Shutdown(ctx)) // the engine has to live as long
+	}
+	stop()
+	<-left
+	<-left
+	// Output:
+	// {"welcome":"ann"} <nil>
+	// <nil>
+	// <nil>
 }

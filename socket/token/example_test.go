@@ -2,8 +2,11 @@ package token_test
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"net/http/httptest"
+	"time"
 
 	"bennu.example/channel"
 	"bennu.example/serializer"
@@ -57,4 +60,84 @@ func Example() {
 	reply, err := client.Channel("me", nil).Join().Wait(ctx)
 	fmt.Println(string(reply.Bytes()), err)
 	// Output: "ann" <nil>
+}
+
+// A key is changed without anybody noticing: the new one signs, and the old one is still accepted.
+func ExampleConfig() {
+	first, second := []byte("the first key, of 32 bytes or more"), []byte("the second key, of 32 bytes or more")
+	before, err := token.New[string](token.Config{Keys: [][]byte{first}, Purpose: "user socket"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	signed, err := before.Sign("ann")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	after, err := token.New[string](token.Config{Keys: [][]byte{second, first}, Purpose: "user socket", MaxAge: time.Hour})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(after.Verify(signed))
+
+	// What was signed for one purpose is of no use for another.
+	reset, err := token.New[string](token.Config{Keys: [][]byte{second, first}, Purpose: "password reset"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err = reset.Verify(signed)
+	fmt.Println(errors.Is(err, token.ErrInvalid))
+	// Output:
+	// ann <nil>
+	// true
+}
+
+// A token carries a value of any type that encodes as JSON. Who has the token can read it, so it holds no secrets.
+func ExampleTokens() {
+	type session struct {
+		User string `json:"u"`
+		Role string `json:"r,omitempty"`
+	}
+	sessions, err := token.New[session](token.Config{Keys: [][]byte{[]byte("32 bytes or more, from the secrets")}, Purpose: "session"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	signed, err := sessions.Sign(session{"ann", "admin"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, shown := range []string{signed, signed + "x", ""} {
+		s, err := sessions.Verify(shown)
+		switch {
+		case err == nil:
+			fmt.Println(s.User, s.Role)
+		case errors.Is(err, token.ErrExpired):
+			fmt.Println("log in again")
+		default:
+			fmt.Println(err)
+		}
+	}
+	// Output:
+	// ann admin
+	// token: invalid
+	// token: missing
+}
+
+// New refuses keys that are too short.
+func ExampleNew() {
+	_, err := token.New[string](token.Config{Keys: [][]byte{[]byte("secret")}, Purpose: "user socket"})
+	fmt.Println(err != nil)
+
+	key := make([]byte, token.MinKey)
+	rand.Read(key) // never fails; a real one is made once, kept secret, and the same on all nodes
+	users, err := token.New[string](token.Config{Keys: [][]byte{key}, Purpose: "user socket"})
+	fmt.Println(users != nil, err)
+	// Output:
+	// true
+	// true <nil>
 }
