@@ -47,7 +47,7 @@ func (c *Channel) startLimit() {
 	l := c.limit
 	l.timer = time.AfterFunc(l.limit, func() {
 		defer close(l.done)
-		c.giveUp("join took too long", fmt.Errorf("%w: over %v", ErrJoinTimeout, l.limit))
+		c.giveUp("join given up", fmt.Errorf("%w: over %v", ErrJoinTimeout, l.limit))
 	})
 }
 
@@ -244,8 +244,8 @@ func (c *Channel) giveUp(message string, reason error) bool {
 
 // abandon goes on without a channel whose callback does not return though its topic was joined again.
 func (c *Channel) abandon() {
-	if !c.giveUp("join does not return though its topic was joined again", ErrReplaced) {
-		c.up.Crashed(c, "callback does not return though its topic was joined again", ErrReplaced)
+	if !c.giveUp("join given up", ErrReplaced) {
+		c.up.Crashed(c, "channel given up, whose callback does not return", ErrReplaced)
 		c.silence(ErrReplaced)
 	}
 }

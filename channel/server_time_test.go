@@ -177,7 +177,7 @@ func TestJoinTimeoutBeginsWithTheCallback(t *testing.T) {
 		b.d.Watch(time.Second)
 		time.Sleep(10 * time.Second)
 		b.want(`["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`, closed)
-		if !strings.Contains(b.log(), "does not return though its topic was joined again") {
+		if !strings.Contains(b.log(), "whose callback does not return") {
 			t.Errorf("log: %s", b.log())
 		}
 		close(gate)
