@@ -120,7 +120,7 @@ func BenchmarkEcho(b *testing.B) {
 }
 
 func BenchmarkJoinLeave(b *testing.B) {
-	s := serve(b, socket.Config{})
+	s := serve(b, socket.Config{JoinRate: -1})
 	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
 	if err != nil {
 		b.Fatal(err)
