@@ -64,8 +64,13 @@ type Config struct {
 	// MaxMailbox bounds what waits for one channel's callbacks, in bytes; 0 is 1 MiB. A full mailbox slows its client down, and after
 	// 5 seconds ends the channel with phx_error.
 	MaxMailbox int
-	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined".
+	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined". So is any join
+	// while the callbacks of twice as many channels run, those included that the client has left or joined anew.
 	MaxChannels int
+	// JoinTimeout bounds the time of a handler's join callback; 0 is 30 s, and a negative one is no bound. The context of one that takes
+	// longer is cancelled by channel.ErrJoinTimeout, and the join is refused, reason "join crashed": the topic may be joined anew, at once.
+	// What the callback returns later counts for nothing; if it is no error, Terminate is called with that reason.
+	JoinTimeout time.Duration
 	// MaxTopic bounds the length of a topic, of an event and of a join's refs, in bytes; 0 is 1,024. A join of a longer topic is refused,
 	// reason "topic too long", and one with a longer ref, reason "ref too long"; a longer event is answered with an error, reason "event
 	// too long".
@@ -131,6 +136,7 @@ const (
 	defaultMaxMailbox  = 1 << 20
 	defaultMaxChannels = 100
 	defaultMaxTopic    = 1024
+	defaultJoinTimeout = 30 * time.Second
 	defaultJoinRate    = 500
 	defaultIdleTimeout = 60 * time.Second
 	defaultDrainBatch  = 10_000
@@ -144,6 +150,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, defaultMaxMailbox)
 	cfg.MaxChannels = cmp.Or(cfg.MaxChannels, defaultMaxChannels)
 	cfg.MaxTopic = cmp.Or(cfg.MaxTopic, defaultMaxTopic)
+	cfg.JoinTimeout = cmp.Or(cfg.JoinTimeout, defaultJoinTimeout)
 	cfg.JoinRate = cmp.Or(cfg.JoinRate, defaultJoinRate)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
 	cfg.Drain.Batch = cmp.Or(cfg.Drain.Batch, defaultDrainBatch)

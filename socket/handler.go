@@ -213,8 +213,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 			h.leave()
 		}
 	}()
-	if !h.handshake.allow() {
-		h.counts.tooFast.Add(1)
+	if !h.allowHandshake() {
 		return nil, nil, errTooFast
 	}
 	params, err := requestParams(r)

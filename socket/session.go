@@ -8,8 +8,9 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"bennu.example/channel"
-	"bennu.example/internal/reason"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -36,9 +37,12 @@ type session struct {
 	ctx  context.Context
 	id   *pubsub.Subscription // nil: anonymous
 
-	joins, messages limiter // the reader's
+	// The reader's own.
+	joins, messages limiter
+	logged          uint16 // the denials that were logged already, a bit for each
 
 	running    sync.WaitGroup // channels, also those that are not the topic's any more
+	live       atomic.Int32   // likewise
 	unanswered atomic.Int32   // joins
 	answered   chan struct{}  // told when there are none; made by the first join
 
@@ -80,61 +84,47 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.allow():
-		s.h.counts.fastMessages.Add(1)
-		s.reply(&m, m.JoinRef, tooFast)
+		s.refuse(&m, m.JoinRef, tooManyMessages)
 	case m.RawTopic != "":
 		s.unjoined(&m)
 	case len(m.Event) > s.h.cfg.MaxTopic:
-		s.reply(&m, m.JoinRef, longEvent)
+		s.refuse(&m, m.JoinRef, longEvent)
 	default:
 		s.deliver(&m)
 	}
 	return nil
 }
 
-var (
-	okReply         = push.OK(nil)
-	unmatchedTopic  = reason.Reply("unmatched topic")
-	tooManyChannels = reason.Reply("too many channels joined")
-	tooManyJoins    = reason.Reply("too many joins")
-	tooFast         = reason.Reply("too many messages")
-	longTopic       = reason.Reply("topic too long")
-	longEvent       = reason.Reply("event too long")
-	longRef         = reason.Reply("ref too long")
-)
+var okReply = push.OK(nil)
 
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {
 	if !s.joins.allow() {
-		s.h.counts.fastJoins.Add(1)
-		s.reply(m, m.JoinRef, tooManyJoins)
+		s.refuse(m, m.JoinRef, tooManyJoins)
 		return
 	}
 	if len(m.Topic) > s.h.cfg.MaxTopic {
-		s.h.counts.noTopic.Add(1)
-		s.reply(m, m.JoinRef, longTopic)
+		s.refuse(m, m.JoinRef, longTopic)
 		return
 	}
 	if max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic { // the channel keeps one of them
-		s.h.counts.noTopic.Add(1)
-		s.reply(m, m.JoinRef, longRef)
+		s.refuse(m, m.JoinRef, longRef)
 		return
 	}
 	handler := s.h.routes.Match(m.Topic)
 	if handler == nil {
-		s.h.counts.noTopic.Add(1)
-		s.h.cfg.Logger.Warn().Str("topic", clip(m.Topic)).Msg("join of an unmatched topic")
-		s.reply(m, "", unmatchedTopic)
+		s.refuse(m, "", unmatchedTopic)
+		return
+	}
+	if int(s.live.Load())/2 >= s.h.cfg.MaxChannels {
+		s.refuse(m, m.JoinRef, tooManyRunning)
 		return
 	}
 	s.mu.Lock()
 	before, replaces := s.channels[m.Topic]
 	if !replaces && len(s.channels) >= s.h.cfg.MaxChannels {
 		s.mu.Unlock()
-		s.h.counts.tooMany.Add(1)
-		s.h.cfg.Logger.Error().Str("topic", clip(m.Topic)).Int("max", s.h.cfg.MaxChannels).
-			Msg("too many channels joined: see socket.Config.MaxChannels")
-		s.reply(m, m.JoinRef, tooManyChannels)
+		s.refuse(m, m.JoinRef, tooManyChannels)
 		return
 	}
 	if s.channels == nil {
@@ -145,21 +135,27 @@ func (s *session) join(m *serializer.Message) {
 	}
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
-	s.channels[m.Topic] = channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.crew)
+	s.live.Add(1)
+	c := channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.crew)
+	s.channels[m.Topic] = c
 	s.mu.Unlock()
-	if alone {
-		s.awaitJoin()
-	}
+	s.awaitJoin(c, alone)
 }
 
 // awaitJoin waits for a join to be answered, as Phoenix does, so that answers come in the order of what was asked; but not for long, and not
-// again while that join goes on. Most joins are answered before another goroutine could have been told.
-func (s *session) awaitJoin() {
-	for range 16 {
+// again while that join goes on. Most joins are answered before another goroutine could have been told; their time is not watched.
+func (s *session) awaitJoin(c channel.Driver, alone bool) {
+	for i := 0; alone && i < 16; i++ {
 		runtime.Gosched()
 		if s.unanswered.Load() == 0 {
 			return
 		}
+	}
+	if s.h.cfg.JoinTimeout > 0 {
+		c.Watch(s.h.cfg.JoinTimeout)
+	}
+	if !alone {
+		return
 	}
 	slow := time.NewTimer(joinWait)
 	defer slow.Stop()
@@ -183,7 +179,10 @@ func (s *session) Answered() {
 }
 
 // Ended is part of channel.Carrier.
-func (s *session) Ended() { s.running.Done() }
+func (s *session) Ended() {
+	s.live.Add(-1)
+	s.running.Done()
+}
 
 // deliver hands a message to the channel of its topic.
 func (s *session) deliver(m *serializer.Message) {
@@ -213,7 +212,7 @@ func (s *session) unjoined(m *serializer.Message) {
 		s.reply(m, m.JoinRef, okReply)
 		return
 	}
-	s.reply(m, "", unmatchedTopic)
+	s.reply(m, "", answers[unmatchedTopic].reply)
 }
 
 // reply answers m for the socket itself, not for a channel.
@@ -231,10 +230,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 
 // Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
 func (s *session) Closed(err error) {
-	var p *transport.PanicError
-	if errors.As(err, &p) {
-		s.h.cfg.Logger.Error().Err(err).Bytes("stack", p.Stack).Msg("socket crashed")
-	}
+	s.logEnd(err)
 	if s.id != nil {
 		s.id.Cancel()
 	}
@@ -258,6 +254,22 @@ func (s *session) Closed(err error) {
 	}
 	s.running.Wait()
 	s.h.closed(s)
+}
+
+// logEnd logs an end that was not the client's wish. The transport counts them.
+func (s *session) logEnd(err error) {
+	var panicked *transport.PanicError
+	var closed *transport.CloseError
+	switch {
+	case errors.As(err, &panicked):
+		s.h.cfg.Logger.Error().Err(err).Bytes("stack", panicked.Stack).Msg("socket crashed")
+	case errors.Is(err, transport.ErrFull):
+		s.h.cfg.Logger.Warn().Err(err).Msg("socket ended")
+	case errors.Is(err, transport.ErrIdle): // so end those whose network went
+		s.h.cfg.Logger.Debug().Err(err).Msg("socket ended")
+	case errors.As(err, &closed) && closed.Code == transport.CodeTooBig:
+		s.h.cfg.Logger.Warn().Err(err).Msg("socket ended: see socket.Config.MaxMessage")
+	}
 }
 
 // Serializer is part of channel.Carrier.
@@ -285,18 +297,21 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 
 // Crashed is part of channel.Carrier.
 func (s *session) Crashed(c *channel.Channel, what string, err error) {
-	s.h.counts.crashes.Add(1)
-	event := s.h.cfg.Logger.Error()
-	var p *channel.PanicError
-	if errors.As(err, &p) {
-		event = event.Bytes("stack", p.Stack)
-	}
-	event.Err(err).Str("topic", clip(c.Topic())).Msg(what)
+	s.h.counts.ofEnd(err).Add(1)
+	s.log(s.h.cfg.Logger.Error(), c, what, err)
 }
 
 // Log is part of channel.Carrier.
 func (s *session) Log(c *channel.Channel, message string, err error) {
-	s.h.cfg.Logger.Warn().Err(err).Str("topic", clip(c.Topic())).Msg(message)
+	s.log(s.h.cfg.Logger.Warn(), c, message, err)
+}
+
+func (s *session) log(event *zerolog.Event, c *channel.Channel, message string, err error) {
+	var p *channel.PanicError
+	if errors.As(err, &p) {
+		event = event.Bytes("stack", p.Stack)
+	}
+	event.Err(err).Str("topic", clip(c.Topic())).Msg(message)
 }
 
 // clip shortens what a client chose for the log.

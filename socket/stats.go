@@ -1,8 +1,10 @@
 package socket
 
 import (
+	"errors"
 	"sync/atomic"
 
+	"bennu.example/channel"
 	"bennu.example/transport"
 )
 
@@ -10,14 +12,21 @@ import (
 type Stats struct {
 	Sockets int // that are connected, or have not ended yet
 
-	Refused      uint64 // handshakes: by origin, version, subprotocol or Connect
-	TooFast      uint64 // handshakes beyond Config.HandshakeRate
-	BadMessages  uint64 // sockets that ended because they sent what is no message
-	NoTopic      uint64 // joins of topics that no route matches, or that are too long, or their refs
+	Refused uint64 // handshakes: by origin, version, subprotocol or Connect
+	TooFast uint64 // handshakes beyond Config.HandshakeRate
+
+	NoTopic      uint64 // joins of topics that no route matches
+	TooLong      uint64 // joins and events beyond Config.MaxTopic
 	TooMany      uint64 // joins beyond Config.MaxChannels
 	FastJoins    uint64 // joins beyond Config.JoinRate
 	FastMessages uint64 // messages beyond Config.MessageRate
-	Crashes      uint64 // channels that ended by an error or a panic, or whose join did
+
+	SlowJoins     uint64 // joins beyond Config.JoinTimeout
+	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
+	Stuck         uint64 // channels whose callback had not returned 5 seconds after their topic was joined anew
+	Crashes       uint64 // channels that ended by an error or a panic, or whose join did
+
+	BadMessages uint64 // sockets that ended because they sent what is no message, or is nested too deeply
 
 	WebSocket transport.WebSocketStats
 	LongPoll  transport.LongPollStats
@@ -25,7 +34,30 @@ type Stats struct {
 
 // counters are what Stats are made of.
 type counters struct {
-	refused, tooFast, badMessages, noTopic, tooMany, fastJoins, fastMessages, crashes atomic.Uint64
+	refused, tooFast, badMessages            atomic.Uint64
+	denials                                  [denials]atomic.Uint64
+	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
+}
+
+// of is how often something was refused for one of these reasons.
+func (c *counters) of(reasons ...denial) (n uint64) {
+	for _, r := range reasons {
+		n += c.denials[r].Load()
+	}
+	return n
+}
+
+// ofEnd is the counter of channels that ended, or joins that failed, by err.
+func (c *counters) ofEnd(err error) *atomic.Uint64 {
+	switch {
+	case errors.Is(err, channel.ErrJoinTimeout):
+		return &c.slowJoins
+	case errors.Is(err, channel.ErrFull):
+		return &c.fullMailboxes
+	case errors.Is(err, channel.ErrReplaced):
+		return &c.stuck
+	}
+	return &c.crashes
 }
 
 // Stats counts.
@@ -34,16 +66,20 @@ func (h *Handler) Stats() Stats {
 	sockets := len(h.sessions)
 	h.mu.Unlock()
 	return Stats{
-		Sockets:      sockets,
-		Refused:      h.counts.refused.Load(),
-		TooFast:      h.counts.tooFast.Load(),
-		BadMessages:  h.counts.badMessages.Load(),
-		NoTopic:      h.counts.noTopic.Load(),
-		TooMany:      h.counts.tooMany.Load(),
-		FastJoins:    h.counts.fastJoins.Load(),
-		FastMessages: h.counts.fastMessages.Load(),
-		Crashes:      h.counts.crashes.Load(),
-		WebSocket:    h.websocket.Stats(),
-		LongPoll:     h.longpoll.Stats(),
+		Sockets:       sockets,
+		Refused:       h.counts.refused.Load(),
+		TooFast:       h.counts.tooFast.Load(),
+		NoTopic:       h.counts.of(unmatchedTopic),
+		TooLong:       h.counts.of(longTopic, longEvent, longRef),
+		TooMany:       h.counts.of(tooManyChannels, tooManyRunning),
+		FastJoins:     h.counts.of(tooManyJoins),
+		FastMessages:  h.counts.of(tooManyMessages),
+		SlowJoins:     h.counts.slowJoins.Load(),
+		FullMailboxes: h.counts.fullMailboxes.Load(),
+		Stuck:         h.counts.stuck.Load(),
+		Crashes:       h.counts.crashes.Load(),
+		BadMessages:   h.counts.badMessages.Load(),
+		WebSocket:     h.websocket.Stats(),
+		LongPoll:      h.longpoll.Stats(),
 	}
 }
