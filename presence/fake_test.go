@@ -11,6 +11,7 @@ import (
 
 	"bennu.example/presence"
 	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
 )
 
 // network joins nodes in one process, as an engine would. All about it may be changed at any time.
@@ -191,11 +192,8 @@ func (n *network) join(t *testing.T, name string, with ...func(*presence.Config)
 	}
 	w := n.adapter(name)
 	ps := pubsub.New(w)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() { ps.Run(ctx); close(done) }()
-	t.Cleanup(func() { cancel(); <-done })
-	nd := &node{Presence: presence.New(ps, &cfg), subscriber: new(subscriber), t: t, ps: ps, wire: w, stop: func() { cancel(); <-done }}
+	stop := pubsubtest.Start(t, ps)
+	nd := &node{Presence: presence.New(ps, &cfg), subscriber: new(subscriber), t: t, ps: ps, wire: w, stop: stop}
 	ps.Subscribe(topic, nd.subscriber)
 	t.Cleanup(func() { nd.Close(context.Background()) })
 	return nd

@@ -48,20 +48,10 @@ func newClusterNode(t testing.TB, c *pubsubtest.Cluster, cfg socket.Config) *clu
 // runPubSub runs a PubSub until stop is called, at the latest at the test's end.
 func runPubSub(t testing.TB, a pubsub.Adapter) (ps *pubsub.PubSub, stop func()) {
 	ps = pubsub.New(a)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = ps.Run(ctx)
-	}()
+	stop = pubsubtest.Start(t, ps)
 	for !ps.Health().Connected {
 		runtime.Gosched()
 	}
-	stop = func() {
-		cancel()
-		<-done
-	}
-	t.Cleanup(stop)
 	return ps, stop
 }
 

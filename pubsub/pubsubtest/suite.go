@@ -69,23 +69,29 @@ func start(t testing.TB, e Engine) *node {
 		defer n.mu.Unlock()
 		n.gaps = append(n.gaps, err)
 	})
+	n.stop = Start(t, n.ps)
+	n.until("connected", func() bool { return n.ps.Health().Connected })
+	return n
+}
+
+// Start runs a PubSub until stop is called, at the latest at the test's end, and fails the test if it does not end well.
+func Start(t testing.TB, ps *pubsub.PubSub) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- n.ps.Run(ctx) }()
-	n.stop = sync.OnceFunc(func() {
+	go func() { done <- ps.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
 			if !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: Run returned %v", n.a.Node(), err)
+				t.Errorf("%s: Run returned %v", ps.Node(), err)
 			}
 		case <-time.After(patience):
-			t.Errorf("%s: Run does not return", n.a.Node())
+			t.Errorf("%s: Run does not return", ps.Node())
 		}
 	})
-	t.Cleanup(n.stop)
-	n.until("connected", func() bool { return n.ps.Health().Connected })
-	return n
+	t.Cleanup(stop)
+	return stop
 }
 
 // until waits for a condition.

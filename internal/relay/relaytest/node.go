@@ -3,7 +3,6 @@ package relaytest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -15,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/serializer"
 )
 
@@ -46,21 +46,7 @@ func start(t testing.TB, e Engine, addr string) *node {
 		n.gaps = append(n.gaps, err)
 	})
 	n.ps.Subscribe(Topic, n)
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.ps.Run(ctx) }()
-	n.stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-done:
-			if !errors.Is(err, context.Canceled) {
-				t.Errorf("%s: Run returned %v", n.a.Node(), err)
-			}
-		case <-time.After(patience):
-			t.Errorf("%s: Run does not return", n.a.Node())
-		}
-	})
-	t.Cleanup(n.stop)
+	n.stop = pubsubtest.Start(t, n.ps)
 	t.Cleanup(func() {
 		if t.Failed() {
 			n.mu.Lock()
