@@ -3,15 +3,20 @@ package presence_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http/httptest"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"time"
 
 	"bennu.example/channel"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
+	"bennu.example/push"
 	"bennu.example/socket"
 )
 
@@ -155,4 +160,328 @@ func ExampleMerge() {
 	// + bob
 	// - ann
 	// {"bob":{"metas":[{"phx_ref":"2"}]}}
+}
+
+// serveRoom serves handlers that know who is there, and joins a client to "room:lobby", which follow may listen to before.
+func serveRoom(cfg *presence.Config, handler func(who *presence.Presence) *channel.Handler, follow func(*channel.Client)) (end func()) {
+	ctx := context.Background()
+	ps := pubsub.New(nil)
+	who := presence.New(ps, cfg)
+	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": handler(who)}})
+	server := httptest.NewServer(h)
+	client := socket.NewClient(server.URL, nil)
+	client.Connect()
+	room := client.Channel("room:lobby", personParams{"ann"})
+	follow(room)
+	room.Join()
+	return func() {
+		client.Close(ctx)
+		h.Shutdown(ctx)
+		who.Close(ctx)
+		server.Close()
+	}
+}
+
+// people are persons who may change how they are.
+func people(who *presence.Presence) *channel.Handler {
+	return channel.Define(
+		func(p *person, ctx context.Context, c *channel.Channel, params personParams) (any, error) {
+			p.who = who
+			return p.join(ctx, c, params)
+		},
+		channel.Info((*person).joined),
+		channel.On("status", (*person).status))
+}
+
+func (p *person) status(_ context.Context, c *channel.Channel, status string) (push.Reply, error) {
+	_, err := presence.Change(p.who, c, p.name, func(m *personMeta) { m.Status = status })
+	if errors.Is(err, presence.ErrNotTracked) {
+		return push.NoReply, push.Reject("not here")
+	}
+	return push.OK(nil), err
+}
+
+// A meta is changed in one step, whoever else changes it: here when its client says so.
+func ExampleChange() {
+	statuses := make(chan string, 10)
+	var room *channel.Client
+	end := serveRoom(nil, people, func(c *channel.Client) {
+		room = c
+		list := presence.NewClient(c, nil)
+		shown := ""
+		list.OnSync(func() {
+			ann, _ := list.Get("ann")
+			metas, err := presence.Metas[personMeta](ann)
+			if err != nil || len(metas) != 1 || metas[0].Status == shown {
+				return
+			}
+			shown = metas[0].Status
+			statuses <- shown
+		})
+	})
+	defer end()
+	fmt.Println(<-statuses)
+	room.Push("status", "away")
+	fmt.Println(<-statuses)
+	// Output:
+	// here
+	// away
+}
+
+// A list that a program shows is drawn again whenever it has changed.
+func ExampleClient_OnSync() {
+	lists := make(chan string, 10)
+	end := serveRoom(nil, people, func(room *channel.Client) {
+		c := presence.NewClient(room, nil)
+		c.OnSync(func() {
+			var keys []string
+			for key, e := range c.All() { // in the order in which they came
+				keys = append(keys, fmt.Sprint(key, " by ", len(e.Metas)))
+			}
+			if c.Synced() {
+				lists <- strings.Join(keys, ", ")
+			}
+		})
+	})
+	defer end()
+	fmt.Println(<-lists)
+	// Output: ann by 1
+}
+
+// Tracking begins when the channel is joined, and ends with it, or before by Untrack.
+func ExamplePresence_Track() {
+	type left struct{}
+	news := make(chan string, 10)
+	end := serveRoom(nil, func(who *presence.Presence) *channel.Handler {
+		return channel.Define(
+			func(p *person, ctx context.Context, c *channel.Channel, params personParams) (any, error) {
+				return p.join(ctx, c, params)
+			},
+			channel.Info(func(p *person, _ context.Context, c *channel.Channel, _ personJoined) error {
+				if err := who.Push(c); err != nil { // who is there already
+					return err
+				}
+				if _, err := who.Track(c, p.name, personMeta{"here"}); err != nil {
+					return err
+				}
+				return c.Send(left{})
+			}),
+			channel.Info(func(p *person, _ context.Context, c *channel.Channel, _ left) error {
+				who.Untrack(c, p.name)
+				return nil
+			}))
+	}, func(room *channel.Client) {
+		c := presence.NewClient(room, nil)
+		c.OnJoin(func(key string, _, _ presence.Entry) { news <- key + " came" })
+		c.OnLeave(func(key string, _, _ presence.Entry) { news <- key + " left" })
+	})
+	defer end()
+	fmt.Println(<-news)
+	fmt.Println(<-news)
+	// Output:
+	// ann came
+	// ann left
+}
+
+// job is an Owner that is no channel: something that runs, and is over once.
+type job struct {
+	mu    sync.Mutex
+	over  bool
+	onEnd []func()
+}
+
+func (j *job) OnEnd(f func()) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.over {
+		return false
+	}
+	j.onEnd = append(j.onEnd, f)
+	return true
+}
+
+func (j *job) finish() {
+	j.mu.Lock()
+	over, fs := j.over, j.onEnd
+	j.over = true
+	j.mu.Unlock()
+	if over {
+		return
+	}
+	for _, f := range fs {
+		f()
+	}
+}
+
+// Anything can be present that ends once: a job on the topic of those who watch it, say.
+func ExampleOwner() {
+	who := presence.New(pubsub.New(nil), nil)
+	defer who.Close(context.Background())
+	j := new(job)
+	if _, err := who.TrackFor(j, "jobs", "backup", map[string]int{"percent": 0}); err != nil {
+		fmt.Println(err)
+		return
+	}
+	_, err := presence.ChangeFor(who, j, "jobs", "backup", func(meta *map[string]any) { (*meta)["percent"] = 50 }) // or UpdateFor
+	if err != nil {
+		fmt.Println(err)
+	}
+	e, _ := who.Get("jobs", "backup")
+	metas, err := presence.Metas[struct{ Percent int }](e)
+	fmt.Println(metas, err)
+	j.finish()
+	fmt.Println(who.Count("jobs"))
+	// Output:
+	// [{50}] <nil>
+	// 0
+}
+
+// Who is on a topic, without a client: Online asks about any topic, Count and Get about one. All know the whole cluster.
+func ExamplePresence_Online() {
+	who := presence.New(pubsub.New(nil), nil)
+	defer who.Close(context.Background())
+	for topic, key := range map[string]string{"room:1": "ann", "room:2": "bob"} {
+		if _, err := who.TrackFor(new(owner), topic, key, nil); err != nil {
+			fmt.Println(err)
+		}
+	}
+	fmt.Println(who.Online("ann", "bob", "cid"))
+	fmt.Println(who.Count("room:1"))
+	_, there := who.Get("room:1", "bob")
+	fmt.Println(there)
+	// Output:
+	// [ann bob]
+	// 1
+	// false
+}
+
+// A topic of thousands is shown in parts. Whoever comes and goes meanwhile, nobody is on two of them.
+func ExamplePresence_Page() {
+	who := presence.New(pubsub.New(nil), nil)
+	defer who.Close(context.Background())
+	for _, key := range []string{"ann", "bob", "cid", "dan", "eve"} {
+		if _, err := who.TrackFor(new(owner), "stadium", key, nil); err != nil {
+			fmt.Println(err)
+		}
+	}
+	for cursor := ""; ; {
+		page, next := who.Page("stadium", cursor, 2)
+		var keys []string
+		for key := range page.All() {
+			keys = append(keys, key)
+		}
+		fmt.Println(keys)
+		if next == "" {
+			break
+		}
+		cursor = next
+	}
+	// Output:
+	// [ann bob]
+	// [cid dan]
+	// [eve]
+}
+
+// A server that does something when a room becomes empty is told of every diff.
+func ExampleConfig_onDiff() {
+	empty := make(chan string, 1)
+	who := presence.New(pubsub.New(nil), &presence.Config{
+		OnDiff: func(topic string, _ presence.Diff, now presence.State) {
+			if now.Len() == 0 {
+				empty <- topic
+			}
+		},
+	})
+	defer who.Close(context.Background())
+	o := new(owner)
+	if _, err := who.TrackFor(o, "room:1", "ann", nil); err != nil {
+		fmt.Println(err)
+	}
+	o.end()
+	fmt.Println(<-empty, "is empty")
+	// Output: room:1 is empty
+}
+
+// A State keeps the order in which keys came, and is JSON as Phoenix sends it.
+func ExampleState() {
+	var s presence.State
+	err := json.Unmarshal([]byte(`{"bob":{"metas":[{"phx_ref":"1","device":"phone"},{"phx_ref":"2","device":"desk"}]}}`), &s)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for key, e := range s.All() {
+		for _, m := range e.Metas {
+			var meta struct{ Device string }
+			if err := m.Decode(&meta); err != nil {
+				fmt.Println(err)
+			}
+			fmt.Println(key, "by", meta.Device, "as", m.Ref)
+		}
+	}
+	// Output:
+	// bob by phone as 1
+	// bob by desk as 2
+}
+
+// Sync tells what is different in a new state, such as that after a connection was lost.
+func ExampleSync() {
+	var before, after presence.State
+	for raw, s := range map[string]*presence.State{
+		`{"ann":{"metas":[{"phx_ref":"1"}]},"bob":{"metas":[{"phx_ref":"2"}]}}`: &before,
+		`{"bob":{"metas":[{"phx_ref":"2"}]},"cid":{"metas":[{"phx_ref":"3"}]}}`: &after,
+	} {
+		if err := json.Unmarshal([]byte(raw), s); err != nil {
+			fmt.Println(err)
+		}
+	}
+	now := presence.Sync(before, after,
+		func(key string, _, _ presence.Entry) { fmt.Println("+", key) },
+		func(key string, _, _ presence.Entry) { fmt.Println("-", key) })
+	fmt.Println(now.Len())
+	// Output:
+	// + cid
+	// - ann
+	// 2
+}
+
+// Nodes that are joined by an adapter know each other's presences.
+func ExampleNew() {
+	engine := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of an example
+	ctx, stop := context.WithCancel(context.Background())
+	left := make(chan error)
+	var nodes []*presence.Presence
+	news := make(chan string, 10)
+	for _, name := range []string{"web-1", "web-2"} {
+		ps := pubsub.New(engine.Node(name))
+		go func() { left <- ps.Run(ctx) }()
+		for !ps.Health().Connected {
+			runtime.Gosched()
+		}
+		nodes = append(nodes, presence.New(ps, &presence.Config{
+			Node: name, // it keeps its name when it starts again, and so its old presences leave at once
+			OnDiff: func(topic string, d presence.Diff, _ presence.State) {
+				news <- fmt.Sprint(name, " knows ", d.Joins.Len())
+			},
+		}))
+	}
+	if _, err := nodes[0].TrackFor(new(owner), "room:1", "ann", nil); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(<-news)
+	fmt.Println(<-news)
+	fmt.Println(nodes[1].Count("room:1"))
+
+	for _, who := range nodes {
+		if err := who.Close(ctx); err != nil { // tells the others, which takes the engine
+			fmt.Println(err)
+		}
+	}
+	stop()
+	<-left
+	<-left
+	// Unordered output:
+	// web-1 knows 1
+	// web-2 knows 1
+	// 1
 }
