@@ -48,6 +48,11 @@ type Option[S any] struct{ apply func(*Handler) }
 // reply (nil: an empty object). An error made by push.Reject refuses, and the client gets its payload; any other error, and a panic, is
 // logged and the client is told "join crashed".
 //
+// A join that takes longer than socket.Config.JoinTimeout (30 s) has failed: ctx is cancelled, its cause is ErrJoinTimeout, the client is told
+// "join crashed", and may join the topic anew while this one still runs. What it returns counts for nothing any more, but what it has set up is
+// taken down: with a nil error Terminate is called, and whatever the error the functions given to OnEnd are, as soon as it has returned. The same
+// holds for one that has not returned 5 seconds after the client joined the topic anew; there the cause is ErrReplaced.
+//
 // Define panics on what can only be a mistake: two callbacks for one event or message type.
 func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S]) *Handler {
 	decode := decoder[P]()

@@ -14,6 +14,6 @@
 // waits in its mailbox; a sender's own order holds. Events that the handler intercepts come through the mailbox instead.
 //
 // The context of a callback has the values of the one that [bennu.example/socket.Config.Connect] returned. It is cancelled when the
-// channel was replaced by a new join of the same topic, when its mailbox stayed full, and a few seconds after its connection ended: the
-// messages that came before the end are still handled.
+// channel was replaced by a new join of the same topic, when its join took too long, when its mailbox stayed full, and a few seconds after its
+// connection ended: the messages that came before the end are still handled. [context.Cause] tells which.
 package channel

@@ -21,8 +21,10 @@ const limit = 30 * time.Second
 
 var joinCrashed = reply("1", "error", `{"reason":"join crashed"}`)
 
+type joinFunc = func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error)
+
 // joinBy makes a handler's join of a function.
-func joinBy(f func(ctx context.Context, c *channel.Channel) (any, error)) func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
+func joinBy(f func(ctx context.Context, c *channel.Channel) (any, error)) joinFunc {
 	return func(_ *room, ctx context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
 		return f(ctx, c)
 	}
