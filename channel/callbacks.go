@@ -132,7 +132,10 @@ func (c *Channel) fail(it item, err error) {
 		c.stop(ErrStop, nil)
 		return
 	case it.kind == itemEvent && errors.As(err, &invalid):
-		c.up.Log(c, "event "+it.event, err)
+		if !c.warned { // a flood of them is none of the log
+			c.warned = true
+			c.up.Log(c, "event "+it.event, err)
+		}
 		err = c.reply(it.ref, replyInvalid)
 	case it.kind == itemEvent && errors.As(err, &rejected):
 		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})

@@ -29,6 +29,7 @@ type Channel struct {
 	phase   atomic.Uint32
 
 	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
+	warned   bool                 // of a payload that its callback does not take; likewise
 	accepted atomic.Bool          // by the handler's join, so that Terminate is due
 
 	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer

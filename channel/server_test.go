@@ -212,6 +212,11 @@ func TestReplies(t *testing.T) { // F123, F124, F126, F137
 		}
 		b.push("9", "ok", "not an object")
 		b.want(reply("9", "error", `{"reason":"invalid payload"}`))
+		b.push("11", "ok", []int{1})
+		b.want(reply("11", "error", `{"reason":"invalid payload"}`))
+		if n := strings.Count(b.log(), "invalid payload"); n != 1 {
+			t.Errorf("logged %d times", n)
+		}
 		b.push("10", "ok", note{"still here"})
 		b.want(reply("10", "ok", `{"text":"still here"}`))
 		b.d.Close(errors.New("over"))
