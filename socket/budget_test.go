@@ -6,11 +6,11 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/cputime"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
@@ -87,14 +87,6 @@ func fanOutAllocations(t *testing.T, options ...channel.Option[nobody]) {
 	}
 }
 
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 func BenchmarkEcho(b *testing.B) {
 	s := serve(b, socket.Config{})
 	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
@@ -158,7 +150,7 @@ func BenchmarkFanOut(b *testing.B) {
 			body := serializer.Value(map[string]string{"body": strings.Repeat("x", 100)})
 			per := shape.clients / shape.topics
 			b.ReportAllocs()
-			begun := cpuTime()
+			begun := cputime.Used()
 			n := 0
 			for b.Loop() {
 				for i := range shape.flight {
@@ -171,7 +163,7 @@ func BenchmarkFanOut(b *testing.B) {
 				n++
 			}
 			messages := float64(n * shape.flight * per)
-			b.ReportMetric(float64((cpuTime()-begun)/time.Nanosecond)/messages/1000, "cpu-µs/message")
+			b.ReportMetric(float64((cputime.Used()-begun)/time.Nanosecond)/messages/1000, "cpu-µs/message")
 			b.ReportMetric(messages/b.Elapsed().Seconds(), "messages/s")
 		})
 	}

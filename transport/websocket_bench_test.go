@@ -13,10 +13,9 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
+	"bennu.example/internal/cputime"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -105,15 +104,6 @@ func (l *load) rounds() int {
 	return int(binary.BigEndian.Uint64(n[:]))
 }
 
-// cpu is the time that this process has had of the processors.
-func cpu() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
-
 // BenchmarkWebSocketFanOut sends one frame of 128 bytes to 1,000 clients of another process. The figures to look at are the server's CPU time for each
 // message that is delivered, and how much goes out in one system call.
 func BenchmarkWebSocketFanOut(b *testing.B) {
@@ -136,7 +126,7 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 			}
 			b.ReportAllocs()
 			b.ResetTimer()
-			before, cpuBefore := s.ws.Stats(), cpu()
+			before, cpuBefore := s.ws.Stats(), cputime.Used()
 			sent, got := 0, 0
 			for got < b.N {
 				for ; sent < b.N && sent < got+window; sent++ {
@@ -149,7 +139,7 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 				got += l.rounds()
 			}
 			b.StopTimer()
-			used := cpu() - cpuBefore
+			used := cputime.Used() - cpuBefore
 			after := s.ws.Stats()
 			messages := float64(b.N) * n
 			b.ReportMetric(float64(used.Nanoseconds())/1000/messages, "cpu-µs/msg")
@@ -180,13 +170,13 @@ func BenchmarkWebSocketEcho(b *testing.B) {
 			left.Store(int64(b.N))
 			b.ReportAllocs()
 			b.ResetTimer()
-			cpuBefore := cpu()
+			cpuBefore := cputime.Used()
 			for _, c := range all {
 				c.Send(echoFrame, transport.Delivery{})
 			}
 			<-done
 			b.StopTimer()
-			b.ReportMetric(float64((cpu()-cpuBefore).Nanoseconds())/1000/float64(b.N), "cpu-µs/msg")
+			b.ReportMetric(float64((cputime.Used()-cpuBefore).Nanoseconds())/1000/float64(b.N), "cpu-µs/msg")
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 		})
 	}

@@ -10,12 +10,12 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/centrifugal/centrifuge"
 
 	"bennu.example/channel"
+	"bennu.example/internal/cputime"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -58,10 +58,7 @@ func serve(kind string) error {
 }
 
 func currentState() (s state) {
-	var u syscall.Rusage
-	if syscall.Getrusage(syscall.RUSAGE_SELF, &u) == nil {
-		s.CPU = time.Duration(u.Utime.Nano() + u.Stime.Nano())
-	}
+	s.CPU = cputime.Used()
 	if statm, err := os.ReadFile("/proc/self/statm"); err == nil {
 		if f := strings.Fields(string(statm)); len(f) > 1 {
 			pages, _ := strconv.Atoi(f[1])
