@@ -33,7 +33,7 @@ type Client struct {
 	shared  bool // the state was given away: change a copy
 	joinRef serializer.Ref
 	synced  bool // there was a state in the join of joinRef
-	holed   bool // events were lost since then
+	holed   bool // events were lost that it may not have
 	pending []pendingDiff
 	waiting int // bytes of pending
 
@@ -111,8 +111,8 @@ func (p *Client) Get(key string) (Entry, bool) {
 	return p.state.Get(key)
 }
 
-// Synced reports whether the list is right, as far as is known: the server has pushed a state in this join, and no event was lost since
-// because too many waited to be handled. Before the first state the list is empty; without another it is the former join's.
+// Synced reports whether the list is right, as far as is known: the server has pushed a state in this join, and no event that it may not have
+// was lost because too many waited. Before the first state the list is empty; without another it is the former join's.
 func (p *Client) Synced() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -184,7 +184,8 @@ func read[T any](p *Client, m *serializer.Message, f func(*parser, *T)) (v T, ok
 func (p *Client) takeState(m *serializer.Message, next State) (calls []func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.joinRef, p.synced, p.holed = m.JoinRef, true, false
+	p.holed = p.waiting > maxPending && p.joinRef == m.JoinRef // a diff that was ignored may be newer than the state, though it came before
+	p.joinRef, p.synced = m.JoinRef, true
 	p.merge(difference(p.state, next), &calls)
 	for _, d := range p.pending {
 		if d.joinRef == m.JoinRef {
@@ -203,7 +204,10 @@ func (p *Client) takeDiff(m *serializer.Message, d Diff) (calls []func()) {
 		p.merge(d, &calls)
 		return p.sync(calls)
 	}
-	p.synced = false
+	if p.joinRef != m.JoinRef { // what waits is of a join before
+		p.pending, p.waiting = nil, 0
+	}
+	p.joinRef, p.synced = m.JoinRef, false
 	if p.waiting += len(m.Payload.Bytes()); p.waiting > maxPending {
 		if p.pending != nil {
 			p.log.Error().Str("topic", m.Topic).Msg("presence: too many diffs and no state: they are ignored")

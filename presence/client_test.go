@@ -332,6 +332,13 @@ func TestClient(t *testing.T) {
 	c.Receive("4", diff, fmt.Sprintf(`{"joins":{},"leaves":{},"x":"%s"}`, strings.Repeat("x", 5<<20)))
 	c.Receive("4", diff, longDiff("u9:9", ""))
 	step("4", state, long("u4:6"), "u4:6", "sync")
+	synced(false) // the diffs may have been newer
+	step("4", state, long("u4:6"), "u4:6", "sync")
+	synced(true)
+	c.Receive("5", diff, fmt.Sprintf(`{"joins":{},"leaves":{},"x":"%s"}`, strings.Repeat("x", 5<<20)))
+	c.Receive("6", diff, longDiff("u9:9", "")) // another join, of which nothing is ignored
+	step("6", state, long("u4:6"), "u4:6 u9:9", "u9 [] +9; sync")
+	synced(true)
 }
 
 // TestOff holds that callbacks can be taken back, also by themselves, and may look at the list.
