@@ -424,6 +424,22 @@ func ExampleState() {
 	// bob by desk as 2
 }
 
+// A meta decodes into the type that was tracked. Its Ref is another after every update.
+func ExampleMeta_Decode() {
+	who := presence.New(pubsub.New(nil), nil)
+	defer who.Close(context.Background())
+	ref, err := who.TrackFor(new(owner), "room:1", "ann", personMeta{"here"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	e, _ := who.Get("room:1", "ann")
+	var m presence.Meta = e.Metas[0]
+	var meta personMeta
+	fmt.Println(m.Decode(&meta), meta.Status, m.Ref == ref)
+	// Output: <nil> here true
+}
+
 // Sync tells what is different in a new state, such as that after a connection was lost.
 func ExampleSync() {
 	var before, after presence.State

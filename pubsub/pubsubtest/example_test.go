@@ -97,3 +97,26 @@ func ExampleRun() {
 	}
 	_ = testAdapter
 }
+
+// A test of what happens between nodes starts them, and is sure that they have ended when it ends.
+func ExampleStart() {
+	testNodes := func(t *testing.T) { // func TestNodes(t *testing.T)
+		cluster := pubsubtest.NewCluster()
+		one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
+		stopOne := pubsubtest.Start(t, one)
+		pubsubtest.Start(t, two)
+		got := make(events, 10)
+		two.Subscribe("room:lobby", got)
+		for !one.Health().Connected || !two.Health().Connected { // in a moment they are
+			runtime.Gosched()
+		}
+		if err := one.Broadcast(t.Context(), "room:lobby", "new_msg", nil); err != nil {
+			t.Fatal(err)
+		}
+		if event := <-got; event != "new_msg" {
+			t.Errorf("got %s", event)
+		}
+		stopOne() // before the end, to see what two makes of it
+	}
+	_ = testNodes
+}

@@ -1,0 +1,130 @@
+package house_test
+
+import (
+	"go/ast"
+	"go/doc"
+	"go/parser"
+	"go/token"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// unexampled are exported types and functions that need no example, and why. What only other packages of this module use is not listed: its
+// documentation says so (see ours).
+var unexampled = map[string]string{
+	"channel.ClientBacklog":    "a part of ClientStats, whose fields say it all",
+	"transport.LongPollStats":  "fields of socket.Stats, which say it all",
+	"transport.PanicError":     "a reason that an operator reads in a log",
+	"transport.Peers":          "package socket has one, over its PubSub",
+	"transport.StatusError":    "package socket makes it of what Config.Connect returns",
+	"transport.WebSocketStats": "fields of socket.Stats, which say it all",
+	"presence.ClientConfig":    "for what is not as usual: two names and a logger",
+}
+
+// TestExamples holds that whoever looks up an exported type or function of a package that users import finds an example: one that is named
+// by it (ExampleCall, ExampleClient_Push: go doc shows these beside it), or one that uses it.
+func TestExamples(t *testing.T) {
+	left := maps.Clone(unexampled)
+	for _, p := range packages(t) {
+		if p.Name == "main" || strings.HasPrefix(p.name(), "internal/") || strings.HasPrefix(p.name(), "examples/") || len(p.GoFiles) == 0 {
+			continue
+		}
+		shown := exampled(t, p)
+		for name, also := range exported(t, p) {
+			full := p.Name + "." + name
+			has := slices.ContainsFunc(append(also, name), func(s string) bool { return shown[s] })
+			switch _, excused := left[full]; {
+			case has: // an excuse stays in left
+			case excused:
+				delete(left, full)
+			default:
+				t.Errorf("%s has no example: add func Example%s, or one of a method of it, to %s/example_test.go; or say in %s why it needs none",
+					full, name, p.name(), "internal/house/examples_test.go")
+			}
+		}
+	}
+	for name := range left {
+		t.Errorf("%s is in unexampled, but has an example, or is not exported any more", name)
+	}
+}
+
+// exported is what a package exports to users: its functions, and its types, each with the names that stand for it in an example: of its
+// constants, variables and constructors.
+func exported(t *testing.T, p pkg) map[string][]string {
+	t.Helper()
+	set := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range p.GoFiles {
+		files = append(files, parse(t, set, filepath.Join(p.Dir, name)))
+	}
+	d, err := doc.NewFromFiles(set, files, p.ImportPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string][]string{}
+	for _, f := range d.Funcs {
+		if !ours(f.Doc) {
+			names[f.Name] = nil
+		}
+	}
+	for _, typ := range d.Types {
+		if ours(typ.Doc) {
+			continue
+		}
+		var values []string
+		for _, v := range slices.Concat(typ.Consts, typ.Vars) {
+			values = append(values, v.Names...)
+		}
+		for _, f := range typ.Funcs {
+			if !ours(f.Doc) {
+				names[f.Name] = nil
+				values = append(values, f.Name)
+			}
+		}
+		names[typ.Name] = values
+	}
+	return names
+}
+
+// ours tells whether a documentation says that what it is about is for another package of this module.
+func ours(doc string) bool {
+	return strings.Contains(doc, "not covered by the compatibility promise") || strings.Contains(doc, "For package ")
+}
+
+// exampled are the names of a package that its example files name an example by or use.
+func exampled(t *testing.T, p pkg) map[string]bool {
+	t.Helper()
+	shown := map[string]bool{}
+	set := token.NewFileSet()
+	for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+		if !strings.HasPrefix(name, "example") {
+			continue
+		}
+		file := parse(t, set, filepath.Join(p.Dir, name))
+		for _, e := range doc.Examples(file) {
+			of, _, _ := strings.Cut(e.Name, "_")
+			shown[of] = true
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			if s, ok := n.(*ast.SelectorExpr); ok {
+				if x, ok := s.X.(*ast.Ident); ok && x.Name == p.Name {
+					shown[s.Sel.Name] = true
+				}
+			}
+			return true
+		})
+	}
+	return shown
+}
+
+func parse(t *testing.T, set *token.FileSet, name string) *ast.File {
+	t.Helper()
+	file, err := parser.ParseFile(set, name, nil, parser.ParseComments)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
