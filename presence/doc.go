@@ -29,7 +29,8 @@
 // With an adapter (see package pubsub) each node has all presences of all nodes, and computes its own diffs. What is tracked on one is
 // known on the others at once after some quiet, and within [Config.Delay] otherwise; what a message that was lost should have told, as
 // soon as the next one shows that it was. The presences of a node that is not heard leave after [Config.Down], and are back when it is
-// heard again. Only the node of a presence's owner ends it. Without an adapter there is no goroutine and no timer.
+// heard again. Only the node of a presence's owner ends it. Without an adapter there is no goroutine that stays, and no timer but
+// those of [Config.Grace] and [Config.Window].
 //
 // A Presence is closed by who made it, after the sockets that it serves have been shut down.
 package presence

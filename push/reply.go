@@ -1,7 +1,11 @@
 // Package push is one event sent and the reply it gets.
 //
-// [Reply] is what a server's callback answers, [Error] is an error reply at both ends: returned by the server's code,
-// received by the client's.
+// [Reply] is what a server's callback answers: [OK] of a value, or [NoReply]. [Error] is an error reply at both ends: made by [Reject] and
+// returned by the server's code, received by the client's.
+//
+// A [Push] is the client's handle for the answer, returned by [bennu.example/channel.Client.Push] and the like. It is answered once: wait for
+// that by [Push.Wait], or have a function called by [Push.Receive]; who does neither need do nothing. Its methods may be called from any
+// goroutine; the functions are called as all callbacks of the channel, one at a time, in order.
 package push
 
 import (

@@ -1,7 +1,13 @@
 // Package transport carries frames by WebSocket or long polling, at either end.
 //
+// Programs use package socket, and find here what they say to it: [WebSocketConfig], [LongPollConfig] and the policies for slow clients, from
+// [Disconnect] to [KeepLatest]; and what it says to them: [CloseError], [HandshakeError] and the counts.
+//
 // At the server's end a transport owns the connection and drives a [Session], which package socket implements; the session
-// answers through its [Conn].
+// answers through its [Conn]. A session gets one frame at a time, in order, and then learns once why the connection ended. A Conn may be
+// used from any goroutine, and never blocks.
+//
+// At the client's end, [DialWebSocket] and [DialLongPoll] make a [ClientConn]: one goroutine reads, any may write, and whoever dialed closes.
 package transport
 
 import (

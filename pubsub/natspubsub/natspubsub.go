@@ -1,5 +1,8 @@
 // Package natspubsub joins the nodes of a cluster by NATS.
 //
+// Each node makes an [Adapter] by [New] and a PubSub of it, whose Run connects it, and again whenever the connection is lost. When Run has
+// returned nothing of it is left; the adapter itself needs no closing. Programs call the PubSub, not the adapter.
+//
 // Each topic is a subject, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
 // bennu.t.<topic>, bennu.n.<node> and bennu.a.all. In these names letters, digits and a few other characters stand for themselves, and any
 // other byte as a percent sign and two hex digits. Topics longer than 200 characters are hashed. Who may connect needs permission to

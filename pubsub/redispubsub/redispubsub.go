@@ -1,5 +1,8 @@
 // Package redispubsub joins the nodes of a cluster by Redis 6 or newer, or what speaks its protocol RESP3 as well, such as Valkey.
 //
+// Each node makes an [Adapter] by [New] and a PubSub of it, whose Run connects it, and again whenever the connection is lost. When Run has
+// returned nothing of it is left; the adapter itself needs no closing. Programs call the PubSub, not the adapter.
+//
 // Each topic is a channel, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
 // bennu:t:<topic>, bennu:n:<node> and bennu:a:all. Nothing is stored. A user for nodes alone needs
 //

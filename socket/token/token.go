@@ -2,6 +2,9 @@
 //
 // A token is signed, not encrypted: whoever has it can read it, and nobody without a key can make or change one. It goes into phoenix.js's
 // authToken or params as it is.
+//
+// A program makes a [Tokens] once, by [New], which any number of goroutines may use: [Tokens.Sign] where a user is logged in, [Tokens.Verify] in
+// [bennu.example/socket.Config.Connect]. Nothing is stored, so a token is good until it is too old, or its key is removed.
 package token
 
 import (
