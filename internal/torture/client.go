@@ -23,6 +23,7 @@ const (
 	opContinuation = 0
 	opText         = 1
 	opBinary       = 2
+	opPing         = 9
 )
 
 // dial connects and, if topic is not empty, joins. Extensions is what to offer.
@@ -83,6 +84,9 @@ func appendFrame(b []byte, fin bool, op, rsv byte, payload []byte) []byte {
 	}
 	return append(append(b, 0, 0, 0, 0), payload...)
 }
+
+// discard reads and throws away until the connection ends.
+func (c *client) discard() { go io.Copy(io.Discard, c.br) }
 
 // next reads a frame's payload.
 func (c *client) next() ([]byte, error) {

@@ -3,8 +3,9 @@
 //	go run ./internal/torture                     each attack for three seconds
 //	go run ./internal/torture -duration 30s -run bombs
 //
-// The server is a process of its own. While an attack runs, the client's round trips must stay within bounds, and so must the server's memory; after it
-// memory and goroutines must return to what they were. The tests do the same for a moment.
+// The server is a process of its own, and so is the attacker, which gets only what processor time the others leave: it would sit at other machines.
+// While an attack runs, the client's round trips must stay within bounds (victim.go has them), and so must the server's memory; after it memory and
+// goroutines must return to what they were. The tests do the same for a moment.
 package main
 
 import (
@@ -16,14 +17,18 @@ import (
 )
 
 func main() {
-	role := flag.String("role", "", "server: what a child process is to be; for the program's own use")
+	role := flag.String("role", "", "server or attacker: what a child process is to be; for the program's own use")
+	addr := flag.String("addr", "", "what an attacker attacks; for the program's own use")
 	duration := flag.Duration("duration", 3*time.Second, "how long each attack lasts")
 	match := flag.String("run", "", "only attacks whose name matches this expression")
 	flag.Parse()
 	var err error
-	if *role == "server" {
+	switch *role {
+	case "server":
 		err = serve()
-	} else {
+	case "attacker":
+		err = strike(*match, *addr)
+	default:
 		err = run(*match, *duration)
 	}
 	if err != nil {
@@ -37,7 +42,7 @@ func run(match string, d time.Duration) error {
 	if err != nil {
 		return err
 	}
-	v, err := startVictim()
+	v, err := startVictim(250 * time.Millisecond)
 	if err != nil {
 		return err
 	}

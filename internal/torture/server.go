@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -36,9 +37,16 @@ func serve() error {
 	rooms := channel.Define(join, channel.On("echo",
 		func(_ *struct{}, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.OK(p), nil
-		}))
+		}), channel.On("hang", func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+		<-ctx.Done()
+		return push.NoReply, ctx.Err()
+	}))
+	stuck := channel.Define(func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
 	h := socket.NewHandler(socket.Config{
-		Channels:  channel.Routes{"room:*": rooms},
+		Channels:  channel.Routes{"room:*": rooms, "stuck:*": stuck},
 		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second},
 		LongPoll:  transport.LongPollConfig{Window: time.Second, MaxSessions: maxSessions},
 	})
@@ -52,10 +60,11 @@ func serve() error {
 	})
 	// Somebody always talks in the room "flood".
 	go func() {
-		said, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 1000)}).Encoded()
+		said, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 4000)}).Encoded()
 		for range time.Tick(time.Millisecond) {
-			if err == nil {
-				err = h.PubSub().Broadcast(context.Background(), "room:flood", "said", said)
+			if err = errors.Join(err, h.PubSub().Broadcast(context.Background(), "room:flood", "said", said)); err != nil {
+				fmt.Fprintln(os.Stderr, "server: nobody talks:", err)
+				return
 			}
 		}
 	}()

@@ -13,23 +13,23 @@ import (
 	"time"
 )
 
-// Bounds of what an attack may do. Times are wide, as two shared cores do the attacking, the serving and the measuring.
+// Bounds of what an attack may do.
 const (
-	slowest     = 750 * time.Millisecond // p99 of a round trip, or
-	multiple    = 50                     // as many times the quiet one
-	maxGrowth   = 256 << 20              // bytes of memory during an attack
-	maxLeft     = 24 << 20               // bytes of heap that may be left after it
-	maxThreads  = 10                     // goroutines that may be left
-	recoverTime = 20 * time.Second       // until then
+	multiple    = 20               // p99 of a round trip, by the quiet one, if it is more than the victim's slowest
+	maxGrowth   = 128 << 20        // bytes of memory during an attack
+	maxLeft     = 8 << 20          // bytes of heap that may be left after it
+	maxThreads  = 10               // goroutines that may be left
+	recoverTime = 20 * time.Second // until then
 )
 
 // victim is a server in a process of its own.
 type victim struct {
-	cmd  *exec.Cmd
-	addr string
+	cmd     *exec.Cmd
+	addr    string
+	slowest time.Duration // p99 of a round trip that is well whatever the quiet one is: two shared cores do the attacking, the serving and the measuring
 }
 
-func startVictim() (*victim, error) {
+func startVictim(slowest time.Duration) (*victim, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -44,7 +44,7 @@ func startVictim() (*victim, error) {
 		return nil, err
 	}
 	addr, err := bufio.NewReader(out).ReadString('\n')
-	v := &victim{cmd, strings.TrimSpace(addr)}
+	v := &victim{cmd, strings.TrimSpace(addr), slowest}
 	if err != nil {
 		v.stop()
 		return nil, fmt.Errorf("server: %w", err)
@@ -75,11 +75,12 @@ type report struct {
 	peak         int // bytes that the memory grew by
 	left         int // bytes of heap that were left
 	done         int // what the attacker counts
+	slow         int // connections that were ended because they did not read
 }
 
 func (r report) String() string {
-	return fmt.Sprintf("%-28s p99 %8v, quiet %8v, %5d round trips; memory +%d MB, %+d kB left; %d times", r.name,
-		r.under.Round(10*time.Microsecond), r.quiet.Round(10*time.Microsecond), r.trips, r.peak>>20, r.left>>10, r.done)
+	return fmt.Sprintf("%-28s p99 %8v, quiet %8v, %5d round trips; memory +%d MB, %+d kB left; %d times, %d slow ended", r.name,
+		r.under.Round(10*time.Microsecond), r.quiet.Round(10*time.Microsecond), r.trips, r.peak>>20, r.left>>10, r.done, r.slow)
 }
 
 // endure attacks the server and returns an error if a bound was passed.
@@ -100,22 +101,27 @@ func (v *victim) endure(a attack, d time.Duration) (r report, err error) {
 	}
 	r.quiet = p99(quiet)
 
+	stop, err := startAttacker(a, v.addr)
+	if err != nil {
+		return r, err
+	}
 	end := make(chan struct{})
-	done := make(chan int)
-	go func() { done <- a.run(v.addr, end) }()
 	watched := make(chan int)
 	go func() { watched <- v.watch(end, before.RSS) }()
 	trips, tripErr := good.echoFor(d)
 	close(end)
-	r.done, r.peak = <-done, <-watched
+	r.peak = <-watched
 	r.trips, r.under = len(trips), p99(trips)
+	if r.done, err = stop(); err != nil {
+		return r, err
+	}
 
 	switch {
 	case tripErr != nil:
 		return r, fmt.Errorf("the well-behaved client: %w", tripErr)
 	case r.done == 0:
 		return r, errors.New("the attack did nothing")
-	case r.under > slowest && r.under > multiple*r.quiet:
+	case r.under > v.slowest && r.under > multiple*r.quiet:
 		return r, fmt.Errorf("the well-behaved client waited %v", r.under)
 	case r.peak > maxGrowth:
 		return r, fmt.Errorf("memory grew by %d MB", r.peak>>20)
@@ -144,7 +150,7 @@ func (v *victim) recovered(r report, before state) (report, error) {
 		if err != nil {
 			return r, fmt.Errorf("the server does not answer: %w", err)
 		}
-		r.left = s.Heap - before.Heap
+		r.left, r.slow = s.Heap-before.Heap, int(s.Stats.WebSocket.Slow-before.Stats.WebSocket.Slow)
 		if r.left <= maxLeft && s.Goroutines <= before.Goroutines+maxThreads && s.Stats.Sockets <= before.Stats.Sockets {
 			return r, nil
 		}
