@@ -11,6 +11,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/cputime"
+	"bennu.example/internal/rawws"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
@@ -89,44 +90,44 @@ func fanOutAllocations(t *testing.T, options ...channel.Option[nobody]) {
 
 func BenchmarkEcho(b *testing.B) {
 	s := serve(b, socket.Config{})
-	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
+	c, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.nc.Close()
+	defer c.Close()
 	must := func(err error) {
 		if err != nil {
 			b.Fatal(err)
 		}
 	}
-	must(c.send([]byte(`["1","1","room:1","phx_join",{}]`)))
-	_, err = c.next()
+	must(c.Send([]byte(`["1","1","room:1","phx_join",{}]`)))
+	_, err = c.Text()
 	must(err)
 	frame := []byte(`["1","2","room:1","echo",{"body":"` + strings.Repeat("x", 100) + `"}]`)
 	b.ReportAllocs()
 	for b.Loop() {
-		must(c.send(frame))
-		_, err := c.next()
+		must(c.Send(frame))
+		_, err := c.Text()
 		must(err)
 	}
 }
 
 func BenchmarkJoinLeave(b *testing.B) {
 	s := serve(b, socket.Config{JoinRate: -1})
-	c, err := dialRaw(s.url[len("http://"):], "vsn=2.0.0")
+	c, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.nc.Close()
+	defer c.Close()
 	b.ReportAllocs()
 	for b.Loop() {
 		for _, f := range []string{`["1","1","room:1","phx_join",{}]`, `["1","2","room:1","phx_leave",{}]`} {
-			if err := c.send([]byte(f)); err != nil {
+			if err := c.Send([]byte(f)); err != nil {
 				b.Fatal(err)
 			}
 		}
 		for range 3 {
-			if _, err := c.next(); err != nil {
+			if _, err := c.Text(); err != nil {
 				b.Fatal(err)
 			}
 		}

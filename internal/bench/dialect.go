@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+
+	"bennu.example/internal/rawws"
 )
 
 // dialect is how a server is spoken to.
@@ -70,16 +72,16 @@ var dialects = map[string]dialect{
 }
 
 // open connects and joins.
-func (d dialect) open(addr, topic string) (*conn, error) {
-	c, err := dial(addr, d.path)
+func (d dialect) open(addr, topic string) (*rawws.Conn, error) {
+	c, err := rawws.Dial(addr, d.path)
 	if err != nil {
 		return nil, err
 	}
 	for _, h := range d.hello {
-		if err := c.send([]byte(h)); err != nil {
+		if err := c.Send([]byte(h)); err != nil {
 			return nil, err
 		}
-		if _, err := c.next(); err != nil {
+		if _, err := c.Text(); err != nil {
 			return nil, err
 		}
 	}
@@ -87,8 +89,8 @@ func (d dialect) open(addr, topic string) (*conn, error) {
 }
 
 // exchange sends a frame and reads its answers.
-func (d dialect) exchange(c *conn, frame []byte, answers int) error {
-	if err := c.send(frame); err != nil {
+func (d dialect) exchange(c *rawws.Conn, frame []byte, answers int) error {
+	if err := c.Send(frame); err != nil {
 		return err
 	}
 	for range answers {
@@ -104,13 +106,13 @@ func (d dialect) exchange(c *conn, frame []byte, answers int) error {
 }
 
 // read is the next frame that is no ping.
-func (d dialect) read(c *conn) ([]byte, error) {
+func (d dialect) read(c *rawws.Conn) ([]byte, error) {
 	for {
-		got, err := c.next()
+		got, err := c.Text()
 		if err != nil || d.ping == nil || !bytes.Equal(got, d.ping) {
 			return got, err
 		}
-		if err := c.send(d.pong); err != nil {
+		if err := c.Send(d.pong); err != nil {
 			return nil, err
 		}
 	}

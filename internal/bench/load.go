@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bennu.example/internal/rawws"
 )
 
 // sequence stands before a message's number.
@@ -37,7 +39,7 @@ type load struct {
 	d     dialect
 	addr  string
 	s     scenario
-	conns []*conn
+	conns []*rawws.Conn
 	begun time.Time
 
 	latency histogram
@@ -114,7 +116,7 @@ func (l *load) body(n int, dst []byte) []byte {
 type room struct {
 	topic    string
 	members  int
-	pub      *conn
+	pub      *rawws.Conn
 	sent     atomic.Int64
 	received atomic.Int64
 	at       [64]atomic.Int64 // when the last messages were published, by number
@@ -208,7 +210,7 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 			frame = l.d.publish(frame[:0], r.topic, body)
 			r.at[int(sent)%len(r.at)].Store(int64(time.Since(l.begun)))
 			r.sent.Add(1)
-			if err := r.pub.send(frame); err != nil {
+			if err := r.pub.Send(frame); err != nil {
 				failed <- err
 				return
 			}
@@ -226,12 +228,12 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 
 // echo has each client send, and wait for the answer.
 func (l *load) echo() error {
-	return l.each(func() func(c *conn, topic string, n int) error {
+	return l.each(func() func(c *rawws.Conn, topic string, n int) error {
 		var frame, body []byte
-		return func(c *conn, topic string, n int) error {
+		return func(c *rawws.Conn, topic string, n int) error {
 			body = l.body(n, body[:0])
 			frame = l.d.echo(frame[:0], topic, body)
-			if err := c.send(frame); err != nil {
+			if err := c.Send(frame); err != nil {
 				return err
 			}
 			got, err := l.d.read(c)
@@ -245,8 +247,8 @@ func (l *load) echo() error {
 
 // joins has each client leave and join its topic over and over.
 func (l *load) joins() error {
-	return l.each(func() func(*conn, string, int) error {
-		return func(c *conn, topic string, _ int) error {
+	return l.each(func() func(*rawws.Conn, string, int) error {
+		return func(c *rawws.Conn, topic string, _ int) error {
 			if err := l.d.exchange(c, l.d.leave(topic), l.d.parting); err != nil {
 				return err
 			}
@@ -256,7 +258,7 @@ func (l *load) joins() error {
 }
 
 // each has all clients at a time do one thing after another, which newTask makes for each of them, and takes the time of each.
-func (l *load) each(newTask func() func(c *conn, topic string, n int) error) error {
+func (l *load) each(newTask func() func(c *rawws.Conn, topic string, n int) error) error {
 	if err := l.connect(); err != nil {
 		return err
 	}
@@ -295,7 +297,7 @@ func (l *load) idle() error {
 	if err != nil {
 		return err
 	}
-	defer warm.nc.Close()
+	defer warm.Close()
 	before, err := l.state("?gc")
 	if err != nil {
 		return err

@@ -1,0 +1,143 @@
+// Package rawws is a WebSocket client that costs little and forbids nothing, for those who measure a server or attack it.
+package rawws
+
+import (
+	"bufio"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+// The first byte of a frame's head is an opcode, Fin if it is a message's last frame, and reserved bits.
+const (
+	Continuation = 0
+	Text         = 1
+	Binary       = 2
+	Close        = 8
+	Ping         = 9
+	Rsv1         = 0x40
+	Fin          = 0x80
+)
+
+// Conn is a connection. Sending may be done from any goroutine, reading from one at a time. It answers nothing by itself, not even a ping,
+// and allocates nothing per frame once its buffers have grown.
+type Conn struct {
+	net.Conn // Write writes bytes that need be no frames
+	in       *bufio.Reader
+	payload  []byte
+
+	mu  sync.Mutex
+	out []byte
+}
+
+// dialTimeout is the most that a connection and its handshake take.
+const dialTimeout = 20 * time.Second
+
+// Dial connects to a path, with further headers if any ("Name: value").
+func Dial(addr, path string, header ...string) (*Conn, error) {
+	nc, err := net.DialTimeout("tcp", addr, dialTimeout)
+	if err != nil {
+		return nil, err
+	}
+	c := &Conn{Conn: nc, in: bufio.NewReaderSize(nc, 4096)}
+	if err := c.handshake(addr, path, header); err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *Conn) handshake(addr, path string, header []string) error {
+	if err := c.SetDeadline(time.Now().Add(dialTimeout)); err != nil {
+		return err
+	}
+	head := append([]string{"GET " + path + " HTTP/1.1", "Host: " + addr, "Connection: Upgrade", "Upgrade: websocket",
+		"Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="}, header...)
+	if _, err := io.WriteString(c.Conn, strings.Join(head, "\r\n")+"\r\n\r\n"); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		return fmt.Errorf("the server answered %s", resp.Status)
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+// AppendFrame appends a frame, masked with zeros.
+func AppendFrame(b []byte, first byte, payload []byte) []byte {
+	const masked = 0x80
+	switch n := len(payload); {
+	case n < 126:
+		b = append(b, first, masked|byte(n))
+	case n < 1<<16:
+		b = append(b, first, masked|126, byte(n>>8), byte(n))
+	default:
+		b = binary.BigEndian.AppendUint64(append(b, first, masked|127), uint64(n))
+	}
+	return append(append(b, 0, 0, 0, 0), payload...)
+}
+
+// Frame writes a frame.
+func (c *Conn) Frame(first byte, payload []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.out = AppendFrame(c.out[:0], first, payload)
+	_, err := c.Write(c.out)
+	return err
+}
+
+// Send writes a message of text.
+func (c *Conn) Send(text []byte) error { return c.Frame(Fin|Text, text) }
+
+// Read reads bytes, in the middle of a frame or not.
+func (c *Conn) Read(p []byte) (int, error) { return c.in.Read(p) }
+
+// Next reads a frame. The payload holds until the next call.
+func (c *Conn) Next() (first byte, payload []byte, err error) {
+	var head [8]byte
+	if _, err := io.ReadFull(c.in, head[:2]); err != nil {
+		return 0, nil, err
+	}
+	first = head[0]
+	n := uint64(head[1] & 0x7f)
+	switch n {
+	case 126:
+		_, err = io.ReadFull(c.in, head[:2])
+		n = uint64(binary.BigEndian.Uint16(head[:]))
+	case 127:
+		_, err = io.ReadFull(c.in, head[:8])
+		n = binary.BigEndian.Uint64(head[:])
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	if uint64(cap(c.payload)) < n {
+		c.payload = make([]byte, n)
+	}
+	c.payload = c.payload[:n]
+	_, err = io.ReadFull(c.in, c.payload)
+	return first, c.payload, err
+}
+
+// Text reads until there is a message of text; what else comes is dropped. A close frame is an error.
+func (c *Conn) Text() ([]byte, error) {
+	for {
+		first, payload, err := c.Next()
+		switch {
+		case err != nil:
+			return nil, err
+		case first == Fin|Text:
+			return payload, nil
+		case first == Fin|Close:
+			return nil, fmt.Errorf("the server closed: %q", payload)
+		}
+	}
+}
