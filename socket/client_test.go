@@ -534,6 +534,7 @@ func TestClientGarbage(t *testing.T) { // I214, and what else a bad server says
 		k.raw(serializer.OpText, []byte(`[null,null,"room:1","big","`+big+`"]`))
 		k.raw(serializer.OpText, []byte(`[null,null,"`+big+`","big",{}]`))
 		mustReply(t, ch.Push("echo", nil))
+		synctest.Wait() // for the callbacks
 		if n := p.dialCount(); n != 1 {
 			t.Fatalf("%d dials", n)
 		}
