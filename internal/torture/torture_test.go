@@ -20,7 +20,7 @@ func TestMain(m *testing.M) {
 
 // TestAttacks runs each attack for a moment; the command runs them for as long as one likes.
 func TestAttacks(t *testing.T) {
-	v, err := startVictim(750 * time.Millisecond) // the race detector's share, and that of the tests beside this one
+	v, err := startVictim(bounds{750 * time.Millisecond, 256 << 20}) // the race detector's share, and that of the tests beside this one
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,8 +15,7 @@ import (
 
 // Bounds of what an attack may do.
 const (
-	multiple    = 20               // p99 of a round trip, by the quiet one, if it is more than the victim's slowest
-	maxGrowth   = 128 << 20        // bytes of memory during an attack
+	multiple    = 20               // p99 of a round trip, by the quiet one, if it is more than bounds.slowest
 	maxLeft     = 8 << 20          // bytes of heap that may be left after it
 	maxThreads  = 10               // goroutines that may be left
 	recoverTime = 20 * time.Second // until then
@@ -24,12 +23,18 @@ const (
 
 // victim is a server in a process of its own.
 type victim struct {
-	cmd     *exec.Cmd
-	addr    string
-	slowest time.Duration // p99 of a round trip that is well whatever the quiet one is: two shared cores do the attacking, the serving and the measuring
+	cmd    *exec.Cmd
+	addr   string
+	bounds bounds
 }
 
-func startVictim(slowest time.Duration) (*victim, error) {
+// bounds are those that depend on what else the machine does.
+type bounds struct {
+	slowest time.Duration // p99 of a round trip that is well, whatever the quiet one is: two shared cores attack, serve and measure
+	growth  int           // bytes of memory during an attack
+}
+
+func startVictim(b bounds) (*victim, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
@@ -44,7 +49,7 @@ func startVictim(slowest time.Duration) (*victim, error) {
 		return nil, err
 	}
 	addr, err := bufio.NewReader(out).ReadString('\n')
-	v := &victim{cmd, strings.TrimSpace(addr), slowest}
+	v := &victim{cmd, strings.TrimSpace(addr), b}
 	if err != nil {
 		v.stop()
 		return nil, fmt.Errorf("server: %w", err)
@@ -121,9 +126,9 @@ func (v *victim) endure(a attack, d time.Duration) (r report, err error) {
 		return r, fmt.Errorf("the well-behaved client: %w", tripErr)
 	case r.done == 0:
 		return r, errors.New("the attack did nothing")
-	case r.under > v.slowest && r.under > multiple*r.quiet:
+	case r.under > v.bounds.slowest && r.under > multiple*r.quiet:
 		return r, fmt.Errorf("the well-behaved client waited %v", r.under)
-	case r.peak > maxGrowth:
+	case r.peak > v.bounds.growth:
 		return r, fmt.Errorf("memory grew by %d MB", r.peak>>20)
 	}
 	return v.recovered(r, before)
