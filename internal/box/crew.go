@@ -38,11 +38,11 @@ func (c *Crew) hire() {
 }
 
 // work works off one box after another. When none waits it gives way once before it ends: those who have something to read, say, are
-// about to fill boxes, and none of them then needs to start a goroutine.
+// about to fill boxes, and none of them then needs to start a goroutine. A new one goes first, since its stack has yet to grow.
 func (c *Crew) work() {
 	defer c.running.Done() // also after a Goexit
 	c.mu.Lock()
-	for gaveWay := false; ; {
+	for gaveWay, isNew := false, true; ; {
 		switch w := c.next(); {
 		case w != nil:
 			c.free--
@@ -53,8 +53,8 @@ func (c *Crew) work() {
 			w.work()
 			c.mu.Lock()
 			c.free++
-			gaveWay = false
-		case gaveWay || c.free > 1:
+			gaveWay, isNew = false, false
+		case gaveWay || isNew && c.free > 1:
 			c.free--
 			c.mu.Unlock()
 			return
