@@ -80,6 +80,7 @@ type wsConn struct {
 	gap       time.Duration         // between the last two times that something came
 	lively    uint8                 // how many short gaps there were in succession
 	cut       bool                  // a message has too many fragments
+	paused    bool                  // there was nothing to read for a moment
 	deflate   bool                  // negotiated; it does not change
 	fragments fragments
 

@@ -71,6 +71,7 @@ func (c *wsConn) tryRead(fd uintptr) bool {
 	case nil:
 		c.readErr = io.EOF
 	case syscall.EAGAIN:
+		c.paused = true
 		return false
 	default:
 		c.readErr = os.NewSyscallError("read", err)
