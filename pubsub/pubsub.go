@@ -261,7 +261,8 @@ func (p *PubSub) gap(reason error) {
 	}
 }
 
-// Run brings in what other nodes broadcast, until ctx ends. It returns the adapter's error, or nil at once without an adapter.
+// Run brings in what other nodes broadcast, and sends what this one does, until ctx ends. A broadcast before it has begun reaches this node's
+// subscribers only, and returns an error. Run returns the adapter's error, or nil at once without an adapter.
 func (p *PubSub) Run(ctx context.Context) error {
 	if p.adapter == nil {
 		return nil

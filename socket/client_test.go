@@ -535,11 +535,8 @@ func TestClientGarbage(t *testing.T) { // I214, and what else a bad server says
 		k.raw(serializer.OpText, []byte(`[null,null,"`+big+`","big",{}]`))
 		mustReply(t, ch.Push("echo", nil))
 		synctest.Wait() // for the callbacks
-		if n := p.dialCount(); n != 1 {
-			t.Fatalf("%d dials", n)
-		}
-		if s, _ := ch.State(); s != channel.StateJoined {
-			t.Fatal(s)
+		if s, _ := ch.State(); s != channel.StateJoined || p.dialCount() != 1 {
+			t.Fatalf("%v, %d dials", s, p.dialCount())
 		}
 		if !slices.Contains(got, "big") || c.Stats().Garbage == 0 {
 			t.Fatalf("events %q, %d frames of garbage", got, c.Stats().Garbage)

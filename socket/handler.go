@@ -84,6 +84,9 @@ func (h *Handler) Disconnect(ctx context.Context, id string) error {
 
 // ServeHTTP answers …/websocket and …/longpoll, and 404 to everything else.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if h.isDraining() {
+		w.Header().Set("Connection", "close") // so that the client's next try may find another node
+	}
 	switch {
 	case matches(r, h.cfg.WebSocket.Path):
 		h.serveWebSocket(w, r)

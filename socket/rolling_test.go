@@ -293,8 +293,7 @@ func (r rolling) play(t *testing.T) {
 	for range r.nodes {
 		b.nodes = append(b.nodes, startRollingNode(t, cluster, r))
 	}
-	// Each request finds a node anew. A connection that is kept leads to the node that is being drained for as long as that answers.
-	tr := &http.Transport{DialContext: b.dial, DisableKeepAlives: true}
+	tr := &http.Transport{DialContext: b.dial}
 	defer tr.CloseIdleConnections()
 	var all []*rollingClient
 	for i := range r.clients {

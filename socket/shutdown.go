@@ -21,6 +21,12 @@ func (h *Handler) enter() bool {
 	return true
 }
 
+func (h *Handler) isDraining() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.draining
+}
+
 // leave counts out a handshake that has failed or become a session.
 func (h *Handler) leave() {
 	h.mu.Lock()

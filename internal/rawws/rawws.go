@@ -65,6 +65,7 @@ func (c *Conn) handshake(addr, path string, header []string) error {
 	if err != nil {
 		return err
 	}
+	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		return fmt.Errorf("the server answered %s", resp.Status)
 	}
