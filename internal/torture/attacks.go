@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bennu.example/internal/rawws"
 )
 
 // attack is a way to harm a server. Run attacks until end is closed, and returns how often it did.
@@ -103,28 +105,28 @@ func slowHandshakes(addr string, end <-chan struct{}) int {
 // floodOfJoins joins as many topics as it can, without waiting for answers.
 func floodOfJoins(addr string, end <-chan struct{}) int {
 	return many(4, func(addr string) error {
-		c, err := dial(addr, "", "")
+		c, err := dial(addr, "")
 		if err != nil {
 			return err
 		}
-		defer c.nc.Close()
+		defer c.Close()
 		c.discard()
 		var b []byte
 		for i := range 2000 {
-			b = appendFrame(b, true, opText, 0, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
+			b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
 		}
-		c.nc.SetWriteDeadline(time.Now().Add(patience))
-		_, err = c.nc.Write(b)
+		c.SetWriteDeadline(time.Now().Add(patience))
+		_, err = c.Write(b)
 		return err
 	})(addr, end)
 }
 
 func connectAndGo(addr string) error {
-	c, err := dial(addr, "room:x", "")
+	c, err := dial(addr, "room:x")
 	if err != nil {
 		return err
 	}
-	return c.nc.Close()
+	return c.Close()
 }
 
 func openSession(addr string) error {
@@ -139,30 +141,33 @@ func openSession(addr string) error {
 
 // ended waits until the server has closed the connection.
 func (c *client) ended() error {
-	c.nc.SetReadDeadline(time.Now().Add(patience))
-	_, err := io.Copy(io.Discard, c.br)
+	c.SetReadDeadline(time.Now().Add(patience))
+	_, err := io.Copy(io.Discard, c)
 	return err
 }
 
 // fragments sends one message in many frames of one byte.
 func fragments(addr string) error {
-	c, err := dial(addr, "", "")
+	c, err := dial(addr, "")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
+	defer c.Close()
 	message := `[null,"1","phoenix","heartbeat",{"pad":"` + strings.Repeat("x", 50_000) + `"}]`
 	var b []byte
 	for i := range message {
-		op := byte(opContinuation)
+		var first byte = rawws.Continuation
 		if i == 0 {
-			op = opText
+			first = rawws.Text
 		}
-		b = appendFrame(b, i == len(message)-1, op, 0, []byte(message[i:i+1]))
+		if i == len(message)-1 {
+			first |= rawws.Fin
+		}
+		b = rawws.AppendFrame(b, first, []byte(message[i:i+1]))
 	}
-	c.nc.SetDeadline(time.Now().Add(patience))
-	_, _ = c.nc.Write(b)
-	_, _ = c.next() // the answer, or the end: so many may be too many
+	c.SetDeadline(time.Now().Add(patience))
+	_, _ = c.Write(b)
+	_, _ = c.Text() // the answer, or the end: so many may be too many
 	return nil
 }
 
@@ -186,64 +191,64 @@ var zeros = sync.OnceValue(func() []byte {
 })
 
 func bomb(addr string) error {
-	c, err := dial(addr, "", "Sec-WebSocket-Extensions: permessage-deflate\r\n")
+	c, err := dial(addr, "", "Sec-WebSocket-Extensions: permessage-deflate")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	c.nc.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.frame(true, opText, 4, zeros()) // the server may have had enough before it is written
+	defer c.Close()
+	c.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.Frame(rawws.Fin|rawws.Rsv1|rawws.Text, zeros()) // the server may have had enough before it is written
 	return c.ended()
 }
 
 func randomFrames(addr string) error {
-	c, err := dial(addr, "room:x", "")
+	c, err := dial(addr, "room:x")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
+	defer c.Close()
 	junk := make([]byte, rand.IntN(2000))
 	for i := range junk {
 		junk[i] = byte(rand.Uint32())
 	}
-	_ = c.frame(true, byte(rand.IntN(16)), byte(rand.IntN(8)), junk)
-	_, _ = c.nc.Write(junk)
+	_ = c.Frame(rawws.Fin|byte(rand.IntN(128)), junk)
+	_, _ = c.Write(junk)
 	// Closed by our side: it may be waiting for more of a frame.
-	return c.nc.Close()
+	return c.Close()
 }
 
 func truncated(addr string) error {
-	c, err := dial(addr, "room:x", "")
+	c, err := dial(addr, "room:x")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	f := appendFrame(nil, true, opText, 0, []byte(`["1","2","room:x","echo",{"x":1}]`))
-	_, err = c.nc.Write(f[:1+rand.IntN(len(f)-1)])
+	defer c.Close()
+	f := rawws.AppendFrame(nil, rawws.Fin|rawws.Text, []byte(`["1","2","room:x","echo",{"x":1}]`))
+	_, err = c.Write(f[:1+rand.IntN(len(f)-1)])
 	return err
 }
 
 func deepJSON(addr string) error {
-	c, err := dial(addr, "", "")
+	c, err := dial(addr, "")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	c.nc.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.frame(true, opText, 0, bytes.Repeat([]byte{'['}, 1<<20-100))
-	c.nc.SetReadDeadline(time.Now().Add(patience))
-	_, _ = c.next() // the close, which is not answered
+	defer c.Close()
+	c.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.Frame(rawws.Fin|rawws.Text, bytes.Repeat([]byte{'['}, 1<<20-100))
+	c.SetReadDeadline(time.Now().Add(patience))
+	_, _ = c.Text() // the close, which is not answered
 	return nil
 }
 
 // halfClosed ends its sending side, or all at once with a reset.
 func halfClosed(addr string) error {
-	c, err := dial(addr, "room:x", "")
+	c, err := dial(addr, "room:x")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	t := c.nc.(*net.TCPConn)
+	defer c.Close()
+	t := c.Conn.Conn.(*net.TCPConn)
 	if rand.IntN(2) == 0 {
 		if err := t.SetLinger(0); err != nil {
 			return err
@@ -282,13 +287,13 @@ func newlines(addr string) error {
 
 // hugeMessage announces more than the server takes, and sends it.
 func hugeMessage(addr string) error {
-	c, err := dial(addr, "", "")
+	c, err := dial(addr, "")
 	if err != nil {
 		return err
 	}
-	defer c.nc.Close()
-	c.nc.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.frame(true, opBinary, 0, body)
+	defer c.Close()
+	c.SetWriteDeadline(time.Now().Add(patience))
+	_ = c.Frame(rawws.Fin|rawws.Binary, body)
 	_ = c.ended() // it may be a reset, as we still wrote
 	return nil
 }

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"bennu.example/internal/rawws"
 )
 
 // busy keeps n connections busy: each goroutine dials one with open, which may begin something on it, and then runs once over and over, on a new
@@ -41,7 +43,7 @@ func (c *client) busy(end <-chan struct{}, once func(c *client) error) (done int
 		case <-end:
 		case <-ended:
 		}
-		c.nc.Close()
+		c.Close()
 	})
 	defer closer.Wait()
 	defer close(ended)
@@ -54,11 +56,11 @@ func (c *client) busy(end <-chan struct{}, once func(c *client) error) (done int
 // deaf connects, joins if topic is not empty, and does not listen from then on.
 func deaf(topic string) func(addr string) (*client, error) {
 	return func(addr string) (*client, error) {
-		c, err := dial(addr, topic, "")
+		c, err := dial(addr, topic)
 		if err != nil {
 			return nil, err
 		}
-		if t, ok := c.nc.(*net.TCPConn); ok {
+		if t, ok := c.Conn.Conn.(*net.TCPConn); ok {
 			_ = t.SetReadBuffer(4096) // the kernel would take much before the server notices
 		}
 		return c, nil
@@ -68,7 +70,7 @@ func deaf(topic string) func(addr string) (*client, error) {
 // send writes the same again and again.
 func send(b []byte) func(c *client) error {
 	return func(c *client) error {
-		_, err := c.nc.Write(b)
+		_, err := c.Write(b)
 		return err
 	}
 }
@@ -85,49 +87,49 @@ func repeated(n int, frame func(b []byte) []byte) (b []byte) {
 // and then come again.
 var neverRead = busy(50, deaf("room:flood"), func(c *client) error {
 	time.Sleep(50 * time.Millisecond)
-	return c.frame(true, opText, 0, []byte(`[null,null,"phoenix","heartbeat",{}]`))
+	return c.Frame(rawws.Fin|rawws.Text, []byte(`[null,null,"phoenix","heartbeat",{}]`))
 })
 
 // Endless messages: begun, and gone on with by frames that are empty, so that no bound on a message's size is ever met.
 var endless = busy(4, func(addr string) (*client, error) {
-	c, err := dial(addr, "", "")
+	c, err := dial(addr, "")
 	if err == nil {
-		err = c.frame(false, opText, 0, []byte("["))
+		err = c.Frame(rawws.Text, []byte("["))
 	}
 	return c, err
-}, send(repeated(1000, func(b []byte) []byte { return appendFrame(b, false, opContinuation, 0, nil) })))
+}, send(repeated(1000, func(b []byte) []byte { return rawws.AppendFrame(b, rawws.Continuation, nil) })))
 
 // Pings, of whose pongs none is read.
 var pings = busy(8, deaf(""), send(repeated(100, func(b []byte) []byte {
-	return appendFrame(b, true, opPing, 0, bytes.Repeat([]byte{'p'}, 125))
+	return rawws.AppendFrame(b, rawws.Fin|rawws.Ping, bytes.Repeat([]byte{'p'}, 125))
 })))
 
 // Heartbeats and echoes, of whose replies none is read.
 var unread = busy(8, deaf("room:x"), send(repeated(10, func(b []byte) []byte {
-	b = appendFrame(b, true, opText, 0, []byte(`[null,"1","phoenix","heartbeat",{}]`))
-	return appendFrame(b, true, opText, 0, fmt.Appendf(nil, `["1","2","room:x","echo",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
+	b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, []byte(`[null,"1","phoenix","heartbeat",{}]`))
+	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","echo",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
 })))
 
 // Joins that hang until they are told to stop, each of which takes the place of the one before.
 var hangingJoins = busy(4, listening(""), func(c *client) error {
 	var b []byte
 	for i := range 50 {
-		b = appendFrame(b, true, opText, 0, fmt.Appendf(nil, `["%d","%d","stuck:%d","phx_join",{}]`, i, i, i%10))
+		b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["%d","%d","stuck:%d","phx_join",{}]`, i, i, i%10))
 	}
-	_, err := c.nc.Write(b)
+	_, err := c.Write(b)
 	time.Sleep(100 * time.Millisecond) // as many as Config.JoinRate lets through, so that all reach a callback
 	return err
 })
 
 // Pushes to a callback that hangs until it is told to stop.
 var stuckCallback = busy(8, listening("room:x"), send(repeated(10, func(b []byte) []byte {
-	return appendFrame(b, true, opText, 0, fmt.Appendf(nil, `["1","2","room:x","hang",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
+	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","hang",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
 })))
 
 // listening connects, joins if topic is not empty, and throws away what comes.
 func listening(topic string) func(addr string) (*client, error) {
 	return func(addr string) (*client, error) {
-		c, err := dial(addr, topic, "")
+		c, err := dial(addr, topic)
 		if err != nil {
 			return nil, err
 		}

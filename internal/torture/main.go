@@ -42,7 +42,7 @@ func run(match string, d time.Duration) error {
 	if err != nil {
 		return err
 	}
-	v, err := startVictim(bounds{250 * time.Millisecond, 128 << 20})
+	v, err := startVictim(bounds{100 * time.Millisecond, 128 << 20})
 	if err != nil {
 		return err
 	}

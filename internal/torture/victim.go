@@ -91,11 +91,11 @@ func (r report) String() string {
 // endure attacks the server and returns an error if a bound was passed.
 func (v *victim) endure(a attack, d time.Duration) (r report, err error) {
 	r.name = a.name
-	good, err := dial(v.addr, "room:good", "")
+	good, err := dial(v.addr, "room:good")
 	if err != nil {
 		return r, err
 	}
-	defer good.nc.Close()
+	defer good.Close()
 	before, err := v.state("?gc")
 	if err != nil {
 		return r, err
