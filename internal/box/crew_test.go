@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -41,6 +42,39 @@ func TestCrewBlocked(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A box that never empties lets others go first now and then, on a single processor too.
+func TestTurns(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for name, crew := range map[string]*box.Crew{"alone": nil, "crew": new(box.Crew)} {
+		var ran atomic.Int64
+		var over atomic.Bool
+		var busy *box.Box[int]
+		busy = newBox(crew, 1<<20, func(int) {
+			ran.Add(1)
+			if !over.Load() {
+				if err := busy.Post(1, 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+		turn := make(chan int64)
+		other := newBox(crew, 1<<20, func(int) { turn <- ran.Load() })
+		for _, b := range []*box.Box[int]{busy, other} {
+			if err := b.Post(1, 1); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if n := <-turn; n > 1000 {
+			t.Errorf("%s: another box had its turn after %d items", name, n)
+		}
+		over.Store(true)
+		for _, b := range []*box.Box[int]{busy, other} {
+			b.Close(true)
+			b.Wait()
+		}
+	}
 }
 
 // Whatever boxes do and whenever they are given work: all of it is done, in order, and nobody stays.
