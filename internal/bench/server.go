@@ -72,7 +72,7 @@ type member struct{}
 
 func bennu() http.Handler {
 	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
-	return socket.NewHandler(socket.Config{Channels: channel.Routes{"bench:*": channel.Define(join,
+	return socket.NewHandler(socket.Config{JoinRate: -1, Channels: channel.Routes{"bench:*": channel.Define(join,
 		channel.On("pub", func(_ *member, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.NoReply, c.Broadcast("msg", p)
 		}),
