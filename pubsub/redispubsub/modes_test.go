@@ -1,3 +1,5 @@
+//go:build unix
+
 package redispubsub_test
 
 import (
