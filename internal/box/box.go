@@ -25,8 +25,7 @@ type Box[T any] struct {
 	mu      sync.Mutex
 	run     func(T)
 	crew    *Crew // nil: a goroutine of its own
-	queue   []entry[T]
-	head    int // of queue: what is before it was taken
+	queue   line[entry[T]]
 	used    int // bytes of what is queued and of what is running
 	max     int
 	running bool
@@ -71,7 +70,7 @@ func (b *Box[T]) post(v T, size int) error {
 // put queues v and sees to it that somebody works it off. The caller holds mu.
 func (b *Box[T]) put(v T, size int) {
 	b.used += size
-	b.queue = append(b.queue, entry[T]{v, size})
+	b.queue.push(entry[T]{v, size})
 	if !b.running {
 		b.running, b.begun = true, true
 		b.start()
@@ -132,20 +131,21 @@ func (b *Box[T]) Close(keep bool, last ...T) {
 
 // drop forgets what is queued, but for an earlier Close's last.
 func (b *Box[T]) drop() {
-	n := b.head
+	q := &b.queue
+	n := q.head
 	if b.begun {
 		n++
 	}
-	for _, e := range b.queue[n:] {
+	for _, e := range q.all[n:] {
 		if e.size == 0 {
-			b.queue[n] = e
+			q.all[n] = e
 			n++
 		} else {
 			b.used -= e.size
 		}
 	}
-	clear(b.queue[n:])
-	b.queue = b.queue[:n]
+	clear(q.all[n:])
+	q.all = q.all[:n]
 }
 
 // Wait returns once the box is closed and at rest. It must not be called from the box's own function.
@@ -233,18 +233,11 @@ func (b *Box[T]) next(done int) (v T, size int, ok bool) {
 	b.used -= done
 	b.begun = false
 	b.wake()
-	if b.head == len(b.queue) {
-		b.queue, b.head = nil, 0
+	if b.queue.empty() {
+		b.queue = line[entry[T]]{}
 		b.running = false
 		return v, 0, false
 	}
-	e := b.queue[b.head]
-	b.queue[b.head] = entry[T]{}
-	b.head++
-	if b.head >= 32 && b.head*2 >= len(b.queue) {
-		n := copy(b.queue, b.queue[b.head:])
-		clear(b.queue[n:])
-		b.queue, b.head = b.queue[:n], 0
-	}
+	e := b.queue.pop()
 	return e.v, e.size, true
 }

@@ -10,9 +10,8 @@ import (
 // there for those that wait. When there is nothing to do the goroutines end. The zero Crew is ready.
 type Crew struct {
 	mu      sync.Mutex
-	queue   []worker // those from head on wait
-	head    int
-	free    int // goroutines that are about to look into the queue; at least one if somebody waits
+	queue   line[worker] // those that wait
+	free    int          // goroutines that are about to look into the queue; at least one if somebody waits
 	running sync.WaitGroup
 }
 
@@ -25,7 +24,7 @@ type worker interface{ work() }
 func (c *Crew) add(w worker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.queue = append(c.queue, w)
+	c.queue.push(w)
 	if c.free == 0 {
 		c.hire()
 	}
@@ -46,7 +45,7 @@ func (c *Crew) work() {
 		switch w := c.next(); {
 		case w != nil:
 			c.free--
-			if c.head < len(c.queue) && c.free == 0 {
+			if !c.queue.empty() && c.free == 0 {
 				c.hire()
 			}
 			c.mu.Unlock()
@@ -72,15 +71,15 @@ const maxIdleQueue = 1024
 
 // next takes the box that has waited longest, nil if there is none. The caller holds mu.
 func (c *Crew) next() worker {
-	if c.head == len(c.queue) {
+	q := &c.queue
+	if q.empty() {
 		return nil
 	}
-	w := c.queue[c.head]
-	c.queue[c.head] = nil
-	if c.head++; c.head == len(c.queue) {
-		c.queue, c.head = c.queue[:0], 0
-		if cap(c.queue) > maxIdleQueue {
-			c.queue = nil
+	w := q.pop()
+	if q.empty() {
+		q.all, q.head = q.all[:0], 0
+		if cap(q.all) > maxIdleQueue {
+			q.all = nil
 		}
 	}
 	return w

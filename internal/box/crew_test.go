@@ -77,6 +77,34 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// A crew for which somebody always waits needs no more memory the longer that lasts.
+func TestCrewNeverIdle(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // with few goroutines, most boxes wait
+	const boxes, runs = 1000, 200_000
+	var crew box.Crew
+	var all [boxes]*box.Box[int] // in pairs, of which the one that was run gives the other work
+	var ran, room atomic.Int64
+	for i := range all {
+		all[i] = newBox(&crew, 1<<20, func(int) {
+			room.Store(max(room.Load(), int64(box.CrewRoom(&crew))))
+			if ran.Add(1) < runs {
+				if err := all[i^1].Post(1, 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for i := 0; i < boxes; i += 2 {
+		if err := all[i].Post(1, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	crew.Wait()
+	if n := room.Load(); n > 8*boxes {
+		t.Errorf("of %d boxes, there was room for %d to wait", boxes, n)
+	}
+}
+
 // Whatever boxes do and whenever they are given work: all of it is done, in order, and nobody stays.
 func TestCrewRandom(t *testing.T) {
 	t.Parallel()

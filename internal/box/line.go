@@ -1,0 +1,24 @@
+package box
+
+// line is a queue whose array does not grow with what went through it, also if it never empties.
+type line[T any] struct {
+	all  []T
+	head int // what is before it was taken
+}
+
+func (l *line[T]) push(v T) { l.all = append(l.all, v) }
+
+func (l *line[T]) empty() bool { return l.head == len(l.all) }
+
+// pop takes what has waited longest. The line must not be empty.
+func (l *line[T]) pop() T {
+	var none T
+	v := l.all[l.head]
+	l.all[l.head] = none
+	if l.head++; l.head >= 32 && l.head*2 >= len(l.all) {
+		n := copy(l.all, l.all[l.head:])
+		clear(l.all[n:])
+		l.all, l.head = l.all[:n], 0
+	}
+	return v
+}
