@@ -116,7 +116,7 @@ func (c *Client) JoinTimeout(d time.Duration) *push.Push {
 
 // Leave leaves the topic. No more events come, and no more pushes are taken; those that were sent are still answered, those that wait
 // fail. The push is answered when the server has said that the channel is left, or at once if there is nothing to leave. After that
-// the channel is closed: to join again, make another.
+// the channel is closed: to join again, make another. Before Join it does nothing.
 func (c *Client) Leave() *push.Push {
 	c.mu.Lock()
 	p := c.leave

@@ -56,8 +56,14 @@ func (t *clientJoinTask) Run() {
 
 func (t *clientLeaveTask) Run() {
 	p := (*clientPush)(t)
-	p.number = p.c.up.Enter()
-	p.c.feed(clientInput{kind: inLeave, push: p})
+	c := p.c
+	if c.state.join == nil { // there is nothing to leave; a Leave after the Join is another
+		c.mu.Lock()
+		c.leave = nil
+		c.mu.Unlock()
+	}
+	p.number = c.up.Enter()
+	c.feed(clientInput{kind: inLeave, push: p})
 }
 
 func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }

@@ -49,6 +49,19 @@ func TestClientLeave(t *testing.T) { // K246, K247, K248
 	})
 }
 
+func TestClientLeaveBeforeJoin(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := c.Channel("room:1", nil)
+		mustReply(t, ch.Leave())
+		mustReply(t, ch.Join())
+		mustReply(t, ch.Leave())
+		<-ch.Done()
+		wantFrames(t, p, `"1" "1" room:1 phx_join {}`, `"1" "2" room:1 phx_leave {}`)
+	})
+}
+
 func TestClientLeaveOffline(t *testing.T) { // K248
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
