@@ -240,7 +240,8 @@ func (c *Client) OnClose(f func(error)) (off func()) { return c.events.onClose.a
 // Done is closed when the channel, once joined, is closed for good.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// State is where the channel is, and the cause if it is errored or closed for good. What Join and Leave ask for shows a moment later.
+// State is where the channel is, and the cause if it is errored or closed for good. What Join and Leave ask for shows a moment later, and
+// not after their answer.
 func (c *Client) State() (ClientState, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -492,6 +492,10 @@ func clientHistory(t *testing.T, seed uint64) {
 		for o := range strings.SplitSeq(got, "; ") {
 			f := strings.SplitN(o, " ", 3)
 			switch f[0] {
+			case "errored", "closed":
+				if len(answers) > 0 {
+					fail("who was answered may still find the state of before")
+				}
 			case "answer":
 				if old, ok := answers[f[1]]; ok {
 					f[2] = old + "+" + f[2]

@@ -105,9 +105,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		}
 	case inLeaveTimeout:
 		if m.status == StateLeaving {
-			m.fail(m.leave, push.ErrTimeout)
-			m.leave = nil
-			m.end(ErrLeft)
+			m.left(push.Failed(m.wrap(m.leave, push.ErrTimeout)))
 		}
 	case inPushTimeout:
 		if m.forget(in.push) {
@@ -118,10 +116,10 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 	case inGiveUp:
 		if m.status == StateErrored {
 			m.gaveUp = true
-			m.end(m.cause)
+			m.end(m.cause, nil)
 		}
 	case inEnd:
-		m.end(in.err)
+		m.end(in.err, nil)
 	}
 	return m.clientState, m.out
 }
@@ -188,11 +186,11 @@ func (m *clientMachine) closed(err error) {
 	m.do(clientOutput{kind: outNoParams})
 	switch m.status {
 	case StateLeaving: // the server ends its channels with the connection; so there is no leave to send later, as phoenix.js does
-		m.answerLeave()
-		m.end(ErrLeft)
+		m.left(push.Answer{Status: push.StatusOK})
 	case StateJoining, StateJoined:
-		m.lose(err)
 		m.errored(err)
+		m.lose(err)
+		m.retry(err)
 		m.joinRef = 0
 	case StateErrored:
 		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
@@ -227,13 +225,17 @@ func (m *clientMachine) inFlight() []*clientPush {
 	return list
 }
 
-// errored has the channel joined again: after a while if connected, else with the next connection. A join that nobody answered yet keeps
-// its timeout, so that who waits for it is told, whatever becomes of the connection.
+// errored comes before those are answered who may then ask for the state; retry after that. A join that nobody answered yet keeps its
+// timeout, so that who waits for it is told, whatever becomes of the connection.
 func (m *clientMachine) errored(err error) {
 	if m.status == StateJoining && m.answered {
 		m.do(clientOutput{kind: outDisarm, timer: timerJoin})
 	}
 	m.set(StateErrored, err)
+}
+
+// retry has the channel joined again: after a while if connected, else with the next connection.
+func (m *clientMachine) retry(err error) {
 	if m.open {
 		m.do(clientOutput{kind: outArm, timer: timerRejoin, tries: m.tries + 1})
 	}
@@ -257,8 +259,9 @@ func (m *clientMachine) joinTimeout() {
 func (m *clientMachine) joinFailed(a push.Answer, err error) {
 	m.joinRef = 0
 	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
-	m.answerJoin(a)
 	m.errored(err)
+	m.answerJoin(a)
+	m.retry(err)
 }
 
 func (m *clientMachine) answerJoin(a push.Answer) {
@@ -287,8 +290,7 @@ func (m *clientMachine) message(msg *serializer.Message) {
 	case msg.Kind == serializer.KindReply:
 		m.reply(msg)
 	case msg.Event == serializer.EventClose:
-		m.answerLeave()
-		m.end(&RemoteError{msg.Event, msg.Payload})
+		m.end(&RemoteError{msg.Event, msg.Payload}, &push.Answer{Status: push.StatusOK})
 	case msg.Event == serializer.EventError:
 		m.crashed(&RemoteError{msg.Event, msg.Payload})
 	case m.status == StateLeaving, m.status == StateClosed:
@@ -309,9 +311,7 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 	case ok && m.status == StateJoining && ref == m.joinRef:
 		m.joinReply(msg)
 	case ok && m.status == StateLeaving && ref == m.leave.ref:
-		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: push.Answer{Status: msg.Status, Payload: msg.Payload}})
-		m.leave = nil
-		m.end(ErrLeft)
+		m.left(push.Answer{Status: msg.Status, Payload: msg.Payload})
 	default: // a second reply, one that comes after its timeout, or one to nothing
 		m.do(clientOutput{kind: outDrop, msg: msg, why: "reply to nothing"})
 	}
@@ -340,15 +340,16 @@ func (m *clientMachine) crashed(err error) {
 	case StateJoining:
 		m.joinRef = 0
 		m.errored(err)
+		m.retry(err)
 	case StateJoined:
 		for _, p := range m.flight { // also what is still on its way: it finds no channel
 			p.unsent = false
 		}
-		m.lose(err)
 		m.errored(err)
+		m.lose(err)
+		m.retry(err)
 	case StateLeaving:
-		m.answerLeave()
-		m.end(ErrLeft)
+		m.left(push.Answer{Status: push.StatusOK})
 	}
 }
 
@@ -415,11 +416,12 @@ func (m *clientMachine) refused(ref uint64, err error) {
 func (m *clientMachine) leaveCalled(p *clientPush) {
 	m.leave = p
 	known := m.open && m.joinRef != 0 && (m.status == StateJoining || m.status == StateJoined)
-	if m.join == nil || m.over || !known {
-		m.answerLeave()
-		if m.join != nil {
-			m.end(ErrLeft)
-		}
+	switch {
+	case m.join == nil, m.over:
+		m.answerLeave(push.Answer{Status: push.StatusOK})
+		return
+	case !known:
+		m.left(push.Answer{Status: push.StatusOK})
 		return
 	}
 	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
@@ -431,15 +433,18 @@ func (m *clientMachine) leaveCalled(p *clientPush) {
 	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
 }
 
-func (m *clientMachine) answerLeave() {
+func (m *clientMachine) answerLeave(a push.Answer) {
 	if m.leave != nil {
-		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: push.Answer{Status: push.StatusOK}})
+		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: a})
 		m.leave = nil
 	}
 }
 
-// end closes the channel for good.
-func (m *clientMachine) end(cause error) {
+// left closes the channel because Leave was called.
+func (m *clientMachine) left(a push.Answer) { m.end(ErrLeft, &a) }
+
+// end closes the channel for good. A Leave that waits is answered by leave; nil: it fails.
+func (m *clientMachine) end(cause error, leave *push.Answer) {
 	if m.over {
 		return
 	}
@@ -460,9 +465,12 @@ func (m *clientMachine) end(cause error) {
 	m.flight = nil
 	m.failBuffer(cause)
 	m.failJoin(cause)
-	if m.leave != nil {
-		m.fail(m.leave, m.closedBy(cause))
-		m.leave = nil
+	switch {
+	case m.leave == nil:
+	case leave == nil:
+		m.answerLeave(push.Failed(m.wrap(m.leave, m.closedBy(cause))))
+	default:
+		m.answerLeave(*leave)
 	}
 	m.do(clientOutput{kind: outClosed, err: cause})
 }

@@ -41,7 +41,7 @@ func TestClientRules(t *testing.T) {
 		{"K235 params that fail are as a refusal", `
 			open
 			join => joining; params 1
-			params 1 error => answer join cause; errored; rejoin in 1; error!`, "rejoin"},
+			params 1 error => errored; answer join cause; rejoin in 1; error!`, "rejoin"},
 		{"K237 the buffer is sent before the join's answer is told, in order", `
 			open
 			join => joining; params 1
@@ -54,11 +54,11 @@ func TestClientRules(t *testing.T) {
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
-			msg 1 1 phx_reply error => answer join error; errored; rejoin in 1; error!
+			msg 1 1 phx_reply error => errored; answer join error; rejoin in 1; error!
 			due rejoin => joining; params 2
 			params 2 => send 2 2 phx_join
 			msg 1 1 phx_reply ok => drop
-			msg 2 2 phx_reply error => answer join error; errored; rejoin in 2; error!
+			msg 2 2 phx_reply error => errored; answer join error; rejoin in 2; error!
 			due rejoin => joining; params 3
 			params 3 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!
@@ -67,17 +67,17 @@ func TestClientRules(t *testing.T) {
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
-			msg 1 1 phx_reply maybe => answer join maybe; errored; rejoin in 1; error!`, "rejoin"},
+			msg 1 1 phx_reply maybe => errored; answer join maybe; rejoin in 1; error!`, "rejoin"},
 		{"D95 a refusal whose join_ref is null", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
-			msg - 1 phx_reply error => answer join error; errored; rejoin in 1; error!`, "rejoin"},
+			msg - 1 phx_reply error => errored; answer join error; rejoin in 1; error!`, "rejoin"},
 		{"K239 a join that times out is undone by a leave, a late ok ignored", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
-			due join => send 1 2 phx_leave; answer join timeout; errored; rejoin in 1; error!
+			due join => send 1 2 phx_leave; errored; answer join timeout; rejoin in 1; error!
 			msg 1 1 phx_reply ok => drop
 			msg 1 2 phx_reply ok => drop
 			due rejoin => joining; params 2
@@ -85,13 +85,13 @@ func TestClientRules(t *testing.T) {
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
 		{"K239 offline a join times out without a leave, and is made later", `
 			join => joining
-			due join => answer join timeout; errored; error!
+			due join => errored; answer join timeout; error!
 			open => joining; params 2
 			params 2 => send 1 1 phx_join`, "join"},
 		{"K239 a join that waits for its params times out without a leave", `
 			open
 			join => joining; params 1
-			due join => answer join timeout; errored; rejoin in 1; error!
+			due join => errored; answer join timeout; rejoin in 1; error!
 			params 1`, "rejoin"},
 		{"a lost connection answers no join, but its timeout goes on", `
 			open
@@ -121,7 +121,7 @@ func TestClientRules(t *testing.T) {
 			msg 1 1 phx_reply ok => drop`, "join rejoin"},
 		{"I212 K244 no rejoin and no error when closed", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
-			leave => answer leave ok; closed; closed!
+			leave => closed; answer leave ok; closed!
 			due rejoin
 			open`, ""},
 		{"K245 phx_close: closed for good, and what waits is told", joined + `
@@ -150,26 +150,26 @@ func TestClientRules(t *testing.T) {
 			push b => answer b closed
 			msg - - said => drop
 			msg 1 2 phx_reply ok => answer a ok
-			msg 1 3 phx_reply ok => answer leave ok; closed; closed!
+			msg 1 3 phx_reply ok => closed; answer leave ok; closed!
 			msg 1 1 phx_close`, ""},
 		{"leave: phx_close comes first, what is in flight fails", joined + `
 			push a => send 1 2 a
 			leave => leaving; send 1 3 phx_leave
-			msg 1 1 phx_close => answer leave ok; closed; answer a lost; closed!`, ""},
+			msg 1 1 phx_close => closed; answer a lost; answer leave ok; closed!`, ""},
 		{"leave: the channel crashes meanwhile", joined + `
 			leave => leaving; send 1 2 phx_leave
-			msg 1 1 phx_error => answer leave ok; closed; closed!`, ""},
+			msg 1 1 phx_error => closed; answer leave ok; closed!`, ""},
 		{"leave times out", joined + `
 			leave => leaving; send 1 2 phx_leave
-			due leave => answer leave timeout; closed; closed!`, ""},
+			due leave => closed; answer leave timeout; closed!`, ""},
 		{"K248 leave: the connection is lost, and the server's channel with it", joined + `
 			leave => leaving; send 1 2 phx_leave
-			closed => answer leave ok; closed; closed!
+			closed => closed; answer leave ok; closed!
 			open`, ""},
 		{"K248 leave while offline", joined + `
 			closed => errored; error!
 			push a
-			leave => answer leave ok; closed; answer a closed; closed!
+			leave => closed; answer a closed; answer leave ok; closed!
 			open`, ""},
 		{"leave before join is nothing, and join comes after", `
 			open
@@ -181,11 +181,11 @@ func TestClientRules(t *testing.T) {
 			params 1 => send 1 1 phx_join
 			leave => leaving; answer join closed; send 1 2 phx_leave
 			msg 1 1 phx_reply ok => drop
-			msg 1 2 phx_reply ok => answer leave ok; closed; closed!`, ""},
+			msg 1 2 phx_reply ok => closed; answer leave ok; closed!`, ""},
 		{"leave while the params are not there yet", `
 			open
 			join => joining; params 1
-			leave => answer leave ok; closed; answer join closed; closed!
+			leave => closed; answer join closed; answer leave ok; closed!
 			params 1`, ""},
 		{"K250 other join_refs are dropped, null and empty ones taken, in any state", joined + `
 			msg 9 - said => drop
@@ -207,11 +207,11 @@ func TestClientRules(t *testing.T) {
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			due rejoin => joining; params 2
 			params 2 => send 2 2 phx_join
-			msg 2 2 phx_reply error => answer join error; errored; rejoin in 2; error!
+			msg 2 2 phx_reply error => errored; answer join error; rejoin in 2; error!
 			closed
 			open => joining; params 3
 			params 3 => send 3 3 phx_join
-			msg 3 3 phx_reply error => answer join error; errored; rejoin in 1; error!`, "rejoin"},
+			msg 3 3 phx_reply error => errored; answer join error; rejoin in 1; error!`, "rejoin"},
 		{"rejoin may be given up", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			giveup => closed; closed!`, ""},
@@ -245,14 +245,14 @@ func TestClientRules(t *testing.T) {
 		{"L260 in flight when the connection drops: lost, at once", joined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
-			closed => answer a lost; answer b lost; errored; error!`, ""},
+			closed => errored; answer a lost; answer b lost; error!`, ""},
 		{"L260 what never went out is sent again, before what came later", joined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			push c => send 1 4 c
 			unsent b
 			unsent c
-			closed => answer a lost; errored; error!
+			closed => errored; answer a lost; error!
 			push d
 			open => joining; params 2
 			params 2 => send 5 5 phx_join
@@ -260,7 +260,7 @@ func TestClientRules(t *testing.T) {
 		{"in flight when the channel crashes: lost, whether sent or not", joined + `
 			push a => send 1 2 a
 			unsent a
-			msg 1 1 phx_error => answer a lost; errored; rejoin in 1; error!
+			msg 1 1 phx_error => errored; answer a lost; rejoin in 1; error!
 			msg - 2 phx_reply error => drop`, "rejoin"},
 		{"L261 any status; a second reply is dropped", joined + `
 			push a => send 1 2 a
@@ -283,7 +283,7 @@ func TestClientRules(t *testing.T) {
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
-			refused 1 => answer join payload; errored; rejoin in 1; error!
+			refused 1 => errored; answer join payload; rejoin in 1; error!
 			refused 1`, "rejoin"},
 		{"cancel withdraws what waits, and ignores the reply of what was sent", joined + `
 			push a => send 1 2 a
