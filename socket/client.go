@@ -33,7 +33,7 @@ type Client struct {
 	states clientStates
 
 	callbacks  box.Box[func()]
-	goroutines link.Tracker // all but the loop and those of callbacks
+	goroutines link.Tracker // all but the loop and those that run the user's functions
 	isClosing  atomic.Bool
 	closed     chan struct{}
 
@@ -105,10 +105,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]link.Down), closed: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.loop = loop.New(c.run, c.rested)
-	c.callbacks.Init(math.MaxInt, link.Callbacks(func(f func()) {
-		defer c.totals.Running.Done()
-		f()
-	}))
+	c.callbacks.Init(math.MaxInt, link.Callbacks(c.runUser))
 	c.states.call = c.call
 	c.states.now.Since = time.Now()
 	c.retry.Task = clientTask(c.retryDue)
@@ -197,19 +194,21 @@ const clientCloseGrace = 2 * time.Second
 
 // Close ends the client. It takes no more pushes, and deals with those it has until ctx ends (unless it is paused, denied or failed): it
 // waits for the answers that somebody waits for (by Wait, Done or Receive), and of the rest for those that come within a second of a sign
-// that the server has received it all. Then it closes the connection and all channels, and returns when nothing runs any more, callbacks included. It returns an error if ctx ended
-// before that was done, or if callbacks still run two seconds after it ended. Called from a callback it does not wait for callbacks.
+// that the server has received it all. Then it closes the connection and all channels, and returns when nothing runs any more, callbacks
+// and functions of the configuration included. It returns an error if ctx ended before that was done, or if these still run two seconds
+// after it ended. Called from one of them it does not wait for them.
 func (c *Client) Close(ctx context.Context) error {
 	inCallback := link.InCallback()
 	if c.isClosing.Swap(true) {
-		if !inCallback {
-			select {
-			case <-c.closed:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
+		if inCallback {
+			return nil
 		}
-		return nil
+		select {
+		case <-c.closed: // maybe by one that was called from a callback, and did not wait for it
+			return c.quiet(ctx, true)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 	defer close(c.closed)
 	f := &clientFlush{done: make(chan struct{})}
@@ -221,6 +220,14 @@ func (c *Client) Close(ctx context.Context) error {
 		err = fmt.Errorf("socket: close: pushes were given up: %w", ctx.Err())
 	}
 	c.post(clientTask(c.end))
+	if busy := c.quiet(ctx, !inCallback); busy != nil {
+		return busy
+	}
+	return err
+}
+
+// quiet waits until nothing of the client runs any more, with all also none of the user's functions.
+func (c *Client) quiet(ctx context.Context, all bool) error {
 	grace := time.NewTimer(0)
 	defer grace.Stop()
 	grace.Stop()
@@ -229,11 +236,11 @@ func (c *Client) Close(ctx context.Context) error {
 		var wait <-chan struct{} = c.loop.Done()
 		select {
 		case <-wait:
-			if wait = c.goroutines.Idle(); wait == nil && !inCallback {
+			if wait = c.goroutines.Idle(); wait == nil && all {
 				wait = c.totals.Running.Idle()
 			}
 			if wait == nil {
-				return err
+				return nil
 			}
 		default:
 		}
@@ -270,6 +277,17 @@ func (c *Client) closing() error {
 }
 
 func (c *Client) post(t loop.Task) bool { return c.loop.Post(clientItem{task: t}) }
+
+// goUser runs what calls the user's functions, and is no callback, on a goroutine of its own.
+func (c *Client) goUser(f func()) {
+	c.totals.Running.Add()
+	go link.Callbacks(c.runUser)(f)
+}
+
+func (c *Client) runUser(f func()) {
+	defer c.totals.Running.Done()
+	f()
+}
 
 // call queues a callback of the client itself.
 func (c *Client) call(f func()) {

@@ -287,6 +287,50 @@ func TestClientCloseFromCallback(t *testing.T) {
 	})
 }
 
+// The second Close, of those who deferred it, waits for the callback that the first was called from.
+func TestClientCloseAfterCallback(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		closed, ended := make(chan error, 1), false
+		ch.On("shout", func(serializer.Payload) {
+			closed <- c.Close(t.Context())
+			time.Sleep(time.Second)
+			ended = true
+		})
+		ch.Push("shout", nil)
+		if err := errors.Join(<-closed, c.Close(t.Context())); err != nil {
+			t.Fatal(err)
+		}
+		if !ended {
+			t.Fatal("closed, and a callback runs")
+		}
+	})
+}
+
+func TestClientCloseFromFunction(t *testing.T) {
+	t.Parallel()
+	for _, of := range []string{"socket", "channel"} {
+		synctest.Test(t, func(t *testing.T) {
+			var c *Client
+			f := func(context.Context) (any, error) { return nil, c.Close(t.Context()) }
+			cfg := ClientConfig{}
+			if of == "socket" {
+				cfg.Params = f
+			}
+			c = newPeer().client(cfg)
+			join := c.Channel("room:1", f).Join()
+			c.Connect()
+			<-c.loop.Done()
+			mustFail(t, join, ErrClosed)
+			if err := c.Close(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+}
+
 // What nobody waits for is not waited for either, only that the server has it.
 func TestClientCloseSettles(t *testing.T) {
 	t.Parallel()

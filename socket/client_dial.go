@@ -40,7 +40,20 @@ func (d clientDialed) name() string {
 // trialRef is the ref of the heartbeat that shows whether a WebSocket works. The loop's refs start at 1.
 const trialRef serializer.Ref = `"0"`
 
-// attempt tries the transports of order, one after the other. It runs on a goroutine of its own.
+// attemptLater makes an attempt on a goroutine of its own, and brings what came of it to the loop.
+func (c *Client) attemptLater(order []ClientTransport, took func(clientDialed)) (cancel func()) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
+	c.goUser(func() {
+		defer cancel()
+		got := c.attempt(ctx, order)
+		if !c.post(clientTask(func() { took(got) })) && got.conn != nil {
+			_ = got.conn.Close(clientCodeNormal, "")
+		}
+	})
+	return cancel
+}
+
+// attempt tries the transports of order, one after the other.
 func (c *Client) attempt(ctx context.Context, order []ClientTransport) clientDialed {
 	cfg, err := c.dialConfig(ctx)
 	if err != nil {
@@ -199,17 +212,7 @@ func (c *Client) probeDue() {
 	}
 	c.probes++
 	id := c.probes
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
-	c.cancelProbe = cancel
-	c.goroutines.Add()
-	go func() {
-		defer c.goroutines.Done()
-		defer cancel()
-		got := c.attempt(ctx, []ClientTransport{WebSocket})
-		if !c.post(clientTask(func() { c.probed(id, got) })) && got.conn != nil {
-			_ = got.conn.Close(clientCodeNormal, "")
-		}
-	}()
+	c.cancelProbe = c.attemptLater([]ClientTransport{WebSocket}, func(got clientDialed) { c.probed(id, got) })
 }
 
 func (c *Client) probed(id uint64, got clientDialed) {

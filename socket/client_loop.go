@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"context"
 	"errors"
 	"net/http"
 	"time"
@@ -81,19 +80,8 @@ func (c *Client) isWanted() bool {
 func (c *Client) connect() {
 	c.dials++
 	id := c.dials
-	order := c.order()
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
-	c.cancelDial = cancel
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
-	c.goroutines.Add()
-	go func() {
-		defer c.goroutines.Done()
-		defer cancel()
-		got := c.attempt(ctx, order)
-		if !c.post(clientTask(func() { c.dialed(id, got) })) && got.conn != nil {
-			_ = got.conn.Close(clientCodeNormal, "")
-		}
-	}()
+	c.cancelDial = c.attemptLater(c.order(), func(got clientDialed) { c.dialed(id, got) })
 }
 
 // order is the transports to try, the first first.

@@ -67,12 +67,10 @@ func (u clientUp) Detach(topic string, d link.Down) {
 
 func (u clientUp) Go(f func(ctx context.Context) loop.Task) (cancel func()) {
 	ctx, cancel := context.WithCancel(u.ctx)
-	u.goroutines.Add()
-	go func() {
-		defer u.goroutines.Done()
+	u.goUser(func() {
 		defer cancel()
 		u.post(f(ctx))
-	}()
+	})
 	return cancel
 }
 

@@ -108,7 +108,7 @@ type Totals struct {
 	Queued  Gauge         // pushes not yet handed to the network
 	Backlog Gauge         // events that wait for callbacks or iterators
 	Dropped atomic.Uint64 // events, for want of room
-	Running Tracker       // callbacks that wait or run
+	Running Tracker       // functions of the user that wait or run: callbacks, and those of the configuration
 }
 
 // Budget bounds the bytes of a channel's pushes that are not yet handed to the network.
@@ -177,13 +177,13 @@ func (t *Tracker) Idle() <-chan struct{} {
 	return t.idle
 }
 
-// Callbacks is run, marked as what runs the user's callbacks: see InCallback. Inlined, the mark would have its caller's name.
+// Callbacks is run, marked as what runs the user's functions: see InCallback. Inlined, the mark would have its caller's name.
 //
 //go:noinline
 func Callbacks[T any](run func(T)) func(T) { return func(v T) { run(v) } }
 
-// InCallback reports whether it is called, however deep, by a function that Callbacks made. Who waits for callbacks to end must not do so
-// from one.
+// InCallback reports whether it is called, however deep, by a function that Callbacks made. Who waits for the user's functions to end must
+// not do so from one.
 func InCallback() bool {
 	var pcs [64]uintptr
 	for skip := 1; ; skip += len(pcs) {
