@@ -91,7 +91,7 @@ func (s *wsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if f := s.open.Load(); f != nil {
 			return (*f)(c)
 		}
-		session := &wsSession{Conn: c, received: make(chan wsMessage, 5000), closed: make(chan error, 1)}
+		session := &wsSession{Conn: c, ws: s.ws, received: make(chan wsMessage, 5000), closed: make(chan error, 1)}
 		if f := s.prepare.Load(); f != nil {
 			(*f)(session)
 		}
@@ -140,6 +140,7 @@ type wsMessage struct {
 // wsSession is a session that hands everything to the test.
 type wsSession struct {
 	transport.Conn
+	ws       *transport.WebSocket // that serves it
 	receive  func(op serializer.Op, data []byte) error // instead of received
 	received chan wsMessage
 	closed   chan error

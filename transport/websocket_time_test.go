@@ -235,6 +235,24 @@ func TestWebSocketCloseSlowly(t *testing.T) {
 	})
 }
 
+// A connection that ends since its queue is full is counted once, though its client does not take what it is still to get either.
+func TestWebSocketSlowOnce(t *testing.T) {
+	cfg := transport.WebSocketConfig{MaxQueue: 1000, WriteTimeout: 2 * time.Second}
+	inBubble(t, cfg, func(t *testing.T, _ *wsPeer, session *wsSession) {
+		start := time.Now()
+		for session.Send(textFrame(strings.Repeat("x", 500)), transport.Delivery{}) == nil {
+			synctest.Wait() // a writer has the first
+		}
+		if err := session.end(t); err != transport.ErrFull {
+			t.Errorf("Closed(%v)", err)
+		}
+		wantAfter(t, start, 2*time.Second)
+		if st := session.ws.Stats(); st.Slow != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
 // A client that takes nothing is dropped, one that takes a little at a time is not.
 func TestWebSocketWriteTimeout(t *testing.T) {
 	inBubble(t, transport.WebSocketConfig{IdleTimeout: time.Hour}, func(t *testing.T, p *wsPeer, session *wsSession) {

@@ -240,7 +240,6 @@ func (c *wsConn) drain() {
 		}
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			err = errSlow
-			c.s.slow.ended.Add(1)
 		}
 		if err != nil {
 			w.err = err
@@ -296,8 +295,11 @@ func (c *wsConn) settle(w *writer) (more bool) {
 	}
 	if err != nil {
 		c.state.Store(uint32(stateDead)) // at once, lest somebody else write on after half a frame
-		if c.err == nil {
+		if c.err == nil { // otherwise it was ending, and was counted by that reason
 			c.err = err
+			if err == errSlow {
+				c.s.slow.ended.Add(1)
+			}
 		}
 	}
 	more = c.load() != stateDead && !c.queue.empty()
