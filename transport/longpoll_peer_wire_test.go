@@ -36,3 +36,24 @@ func FuzzPeerMessage(f *testing.F) {
 		}
 	})
 }
+
+// noPeers is a cluster of which nothing is heard.
+type noPeers struct{}
+
+func (noPeers) Listen(string, func([]byte)) (stop func()) { return func() {} }
+func (noPeers) Send(string, []byte) error                 { return nil }
+
+// Another node may say anything, at any time: it is none of what a call is waiting for, or is, but does no harm.
+func TestPeerSaysAnything(t *testing.T) {
+	t.Parallel()
+	s := NewLongPoll(LongPollConfig{Secret: []byte("secret"), Peers: noPeers{}})
+	defer s.Close()
+	node := tokenID{1}
+	for _, p := range []*poll{nil, {}} {
+		c := s.peers.call(node, p)
+		for kind := range peerStatus + 2 {
+			s.peers.receive((&peerMessage{kind: kind, from: node, call: c.id}).append(nil))
+		}
+		c.end()
+	}
+}

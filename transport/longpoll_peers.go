@@ -127,7 +127,9 @@ func (p *peerage) answered(m peerMessage) {
 		p.send(m.from, &peerMessage{kind: peerSettle, call: m.call, number: 1})
 	case c == nil || c.node != m.from:
 	case m.kind == peerAbort:
-		c.poll.abort()
+		if c.poll != nil { // a POST has nothing to abort
+			c.poll.abort()
+		}
 	default:
 		select {
 		case c.answers <- m:
