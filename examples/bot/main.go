@@ -47,57 +47,59 @@ const goodbye = 10 * time.Second
 
 // run talks until the input ends, ctx does, or the server does not want us.
 func run(ctx context.Context, url, name, user string, in io.Reader, out io.Writer) error {
+	wanted, refuse := context.WithCancelCause(ctx)
+	defer refuse(nil)
 	s := socket.NewClient(url, nil)
 	room := s.Channel("room:"+name, map[string]string{"user": user})
 	p := &printer{out: out}
 	p.follow(s, room, user)
-	room.Join()
+	room.Join().Receive(push.StatusError, func(reply serializer.Payload) { refuse(fmt.Errorf("not let in: %s", reason(reply))) })
 	s.Connect()
 
-	lines := make(chan string)
-	go read(in, lines) // it may stay blocked in a terminal's read when the program ends
-	err := talk(ctx, room, lines, p)
+	lines, ended := make(chan string), make(chan error, 1)
+	go func() { ended <- read(in, lines) }() // it may stay blocked in a terminal's read when the program ends
+	err := talk(wanted, room, lines, ended, p)
 
-	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbye)
+	end, cancel := context.WithTimeout(wanted, goodbye)
 	defer cancel()
-	if ctx.Err() != nil { // interrupted: nobody waits for answers
-		cancel()
-		return errors.Join(err, ignore(s.Close(end), context.Canceled))
-	}
-	return errors.Join(err, s.Flush(end), s.Close(end))
-}
-
-// ignore is err, unless it is what.
-func ignore(err, what error) error {
-	if errors.Is(err, what) {
+	err = errors.Join(err, s.Flush(end), s.Close(end))
+	switch {
+	case ctx.Err() != nil: // interrupted: nobody waits for answers
 		return nil
+	case wanted.Err() != nil:
+		return context.Cause(wanted)
 	}
 	return err
 }
 
-// read sends the lines of in that are not blank.
-func read(in io.Reader, lines chan<- string) {
-	defer close(lines)
-	for s := bufio.NewScanner(in); s.Scan(); {
+// read sends the lines of in that are not blank, until in ends.
+func read(in io.Reader, lines chan<- string) error {
+	s := bufio.NewScanner(in)
+	for s.Scan() {
 		if line := strings.TrimSpace(s.Text()); line != "" {
 			lines <- line
 		}
 	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("read the input: %w", err)
+	}
+	return nil
 }
 
+// reason is why the server said no.
+func reason(reply serializer.Payload) string { return (&push.Error{Payload: reply}).Reason() }
+
 // talk pushes line after line. A message that is refused is told, and nothing else happens.
-func talk(ctx context.Context, room *channel.Client, lines <-chan string, p *printer) error {
+func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended <-chan error, p *printer) error {
 	for {
 		select {
-		case line, ok := <-lines:
-			if !ok {
-				return nil
-			}
+		case line := <-lines:
 			room.Push("new_msg", map[string]string{"body": line}).
-				Receive(push.StatusError, func(reply serializer.Payload) {
-					p.printf("* not sent: %s", (&push.Error{Payload: reply}).Reason())
-				}).
-				Receive("timeout", func(serializer.Payload) { p.printf("* no answer to: %s", line) })
+				Receive(push.StatusError, func(reply serializer.Payload) { p.printf("* not sent: %s", reason(reply)) }).
+				Receive(push.StatusFailed, func(reply serializer.Payload) { p.printf("* perhaps not sent (%s): %s", reason(reply), line) }).
+				Receive(push.StatusTimeout, func(serializer.Payload) { p.printf("* no answer to: %s", line) })
+		case err := <-ended:
+			return err
 		case <-room.Done():
 			_, err := room.State()
 			return fmt.Errorf("the room is closed: %w", err)

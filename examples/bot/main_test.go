@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -167,6 +169,23 @@ func TestTalk(t *testing.T) {
 	typing.Close()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+	c.stop()
+}
+
+// A room that refuses, and an input that cannot be read, end the bot with an error.
+func TestNotWanted(t *testing.T) {
+	t.Parallel()
+	c := &chat{t: t, addr: "127.0.0.1:0"}
+	c.start()
+	url := "ws://" + c.addr + "/socket"
+	in, typing := io.Pipe()
+	if err := run(t.Context(), url, "tea", "", in, newScreen()); err == nil || !strings.Contains(err.Error(), "the name is missing") {
+		t.Errorf("refused: %v", err)
+	}
+	typing.Close()
+	if err := run(t.Context(), url, "tea", "ann", strings.NewReader(strings.Repeat("a", 100_000)), newScreen()); !errors.Is(err, bufio.ErrTooLong) {
+		t.Errorf("a line without end: %v", err)
 	}
 	c.stop()
 }
