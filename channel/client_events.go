@@ -377,7 +377,7 @@ func (s *clientStream) next() (it streamItem, ok, more bool) {
 func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, error] {
 	return func(yield func(serializer.Message, error) bool) {
 		defer s.stop()
-		for {
+		for ctx.Err() == nil { // also if events go on coming
 			it, ok, more := s.next()
 			switch {
 			case ok && it.gap > 0:
@@ -396,7 +396,6 @@ func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, er
 				case <-s.e.gone:
 					s.end()
 				case <-ctx.Done():
-					return
 				}
 			}
 		}

@@ -57,7 +57,9 @@ func TestClientLeaveBeforeJoin(t *testing.T) {
 		mustReply(t, ch.Leave())
 		mustReply(t, ch.Join())
 		mustReply(t, ch.Leave())
-		<-ch.Done()
+		if s, err := ch.State(); s != channel.StateClosed || !errors.Is(err, channel.ErrLeft) {
+			t.Fatal(s, err)
+		}
 		wantFrames(t, p, `"1" "1" room:1 phx_join {}`, `"1" "2" room:1 phx_leave {}`)
 	})
 }

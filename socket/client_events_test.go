@@ -86,6 +86,29 @@ func TestClientSlowCallback(t *testing.T) {
 	})
 }
 
+func TestClientEventsContext(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		events := ch.EventsContext(ctx, "a")
+		for i := range 3 {
+			p.broadcast("room:1", "a", i)
+		}
+		synctest.Wait()
+		n := 0
+		for range events {
+			n++
+			cancel() // while two wait
+		}
+		if n != 1 {
+			t.Fatalf("%d events of a context that had ended", n-1)
+		}
+	})
+}
+
 func TestClientEvents(t *testing.T) { // K251
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
