@@ -72,7 +72,7 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 	for i, ln := range listeners {
 		name := string(rune('A' + i))
 		fmt.Fprintf(out, "Chat is open at %s on node %s\n", room.URL(ln.Addr()), name)
-		cfg := room.Config{Node: name, Secret: secret, Logger: logger.With().Str("node", name).Logger()}
+		cfg := room.Config{Node: name, Secret: secret, Logger: logger.With().Str("on", name).Logger()}
 		nodes.Go(func() {
 			defer cancel()
 			failures[i] = serve(ctx, ln, engine.ClientURL(), cfg)

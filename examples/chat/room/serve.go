@@ -48,12 +48,15 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		Channels: channel.Routes{"room:*": newRoom(who, cfg.Node)},
 		PubSub:   cfg.PubSub,
 		LongPoll: transport.LongPollConfig{Secret: cfg.Secret},
-		Logger:   &cfg.Logger,
+		// A message has at most bodyLimit characters, and nobody types faster than this.
+		MaxMessage:  64 << 10,
+		MessageRate: 100,
+		Logger:      &cfg.Logger,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", sockets)
 	mux.Handle("/", page())
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute}
 
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
