@@ -15,5 +15,5 @@
 // All methods may be called from any goroutine, but not by a [Subscriber]'s Deliver, which runs on the broadcaster's.
 //
 // Who made a PubSub ends it, by the end of Run's context, after all that broadcasts: a shutdown and a presence still have to tell the other
-// nodes. Without an adapter there is nothing to end.
+// nodes. What they told is on its way when Run has returned, so a program waits for that. Without an adapter there is nothing to end.
 package pubsub
