@@ -139,8 +139,8 @@ func (d clientDown) Unsent(o *link.Out) {
 	o.Size = 0
 }
 
-// clientKept is the room for inputs and outputs that a channel keeps: enough for a push and for a reply.
-const clientKept = 4
+// clientKept is the room for inputs and outputs that a channel keeps: enough for a push and for a reply. A join's is given back.
+const clientKept = 2
 
 // feed takes a step and carries out what comes of it, which may feed further inputs: they wait their turn.
 func (c *Client) feed(in clientInput) {
