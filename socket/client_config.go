@@ -16,7 +16,7 @@ import (
 type ClientConfig struct {
 	// Params are the connection's parameters, which the server sees in Request.Params: a map, a struct or url.Values, or a
 	// func(context.Context) (any, error) that returns one. The function is called for every attempt to connect, and may block and fail; its
-	// context ends with the attempt.
+	// context ends with the attempt, which does not end before it returns.
 	Params any
 	// AuthToken is sent outside of the URL: as a subprotocol of the WebSocket, or as a header with long polling. AuthTokenFunc, if set,
 	// is called instead for every attempt to connect, as Params is.
@@ -48,7 +48,8 @@ type ClientConfig struct {
 	// ReconnectAfter is the delay before attempt tries (from 1) to connect again; a negative one gives up ([Failed]). nil is
 	// phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, each between a half and one and a half
 	// times that, so that the clients of a server that restarts do not all come at once. A connection that held for less than 5 s does
-	// not start the count again.
+	// not start the count again. This function and the two below are called by the goroutine that keeps the connection alive: they must
+	// return at once, and wait for nothing of the client.
 	ReconnectAfter func(tries int) time.Duration
 	// DeniedAfter is the same for a client that was refused with 401 or 403, but may get other params or another token from its
 	// functions. nil is 10, 20, 40 and then 60 s, likewise. Without such functions it is not asked: only Connect tries again.

@@ -2,7 +2,6 @@ package socket
 
 import (
 	"errors"
-	"net/http"
 	"time"
 
 	"bennu.example/internal/link"
@@ -221,12 +220,11 @@ func (c *Client) retryAfter(err error) {
 		return
 	}
 	status, after, n := Waiting, c.cfg.ReconnectAfter, c.tries+1
-	var refused *transport.HandshakeError
 	switch {
 	case errors.Is(err, transport.ErrURL):
 		c.rest(Failed, err, time.Time{})
 		return
-	case errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden):
+	case isRefusal(err):
 		if !c.canChange() {
 			c.rest(Denied, err, time.Time{})
 			return
