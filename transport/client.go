@@ -3,6 +3,7 @@ package transport
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"time"
 
@@ -98,6 +99,7 @@ func (c ClientConfig) withDefaults() ClientConfig {
 	if c.MaxMessage <= 0 {
 		c.MaxMessage = 16 << 20
 	}
+	c.MaxMessage = min(c.MaxMessage, math.MaxInt64/8) // so that sizes can be calculated with
 	if c.MaxQueue <= 0 {
 		c.MaxQueue = 1 << 20
 	}

@@ -3,6 +3,7 @@ package transport_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -73,13 +74,19 @@ func (s *clientPairSession) Closed(err error) {
 
 // clientPairTest runs f in a bubble for each transport, with the client's end of a connection to our own server.
 func clientPairTest(t *testing.T, f func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn)) {
+	clientPairBound(t, 0, f)
+}
+
+// clientPairBound is clientPairTest with a bound for messages, at both ends.
+func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn)) {
 	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := newClientPair(transport.LongPollConfig{})
+				p := newClientPair(transport.LongPollConfig{MaxMessage: max, MaxBody: max})
+				p.ws = transport.NewWebSocket(transport.WebSocketConfig{MaxMessage: max})
 				n := newClientNet(t, p)
-				c := clientDial(t, dial, transport.ClientConfig{HTTPClient: n.Client})
+				c := clientDial(t, dial, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: max})
 				f(t, n, p, c)
 				c.Close(1000, "")
 				time.Sleep(time.Minute) // a session of long poll ends when nobody polls
@@ -121,6 +128,20 @@ func TestClientPairEcho(t *testing.T) {
 			if strings.Contains(uri, "token") {
 				t.Errorf("the session's token is in a URL: %s", uri)
 			}
+		}
+	})
+}
+
+// The largest bound there is, which means none, is one that nothing exceeds.
+func TestClientPairUnbounded(t *testing.T) {
+	t.Parallel()
+	clientPairBound(t, math.MaxInt64, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+		binary := &serializer.Frame{Op: serializer.OpBinary, Data: make([]byte, 2<<20)}
+		for _, f := range []*serializer.Frame{clientText("[1]"), binary, clientText(`{"alone":1}`)} {
+			if err := c.Write(f); err != nil {
+				t.Fatal(err)
+			}
+			clientWants(t, c, f.Op, string(f.Data))
 		}
 	})
 }
