@@ -53,6 +53,7 @@ type clientState struct {
 
 	buffer []*clientPush          // pushes that wait for the join, in order
 	flight map[uint64]*clientPush // pushes that were sent, by ref
+	most   int                    // of them at a time, since flight was made
 }
 
 // RemoteError is an end that the server told: by phx_error, after which the channel is joined again, or by phx_close, after which it is not.
@@ -201,7 +202,7 @@ func (m *clientMachine) closed(err error) {
 func (m *clientMachine) lose(err error) {
 	var back []*clientPush
 	for _, p := range m.inFlight() {
-		delete(m.flight, p.ref)
+		m.landed(p.ref)
 		if p.unsent {
 			p.ref, p.unsent = 0, false
 			back = append(back, p)
@@ -303,7 +304,7 @@ func (m *clientMachine) message(msg *serializer.Message) {
 func (m *clientMachine) reply(msg *serializer.Message) {
 	ref, ok := parseClientRef(msg.Ref)
 	if p := m.flight[ref]; ok && p != nil {
-		delete(m.flight, ref)
+		m.landed(ref)
 		m.do(clientOutput{kind: outAnswer, push: p, answer: push.Answer{Status: msg.Status, Payload: msg.Payload}})
 		return
 	}
@@ -376,14 +377,26 @@ func (m *clientMachine) send(p *clientPush) {
 		m.flight = make(map[uint64]*clientPush)
 	}
 	m.flight[p.ref] = p
+	m.most = max(m.most, len(m.flight))
 	m.do(clientOutput{kind: outArm, timer: timerPush, push: p})
 	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: p.event})
+}
+
+// clientFlightKept is how many pushes' room flight keeps when it is empty.
+const clientFlightKept = 64
+
+// landed takes a push out of flight. A map does not shrink: one that was large is let go of.
+func (m *clientMachine) landed(ref uint64) {
+	delete(m.flight, ref)
+	if len(m.flight) == 0 && m.most > clientFlightKept {
+		m.flight, m.most = nil, 0
+	}
 }
 
 // forget takes a push out of what is waited for, and reports whether it was there.
 func (m *clientMachine) forget(p *clientPush) bool {
 	if p.ref != 0 && m.flight[p.ref] == p {
-		delete(m.flight, p.ref)
+		m.landed(p.ref)
 		return true
 	}
 	i := slices.Index(m.buffer, p)
@@ -401,7 +414,7 @@ func (m *clientMachine) forget(p *clientPush) bool {
 
 func (m *clientMachine) refused(ref uint64, err error) {
 	if p := m.flight[ref]; p != nil {
-		delete(m.flight, ref)
+		m.landed(ref)
 		m.fail(p, err)
 		return
 	}

@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -323,5 +324,27 @@ func TestClientRules(t *testing.T) {
 				t.Fatalf("armed: %q, want %q", got, test.armed)
 			}
 		})
+	}
+}
+
+func TestClientFlightShrinks(t *testing.T) {
+	t.Parallel()
+	r := newClientRig()
+	for _, line := range []string{"open", "join", "params 1", "msg 1 1 phx_reply ok"} {
+		r.do(line)
+	}
+	for _, n := range []int{1, clientFlightKept, 10 * clientFlightKept} {
+		first := r.refs + 1
+		for i := range n {
+			r.do(fmt.Sprintf("push p%d", first+uint64(i)))
+		}
+		for i := range n {
+			if got := r.do(fmt.Sprintf("msg 1 %d phx_reply ok", first+uint64(i))); !strings.HasSuffix(got, "ok") {
+				t.Fatal(got)
+			}
+		}
+		if kept := r.s.flight != nil; kept != (n <= clientFlightKept) {
+			t.Fatalf("after %d pushes in flight: kept %t", n, kept)
+		}
 	}
 }

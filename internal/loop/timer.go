@@ -51,8 +51,8 @@ func (h *heap) remove(t *Timer) {
 	h.swap(i, last)
 	h.list[last] = nil
 	h.list = h.list[:last]
-	if last == 0 && cap(h.list) > keep {
-		h.list = nil
+	if cap(h.list) > keep && last < cap(h.list)/4 {
+		h.list = append(make([]*Timer, 0, cap(h.list)/2), h.list...)
 	}
 	t.place = 0
 	if i < last {
