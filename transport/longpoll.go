@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"runtime/debug"
 	"strconv"
@@ -60,7 +61,7 @@ type LongPollConfig struct {
 func (c LongPollConfig) withDefaults() LongPollConfig {
 	c.Path = cmp.Or(c.Path, "/longpoll")
 	c.Window = cmp.Or(c.Window, 10*time.Second)
-	c.MaxBody = cmp.Or(c.MaxBody, 8_000_000)
+	c.MaxBody = min(cmp.Or(c.MaxBody, 8_000_000), math.MaxInt/2) // so that sizes can be calculated with, of base64 too
 	c.MaxMessage = min(cmp.Or(c.MaxMessage, defaultMaxMessage), c.MaxBody)
 	c.MaxQueue = cmp.Or(c.MaxQueue, defaultMaxQueue)
 	c.MaxSessions = cmp.Or(c.MaxSessions, 100_000)
