@@ -260,14 +260,20 @@ func (s *LongPoll) open(r *http.Request, connect func() (func(Conn) Session, err
 	if !s.reserve() {
 		return nil, errBusy
 	}
+	begins := false
+	defer func() {
+		if !begins { // also if connect ended its goroutine
+			s.release()
+		}
+	}()
 	open, err := s.connect(connect)
 	if err == nil {
 		err = r.Context().Err() // nobody would hear of the session
 	}
 	if err != nil {
-		s.release()
 		return nil, err
 	}
+	begins = true
 	l := newLocalSession(s)
 	s.mu.Lock()
 	s.sessions[l.id] = l

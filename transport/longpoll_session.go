@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/http"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -109,7 +108,7 @@ func newLocalSession(s *LongPoll) *localSession {
 func (l *localSession) begin(open func(Conn) Session) (err error) {
 	defer func() { <-l.turn }()
 	defer func() {
-		if err != nil {
+		if l.session == nil { // it panicked, or ended its goroutine
 			l.session = noSession{}
 			l.end(err)
 		}
@@ -382,7 +381,7 @@ func (l *localSession) receive(parts []part, b *posted) {
 	returned := false
 	defer func() {
 		if !returned {
-			l.end(&PanicError{Value: recover(), Stack: debug.Stack()})
+			l.end(crashed(recover()))
 		}
 		<-l.turn
 		b.status <- status

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -246,6 +248,44 @@ func TestLongPollConnectPanics(t *testing.T) {
 	if n := told.Load(); n != 3 {
 		t.Errorf("told of %d panics", n)
 	}
+}
+
+// A goroutine that is ended in connect, while a session begins or in Receive leaves nothing behind.
+func TestLongPollGoexit(t *testing.T) {
+	t.Parallel()
+	s := transport.NewLongPoll(transport.LongPollConfig{})
+	serve := func(r *http.Request, open func(transport.Conn) transport.Session) string {
+		w := httptest.NewRecorder()
+		var served sync.WaitGroup
+		served.Go(func() {
+			s.Serve(w, r, func() (func(transport.Conn) transport.Session, error) {
+				if open == nil {
+					runtime.Goexit()
+				}
+				return open, nil
+			})
+		})
+		served.Wait()
+		return w.Body.String()
+	}
+	serve(httptest.NewRequest("GET", "/", nil), nil)
+	serve(httptest.NewRequest("GET", "/", nil), func(transport.Conn) transport.Session { runtime.Goexit(); return nil })
+	s.Wait()
+
+	session := &lpSession{closed: make(chan error, 1)}
+	session.receive = func(serializer.Op, []byte) error { runtime.Goexit(); return nil }
+	var a lpAnswer
+	text := serve(httptest.NewRequest("GET", "/", nil), func(transport.Conn) transport.Session { return session })
+	if err := json.Unmarshal([]byte(text), &a); err != nil {
+		t.Fatal(err)
+	}
+	if text := serve(httptest.NewRequest("POST", "/?token="+a.Token, strings.NewReader("[1]")), nil); text != `{"status":408}` {
+		t.Errorf("got %q", text)
+	}
+	if err := <-session.closed; lpCode(err) != transport.CodeInternal || errors.As(err, new(*transport.PanicError)) {
+		t.Errorf("closed by %v", err)
+	}
+	s.Wait()
 }
 
 // A Session may close its connection while it begins: the server is going down. The client is told to come back.

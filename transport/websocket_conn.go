@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,6 +39,14 @@ func (e *PanicError) Error() string { return fmt.Sprintf("transport: session pan
 
 // Unwrap returns what the client is told.
 func (e *PanicError) Unwrap() error { return &CloseError{Code: CodeInternal} }
+
+// crashed is how a connection ends whose session panicked with v or, if that is nil, ended its goroutine by runtime.Goexit.
+func crashed(v any) error {
+	if v == nil {
+		return &CloseError{Code: CodeInternal}
+	}
+	return &PanicError{Value: v, Stack: debug.Stack()}
+}
 
 // errSlow is the reason of a connection's end when the client took nothing for too long.
 var errSlow = fmt.Errorf("nothing could be written for too long: %w", ErrFull)

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net"
 	"runtime"
-	"runtime/debug"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -147,12 +146,11 @@ func (c *wsConn) deliver(op serializer.Op, data []byte) {
 		if returned {
 			return
 		}
-		if v := recover(); v != nil {
-			c.refuse(&PanicError{Value: v, Stack: debug.Stack()})
-			return
+		v := recover()
+		c.refuse(crashed(v))
+		if v == nil { // runtime.Goexit: this goroutine is lost
+			go c.run()
 		}
-		c.refuse(&CloseError{Code: CodeInternal}) // runtime.Goexit: this goroutine is lost
-		go c.run()
 	}()
 	err := c.session.Receive(op, data)
 	returned = true
