@@ -140,7 +140,7 @@ type wsMessage struct {
 // wsSession is a session that hands everything to the test.
 type wsSession struct {
 	transport.Conn
-	ws       *transport.WebSocket // that serves it
+	ws       *transport.WebSocket                      // that serves it
 	receive  func(op serializer.Op, data []byte) error // instead of received
 	received chan wsMessage
 	closed   chan error

@@ -295,8 +295,8 @@ func (c *wsConn) settle(w *writer) (more bool) {
 	}
 	if err != nil {
 		c.state.Store(uint32(stateDead)) // at once, lest somebody else write on after half a frame
-		if c.err == nil { // otherwise it was ending, and was counted by that reason
-			c.err = err
+		if c.err == nil {
+			c.err = err // otherwise it was ending, and was counted by that reason
 			if err == errSlow {
 				c.s.slow.ended.Add(1)
 			}
