@@ -33,12 +33,14 @@ type Push struct {
 	owner  Owner
 	sticky bool
 
-	mu     sync.Mutex
-	done   chan struct{} // made when somebody asks
-	isDone bool
-	answer Answer
-	latest *Answer // of a sticky push that was answered again
-	hooks  []hook
+	mu        sync.Mutex
+	done      chan struct{} // made when somebody asks
+	isDone    bool
+	isWatched bool // done was given away
+	waiting   int  // in Wait
+	answer    Answer
+	latest    *Answer // of a sticky push that was answered again
+	hooks     []hook
 }
 
 type hook struct {
@@ -53,13 +55,20 @@ func (p *Push) Wait(ctx context.Context) (serializer.Payload, error) {
 	p.mu.Lock()
 	if !p.isDone {
 		done := p.doneLocked()
+		p.waiting++
 		p.mu.Unlock()
+		var err error
 		select {
 		case <-done:
 		case <-ctx.Done():
-			return serializer.Payload{}, ctx.Err()
+			err = ctx.Err()
 		}
 		p.mu.Lock()
+		p.waiting--
+		if err != nil {
+			p.mu.Unlock()
+			return serializer.Payload{}, err
+		}
 	}
 	a := p.answer
 	p.mu.Unlock()
@@ -95,6 +104,7 @@ func (p *Push) Receive(status string, f func(serializer.Payload)) *Push {
 func (p *Push) Done() <-chan struct{} {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.isWatched = true
 	return p.doneLocked()
 }
 
@@ -160,7 +170,7 @@ func (r *Resolver) Push() *Push { return (*Push)(r) }
 func (r *Resolver) IsAwaited() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.isDone && (r.done != nil || len(r.hooks) > 0)
+	return !r.isDone && (r.isWatched || r.waiting > 0 || len(r.hooks) > 0)
 }
 
 // Resolve answers the push and reports whether this was the first time.

@@ -367,6 +367,20 @@ func TestClientCloseSettles(t *testing.T) {
 		}
 		mustFail(t, waited, push.ErrTimeout)
 
+		// Somebody waited, and gave up.
+		c = p.client(ClientConfig{})
+		connected(t, c)
+		ch = joined(t, c, "room:1")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := ch.Push("noreply", nil).Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		start = time.Now()
+		if err := c.Close(t.Context()); err != nil || time.Since(start) != 2*time.Second {
+			t.Fatal(err, time.Since(start))
+		}
+
 		// The connection is lost before the sign comes: whether all was received nobody knows, and the rest is.
 		c = p.client(ClientConfig{})
 		connected(t, c)
