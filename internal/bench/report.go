@@ -14,15 +14,12 @@ func printTable(w io.Writer, all []measured) {
 	fmt.Fprintln(t, "\t\t\t\t\t\tBennu\tcentrifuge\tBennu\tcentrifuge\tBennu\tcentrifuge\t")
 	for _, m := range all {
 		b, c := m.by["bennu"], m.by["centrifuge"]
-		unit, target := "CPU µs", "-"
+		unit := "CPU µs"
 		if m.scenario.Kind == "idle" {
 			unit = "RSS kB"
 		}
-		if m.scenario.Target > 0 {
-			target = fmt.Sprintf("%.2f", m.scenario.Target)
-		}
-		fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t\n", m.scenario.Name, unit, b.figure(m.scenario), c.figure(m.scenario),
-			m.ratio(), target, rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
+		fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t\n", m.scenario.Name, unit, b.figure(m.scenario), c.figure(m.scenario),
+			m.ratio(), m.scenario.Target, rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
 	}
 	t.Flush()
 }

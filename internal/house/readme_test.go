@@ -18,7 +18,7 @@ func TestReadmePrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	limits := map[string]int{"// Command server": 40, "socket.Dial(": 30}
+	limits := map[string]int{"// Command server": 40, "socket.Dial(": 25}
 	overlay := map[string]map[string]string{"Replace": {}}
 	var args []string
 	for i, m := range regexp.MustCompile("(?s)```go\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
