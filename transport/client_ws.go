@@ -260,11 +260,11 @@ func (c *wsClient) Close(code int, reason string) error {
 
 // shut makes the closing handshake, within closeTimeout.
 func (c *wsClient) shut(code int, reason string) error {
-	if !clientSendable(code) {
+	if !sendableCode(code) {
 		code = int(websocket.StatusNoStatusRcvd)
 	}
 	late := time.AfterFunc(c.closeTimeout, c.wire.abort)
-	err := c.conn.Close(websocket.StatusCode(code), clientReason(reason))
+	err := c.conn.Close(websocket.StatusCode(code), closeReason(reason))
 	switch {
 	case !late.Stop():
 		err = os.ErrDeadlineExceeded
@@ -279,28 +279,6 @@ func (c *wsClient) over() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.readErr != nil && c.readErr != ErrClosed
-}
-
-// clientSendable reports whether a client may send the close code.
-func clientSendable(code int) bool {
-	switch code {
-	case 1004, 1005, 1006, 1015:
-		return false
-	}
-	return 1000 <= code && code <= 1014 || 3000 <= code && code <= 4999
-}
-
-// clientReason shortens a close frame's reason to what fits.
-func clientReason(reason string) string {
-	const most = 123
-	if len(reason) <= most {
-		return reason
-	}
-	n := most
-	for n > 0 && !utf8.RuneStart(reason[n]) {
-		n--
-	}
-	return reason[:n]
 }
 
 // clientCloseError is an error that is, by errors.As, a *CloseError, and by errors.Is its cause.

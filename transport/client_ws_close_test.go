@@ -161,6 +161,8 @@ func TestClientWSClose(t *testing.T) {
 		{5000, "", 1005, ""},
 		{1001, strings.Repeat("x", 200), 1001, strings.Repeat("x", 123)},
 		{1001, strings.Repeat("x", 122) + "€", 1001, strings.Repeat("x", 122)},
+		{1001, "na\xefve", 1001, "na\uFFFDve"},
+		{1001, strings.Repeat("\x80", 200), 1001, "\uFFFD"}, // of one run
 	} {
 		t.Run(fmt.Sprint(tt.code, len(tt.reason)), func(t *testing.T) {
 			t.Parallel()

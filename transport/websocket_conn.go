@@ -220,21 +220,34 @@ func (c *wsConn) within(d time.Duration) {
 
 // closeFrame makes a close frame. A code that must not be sent is sent as 1011, a reason that does not fit is cut.
 func closeFrame(code int, reason string) *serializer.Frame {
-	switch {
-	case code >= 1000 && code <= 1014 && code != 1004 && code != 1005 && code != 1006, code >= 3000 && code <= 4999:
-	default:
+	if !sendableCode(code) {
 		code = CodeInternal
 	}
-	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) > maxCloseReason {
-		n := maxCloseReason
-		for !utf8.RuneStart(reason[n]) {
-			n--
-		}
-		reason = reason[:n]
-	}
+	reason = closeReason(reason)
 	data := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(reason)), uint16(code))
 	return &serializer.Frame{Op: opClose, Data: append(data, reason...)}
+}
+
+// sendableCode reports whether either end may send the close code.
+func sendableCode(code int) bool {
+	switch code {
+	case 1004, 1005, 1006:
+		return false
+	}
+	return 1000 <= code && code <= 1014 || 3000 <= code && code <= 4999
+}
+
+// closeReason is what a close frame can say of a reason: UTF-8, and not more than fits.
+func closeReason(reason string) string {
+	reason = strings.ToValidUTF8(reason, "\uFFFD")
+	if len(reason) <= maxCloseReason {
+		return reason
+	}
+	n := maxCloseReason
+	for !utf8.RuneStart(reason[n]) {
+		n--
+	}
+	return reason[:n]
 }
 
 // ping answers a ping of the client's. The pong waits in line with the data, so a client that pings and does not read is a slow one.
