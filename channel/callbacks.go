@@ -180,7 +180,7 @@ func (c *Channel) finish(reason error) {
 }
 
 func (c *Channel) terminate(reason error) {
-	if c.h.terminate == nil || !c.accepted.Load() {
+	if c.h.terminate == nil || !c.accepted.Swap(false) { // once, also if it ends its goroutine
 		return
 	}
 	ctx := context.WithoutCancel(c.ctx)
@@ -201,6 +201,9 @@ func (c *Channel) end(reason error) {
 	c.cancel(reason)
 	c.box.Close(false)
 	c.unsubscribe() // from what Terminate subscribed to
+	if c.killing != nil {
+		<-c.killing // the next join of the topic is answered after this one's end was told
+	}
 	c.callEach(onEnd)
 }
 

@@ -30,6 +30,7 @@ type Channel struct {
 
 	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
 	warned   bool                 // of a payload that its callback does not take; likewise
+	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
 	accepted atomic.Bool          // by the handler's join, so that Terminate is due
 
 	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
@@ -185,10 +186,10 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 		sub.Cancel()
 	}
 	return func() {
+		sub.Cancel() // first: the channel's end has to find those that may still deliver
 		c.mu.Lock()
 		delete(c.others, sub)
 		c.mu.Unlock()
-		sub.Cancel()
 	}
 }
 

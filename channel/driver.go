@@ -115,10 +115,15 @@ func (c *Channel) kill(reason error) {
 }
 
 // overflow is kill for a broadcast that finds no room. It leaves the rest to a goroutine, for it is called under the topic's lock, which a
-// join waits for that the carrier may be waiting for in turn, to replace it.
+// join waits for that the carrier may be waiting for in turn, to replace it. The channel's end waits for the goroutine.
 func (c *Channel) overflow() {
 	if c.claim() {
-		go c.killed(ErrFull)
+		told := make(chan struct{})
+		c.killing = told
+		go func() {
+			defer close(told)
+			c.killed(ErrFull)
+		}()
 	}
 }
 

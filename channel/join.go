@@ -77,7 +77,6 @@ func (c *Channel) handleJoin(it item) {
 	if err := caught(func() { c.decide(it) }); err != nil {
 		c.abort(err)
 	}
-	c.setRef(Ref{})
 }
 
 // endJoin does what is left after the answer: it tells the end of the channel before, and the carrier that there was an answer.
@@ -85,6 +84,9 @@ func (c *Channel) endJoin() {
 	c.mu.Lock()
 	answer, limit, before := c.answer, c.limit, c.closeBefore()
 	c.limit, c.prev, c.asked = nil, nil, false
+	if answer != unanswered { // or about to be given up, by who needs the ref
+		c.ref = Ref{}
+	}
 	c.mu.Unlock()
 	if before != nil {
 		_ = c.up.Send(before.closeFrame(), transport.Delivery{}) // a connection that has ended ends the channel by itself
@@ -125,7 +127,6 @@ func (c *Channel) decide(it item) {
 		c.accepted.Store(true)
 		if frame, err = c.encodeReply(c.joinRef, it.ref, push.OK(reply)); err != nil {
 			c.terminate(err)
-			c.accepted.Store(false)
 		}
 	}
 	if err != nil {
@@ -177,6 +178,7 @@ func (c *Channel) refuse(ref serializer.Ref, err error) {
 		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
 	default:
 		crashed = true
+		_ = err.Error() // if it panics then here, before the answer is this function's to give
 	}
 	f, failed := c.encodeReply(c.joinRef, ref, answer)
 	if failed != nil {
@@ -229,6 +231,7 @@ func (c *Channel) giveUp(message string, reason error) bool {
 	c.answer = gaveUp
 	c.phase.CompareAndSwap(joining, silent)
 	ref, before := c.ref.ref, c.closeBefore()
+	c.ref = Ref{}
 	c.mu.Unlock()
 	c.up.Crashed(c, message, reason)
 	frames := make([]*serializer.Frame, 1, 2)

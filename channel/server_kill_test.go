@@ -1,0 +1,130 @@
+package channel_test
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/internal/box"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// A join that returns just when it is killed is answered all the same, by its ref.
+func TestJoinKilledWhenItReturns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ps := pubsub.New(nil)
+		flood := serializer.Binary(make([]byte, 1<<19))
+		for range 200 {
+			b := &bench{carrier: newCarrier(ps), t: t}
+			b.join(channel.Define(joinBy(func(_ context.Context, c *channel.Channel) (any, error) {
+				c.Subscribe("other")
+				for range 3 {
+					if err := ps.LocalBroadcast("other", "news", flood); err != nil {
+						t.Error(err)
+					}
+				}
+				return nil, nil
+			})), "1", channel.Driver{})
+			b.want(joinCrashed)
+			b.d.Wait()
+			if b.answered != 1 || b.gone != 1 {
+				t.Fatalf("answered %d times, ended %d", b.answered, b.gone)
+			}
+		}
+	})
+}
+
+// slowEnd is a carrier that takes its time with an end.
+type slowEnd struct {
+	*carrier
+	gate chan struct{}
+}
+
+func (s slowEnd) End(c *channel.Channel, frames ...*serializer.Frame) {
+	<-s.gate
+	s.carrier.End(c, frames...)
+}
+
+// The end of a channel that a broadcast killed is told before its topic's next join is answered, and the channel ends no earlier.
+func TestKilledChannelIsToldFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		up := slowEnd{newCarrier(pubsub.New(nil)), make(chan struct{})}
+		leave := make(chan struct{})
+		h := channel.Define((*room).join,
+			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-leave; return push.NoReply, nil }),
+			channel.Intercept("news", func(*room, context.Context, *channel.Channel, note) error { return nil }))
+		join := func(ref serializer.Ref, before channel.Driver) channel.Driver {
+			m := &serializer.Message{JoinRef: ref, Ref: ref, Topic: "room:1", Event: serializer.EventJoin}
+			return channel.Start(context.Background(), up, h, m, before, 1<<20, new(box.Crew))
+		}
+		b := &bench{carrier: up.carrier, t: t, d: join(`"1"`, channel.Driver{})}
+		b.want(joinedOK)
+		b.push("2", "wait", nil)
+		synctest.Wait()
+		for range 3 {
+			if err := b.ps.Broadcast(t.Context(), "room:1", "news", serializer.Binary(make([]byte, 1<<19))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.d = join(`"4"`, b.d)
+		close(leave)
+		b.want()
+		if b.gone != 0 {
+			t.Error("the channel ended before its end was told")
+		}
+		close(up.gate)
+		b.want(crashed, `["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
+		b.d.Close(errors.New("over"))
+		b.d.Wait()
+	})
+}
+
+// Terminate is called once also if it ends its goroutine where the join's reply turned out to be none.
+func TestTerminateOfAJoinThatExits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		calls := 0
+		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return func() {}, nil }),
+			channel.Terminate(func(*room, context.Context, *channel.Channel, error) { calls++; runtime.Goexit() })))
+		b.want(joinCrashed)
+		b.d.Wait()
+		if calls != 1 {
+			t.Errorf("terminated %d times", calls)
+		}
+	})
+}
+
+// mute is an error whose text cannot be had.
+type mute struct{ inner error }
+
+func (m mute) Error() string { return m.inner.Error() }
+
+// speaking is a carrier that reads the errors that it is told, as a log does.
+type speaking struct{ *carrier }
+
+func (s speaking) Crashed(c *channel.Channel, what string, err error) {
+	_ = err.Error()
+	s.carrier.Crashed(c, what, err)
+}
+
+func TestJoinWhoseErrorPanics(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
+		b.d = channel.Start(context.Background(), speaking{b.carrier},
+			channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, mute{} })),
+			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(box.Crew))
+		b.want(joinCrashed)
+		if b.d.Receive(&serializer.Message{Event: "x"}, time.Second) {
+			t.Error("took a message after its end")
+		}
+	})
+}
