@@ -37,8 +37,8 @@ var (
 func newInput(b []byte) *input { return &input{buf: append([]byte(nil), b...), w: len(b), own: true} }
 
 // run waits for the client and serves it until the connection ends. Between messages it waits here, not in the library: few calls deep and with
-// no buffer in hand, which keeps an idle goroutine's stack at the smallest size. Serving needs a larger one, which a stack keeps once it has grown; so
-// a connection that does not have much to say goes on with a fresh goroutine.
+// no buffer in hand, which keeps an idle goroutine's stack at the smallest size. Serving needs a larger one, which a stack keeps once it has grown;
+// so a connection that does not have much to say goes on with a fresh goroutine.
 func (c *wsConn) run() {
 	for c.wait() && c.serve() {
 		if !c.isLively() {

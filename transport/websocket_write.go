@@ -157,7 +157,8 @@ func (s *WebSocket) putWriter(w *writer) {
 	writers.Put(w)
 }
 
-// schedule has c's queue written, by a pool's writer or, without a descriptor, by a goroutine of its own. The caller holds c.mu and has set c.writing.
+// schedule has c's queue written, by a pool's writer or, without a descriptor, by a goroutine of its own. The caller holds c.mu and has set
+// c.writing.
 func (s *WebSocket) schedule(c *wsConn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
