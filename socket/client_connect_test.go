@@ -378,3 +378,27 @@ func TestClientDial(t *testing.T) {
 		}
 	})
 }
+
+// Connect changes nothing while an attempt is under way, whatever ended the one before.
+func TestClientConnectTellsNothing(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(ctx context.Context, _ ClientTransport, n int) error {
+			if n > 1 {
+				<-ctx.Done()
+			}
+			return errReset
+		}
+		c.Connect()
+		time.Sleep(time.Second)
+		n := 0
+		c.OnState(func(State) { n++ })
+		for range 3 {
+			c.Connect()
+		}
+		synctest.Wait()
+		if s := c.State(); n != 0 || s.Status != Connecting || s.Wanted != WantConnected || p.dialCount() != 2 {
+			t.Fatalf("%d changes, %+v, %d dials", n, s, p.dialCount())
+		}
+	})
+}

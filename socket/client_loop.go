@@ -54,8 +54,6 @@ func (c *Client) want(w Wanted) {
 		c.tries, c.denials = 0, 0
 		c.loop.Disarm(&c.retry)
 		c.connect()
-	case w == WantConnected:
-		c.setState(func(*State) {}, false)
 	case w == WantPaused:
 		c.disconnect(func(d link.Down) { d.Closed(ErrPaused) })
 		c.rest(Disconnected, nil, time.Time{})
