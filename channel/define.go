@@ -195,7 +195,7 @@ func decoder[P any]() func(serializer.Payload) (P, error) {
 	}
 	return func(p serializer.Payload) (v P, err error) {
 		if err := p.Decode(&v); err != nil {
-			return v, &payloadError{err}
+			return v, &payloadError{reflect.TypeFor[P](), err}
 		}
 		return v, nil
 	}

@@ -1,8 +1,11 @@
 package channel
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
+	"strings"
 )
 
 var (
@@ -37,7 +40,20 @@ type PanicError struct {
 func (e *PanicError) Error() string { return fmt.Sprintf("channel: panic: %v", e.Value) }
 
 // payloadError is a payload that does not decode into the type that its callback takes.
-type payloadError struct{ err error }
+type payloadError struct {
+	want reflect.Type
+	err  error
+}
 
-func (e *payloadError) Error() string { return "channel: invalid payload: " + e.err.Error() }
+// Error is for the log: it tells what does not fit, and nothing of the payload, which a decoder's own text may quote.
+func (e *payloadError) Error() string {
+	text := fmt.Sprintf("channel: invalid payload: no %v", e.want)
+	var field *json.UnmarshalTypeError
+	if errors.As(e.err, &field) && field.Field != "" {
+		got, _, _ := strings.Cut(field.Value, " ") // "number 5"
+		text += fmt.Sprintf(": %s is a %s, not %v", field.Field, got, field.Type)
+	}
+	return text
+}
+
 func (e *payloadError) Unwrap() error { return e.err }

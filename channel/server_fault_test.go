@@ -2,10 +2,12 @@ package channel_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,4 +218,31 @@ func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 		}
 		close(gate)
 	})
+}
+
+// What does not decode is logged by its type, and not by what a decoder quotes of it.
+func TestInvalidPayloadsAreNotLogged(t *testing.T) {
+	t.Parallel()
+	type appointment struct {
+		At   time.Time `json:"at"`
+		Tiny int8      `json:"tiny"`
+	}
+	for payload, want := range map[string]string{
+		`{"at":"2020-secret"}`: "channel_test.appointment",
+		`{"tiny":66600}`:       "tiny is a number, not int8",
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			b := start(t, channel.Define((*room).join, channel.On("meet",
+				func(*room, context.Context, *channel.Channel, appointment) (push.Reply, error) {
+					return push.NoReply, nil
+				})))
+			b.want(joinedOK)
+			b.push("2", "meet", json.RawMessage(payload))
+			b.want(reply("2", "error", `{"reason":"invalid payload"}`))
+			if log := b.log(); !strings.Contains(log, want) || strings.Contains(log, "secret") || strings.Contains(log, "66600") {
+				t.Errorf("log: %s", log)
+			}
+			b.d.Close(errors.New("over"))
+		})
+	}
 }
