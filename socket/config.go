@@ -30,7 +30,8 @@ type Config struct {
 	// PubSub carries the broadcasts; nil is one of this handler's own, for this process only. Handlers that share one share their topics.
 	PubSub *pubsub.PubSub
 
-	// Serializers are the versions to speak, in order of preference; nil is 1.0.0, 2.0.0 and 3.0.0. They must be comparable.
+	// Serializers are the versions to speak, in order of preference; nil is 1.0.0, 2.0.0 and 3.0.0. They must be comparable, or NewHandler
+	// panics.
 	Serializers []serializer.Serializer
 
 	// Origins are the pages that may connect, by the request's Origin header; nil is those of the same host, whatever the port. A request

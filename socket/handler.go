@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 	"runtime/debug"
 	"strings"
 	"sync"
@@ -37,7 +38,8 @@ type Handler struct {
 	ended    chan struct{} // closed when nothing is left
 }
 
-// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin or a policy that can only be a mistake.
+// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin, a serializer or a policy that can only be a
+// mistake.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	routes, err := cfg.Channels.Compile()
@@ -47,6 +49,11 @@ func NewHandler(cfg Config) *Handler {
 	origins, err := newOriginCheck(cfg)
 	if err != nil {
 		panic("socket: " + err.Error())
+	}
+	for _, s := range cfg.Serializers {
+		if v := reflect.ValueOf(s); !v.IsValid() || !v.Comparable() { // a broadcast would compare it
+			panic(fmt.Sprintf("socket: serializer %T cannot be compared", s))
+		}
 	}
 	if max(cfg.WebSocket.OnSlow, cfg.LongPoll.OnSlow) > transport.DropNewest {
 		panic("socket: OnSlow is no policy of a whole connection: see channel.OnSlow")
@@ -160,7 +167,7 @@ func refuse(w http.ResponseWriter, err error) {
 	var refusal *Refusal
 	var status transport.StatusError
 	switch {
-	case errors.As(err, &refusal):
+	case errors.As(err, &refusal) && refusal != nil:
 		for k, v := range refusal.Header {
 			w.Header()[k] = v
 		}

@@ -338,12 +338,34 @@ func TestMethodsAndPaths(t *testing.T) { // A2, A3, A21
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// incomparable is a serializer that a broadcast's frames cannot be told apart by.
+type incomparable struct {
+	serializer.Serializer
+	_ []byte
+}
+
+// A *Refusal that is nil, but no nil error, refuses as any error does.
+func TestNilRefusal(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) {
+		var none *socket.Refusal
+		return nil, none
+	}})
+	_, resp, err := s.tryDial("vsn=2.0.0", nil)
+	if err == nil || resp == nil || resp.StatusCode != http.StatusForbidden {
+		t.Errorf("answered %v, %v", resp, err)
+	}
+}
+
 func TestNewHandlerPanicsOnMistakes(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]socket.Config{
 		"route":  {Channels: channel.Routes{"a*b": echoes()}},
 		"nil":    {Channels: channel.Routes{"a": nil}},
 		"origin": {Origins: []string{"example.com"}},
+
+		"nil serializer":          {Serializers: []serializer.Serializer{nil}},
+		"incomparable serializer": {Serializers: []serializer.Serializer{incomparable{serializer.V2(), nil}}},
 	} {
 		func() {
 			defer func() {
