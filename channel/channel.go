@@ -40,7 +40,7 @@ type Channel struct {
 	asked    bool       // the handler is being asked about the join
 	answer   uint8      // to the join
 	prev     *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
-	limit    *joinLimit // nil: the join is not watched
+	watch    *joinWatch // nil: the join is not watched
 	others   map[*pubsub.Subscription]struct{}
 	onEnd    []func()
 }

@@ -41,8 +41,8 @@ func (d Driver) Accepts(joinRef serializer.Ref) bool {
 	return joinRef.IsNull() || joinRef == d.c.joinRef
 }
 
-// Receive takes an event of the client and reports whether the channel was still there for it. If the mailbox has no room for wait then
-// the channel is ended: it would silence the whole socket.
+// Receive takes an event of the client and reports whether the channel is still there for it; if not, the topic is not joined any more. If the
+// mailbox has no room for wait then the channel is ended: it would silence the whole socket.
 func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
 	it := item{kind: itemEvent, ref: m.Ref, event: m.Event, payload: m.Payload}
 	return d.post(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
@@ -51,9 +51,9 @@ func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
 func (d Driver) post(it item, size int, wait time.Duration) bool {
 	err := d.c.box.PostWait(it, size, wait)
 	if errors.Is(err, box.ErrFull) {
-		d.c.kill(ErrFull)
+		return !d.c.kill(ErrFull)
 	}
-	return !errors.Is(err, box.ErrClosed)
+	return err == nil && d.c.noteWaiting(it)
 }
 
 // Leave takes the client's phx_leave, which is carried out after what came before. It reports the same as Receive.
@@ -79,7 +79,8 @@ func (d Driver) Cancel(reason error) {
 func (d Driver) Wait() { d.c.box.Wait() }
 
 // replace ends the channel because the topic is joined again. One that is about to end anyway does so as it would have; another falls
-// silent, and the new one tells its end after its own answer. A join that is still being decided is answered first.
+// silent, and the new one tells its end after its own answer. A join that is still being decided is answered first, and if it is refused then
+// so is what waits behind it.
 func (c *Channel) replace() {
 	c.mu.Lock()
 	isJoined := !c.leaving && c.phase.CompareAndSwap(joined, silent)
@@ -89,7 +90,7 @@ func (c *Channel) replace() {
 	}
 	c.replaced = true
 	c.mu.Unlock()
-	c.box.Close(false, item{kind: itemClose, msg: ErrReplaced})
+	c.box.Close(!isJoined, item{kind: itemClose, msg: ErrReplaced})
 	if isJoined {
 		c.cancel(ErrReplaced)
 	}
@@ -107,11 +108,13 @@ func (c *Channel) silence(reason error) {
 	c.box.Close(false, item{kind: itemClose, msg: reason})
 }
 
-// kill ends a channel from outside at once, as a crash: its client rejoins.
-func (c *Channel) kill(reason error) {
-	if c.claim() {
+// kill ends a channel from outside at once, as a crash: its client rejoins. It reports false if the channel's end was decided already.
+func (c *Channel) kill(reason error) bool {
+	mine := c.claim()
+	if mine {
 		c.killed(reason)
 	}
+	return mine
 }
 
 // overflow is kill for a broadcast that finds no room. It leaves the rest to a goroutine, for it is called under the topic's lock, which a

@@ -21,21 +21,23 @@ const (
 	gaveUp // by giveUp, in the callback's stead
 )
 
-// joinLimit is the time of a join that is watched.
-type joinLimit struct {
-	limit time.Duration
-	timer *time.Timer // nil: the callback was not called yet
-	done  chan struct{}
+// joinWatch is kept of a join that is watched.
+type joinWatch struct {
+	limit  time.Duration // 0: none
+	timer  *time.Timer   // nil: the callback was not called yet
+	done   chan struct{}
+	behind []item // the messages that wait for it, without their payloads
 }
 
-// Watch gives the join's callback so much time, from when it is called or from now. One that has not returned then is a crashed join to the
-// client, its topic is free, and its context is cancelled by ErrJoinTimeout. A join that was answered already is not touched.
+// Watch gives the join's callback so much time, from when it is called or from now; 0 is no bound. One that has not returned then is a crashed
+// join to the client, its topic is free, and its context is cancelled by ErrJoinTimeout; what the client sends from now on and would wait for
+// it is answered then, too. A join that was answered already is not touched.
 func (d Driver) Watch(limit time.Duration) {
 	c := d.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.answer == unanswered && c.limit == nil {
-		c.limit = &joinLimit{limit: limit, done: make(chan struct{})}
+	if c.answer == unanswered && c.watch == nil {
+		c.watch = &joinWatch{limit: limit, done: make(chan struct{})}
 		if c.asked {
 			c.startLimit()
 		}
@@ -44,11 +46,28 @@ func (d Driver) Watch(limit time.Duration) {
 
 // startLimit starts the time. The caller holds mu.
 func (c *Channel) startLimit() {
-	l := c.limit
-	l.timer = time.AfterFunc(l.limit, func() {
-		defer close(l.done)
-		c.giveUp("join given up", fmt.Errorf("%w: over %v", ErrJoinTimeout, l.limit))
+	w := c.watch
+	if w.limit == 0 {
+		return
+	}
+	w.timer = time.AfterFunc(w.limit, func() {
+		defer close(w.done)
+		c.giveUp("join given up", fmt.Errorf("%w: over %v", ErrJoinTimeout, w.limit))
 	})
+}
+
+// noteWaiting notes a message that was put into the mailbox, if it waits there for a watched join. It reports false if nobody will answer it, as the
+// join was given up.
+func (c *Channel) noteWaiting(it item) bool {
+	if p := c.phase.Load(); p == joined || p == ending {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.answer == unanswered && c.watch != nil {
+		c.watch.behind = append(c.watch.behind, item{kind: it.kind, ref: it.ref})
+	}
+	return c.answer != gaveUp
 }
 
 // ask reports whether the handler is still to be asked, whose time begins.
@@ -59,7 +78,7 @@ func (c *Channel) ask() bool {
 		return false
 	}
 	c.asked = true
-	if c.limit != nil {
+	if c.watch != nil {
 		c.startLimit()
 	}
 	return true
@@ -82,17 +101,17 @@ func (c *Channel) handleJoin(it item) {
 // endJoin does what is left after the answer: it tells the end of the channel before, and the carrier that there was an answer.
 func (c *Channel) endJoin() {
 	c.mu.Lock()
-	answer, limit, before := c.answer, c.limit, c.closeBefore()
-	c.limit, c.prev, c.asked = nil, nil, false
-	if answer != unanswered { // or about to be given up, by who needs the ref
-		c.ref = Ref{}
+	answer, watch, before := c.answer, c.watch, c.closeBefore()
+	c.prev, c.asked = nil, false
+	if answer != unanswered { // or about to be given up, by who needs them
+		c.ref, c.watch = Ref{}, nil
 	}
 	c.mu.Unlock()
 	if before != nil {
 		_ = c.up.Send(before.closeFrame(), transport.Delivery{}) // a connection that has ended ends the channel by itself
 	}
-	if limit != nil && limit.timer != nil && !limit.timer.Stop() {
-		<-limit.done
+	if watch != nil && watch.timer != nil && !watch.timer.Stop() {
+		<-watch.done
 	}
 	if answer == answeredOK || answer == answeredError {
 		c.up.Answered()
@@ -201,26 +220,37 @@ func (c *Channel) refuse(ref serializer.Ref, err error) {
 	c.box.Close(true, item{kind: itemClose, msg: errRefused})
 }
 
-// handleRefused answers what came behind a join that was refused as if the topic had never been joined.
+// handleRefused handles what came behind a join that was refused.
 func (c *Channel) handleRefused(it item) {
+	if it.kind == itemClose {
+		c.end(errRefused)
+		return
+	}
+	if f := c.refusal(it); f != nil {
+		_ = c.up.Send(f, transport.Delivery{}) // likewise
+	}
+}
+
+// refusal answers a client's message behind a join that failed as if the topic had never been joined. It is nil if there is nothing to answer.
+func (c *Channel) refusal(it item) *serializer.Frame {
 	answer := replyNoTopic
 	var joinRef serializer.Ref
 	switch it.kind {
 	case itemLeave:
 		answer, joinRef = emptyResponse, c.joinRef
 	case itemEvent:
-	case itemClose:
-		c.end(errRefused)
-		return
 	default:
-		return
+		return nil
 	}
-	if f, err := c.encodeReply(joinRef, it.ref, answer); err == nil {
-		_ = c.up.Send(f, transport.Delivery{}) // likewise
+	f, err := c.encodeReply(joinRef, it.ref, answer)
+	if err != nil {
+		c.up.Log(c, "cannot answer behind a join", err)
+		return nil
 	}
+	return f
 }
 
-// giveUp answers a join in its callback's stead, as one that crashed, and silences the channel. What the callback still returns counts for
+// giveUp answers a join in its callback's stead, as one that crashed, and what waits for it, and silences the channel. What the callback still returns counts for
 // nothing, but a channel that it accepts terminates, by reason. GiveUp reports false if there is an answer already.
 func (c *Channel) giveUp(message string, reason error) bool {
 	c.mu.Lock()
@@ -232,12 +262,19 @@ func (c *Channel) giveUp(message string, reason error) bool {
 	c.phase.CompareAndSwap(joining, silent)
 	ref, before := c.ref.ref, c.closeBefore()
 	c.ref = Ref{}
+	var behind []item
+	if c.watch != nil {
+		behind, c.watch.behind = c.watch.behind, nil
+	}
 	c.mu.Unlock()
 	c.up.Crashed(c, message, reason)
-	frames := make([]*serializer.Frame, 1, 2)
+	frames := make([]*serializer.Frame, 1, 2+len(behind))
 	frames[0], _ = c.encodeReply(c.joinRef, ref, replyCrashed)
 	if before != nil {
 		frames = append(frames, before.closeFrame())
+	}
+	for _, it := range behind {
+		frames = append(frames, c.refusal(it))
 	}
 	c.up.End(c, frames...)
 	c.silence(reason)

@@ -128,3 +128,58 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 		}
 	})
 }
+
+// What waits behind a join that is given up is answered with it, as on a topic that was never joined, and once.
+func TestMessagesBehindAJoinThatIsGivenUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })))
+		b.d.Watch(limit)
+		b.push("2", "x", nil)
+		b.push("3", "y", nil)
+		b.d.Leave(&serializer.Message{Ref: serializer.StringRef("4")}, 0)
+		time.Sleep(limit)
+		b.want(joinCrashed, noTopic("2"), noTopic("3"), reply("4", "ok", "{}"))
+		close(gate)
+		b.want()
+		b.d.Wait()
+	})
+}
+
+// A message that finds no room ends its channel, and is one on a topic that is not joined any more.
+func TestMessageThatFindsNoRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })))
+		b.d.Watch(limit)
+		large := serializer.Binary(make([]byte, 1<<20))
+		if b.d.Receive(&serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
+			t.Error("taken by a channel that has ended")
+		}
+		b.want(joinCrashed)
+		close(gate)
+		b.d.Wait()
+	})
+}
+
+// What waits behind a join that is refused is answered also if the topic was joined anew meanwhile.
+func TestMessagesBehindARefusedJoinThatIsReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) {
+			time.Sleep(time.Second)
+			return nil, push.Reject("no")
+		})))
+		b.push("2", "x", nil)
+		b.join(channel.Define((*room).join), "4", b.d)
+		time.Sleep(time.Second)
+		b.want(reply("1", "error", `{"reason":"no"}`), noTopic("2"), `["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
+		b.d.Close(errors.New("over"))
+	})
+}
+
+func noTopic(ref string) string {
+	return `[null,"` + ref + `","room:1","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`
+}

@@ -151,9 +151,7 @@ func (s *session) awaitJoin(c channel.Driver, alone bool) {
 			return
 		}
 	}
-	if s.h.cfg.JoinTimeout > 0 {
-		c.Watch(s.h.cfg.JoinTimeout)
-	}
+	c.Watch(max(s.h.cfg.JoinTimeout, 0))
 	if !alone {
 		return
 	}
@@ -186,24 +184,16 @@ func (s *session) Ended() {
 
 // deliver hands a message to the channel of its topic.
 func (s *session) deliver(m *serializer.Message) {
-	for range 2 { // twice if the channel just ended and was joined again
-		s.mu.Lock()
-		c, ok := s.channels[m.Topic]
-		s.mu.Unlock()
-		if !ok {
-			break
-		}
-		if !c.Accepts(m.JoinRef) {
-			return
-		}
-		if m.Event == serializer.EventLeave && c.Leave(m, mailboxWait) {
-			return
-		}
-		if m.Event != serializer.EventLeave && c.Receive(m, mailboxWait) {
-			return
-		}
+	s.mu.Lock()
+	c, ok := s.channels[m.Topic]
+	s.mu.Unlock()
+	switch {
+	case ok && !c.Accepts(m.JoinRef):
+	case ok && m.Event == serializer.EventLeave && c.Leave(m, mailboxWait):
+	case ok && m.Event != serializer.EventLeave && c.Receive(m, mailboxWait):
+	default:
+		s.unjoined(m)
 	}
-	s.unjoined(m)
 }
 
 // unjoined answers a message on a topic that is not joined: a leave has nothing to do, the rest is an error.
