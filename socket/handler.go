@@ -307,5 +307,5 @@ func (h *Handler) refused(r *http.Request, err error) {
 	if errors.As(err, &p) {
 		event = h.cfg.Logger.Error().Bytes("stack", p.Stack)
 	}
-	event.Err(err).Str("path", r.URL.Path).Msg("socket refused")
+	event.Err(err).Str("path", clip(r.URL.Path)).Msg("socket refused")
 }

@@ -309,6 +309,26 @@ func TestOriginOnBothTransports(t *testing.T) { // A25, H161
 	http.DefaultClient.CloseIdleConnections()
 }
 
+// What a client chose is clipped in the log, its origin and its path too.
+func TestRefusedHandshakesAreLoggedInShort(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("x", 2000)
+	s := serve(t, socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) { return nil, errors.New("no") }})
+	for path, origin := range map[string]string{"/socket/websocket": "https://" + long, "/" + long + "/websocket": ""} {
+		w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, path+"?vsn=2.0.0", nil)
+		if origin != "" {
+			r.Header.Set("Origin", origin)
+		}
+		s.h.ServeHTTP(w, r)
+		if w.Code != http.StatusForbidden {
+			t.Errorf("answered %d", w.Code)
+		}
+	}
+	if log := s.log.String(); strings.Count(log, "refused") != 2 || len(log) > 1500 {
+		t.Errorf("log of %d bytes: %s", len(log), log)
+	}
+}
+
 func TestMethodsAndPaths(t *testing.T) { // A2, A3, A21
 	t.Parallel()
 	s := serve(t, socket.Config{})

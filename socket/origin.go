@@ -53,7 +53,7 @@ func (h *Handler) allows(r *http.Request) bool {
 		return true
 	}
 	h.counts.refused.Add(1)
-	h.cfg.Logger.Warn().Str("origin", r.Header.Get("Origin")).Str("host", r.Host).Msg("origin refused: see socket.Config.Origins")
+	h.cfg.Logger.Warn().Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).Msg("origin refused: see socket.Config.Origins")
 	return false
 }
 
