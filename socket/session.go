@@ -233,16 +233,20 @@ func (s *session) Closed(err error) {
 	for _, c := range channels {
 		c.Close(err)
 	}
+	cancelled := make(chan struct{})
 	cancel := time.AfterFunc(closeGrace, func() {
+		defer close(cancelled)
 		for _, c := range channels {
 			c.Cancel(err)
 		}
 	})
-	defer cancel.Stop()
 	for _, c := range channels {
 		c.Wait()
 	}
 	s.running.Wait()
+	if !cancel.Stop() {
+		<-cancelled
+	}
 	s.h.closed(s)
 }
 
