@@ -113,7 +113,8 @@ func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p 
 }
 
 // Intercept takes the broadcasts of one event on the channel's topic, which then do not go to the client by themselves: f pushes
-// them on, changed or not, or drops them. Errors are as in On. It costs an encoding per client.
+// them on, changed or not, or drops them. Errors are as in On, but that one made by push.Reject is a crash, there being nothing to reply to. It costs an
+// encoding per client.
 func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) error) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
@@ -131,7 +132,7 @@ func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Chan
 }
 
 // Info handles the messages of type M that the server's own code sends to the channel: by Channel.Send, and as *pubsub.Broadcast
-// those of topics that the channel subscribed to. A message of a type that has no callback is logged and dropped. Errors are as in On.
+// those of topics that the channel subscribed to. A message of a type that has no callback is logged and dropped. Errors are as in Intercept.
 func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) Option[S] {
 	return Option[S]{func(h *Handler) {
 		typ := reflect.TypeFor[M]()

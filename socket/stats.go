@@ -24,7 +24,7 @@ type Stats struct {
 	SlowJoins     uint64 // joins beyond Config.JoinTimeout
 	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
 	Stuck         uint64 // channels whose callback had not returned 5 seconds after their topic was joined anew
-	Crashes       uint64 // channels that ended by an error or a panic, or whose join did
+	Crashes       uint64 // callbacks, of joins and at a channel's end too, that ended by a panic or by an error that asks for no reply
 
 	BadMessages uint64 // sockets that ended because they sent what is no message, or is nested too deeply
 
