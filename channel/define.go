@@ -53,8 +53,9 @@ type Option[S any] struct{ apply func(*Handler) }
 // taken down: with a nil error Terminate is called, and whatever the error the functions given to OnEnd are, as soon as it has returned. The same
 // holds for one that has not returned 5 seconds after the client joined the topic anew; there the cause is ErrReplaced.
 //
-// Define panics on what can only be a mistake: two callbacks for one event or message type.
+// Define panics on what can only be a mistake: two callbacks for one event or message type, or one that is nil.
 func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S]) *Handler {
+	must(join != nil, "join")
 	decode := decoder[P]()
 	h := &Handler{
 		newState: func() any { return new(S) },
@@ -87,6 +88,7 @@ func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P)
 func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (push.Reply, error)) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
+		must(f != nil, "On")
 		if _, ok := h.events[event]; ok {
 			panic(fmt.Sprintf("channel: two callbacks for event %q", event))
 		}
@@ -103,6 +105,7 @@ func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p 
 // OnAny handles the events that no On is for. Without it they crash the channel, as in Phoenix.
 func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)) Option[S] {
 	return Option[S]{func(h *Handler) {
+		must(f != nil, "OnAny")
 		if h.any != nil {
 			panic("channel: two OnAny callbacks")
 		}
@@ -118,6 +121,7 @@ func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p 
 func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) error) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
+		must(f != nil, "Intercept")
 		if _, ok := h.out[event]; ok {
 			panic(fmt.Sprintf("channel: two Intercept callbacks for event %q", event))
 		}
@@ -135,6 +139,7 @@ func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Chan
 // those of topics that the channel subscribed to. A message of a type that has no callback is logged and dropped. Errors are as in Intercept.
 func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) Option[S] {
 	return Option[S]{func(h *Handler) {
+		must(f != nil, "Info")
 		typ := reflect.TypeFor[M]()
 		call := func(ctx context.Context, c *Channel, msg any) error { return f(c.state.(*S), ctx, c, msg.(M)) }
 		if typ.Kind() == reflect.Interface {
@@ -152,6 +157,7 @@ func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) 
 // reasons. Its context is not cancelled. Pushes from it reach the client after phx_close, but before phx_error.
 func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error)) Option[S] {
 	return Option[S]{func(h *Handler) {
+		must(f != nil, "Terminate")
 		if h.terminate != nil {
 			panic("channel: two Terminate callbacks")
 		}
@@ -162,6 +168,13 @@ func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error
 // Use puts middleware around every event (not around joins), the first outermost: for logging, tracing, limits. Written Use[room](…).
 func Use[S any](middleware ...func(next Func) Func) Option[S] {
 	return Option[S]{func(h *Handler) { h.wrap = append(h.wrap, middleware...) }}
+}
+
+// must panics if a callback is not there.
+func must(is bool, what string) {
+	if !is {
+		panic("channel: nil callback for " + what)
+	}
 }
 
 // dispatch is the innermost Func: it finds the event's callback.

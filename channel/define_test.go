@@ -169,3 +169,29 @@ func TestDefinePanicsOnMistakes(t *testing.T) {
 		}()
 	}
 }
+
+// A callback that is nil is found when the handler is made, not by the first client.
+func TestDefinePanicsOnNil(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]channel.Option[room]{
+		"On":        channel.On[room, note]("x", nil),
+		"OnAny":     channel.OnAny[room](nil),
+		"Intercept": channel.Intercept[room, note]("x", nil),
+		"Info":      channel.Info[room, int](nil),
+		"Terminate": channel.Terminate[room](nil),
+		"join":      {},
+	} {
+		func() {
+			defer func() {
+				if v, _ := recover().(string); v != "channel: nil callback for "+name {
+					t.Errorf("%s: %v", name, v)
+				}
+			}()
+			if name == "join" {
+				channel.Define[room, note](nil)
+				return
+			}
+			channel.Define((*room).join, o)
+		}()
+	}
+}
