@@ -116,8 +116,8 @@ func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p 
 }
 
 // Intercept takes the broadcasts of one event on the channel's topic, which then do not go to the client by themselves: f pushes
-// them on, changed or not, or drops them. Errors are as in On, but that one made by push.Reject is a crash, there being nothing to reply to. It costs an
-// encoding per client.
+// them on, changed or not, or drops them. Errors are as in On, but that one made by push.Reject is a crash, there being nothing to reply to. It
+// costs an encoding per client.
 func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) error) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {

@@ -250,8 +250,8 @@ func (c *Channel) refusal(it item) *serializer.Frame {
 	return f
 }
 
-// giveUp answers a join in its callback's stead, as one that crashed, and what waits for it, and silences the channel. What the callback still returns counts for
-// nothing, but a channel that it accepts terminates, by reason. GiveUp reports false if there is an answer already.
+// giveUp answers a join in its callback's stead, as one that crashed, and what waits for it, and silences the channel. What the callback still
+// returns counts for nothing, but a channel that it accepts terminates, by reason. GiveUp reports false if there is an answer already.
 func (c *Channel) giveUp(message string, reason error) bool {
 	c.mu.Lock()
 	if c.answer != unanswered {
