@@ -75,32 +75,39 @@ func many(n int, once func(addr string) error) func(string, <-chan struct{}) int
 	}
 }
 
-// slowHandshakes opens connections and sends their requests a byte at a time.
-func slowHandshakes(addr string, end <-chan struct{}) int {
-	const n = 300
-	var all []net.Conn
-	defer func() {
-		for _, c := range all {
-			c.Close()
+// trickle opens connections and writes to each the head at once, then the rest a byte at a time, and its last byte again and again.
+func trickle(n int, pause time.Duration, head, rest string) func(string, <-chan struct{}) int {
+	return func(addr string, end <-chan struct{}) int {
+		var all []net.Conn
+		defer func() {
+			for _, c := range all {
+				c.Close()
+			}
+		}()
+		for range n {
+			c, err := net.Dial("tcp", addr)
+			if err != nil {
+				break
+			}
+			all = append(all, c)
+			_, _ = io.WriteString(c, head) // the server may close it at any time, as it should
 		}
-	}()
-	for range n {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			break
+		for i := 0; !over(end); i++ {
+			for _, c := range all {
+				_, _ = c.Write([]byte{rest[min(i, len(rest)-1)]})
+			}
+			time.Sleep(pause)
 		}
-		all = append(all, c)
+		return len(all)
 	}
-	request := "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nX-Slow: " + strings.Repeat("z", 1000)
-	for i := 0; i < len(request) && !over(end); i++ {
-		for _, c := range all {
-			_, _ = c.Write([]byte{request[i]}) // the server may have closed it, as it should
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-	<-end
-	return len(all)
 }
+
+// Requests whose heads come a byte at a time, and bodies that do.
+var (
+	slowHandshakes = trickle(300, 5*time.Millisecond, "", "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nX-Slow: z")
+	slowBodies     = trickle(200, 20*time.Millisecond, "POST /socket/longpoll?vsn=2.0.0&token=none HTTP/1.1\r\nHost: x\r\n"+
+		"Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n", "[")
+)
 
 // floodOfJoins joins as many topics as it can, without waiting for answers.
 func floodOfJoins(addr string, end <-chan struct{}) int {

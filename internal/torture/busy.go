@@ -137,30 +137,3 @@ func listening(topic string) func(addr string) (*client, error) {
 		return c, nil
 	}
 }
-
-// slowBodies posts bodies that come a byte at a time.
-func slowBodies(addr string, end <-chan struct{}) int {
-	const n = 200
-	var all []net.Conn
-	defer func() {
-		for _, c := range all {
-			c.Close()
-		}
-	}()
-	for range n {
-		c, err := net.Dial("tcp", addr)
-		if err != nil {
-			break
-		}
-		all = append(all, c)
-		fmt.Fprint(c, "POST /socket/longpoll?vsn=2.0.0&token=none HTTP/1.1\r\nHost: x\r\n"+
-			"Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n[")
-	}
-	for !over(end) {
-		for _, c := range all {
-			_, _ = c.Write([]byte{'['}) // the server may have closed it, as it should
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
-	return len(all)
-}
