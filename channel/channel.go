@@ -17,21 +17,19 @@ import (
 // Channel is one client's membership of one topic: it begins with a join and ends once. A Handler's callbacks for it run one at a
 // time, in order. Its methods may be called from any goroutine, also after its end, and never block.
 type Channel struct {
-	up      Carrier
-	h       *Handler
-	topic   string
-	joinRef serializer.Ref // as the client sent it
-	pushRef serializer.Ref // what pushes and replies carry: the join's ref if there was no join_ref
-	state   any            // a pointer to the handler's S
-	ctx     context.Context
-	cancel  context.CancelCauseFunc
-	box     box.Box[item]
-	phase   atomic.Uint32
-
-	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
-	warned   bool                 // of a payload that its callback does not take; likewise
-	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
+	up       Carrier
+	h        *Handler
+	topic    string
+	joinRef  serializer.Ref // as the client sent it
+	pushRef  serializer.Ref // what pushes and replies carry: the join's ref if there was no join_ref
+	state    any            // a pointer to the handler's S
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	box      box.Box[item]
+	phase    atomic.Uint32
 	accepted atomic.Bool          // by the handler's join, so that Terminate is due
+	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
+	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
 
 	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
 	ref      Ref        // of the message that is being handled
@@ -39,6 +37,7 @@ type Channel struct {
 	replaced bool       // a new join has taken the topic over, and has yet to tell this one's end
 	asked    bool       // the handler is being asked about the join
 	answer   uint8      // to the join
+	warned   bool       // of a payload that its callback does not take; not under mu, the callbacks' goroutine's
 	prev     *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
 	watch    *joinWatch // nil: the join is not watched
 	others   map[*pubsub.Subscription]struct{}

@@ -1,0 +1,14 @@
+package channel
+
+import (
+	"testing"
+	"unsafe"
+)
+
+// Each idle channel costs one of these.
+func TestChannelSize(t *testing.T) {
+	t.Parallel()
+	if n := unsafe.Sizeof(Channel{}); n > 320 {
+		t.Errorf("%d bytes for a Channel: the next size is 352", n)
+	}
+}
