@@ -176,6 +176,9 @@ func TestLongPollAcrossNodes(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
 	ann := join(t, addrs["A"], "ann", socket.WebSocket)
+	eve := join(t, addrs["B"], "eve", socket.WebSocket)
+	until(t, ann.came, "eve") // the nodes hear each other
+	until(t, eve.came, "ann")
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
 	do := func(node, method, token, body string) string {
