@@ -5,7 +5,6 @@ import (
 	"encoding/xml"
 	"errors"
 	"io"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -13,14 +12,7 @@ import (
 	"bennu.example/internal/leak"
 )
 
-// TestMain lets the test's own binary be the server and the load, as the program's is.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-role" {
-		main()
-		return
-	}
-	leak.Main(m)
-}
+func TestMain(m *testing.M) { leak.Main(m, main) }
 
 // Every scenario runs against both servers, and what it finds can be printed and drawn.
 func TestScenarios(t *testing.T) {

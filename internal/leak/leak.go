@@ -13,8 +13,13 @@ import (
 // grace is how long goroutines that are already on their way out get to end.
 const grace = 5 * time.Second
 
-// Main runs the tests of a package and exits: with 1 if they failed or if a goroutine outlived them. Call it from TestMain.
-func Main(m *testing.M) {
+// Main runs the tests of a package and exits: with 1 if they failed or if a goroutine outlived them. Call it from TestMain. A command that starts
+// itself anew in a -role gives its main, which then runs instead: the test's own binary is the command.
+func Main(m *testing.M, command ...func()) {
+	if len(command) > 0 && len(os.Args) > 1 && os.Args[1] == "-role" {
+		command[0]()
+		return
+	}
 	code := m.Run()
 	if code == 0 {
 		if left := wait(grace); len(left) > 0 {

@@ -9,14 +9,7 @@ import (
 	"bennu.example/internal/leak"
 )
 
-// TestMain lets the test's own binary be the server, as the program's is.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-role" {
-		main()
-		return
-	}
-	leak.Main(m)
-}
+func TestMain(m *testing.M) { leak.Main(m, main) }
 
 // TestSoak is a short run of what the command does for as long as one likes.
 func TestSoak(t *testing.T) {

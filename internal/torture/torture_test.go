@@ -2,21 +2,13 @@ package main
 
 import (
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
 	"bennu.example/internal/leak"
 )
 
-// TestMain lets the test's own binary be the server, as the program's is.
-func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && os.Args[1] == "-role" {
-		main()
-		return
-	}
-	leak.Main(m)
-}
+func TestMain(m *testing.M) { leak.Main(m, main) }
 
 // TestAttacks runs each attack for a moment; the command runs them for as long as one likes.
 func TestAttacks(t *testing.T) {
