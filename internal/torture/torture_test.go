@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net/http"
 	"testing"
 	"time"
@@ -21,6 +22,9 @@ func TestAttacks(t *testing.T) {
 	for _, a := range attacks {
 		t.Run(a.name, func(t *testing.T) {
 			r, err := v.endure(a, time.Second)
+			for tries := 1; errors.Is(err, errIdle) && tries < 3; tries++ { // the machine may be busy with other tests
+				r, err = v.endure(a, time.Second)
+			}
 			t.Log(r)
 			if err != nil {
 				t.Error(err)

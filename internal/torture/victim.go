@@ -88,6 +88,9 @@ func (r report) String() string {
 		r.under.Round(10*time.Microsecond), r.quiet.Round(10*time.Microsecond), r.trips, r.peak>>20, r.left>>10, r.done, r.slow)
 }
 
+// errIdle says that nothing was tried: an attacker gets only what processor time is left.
+var errIdle = errors.New("the attack did nothing")
+
 // endure attacks the server and returns an error if a bound was passed.
 func (v *victim) endure(a attack, d time.Duration) (r report, err error) {
 	r.name = a.name
@@ -125,7 +128,7 @@ func (v *victim) endure(a attack, d time.Duration) (r report, err error) {
 	case tripErr != nil:
 		return r, fmt.Errorf("the well-behaved client: %w", tripErr)
 	case r.done == 0:
-		return r, errors.New("the attack did nothing")
+		return r, errIdle
 	case r.under > v.bounds.slowest && r.under > multiple*r.quiet:
 		return r, fmt.Errorf("the well-behaved client waited %v", r.under)
 	case r.peak > v.bounds.growth:
