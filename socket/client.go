@@ -46,30 +46,32 @@ type Client struct {
 	channels []link.Down // those that are joined or on their way; never changed, only replaced
 
 	// The loop's.
-	wanted         Wanted
-	ended          bool
-	conn           *clientConn
-	msg            serializer.Message // being received
-	topics         map[string][]link.Down
-	refs           uint64
-	dials          uint64
-	cancelDial     func()
-	retry          loop.Timer
-	tries, denials int
-	entered        uint64 // pushes so far
-	unanswered     int
-	flushes        []*clientFlush
-	draining       *clientFlush   // Close's
-	barrier        serializer.Ref // of the heartbeat that shows that all was received; null: none
-	barrierAt      uint64         // entered when it was sent
-	settling       loop.Timer     // runs when that has been shown
-	probe          loop.Timer
-	probes         uint64
-	cancelProbe    func()
-	better         clientDialed
-	poorUntil      time.Time
-	probeAfter     time.Duration
-	progress       clientProgress
+	wanted      Wanted
+	ended       bool
+	conn        *clientConn
+	msg         serializer.Message // being received
+	topics      map[string][]link.Down
+	refs        uint64
+	dials       uint64
+	cancelDial  func()
+	retry       loop.Timer
+	backoff     int // attempts since a connection last held for clientStable; see ClientConfig.ReconnectAfter
+	failed      int // attempts that failed in a row; see State.Tries
+	denials     int
+	entered     uint64 // pushes so far
+	unanswered  int
+	flushes     []*clientFlush
+	draining    *clientFlush   // Close's
+	barrier     serializer.Ref // of the heartbeat that shows that all was received; null: none
+	barrierAt   uint64         // entered when it was sent
+	settling    loop.Timer     // runs when that has been shown
+	probe       loop.Timer
+	probes      uint64
+	cancelProbe func()
+	better      clientDialed
+	poorUntil   time.Time
+	probeAfter  time.Duration
+	progress    clientProgress
 }
 
 // Dial connects to the socket that is mounted at url ("wss://example.com/socket"; http and https will do as well) and returns the client, or why

@@ -45,17 +45,18 @@ type ClientConfig struct {
 	// four times as long. 0: the HeartbeatInterval.
 	HeartbeatTimeout time.Duration
 
-	// ReconnectAfter is the delay before attempt tries (from 1) to connect again; a negative one gives up ([Failed]). nil is
-	// phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, each between a half and one and a half
-	// times that, so that the clients of a server that restarts do not all come at once. A connection that held for less than 5 s does
+	// ReconnectAfter returns the delay before attempt tries (from 1) to connect again. A negative delay gives up ([Failed]).
+	// Nil means phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, with jitter: the delay is between
+	// half of that and as much as it later, but at least 1 s later. So the first attempt is made within a second, and the
+	// clients of a server that restarts do not all come back within 10 ms. A connection that held for less than 5 s does
 	// not start the count again. This function and the two below are called by the goroutine that keeps the connection alive: they must
 	// return at once, and wait for nothing of the client.
 	ReconnectAfter func(tries int) time.Duration
 	// DeniedAfter is the same for a client that was refused with 401 or 403, but may get other params or another token from its
-	// functions. nil is 10, 20, 40 and then 60 s, likewise. Without such functions it is not asked: only Connect tries again.
+	// functions. Nil means 10, 20, 40 and then 60 s, each between half and one and a half times that. Without such functions it is not asked: only Connect tries again.
 	DeniedAfter func(tries int) time.Duration
-	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. nil is
-	// phoenix.js's 1, 2, 5 and then 10 s, likewise.
+	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. Nil
+	// means phoenix.js's 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
 	RejoinAfter func(tries int) time.Duration
 	// StayAfter1000 gives up ([Failed]) when the server closes with 1000, as phoenix.js does. Otherwise 1000 is as any other code: it is
 	// what proxies and some servers (Cowboy on its idle timeout, Bandit on shutdown) say without meaning goodbye.
@@ -108,6 +109,8 @@ const (
 	clientCodeNormal = 1000
 	// clientStable is how long a connection must have held for its loss to count as the first.
 	clientStable = 5 * time.Second
+	// clientSpread is the least time over which the attempts of many clients to connect again are spread.
+	clientSpread = time.Second
 	// clientProbeFirst and clientProbeMost bound the time between tries of a WebSocket while long poll is used.
 	clientProbeFirst = 30 * time.Second
 	clientProbeMost  = 10 * time.Minute
@@ -125,14 +128,19 @@ var (
 	clientRejoinTable    = []time.Duration{1000, 2000, 5000, 10_000}
 )
 
-// clientDelays makes a function of a table of milliseconds whose last entry stays.
-func clientDelays(table []time.Duration, jitter bool) func(tries int) time.Duration {
+// clientDelays returns the delays of a table of milliseconds, whose last entry repeats.
+func clientDelays(table []time.Duration) func(tries int) time.Duration {
 	return func(tries int) time.Duration {
-		d := table[min(max(tries, 1), len(table))-1] * time.Millisecond
-		if jitter {
-			d = d/2 + rand.N(d)
-		}
-		return d
+		return table[min(max(tries, 1), len(table))-1] * time.Millisecond
+	}
+}
+
+// clientJitter returns the same delays from a half to one and a half times as long, spread over at least the given time.
+func clientJitter(table []time.Duration, spread time.Duration) func(tries int) time.Duration {
+	delay := clientDelays(table)
+	return func(tries int) time.Duration {
+		d := delay(tries)
+		return d/2 + rand.N(max(d, spread))
 	}
 }
 
@@ -163,13 +171,13 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 		c.HeartbeatTimeout = c.HeartbeatInterval
 	}
 	if c.ReconnectAfter == nil {
-		c.ReconnectAfter = clientDelays(clientReconnectTable, true)
+		c.ReconnectAfter = clientJitter(clientReconnectTable, clientSpread)
 	}
 	if c.DeniedAfter == nil {
-		c.DeniedAfter = clientDelays(clientDeniedTable, true)
+		c.DeniedAfter = clientJitter(clientDeniedTable, 0)
 	}
 	if c.RejoinAfter == nil {
-		c.RejoinAfter = clientDelays(clientRejoinTable, true)
+		c.RejoinAfter = clientJitter(clientRejoinTable, 0)
 	}
 	for _, n := range []struct {
 		field *int

@@ -51,7 +51,7 @@ func (c *Client) want(w Wanted) {
 	c.wanted = w
 	switch {
 	case w == WantConnected && c.conn == nil && c.cancelDial == nil:
-		c.tries, c.denials = 0, 0
+		c.backoff, c.failed, c.denials = 0, 0, 0
 		c.loop.Disarm(&c.retry)
 		c.connect()
 	case w == WantPaused:
@@ -105,7 +105,8 @@ func (c *Client) dialed(id uint64, got clientDialed) {
 	}
 	c.cancelDial = nil
 	if got.conn == nil {
-		c.cfg.Logger.Info().Err(got.err).Int("tries", c.tries+1).Msg("socket: cannot connect")
+		c.failed++
+		c.cfg.Logger.Info().Err(got.err).Int("tries", c.failed).Msg("socket: cannot connect")
 		for _, d := range c.downs() {
 			d.Closed(got.err)
 		}
@@ -121,7 +122,7 @@ func (c *Client) opened(got clientDialed) {
 	k := c.newConn(got.conn, got.name())
 	c.conn = k
 	c.connections.Add(1)
-	c.denials = 0
+	c.failed, c.denials = 0, 0
 	c.current.Store(k)
 	c.goroutines.Add()
 	go k.read()
@@ -147,7 +148,7 @@ func (c *Client) lost(k *clientConn, err error) {
 	}
 	c.cfg.Logger.Info().Err(err).Str("transport", k.name).Msg("socket: connection lost")
 	if time.Since(k.opened) >= clientStable {
-		c.tries = 0
+		c.backoff = 0
 	}
 	code, reason := 0, ""
 	if errors.Is(err, ErrHeartbeat) {
@@ -217,7 +218,7 @@ func (c *Client) retryAfter(err error) {
 		c.rest(Disconnected, err, time.Time{})
 		return
 	}
-	status, after, n := Waiting, c.cfg.ReconnectAfter, c.tries+1
+	status, after, n := Waiting, c.cfg.ReconnectAfter, c.backoff+1
 	switch {
 	case errors.Is(err, transport.ErrURL):
 		c.rest(Failed, err, time.Time{})
@@ -246,11 +247,7 @@ func (c *Client) canChange() bool {
 
 // rest sets the status of a client without a connection. If it is not to get one by itself then nobody waits for a flush any more.
 func (c *Client) rest(s Status, err error, until time.Time) {
-	tries := c.tries
-	if s != Disconnected {
-		tries++
-	}
-	c.setState(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, tries, "" }, false)
+	c.setState(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, c.failed, "" }, false)
 	if until.IsZero() && c.wanted == WantClosed {
 		c.flushed(true)
 	}
@@ -259,7 +256,7 @@ func (c *Client) rest(s Status, err error, until time.Time) {
 // retryDue is the retry timer's.
 func (c *Client) retryDue() {
 	if c.isWanted() && c.conn == nil && c.cancelDial == nil {
-		c.tries++
+		c.backoff++
 		c.connect()
 	}
 }

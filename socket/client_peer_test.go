@@ -40,13 +40,13 @@ func (p *peer) client(cfg ClientConfig) *Client {
 		cfg.Serializer = p.ser
 	}
 	if cfg.ReconnectAfter == nil {
-		cfg.ReconnectAfter = clientDelays(clientReconnectTable, false)
+		cfg.ReconnectAfter = clientDelays(clientReconnectTable)
 	}
 	if cfg.RejoinAfter == nil {
-		cfg.RejoinAfter = clientDelays(clientRejoinTable, false)
+		cfg.RejoinAfter = clientDelays(clientRejoinTable)
 	}
 	if cfg.DeniedAfter == nil {
-		cfg.DeniedAfter = clientDelays(clientDeniedTable, false)
+		cfg.DeniedAfter = clientDelays(clientDeniedTable)
 	}
 	c := NewClient("ws://peer.test/socket", &cfg)
 	c.dial = p.dial

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Wanted is what the program wants of a client.
@@ -52,9 +54,44 @@ type State struct {
 	Status    Status
 	Since     time.Time // when Status became what it is
 	Until     time.Time // of Waiting and Denied: the next attempt, or zero
-	Tries     int       // attempts that failed in a row
+	Tries     int       // attempts that failed in a row; 0 once one has succeeded
 	Cause     error     // why there is no connection: what ended the last one or the last attempt
 	Transport string    // "websocket" or "longpoll", if connected
+}
+
+// String is the state in one line for a log, such as "waiting, attempt 3 at 15:04:05.250: connection refused". It holds
+// no payload, parameter or token, and at most 200 bytes of the cause.
+func (s State) String() string {
+	line := s.Status.String()
+	switch {
+	case s.Status == Connected:
+		line += " by " + s.Transport
+	case s.Status == Connecting && s.Tries > 0:
+		line += fmt.Sprintf(", attempt %d", s.Tries+1)
+	case s.Status == Disconnected:
+		line += ", " + s.Wanted.String()
+	case !s.Until.IsZero():
+		line += fmt.Sprintf(", attempt %d at %s", s.Tries+1, s.Until.Format("15:04:05.000"))
+	}
+	if s.Cause == nil {
+		return line
+	}
+	return line + ": " + clipCause(s.Cause.Error())
+}
+
+// clipCause makes one short line of an error's text.
+func clipCause(text string) string {
+	const most = 200
+	text = strings.ToValidUTF8(text, "\uFFFD")
+	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r < ' ' || r == 0x7f }), "; ")
+	if len(text) <= most {
+		return text
+	}
+	cut := most
+	for !utf8.RuneStart(text[cut]) {
+		cut--
+	}
+	return text[:cut] + "…"
 }
 
 // clientStates keeps a client's state and tells who watches it.
