@@ -11,6 +11,9 @@ import (
 // While the engine is up and nodes keep up, a broadcast arrives at every node that subscribed to its topic exactly once, and those of one
 // publisher in their order. An adapter never buffers without bound: what finds no room is an error at its publisher. When it cannot know
 // that everything arrived (the connection was lost, a queue overflowed), it says so by Inbox.Gap.
+//
+// A topic may be any string. An adapter only compares it: Inbox.Deliver must get the topic of a Broadcast as Publish
+// got it. The topics that begin with a zero byte are made by PubSub, for [Control] among others.
 type Adapter interface {
 	// Node is this node's name, unique in the cluster and other after each start.
 	Node() string

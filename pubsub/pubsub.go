@@ -51,7 +51,7 @@ type shard struct {
 }
 
 type topic struct {
-	name string
+	key  string
 	mu   sync.RWMutex
 	subs []*Subscription
 	prep []*preparation // never changed, but replaced
@@ -81,8 +81,8 @@ func New(a Adapter) *PubSub {
 	return p
 }
 
-func (p *PubSub) shard(topic string) *shard {
-	return &p.shards[maphash.String(p.seed, topic)%shards]
+func (p *PubSub) shard(key string) *shard {
+	return &p.shards[maphash.String(p.seed, key)%shards]
 }
 
 // Subscribe adds a subscriber. One that subscribes twice is delivered to twice. The subscription holds until it is cancelled.
@@ -93,14 +93,18 @@ func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
 // SubscribePrepared is Subscribe for a subscriber whose broadcasts are prepared first; a nil Preparer is none. Preparers are told apart by ==: one
 // that cannot be compared prepares for each of its subscriptions anew. A broadcast that was made while it subscribed may come unprepared.
 func (p *PubSub) SubscribePrepared(name string, s Subscriber, by Preparer) *Subscription {
-	sh := p.shard(name)
+	return p.subscribe(topicKey(name), s, by)
+}
+
+func (p *PubSub) subscribe(key string, s Subscriber, by Preparer) *Subscription {
+	sh := p.shard(key)
 	sh.mu.Lock()
-	t, ok := sh.topics[name]
+	t, ok := sh.topics[key]
 	if !ok {
-		t = &topic{name: name}
-		sh.topics[name] = t
+		t = &topic{key: key}
+		sh.topics[key] = t
 		if p.adapter != nil {
-			p.adapter.Subscribe(name)
+			p.adapter.Subscribe(key)
 		}
 	}
 	t.mu.Lock()
@@ -132,7 +136,7 @@ func (t *topic) prepare(by Preparer) *preparation {
 // Cancel ends the subscription: when it returns no Deliver is running for it and none will. Further calls do nothing.
 func (s *Subscription) Cancel() {
 	t := s.topic
-	sh := s.ps.shard(t.name)
+	sh := s.ps.shard(t.key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
 	t.mu.Lock()
@@ -152,19 +156,21 @@ func (s *Subscription) Cancel() {
 		}
 	}
 	if last == 0 {
-		delete(sh.topics, t.name)
+		delete(sh.topics, t.key)
 		if s.ps.adapter != nil {
-			s.ps.adapter.Unsubscribe(t.name)
+			s.ps.adapter.Unsubscribe(t.key)
 		}
 	}
 }
 
 // Subscribers is how many subscriptions this node has for a topic.
-func (p *PubSub) Subscribers(name string) int {
-	sh := p.shard(name)
+func (p *PubSub) Subscribers(name string) int { return p.subscribers(topicKey(name)) }
+
+func (p *PubSub) subscribers(key string) int {
+	sh := p.shard(key)
 	sh.mu.RLock()
 	defer sh.mu.RUnlock()
-	t, ok := sh.topics[name]
+	t, ok := sh.topics[key]
 	if !ok {
 		return 0
 	}
@@ -173,53 +179,83 @@ func (p *PubSub) Subscribers(name string) int {
 	return len(t.subs)
 }
 
-// Broadcast sends an event to all subscribers of a topic on all nodes, and may be called from anywhere: a plain HTTP handler, a job. The
-// payload is a Go value, or a serializer.Payload; nil is an empty object.
+// Broadcast sends an event to all subscribers of a topic on all nodes. It may be called from anywhere: an HTTP
+// handler, a job. The payload is a Go value, or a serializer.Payload. Nil means an empty object.
 //
-// Everyone who can be reached is, whatever the error, which tells the first trouble: the payload does not encode (wrapping
-// serializer.ErrPayload), some subscribers' serializer has no form for it (likewise), or the adapter's queue is full.
+// Every subscriber that can be reached is reached, even if Broadcast returns an error. The error is the first that
+// occurred: the payload does not encode (wrapping serializer.ErrPayload), it has no form in the serializer of some
+// subscriber (the same), or the adapter's queue is full.
+//
+// The event "disconnect" also closes the sockets whose id equals the topic, as Endpoint.broadcast does in Phoenix:
+// see socket.Handler.Disconnect. So server code must not pass an event name chosen by a client to Broadcast,
+// LocalBroadcast or SendTo. BroadcastFrom and the methods of channel.Channel never close sockets.
 func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any) error {
-	return p.BroadcastFrom(ctx, nil, topic, event, payload)
-}
-
-// BroadcastFrom is Broadcast to all but the subscriber from, which is told apart by ==: one that cannot be compared is an error, and then nobody
-// gets anything.
-func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
-	if from != nil && !reflect.ValueOf(from).Comparable() {
-		return fmt.Errorf("pubsub: broadcast %s to %s: %T cannot be compared, so it cannot be left out", event, topic, from)
-	}
-	b, err := newBroadcast(topic, event, payload)
-	if err != nil {
-		return err
-	}
-	err = p.deliver(b, from)
-	if p.adapter != nil {
-		err = errors.Join(err, p.adapter.Publish(ctx, "", b))
+	err := p.BroadcastFrom(ctx, nil, topic, event, payload)
+	if event == eventDisconnect {
+		err = errors.Join(err, p.Control().Broadcast(ctx, disconnectPrefix+topic, event, nil))
 	}
 	return err
 }
 
+// BroadcastFrom is Broadcast to all but the subscriber from, which is compared by ==. If from is not comparable,
+// BroadcastFrom returns an error and delivers nothing. Its event "disconnect" has no special meaning.
+func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
+	return p.broadcast(ctx, from, address{topicKey(topic), topic}, event, payload)
+}
+
 // LocalBroadcast is Broadcast to the subscribers of this node only.
 func (p *PubSub) LocalBroadcast(topic, event string, payload any) error {
-	b, err := newBroadcast(topic, event, payload)
+	err := p.localBroadcast(address{topicKey(topic), topic}, event, payload)
+	if event == eventDisconnect {
+		err = errors.Join(err, p.localBroadcast(controlAddress(disconnectPrefix+topic), event, nil))
+	}
+	return err
+}
+
+// SendTo sends an event to a topic's subscribers on one node only, which may be this one. It is no error if there is
+// no such node.
+func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload any) error {
+	err := p.sendTo(ctx, node, address{topicKey(topic), topic}, event, payload)
+	if event == eventDisconnect {
+		err = errors.Join(err, p.Control().SendTo(ctx, node, disconnectPrefix+topic, event, nil))
+	}
+	return err
+}
+
+func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, event string, payload any) error {
+	if from != nil && !reflect.ValueOf(from).Comparable() {
+		return fmt.Errorf("pubsub: broadcast %s to %s: %T cannot be compared and so cannot be left out", event, to.name, from)
+	}
+	b, err := newBroadcast(to.name, event, payload)
 	if err != nil {
 		return err
 	}
-	return p.deliver(b, nil)
+	err = p.deliver(to.key, b, from)
+	if p.adapter != nil {
+		err = errors.Join(err, p.adapter.Publish(ctx, "", b.addressed(to.key)))
+	}
+	return err
 }
 
-// SendTo sends an event to a topic's subscribers on one node only, which may be this one. A node that is not there is no error.
-func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload any) error {
-	b, err := newBroadcast(topic, event, payload)
+func (p *PubSub) localBroadcast(to address, event string, payload any) error {
+	b, err := newBroadcast(to.name, event, payload)
+	if err != nil {
+		return err
+	}
+	return p.deliver(to.key, b, nil)
+}
+
+func (p *PubSub) sendTo(ctx context.Context, node string, to address, event string, payload any) error {
+	b, err := newBroadcast(to.name, event, payload)
 	switch {
 	case err != nil:
 		return err
 	case node == p.Node():
-		return p.deliver(b, nil)
+		return p.deliver(to.key, b, nil)
 	case p.adapter == nil:
 		return nil
 	}
-	return p.adapter.Publish(ctx, node, b)
+	return p.adapter.Publish(ctx, node, b.addressed(to.key))
 }
 
 // Node is this node's name in the cluster; "" without an adapter.
@@ -268,16 +304,29 @@ func (p *PubSub) Run(ctx context.Context) error {
 		return nil
 	}
 	return p.adapter.Run(ctx, Inbox{
-		Deliver: func(b *Broadcast) { _ = p.deliver(b, nil) }, // the broadcaster is on another node: who cannot have it does not get it
+		Deliver: p.receive,
 		Gap:     p.gap,
 	})
 }
 
-// deliver hands b to this node's subscribers of its topic and returns the first error.
-func (p *PubSub) deliver(b *Broadcast, from Subscriber) (first error) {
-	sh := p.shard(b.Topic)
+// receive delivers a broadcast of another node. An error is not reported: the broadcaster is on that node.
+func (p *PubSub) receive(b *Broadcast) {
+	key := b.Topic
+	name, ok := nameOf(key)
+	if !ok {
+		return
+	}
+	if len(name) != len(key) {
+		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload}
+	}
+	_ = p.deliver(key, b, nil)
+}
+
+// deliver hands b to this node's subscribers under a key and returns the first error.
+func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) (first error) {
+	sh := p.shard(key)
 	sh.mu.RLock()
-	t, ok := sh.topics[b.Topic]
+	t, ok := sh.topics[key]
 	if !ok {
 		sh.mu.RUnlock()
 		return nil

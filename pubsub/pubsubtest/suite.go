@@ -39,6 +39,7 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"order", order},
 		{"payloads", payloads},
 		{"topics", topics},
+		{"control", control},
 		{"direct", direct},
 		{"node names", nodeNames},
 		{"restart", restart},
@@ -347,6 +348,40 @@ func topics(t *testing.T, e Engine) {
 		b.wants(all[i], fmt.Sprint(i))
 		if got := all[i].last().Topic; got != name {
 			t.Errorf("%q came as %q", name, got)
+		}
+	}
+}
+
+// control holds that control topics are told from topics of the same text, and from those that look like them.
+func control(t *testing.T, e Engine) {
+	a, b := start(t, e), start(t, e)
+	names := []string{"", "a", "bennu:presence:presence:0", "\x00", "\x00c", "\x00ca", "\x00t\x00ca"}
+	topics, controls := make([]*listener, len(names)), make([]*listener, len(names))
+	for i, name := range names {
+		topics[i], controls[i] = b.listen(name), new(listener)
+		t.Cleanup(b.ps.Control().Subscribe(name, controls[i]).Cancel)
+		reach(a, name, topics[i])
+		a.until("reaching control topic", func() bool {
+			_ = a.ps.Control().Broadcast(t.Context(), name, probe, nil) // until the subscription has reached the engine
+			return controls[i].probed() > 0
+		})
+	}
+	for i, name := range names {
+		event := fmt.Sprint(i)
+		a.broadcast(name, "topic "+event, nil)
+		if err := a.ps.Control().Broadcast(t.Context(), name, "control "+event, nil); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.ps.Control().SendTo(t.Context(), b.a.Node(), name, "direct "+event, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, name := range names {
+		event := fmt.Sprint(i)
+		b.wants(topics[i], "topic "+event)
+		b.wants(controls[i], "control "+event, "direct "+event)
+		if got := controls[i].last().Topic; got != name {
+			t.Errorf("control topic %q came as %q", name, got)
 		}
 	}
 }
