@@ -539,7 +539,7 @@ func TestGarbage(t *testing.T) {
 		a.track(new(owner), "u1", nil)
 		eventually(t, 2*time.Second, []*node{a, b}, "u1")
 		for _, payload := range []any{nil, 1, "x", serializer.Binary(nil), serializer.Binary([]byte{1, 1}), serializer.Binary(make([]byte, 100))} {
-			if err := b.ps.Broadcast(t.Context(), "bennu:presence:presence:0", "gossip", payload); err != nil {
+			if err := b.ps.Control().Broadcast(t.Context(), "bennu:presence:presence:0", "gossip", payload); err != nil {
 				t.Error(err)
 			}
 		}

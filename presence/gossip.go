@@ -26,7 +26,7 @@ type gossiper struct {
 	s     *shard
 	cfg   *Config
 	addr  string // this node's, for the adapter
-	topic string
+	topic string // a control topic
 	inbox box.Box[*pubsub.Broadcast]
 	sub   *pubsub.Subscription
 	noGap func()
@@ -70,7 +70,7 @@ func newGossiper(s *shard, topic, addr string) *gossiper {
 }
 
 func (g *gossiper) start() {
-	g.sub = g.s.p.ps.Subscribe(g.topic, g)
+	g.sub = g.s.p.ps.Control().Subscribe(g.topic, g)
 	g.noGap = g.s.p.ps.OnGap(func(error) { g.gap() })
 	go g.run()
 }
@@ -302,9 +302,9 @@ func (g *gossiper) sendAll(out []outgoing) {
 func (g *gossiper) send(ctx context.Context, o outgoing) error {
 	payload := serializer.Binary(o.encode())
 	if o.to == "" {
-		return g.s.p.ps.BroadcastFrom(ctx, g, g.topic, gossipEvent, payload)
+		return g.s.p.ps.Control().BroadcastFrom(ctx, g, g.topic, gossipEvent, payload)
 	}
-	return g.s.p.ps.SendTo(ctx, o.to, g.topic, gossipEvent, payload)
+	return g.s.p.ps.Control().SendTo(ctx, o.to, g.topic, gossipEvent, payload)
 }
 
 // receive takes a message of another node. It is the inbox's function.

@@ -63,7 +63,7 @@ func TestDisconnectDuringHandshake(t *testing.T) {
 	if err := s.h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if n := cfg.PubSub.Subscribers("u"); n != 0 {
+	if n := cfg.PubSub.Control().Subscribers("bennu:disconnect:u"); n != 0 {
 		t.Errorf("%d subscriptions are left", n)
 	}
 }
@@ -100,7 +100,7 @@ func poll(t *testing.T, then func(h *socket.Handler) error) (answer *httptest.Re
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	return answer, ps.Subscribers("u")
+	return answer, ps.Control().Subscribers("bennu:disconnect:u")
 }
 
 func TestDisconnectDuringLongPollHandshake(t *testing.T) {
@@ -121,14 +121,14 @@ func TestFailedHandshakeLeavesNothing(t *testing.T) {
 		cfg := socket.Config{PubSub: pubsub.New(nil), Connect: named}
 		held := false
 		s := handshakes(t, cfg, func(*socket.Handler) error {
-			held = cfg.PubSub.Subscribers("u") == 1
+			held = cfg.PubSub.Control().Subscribers("bennu:disconnect:u") == 1
 			return fails()
 		})
 		_, _, _ = s.tryDial("vsn=2.0.0", nil)             // 101 was said already, then nothing
 		if err := s.h.Shutdown(t.Context()); err != nil { // waits for the handshake
 			t.Error(err)
 		}
-		if n := cfg.PubSub.Subscribers("u"); n != 0 || !held {
+		if n := cfg.PubSub.Control().Subscribers("bennu:disconnect:u"); n != 0 || !held {
 			t.Errorf("%s: %d subscriptions are left, subscribed before: %v", name, n, held)
 		}
 	}
@@ -137,8 +137,8 @@ func TestFailedHandshakeLeavesNothing(t *testing.T) {
 	h := socket.NewHandler(socket.Config{PubSub: ps, Connect: named})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/websocket?vsn=2.0.0", nil))
-	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "upgrade") || ps.Subscribers("u") != 0 {
-		t.Errorf("what is no handshake: %d %s, and %d subscriptions are left", w.Code, w.Body, ps.Subscribers("u"))
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "upgrade") || ps.Control().Subscribers("bennu:disconnect:u") != 0 {
+		t.Errorf("what is no handshake: %d %s, and %d subscriptions are left", w.Code, w.Body, ps.Control().Subscribers("bennu:disconnect:u"))
 	}
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)

@@ -85,8 +85,11 @@ func (h *Handler) PubSub() *pubsub.PubSub { return h.cfg.PubSub }
 
 // Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients come back by themselves, and may be refused then. It also ends
 // those whose Connect has returned and whose handshake goes on; on another node, once the engine knows that there is such a socket.
+//
+// Server code may also broadcast the event "disconnect" on the id by PubSub.Broadcast, as in Phoenix. Clients cannot: a
+// handler that relays their events by the methods of channel.Channel closes no socket, even on a topic that equals an id.
 func (h *Handler) Disconnect(ctx context.Context, id string) error {
-	return h.cfg.PubSub.Broadcast(ctx, id, eventDisconnect, nil)
+	return h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventDisconnect, nil)
 }
 
 // ServeHTTP answers …/websocket and …/longpoll, and 404 to everything else.

@@ -7,6 +7,13 @@ import (
 	"bennu.example/transport"
 )
 
+// eventDisconnect, broadcast on the control topic of disconnectPrefix and a socket's id, ends the socket. Package
+// pubsub knows both: server code may also broadcast "disconnect" on the id itself, as it would in Phoenix.
+const (
+	eventDisconnect  = "disconnect"
+	disconnectPrefix = "bennu:disconnect:"
+)
+
 // idWatch is a socket's subscription to its id. It holds from before the client is told that it is connected, so that who was told can be
 // disconnected.
 type idWatch struct {
@@ -21,7 +28,7 @@ func (h *Handler) watch(id string) *idWatch {
 		return nil
 	}
 	w := new(idWatch)
-	w.on = h.cfg.PubSub.Subscribe(id, w)
+	w.on = h.cfg.PubSub.Control().Subscribe(disconnectPrefix+id, w)
 	return w
 }
 

@@ -12,6 +12,8 @@ const (
 	// maxPeerQueue bounds what came from other nodes for long-poll sessions of this one and waits, in bytes. It is soon handed on.
 	maxPeerQueue = 16 << 20
 	eventPeer    = "longpoll"
+	// peerPrefix and an address are the control topic on which a node receives.
+	peerPrefix = "bennu:longpoll:"
 )
 
 // longPollPeers brings what the long-poll ends of a cluster's nodes say to each other to where it is meant for: as transport.Peers.
@@ -19,14 +21,14 @@ type longPollPeers struct{ ps *pubsub.PubSub }
 
 // Send is part of transport.Peers.
 func (p longPollPeers) Send(address string, data []byte) error {
-	return p.ps.Broadcast(context.Background(), address, eventPeer, serializer.Binary(data))
+	return p.ps.Control().Broadcast(context.Background(), peerPrefix+address, eventPeer, serializer.Binary(data))
 }
 
 // Listen is part of transport.Peers.
 func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop func()) {
 	l := new(peerListener)
 	l.in.Init(maxPeerQueue, receive)
-	at := p.ps.Subscribe(address, l)
+	at := p.ps.Control().Subscribe(peerPrefix+address, l)
 	return func() {
 		at.Cancel()
 		l.in.Close(false)

@@ -24,8 +24,6 @@ const (
 	joinWait = 50 * time.Millisecond
 	// closeGrace is how long callbacks may go on when their connection has ended, until their context is cancelled.
 	closeGrace = 5 * time.Second
-	// eventDisconnect, broadcast on a socket's id, ends it.
-	eventDisconnect = "disconnect"
 )
 
 // session is one socket: it routes what its client sends to channels. Receive and Closed are called by its transport, one at a time; the
