@@ -147,7 +147,7 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 		return p.handle.Push()
 	}
 	size := pushOverhead + len(event) + len(body.Bytes())
-	if !c.room.Reserve(size) {
+	if !p.hold.Take(&c.room, size) {
 		p.handle.Resolve(push.Failed(p.wrap(c.topic, push.ErrFull)))
 		return p.handle.Push()
 	}
@@ -155,7 +155,7 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 	c.unanswered.Add(1)
 	if !c.post(p, (*clientPushTask)(p)) {
 		c.unanswered.Add(-1)
-		c.room.Release(size)
+		p.hold.Release()
 	}
 	return p.handle.Push()
 }
@@ -260,7 +260,7 @@ type ClientStats struct {
 	State       ClientState
 	Unanswered  int   // pushes without an answer yet
 	Queued      int   // those of them that were not handed to the network yet
-	QueuedBytes int64 // and their bytes
+	QueuedBytes int64 // and their bytes, which count against MaxBuffer
 	Callbacks   ClientBacklog
 	Iterators   []ClientBacklog
 }

@@ -14,7 +14,8 @@ import (
 // clientCarriage is what carrying out the rules needs to know of a push. It belongs to the loop once the push was posted.
 type clientCarriage struct {
 	payload serializer.Payload // until it goes to the connection
-	size    int                // bytes held of the channel's room, likewise
+	size    int                // bytes that count against the channel's budget
+	hold    link.Hold          // until it was written, or answered
 	number  uint64             // from Up.Enter; 0: none
 	timer   loop.Timer
 
@@ -135,8 +136,8 @@ func (d clientDown) Unsent(o *link.Out) {
 		o.Release()
 		return
 	}
-	p.unsent, p.payload, p.size = true, o.Msg.Payload, o.Size
-	o.Size = 0
+	p.unsent, p.payload = true, o.Msg.Payload
+	p.hold.Retake(p.size)
 }
 
 // clientKept is the room for inputs and outputs that a channel keeps: enough for a push and for a reply. A join's is given back.
@@ -232,8 +233,7 @@ func (c *Client) transmit(o *clientOutput) {
 	}
 	if p := o.push; p != nil {
 		out.Msg.Payload, p.payload = p.payload, serializer.Payload{}
-		out.Size, p.size = p.size, 0
-		out.Room = &c.room
+		out.Size, out.Hold = p.size, &p.hold
 	}
 	c.up.Send(out)
 }
@@ -250,9 +250,11 @@ func (c *Client) answer(p *clientPush, a push.Answer) {
 	if p.timer.Task != nil {
 		c.up.Disarm(&p.timer)
 	}
-	if p.size > 0 {
-		c.room.Release(p.size)
-		p.size = 0
+	if p.hold.IsHeld() { // before the caller is told, who may push again at once
+		if p.ref != 0 { // it may still wait for the writer: that must not outlive its share of the budget
+			c.up.Withdraw(p.ref)
+		}
+		p.hold.Release()
 	}
 	p.payload = serializer.Payload{}
 	if p.isCounted { // before anybody is told

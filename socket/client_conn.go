@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"slices"
+	"sort"
 	"sync"
 	"time"
 
@@ -33,10 +35,11 @@ type clientConn struct {
 	grace     loop.Timer      // likewise
 	writeErr  error           // likewise
 
-	mu      sync.Mutex
-	queue   []link.Out
-	writing bool
-	ended   bool
+	mu        sync.Mutex
+	queue     []link.Out // in the order of their refs
+	withdrawn int        // of the queue
+	writing   bool
+	ended     bool
 
 	batch []link.Out          // the writer's, used again
 	list  []*serializer.Frame // likewise
@@ -70,6 +73,22 @@ func (k *clientConn) send(o link.Out) {
 	}
 }
 
+// withdraw removes the message of that ref from the queue, if the writer did not take it yet. Only its place stays, until
+// there are more such places than messages. The loop's.
+func (k *clientConn) withdraw(ref uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	i := sort.Search(len(k.queue), func(i int) bool { return k.queue[i].Ref >= ref })
+	if i == len(k.queue) || k.queue[i].Ref != ref || k.queue[i].Withdrawn {
+		return
+	}
+	k.queue[i] = link.Out{Ref: ref, Withdrawn: true}
+	if k.withdrawn++; k.withdrawn > len(k.queue)/2 {
+		k.queue = slices.DeleteFunc(k.queue, func(o link.Out) bool { return o.Withdrawn })
+		k.withdrawn = 0
+	}
+}
+
 // end stops the writer and returns what it did not take. The loop's.
 func (k *clientConn) end() []link.Out {
 	k.mu.Lock()
@@ -99,16 +118,21 @@ func (k *clientConn) write() {
 func (k *clientConn) take() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	n, size := 0, 0
-	for n < len(k.queue) && (n == 0 || size < clientBatch) {
-		size += k.queue[n].Size
-		n++
-	}
-	if n == 0 || k.ended {
+	if k.ended {
 		k.writing = false
 		return false
 	}
-	k.batch = append(k.batch[:0], k.queue[:n]...)
+	k.batch = k.batch[:0]
+	n, size := 0, 0
+	for n < len(k.queue) && (len(k.batch) == 0 || size < clientBatch) {
+		if o := &k.queue[n]; o.Withdrawn {
+			k.withdrawn--
+		} else {
+			k.batch = append(k.batch, *o)
+			size += o.Size
+		}
+		n++
+	}
 	clear(k.queue[:n])
 	if n == len(k.queue) {
 		k.queue = k.queue[:0]
@@ -118,7 +142,8 @@ func (k *clientConn) take() bool {
 	} else {
 		k.queue = k.queue[n:]
 	}
-	return true
+	k.writing = len(k.batch) > 0
+	return k.writing
 }
 
 // writeBatch encodes and writes. What cannot be encoded is told, and the rest written all the same.

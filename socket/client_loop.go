@@ -295,8 +295,9 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	in, _ := k.t.Bytes()
 	switch {
 	case h.ref.IsNull():
-		h.ref, h.sent, h.patience = clientRefText(c.nextRef()), time.Now(), clientHeartbeatGrace
-		k.send(heartbeatOut(h.ref))
+		ref := c.nextRef()
+		h.ref, h.sent, h.patience = clientRefText(ref), time.Now(), clientHeartbeatGrace
+		k.send(heartbeatOut(ref))
 	case in != h.bytes && h.patience > 0: // something large is in the way of the answer
 		h.patience--
 	default:
@@ -307,8 +308,10 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	c.loop.Arm(&h.timer, c.cfg.HeartbeatTimeout)
 }
 
-func heartbeatOut(ref serializer.Ref) link.Out {
-	return link.Out{Msg: serializer.Message{Ref: ref, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}}
+func heartbeatOut(ref uint64) link.Out {
+	return link.Out{Ref: ref, Msg: serializer.Message{
+		Ref: clientRefText(ref), Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat,
+	}}
 }
 
 // end is the end of the loop's work.

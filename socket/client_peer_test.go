@@ -176,6 +176,7 @@ type peerConn struct {
 	stallIn  bool          // nothing comes to the client
 	stallOut bool          // the client's writes block
 	swallow  bool          // the client's writes vanish
+	linger   time.Duration // the client's writes return that much after they were handled
 	lose     bool          // what is sent to the client vanishes
 	slow     time.Duration // every frame to the client takes as long
 	closing  time.Duration // Close takes as long
@@ -287,6 +288,10 @@ func (k *peerConn) Write(frames ...*serializer.Frame) error {
 		}
 		k.handle(&m)
 	}
+	k.mu.Lock()
+	linger := k.linger
+	k.mu.Unlock()
+	time.Sleep(linger) // in the virtual time of the test
 	return nil
 }
 

@@ -194,7 +194,7 @@ func (s suite) run(t *testing.T) {
 	}{
 		{"replies", s.replies}, {"refusals", s.refusals}, {"events", s.events}, {"order", s.order}, {"binary", s.binary},
 		{"ends", s.ends}, {"leave", s.leave}, {"disconnected", s.disconnected}, {"denied", s.denied}, {"large", s.large},
-		{"many", s.many}, {"close", s.closes},
+		{"many", s.many}, {"close", s.closes}, {"room after answers", s.budget},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -228,6 +228,20 @@ func (s suite) replies(t *testing.T) {
 	reply(t, slow)
 	if stats := c.Stats(); stats.Unanswered != 0 || stats.FramesIn < 8 || stats.BytesIn == 0 || stats.BytesOut == 0 || len(stats.Channels) != 2 {
 		t.Fatalf("%+v", stats)
+	}
+}
+
+// budget makes each push when the one before is answered: none may be refused for want of room.
+func (s suite) budget(t *testing.T) {
+	c := s.dial(t, func(cfg *socket.ClientConfig) { cfg.MaxBuffer = 100_000 })
+	ch := join(t, c, topic(t), nil)
+	for i := range 20 {
+		for _, size := range []int{10, 99_000, 400_000} {
+			reply(t, ch.Push("echo", map[string]string{"b": strings.Repeat("x", size)}))
+			if n, all := ch.Stats().Queued, c.Stats().Queued; n != 0 || all != 0 {
+				t.Fatalf("round %d: %d and %d pushes count as queued", i, n, all)
+			}
+		}
 	}
 }
 

@@ -37,6 +37,12 @@ func (u clientUp) Send(o link.Out) {
 	u.conn.send(o)
 }
 
+func (u clientUp) Withdraw(ref uint64) {
+	if u.conn != nil {
+		u.conn.withdraw(ref)
+	}
+}
+
 func (u clientUp) Attach(topic string, d link.Down) error {
 	if u.ended {
 		return ErrClosed
@@ -119,8 +125,9 @@ func (c *Client) flushed(all bool) {
 // what was sent before it was received.
 func (c *Client) settle() {
 	if c.draining != nil && c.draining.left > 0 && c.conn != nil && c.barrier.IsNull() && !c.settling.IsArmed() && c.isSettled() {
-		c.barrier, c.barrierAt = clientRefText(c.nextRef()), c.entered
-		c.conn.send(heartbeatOut(c.barrier))
+		ref := c.nextRef()
+		c.barrier, c.barrierAt = clientRefText(ref), c.entered
+		c.conn.send(heartbeatOut(ref))
 	}
 }
 

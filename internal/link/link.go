@@ -40,6 +40,8 @@ type Up interface {
 	NextRef() uint64
 	// Send queues a message for the connection, which there must be.
 	Send(o Out)
+	// Withdraw removes the message of that ref from what waits for the connection, if it still waits.
+	Withdraw(ref uint64)
 	// Attach has the messages of a topic given to d. The error is ErrTaken if another has the topic that is not leaving it, or why
 	// the socket is closed.
 	Attach(topic string, d Down) error
@@ -77,17 +79,52 @@ type Down interface {
 // Out is a message on its way to the connection.
 type Out struct {
 	Msg  serializer.Message
-	Ref  uint64
-	Size int     // bytes that it holds of Room
-	Room *Budget // nil if Size is 0
-	From Down    // nil: the socket's own
+	Ref  uint64 // the number in Msg.Ref, higher than that of every message sent before
+	Size int    // bytes that count against the budget; 0 if Hold is nil
+	Hold *Hold  // nil for anything but a push
+	From Down   // nil: the socket's own
+
+	Withdrawn bool // only the place in a queue is left of it
 }
 
 // Release gives back what o holds.
 func (o *Out) Release() {
-	if o.Room != nil && o.Size > 0 {
-		o.Room.Release(o.Size)
-		o.Size = 0
+	if o.Hold != nil {
+		o.Hold.Release()
+	}
+}
+
+// Hold is one push's share of a Budget. Both the loop, when the push is answered, and the connection's writer, when it was
+// written, give it back; whoever comes first counts. The zero Hold holds nothing.
+type Hold struct {
+	room *Budget
+	size atomic.Int64
+}
+
+// Take takes size bytes of b and reports whether there were as many.
+func (h *Hold) Take(b *Budget, size int) bool {
+	if !b.Reserve(size) {
+		return false
+	}
+	h.room = b
+	h.size.Store(int64(size))
+	return true
+}
+
+// Retake takes size bytes again, if they were given back, without regard to the bound.
+func (h *Hold) Retake(size int) {
+	if h.room != nil && h.size.CompareAndSwap(0, int64(size)) {
+		h.room.add(1, size)
+	}
+}
+
+// IsHeld reports whether Release has something to give back.
+func (h *Hold) IsHeld() bool { return h.size.Load() > 0 }
+
+// Release gives the share back, if that was not done yet.
+func (h *Hold) Release() {
+	if n := h.size.Swap(0); n > 0 {
+		h.room.Release(int(n))
 	}
 }
 
@@ -134,9 +171,11 @@ func (b *Budget) Reserve(size int) bool {
 }
 
 // Release gives size bytes back.
-func (b *Budget) Release(size int) {
-	b.Gauge.Add(-1, -size)
-	b.Total.Add(-1, -size)
+func (b *Budget) Release(size int) { b.add(-1, -size) }
+
+func (b *Budget) add(n, size int) {
+	b.Gauge.Add(n, size)
+	b.Total.Add(n, size)
 }
 
 // Tracker is a WaitGroup that may be added to while somebody waits.

@@ -66,13 +66,46 @@ func TestBudget(t *testing.T) {
 	if n, bytes := total.Load(); n != 0 || bytes != 0 {
 		t.Fatal(n, bytes)
 	}
-	o := link.Out{Size: 10, Room: &b}
-	b.Reserve(10)
-	o.Release()
-	o.Release()
-	if n, _ := b.Gauge.Load(); n != 0 {
-		t.Fatal("released twice, or not at all")
+}
+
+func TestHold(t *testing.T) {
+	t.Parallel()
+	var total link.Gauge
+	b := link.Budget{Max: 100, Total: &total}
+	check := func(wantN int, wantBytes int64) {
+		t.Helper()
+		n, bytes := b.Gauge.Load()
+		allN, allBytes := total.Load()
+		if n != wantN || bytes != wantBytes || allN != wantN || allBytes != wantBytes {
+			t.Fatalf("%d pushes of %d bytes, in all %d of %d, want %d of %d", n, bytes, allN, allBytes, wantN, wantBytes)
+		}
 	}
+	var none link.Hold
+	none.Release()
+	none.Retake(5)
+	check(0, 0)
+
+	var h, other link.Hold
+	if !h.Take(&b, 60) || other.Take(&b, 60) || other.IsHeld() {
+		t.Fatal("the second does not fit")
+	}
+	check(1, 60)
+	var wg sync.WaitGroup
+	o := link.Out{Size: 60, Hold: &h}
+	for range 8 {
+		wg.Go(o.Release)
+	}
+	wg.Wait()
+	check(0, 0)
+	if !other.Take(&b, 60) {
+		t.Fatal("nothing was given back")
+	}
+	h.Retake(60)
+	h.Retake(60)
+	check(2, 120)
+	h.Release()
+	other.Release()
+	check(0, 0)
 }
 
 func TestTracker(t *testing.T) {
