@@ -40,6 +40,7 @@ var (
 	replyInvalid  = reason.Reply("invalid payload")
 	replyCrashed  = reason.Reply("join crashed")
 	replyNoTopic  = reason.Reply("unmatched topic")
+	replyReserved = reason.Reply("reserved event")
 	errRefused    = errors.New("join refused")
 	emptyResponse = push.OK(nil)
 )
@@ -94,6 +95,10 @@ func (c *Channel) handle(it item) {
 }
 
 func (c *Channel) handleEvent(it item) {
+	if c.h.refuses(it.event) {
+		c.refuseReserved(it)
+		return
+	}
 	c.setRef(Ref{ref: it.ref, ok: !it.ref.IsNull()})
 	var reply push.Reply
 	err := c.guard(func() (err error) { reply, err = c.h.run(c.ctx, c, it.event, it.payload); return err })

@@ -31,17 +31,18 @@ type Channel struct {
 	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
 	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
 
-	mu       sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
-	ref      Ref        // of the message that is being handled
-	leaving  bool       // a leave is in the mailbox
-	replaced bool       // a new join has taken the topic over, and has yet to tell this one's end
-	asked    bool       // the handler is being asked about the join
-	answer   uint8      // to the join
-	warned   bool       // of a payload that its callback does not take; not under mu, the callbacks' goroutine's
-	prev     *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
-	watch    *joinWatch // nil: the join is not watched
-	others   map[*pubsub.Subscription]struct{}
-	onEnd    []func()
+	mu             sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
+	ref            Ref        // of the message that is being handled
+	leaving        bool       // a leave is in the mailbox
+	replaced       bool       // a new join has taken the topic over, and has yet to tell this one's end
+	asked          bool       // the handler is being asked about the join
+	answer         uint8      // to the join
+	warned         bool       // of a payload that its callback does not take; not under mu, the callbacks' goroutine's
+	warnedReserved bool       // of a push of a reserved event; owned by the callbacks' goroutine
+	prev           *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
+	watch          *joinWatch // nil: the join is not watched
+	others         map[*pubsub.Subscription]struct{}
+	onEnd          []func()
 }
 
 // The phases of a channel. They only grow.
@@ -106,6 +107,9 @@ func (c *Channel) Push(event string, payload any) error {
 
 // Broadcast sends an event to everyone on the topic, on all nodes, this client included. Errors are those of pubsub.PubSub.Broadcast, and
 // as in Push.
+//
+// An event that is reserved (see [OnAny]) is an error too, since its name may come from a client. Server code that
+// means to broadcast a presence_diff of its own calls pubsub.PubSub.Broadcast.
 func (c *Channel) Broadcast(event string, payload any) error { return c.broadcast(nil, event, payload) }
 
 // BroadcastFrom is Broadcast to all but this channel. Other channels of the same user get it.
@@ -114,7 +118,11 @@ func (c *Channel) BroadcastFrom(event string, payload any) error {
 }
 
 func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) error {
-	if err := c.open(); err != nil {
+	err := c.open()
+	if err == nil && reserved(event) {
+		err = errReserved
+	}
+	if err != nil {
 		return fmt.Errorf("channel: broadcast %s to %s: %w", event, c.topic, err)
 	}
 	return c.up.PubSub().BroadcastFrom(c.ctx, from, c.topic, event, payload)

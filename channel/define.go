@@ -103,6 +103,12 @@ func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p 
 }
 
 // OnAny handles the events that no On is for. Without it they crash the channel, as in Phoenix.
+//
+// A push of a reserved event does not reach OnAny and gets an error reply, reason "reserved event". Reserved are
+// phx_reply, phx_error, phx_close, presence_state, presence_diff, and events that begin with "$" or "chan_reply_". The
+// event's name is the client's choice, and OnAny often passes it on: other clients would take a phx_close for the end
+// of their channel, or a presence_diff for a change of their list. A handler that needs such an event from its clients
+// names it by an On of its own.
 func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)) Option[S] {
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "OnAny")
@@ -185,7 +191,7 @@ func (h *Handler) dispatch(ctx context.Context, c *Channel, event string, p seri
 	if h.any != nil {
 		return h.any(ctx, c, event, p)
 	}
-	return push.NoReply, fmt.Errorf("channel: no callback for event %q", event)
+	return push.NoReply, noCallback(event)
 }
 
 // infoFor finds the callback for a message: by its type, else the first interface that it implements.

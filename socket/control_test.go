@@ -2,6 +2,7 @@ package socket_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -337,6 +338,37 @@ func TestDisconnectIsNotRelayed(t *testing.T) {
 				t.Error(err)
 			}
 			ann[1].wantClose(1001)
+		})
+	}
+}
+
+// A client cannot close other clients' channels, answer their pushes or forge their lists through a handler that relays.
+func TestReservedEventsAreNotRelayed(t *testing.T) {
+	t.Parallel()
+	for name, how := range transports {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttacked(t)
+			victims := []*peer{a.nodes[0].dial("vsn=2.0.0&user=ann"), a.nodes[1].dial("vsn=2.0.0&user=bob")}
+			for _, p := range victims {
+				p.join("room:x")
+			}
+			m := a.mallory(t, how)
+			ch := m.join("room:x")
+			for _, event := range []string{"phx_close", "phx_error", "phx_reply", "presence_state", "presence_diff", "chan_reply_2", "$kick"} {
+				_, err := ch.Push(event, map[string]any{}).Wait(t.Context())
+				var refused *push.Error
+				if !errors.As(err, &refused) || refused.Reason() != "reserved event" {
+					t.Errorf("push %s: %v", event, err)
+				}
+			}
+			m.push(ch, "hello", nil) // comes after what was sent before
+			for _, p := range victims {
+				for range 2 {
+					p.want(`[null,null,"room:x","hello",{}]`)
+				}
+				p.heartbeat()
+			}
 		})
 	}
 }

@@ -1,0 +1,163 @@
+package channel_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"bennu.example/channel"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+var reservedEvents = []string{
+	"phx_reply", "phx_error", "phx_close", "presence_state", "presence_diff",
+	"$", "$kick", "$revoke", "$state", "$$", "chan_reply_1", "chan_reply_",
+}
+
+// ordinaryEvents only look reserved.
+var ordinaryEvents = []string{
+	"", "phx_", "phx_closed", "phx-close", "PHX_CLOSE", " phx_close", "phx_close ", "presence", "presence_states", "a$", "chan_reply", "disconnect", "heartbeat",
+}
+
+// relaying relays whatever comes, and notes what gets as far as middleware, and as a callback.
+func relaying(wrapped, called *[]string, more ...channel.Option[room]) *channel.Handler {
+	return channel.Define((*room).join, append(more,
+		channel.Use[room](func(next channel.Func) channel.Func {
+			return func(ctx context.Context, c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
+				*wrapped = append(*wrapped, event)
+				return next(ctx, c, event, p)
+			}
+		}),
+		channel.OnAny(func(_ *room, _ context.Context, c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
+			*called = append(*called, event)
+			return push.NoReply, c.BroadcastFrom(event, p)
+		}))...)
+}
+
+func TestReservedEventsAreRefused(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var wrapped, called []string
+		b := start(t, relaying(&wrapped, &called))
+		b.want(joinedOK)
+		var got []string
+		b.ps.Subscribe("room:1", deliverFunc(func(b *pubsub.Broadcast) { got = append(got, b.Event) }))
+		for _, event := range reservedEvents {
+			b.push("2", event, nil)
+			b.want(reply("2", "error", `{"reason":"reserved event"}`))
+		}
+		if len(wrapped)+len(called)+len(got) != 0 {
+			t.Errorf("the handler got %q and %q, others got %q", wrapped, called, got)
+		}
+		if n := strings.Count(b.log(), "reserved event"); n != 1 {
+			t.Errorf("%d lines in the log, want 1:\n%s", n, b.log())
+		}
+		for _, event := range ordinaryEvents {
+			b.push("3", event, nil)
+			b.want()
+		}
+		if want := fmt.Sprintf("%q", ordinaryEvents); fmt.Sprintf("%q", called) != want || fmt.Sprintf("%q", got) != want {
+			t.Errorf("the handler got %q, others got %q, want %s", called, got, want)
+		}
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+// A reserved event gets its answer in the order of the pushes, and the ref's and the join's numbers are those of any reply.
+func TestReservedEventIsAnsweredInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var wrapped, called []string
+		hold := make(chan struct{})
+		b := start(t, relaying(&wrapped, &called, on("slow", func(*channel.Channel, note) (push.Reply, error) {
+			<-hold
+			return push.OK(nil), nil
+		})))
+		b.want(joinedOK)
+		b.push("2", "slow", nil)
+		b.push("3", "phx_error", nil)
+		b.want()
+		close(hold)
+		b.want(reply("2", "ok", `{}`), reply("3", "error", `{"reason":"reserved event"}`))
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+// A handler that names a reserved event gets it.
+func TestReservedEventWithCallback(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var wrapped, called []string
+		b := start(t, relaying(&wrapped, &called, on("$typing", func(*channel.Channel, note) (push.Reply, error) { return push.OK(nil), nil })))
+		b.want(joinedOK)
+		b.push("2", "$typing", nil)
+		b.push("3", "$typed", nil)
+		b.want(reply("2", "ok", `{}`), reply("3", "error", `{"reason":"reserved event"}`))
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+// Without OnAny a reserved event has no callback, as any other that no On is for: Phoenix ends the channel.
+func TestReservedEventWithoutOnAny(t *testing.T) {
+	t.Parallel()
+	for _, event := range reservedEvents {
+		synctest.Test(t, func(t *testing.T) {
+			b := start(t, channel.Define((*room).join))
+			b.want(joinedOK)
+			b.push("2", event, nil)
+			b.want(crashed)
+			b.d.Close(channel.ErrLeft)
+			b.d.Wait()
+		})
+	}
+}
+
+// Broadcast refuses reserved events, whose names may come from a payload. Push and PubSub.Broadcast are the server's own.
+func TestReservedEventsAreNotBroadcast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		ch := make(chan *channel.Channel, 1)
+		b := start(t, channel.Define(func(_ *room, _ context.Context, c *channel.Channel, _ note) (any, error) {
+			ch <- c
+			return nil, nil
+		}))
+		b.want(joinedOK)
+		c := <-ch
+		for _, event := range append(reservedEvents, "phx_join", "phx_leave") {
+			for _, err := range []error{c.Broadcast(event, nil), c.BroadcastFrom(event, nil)} {
+				if err == nil || !strings.Contains(err.Error(), "reserved") {
+					t.Errorf("broadcast %q: %v", event, err)
+				}
+			}
+		}
+		b.want()
+		for _, event := range ordinaryEvents {
+			if err := c.Broadcast(event, nil); err != nil {
+				t.Errorf("broadcast %q: %v", event, err)
+			}
+		}
+		if got := b.take(); len(got) != len(ordinaryEvents) {
+			t.Errorf("broadcast %q, got %q", ordinaryEvents, got)
+		}
+		if err := c.Push("presence_state", nil); err != nil {
+			t.Error(err)
+		}
+		if err := b.ps.Broadcast(t.Context(), "room:1", "presence_diff", nil); err != nil {
+			t.Error(err)
+		}
+		b.want(`["1",null,"room:1","presence_state",{}]`, `[null,null,"room:1","presence_diff",{}]`)
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+type deliverFunc func(b *pubsub.Broadcast)
+
+func (f deliverFunc) Deliver(b *pubsub.Broadcast) error { f(b); return nil }
