@@ -18,7 +18,7 @@ import (
 
 // ErrDuplicate is wrapped by the error of a Join whose topic another channel of the same socket has, or that was called before. (phoenix.js
 // would leave the other channel, whose owner could not know why; and if that one joins again the two throw each other out for ever.)
-// Share the channel, or leave the one first: while it is leaving, and after that, the topic is free.
+// Share the channel, or leave the one first. Leave need not be waited for: a Join behind it waits by itself.
 var ErrDuplicate = errors.New("topic is joined already")
 
 // pushOverhead is what a push costs of MaxBuffer besides its payload.
@@ -101,6 +101,9 @@ func (c *Client) Topic() string { return c.topic }
 // Join joins the topic, and keeps it joined. It may be called before the socket is connected, and once. The push is answered by the first
 // join that is answered or times out; one that a lost connection cut short does not count, and is made again. If it is refused, or
 // times out, the channel goes on trying after the socket's RejoinAfter: call Leave to stop it.
+//
+// If another channel is still leaving the topic, the join is sent when that Leave was answered or has timed out, and its timeout
+// starts again then. (phoenix.js sends it at once. Phoenix then ends the old channel without answering its last pushes.)
 func (c *Client) Join() *push.Push { return c.JoinTimeout(0) }
 
 // JoinTimeout is Join with a timeout of the channel's own: for this join and those after it, and for pushes and the leave. 0 is the

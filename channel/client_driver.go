@@ -41,7 +41,8 @@ func (t *clientJoinTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
 	if c.state.join == nil && !c.state.over {
-		if err := c.up.Attach(c.topic, clientDown{c}); err != nil {
+		busy, err := c.up.Attach(c.topic, clientDown{c})
+		if err != nil {
 			if errors.Is(err, link.ErrTaken) {
 				err = ErrDuplicate
 			} else {
@@ -50,7 +51,7 @@ func (t *clientJoinTask) Run() {
 			p.handle.Resolve(push.Failed(p.wrap(c.topic, err)))
 			return
 		}
-		c.state.open = c.up.IsOpen()
+		c.state.open, c.state.held = c.up.IsOpen(), busy
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
 }
@@ -108,6 +109,7 @@ func (d clientDown) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: 
 func (d clientDown) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
 func (d clientDown) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
 func (d clientDown) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
+func (d clientDown) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientDown) IsLeaving() bool               { return d.c.state.status == StateLeaving }
 
 func (d clientDown) Stats() ClientStats { return d.c.Stats() }

@@ -23,6 +23,7 @@ type clientModel struct {
 	fails   int  // rejoins since the last success or connection
 	leave   int  // ref of the leave; 0
 	asked   bool // Leave was called and not answered
+	taken   bool // another channel is leaving the topic
 
 	waiting []string       // pushes in line
 	sent    map[string]int // pushes on the wire, and their refs
@@ -166,8 +167,15 @@ func (m *clientModel) step(line string) {
 		}
 	case "join":
 		m.newJoin()
+	case "taken":
+		m.taken = true
+	case "free":
+		m.taken = false
+		if m.phase == "joining" {
+			m.timers["join"] = true
+		}
 	case "params":
-		if m.phase != "joining" || !m.online || m.joinRef != 0 || arg != strconv.Itoa(m.wish) {
+		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || arg != strconv.Itoa(m.wish) {
 			return
 		}
 		if len(f) > 2 {
@@ -289,6 +297,10 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 	if m.phase == "gone" {
 		return
 	}
+	if m.taken {
+		m.shown = "drop"
+		return
+	}
 	names := joinRef
 	if null := names == "-" || names == "''"; null && (event == "phx_close" || event == "phx_error") {
 		names = ref
@@ -403,8 +415,14 @@ func (w *clientWorld) next() string {
 			return "closed"
 		case 1:
 			if !w.joined && w.m.phase == "fresh" {
+				if !w.m.taken && w.IntN(3) == 0 {
+					return "taken"
+				}
 				w.joined = true
 				return "join"
+			}
+			if w.joined && w.m.taken {
+				return "free"
 			}
 		case 2, 3, 4:
 			if w.m.phase == "joining" && w.online {
@@ -478,7 +496,7 @@ func clientHistory(t *testing.T, seed uint64) {
 	}
 	answered := map[string]bool{}
 	sentBefore, newest := map[int]bool{}, 0
-	lastRef := 0
+	lastRef, asked := 0, 0
 	for step := range 120 {
 		line := "end"
 		if step < 119 {
@@ -492,6 +510,11 @@ func clientHistory(t *testing.T, seed uint64) {
 		for o := range strings.SplitSeq(got, "; ") {
 			f := strings.SplitN(o, " ", 3)
 			switch f[0] {
+			case "params":
+				if m.taken {
+					fail("params asked for while another channel is leaving the topic")
+				}
+				asked, _ = strconv.Atoi(f[1])
 			case "errored", "closed":
 				if len(answers) > 0 {
 					fail("who was answered may still find the state of before")
@@ -542,6 +565,12 @@ func clientHistory(t *testing.T, seed uint64) {
 		}
 		if len(sends) > 0 && !w.online {
 			fail("sent while there is no connection")
+		}
+		if len(sends) > 0 && m.taken {
+			fail("sent while another channel is leaving the topic")
+		}
+		if m.phase == "joining" && w.online && !m.taken && asked != m.wish {
+			fail("join %d waits for nothing, and no params were asked for", m.wish)
 		}
 		for _, s := range sends {
 			var joinRef, ref int

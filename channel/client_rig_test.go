@@ -12,6 +12,8 @@ import (
 // clientRig drives clientStep by lines of text and renders what comes of them as text.
 //
 //	open, closed, join, leave, end, giveup   the inputs of these names
+//	taken                                    marks the topic as still being left by another channel, before join
+//	free                                     that other channel is closed
 //	params N [error]                         the params of attempt N
 //	push NAME, cancel NAME                   pushes are named
 //	due join|rejoin|leave|NAME               a timer
@@ -78,6 +80,8 @@ func (r *clientRig) input(line string) clientInput {
 		return clientInput{kind: inClosed, err: errRig}
 	case "end":
 		return clientInput{kind: inEnd, err: errRig}
+	case "free":
+		return clientInput{kind: inFree}
 	case "giveup":
 		return clientInput{kind: inGiveUp}
 	case "join", "join2":
@@ -124,6 +128,10 @@ func (r *clientRig) input(line string) clientInput {
 func (r *clientRig) do(line string) string {
 	if name, ok := strings.CutPrefix(line, "unsent "); ok {
 		r.named(name).unsent = true
+		return ""
+	}
+	if line == "taken" {
+		r.s.held = true
 		return ""
 	}
 	r.s, r.out = clientStep(r.s, r.input(line), r.out[:0])

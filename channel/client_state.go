@@ -39,6 +39,7 @@ type clientState struct {
 	topic  string
 	status ClientState
 	open   bool          // the socket is connected
+	held   bool          // another channel is still leaving the topic: joins wait
 	over   bool          // closed for good
 	gaveUp bool          // because a join failed
 	cause  error         // of StateErrored, and of over
@@ -119,6 +120,8 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 			m.gaveUp = true
 			m.end(m.cause, nil)
 		}
+	case inFree:
+		m.free()
 	case inEnd:
 		m.end(in.err, nil)
 	}
@@ -150,15 +153,34 @@ func (m *clientMachine) begin() {
 	m.joinRef = 0
 	m.set(StateJoining, nil)
 	m.do(clientOutput{kind: outArm, timer: timerJoin})
-	if m.open {
+	m.askParams()
+}
+
+// askParams has the params of the present join evaluated, unless it waits for a connection or for the topic.
+func (m *clientMachine) askParams() {
+	if m.open && !m.held {
 		m.do(clientOutput{kind: outParams, attempt: m.attempt})
+	}
+}
+
+// free ends the wait for a channel that was leaving the topic. Phoenix kills a channel when a phx_join for its topic arrives,
+// also one that is being left, and with it the answers to what was pushed before. (phoenix.js does not wait.) The timeout of the
+// join starts again, because its first run may have gone by while the leave was answered.
+func (m *clientMachine) free() {
+	if !m.held {
+		return
+	}
+	m.held = false
+	if m.status == StateJoining {
+		m.do(clientOutput{kind: outArm, timer: timerJoin})
+		m.askParams()
 	}
 }
 
 // params has the join sent. (Unlike phoenix.js nothing is sent that an earlier connection left over: params are asked for when
 // there is one, and the ref is new.)
 func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err error) {
-	if attempt != m.attempt || m.status != StateJoining || !m.open || m.joinRef != 0 {
+	if attempt != m.attempt || m.status != StateJoining || !m.open || m.held || m.joinRef != 0 {
 		return
 	}
 	if err != nil {
@@ -173,7 +195,7 @@ func (m *clientMachine) opened() {
 	m.open, m.tries = true, 0
 	switch m.status {
 	case StateJoining: // Join was called before; its timeout goes on
-		m.do(clientOutput{kind: outParams, attempt: m.attempt})
+		m.askParams()
 	case StateErrored:
 		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
 		m.begin()
@@ -274,6 +296,10 @@ func (m *clientMachine) answerJoin(a push.Answer) {
 // older version's, and taken.
 func (m *clientMachine) message(msg *serializer.Message) {
 	if m.over {
+		return
+	}
+	if m.held {
+		m.do(clientOutput{kind: outDrop, msg: msg, why: "message for the channel that is leaving"})
 		return
 	}
 	of := msg.JoinRef

@@ -172,6 +172,52 @@ func TestClientRules(t *testing.T) {
 			push a
 			leave => closed; answer a closed; answer leave ok; closed!
 			open`, ""},
+		{"a join waits until the channel before has left the topic", `
+			open
+			taken
+			join => joining
+			params 1
+			push a
+			msg - - said => drop
+			msg 7 8 phx_reply ok => drop
+			msg - - phx_close => drop
+			msg - - phx_error => drop
+			free => params 1
+			params 1 => send 1 1 phx_join
+			msg - - said => deliver said
+			msg 1 1 phx_reply ok => joined; send 1 2 a; answer join ok; joined!
+			free`, "a"},
+		{"a join that waits for the topic times out, and is made again", `
+			open
+			taken
+			join => joining
+			due join => errored; answer join timeout; rejoin in 1; error!
+			due rejoin => joining
+			free => params 2
+			params 2 => send 1 1 phx_join`, "join"},
+		{"a join that waits for the topic is left", `
+			open
+			taken
+			join => joining
+			push a
+			leave => closed; answer a closed; answer join closed; answer leave ok; closed!
+			free`, ""},
+		{"a join that waits for the topic loses its connection", `
+			open
+			taken
+			join => joining
+			closed => errored; error!
+			open => joining
+			params 2
+			free => params 2
+			params 2 => send 1 1 phx_join`, "join"},
+		{"the topic becomes free while there is no connection", `
+			open
+			taken
+			join => joining
+			closed => errored; error!
+			free
+			open => joining; params 2`, "join"},
 		{"leave before join is nothing, and join comes after", `
 			open
 			leave => answer leave ok

@@ -35,6 +35,7 @@ const (
 	inPushTimeout                         //
 	inRefused                             // a message could not be encoded
 	inGiveUp                              // there is to be no rejoin
+	inFree                                // the channel that was leaving the topic is closed
 	inEnd                                 // the socket is closed for good
 )
 

@@ -24,6 +24,8 @@ type peer struct {
 	refuse  func(ctx context.Context, by ClientTransport, n int) error // of dial n, from 1; may block
 	prepare func(k *peerConn)                                          // of each new connection
 	join    func(k *peerConn, m *serializer.Message) (status string, payload any)
+	busy    time.Duration // a channel takes as long for each message, as a Phoenix process; a join does not wait for it
+	ignore  string        // an event that no channel reacts to
 	asked   []transport.ClientConfig
 	at      []time.Time // of dials
 	live    []*peerConn
@@ -182,6 +184,7 @@ type peerConn struct {
 	closing  time.Duration // Close takes as long
 	isClosed chan struct{} // made by the first Close
 	joined   map[string]serializer.Ref
+	free     map[string]time.Time // when a channel has done what it was sent; see peer.busy
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 }
@@ -368,6 +371,47 @@ func (k *peerConn) handle(m *serializer.Message) {
 	k.mu.Lock()
 	joinRef, joined := k.joined[m.Topic]
 	k.mu.Unlock()
+	p.mu.Lock()
+	busy, ignored := p.busy, p.ignore == m.Event
+	p.mu.Unlock()
+	switch {
+	case ignored:
+	case busy > 0 && joined && m.Event != serializer.EventJoin:
+		k.later(busy, *m, joinRef)
+	default:
+		k.perform(m, joinRef, joined)
+	}
+}
+
+// later performs m when the channel has done what it was sent before. A channel that a new join has replaced does nothing more.
+func (k *peerConn) later(busy time.Duration, m serializer.Message, joinRef serializer.Ref) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.free == nil {
+		k.free = make(map[string]time.Time)
+	}
+	at := k.free[m.Topic]
+	if now := time.Now(); at.Before(now) {
+		at = now
+	}
+	at = at.Add(busy)
+	k.free[m.Topic] = at
+	time.AfterFunc(time.Until(at), func() {
+		k.mu.Lock()
+		now, joined := k.joined[m.Topic]
+		k.mu.Unlock()
+		if joined && now == joinRef {
+			k.perform(&m, joinRef, true)
+		}
+	})
+}
+
+func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined bool) {
+	p := k.p
+	body, _ := m.Payload.JSON()
+	if m.Payload.IsBinary() {
+		body = m.Payload.Bytes()
+	}
 	switch m.Event {
 	case serializer.EventJoin:
 		status, payload := "ok", any(nil)

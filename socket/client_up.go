@@ -43,26 +43,34 @@ func (u clientUp) Withdraw(ref uint64) {
 	}
 }
 
-func (u clientUp) Attach(topic string, d link.Down) error {
+func (u clientUp) Attach(topic string, d link.Down) (busy bool, err error) {
 	if u.ended {
-		return ErrClosed
+		return false, ErrClosed
 	}
 	for _, other := range u.topics[topic] {
 		if !other.IsLeaving() {
-			return link.ErrTaken
+			return false, link.ErrTaken
 		}
+		busy = true
 	}
 	u.topics[topic] = append(u.topics[topic], d)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.channels = append(u.channels, d)
-	return nil
+	return busy, nil
 }
 
 func (u clientUp) Detach(topic string, d link.Down) {
 	is := func(x link.Down) bool { return x == d }
 	if rest := slices.DeleteFunc(slices.Clone(u.topics[topic]), is); len(rest) > 0 {
 		u.topics[topic] = rest
+		switch {
+		case len(rest) > 1:
+		case u.conn != nil:
+			defer rest[0].Freed() // once u.mu is unlocked
+		default: // the end of the connection must reach that channel first
+			u.post(clientTask(rest[0].Freed))
+		}
 	} else {
 		delete(u.topics, topic)
 	}

@@ -42,9 +42,9 @@ type Up interface {
 	Send(o Out)
 	// Withdraw removes the message of that ref from what waits for the connection, if it still waits.
 	Withdraw(ref uint64)
-	// Attach has the messages of a topic given to d. The error is ErrTaken if another has the topic that is not leaving it, or why
-	// the socket is closed.
-	Attach(topic string, d Down) error
+	// Attach gives the messages of a topic to d. If busy, another channel is still leaving the topic: Freed is called when it
+	// is detached. The error is ErrTaken if another channel has the topic and is not leaving it, or why the socket is closed.
+	Attach(topic string, d Down) (busy bool, err error)
 	Detach(topic string, d Down)
 	// IsOpen reports whether there is a connection.
 	IsOpen() bool
@@ -66,6 +66,8 @@ type Down interface {
 	Unsent(o *Out)
 	// Closed tells that the connection was lost, or could not be made.
 	Closed(err error)
+	// Freed reports that the channel that was leaving the topic, when this one was attached, is detached.
+	Freed()
 	// Refused tells that a message could not be encoded, and so was not sent.
 	Refused(ref uint64, err error)
 	// End tells that the socket is closed for good.
