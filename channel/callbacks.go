@@ -28,7 +28,7 @@ type itemKind uint8
 const (
 	itemJoin  itemKind = iota // ref, payload
 	itemEvent                 // ref, event, payload
-	itemLeave                 // ref
+	itemLeave                 // ref; msg is its join_ref
 	itemOut                   // event, payload: an intercepted broadcast
 	itemInfo                  // msg
 	itemClose                 // msg is the reason, an error
@@ -74,7 +74,7 @@ func (c *Channel) handle(it item) {
 	case itemEvent:
 		c.handleEvent(it)
 	case itemLeave:
-		f, err := c.encodeReply(c.joinRef, it.ref, emptyResponse)
+		f, err := c.encodeReply(c.pushRef, it.ref, emptyResponse)
 		if err != nil {
 			c.up.Log(c, "cannot answer a leave", err)
 		}

@@ -17,11 +17,14 @@ import (
 // Channel is one client's membership of one topic: it begins with a join and ends once. A Handler's callbacks for it run one at a
 // time, in order. Its methods may be called from any goroutine, also after its end, and never block.
 type Channel struct {
+	// What carries which join_ref, as in Phoenix: the reply to the join, phx_close and phx_error carry joinRef; pushes
+	// and all other replies carry pushRef. A reply about a topic that is not joined carries what its message did, or,
+	// if it is "unmatched topic", null.
 	up       Carrier
 	h        *Handler
 	topic    string
-	joinRef  serializer.Ref // as the client sent it
-	pushRef  serializer.Ref // what pushes and replies carry: the join's ref if there was no join_ref
+	joinRef  serializer.Ref // as the client sent it, which may be null
+	pushRef  serializer.Ref // joinRef, or the join's ref if that is null
 	state    any            // a pointer to the handler's S
 	ctx      context.Context
 	cancel   context.CancelCauseFunc

@@ -41,6 +41,9 @@ func (d Driver) Accepts(joinRef serializer.Ref) bool {
 	return joinRef.IsNull() || joinRef == d.c.joinRef
 }
 
+// ReplyRef is the join_ref of replies to messages of this join, but for the join itself.
+func (d Driver) ReplyRef() serializer.Ref { return d.c.pushRef }
+
 // Receive takes an event of the client and reports whether the channel is still there for it; if not, the topic is not joined any more. If the
 // mailbox has no room for wait then the channel is ended: it would silence the whole socket.
 func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
@@ -61,7 +64,7 @@ func (d Driver) Leave(m *serializer.Message, wait time.Duration) bool {
 	d.c.mu.Lock()
 	d.c.leaving = true
 	d.c.mu.Unlock()
-	return d.post(item{kind: itemLeave, ref: m.Ref}, len(m.Ref), wait)
+	return d.post(item{kind: itemLeave, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
 }
 
 // Close ends the channel because its connection ended: what is in the mailbox is still handled, and then it terminates.

@@ -65,7 +65,7 @@ func (c *Channel) noteWaiting(it item) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.answer == unanswered && c.watch != nil {
-		c.watch.behind = append(c.watch.behind, item{kind: it.kind, ref: it.ref})
+		c.watch.behind = append(c.watch.behind, item{kind: it.kind, ref: it.ref, msg: it.msg})
 	}
 	return c.answer != gaveUp
 }
@@ -237,7 +237,7 @@ func (c *Channel) refusal(it item) *serializer.Frame {
 	var joinRef serializer.Ref
 	switch it.kind {
 	case itemLeave:
-		answer, joinRef = emptyResponse, c.joinRef
+		answer, joinRef = emptyResponse, it.msg.(serializer.Ref)
 	case itemEvent:
 	default:
 		return nil

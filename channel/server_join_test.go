@@ -285,9 +285,10 @@ func TestPipelinedBehindARefusedJoin(t *testing.T) {
 		}))
 		b.push("2", "x", nil)
 		b.d.Leave(&serializer.Message{Ref: serializer.StringRef("3")}, 0)
+		b.d.Leave(&serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
 		time.Sleep(time.Second)
 		b.want(reply("1", "error", `{"reason":"no"}`),
 			`[null,"2","room:1","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`,
-			reply("3", "ok", "{}"))
+			`[null,"3","room:1","phx_reply",{"status":"ok","response":{}}]`, reply("4", "ok", "{}"))
 	})
 }

@@ -138,7 +138,7 @@ func TestMessagesBehindAJoinThatIsGivenUp(t *testing.T) {
 		b.d.Watch(limit)
 		b.push("2", "x", nil)
 		b.push("3", "y", nil)
-		b.d.Leave(&serializer.Message{Ref: serializer.StringRef("4")}, 0)
+		b.d.Leave(&serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
 		time.Sleep(limit)
 		b.want(joinCrashed, noTopic("2"), noTopic("3"), reply("4", "ok", "{}"))
 		close(gate)

@@ -82,11 +82,11 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.allow():
-		s.refuse(&m, m.JoinRef, tooManyMessages)
+		s.refuse(&m, s.replyRef(&m), tooManyMessages)
 	case m.RawTopic != "":
 		s.unjoined(&m)
 	case len(m.Event) > s.h.cfg.MaxTopic:
-		s.refuse(&m, m.JoinRef, longEvent)
+		s.refuse(&m, s.replyRef(&m), longEvent)
 	default:
 		s.deliver(&m)
 	}
@@ -192,6 +192,16 @@ func (s *session) deliver(m *serializer.Message) {
 	default:
 		s.unjoined(m)
 	}
+}
+
+// replyRef is the join_ref of a reply to m: that of its channel's replies, or m's own if there is none.
+func (s *session) replyRef(m *serializer.Message) serializer.Ref {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c, ok := s.channels[m.Topic]; ok && m.RawTopic == "" && c.Accepts(m.JoinRef) {
+		return c.ReplyRef()
+	}
+	return m.JoinRef
 }
 
 // unjoined answers a message on a topic that is not joined: a leave has nothing to do, the rest is an error.
