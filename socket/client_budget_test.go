@@ -54,7 +54,9 @@ func (k *canned) Write(frames ...*serializer.Frame) error {
 	return nil
 }
 
-func (k *canned) Close(int, string) error { k.once.Do(func() { close(k.done) }); return nil }
+func (k *canned) Close(int, string) error              { k.once.Do(func() { close(k.done) }); return nil }
+func (k *canned) Batch(frames []*serializer.Frame) int { return len(frames) }
+
 func (k *canned) Heartbeats() bool        { return false }
 func (k *canned) Bytes() (in, out uint64) { return 0, 0 }
 

@@ -35,14 +35,16 @@ type clientConn struct {
 	grace     loop.Timer      // likewise
 	writeErr  error           // likewise
 
+	// What was not handed to the network yet is batch[claimed:], and then queue. Only the writer changes batch, under mu.
 	mu        sync.Mutex
 	queue     []link.Out // in the order of their refs
 	withdrawn int        // of the queue
+	batch     []link.Out
+	claimed   int
 	writing   bool
 	ended     bool
 
-	batch []link.Out          // the writer's, used again
-	list  []*serializer.Frame // likewise
+	list []*serializer.Frame // the writer's, used again
 }
 
 // clientHeartbeat is what is known of the link's life.
@@ -89,12 +91,13 @@ func (k *clientConn) withdraw(ref uint64) {
 	}
 }
 
-// end stops the writer and returns what it did not take. The loop's.
+// end stops the writer and returns what was not handed to the network. Only the loop calls it.
 func (k *clientConn) end() []link.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ended = true
-	rest := k.queue
+	rest := slices.Concat(k.batch[k.claimed:], k.queue)
+	k.claimed = len(k.batch)
 	k.queue = nil
 	return rest
 }
@@ -103,11 +106,7 @@ func (k *clientConn) end() []link.Out {
 func (k *clientConn) write() {
 	defer k.c.goroutines.Done()
 	for k.take() {
-		err := k.writeBatch(k.batch)
-		if clear(k.batch); cap(k.batch) > clientKept {
-			k.batch = nil
-		}
-		if err != nil { // writing stays true: nothing is written any more
+		if err := k.writeBatch(); err != nil { // writing stays true: nothing is written any more
 			k.c.post(&clientWriteFailed{k, err})
 			return
 		}
@@ -122,7 +121,10 @@ func (k *clientConn) take() bool {
 		k.writing = false
 		return false
 	}
-	k.batch = k.batch[:0]
+	if clear(k.batch); cap(k.batch) > clientKept {
+		k.batch = nil
+	}
+	k.batch, k.claimed = k.batch[:0], 0
 	n, size := 0, 0
 	for n < len(k.queue) && (len(k.batch) == 0 || size < clientBatch) {
 		if o := &k.queue[n]; o.Withdrawn {
@@ -146,43 +148,100 @@ func (k *clientConn) take() bool {
 	return k.writing
 }
 
-// writeBatch encodes and writes. What cannot be encoded is told, and the rest written all the same.
-func (k *clientConn) writeBatch(batch []link.Out) error {
+// claim takes the next n messages of the batch, which then count as handed to the network. It returns nil if the
+// connection has ended: end has returned them.
+func (k *clientConn) claim(n int) []link.Out {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ended {
+		return nil
+	}
+	k.claimed += n
+	return k.batch[k.claimed-n : k.claimed]
+}
+
+// writeBatch encodes the batch and writes it, each time as much as the transport sends together. So the rest is known not
+// to have been sent when the connection ends.
+func (k *clientConn) writeBatch() error {
+	frames := k.encode()
+	k.list = k.list[:0]
+	for i := range frames {
+		k.list = append(k.list, &frames[i])
+	}
+	defer func() {
+		if clear(k.list); cap(k.list) > clientKept {
+			k.list = nil
+		}
+	}()
+	for left := k.list; len(left) > 0; {
+		n := k.t.Batch(left)
+		batch := k.claim(n)
+		if batch == nil {
+			return nil
+		}
+		err := k.t.Write(left[:n]...)
+		k.c.framesOut.Add(uint64(n))
+		for i := range batch {
+			batch[i].Release()
+		}
+		if err != nil {
+			return err
+		}
+		left = left[n:]
+	}
+	return nil
+}
+
+// encode makes the frames of the batch. A message that cannot be encoded is removed from the batch and reported.
+func (k *clientConn) encode() []serializer.Frame {
 	size := 0
-	for i := range batch {
-		size += 64 + len(batch[i].Msg.Topic) + len(batch[i].Msg.Event) + len(batch[i].Msg.Payload.Bytes())
+	for i := range k.batch {
+		m := &k.batch[i].Msg
+		size += 64 + len(m.Topic) + len(m.Event) + len(m.Payload.Bytes())
 	}
 	buf := make([]byte, 0, size) // the transport's to keep, as the frames are
-	frames := make([]serializer.Frame, 0, len(batch))
-	for i := range batch {
-		o := &batch[i]
+	frames := make([]serializer.Frame, 0, len(k.batch))
+	var refused []error // by their places in the batch; nil: none
+	for i := range k.batch {
 		start := len(buf)
-		op, longer, err := k.c.cfg.Serializer.Append(buf, &o.Msg)
+		op, longer, err := k.c.cfg.Serializer.Append(buf, &k.batch[i].Msg)
 		if err != nil {
-			if o.From != nil {
-				k.c.post(&clientRefused{o.From, o.Ref, err})
+			if refused == nil {
+				refused = make([]error, len(k.batch))
 			}
+			refused[i] = err
 			continue
 		}
 		buf = longer
 		frames = append(frames, serializer.Frame{Op: op, Data: buf[start:len(buf):len(buf)]})
 	}
-	k.list = k.list[:0]
-	for i := range frames {
-		k.list = append(k.list, &frames[i])
+	if refused != nil {
+		k.refuse(refused)
 	}
-	var err error
-	if len(k.list) > 0 {
-		err = k.t.Write(k.list...)
-		k.c.framesOut.Add(uint64(len(k.list)))
+	return frames
+}
+
+// refuse removes the messages that have an error from the batch. After the end they are the channels' again.
+func (k *clientConn) refuse(errs []error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.ended {
+		return
 	}
-	if clear(k.list); cap(k.list) > clientKept {
-		k.list = nil
+	kept := k.batch[:0]
+	for i, err := range errs {
+		o := &k.batch[i]
+		if err == nil {
+			kept = append(kept, *o)
+			continue
+		}
+		o.Release()
+		if o.From != nil {
+			k.c.post(&clientRefused{o.From, o.Ref, err})
+		}
 	}
-	for i := range batch {
-		batch[i].Release()
-	}
-	return err
+	clear(k.batch[len(kept):])
+	k.batch = kept
 }
 
 // read reads until the connection ends.

@@ -319,6 +319,8 @@ func (k *peerConn) Close(code int, reason string) error {
 	return nil
 }
 
+func (k *peerConn) Batch(frames []*serializer.Frame) int { return len(frames) }
+
 func (k *peerConn) Heartbeats() bool        { return k.by != LongPoll }
 func (k *peerConn) Bytes() (in, out uint64) { return k.bytesIn.Load(), k.bytesOut.Load() }
 

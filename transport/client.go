@@ -26,14 +26,21 @@ type ClientConn interface {
 	// what the network said, phoenix.js's 1006.
 	Read() (op serializer.Op, data []byte, err error)
 
-	// Write sends the frames, in order, with as few system calls or requests as there can be. They must not change afterwards,
-	// for long poll queues them. It may block for as long as the network or, on long poll, a full backlog makes it, but not longer
-	// than WriteTimeout. Nil means that they are on their way, not that they have arrived. An error means that the connection has
-	// ended or is ending, and that some of the frames may have been sent; Read tells why.
+	// Write sends the frames, in order, with as few system calls or requests as possible. The frames must not change
+	// afterwards. On a WebSocket it blocks for as long as the network makes it, but not longer than WriteTimeout. On long
+	// poll it blocks until the last of its requests is answered, each of which may take RequestTimeout.
+	//
+	// Nil means that the frames are on their way, not that they have arrived. An error means that the connection has
+	// ended or is ending, and that some of the frames may have been sent; Read returns the reason.
 	Write(frames ...*serializer.Frame) error
 
-	// Close ends the connection: a WebSocket by the close handshake with code and reason, long poll by sending what was written
-	// and giving its session up, for long poll cannot say goodbye. Code 0, or one that may not be sent, closes without a
+	// Batch returns how many of the frames, from the first, one Write would send together: in one system call or request.
+	// It is at least 1 if there are frames. A caller that writes no more than that at a time knows, when the connection
+	// ends, that none of the other frames was sent.
+	Batch(frames []*serializer.Frame) int
+
+	// Close ends the connection: a WebSocket by the close handshake with code and reason, long poll by letting a Write in
+	// progress finish and giving its session up, for long poll cannot say goodbye. Code 0, or one that may not be sent, closes without a
 	// code; a reason of more than 123 bytes is cut. It takes at most about CloseTimeout, also if the network is dead, and leaves no
 	// goroutine. Read returns when Close does, if not before. Only the first call counts; the others wait for it. The error says
 	// that the peer was not told properly.
@@ -77,13 +84,11 @@ type ClientConfig struct {
 	// would only come back for it.
 	MaxMessage int64
 
-	// MaxQueue bounds the bytes that wait to be posted, on long poll. 0 is 1 MiB. A single frame may be larger.
-	MaxQueue int
-
-	// WriteTimeout is how long a Write may take. 0 is 10 s.
+	// WriteTimeout is how long a Write to a WebSocket may take. Zero means 10 s.
 	WriteTimeout time.Duration
 
-	// CloseTimeout is how long the peer may take to answer the close frame, or what is written to be posted. 0 is 1.5 s.
+	// CloseTimeout is how long the peer may take to answer the close frame, or the requests of a Write that is in progress.
+	// Zero means 1.5 s.
 	CloseTimeout time.Duration
 
 	// RequestTimeout is how long a long-poll request may take beyond Window, which is how long the server may hold it.
@@ -100,9 +105,6 @@ func (c ClientConfig) withDefaults() ClientConfig {
 		c.MaxMessage = 16 << 20
 	}
 	c.MaxMessage = min(c.MaxMessage, math.MaxInt64/8) // so that sizes can be calculated with
-	if c.MaxQueue <= 0 {
-		c.MaxQueue = 1 << 20
-	}
 	if c.WriteTimeout <= 0 {
 		c.WriteTimeout = 10 * time.Second
 	}

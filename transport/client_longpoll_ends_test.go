@@ -124,10 +124,17 @@ func TestClientLPEnds(t *testing.T) {
 			clientLPTest(t, s, transport.ClientConfig{MaxMessage: 1000}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
 				if tt.on == "GET" {
 					clientWants(t, c, serializer.OpText, `["first"]`)
-				} else if err := c.Write(clientText("[]")); err != nil {
-					t.Fatal(err)
 				}
 				began := time.Now()
+				if tt.on == "POST" {
+					wrote := make(chan error, 1)
+					go func() { wrote <- c.Write(clientText("[]")) }()
+					defer func() {
+						if err := <-wrote; err == nil {
+							t.Error("Write: no error")
+						}
+					}()
+				}
 				clientWantsCode(t, c, tt.code)
 				err := clientWantsEnd(t, c)
 				t.Log(err)
@@ -182,9 +189,13 @@ func TestClientLPClose(t *testing.T) {
 			return false
 		}
 		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
+			var frames []*serializer.Frame
 			for i := range 150 {
-				c.Write(clientText(fmt.Sprintf("[%d]", i)))
+				frames = append(frames, clientText(fmt.Sprintf("[%d]", i)))
 			}
+			wrote := make(chan error, 1)
+			go func() { wrote <- c.Write(frames...) }()
+			synctest.Wait()
 			read := make(chan error, 1)
 			go func() {
 				_, _, err := c.Read()
@@ -197,6 +208,9 @@ func TestClientLPClose(t *testing.T) {
 			})
 			if lines := strings.Count(strings.Join(s.posted(), "\n"), "\n") + 1; lines != 150 {
 				t.Errorf("%d lines posted, want 150", lines)
+			}
+			if err := <-wrote; err != nil {
+				t.Errorf("Write: %v", err)
 			}
 			if err := <-read; err != transport.ErrClosed {
 				t.Errorf("Read: %v", err)
@@ -213,13 +227,14 @@ func TestClientLPClose(t *testing.T) {
 			<-r.Context().Done()
 			return true
 		}
-		clientLPTest(t, s, transport.ClientConfig{MaxQueue: 1}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
-			c.Write(clientText("[1]"))
-			go func() {
-				if err := c.Write(clientText("[2]")); err != transport.ErrClosed {
-					t.Errorf("Write: %v", err)
-				}
-			}()
+		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
+			for i := range 2 {
+				go func() {
+					if err := c.Write(clientText(fmt.Sprintf("[%d]", i))); err != transport.ErrClosed {
+						t.Errorf("Write: %v", err)
+					}
+				}()
+			}
 			synctest.Wait()
 			go c.Close(1000, "")
 			clientWithin(t, 1500*time.Millisecond, func() {

@@ -1,10 +1,10 @@
 package transport_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -26,16 +26,18 @@ func TestClientLPPosts(t *testing.T) {
 		return false
 	}
 	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
-		c.Write(clientText(`["a"]`), clientBinary("\x00\x01"), clientBinary("\xff\xfe\xfd"), clientText(`["ü"]`))
+		go c.Write(clientText(`["a"]`), clientBinary("\x00\x01"), clientBinary("\xff\xfe\xfd"), clientText(`["ü"]`))
 		synctest.Wait()
 		// While that one is unanswered all of these wait.
 		var want []string
+		var frames []*serializer.Frame
 		for i := range 250 {
 			line := fmt.Sprintf(`["%d"]`, i)
 			want = append(want, line)
-			c.Write(clientText(line))
+			frames = append(frames, clientText(line))
 		}
-		c.Write(clientText(`{"v":1}`), clientText(`{"v":2}`), clientText("[\n]"), clientText(`["last"]`))
+		frames = append(frames, clientText(`{"v":1}`), clientText(`{"v":2}`), clientText("[\n]"), clientText(`["last"]`))
+		go c.Write(frames...)
 		time.Sleep(time.Second)
 		if _, posts := s.counts(); posts != 1 {
 			t.Fatalf("%d POSTs at once", posts)
@@ -74,7 +76,7 @@ func TestClientLPPosts(t *testing.T) {
 func TestClientLPPostSize(t *testing.T) {
 	t.Parallel()
 	s := newClientLP()
-	clientLPTest(t, s, transport.ClientConfig{MaxQueue: 100 << 20}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
+	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
 		line := "[" + strings.Repeat("1", 100_000) + "]"
 		huge := "[" + strings.Repeat("2", 3<<20) + "]"
 		frames := []*serializer.Frame{clientText(huge)}
@@ -96,54 +98,85 @@ func TestClientLPPostSize(t *testing.T) {
 	})
 }
 
-// The backlog is bounded: Write waits for room, and not for ever.
-func TestClientLPBacklog(t *testing.T) {
+// Write returns when what it was given is posted, however long a queue of POSTs takes, and each POST has its own timeout.
+func TestClientLPWriteWaits(t *testing.T) {
 	t.Parallel()
 	s := newClientLP()
 	s.post = func(i int, w http.ResponseWriter, r *http.Request) bool {
-		if i < 3 {
-			time.Sleep(3 * time.Second)
+		if i < 5 {
+			time.Sleep(12 * time.Second)
 			return false
 		}
 		<-r.Context().Done()
 		return true
 	}
-	clientLPTest(t, s, transport.ClientConfig{MaxQueue: 1000, WriteTimeout: 5 * time.Second}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
-		frame := clientText("[" + strings.Repeat("1", 900) + "]")
-		clientWithin(t, 0, func() { c.Write(frame) })
-		for range 3 {
-			began := time.Now()
-			if err := c.Write(frame); err != nil || time.Since(began) != 3*time.Second {
-				t.Fatalf("Write: %v after %v", err, time.Since(began))
-			}
+	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
+		began := time.Now()
+		waits := make(chan error)
+		go func() {
+			time.Sleep(time.Second)
+			waits <- c.Write(clientText("[4]"))
+		}()
+		v1 := []*serializer.Frame{clientText("{0}"), clientText("{1}"), clientText("{2}"), clientText("{3}")}
+		if err := c.Write(v1...); err != nil || time.Since(began) != 48*time.Second {
+			t.Fatalf("Write: %v after %v", err, time.Since(began))
 		}
-		clientWithin(t, 5*time.Second, func() {
-			if err := c.Write(frame); !errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("Write: %v", err)
+		if err := <-waits; err != nil || time.Since(began) != time.Minute {
+			t.Fatalf("second Write: %v after %v", err, time.Since(began))
+		}
+		go func() { waits <- c.Write(clientText("[5]")) }()
+		go func() { waits <- c.Write(clientText("[6]")) }()
+		clientWithin(t, 30*time.Second, func() {
+			for range 2 {
+				if err := <-waits; !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("Write: %v", err)
+				}
 			}
 		})
 		clientWithin(t, 0, func() { clientWantsCode(t, c, 1005) })
+		if got := strings.Join(s.posted(), "|"); got != "{0}|{1}|{2}|{3}|[4]|[5]" && got != "{0}|{1}|{2}|{3}|[4]|[6]" {
+			t.Errorf("posted %s", got)
+		}
 	})
 }
 
-// A frame that is larger than the backlog goes through alone.
-func TestClientLPBacklogOfOne(t *testing.T) {
+// Batch is what one request or system call takes: of a POST 100 lines, 512 KiB, or one frame that cannot be a line.
+func TestClientBatch(t *testing.T) {
 	t.Parallel()
-	s := newClientLP()
-	clientLPTest(t, s, transport.ClientConfig{MaxQueue: 1}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
-		for i := range 5 {
-			if err := c.Write(clientText(fmt.Sprintf("[%d]", i))); err != nil {
-				t.Fatal(err)
+	repeat := func(n int, f *serializer.Frame) []*serializer.Frame {
+		list := make([]*serializer.Frame, n)
+		for i := range list {
+			list[i] = f
+		}
+		return list
+	}
+	large := clientText("[" + strings.Repeat("1", 100_000) + "]")
+	for _, tt := range []struct {
+		name   string
+		frames []*serializer.Frame
+		ws, lp int
+	}{
+		{"none", nil, 0, 0},
+		{"one", repeat(1, clientText("[]")), 1, 1},
+		{"small", repeat(5000, clientText(`["1","2","t","e",{}]`)), 1927, 100},
+		{"objects of 1.0.0", repeat(3, clientText("{}")), 3, 1},
+		{"lines before an object", append(repeat(7, clientText("[]")), clientText("{}")), 8, 7},
+		{"lines before one that is two", append(repeat(7, clientText("[]")), clientText("[\n]")), 8, 7},
+		{"binary", repeat(9, clientBinary(strings.Repeat("x", 60_000))), 1, 6},
+		{"large", repeat(9, large), 1, 5},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			n := newClientNet(t, clientEndpoint())
+			cfg := transport.ClientConfig{HTTPClient: n.Client}
+			if got := clientDial(t, transport.DialWebSocket, cfg).Batch(tt.frames); got != tt.ws {
+				t.Errorf("WebSocket: %d, want %d", got, tt.ws)
 			}
-		}
-		synctest.Wait()
-		if got := strings.Join(s.posted(), "|"); got != "[0]|[1]|[2]|[3]|[4]" {
-			t.Errorf("posted %s", got)
-		}
-		if err := c.Write(); err != nil {
-			t.Error(err)
-		}
-	})
+			if got := clientDial(t, transport.DialLongPoll, cfg).Batch(tt.frames); got != tt.lp {
+				t.Errorf("long poll: %d, want %d", got, tt.lp)
+			}
+		})
+	}
 }
 
 // Everything at once, for the race detector.
@@ -160,7 +193,7 @@ func TestClientLPConcurrent(t *testing.T) {
 		return false
 	}
 	n := newClientNet(t, s)
-	c := clientDial(t, transport.DialLongPoll, transport.ClientConfig{HTTPClient: n.Client, MaxQueue: 500})
+	c := clientDial(t, transport.DialLongPoll, transport.ClientConfig{HTTPClient: n.Client})
 	const writers, each = 8, 50
 	var wg sync.WaitGroup
 	for w := range writers {

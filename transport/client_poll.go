@@ -51,7 +51,7 @@ func (c *lpClient) open(ctx context.Context) error {
 
 // poll asks for messages until the session is over.
 func (c *lpClient) poll() {
-	defer c.exit()
+	defer close(c.stopped)
 	var buf bytes.Buffer
 	for idle := 0; ; {
 		began := time.Now()

@@ -15,29 +15,50 @@ const (
 	postMaxBytes = 512 << 10 // bytes of a POST with several lines; servers have their own limits on a body
 )
 
-// post sends what is queued, one request after the other, until there is nothing left.
-func (c *lpClient) post() {
-	defer c.exit()
-	for {
-		batch, size := c.take()
-		if batch == nil {
-			return
-		}
-		if err := c.deliver(postedBody(batch)); err != nil {
-			c.fail(err)
-		}
-		clear(batch) // of the queue's array, which may live on
-		c.posted(size)
+// Write posts the frames, one request after the other. It returns when the last one is answered: what waits for a request is
+// left with the caller, who can still decide about it.
+func (c *lpClient) Write(frames ...*serializer.Frame) error {
+	if err := c.startWriting(); err != nil {
+		return err
 	}
+	defer func() { <-c.writing }()
+	for len(frames) > 0 {
+		n := c.Batch(frames)
+		if err := c.deliver(postedBody(frames[:n])); err != nil {
+			c.fail(err)
+			return c.over()
+		}
+		frames = frames[n:]
+	}
+	return nil
 }
 
-// take returns what goes into the next request, and its size. If that is nothing then posting is over.
-func (c *lpClient) take() ([]*serializer.Frame, int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+// startWriting waits for the Writes before this one.
+func (c *lpClient) startWriting() error {
+	select {
+	case c.writing <- struct{}{}:
+	case <-c.closing:
+		return ErrClosed
+	case <-c.done:
+		return c.over()
+	}
+	err := c.over()
+	select {
+	case <-c.closing: // select chooses at random among what is ready
+		err = ErrClosed
+	default:
+	}
+	if err != nil {
+		<-c.writing
+	}
+	return err
+}
+
+// Batch returns how many frames go into the next request.
+func (c *lpClient) Batch(frames []*serializer.Frame) int {
 	n, size := 0, 0
-	for n < len(c.queue) && n < postMaxLines {
-		f := c.queue[n]
+	for n < len(frames) && n < postMaxLines {
+		f := frames[n]
 		if n > 0 && (size+postedSize(f) > postMaxBytes || postedAlone(f)) {
 			break
 		}
@@ -47,23 +68,7 @@ func (c *lpClient) take() ([]*serializer.Frame, int) {
 			break
 		}
 	}
-	if n == 0 {
-		c.queue = nil
-		c.posting = false
-		c.wake()
-		return nil, 0
-	}
-	batch := c.queue[:n:n]
-	c.queue = c.queue[n:]
-	return batch, size
-}
-
-// posted notes that a request is done.
-func (c *lpClient) posted(size int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.queued -= size
-	c.wake()
+	return n
 }
 
 // deliver makes the request, and once more if it did not reach the session because of how the token was sent. The error is

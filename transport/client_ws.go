@@ -24,6 +24,9 @@ import (
 // clientTokenPrefix marks the subprotocol that is an auth token. Despite the name the token behind it is standard base64.
 const clientTokenPrefix = "base64url.bearer.phx."
 
+// clientFrameHeader is how long the header of a client's frame may be, with its mask.
+const clientFrameHeader = 14
+
 // DialWebSocket opens a WebSocket. The context bounds the handshake only, and without a deadline it is not bounded. The error is,
 // by errors.As, a *HandshakeError if the server answered anything but a WebSocket.
 func DialWebSocket(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
@@ -198,6 +201,16 @@ func readClientMessage(r io.Reader) ([]byte, error) {
 			buf = append(buf, make([]byte, len(buf))...)
 		}
 	}
+}
+
+// Batch returns how many frames are gathered into one system call.
+func (c *wsClient) Batch(frames []*serializer.Frame) int {
+	n, size := 0, 0
+	for n < len(frames) && (n == 0 || size+clientFrameHeader+len(frames[n].Data) <= clientCorkSize) {
+		size += clientFrameHeader + len(frames[n].Data)
+		n++
+	}
+	return n
 }
 
 func (c *wsClient) Write(frames ...*serializer.Frame) error {
