@@ -49,8 +49,9 @@ type WebSocketConfig struct {
 	// WriteTimeout ends a connection whose client took nothing for so long while something waited for it; 0 is 30 s.
 	WriteTimeout time.Duration
 
-	// CloseTimeout is how long a connection that is being closed may go on sending what was queued before, and then again how long the
-	// client gets to answer the close frame; 0 is 5 s.
+	// CloseTimeout bounds how long a connection that is being closed goes on sending what was queued
+	// before. Zero means 5 s. TCP is half-closed right behind the close frame. What the client still
+	// sends is then dropped for at most half a second, or CloseTimeout if that is shorter.
 	CloseTimeout time.Duration
 }
 
@@ -70,8 +71,9 @@ const (
 type WebSocket struct {
 	cfg        WebSocketConfig
 	epoch      time.Time
-	maxWriters int                      // one for two processors: with more of them, fewer frames come together in one write
-	portable   bool                     // never use the descriptor, as with TLS; for tests
+	maxWriters int  // one for two processors: with more of them, fewer frames come together in one write
+	portable   bool // never use the descriptor, as with TLS; for tests
+	drainTime  time.Duration
 	deflaters  chan *deflater           // as many as may work at once, nil until needed
 	deflated   func(data []byte) []byte // with one of them
 
@@ -96,6 +98,7 @@ func NewWebSocket(cfg WebSocketConfig) *WebSocket {
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
 	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
 	s := &WebSocket{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
+	s.drainTime = min(cfg.CloseTimeout, drainTime)
 	s.slow.max, s.slow.policy = cfg.MaxQueue, cfg.OnSlow
 	s.gone.L = &s.mu
 	if cfg.Compress {

@@ -57,7 +57,7 @@ type connState uint32
 const (
 	stateOpen    connState = iota
 	stateClosing           // the close frame is queued: nothing more is accepted
-	stateClosed            // the close frame is written: nothing more is written
+	stateClosed            // the close frame is written, and the stream is ended behind it
 	stateDead              // the network connection is of no use any more
 )
 
@@ -91,12 +91,13 @@ type wsConn struct {
 	cut       bool                  // a message has too many fragments
 	paused    bool                  // there was nothing to read for a moment
 	deflate   bool                  // negotiated; it does not change
+	drained   uint32                // bytes that came after the close frame was written
 	fragments fragments
 
 	mu       sync.Mutex
 	writing  bool          // the queue is a writer's to empty
 	peerDone bool          // nothing more is expected from the client: once the close frame is written, it is over
-	failed   bool          // the client broke the protocol: once the close frame is written, so is the end of the stream
+	failed   bool          // the client broke the protocol: what it still sends is not parsed
 	queue    *frameQueue   // nil when empty
 	offset   int           // how many bytes of the queue's first frame were written, of its head also
 	err      error         // why it ended

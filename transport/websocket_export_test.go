@@ -1,9 +1,18 @@
 package transport
 
-import "unsafe"
+import (
+	"time"
+	"unsafe"
+)
 
 // ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
 func (s *WebSocket) ForcePortable() { s.portable = true }
+
+// SetDrainTime sets how long s reads what a client still sends after the close frame.
+func (s *WebSocket) SetDrainTime(d time.Duration) { s.drainTime = d }
+
+// DrainBytes bounds the same in bytes.
+const DrainBytes = drainBytes
 
 // WSConnSize is the size of the struct that each connection has.
 const WSConnSize = unsafe.Sizeof(wsConn{})

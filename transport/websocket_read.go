@@ -22,6 +22,15 @@ const (
 	maxPooledBytes = 64 << 10 // of a buffer in which a message was put together
 )
 
+// After its close frame, the server reads and drops what the client still sends until the client hangs up, but for at
+// most this long and this many bytes. The time lets the close frame arrive over most networks.
+const (
+	drainTime  = 500 * time.Millisecond
+	drainBytes = 4 << 20
+)
+
+var errDrained = errors.New("client sent too much after the close frame")
+
 // input is bytes that were read ahead, those from r to w.
 type input struct {
 	buf  []byte
@@ -187,8 +196,9 @@ func (c *wsConn) end(err error) {
 	c.s.ended(1)
 }
 
-// answer answers what the library took for the end: the client's close frame, or a violation of the protocol. It reports whether the answer is
-// still to be written.
+// answer answers what the library took for the end: the client's close frame, or a violation of the protocol. It
+// reports whether to go on reading until the network connection is closed: the answer is still to be written, or the
+// client may not have seen our close frame.
 func (c *wsConn) answer(err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -200,7 +210,8 @@ func (c *wsConn) answer(err error) bool {
 		c.shut(&CloseError{Code: code, Reason: innermost(err)}, code, "")
 		c.failed = true
 	}
-	return c.load() == stateClosing
+	state := c.load()
+	return state == stateClosing || state == stateClosed && c.failed
 }
 
 // answerTo is the code that answers a client's close frame: Bandit's.
@@ -318,6 +329,11 @@ func (c *wsConn) arrived(p []byte) error {
 	c.gap = now - time.Duration(c.seen.Swap(int64(now)))
 	if !c.cut && !c.fragments.scan(p, c.s.cfg.MaxFragments) {
 		c.cut = true
+	}
+	if c.load() == stateClosed && c.readErr == nil {
+		if c.drained += uint32(min(len(p), drainBytes)); c.drained > drainBytes {
+			c.readErr = errDrained
+		}
 	}
 	return c.arrivedErr()
 }

@@ -185,15 +185,27 @@ func TestWebSocketSlowControlFrame(t *testing.T) {
 	})
 }
 
-func TestWebSocketCloseTimeout(t *testing.T) {
+func TestWebSocketCloseUnanswered(t *testing.T) {
 	inBubble(t, transport.WebSocketConfig{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
 		session.Close(1012, "")
 		p.wantClose(1012)
 		p.sendText("no close frame")
 		p.wantEnd()
-		wantAfter(t, start, 5*time.Second)
+		wantAfter(t, start, 500*time.Millisecond)
 		session.wantCode(t, 1012)
+	})
+}
+
+func TestWebSocketShortCloseTimeoutBoundsDrain(t *testing.T) {
+	cfg := transport.WebSocketConfig{CloseTimeout: 100 * time.Millisecond}
+	inBubble(t, cfg, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		session.Close(1001, "")
+		p.wantClose(1001)
+		p.wantEnd()
+		wantAfter(t, start, 100*time.Millisecond)
+		session.wantCode(t, 1001)
 	})
 }
 

@@ -3,6 +3,7 @@ package transport
 import (
 	"encoding/binary"
 	"errors"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -283,7 +284,7 @@ func (c *wsConn) take(w *writer) bool {
 // settle takes note of what w wrote. It reports whether c has more to be written, or else is no longer being written to.
 func (c *wsConn) settle(w *writer) (more bool) {
 	err := w.err
-	hangUp, failed := false, false
+	hangUp, endStream := false, false
 	c.mu.Lock()
 	last, obsolete := c.queue.written(w.i, w.offset > 0)
 	c.s.slow.conflated.Add(uint64(obsolete))
@@ -291,8 +292,8 @@ func (c *wsConn) settle(w *writer) (more bool) {
 	w.clear()
 	if last != nil && last.Op == opClose && c.load() == stateClosing {
 		c.state.Store(uint32(stateClosed))
-		c.within(c.s.cfg.CloseTimeout)
-		hangUp, failed = c.peerDone, c.failed
+		c.within(c.s.drainTime)
+		hangUp, endStream = c.peerDone, !c.peerDone
 	}
 	if err != nil {
 		c.state.Store(uint32(stateDead)) // at once, lest somebody else write on after half a frame
@@ -314,16 +315,32 @@ func (c *wsConn) settle(w *writer) (more bool) {
 		c.lost(err)
 	case hangUp:
 		c.abandon(false)
-	case failed:
+	case endStream:
 		c.endStream()
 	}
 	return more
 }
 
-// endStream tells the client's network that nothing more will come. What the client sends is still read, see linger.
+// endStream ends our side of the TCP connection right behind the close frame: many clients notice nothing but
+// that. What the client still sends is read and dropped for a moment, see drainTime, because closing a socket with
+// unread input resets the connection, and the reset can overtake the close frame.
 func (c *wsConn) endStream() {
-	if nc, ok := c.nc.(interface{ CloseWrite() error }); ok && nc.CloseWrite() == nil {
+	type closeWriter interface{ CloseWrite() error }
+	if t, ok := c.nc.(interface {
+		closeWriter
+		NetConn() net.Conn
+	}); ok { // TLS: its own end of stream does not end the TCP connection
+		_ = t.CloseWrite() // if this fails, so does the next
+		if tcp, ok := t.NetConn().(closeWriter); ok && tcp.CloseWrite() == nil {
+			return
+		}
+	} else if nc, ok := c.nc.(closeWriter); ok && nc.CloseWrite() == nil {
 		return
 	}
-	c.abandon(false)
+	c.mu.Lock()
+	failed := c.failed
+	c.mu.Unlock()
+	if failed { // its answer to the close frame would not be recognized
+		c.abandon(false)
+	}
 }

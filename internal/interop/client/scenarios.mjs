@@ -275,6 +275,23 @@ scenario("disconnected by the server by its id", async k => {
   k.equal([bystander.closes.length, bystander.opens], [0, 1], "the bystander's connection")
 })
 
+scenario("closed by the server while sending", async k => {
+  // What is on its way to the server then must not keep the close frame, and its code, from arriving.
+  const id = `w${k.serial}-${k.env.transport}`
+  const s = k.socket({params: {user_id: id}})
+  const c = await k.joined(s, k.topic())
+  const admin = await k.joined(k.socket(), "admin")
+  const ended = k.until(() => s.closes.length === 1, "the close")
+  const done = k.ok(admin, "disconnect", {id: `users_socket:${id}`})
+  const data = "x".repeat(5000)
+  for (let n = 0; n < 40; n++) { c.push("echo", {n, data}) }
+  await done
+  await ended
+  if (k.websocket) { k.equal(s.closes[0].code, 1001, "close code") }
+  await k.until(() => s.opens === 2 && c.state === "joined", "the rejoin")
+  k.equal(await k.ok(c, "echo", {n: 1}), {n: 1}, "echo after coming back")
+})
+
 scenario("connect refused, then allowed", async k => {
   // phoenix.js asks for the params at every attempt; the first two are refused.
   let attempts = 0
