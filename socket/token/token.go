@@ -106,7 +106,7 @@ func (t *Tokens[T]) Verify(token string) (v T, err error) {
 		return v, ErrMissing
 	}
 	first, second, ok := strings.Cut(token, ".")
-	if !ok || len(token) > maxToken {
+	if !ok || len(token) > maxToken || strings.ContainsAny(token, "\r\n") { // base64 would skip line breaks
 		return v, ErrInvalid
 	}
 	body, err1 := encoding.DecodeString(first)
