@@ -139,7 +139,7 @@ func (c *Channel) fail(it item, err error) {
 	case it.kind == itemEvent && errors.As(err, &invalid):
 		if !c.warned { // a flood of them is none of the log
 			c.warned = true
-			c.up.Log(c, "event "+it.event, err)
+			c.up.Log(c, "payload does not fit its callback", &eventError{it.event, err})
 		}
 		err = c.reply(it.ref, replyInvalid)
 	case it.kind == itemEvent && errors.As(err, &rejected):
@@ -149,6 +149,19 @@ func (c *Channel) fail(it item, err error) {
 		c.crash(it.event, err)
 	}
 }
+
+// eventError is the error of an event's callback. The client chose the event, so it is no part of a
+// log message: the Carrier logs it as a field.
+type eventError struct {
+	event string
+	err   error
+}
+
+func (e *eventError) Error() string { return e.err.Error() }
+func (e *eventError) Unwrap() error { return e.err }
+
+// Event is the name of the event.
+func (e *eventError) Event() string { return e.event }
 
 // stop ends the channel normally: its end is told first, then it terminates.
 func (c *Channel) stop(reason error, reply *serializer.Frame) {
@@ -161,11 +174,11 @@ func (c *Channel) stop(reason error, reply *serializer.Frame) {
 
 // crash ends the channel after a callback failed: it terminates, then its end is told.
 func (c *Channel) crash(event string, err error) {
-	message := "channel crashed"
+	failed := err
 	if event != "" {
-		message += " in " + event
+		failed = &eventError{event, err}
 	}
-	c.up.Crashed(c, message, err)
+	c.up.Crashed(c, "channel crashed", failed)
 	tell := c.phase.CompareAndSwap(joined, ending)
 	defer func() { // also if Terminate ends its goroutine
 		c.unsubscribe()
