@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/rs/zerolog"
+
 	"bennu.example/channel"
 	"bennu.example/internal/box"
 	"bennu.example/pubsub"
@@ -28,6 +30,8 @@ type Handler struct {
 	longpoll  *transport.LongPoll
 	counts    counters
 	handshake sharedLimiter
+	rates     struct{ joins, messages rate }
+	logGates  logGates
 	crew      box.Crew // runs the channels' callbacks
 
 	mu       sync.Mutex
@@ -58,15 +62,17 @@ func NewHandler(cfg Config) *Handler {
 	if max(cfg.WebSocket.OnSlow, cfg.LongPoll.OnSlow) > transport.DropNewest {
 		panic("socket: OnSlow is no policy of a whole connection: see channel.OnSlow")
 	}
+	var h *Handler
 	if cfg.LongPoll.OnPanic == nil {
 		cfg.LongPoll.OnPanic = func(v any, stack []byte) {
-			cfg.Logger.Error().Interface("panic", v).Bytes("stack", stack).Msg("long poll crashed")
+			const crashed = "long poll crashed"
+			h.log(zerolog.ErrorLevel, crashed).Str("panic", clip(fmt.Sprint(v))).Bytes("stack", stack).Msg(crashed)
 		}
 	}
 	if cfg.LongPoll.Peers == nil && cfg.PubSub.Node() != "" {
 		cfg.LongPoll.Peers = longPollPeers{cfg.PubSub}
 	}
-	h := &Handler{
+	h = &Handler{
 		cfg:       cfg,
 		routes:    routes,
 		origins:   origins,
@@ -76,7 +82,8 @@ func NewHandler(cfg Config) *Handler {
 		gone:      make(chan struct{}),
 		ended:     make(chan struct{}),
 	}
-	h.handshake.limiter = newLimiter(cfg.HandshakeRate)
+	h.handshake.rate = newRate(cfg.HandshakeRate)
+	h.rates.joins, h.rates.messages = newRate(cfg.JoinRate), newRate(cfg.MessageRate)
 	return h
 }
 
@@ -161,7 +168,8 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	defer done()
 	if err := h.websocket.Serve(w, r, protocol, open); err != nil {
-		h.cfg.Logger.Debug().Err(err).Msg("websocket handshake failed")
+		const failed = "websocket handshake failed"
+		withError(h.log(zerolog.DebugLevel, failed), err).Msg(failed)
 	}
 }
 
@@ -236,8 +244,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 	}
 	ser, err := h.version(params)
 	if err != nil {
-		h.counts.refused.Add(1)
-		h.cfg.Logger.Warn().Err(err).Msg("socket refused")
+		h.refused(r, err)
 		return nil, nil, err
 	}
 	req := &Request{Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version()}
@@ -303,12 +310,15 @@ func (h *Handler) callConnect(req *Request) (ctx context.Context, err error) {
 	return context.WithoutCancel(got), nil
 }
 
+// refused counts and logs a handshake that was refused.
 func (h *Handler) refused(r *http.Request, err error) {
 	h.counts.refused.Add(1)
-	event := h.cfg.Logger.Info()
 	var p *channel.PanicError
 	if errors.As(err, &p) {
-		event = h.cfg.Logger.Error().Bytes("stack", p.Stack)
+		const crashed = "connect crashed"
+		withError(h.log(zerolog.ErrorLevel, crashed), err).Bytes("stack", p.Stack).Str("path", clip(r.URL.Path)).Msg(crashed)
+		return
 	}
-	event.Err(err).Str("path", clip(r.URL.Path)).Msg("socket refused")
+	const refused = "socket refused"
+	withError(h.log(zerolog.InfoLevel, refused), err).Str("path", clip(r.URL.Path)).Msg(refused)
 }

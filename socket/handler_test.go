@@ -31,6 +31,8 @@ type server struct {
 	h   *socket.Handler
 	url string
 	log *logged
+
+	logger *zerolog.Logger
 }
 
 // logged is a log to look at.
@@ -54,7 +56,7 @@ func (l *logged) String() string {
 func serve(t testing.TB, cfg socket.Config) *server {
 	s := &server{t: t, log: &logged{}}
 	logger := zerolog.New(s.log)
-	cfg.Logger = &logger
+	s.logger, cfg.Logger = &logger, &logger
 	if cfg.Channels == nil {
 		cfg.Channels = channel.Routes{"room:*": echoes()}
 	}
@@ -72,6 +74,21 @@ func serve(t testing.TB, cfg socket.Config) *server {
 		http.Close()
 	})
 	return s
+}
+
+// do sends a request and reads its answer to the end.
+func (s *server) do(r *http.Request) (status int, body string) {
+	s.t.Helper()
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return resp.StatusCode, string(text)
 }
 
 type nobody struct{}

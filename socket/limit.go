@@ -41,13 +41,14 @@ var answers = [denials]struct {
 	longRef:         {reason.Reply("ref too long"), zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"},
 }
 
-// refuse answers m with an error. All are counted, but of each socket only the first of its kind is logged, or a flood would flood the log.
+// refuse answers m with an error. All refusals are counted. Of each socket only the first of its kind
+// is logged, and of all sockets only so many: a flood must not flood the log.
 func (s *session) refuse(m *serializer.Message, joinRef serializer.Ref, why denial) {
 	s.h.counts.denials[why].Add(1)
 	a := &answers[why]
 	if s.logged&(1<<why) == 0 {
 		s.logged |= 1 << why
-		s.h.cfg.Logger.WithLevel(a.level).Str("topic", clip(m.Topic)).Msg(a.log)
+		s.h.log(a.level, a.log).Str("topic", clip(m.Topic)).Msg(a.log)
 	}
 	s.reply(m, joinRef, a.reply)
 }
@@ -67,55 +68,59 @@ func (h *Handler) allowHandshake() bool {
 	return ok
 }
 
-// limiter is a token bucket: so many events a second, and a burst of two seconds' worth. Nobody waits in it: an event passes or does not. It
-// is for one goroutine at a time.
-type limiter struct {
-	every time.Duration // per event; 0: everything passes
-	burst time.Duration
-	full  time.Time // when the bucket will be full again
-}
+// rate is a number of events per time, and how much time's worth of them may come at once. The zero
+// rate is no bound.
+type rate struct{ every, burst time.Duration }
 
 // burstSeconds is how many seconds' worth of events may come at once.
 const burstSeconds = 2
 
-func newLimiter(perSecond int) limiter {
+func newRate(perSecond int) rate {
 	if perSecond <= 0 {
-		return limiter{}
+		return rate{}
 	}
-	return limiter{every: time.Second / time.Duration(perSecond), burst: burstSeconds * time.Second}
+	return rate{time.Second / time.Duration(perSecond), burstSeconds * time.Second}
 }
 
-// allow takes a token, if there is one.
-func (l *limiter) allow() bool {
-	if l.every == 0 {
+// bucket is a token bucket. An event never waits for a token: it passes or it does not. A bucket is
+// for one goroutine at a time, and its rate must not change.
+type bucket struct {
+	full time.Time // when it will be full again
+}
+
+// take takes a token, if there is one.
+func (b *bucket) take(r rate) bool {
+	if r.every == 0 {
 		return true
 	}
 	now := time.Now()
-	if l.full.Before(now) {
-		l.full = now
+	if b.full.Before(now) {
+		b.full = now
 	}
-	if l.full.Sub(now)+l.every > l.burst {
+	if b.full.Sub(now)+r.every > r.burst {
 		return false
 	}
-	l.full = l.full.Add(l.every)
+	b.full = b.full.Add(r.every)
 	return true
 }
 
-// sharedLimiter is a limiter for any number of goroutines.
+// sharedLimiter is a bucket for any number of goroutines.
 type sharedLimiter struct {
-	mu sync.Mutex
-	limiter
-	quiet time.Time // until when refusals are not to be told
+	rate rate
+
+	mu     sync.Mutex
+	bucket bucket
+	quiet  time.Time // until when refusals are not logged
 }
 
-// allow also says whether a refusal is to be told.
-func (l *sharedLimiter) allow() (ok, tell bool) {
-	if l.every == 0 {
+// allow also reports whether to log the refusal.
+func (l *sharedLimiter) allow() (ok, log bool) {
+	if l.rate.every == 0 {
 		return true, false
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.limiter.allow() {
+	if l.bucket.take(l.rate) {
 		return true, false
 	}
 	now := time.Now()

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+
+	"github.com/rs/zerolog"
 )
 
 // SameOrigin, in Config.Origins, allows pages of the request's own scheme, host and port.
@@ -53,7 +55,8 @@ func (h *Handler) allows(r *http.Request) bool {
 		return true
 	}
 	h.counts.refused.Add(1)
-	h.cfg.Logger.Warn().Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).Msg("origin refused: see socket.Config.Origins")
+	const refused = "origin refused: see socket.Config.Origins"
+	h.log(zerolog.WarnLevel, refused).Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).Msg(refused)
 	return false
 }
 

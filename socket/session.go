@@ -36,7 +36,7 @@ type session struct {
 	id   *pubsub.Subscription // nil: anonymous
 
 	// The reader's own.
-	joins, messages limiter
+	joins, messages bucket
 	logged          uint16 // the denials that were logged already, a bit for each
 
 	running    sync.WaitGroup // channels, also those that are not the topic's any more
@@ -50,10 +50,7 @@ type session struct {
 
 // open begins a session on a connection that was just made.
 func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx context.Context, id *idWatch) *session {
-	s := &session{
-		h: h, conn: conn, ser: ser, ctx: ctx,
-		joins: newLimiter(h.cfg.JoinRate), messages: newLimiter(h.cfg.MessageRate),
-	}
+	s := &session{h: h, conn: conn, ser: ser, ctx: ctx}
 	h.mu.Lock()
 	h.sessions[s] = struct{}{}
 	draining := h.draining
@@ -73,7 +70,8 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 	m, err := s.ser.Parse(op, data)
 	if err != nil {
 		s.h.counts.badMessages.Add(1)
-		s.h.cfg.Logger.Warn().Err(err).Msg("socket sent what is no message")
+		const malformed = "malformed message"
+		withError(s.h.log(zerolog.WarnLevel, malformed), err).Msg(malformed)
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
 	switch {
@@ -81,7 +79,7 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		s.reply(&m, "", okReply)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
-	case !s.messages.allow():
+	case !s.messages.take(s.h.rates.messages):
 		s.refuse(&m, s.replyRef(&m), tooManyMessages)
 	case m.RawTopic != "":
 		s.unjoined(&m)
@@ -97,7 +95,7 @@ var okReply = push.OK(nil)
 
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {
-	if !s.joins.allow() {
+	if !s.joins.take(s.h.rates.joins) {
 		s.refuse(m, m.JoinRef, tooManyJoins)
 		return
 	}
@@ -220,7 +218,8 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 		Status: r.Status, Payload: serializer.Value(r.Payload),
 	})
 	if err != nil {
-		s.h.cfg.Logger.Error().Err(err).Msg("socket cannot reply")
+		const unsent = "socket cannot reply"
+		withError(s.h.log(zerolog.ErrorLevel, unsent), err).Msg(unsent)
 		return
 	}
 	_ = s.conn.Send(f, transport.Delivery{}) // a connection that has ended needs no reply
@@ -258,20 +257,28 @@ func (s *session) Closed(err error) {
 	s.h.closed(s)
 }
 
-// logEnd logs an end that was not the client's wish. The transport counts them.
+// logEnd logs an end that the client did not ask for. The transport counts them.
 func (s *session) logEnd(err error) {
 	var panicked *transport.PanicError
 	var closed *transport.CloseError
+	level, message := zerolog.NoLevel, ""
 	switch {
 	case errors.As(err, &panicked):
-		s.h.cfg.Logger.Error().Err(err).Bytes("stack", panicked.Stack).Msg("socket crashed")
+		level, message = zerolog.ErrorLevel, "socket crashed"
 	case errors.Is(err, transport.ErrFull):
-		s.h.cfg.Logger.Warn().Err(err).Msg("socket ended")
-	case errors.Is(err, transport.ErrIdle): // so end those whose network went
-		s.h.cfg.Logger.Debug().Err(err).Msg("socket ended")
+		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxQueue"
+	case errors.Is(err, transport.ErrIdle): // this is also how a client ends whose network is gone
+		level, message = zerolog.DebugLevel, "socket ended: see socket.Config.IdleTimeout"
 	case errors.As(err, &closed) && closed.Code == transport.CodeTooBig:
-		s.h.cfg.Logger.Warn().Err(err).Msg("socket ended: see socket.Config.MaxMessage")
+		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxMessage"
+	default:
+		return
 	}
+	e := withError(s.h.log(level, message), err)
+	if panicked != nil {
+		e = e.Bytes("stack", panicked.Stack)
+	}
+	e.Msg(message)
 }
 
 // Serializer is part of channel.Carrier.
@@ -300,27 +307,26 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 // Crashed is part of channel.Carrier.
 func (s *session) Crashed(c *channel.Channel, what string, err error) {
 	s.h.counts.ofEnd(err).Add(1)
-	s.log(s.h.cfg.Logger.Error(), c, what, err)
+	s.log(zerolog.ErrorLevel, c, what, err)
 }
 
 // Log is part of channel.Carrier.
 func (s *session) Log(c *channel.Channel, message string, err error) {
-	s.log(s.h.cfg.Logger.Warn(), c, message, err)
+	s.log(zerolog.WarnLevel, c, message, err)
 }
 
-func (s *session) log(event *zerolog.Event, c *channel.Channel, message string, err error) {
+func (s *session) log(level zerolog.Level, c *channel.Channel, message string, err error) {
+	e := s.h.log(level, message)
 	var p *channel.PanicError
 	if errors.As(err, &p) {
-		event = event.Bytes("stack", p.Stack)
+		e = e.Bytes("stack", p.Stack)
 	}
-	event.Err(err).Str("topic", clip(c.Topic())).Msg(message)
-}
-
-// clip shortens what a client chose for the log.
-func clip(s string) string {
-	const most = 200
-	if len(s) > most {
-		return s[:most] + "…"
+	var in interface {
+		error
+		Event() string
 	}
-	return s
+	if errors.As(err, &in) {
+		e = e.Str("event", clip(in.Event()))
+	}
+	withError(e, err).Str("topic", clip(c.Topic())).Msg(message)
 }

@@ -369,7 +369,7 @@ func TestEndsAreCounted(t *testing.T) {
 		if s := l.h.Stats(); s.BadMessages != 1 || s.Sockets != 0 { // the transport counts the others
 			t.Errorf("%+v", s)
 		}
-		for _, what := range []string{"no message", "sent nothing for too long", "reads too slowly", "MaxMessage"} {
+		for _, what := range []string{"malformed message\"", "sent nothing for too long", "reads too slowly", "MaxMessage"} {
 			if l.logged(what) != 1 {
 				t.Errorf("%q is not in the log: %s", what, l.log)
 			}

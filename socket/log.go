@@ -1,0 +1,107 @@
+package socket
+
+import (
+	"errors"
+	"reflect"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/rs/zerolog"
+)
+
+// A message is logged logBurst times at once, and then once every logEvery.
+const (
+	logBurst = 10
+	logEvery = 6 * time.Second
+)
+
+// logGates bound how often a message is logged, so that no client can flood the log. The keys are
+// constants of this program.
+type logGates struct {
+	mu    sync.Mutex
+	gates map[string]*logGate
+}
+
+type logGate struct {
+	bucket     bucket
+	suppressed uint64 // since the message was logged last
+}
+
+// pass reports whether a message is to be logged, and how many were not since the last one.
+func (g *logGates) pass(message string) (ok bool, suppressed uint64) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.gates == nil {
+		g.gates = make(map[string]*logGate)
+	}
+	one := g.gates[message]
+	if one == nil {
+		one = new(logGate)
+		g.gates[message] = one
+	}
+	if !one.bucket.take(rate{every: logEvery, burst: logBurst * logEvery}) {
+		one.suppressed++
+		return false, 0
+	}
+	suppressed, one.suppressed = one.suppressed, 0
+	return true, suppressed
+}
+
+// log begins an event of the log for a constant message, which the caller passes to Msg as well. It
+// returns nil, whose methods do nothing, if the message was logged too often. Nothing that a client
+// chose may be part of the message: fields are escaped, the message is not.
+func (h *Handler) log(level zerolog.Level, message string) *zerolog.Event {
+	if level < h.cfg.Logger.GetLevel() || level < zerolog.GlobalLevel() {
+		return nil
+	}
+	ok, suppressed := h.logGates.pass(message)
+	if !ok {
+		return nil
+	}
+	e := h.cfg.Logger.WithLevel(level)
+	if suppressed > 0 {
+		e = e.Uint64("suppressed", suppressed)
+	}
+	return e
+}
+
+// The length in the log of a text and of an error that a client may have chosen, in bytes.
+const (
+	maxLogText  = 200
+	maxLogError = 2000
+)
+
+// clip makes what a client chose fit for the log: short, and without characters that a terminal
+// would obey or not show.
+func clip(s string) string { return clipTo(s, maxLogText) }
+
+func clipTo(s string, most int) string {
+	cut := ""
+	if len(s) > most {
+		s, cut = strings.ToValidUTF8(s[:most], ""), "…"
+	}
+	for _, c := range s {
+		if !strconv.IsPrint(c) || c == '\uFFFD' {
+			quoted := strconv.Quote(s)
+			return quoted[1:len(quoted)-1] + cut
+		}
+	}
+	return s + cut
+}
+
+// withError adds an error, in whose text there may be something that a client chose.
+func withError(e *zerolog.Event, err error) *zerolog.Event {
+	if e == nil { // nobody needs the text of the error
+		return e
+	}
+	if v := reflect.ValueOf(err); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {
+		return e.Err(err)
+	}
+	text := err.Error()
+	if clipped := clipTo(text, maxLogError); clipped != text {
+		err = errors.New(clipped)
+	}
+	return e.Err(err)
+}
