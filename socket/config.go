@@ -34,11 +34,24 @@ type Config struct {
 	// panics.
 	Serializers []serializer.Serializer
 
-	// Origins are the pages that may connect, by the request's Origin header; nil is those of the same host, whatever the port. A request
-	// without the header, which no browser sends, is always allowed. An entry is "https://example.com" (that scheme and its port),
-	// "//example.com" (any scheme and port), "//example.com:8080", "//*.example.com" (the host and all below it), or SameOrigin.
+	// Origins are the pages that may connect, by the request's Origin header. Nil means those of the
+	// host that the request names, whatever the port; a request that came in on a loopback address
+	// must then name "localhost" or a loopback address. A request without the header, as programs
+	// send it, is allowed. An entry is "https://example.com" (that scheme and its port),
+	// "//example.com" (http or https, any port), "//example.com:8080", "//*.example.com" (the host
+	// and all below it), or SameOrigin. Names are written in ASCII, as browsers send them: NewHandler
+	// panics on others.
 	Origins []string
-	// CheckOrigin, if set, decides instead of Origins. An origin that does not parse is an empty URL.
+	// Hosts are the names of this server: "example.com", "*.example.com" (the host and all below it),
+	// or an IP address. If set, every request whose Host header is none of them is refused, but for
+	// loopback names on a loopback address. This defends against DNS rebinding where Origins is nil or
+	// contains SameOrigin: see docs/security.md.
+	Hosts []string
+	// TrustedProxies are the IP addresses of proxies in front of this server, or ranges such as
+	// "10.0.0.0/8". Of these, X-Forwarded-Proto determines the scheme for SameOrigin. The
+	// proxy must set it, and not pass on the client's.
+	TrustedProxies []string
+	// CheckOrigin, if set, decides instead of Origins. An origin that is malformed is an empty URL.
 	CheckOrigin func(r *http.Request, origin *url.URL) bool
 	// InsecureAnyOrigin lets every page of the web connect, with the cookies of its visitor.
 	InsecureAnyOrigin bool

@@ -40,6 +40,8 @@ type Handler struct {
 	draining bool
 	gone     chan struct{} // closed when the last session has ended while draining
 	ended    chan struct{} // closed when nothing is left
+
+	originsUnset sync.Once // logs that nothing names the server's own hosts
 }
 
 // NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin, a serializer or a policy that can only be a

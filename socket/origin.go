@@ -2,113 +2,210 @@ package socket
 
 import (
 	"fmt"
-	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 
 	"github.com/rs/zerolog"
 )
 
-// SameOrigin, in Config.Origins, allows pages of the request's own scheme, host and port.
+// SameOrigin, in Config.Origins, allows pages of the request's own scheme, host and port. Behind a
+// proxy that terminates TLS, set Config.TrustedProxies: it determines the scheme.
 const SameOrigin = ":same"
 
-// originCheck decides which pages may connect: Phoenix's check_origin.
+// originCheck decides which pages may connect: Phoenix's check_origin, and a check of the Host
+// header against DNS rebinding.
 type originCheck struct {
 	any      bool
 	call     func(*http.Request, *url.URL) bool
-	sameHost bool
+	sameHost bool // Origins is nil
 	entries  []originEntry
+	hosts    []hostPattern  // empty: Config.Hosts is not set
+	proxies  []netip.Prefix // Config.TrustedProxies
 }
 
 type originEntry struct {
 	same   bool
-	scheme string // "" any
-	host   string
-	below  bool   // and all its subdomains
-	port   string // "" any
+	scheme string // "": http or https
+	host   hostPattern
+	port   string // "": any
+}
+
+// originVerdict says whether a request may connect, or why it may not.
+type originVerdict uint8
+
+const (
+	originAllowed originVerdict = iota
+	originRefused
+	schemeRefused // by SameOrigin: the host is right, but the page has https and the request has http
+	hostRefused
+)
+
+// refusalLogs are the log messages of the verdicts.
+var refusalLogs = [...]string{
+	originRefused: "origin refused: see socket.Config.Origins",
+	schemeRefused: "origin refused because of its scheme: see socket.Config.TrustedProxies",
+	hostRefused:   "host refused: see socket.Config.Hosts",
 }
 
 func newOriginCheck(cfg Config) (originCheck, error) {
 	c := originCheck{any: cfg.InsecureAnyOrigin, call: cfg.CheckOrigin, sameHost: cfg.Origins == nil}
 	for _, o := range cfg.Origins {
-		if o == SameOrigin {
-			c.entries = append(c.entries, originEntry{same: true})
-			continue
-		}
-		u, err := url.Parse(strings.Replace(o, "//*.", "//", 1))
-		if err != nil || u.Hostname() == "" || strings.Contains(u.Host, "*") || u.Path != "" {
-			return c, fmt.Errorf("origin %q is none: want https://host, //host, //host:port or //*.host", o)
-		}
-		e := originEntry{scheme: u.Scheme, host: strings.ToLower(u.Hostname()), port: u.Port(), below: strings.Contains(o, "//*.")}
-		if e.scheme != "" {
-			e.port = portOf(u)
+		e, err := parseOriginEntry(o)
+		if err != nil {
+			return c, err
 		}
 		c.entries = append(c.entries, e)
 	}
-	return c, nil
+	for _, name := range cfg.Hosts {
+		host, err := parseHostPattern(name)
+		if err != nil {
+			return c, fmt.Errorf("host %q: %w", name, err)
+		}
+		c.hosts = append(c.hosts, host)
+	}
+	var err error
+	c.proxies, err = parsePrefixes(cfg.TrustedProxies)
+	return c, err
+}
+
+// parseOriginEntry parses an entry of Config.Origins.
+func parseOriginEntry(o string) (e originEntry, err error) {
+	if o == SameOrigin {
+		return originEntry{same: true}, nil
+	}
+	scheme, rest, ok := strings.Cut(o, "//")
+	name, wildcard := strings.CutPrefix(rest, "*.")
+	u, err := url.Parse(scheme + "//" + name)
+	if !ok || err != nil || u.Hostname() == "" || u.Host != name {
+		return e, fmt.Errorf("invalid origin %q: want https://host, //host, //host:port or //*.host", o)
+	}
+	pattern := u.Hostname()
+	if wildcard {
+		pattern = "*." + pattern
+	}
+	e.scheme, e.port = u.Scheme, u.Port()
+	if e.scheme != "" {
+		e.port = portOf(u)
+	}
+	if e.host, err = parseHostPattern(pattern); err != nil {
+		return e, fmt.Errorf("origin %q: %w", o, err)
+	}
+	return e, nil
 }
 
 // allows reports whether the page that the request comes from may connect, and logs it if not.
 func (h *Handler) allows(r *http.Request) bool {
-	if h.origins.allows(r) {
-		return true
+	verdict := h.origins.check(r)
+	if verdict != originAllowed {
+		h.counts.refused.Add(1)
+		h.log(zerolog.WarnLevel, refusalLogs[verdict]).Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).
+			Msg(refusalLogs[verdict])
+		return false
 	}
-	h.counts.refused.Add(1)
-	const refused = "origin refused: see socket.Config.Origins"
-	h.log(zerolog.WarnLevel, refused).Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).Msg(refused)
-	return false
+	if h.origins.open(r) {
+		h.originsUnset.Do(func() {
+			h.cfg.Logger.Warn().Str("host", clip(r.Host)).
+				Msg("pages of any host name that leads here may connect: set socket.Config.Origins, or Hosts")
+		})
+	}
+	return true
 }
 
-func (c originCheck) allows(r *http.Request) bool {
-	header := r.Header.Get("Origin")
+// open reports whether only the client vouches for the host name: a page of another name that
+// resolves to this server would be allowed as well.
+func (c *originCheck) open(r *http.Request) bool {
+	return c.sameHost && !c.any && c.call == nil && len(c.hosts) == 0 && len(r.Header["Origin"]) > 0 && !isLoopback(r)
+}
+
+func (c *originCheck) check(r *http.Request) originVerdict {
+	if !c.servesHost(r) {
+		return hostRefused
+	}
 	if c.any || len(r.Header["Origin"]) == 0 {
+		return originAllowed
+	}
+	origin := parseOrigin(r.Header["Origin"])
+	if c.call != nil {
+		return verdictOf(c.call(r, origin))
+	}
+	if origin.Host == "" {
+		return originRefused
+	}
+	host := hostOf(origin.Host)
+	if c.sameHost {
+		return verdictOf(isWeb(origin.Scheme) && host == hostOf(r.Host))
+	}
+	verdict := originRefused
+	for _, e := range c.entries {
+		switch {
+		case !e.same:
+			if e.allows(origin, host) {
+				return originAllowed
+			}
+		case host == hostOf(r.Host):
+			own := &url.URL{Scheme: schemeOf(r, c.proxies), Host: r.Host}
+			if origin.Scheme == own.Scheme && portOf(origin) == portOf(own) {
+				return originAllowed
+			}
+			if origin.Scheme == "https" && own.Scheme == "http" {
+				verdict = schemeRefused
+			}
+		}
+	}
+	return verdict
+}
+
+func verdictOf(allowed bool) originVerdict {
+	if allowed {
+		return originAllowed
+	}
+	return originRefused
+}
+
+// servesHost reports whether the Host header names this server. The name in it proves nothing by
+// itself: by DNS rebinding, the owner of any name can make it resolve to this server. Without
+// Config.Hosts only requests of pages are checked, so that programs can come through a proxy on the
+// same machine. A page can send a GET without an Origin to its own host, but nothing else.
+func (c *originCheck) servesHost(r *http.Request) bool {
+	host := hostOf(r.Host)
+	local := isLoopback(r)
+	if local && isLoopbackName(host) {
 		return true
 	}
-	origin, err := url.Parse(header)
-	if err != nil {
-		origin = &url.URL{}
-	}
-	if c.call != nil {
-		return c.call(r, origin)
-	}
-	host := strings.ToLower(origin.Hostname())
-	if host == "" {
+	if len(c.hosts) > 0 {
+		for _, p := range c.hosts {
+			if p.matches(host) {
+				return true
+			}
+		}
 		return false
 	}
-	if c.sameHost {
-		return host == hostOf(r.Host)
-	}
-	for _, e := range c.entries {
-		if e.allows(r, origin, host) {
-			return true
-		}
-	}
-	return false
+	return !local || len(r.Header["Origin"]) == 0 || !c.sameHost || c.any || c.call != nil
 }
 
-func (e originEntry) allows(r *http.Request, origin *url.URL, host string) bool {
-	if e.same {
-		own := &url.URL{Scheme: "http", Host: r.Host}
-		if r.TLS != nil {
-			own.Scheme = "https"
-		}
-		return origin.Scheme == own.Scheme && host == hostOf(r.Host) && portOf(origin) == portOf(own)
-	}
-	if host != e.host && !(e.below && strings.HasSuffix(host, "."+e.host)) {
+func (e originEntry) allows(origin *url.URL, host string) bool {
+	if !e.host.matches(host) || e.port != "" && portOf(origin) != e.port {
 		return false
 	}
-	return (e.scheme == "" || origin.Scheme == e.scheme) && (e.port == "" || portOf(origin) == e.port)
+	return origin.Scheme == e.scheme || e.scheme == "" && isWeb(origin.Scheme)
 }
 
-// hostOf is the host of "host:port", in lower case.
-func hostOf(hostport string) string {
-	host, _, err := net.SplitHostPort(hostport)
-	if err != nil {
-		host = strings.Trim(hostport, "[]")
+// parseOrigin parses an Origin header: a scheme, a host and perhaps a port, as browsers send it.
+// Anything else is an empty URL.
+func parseOrigin(header []string) *url.URL {
+	if len(header) != 1 || !isASCII(header[0]) {
+		return &url.URL{}
 	}
-	return strings.ToLower(host)
+	u, err := url.Parse(header[0])
+	if err != nil || u.Hostname() == "" || !strings.EqualFold(header[0], u.Scheme+"://"+u.Host) {
+		return &url.URL{}
+	}
+	return u
 }
+
+func isWeb(scheme string) bool { return scheme == "http" || scheme == "https" }
 
 // portOf is a URL's port, given or by its scheme.
 func portOf(u *url.URL) string {

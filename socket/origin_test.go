@@ -72,11 +72,11 @@ func TestOrigins(t *testing.T) { // A24 to A33
 			r.TLS = &tls.ConnectionState{}
 		}
 		r.Header.Set("Origin", test.origin)
-		if got := check.allows(r); got != test.want {
+		if got := check.check(r) == originAllowed; got != test.want {
 			t.Errorf("%s: %s at %s: %v", test.name, test.origin, test.host, got)
 		}
 		r.Header.Del("Origin")
-		if !check.allows(r) {
+		if check.check(r) != originAllowed {
 			t.Errorf("%s: refused a request without origin", test.name)
 		}
 	}
