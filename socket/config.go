@@ -85,9 +85,9 @@ type Config struct {
 	// longer is cancelled by channel.ErrJoinTimeout, and the join is refused, reason "join crashed": the topic may be joined anew, at once.
 	// What the callback returns later counts for nothing; if it is no error, Terminate is called with that reason.
 	JoinTimeout time.Duration
-	// MaxTopic bounds the length of a topic, of an event and of a join's refs, in bytes; 0 is 1,024. A join of a longer topic is refused,
-	// reason "topic too long", and one with a longer ref, reason "ref too long"; a longer event is answered with an error, reason "event
-	// too long".
+	// MaxTopic bounds the length of a topic, of an event and of a message's refs, in bytes. Zero means
+	// 1,024. A join of a longer topic is refused, reason "topic too long". A message with a longer
+	// event or ref is answered with an error, reason "event too long" or "ref too long".
 	MaxTopic int
 	// JoinRate bounds the joins of one socket, per second and with twice as many at once; 0 is 500, and a negative one is no bound. A join
 	// beyond it is refused, reason "too many joins".

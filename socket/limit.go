@@ -23,6 +23,7 @@ const (
 	longTopic
 	longEvent
 	longRef
+	tooManyHeartbeats
 	denials // how many there are
 )
 
@@ -31,14 +32,15 @@ var answers = [denials]struct {
 	level zerolog.Level
 	log   string
 }{
-	unmatchedTopic:  {reason.Reply("unmatched topic"), zerolog.WarnLevel, "join of an unmatched topic"},
-	tooManyChannels: {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many channels joined: see socket.Config.MaxChannels"},
-	tooManyRunning:  {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many callbacks do not return: see socket.Config.MaxChannels"},
-	tooManyJoins:    {reason.Reply("too many joins"), zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"},
-	tooManyMessages: {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Config.MessageRate"},
-	longTopic:       {reason.Reply("topic too long"), zerolog.WarnLevel, "topic too long: see socket.Config.MaxTopic"},
-	longEvent:       {reason.Reply("event too long"), zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"},
-	longRef:         {reason.Reply("ref too long"), zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"},
+	unmatchedTopic:    {reason.Reply("unmatched topic"), zerolog.WarnLevel, "join of an unmatched topic"},
+	tooManyChannels:   {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many channels joined: see socket.Config.MaxChannels"},
+	tooManyRunning:    {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many callbacks do not return: see socket.Config.MaxChannels"},
+	tooManyJoins:      {reason.Reply("too many joins"), zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"},
+	tooManyMessages:   {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Config.MessageRate"},
+	longTopic:         {reason.Reply("topic too long"), zerolog.WarnLevel, "topic too long: see socket.Config.MaxTopic"},
+	longEvent:         {reason.Reply("event too long"), zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"},
+	longRef:           {reason.Reply("ref too long"), zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"},
+	tooManyHeartbeats: {reason.Reply("too many messages"), zerolog.WarnLevel, "too many heartbeats"},
 }
 
 // refuse answers m with an error. All refusals are counted. Of each socket only the first of its kind

@@ -97,3 +97,26 @@ func TestStats(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
+
+// The refs of all messages are bounded, as a reply brings them back.
+func TestLongRefs(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{MaxTopic: 10})
+	p := s.dial("vsn=2.0.0")
+	p.join("room:1")
+	long := strings.Repeat("7", 11)
+	for _, m := range []string{
+		`["1","%s","room:1","echo",{}]`, `["%s","2","room:1","echo",{}]`, `[null,"%s","phoenix","heartbeat",{}]`, `["%s","2","room:1","phx_leave",{}]`,
+		`["2","%s","room:2","phx_join",{}]`, `["1","%s","elsewhere","echo",{}]`,
+	} {
+		p.send(fmt.Sprintf(m, long))
+		if got, err := p.read(); err != nil || !strings.Contains(got, `{"reason":"ref too long"}`) {
+			t.Errorf("%s: %s, %v", m, got, err)
+		}
+	}
+	p.send(`["1","77777777","room:1","echo",{}]`)
+	p.want(`["1","77777777","room:1","phx_reply",{"status":"ok","response":{}}]`)
+	if n := s.h.Stats().TooLong; n != 6 {
+		t.Errorf("counted %d", n)
+	}
+}

@@ -24,6 +24,8 @@ const (
 	joinWait = 50 * time.Millisecond
 	// closeGrace is how long callbacks may go on when their connection has ended, until their context is cancelled.
 	closeGrace = 5 * time.Second
+	// maxHeartbeats is how many heartbeats a socket may send per second. Clients send two a minute.
+	maxHeartbeats = 100
 )
 
 // session is one socket: it routes what its client sends to channels. Receive and Closed are called by its transport, one at a time; the
@@ -36,8 +38,8 @@ type session struct {
 	id   *pubsub.Subscription // nil: anonymous
 
 	// The reader's own.
-	joins, messages bucket
-	logged          uint16 // the denials that were logged already, a bit for each
+	joins, messages, heartbeats bucket
+	logged                      uint16 // the denials that were logged already, a bit for each
 
 	running    sync.WaitGroup // channels, also those that are not the topic's any more
 	live       atomic.Int32   // likewise
@@ -75,8 +77,10 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
 	switch {
+	case max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic:
+		s.refuse(&m, m.JoinRef, longRef)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
-		s.reply(&m, "", okReply)
+		s.heartbeat(&m)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.take(s.h.rates.messages):
@@ -93,6 +97,15 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 
 var okReply = push.OK(nil)
 
+// heartbeat answers a heartbeat. Heartbeats are not part of Config.MessageRate, but are bounded too.
+func (s *session) heartbeat(m *serializer.Message) {
+	if !s.heartbeats.take(newRate(maxHeartbeats)) {
+		s.refuse(m, "", tooManyHeartbeats)
+		return
+	}
+	s.reply(m, "", okReply)
+}
+
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {
 	if !s.joins.take(s.h.rates.joins) {
@@ -101,10 +114,6 @@ func (s *session) join(m *serializer.Message) {
 	}
 	if len(m.Topic) > s.h.cfg.MaxTopic {
 		s.refuse(m, m.JoinRef, longTopic)
-		return
-	}
-	if max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic { // the channel keeps one of them
-		s.refuse(m, m.JoinRef, longRef)
 		return
 	}
 	handler := s.h.routes.Match(m.Topic)

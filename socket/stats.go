@@ -16,10 +16,10 @@ type Stats struct {
 	TooFast uint64 // handshakes beyond Config.HandshakeRate
 
 	NoTopic      uint64 // joins of topics that no route matches
-	TooLong      uint64 // joins and events beyond Config.MaxTopic
+	TooLong      uint64 // joins and other messages beyond Config.MaxTopic
 	TooMany      uint64 // joins beyond Config.MaxChannels
 	FastJoins    uint64 // joins beyond Config.JoinRate
-	FastMessages uint64 // messages beyond Config.MessageRate
+	FastMessages uint64 // messages beyond Config.MessageRate, and too many heartbeats
 
 	SlowJoins     uint64 // joins beyond Config.JoinTimeout
 	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
@@ -73,7 +73,7 @@ func (h *Handler) Stats() Stats {
 		TooLong:       h.counts.of(longTopic, longEvent, longRef),
 		TooMany:       h.counts.of(tooManyChannels, tooManyRunning),
 		FastJoins:     h.counts.of(tooManyJoins),
-		FastMessages:  h.counts.of(tooManyMessages),
+		FastMessages:  h.counts.of(tooManyMessages, tooManyHeartbeats),
 		SlowJoins:     h.counts.slowJoins.Load(),
 		FullMailboxes: h.counts.fullMailboxes.Load(),
 		Stuck:         h.counts.stuck.Load(),
