@@ -48,8 +48,8 @@ type Config struct {
 	// contains SameOrigin: see docs/security.md.
 	Hosts []string
 	// TrustedProxies are the IP addresses of proxies in front of this server, or ranges such as
-	// "10.0.0.0/8". Of these, X-Forwarded-Proto determines the scheme for SameOrigin. The
-	// proxy must set it, and not pass on the client's.
+	// "10.0.0.0/8". Of these, X-Forwarded-Proto determines the scheme for SameOrigin, and
+	// X-Forwarded-For the address for Admission. The proxy must set them, and not pass on the client's.
 	TrustedProxies []string
 	// CheckOrigin, if set, decides instead of Origins. An origin that is malformed is an empty URL.
 	CheckOrigin func(r *http.Request, origin *url.URL) bool
@@ -98,6 +98,9 @@ type Config struct {
 	// HandshakeRate bounds the handshakes that get as far as Connect, for the whole handler, likewise; 0 is no bound. One beyond it is
 	// answered with 503 and Retry-After.
 	HandshakeRate int
+	// Admission bounds the sockets, handshakes, joins and messages of one client, by its address or
+	// its user. It is off unless set.
+	Admission Admission
 	// IdleTimeout ends a WebSocket whose client sent nothing for so long; 0 is 60 s. Clients send a heartbeat every 30 s.
 	IdleTimeout time.Duration
 

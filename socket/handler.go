@@ -30,6 +30,7 @@ type Handler struct {
 	longpoll  *transport.LongPoll
 	counts    counters
 	handshake sharedLimiter
+	admission *admission // nil: off
 	rates     struct{ joins, messages rate }
 	logGates  logGates
 	crew      box.Crew // runs the channels' callbacks
@@ -86,6 +87,7 @@ func NewHandler(cfg Config) *Handler {
 	}
 	h.handshake.rate = newRate(cfg.HandshakeRate)
 	h.rates.joins, h.rates.messages = newRate(cfg.JoinRate), newRate(cfg.MessageRate)
+	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	return h
 }
 
@@ -187,7 +189,7 @@ func refuse(w http.ResponseWriter, err error) {
 		w.WriteHeader(cmp.Or(refusal.Status, http.StatusForbidden))
 		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
 	case errors.As(err, &status):
-		if status == http.StatusServiceUnavailable {
+		if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 			w.Header().Set("Retry-After", "1")
 		}
 		w.WriteHeader(int(status))
@@ -239,6 +241,15 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 	if !h.allowHandshake() {
 		return nil, nil, errTooFast
 	}
+	client, err := h.admit(r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() {
+		if open == nil {
+			client.release()
+		}
+	}()
 	params, err := requestParams(r)
 	if err != nil {
 		h.refused(r, err)
@@ -259,6 +270,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 	opened := false
 	open = func(conn transport.Conn) transport.Session {
 		s := h.open(conn, ser, ctx, id)
+		s.client = client
 		opened = true
 		h.leave()
 		return s
@@ -270,6 +282,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 		if id != nil {
 			id.on.Cancel()
 		}
+		client.release()
 		h.leave()
 	}
 	return open, done, nil

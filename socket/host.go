@@ -136,3 +136,22 @@ func schemeOf(r *http.Request, proxies []netip.Prefix) string {
 	}
 	return "http"
 }
+
+// clientAddr is the address of the client. Trusted proxies tell it in X-Forwarded-For, each of them
+// at its end; what stands before the last address that is none of theirs may be the client's own
+// invention.
+func clientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
+	addr := remoteAddr(r)
+	if len(proxies) == 0 {
+		return addr
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && contains(proxies, addr); i-- {
+		next, err := netip.ParseAddr(strings.TrimSpace(hops[i]))
+		if err != nil {
+			break
+		}
+		addr = next.Unmap().WithZone("")
+	}
+	return addr
+}

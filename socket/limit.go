@@ -1,6 +1,8 @@
 package socket
 
 import (
+	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -24,6 +26,8 @@ const (
 	longEvent
 	longRef
 	tooManyHeartbeats
+	keyJoins
+	keyMessages
 	denials // how many there are
 )
 
@@ -41,6 +45,8 @@ var answers = [denials]struct {
 	longEvent:         {reason.Reply("event too long"), zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"},
 	longRef:           {reason.Reply("ref too long"), zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"},
 	tooManyHeartbeats: {reason.Reply("too many messages"), zerolog.WarnLevel, "too many heartbeats"},
+	keyJoins:          {reason.Reply("too many joins"), zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"},
+	keyMessages:       {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Admission.MessageRate"},
 }
 
 // refuse answers m with an error. All refusals are counted. Of each socket only the first of its kind
@@ -68,6 +74,25 @@ func (h *Handler) allowHandshake() bool {
 		h.cfg.Logger.Warn().Msg("too many handshakes: see socket.Config.HandshakeRate")
 	}
 	return ok
+}
+
+// admit counts a handshake for Config.Admission. The client that it returns must be released.
+func (h *Handler) admit(r *http.Request) (*client, error) {
+	c, err := h.admission.admit(r)
+	switch {
+	case err == nil:
+		return c, nil
+	case errors.Is(err, errKeySockets), errors.Is(err, errManyKeys):
+		h.counts.tooManySockets.Add(1)
+	case errors.Is(err, errKeyTooFast):
+		h.counts.tooFast.Add(1)
+	default:
+		h.refused(r, err)
+		return nil, err
+	}
+	const refused = "handshake beyond a bound of a client"
+	withError(h.log(zerolog.WarnLevel, refused), err).Stringer("remote", remoteAddr(r)).Msg(refused)
+	return nil, err
 }
 
 // rate is a number of events per time, and how much time's worth of them may come at once. The zero

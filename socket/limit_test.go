@@ -120,3 +120,13 @@ func TestLongRefs(t *testing.T) {
 		t.Errorf("counted %d", n)
 	}
 }
+
+func TestLongRefsByLongPoll(t *testing.T) {
+	t.Parallel()
+	s := serve(t, socket.Config{})
+	c := s.poll("")
+	c.post(`[null,"` + strings.Repeat("7", 100_000) + `","phoenix","heartbeat",{}]`)
+	if got := c.get(); !strings.Contains(got, "ref too long") {
+		t.Errorf("got %.300s", got)
+	}
+}

@@ -41,6 +41,8 @@ type session struct {
 	joins, messages, heartbeats bucket
 	logged                      uint16 // the denials that were logged already, a bit for each
 
+	client *client // of Config.Admission, nil: not limited
+
 	running    sync.WaitGroup // channels, also those that are not the topic's any more
 	live       atomic.Int32   // likewise
 	unanswered atomic.Int32   // joins
@@ -78,13 +80,15 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 	}
 	switch {
 	case max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic:
-		s.refuse(&m, m.JoinRef, longRef)
+		s.refuse(&m, s.replyRef(&m), longRef)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
 		s.heartbeat(&m)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.take(s.h.rates.messages):
 		s.refuse(&m, s.replyRef(&m), tooManyMessages)
+	case !s.client.allowMessage():
+		s.refuse(&m, s.replyRef(&m), keyMessages)
 	case m.RawTopic != "":
 		s.unjoined(&m)
 	case len(m.Event) > s.h.cfg.MaxTopic:
@@ -110,6 +114,10 @@ func (s *session) heartbeat(m *serializer.Message) {
 func (s *session) join(m *serializer.Message) {
 	if !s.joins.take(s.h.rates.joins) {
 		s.refuse(m, m.JoinRef, tooManyJoins)
+		return
+	}
+	if !s.client.allowJoin() {
+		s.refuse(m, m.JoinRef, keyJoins)
 		return
 	}
 	if len(m.Topic) > s.h.cfg.MaxTopic {
@@ -263,6 +271,7 @@ func (s *session) Closed(err error) {
 	if !cancel.Stop() {
 		<-cancelled
 	}
+	s.client.release()
 	s.h.closed(s)
 }
 

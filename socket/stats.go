@@ -13,13 +13,15 @@ type Stats struct {
 	Sockets int // that are connected, or have not ended yet
 
 	Refused uint64 // handshakes: by origin, version, subprotocol or Connect
-	TooFast uint64 // handshakes beyond Config.HandshakeRate
+	TooFast uint64 // handshakes beyond Config.HandshakeRate or Admission.HandshakeRate
+
+	TooManySockets uint64 // handshakes beyond Admission.MaxSockets or MaxKeys
 
 	NoTopic      uint64 // joins of topics that no route matches
 	TooLong      uint64 // joins and other messages beyond Config.MaxTopic
 	TooMany      uint64 // joins beyond Config.MaxChannels
-	FastJoins    uint64 // joins beyond Config.JoinRate
-	FastMessages uint64 // messages beyond Config.MessageRate, and too many heartbeats
+	FastJoins    uint64 // joins beyond Config.JoinRate or Admission.JoinRate
+	FastMessages uint64 // messages beyond Config.MessageRate or Admission.MessageRate, and too many heartbeats
 
 	SlowJoins     uint64 // joins beyond Config.JoinTimeout
 	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
@@ -34,7 +36,8 @@ type Stats struct {
 
 // counters are what Stats are made of.
 type counters struct {
-	refused, tooFast, badMessages            atomic.Uint64
+	refused, tooFast, tooManySockets         atomic.Uint64
+	badMessages                              atomic.Uint64
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
 }
@@ -66,14 +69,17 @@ func (h *Handler) Stats() Stats {
 	sockets := len(h.sessions)
 	h.mu.Unlock()
 	return Stats{
-		Sockets:       sockets,
-		Refused:       h.counts.refused.Load(),
-		TooFast:       h.counts.tooFast.Load(),
+		Sockets: sockets,
+		Refused: h.counts.refused.Load(),
+		TooFast: h.counts.tooFast.Load(),
+
+		TooManySockets: h.counts.tooManySockets.Load(),
+
 		NoTopic:       h.counts.of(unmatchedTopic),
 		TooLong:       h.counts.of(longTopic, longEvent, longRef),
 		TooMany:       h.counts.of(tooManyChannels, tooManyRunning),
-		FastJoins:     h.counts.of(tooManyJoins),
-		FastMessages:  h.counts.of(tooManyMessages, tooManyHeartbeats),
+		FastJoins:     h.counts.of(tooManyJoins, keyJoins),
+		FastMessages:  h.counts.of(tooManyMessages, keyMessages, tooManyHeartbeats),
 		SlowJoins:     h.counts.slowJoins.Load(),
 		FullMailboxes: h.counts.fullMailboxes.Load(),
 		Stuck:         h.counts.stuck.Load(),

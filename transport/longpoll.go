@@ -306,7 +306,7 @@ func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
 		respondStatus(w, statusForbidden)
 		return
 	}
-	if status == http.StatusServiceUnavailable {
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
 		w.Header().Set("Retry-After", strconv.Itoa(int(max(s.cfg.Window, time.Second)/time.Second)))
 	}
 	respond(w, int(status), nil)

@@ -1,0 +1,221 @@
+package socket
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"net/http"
+	"net/netip"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/transport"
+)
+
+// Admission bounds what all sockets of one client may do together, so that a client gains nothing by
+// opening more of them, or by reconnecting. It counts on each node by itself. All bounds are off
+// unless set; see docs/security.md.
+type Admission struct {
+	// Key names the client that a handshake comes from, by its address or its user. It runs before
+	// Connect, on the request's goroutine, and should be fast; a panic is answered with 500. "" is a
+	// client without bounds. Nil means the client's IP address, of IPv6 its first 64 bits: that of
+	// the connection, or the one that Config.TrustedProxies tell.
+	Key func(r *http.Request) string
+
+	// MaxSockets bounds the sockets of a client. A handshake beyond it is answered with 429.
+	MaxSockets int
+	// HandshakeRate bounds the handshakes of a client, per second and with twice as many at once. A
+	// handshake beyond it is answered with 429.
+	HandshakeRate int
+	// JoinRate bounds the joins of a client in the same way. A join beyond it is refused, reason
+	// "too many joins".
+	JoinRate int
+	// MessageRate bounds the other messages of a client in the same way, except heartbeats. A
+	// message beyond it is answered with an error, reason "too many messages".
+	MessageRate int
+
+	// MaxKeys bounds the clients that are counted at a time. Zero means 100,000. A client is counted
+	// as long as it has sockets, and for two seconds after its last handshake, join or message.
+	// Handshakes of further clients are answered with 503.
+	MaxKeys int
+}
+
+const (
+	defaultMaxKeys = 100_000
+	// maxKey is how long a key may be to be kept as it is; a longer one is kept as its hash.
+	maxKey = 64
+	// sweepPause is how often the keys are searched for some that need not be kept, at most.
+	sweepPause = time.Second
+	minSweep   = 1024
+)
+
+// admission counts clients by their keys. Its mutex may be locked before that of a client.
+type admission struct {
+	key                         func(*http.Request) string
+	maxSockets, maxKeys         int
+	handshakes, joins, messages rate
+
+	mu      sync.Mutex
+	clients map[string]*client
+	sweepAt int // how many clients there may be before the next sweep
+	swept   time.Time
+}
+
+// client is what is known of one key. A nil *client has no bounds.
+type client struct {
+	in  *admission
+	key string
+
+	mu                          sync.Mutex
+	sockets                     int // and handshakes under way
+	handshakes, joins, messages bucket
+}
+
+// newAdmission returns nil if no bound is set.
+func newAdmission(cfg Admission, proxies []netip.Prefix) *admission {
+	if cfg.MaxSockets <= 0 && cfg.HandshakeRate <= 0 && cfg.JoinRate <= 0 && cfg.MessageRate <= 0 {
+		return nil
+	}
+	a := &admission{
+		key:        cfg.Key,
+		maxSockets: cfg.MaxSockets,
+		maxKeys:    cfg.MaxKeys,
+		handshakes: newRate(cfg.HandshakeRate),
+		joins:      newRate(cfg.JoinRate),
+		messages:   newRate(cfg.MessageRate),
+		clients:    make(map[string]*client),
+	}
+	if a.maxKeys <= 0 {
+		a.maxKeys = defaultMaxKeys
+	}
+	a.sweepAt = min(minSweep, a.maxKeys)
+	if a.key == nil {
+		a.key = func(r *http.Request) string { return addressKey(clientAddr(r, proxies)) }
+	}
+	return a
+}
+
+// addressKey is the key of an address. One customer of a provider usually has 64 bits of IPv6.
+func addressKey(a netip.Addr) string {
+	if a.Is6() {
+		if p, err := a.Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// Why Admission refuses a handshake.
+var (
+	errKeyTooFast = fmt.Errorf("too many handshakes of one client: see socket.Admission.HandshakeRate: %w",
+		transport.StatusError(http.StatusTooManyRequests))
+	errKeySockets = fmt.Errorf("too many sockets of one client: see socket.Admission.MaxSockets: %w",
+		transport.StatusError(http.StatusTooManyRequests))
+	errManyKeys = fmt.Errorf("too many clients: see socket.Admission.MaxKeys: %w",
+		transport.StatusError(http.StatusServiceUnavailable))
+)
+
+// admit counts a handshake. If it may go on, release must be called when it has failed, or when its
+// socket has ended.
+func (a *admission) admit(r *http.Request) (*client, error) {
+	if a == nil {
+		return nil, nil
+	}
+	key, err := a.keyOf(r)
+	if err != nil || key == "" {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	c := a.clients[key]
+	if c == nil {
+		if !a.room() {
+			return nil, errManyKeys
+		}
+		c = &client{in: a, key: key}
+		a.clients[key] = c
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case !c.handshakes.take(a.handshakes):
+		return nil, errKeyTooFast
+	case a.maxSockets > 0 && c.sockets >= a.maxSockets:
+		return nil, errKeySockets
+	}
+	c.sockets++
+	return c, nil
+}
+
+// keyOf calls the user's function.
+func (a *admission) keyOf(r *http.Request) (key string, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %w", errPanic, &channel.PanicError{Value: v, Stack: debug.Stack()})
+		}
+	}()
+	key = a.key(r)
+	if len(key) > maxKey {
+		sum := sha256.Sum256([]byte(key))
+		key = string(sum[:])
+	}
+	return key, nil
+}
+
+// room makes room for one more client, if there is some. The caller holds mu.
+func (a *admission) room() bool {
+	now := time.Now()
+	if len(a.clients) >= a.sweepAt && now.Sub(a.swept) >= sweepPause {
+		a.swept = now
+		for key, c := range a.clients {
+			if c.idle(now) {
+				delete(a.clients, key)
+			}
+		}
+		a.sweepAt = min(max(2*len(a.clients), minSweep), a.maxKeys)
+	}
+	return len(a.clients) < a.maxKeys
+}
+
+// idle reports whether nothing would be lost if the client were forgotten.
+func (c *client) idle(now time.Time) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sockets == 0 && !c.handshakes.full.After(now) && !c.joins.full.After(now) && !c.messages.full.After(now)
+}
+
+// release counts out a socket, or a handshake that failed.
+func (c *client) release() {
+	if c == nil {
+		return
+	}
+	c.in.mu.Lock()
+	defer c.in.mu.Unlock()
+	c.mu.Lock()
+	c.sockets--
+	c.mu.Unlock()
+	if c.idle(time.Now()) {
+		delete(c.in.clients, c.key)
+	}
+}
+
+func (c *client) allowJoin() bool {
+	return c == nil || c.take(&c.joins, c.in.joins)
+}
+
+func (c *client) allowMessage() bool {
+	return c == nil || c.take(&c.messages, c.in.messages)
+}
+
+func (c *client) take(b *bucket, r rate) bool {
+	if r.every == 0 {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return b.take(r)
+}
