@@ -19,6 +19,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 var (
 	errDown = errors.New("the bus is down")
 	errCut  = errors.New("the connection was cut")
+	errRole = errors.New("the server is a replica")
 )
 
 // bus is an engine that takes no time, and that can be stopped, made deaf and full of faults.
@@ -29,6 +30,9 @@ type bus struct {
 	down    bool
 	deaf    bool // takes everything and answers nothing
 	longest int
+	place   func() int      // the server of the next connection; nil: 0
+	split   bool            // servers do not forward to each other
+	demoted map[int]bool    // servers that have become replicas
 	faults  *rand.Rand      // if not nil, what is sent may fail in any way
 	cuts    int             // so many batches with messages cut their connection before they arrive
 	stuck   []relay.Message // of connections that were cut
@@ -44,6 +48,9 @@ func (b *bus) Dial(_ context.Context, in relay.In) (relay.Conn, error) {
 		return nil, errDown
 	}
 	c := &conn{bus: b, in: in, subs: make(map[string]bool), lost: make(chan error, 1)}
+	if b.place != nil {
+		c.server = b.place()
+	}
 	b.conns = append(b.conns, c)
 	return c, nil
 }
@@ -67,10 +74,12 @@ func (b *bus) set(f func()) {
 	f()
 }
 
-// publish brings a message to who subscribed.
-func (b *bus) publish(m relay.Message) {
+// publish brings a message of any server to who subscribed.
+func (b *bus) publish(m relay.Message) { b.publishFrom(nil, m) }
+
+func (b *bus) publishFrom(from *conn, m relay.Message) {
 	for _, c := range b.conns {
-		if c.subs[m.Channel] {
+		if c.subs[m.Channel] && (from == nil || !b.split || from.server == c.server) {
 			c.in.Data(m.Data)
 		}
 	}
@@ -79,6 +88,7 @@ func (b *bus) publish(m relay.Message) {
 // conn is a connection to the bus. All of it is under the bus's mutex.
 type conn struct {
 	bus     *bus
+	server  int
 	in      relay.In
 	subs    map[string]bool
 	lost    chan error
@@ -93,10 +103,13 @@ func (c *conn) Send(ctx context.Context, batch *relay.Batch) error {
 		return ctx.Err()
 	}
 	c.bus.mu.Lock()
-	hold, dead := c.hold, c.dead
+	hold, dead, role := c.hold, c.dead, batch.Check && c.bus.demoted[c.server]
 	c.bus.mu.Unlock()
 	if dead {
 		return errCut
+	}
+	if role {
+		return errRole
 	}
 	if hold != nil {
 		select {
@@ -137,7 +150,7 @@ func (c *conn) take(batch *relay.Batch) bool {
 		case b.chance(50):
 			c.cut()
 		default:
-			b.publish(m)
+			b.publishFrom(c, m)
 		}
 	}
 	if b.chance(50) {

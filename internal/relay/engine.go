@@ -51,9 +51,13 @@ type Batch struct {
 	Subscribe   []string // channels; those that are subscribed to already stay so
 	Unsubscribe []string // likewise
 	Messages    []Message
+	// Check asks for more than an answer: Send also returns an error if this is not the place where all nodes meet, such as a
+	// server that has become a replica. The relay sets it in a connection's first batch and then every Config.Ping.
+	Check bool
 
 	size   int  // what the messages count for in the queue
 	notice bool // the first message tells that messages may have been lost
+	probe  bool // the last message is a probe
 }
 
 // Message is bytes for who subscribed to a channel.

@@ -11,6 +11,8 @@ import (
 const (
 	kindMessage = 1 // the body is what Publish was given
 	kindLost    = 2 // the sender may have lost messages; the body is its name
+	kindProbe   = 3 // see appendProbe
+	kindBye     = 4 // the sender's last probe
 
 	epochAt    = 1 + len(uuid.UUID{})
 	headerSize = epochAt + 4
@@ -42,5 +44,5 @@ func parseEnvelope(data []byte) (e envelope, ok bool) {
 	copy(e.from[:], data[1:])
 	e.epoch = binary.BigEndian.Uint32(data[epochAt:])
 	e.body = data[headerSize:]
-	return e, e.kind == kindMessage || e.kind == kindLost
+	return e, kindMessage <= e.kind && e.kind <= kindBye
 }

@@ -1,5 +1,11 @@
 package relay
 
+// ParseProbe and AppendProbe are parseProbe and appendProbe.
+var (
+	ParseProbe  = parseProbe
+	AppendProbe = appendProbe
+)
+
 // Reparse takes an envelope apart and makes it again.
 func Reparse(data []byte) ([]byte, bool) {
 	e, ok := parseEnvelope(data)

@@ -33,6 +33,10 @@ type connection struct {
 
 // receive takes what the engine brings. It calls nothing but the queue.
 func (r *Relay) receive(data []byte) {
+	if e, ok := parseEnvelope(data); ok && e.kind >= kindProbe {
+		r.receiveProbe(e)
+		return
+	}
 	if len(data) >= headerSize && bytes.Equal(data[1:epochAt], r.id[:]) {
 		return // an echo
 	}

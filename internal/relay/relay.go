@@ -36,6 +36,7 @@ type Config struct {
 	Queue   int           // bound of what waits for the engine, and of what came from it and waits for this node, in bytes each; 0: 8 MiB
 	Timeout time.Duration // within which the engine must answer; 0: 5 s
 	Ping    time.Duration // how long the engine is left alone before it is asked whether it is there; 0: 5 s
+	Echo    bool          // the engine delivers to a node what the node published itself
 	Logger  *zerolog.Logger
 }
 
@@ -90,6 +91,9 @@ type Relay struct {
 	missedMu sync.Mutex
 	missed   error // a gap for which the queue has no room yet
 
+	probeMu sync.Mutex
+	probe   probing
+
 	// Owned by the queue's function.
 	seen    map[uuid.UUID]connection // of other nodes that had more than one
 	garbage bool                     // some was logged
@@ -111,6 +115,7 @@ func New(engine Engine, cfg Config) *Relay {
 		want:   make(map[string]struct{}),
 		seen:   make(map[uuid.UUID]connection),
 		health: Health{Err: errNotRunning},
+		probe:  probing{peers: make(map[uuid.UUID]*peer)},
 	}
 	if cfg.Logger != nil {
 		r.log = cfg.Logger.With().Str("node", r.node).Logger()
@@ -192,9 +197,12 @@ func (r *Relay) poke() {
 // Health is how things stand.
 func (r *Relay) Health() Health {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	h := r.health
 	h.Queued = r.used
+	r.mu.Unlock()
+	if h.Connected && h.Err == nil {
+		h.Err = r.silence()
+	}
 	return h
 }
 

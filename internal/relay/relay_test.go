@@ -167,6 +167,7 @@ func TestStale(t *testing.T) {
 		mustSay(t, a, "x", "1")
 		b.wants(t, "1")
 		old := e.conns[0].batches[len(e.conns[0].batches)-1].Messages[0]
+		pass(2 * time.Second) // a probe has told that it arrived
 		e.set(func() { e.conns[0].cut() })
 		pass(time.Second)
 		e.set(func() { e.publish(old) })
@@ -188,7 +189,7 @@ func TestDeaf(t *testing.T) {
 		if h := a.Health(); !h.Connected || h.Gaps > 0 {
 			t.Errorf("health %+v", h)
 		}
-		if n := len(e.conns[0].batches); n < 3600/3 || n > 3600/3+1 {
+		if n := len(e.conns[0].batches); n < 3600/3 || n > 3600*4/9+1 { // each has a probe, after 2.25 to 3 s
 			t.Errorf("%d batches in an hour", n)
 		}
 		e.set(func() { e.deaf = true })
@@ -273,7 +274,7 @@ func TestQueue(t *testing.T) {
 		if err := a.say("x", strings.Repeat("x", 5000)); err == nil {
 			t.Error("a message is taken that the engine does not take")
 		}
-		if sent := e.conns[0].batches[1].Messages; len(sent) != 2 || sent[0].Channel != "aall" || sent[1].Channel != "tx" {
+		if sent := e.conns[0].batches[1].Messages; len(sent) != 3 || sent[0].Channel != "aall" || sent[1].Channel != "tx" {
 			t.Errorf("sent %q", sent)
 		}
 	})

@@ -120,7 +120,7 @@ func (r *Relay) session(ctx, sending context.Context) (connected bool, err error
 	r.begin(conn.MaxMessage())
 	defer r.end()
 
-	b := &Batch{Subscribe: []string{r.engine.Channel(All, "all"), r.engine.Channel(Node, r.node)}}
+	b := &Batch{Subscribe: []string{r.engine.Channel(All, "all"), r.engine.Channel(Node, r.node)}, Check: true}
 	for done := false; !done; b.reset() {
 		done = r.take(b)
 		if err := r.send(sending, conn, b); err != nil {
@@ -128,6 +128,8 @@ func (r *Relay) session(ctx, sending context.Context) (connected bool, err error
 		}
 	}
 	before := r.Health()
+	r.joinedEngine()
+	defer func() { r.lost = r.leftEngine() || r.lost }()
 	r.state(true, nil)
 	r.log.Info().Msg("pubsub: connected")
 	if r.connected {
@@ -168,8 +170,9 @@ func (r *Relay) end() {
 
 // serve sends what there is to send, until the connection is lost, or ctx has ended and nothing waits any more.
 func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
-	ping := time.NewTimer(r.cfg.Ping)
-	defer ping.Stop()
+	tick := time.NewTimer(0)
+	defer tick.Stop()
+	checked := time.Now()
 	for {
 		ending := ctx.Err() != nil
 		if ending {
@@ -179,12 +182,26 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 		if r.take(b) {
 			r.messages(b)
 		}
-		if b.empty() {
-			if ending {
-				return nil
+		if ending && b.empty() {
+			r.addProbe(b, kindBye)
+			return r.send(sending, conn, b)
+		}
+		// A probe that is due shortly before a check takes it along.
+		probe := r.untilProbe() <= 0
+		if d := time.Since(checked); d >= r.cfg.Ping || probe && d >= r.cfg.Ping/2 {
+			if err := r.checkProbes(); err != nil {
+				return err
 			}
+			b.Check, checked = true, time.Now()
+		}
+		if probe {
+			r.addProbe(b, kindProbe)
+		}
+		if b.empty() && !b.Check {
+			tick.Reset(max(0, min(r.untilProbe(), r.cfg.Ping-time.Since(checked))))
 			select {
-			case <-ping.C:
+			case <-tick.C:
+				continue
 			case err := <-conn.Lost():
 				return err
 			case <-r.wake:
@@ -196,7 +213,6 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 		if err := r.send(sending, conn, b); err != nil {
 			return err
 		}
-		ping.Reset(r.cfg.Ping)
 		r.tellMissed()
 	}
 }
@@ -254,13 +270,14 @@ func (r *Relay) send(ctx context.Context, conn Conn, b *Batch) error {
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		err = fmt.Errorf("the engine did not answer within %v", r.cfg.Timeout)
 	}
+	r.sentProbe(b, err)
 	r.mu.Lock()
 	r.used -= b.size
 	r.mu.Unlock()
 	switch {
-	case err != nil && len(b.Messages) > 0:
+	case err != nil && b.size > 0:
 		r.lost = true
-	case b.notice:
+	case err == nil && b.notice:
 		r.lost = false
 	}
 	return err
