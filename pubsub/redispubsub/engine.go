@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"slices"
 	"sync"
@@ -25,15 +26,18 @@ const (
 	keepAlive = 30 * time.Second
 )
 
-// engine is Redis as a relay sees it. The relay dials again when it has closed the connection before.
+// engine is Redis as a relay sees it. Its methods are called by the goroutine of the relay's Run, except for Channel.
 type engine struct {
-	prefix string
-	opts   rueidis.ClientOption
-	dials  int
+	prefix  string
+	timeout time.Duration
+	opts    rueidis.ClientOption
+	dials   int
+	follow  string // the primary that a replica named; "" if none did, or it cannot be reached
 }
 
 func newEngine(prefix string, timeout time.Duration, o rueidis.ClientOption) *engine {
-	o.ForceSingleClient = o.Sentinel.MasterSet == ""
+	o.ForceSingleClient = true
+	o.ReplicaOnly, o.SendToReplicas, o.Standalone = false, nil, rueidis.StandaloneOption{}
 	o.DisableCache = true
 	o.DisableRetry = true // nothing is sent twice
 	o.DisableAutoPipelining = false
@@ -48,7 +52,7 @@ func newEngine(prefix string, timeout time.Duration, o rueidis.ClientOption) *en
 	if o.ClientSetInfo == nil {
 		o.ClientSetInfo = rueidis.DisableClientSetInfo // it takes one more permission, and servers before 7.2 do not know it
 	}
-	return &engine{prefix: prefix, opts: o}
+	return &engine{prefix: prefix, timeout: timeout, opts: o}
 }
 
 // Channel is part of relay.Engine.
@@ -58,23 +62,12 @@ func (e *engine) Channel(kind relay.Kind, name string) string {
 
 // Dial is part of relay.Engine.
 func (e *engine) Dial(ctx context.Context, in relay.In) (relay.Conn, error) {
-	c := &conn{}
-	opts := e.opts
-	opts.DialCtxFn = func(_ context.Context, address string, d *net.Dialer, secure *tls.Config) (net.Conn, error) {
-		return c.dial(ctx, &e.opts, address, d, secure) // the client's context never ends
-	}
-	first := e.dials % len(opts.InitAddress)
-	opts.InitAddress = slices.Concat(opts.InitAddress[first:], opts.InitAddress[:first])
-	e.dials++
-
+	c := &conn{engine: e}
 	stop := context.AfterFunc(ctx, c.cut)
 	defer stop()
-	client, err := rueidis.NewClient(opts)
+	client, err := e.connect(ctx, c)
 	if err != nil {
 		c.cut()
-		if client != nil {
-			client.Close()
-		}
 		return nil, err
 	}
 	c.client = client
@@ -85,8 +78,47 @@ func (e *engine) Dial(ctx context.Context, in relay.In) (relay.Conn, error) {
 	return c, nil
 }
 
+// connect connects to the primary if it is known, and otherwise to the next configured address.
+func (e *engine) connect(ctx context.Context, c *conn) (rueidis.Client, error) {
+	first := e.dials % len(e.opts.InitAddress)
+	addresses := slices.Concat(e.opts.InitAddress[first:], e.opts.InitAddress[:first])
+	e.dials++
+	address := addresses[0]
+	switch {
+	case e.opts.Sentinel.MasterSet != "":
+		var err error
+		if address, err = e.askSentinels(ctx, c, addresses); err != nil {
+			return nil, err
+		}
+	case e.follow != "":
+		if client, err := e.client(ctx, c, e.opts, e.follow); err == nil {
+			return client, nil
+		}
+		e.follow = ""
+	}
+	return e.client(ctx, c, e.opts, address)
+}
+
+// client connects to an address. The connections end with c.
+func (e *engine) client(ctx context.Context, c *conn, opts rueidis.ClientOption, address string) (rueidis.Client, error) {
+	opts.InitAddress = []string{address}
+	opts.Sentinel = rueidis.SentinelOption{}
+	opts.DialCtxFn = func(_ context.Context, address string, d *net.Dialer, secure *tls.Config) (net.Conn, error) {
+		return c.dial(ctx, &e.opts, address, d, secure) // the client's context never ends
+	}
+	client, err := rueidis.NewClient(opts)
+	if err != nil && client != nil {
+		client.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return client, nil
+}
+
 // conn is a connection, used until it is lost.
 type conn struct {
+	engine *engine
 	client rueidis.Client
 	redis  rueidis.DedicatedClient
 	lost   <-chan error // closed when no message comes any more
@@ -110,12 +142,22 @@ func (c *conn) Send(ctx context.Context, b *relay.Batch) error {
 	for _, m := range b.Messages {
 		cmds = append(cmds, build().Publish().Channel(m.Channel).Message(rueidis.BinaryString(m.Data)).Build())
 	}
-	if len(b.Messages) == 0 { // also so that a server without RESP3 is found out at once
-		cmds = append(cmds, build().Ping().Build())
+	// HELLO gets an answer, which is all that an empty batch wants, and so finds out a server without RESP3. It also tells the
+	// role, and takes no permission that connecting does not take.
+	check := b.Check || len(cmds) == 0
+	if check {
+		cmds = append(cmds, build().Arbitrary("HELLO").Build())
 	}
 	var err error
-	for _, r := range c.redis.DoMulti(ctx, cmds...) {
+	answers := c.redis.DoMulti(ctx, cmds...)
+	for _, r := range answers {
 		err = cmp.Or(err, r.Error())
+	}
+	if check && err == nil {
+		err = checkRole(answers[len(answers)-1])
+	}
+	if errors.Is(err, errReplica) && c.engine.opts.Sentinel.MasterSet == "" {
+		c.engine.follow = primary(ctx, c.redis)
 	}
 	clear(cmds)
 	c.cmds = cmds

@@ -90,7 +90,7 @@ func New(cfg Config) (*Adapter, error) {
 	}
 	e := newEngine(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), opts)
 	return &Adapter{relay.New(e, relay.Config{
-		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Logger: cfg.Logger,
+		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Echo: true, Logger: cfg.Logger,
 	})}, nil
 }
 
