@@ -46,9 +46,9 @@ type Inbox struct {
 
 // Health is the state of an adapter.
 type Health struct {
-	Connected bool      // the engine answers
+	Connected bool      // the engine answers, and is where the other nodes are, as far as is known
 	Since     time.Time // when Connected last changed; zero: never connected
-	Err       error     // why it is not, if it is not
+	Err       error     // why it is not, or that nodes were silent and some still are; otherwise nil
 	Queued    int       // bytes that wait for the engine
 	Dropped   uint64    // broadcasts of this node that found no room
 	Gaps      uint64    // calls of Inbox.Gap

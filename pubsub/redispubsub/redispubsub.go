@@ -6,10 +6,25 @@
 // Each topic is a channel, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
 // bennu:t:<topic>, bennu:n:<node> and bennu:a:all. Nothing is stored. A user for nodes alone needs
 //
-//	ACL SETUSER bennu on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe
+//	ACL SETUSER bennu on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe +role
+//
+// ROLE is optional. A user at a Sentinel needs +hello and +sentinel|get-master-addr-by-name, nothing else.
+//
+// # Failover
+//
+// A replica takes every PUBLISH, but its primary and the nodes there never get it. So a node asks for the role when it connects and then
+// every Ping. A node that is on a replica says so in Health, and connects anew: to the primary that the replica names, if the user may
+// ask for it by ROLE and it can be reached, and otherwise to the next configured address. With Sentinels, a node asks them before each
+// connection. Name several, since only those are asked:
+//
+//	redis://bennu:secret@sentinel-1:26379?addr=sentinel-2:26379&addr=sentinel-3:26379&master_set=mymaster
+//
+// Nodes also send each other small numbered probes, at least every five seconds in small clusters and at most about twenty each second
+// in large ones. These find connections to different primaries, and subscriptions that are deaf for whatever cause. What may have been
+// missed is announced by a gap, also to nodes that start during a failover.
 //
 // Redis delivers at most once. A node that lost its connection or did not keep up (client-output-buffer-limit pubsub) is told by a gap; so
-// are the others if it was sending just then. What nodes of a Redis Cluster lose on the way to each other, nobody is told of.
+// are the others if it was sending just then. What nodes of a Redis Cluster lose on the way to each other is noticed if a probe is lost, too.
 //
 // # Why rueidis
 //
@@ -47,7 +62,8 @@ const (
 
 // Config of an adapter. Its zero value is for a server on this machine.
 type Config struct {
-	// URL is where Redis is, as rueidis.ParseURL reads it; "": redis://127.0.0.1:6379.
+	// URL is where Redis is, as rueidis.ParseURL reads it. Empty means redis://127.0.0.1:6379. With the parameter master_set its
+	// addresses are those of Sentinels, which need no password then. Errors never show a URL, since it may contain a password.
 	URL string
 	// Options are for who needs more than a URL says, which must be "" then: Sentinel, TLS, a dialer. Of several addresses, which are nodes of one
 	// Redis Cluster, they are tried in turn. Options on retrying, pipelines, caching and the lifetime of connections have no effect.
