@@ -24,7 +24,7 @@ import (
 //   - A node whose connection is lost after it sent messages that no acknowledged probe followed has the others report a gap, as
 //     if messages had been unanswered: nobody can know whether the path to all of them still existed.
 //   - A node is silent if no probe of it came for silentAfter of its intervals plus cfg.Timeout, and it did not say that it ends.
-//     When at least half of the known nodes are silent, the relay says so in Health and connects anew, which is a gap. It does
+//     When more than half of the known nodes are silent, the relay says so in Health and connects anew, which is a gap. It does
 //     that at most maxMoves times, each time waiting twice as long. A node that stays silent after that is presumed dead.
 //   - At an engine that delivers to a node what the node published itself, a probe that does not come back within cfg.Timeout of
 //     the engine's answer ends the connection.
@@ -238,7 +238,7 @@ func (r *Relay) checkProbes() error {
 		}
 	}
 	switch {
-	case silent > 0 && 2*silent >= len(p.peers) && p.moves < maxMoves:
+	case silent > 0 && 2*silent > len(p.peers) && p.moves < maxMoves:
 		p.moves++
 		return silentError(silent, len(p.peers))
 	case unheard == 0:

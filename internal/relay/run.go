@@ -178,6 +178,15 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 		if ending {
 			r.close()
 		}
+		// A probe that is due shortly before a check takes it along. The check comes before messages are taken, which would be lost.
+		probe, age := r.untilProbe() <= 0, time.Since(checked)
+		check := !ending && (age >= r.cfg.Ping || probe && age >= r.cfg.Ping/2)
+		if check {
+			if err := r.checkProbes(); err != nil {
+				return err
+			}
+			checked = time.Now()
+		}
 		b.reset()
 		if r.take(b) {
 			r.messages(b)
@@ -186,14 +195,7 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 			r.addProbe(b, kindBye)
 			return r.send(sending, conn, b)
 		}
-		// A probe that is due shortly before a check takes it along.
-		probe := r.untilProbe() <= 0
-		if d := time.Since(checked); d >= r.cfg.Ping || probe && d >= r.cfg.Ping/2 {
-			if err := r.checkProbes(); err != nil {
-				return err
-			}
-			b.Check, checked = true, time.Now()
-		}
+		b.Check = check
 		if probe {
 			r.addProbe(b, kindProbe)
 		}
