@@ -28,6 +28,9 @@ type In struct {
 	Data func(data []byte)
 	// Gap tells that messages were lost although the connection goes on. It may be called from any goroutine.
 	Gap func(reason error)
+	// Changed tells that the path to other nodes has changed: messages may have been lost until now, and may still be for a moment.
+	// Calling it is like calling Gap at once and again somewhat later.
+	Changed func(reason error)
 }
 
 // Conn is a connection to an engine. Send and MaxMessage are called by one goroutine.

@@ -39,6 +39,9 @@ const (
 	maxInterval = 10 * time.Minute
 	maxSince    = 365 * 24 * time.Hour
 
+	// settle is how long after a change the path to other nodes counts as stable.
+	settle = time.Second
+
 	// slack is for what is compared across two nodes: a probe's way, and different clock rates.
 	slack = 100 * time.Millisecond
 )
@@ -60,6 +63,8 @@ type probing struct {
 	peers  map[uuid.UUID]*peer
 	joined time.Time // when this connection's subscriptions were answered; zero while there is none
 	echoed uint64    // the number of the last own probe that came back
+	change error     // what Changed was called with; nil once it was reported for the second time
+	until  time.Time // when that is due
 	asked  bool      // an unknown node came, or this one connected: the next probe is due soon
 	moves  int       // connections given up because nodes were silent; 0 once all are heard
 
@@ -140,6 +145,33 @@ func (r *Relay) noteProbe(e envelope, number uint64, since, interval time.Durati
 	}
 	p.number, p.heard, p.interval = number, now, interval
 	return gap
+}
+
+// changed reports a gap at once, and has settled report another one.
+func (r *Relay) changed(reason error) {
+	r.probeMu.Lock()
+	r.probe.change, r.probe.until = reason, time.Now().Add(settle)
+	r.probeMu.Unlock()
+	r.gap(reason)
+	r.poke()
+}
+
+// settled reports the second gap of a change when it is due. It returns how long to wait for that, or most if there is none.
+func (r *Relay) settled(most time.Duration) time.Duration {
+	r.probeMu.Lock()
+	change, wait := r.probe.change, time.Until(r.probe.until)
+	due := change != nil && wait <= 0
+	if due {
+		r.probe.change = nil
+	}
+	r.probeMu.Unlock()
+	switch {
+	case due:
+		r.gap(change)
+	case change != nil:
+		return min(wait, most)
+	}
+	return most
 }
 
 // joinedEngine notes that a connection is ready. What nodes were silent before gets another chance.

@@ -271,6 +271,32 @@ func TestDemoted(t *testing.T) {
 	}
 }
 
+// A change of the path to other nodes is a gap at once and again a second later, whether messages are sent or not.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	for _, busy := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			e := &bus{}
+			a := start(t, e, relay.Config{Ping: time.Minute})
+			pass(time.Second)
+			e.conns[0].in.Changed(errCut)
+			a.wants(t, "gap: the connection was cut")
+			for range 99 {
+				if busy {
+					mustSay(t, a, "x", "busy")
+				}
+				pass(10 * time.Millisecond)
+			}
+			a.wants(t)
+			pass(20 * time.Millisecond)
+			mustSay(t, a, "x", "busy")
+			a.wants(t, "gap: the connection was cut")
+			pass(time.Hour)
+			a.wants(t)
+		})
+	}
+}
+
 // However many nodes there are, each receives at most about twenty probes a second.
 func TestProbeRate(t *testing.T) {
 	t.Parallel()

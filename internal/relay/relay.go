@@ -72,7 +72,7 @@ type Relay struct {
 	began   bool                // Run was called
 	open    bool                // and has not ended
 	want    map[string]struct{} // topics with subscribers here
-	changed map[string]struct{} // those of which the engine may not know; nil while there is no connection
+	pending map[string]struct{} // those of which the engine may not know; nil while there is no connection
 	queue   []Message           // that wait
 	used    int                 // bytes of these and of those being sent
 	longest int                 // that the engine takes; 0: unknown, or any
@@ -181,8 +181,8 @@ func (r *Relay) Unsubscribe(topic string) {
 
 // change notes that the engine is to be told of a topic. The caller holds mu.
 func (r *Relay) change(topic string) {
-	if r.changed != nil { // else all that is wanted is told once there is a connection
-		r.changed[topic] = struct{}{}
+	if r.pending != nil { // else all that is wanted is told once there is a connection
+		r.pending[topic] = struct{}{}
 		r.poke()
 	}
 }

@@ -112,7 +112,7 @@ func (r *Relay) down(why error, loud bool) {
 
 // session is the life of one connection. It reports whether the engine ever answered, and why it ended.
 func (r *Relay) session(ctx, sending context.Context) (connected bool, err error) {
-	conn, err := r.engine.Dial(ctx, In{Data: r.receive, Gap: r.gap})
+	conn, err := r.engine.Dial(ctx, In{Data: r.receive, Gap: r.gap, Changed: r.changed})
 	if err != nil {
 		return false, err
 	}
@@ -144,7 +144,7 @@ func (r *Relay) begin(longest int) {
 	r.epoch++
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.changed = maps.Clone(r.want)
+	r.pending = maps.Clone(r.want)
 	r.longest = longest
 	r.sending, r.sent = r.shorten(r.sending[r.sent:]), 0
 	r.queue = r.shorten(r.queue)
@@ -165,7 +165,7 @@ func (r *Relay) shorten(queue []Message) []Message {
 func (r *Relay) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.changed = nil
+	r.pending = nil
 }
 
 // serve sends what there is to send, until the connection is lost, or ctx has ended and nothing waits any more.
@@ -200,7 +200,7 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 			r.addProbe(b, kindProbe)
 		}
 		if b.empty() && !b.Check {
-			tick.Reset(max(0, min(r.untilProbe(), r.cfg.Ping-time.Since(checked))))
+			tick.Reset(max(0, r.settled(min(r.untilProbe(), r.cfg.Ping-time.Since(checked)))))
 			select {
 			case <-tick.C:
 				continue
@@ -216,6 +216,7 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 			return err
 		}
 		r.tellMissed()
+		r.settled(0)
 	}
 }
 
@@ -224,11 +225,11 @@ func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
 func (r *Relay) take(b *Batch) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for topic := range r.changed {
+	for topic := range r.pending {
 		if len(b.Subscribe)+len(b.Unsubscribe) >= maxTopics {
 			return false
 		}
-		delete(r.changed, topic)
+		delete(r.pending, topic)
 		if _, ok := r.want[topic]; ok {
 			b.Subscribe = append(b.Subscribe, r.engine.Channel(Topic, topic))
 		} else {
