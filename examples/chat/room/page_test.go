@@ -89,6 +89,27 @@ func TestTwoTabs(t *testing.T) {
 	}
 }
 
+// TestSameName holds that the page knows what its own user said by the presence, which nobody else
+// has, and not by the name, which anybody can choose.
+func TestSameName(t *testing.T) {
+	t.Parallel()
+	c := start(t, "127.0.0.1:0")
+	b := chrome.Start(t)
+	ann := c.visit(b, "tea", "ann", "websocket")
+	ann.Type("it is me\n")
+	ann.Until(shows("You", "it is me"))
+	other := c.join("tea", "ann")
+	other.ok("new_msg", map[string]any{"body": "it is me, too"}, nil)
+	ann.Until(shows("ann", "it is me, too"))
+	ann.Until(here("ann (you) · 2 devices"))
+	if err := ann.Eval(`location.reload()`, nil); err != nil {
+		t.Fatal(err)
+	}
+	ann.Until(connected)
+	ann.Until(shows("You", "it is me"))
+	ann.Until(shows("ann", "it is me, too"))
+}
+
 func TestDroppedServer(t *testing.T) {
 	t.Parallel()
 	b := chrome.Start(t)

@@ -37,6 +37,7 @@ type message struct {
 	User string    `json:"user"`
 	Body string    `json:"body"`
 	At   time.Time `json:"at"`
+	By   string    `json:"by"` // the presence of the member who said it: any number of them may have the same name
 }
 
 // hall is what all rooms share.
@@ -50,6 +51,7 @@ type hall struct {
 type member struct {
 	*hall
 	user  string
+	ref   string // of its presence
 	heard string // the last message in its welcome
 }
 
@@ -64,6 +66,9 @@ type (
 	}
 	typing struct {
 		User string `json:"user"`
+	}
+	you struct {
+		Ref string `json:"ref"`
 	}
 	joined struct{} // a member's message to itself
 )
@@ -104,13 +109,18 @@ func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
 			return err
 		}
 	}
-	if _, err := m.who.Track(c, m.user, nil); err != nil { // until the channel ends
+	var err error
+	if m.ref, err = m.who.Track(c, m.user, nil); err != nil { // until the channel ends
+		return err
+	}
+	if err := c.Push("you", you{m.ref}); err != nil {
 		return err
 	}
 	return m.who.Push(c)
 }
 
 func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (push.Reply, error) {
+	msg.By = m.ref
 	msg.User, msg.Body, msg.At = m.user, strings.TrimSpace(msg.Body), time.Now().UTC()
 	switch {
 	case msg.Body == "":
@@ -150,8 +160,16 @@ func checkName(what, name string, limit int) error {
 		return push.Reject("the " + what + " is missing")
 	case utf8.RuneCountInString(name) > limit:
 		return push.Reject(fmt.Sprintf("the %s can have at most %d characters", what, limit))
-	case strings.ContainsFunc(name, unicode.IsControl):
+	case strings.ContainsFunc(name, isInvisible):
 		return push.Reject("the " + what + " has characters that cannot be shown")
 	}
 	return nil
+}
+
+// isInvisible reports whether a character has no look of its own, or changes the order of others:
+// with these, two names can look the same, and one can look like a piece of the page.
+func isInvisible(c rune) bool {
+	const brailleBlank, replacement = '\u2800', utf8.RuneError
+	return c == brailleBlank || c == replacement || unicode.IsControl(c) || unicode.In(c, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp,
+		unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.Noncharacter_Code_Point)
 }

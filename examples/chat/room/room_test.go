@@ -369,6 +369,29 @@ func checkReply(t *testing.T, status string, response json.RawMessage, reason st
 }
 
 // TestOtherPagesMayNotConnect holds that the chat is not open to the scripts of other sites.
+// Two names that look the same are no two names, and a name does not rearrange the page.
+func TestInvisibleCharacters(t *testing.T) {
+	t.Parallel()
+	for _, c := range []rune{
+		0x00, '\n', 0x7f, 0x85, 0x9b, // control
+		0x061c, 0x200e, 0x200f, 0x202a, 0x202b, 0x202c, 0x202d, 0x202e, 0x2066, 0x2067, 0x2068, 0x2069, // bidirectional
+		0x00ad, 0x034f, 0x115f, 0x1160, 0x17b4, 0x180b, 0x180e, 0x200b, 0x200c, 0x200d, 0x2060, 0x2064, 0x206a, 0x2800, 0x3164, 0xfe0f, 0xfeff, 0xffa0,
+		0xe0041, 0xe0100, // without width
+		0x2028, 0x2029, 0xe000, 0xfffd, 0xffff, 0x10ffff,
+	} {
+		for _, name := range []string{"an" + string(c) + "n", string(c) + "x" + string(c)} {
+			if checkName("name", name, userLimit) == nil {
+				t.Errorf("%q may be used", name)
+			}
+		}
+	}
+	for _, name := range []string{"ann", "Ann Lee", "žluťoučký", "李小龍", "שלום", "مرحبا", "नमस्ते", "🙂", "e\u0301"} {
+		if err := checkName("name", name, userLimit); err != nil {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 func TestOtherPagesMayNotConnect(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")

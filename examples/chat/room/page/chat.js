@@ -6,6 +6,7 @@ import { longPoll, webSocket } from "./transports.js";
 
 const TRANSPORTS = { websocket: webSocket, longpoll: longPoll };
 const SHOWN = 500; // messages on the page
+const REFS = 50; // presences of ours that a reload remembers
 const TYPING = 4000; // ms that a typing notice is shown; it is sent twice as often
 
 const $ = (id) => document.getElementById(id);
@@ -19,6 +20,8 @@ $("user").value = sessionStorage.getItem("user") ?? localStorage.getItem("user")
 const socket = new Socket("/socket", { transport: TRANSPORTS[$("transport").value] });
 let room = null; // the channel, once somebody has entered
 let me = "";
+// The refs of our presences in this tab, the latest last. A name is no proof: another can have it too.
+const mine = new Set(JSON.parse(sessionStorage.getItem("refs") ?? "[]"));
 
 // ---- In and out ----
 
@@ -34,6 +37,7 @@ function enter() {
   room = socket.channel(`room:${name}`, () => ({ user: me }));
   const presence = new Presence(room);
   presence.onchange = () => showUsers(presence.list());
+  room.on("you", remember);
   room.on("new_msg", show);
   room.on("typing", ({ user }) => showTyping(user));
   room.onrefuse = ({ reason }) => leave(`You cannot enter: ${reason}.`);
@@ -56,6 +60,12 @@ function enter() {
   $("door").hidden = true;
   $("room").hidden = false;
   $("body").focus();
+}
+
+/** Remembers the ref of our presence, also for what was said before a reload. */
+function remember({ ref }) {
+  mine.add(ref);
+  sessionStorage.setItem("refs", JSON.stringify([...mine].slice(-REFS)));
 }
 
 function leave(problem = "") {
@@ -131,7 +141,7 @@ const unsent = new Map(); // by id: the body of a message of ours that the serve
 function send(body) {
   const id = crypto.getRandomValues(new Uint32Array(4)).join("-"); // the same when it is sent again: it is never said twice
   unsent.set(id, body);
-  const item = newItem(id, me, body);
+  const item = newItem(id, me, body, true);
   item.querySelector(".retry").onclick = () => {
     deliver(id);
     $("body").focus();
@@ -165,10 +175,10 @@ async function deliver(id) {
 }
 
 /** Shows a message that the server has: once, however often it comes. */
-function show({ id, user, body, at }) {
+function show({ id, user, body, at, by }) {
   let item = $(`message-${id}`);
   if (item && !unsent.delete(id)) return;
-  item ??= newItem(id, user, body);
+  item ??= newItem(id, user, body, mine.has(by));
   delete item.dataset.fate;
   item.querySelector(".fate")?.remove();
   item.querySelector(".body").textContent = body;
@@ -183,11 +193,11 @@ function show({ id, user, body, at }) {
   $("newest").hidden = atEnd();
 }
 
-function newItem(id, user, body) {
+function newItem(id, user, body, own) {
   const item = $("message").content.cloneNode(true).firstElementChild;
   item.id = `message-${id}`;
-  item.classList.toggle("own", user === me);
-  item.querySelector(".user").textContent = user === me ? "You" : user;
+  item.classList.toggle("own", own);
+  item.querySelector(".user").textContent = own ? "You" : user;
   item.querySelector(".body").textContent = body;
   return item;
 }
@@ -253,11 +263,11 @@ function showTyping(user, starts = true) {
 function showUsers(users) {
   $("count").textContent = users.length;
   $("users").replaceChildren(
-    ...users.sort(([a], [b]) => a.localeCompare(b)).map(([user, devices]) => {
+    ...users.sort(([a], [b]) => a.localeCompare(b)).map(([user, refs]) => {
       const item = document.createElement("li");
       item.dir = "auto";
-      item.textContent = user === me ? `${user} (you)` : user;
-      if (devices > 1) item.textContent += ` · ${devices} devices`;
+      item.textContent = refs.some((ref) => mine.has(ref)) ? `${user} (you)` : user;
+      if (refs.length > 1) item.textContent += ` · ${refs.length} devices`;
       return item;
     }),
   );

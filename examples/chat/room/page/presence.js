@@ -30,9 +30,9 @@ export class Presence {
     this.#early = [];
   }
 
-  /** Returns [key, how many connections] of everybody. */
+  /** Returns [key, the refs of the connections] of everybody. */
   list() {
-    return [...this.#refs].map(([key, refs]) => [key, refs.size]);
+    return [...this.#refs].map(([key, refs]) => [key, [...refs]]);
   }
 
   #add(state) {
