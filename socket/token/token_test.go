@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -88,6 +89,25 @@ func TestOneText(t *testing.T) {
 			if _, err := s.Verify(other); other != signed && !errors.Is(err, token.ErrInvalid) {
 				t.Errorf("%q: %v", other, err)
 			}
+		}
+	}
+}
+
+// A token that is much too long, or that is made of separators, costs next to nothing.
+func TestHugeTokens(t *testing.T) {
+	s := tokens[int](t, token.Config{})
+	for _, huge := range []string{strings.Repeat(".", 1<<20), strings.Repeat("A", 1<<20) + ".A", "A." + strings.Repeat("A", 1<<20), strings.Repeat(".A", 8000)} {
+		const runs = 100
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range runs {
+			if _, err := s.Verify(huge); !errors.Is(err, token.ErrInvalid) {
+				t.Fatal(err)
+			}
+		}
+		runtime.ReadMemStats(&after)
+		if n := (after.TotalAlloc - before.TotalAlloc) / runs; n > 32<<10 {
+			t.Errorf("%.10s of %d bytes takes %d bytes", huge, len(huge), n)
 		}
 	}
 }
