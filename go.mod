@@ -2,6 +2,8 @@ module bennu.example
 
 go 1.26
 
+toolchain go1.26.8
+
 require (
 	github.com/coder/websocket v1.8.15
 	github.com/google/uuid v1.6.0

@@ -2,6 +2,8 @@ module bennu.example/examples/cluster
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	bennu.example v0.0.0
 	bennu.example/pubsub/natspubsub v0.0.0

@@ -2,6 +2,8 @@ module bennu.example/internal/bench
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	bennu.example v0.0.0
 	github.com/centrifugal/centrifuge v0.40.1

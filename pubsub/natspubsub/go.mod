@@ -2,6 +2,8 @@ module bennu.example/pubsub/natspubsub
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
 	bennu.example v0.0.0
 	github.com/nats-io/nats-server/v2 v2.15.2

@@ -2,6 +2,8 @@ module bennu.example/pubsub/redispubsub
 
 go 1.26
 
+toolchain go1.26.8
+
 require (
 	bennu.example v0.0.0
 	github.com/redis/rueidis v1.0.79
