@@ -112,6 +112,17 @@ func (d clientDown) End(err error)                 { d.c.feed(clientInput{kind: 
 func (d clientDown) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientDown) IsLeaving() bool               { return d.c.state.status == StateLeaving }
 
+func (d clientDown) Farewell() (o link.Out, ok bool) {
+	c, s := d.c, &d.c.state
+	if s.joinRef == 0 || s.status != StateJoining && s.status != StateJoined && s.status != StateLeaving {
+		return o, false
+	}
+	ref := c.up.NextRef()
+	return link.Out{Ref: ref, Msg: serializer.Message{
+		JoinRef: c.joinRef(s.joinRef), Ref: clientRef(ref), Topic: c.topic, Event: serializer.EventLeave,
+	}}, true
+}
+
 func (d clientDown) Stats() ClientStats { return d.c.Stats() }
 
 func (d clientDown) IsSettled() bool {

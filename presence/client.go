@@ -25,7 +25,8 @@ const maxPending = 4 << 20
 // order. Those of one diff or state run when the list has changed already, joins first, then leaves, then OnSync.
 type Client struct {
 	log    zerolog.Logger
-	events [2]string // of the state and of the diff
+	room   *channel.Client // nil in some tests
+	events [2]string       // of the state and of the diff
 	off    []func()
 
 	mu      sync.Mutex
@@ -33,6 +34,7 @@ type Client struct {
 	shared  bool // the state was given away: change a copy
 	joinRef serializer.Ref
 	synced  bool // there was a state in the join of joinRef
+	lost    bool // that join has ended, or Close was called
 	holed   bool // events were lost that it may not have
 	pending []pendingDiff
 	waiting int // bytes of pending
@@ -60,7 +62,7 @@ type listener[F any] struct {
 
 // NewClient follows who is on a channel, from now on: call it before the channel's Join. A nil config is the zero ClientConfig.
 func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
-	p := &Client{log: zerolog.Nop(), events: [2]string{EventState, EventDiff}}
+	p := &Client{log: zerolog.Nop(), room: c, events: [2]string{EventState, EventDiff}}
 	if cfg != nil {
 		if cfg.StateEvent != "" {
 			p.events[0] = cfg.StateEvent
@@ -72,24 +74,27 @@ func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
 			p.log = *cfg.Logger
 		}
 	}
-	p.off = []func(){c.OnMessage(p.receive), c.OnError(p.failed)}
+	p.off = []func(){c.OnMessage(p.receive), c.OnError(p.failed), c.OnClose(p.failed)}
 	return p
 }
 
-// Close stops following. The list stays as it is.
+// Close stops following. The list stays as it is, and Synced is false from now on.
 func (p *Client) Close() {
 	for _, off := range p.off {
 		off()
 	}
+	p.failed(nil)
 }
 
-// failed is called when the channel dropped events, among other troubles.
+// failed is called when the channel has dropped events, and when its join has ended.
 func (p *Client) failed(err error) {
-	var lost *channel.OverflowError
-	if errors.As(err, &lost) {
-		p.mu.Lock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var dropped *channel.OverflowError
+	if errors.As(err, &dropped) {
 		p.holed = true
-		p.mu.Unlock()
+	} else {
+		p.lost = true
 	}
 }
 
@@ -111,12 +116,20 @@ func (p *Client) Get(key string) (Entry, bool) {
 	return p.state.Get(key)
 }
 
-// Synced reports whether the list is right, as far as is known: the server has pushed a state in this join, and no event that it may not have
-// was lost because too many waited. Before the first state the list is empty; without another it is the former join's.
+// Synced reports whether the list is right, as far as the client can know. The channel is joined, the server has pushed a state
+// since that join, and no later event was dropped because too many waited. So it is false while the client is disconnected, after
+// a leave, and after a rejoin until the new state has arrived. Meanwhile the list is that of the join before, or empty.
 func (p *Client) Synced() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.synced && !p.holed
+	if !p.synced || p.holed || p.lost {
+		return false
+	}
+	if p.room == nil {
+		return true
+	}
+	status, _ := p.room.State() // known before the callbacks of its change have run
+	return status == channel.StateJoined
 }
 
 // OnJoin has f called when a key comes, or one more meta of it, with the entry before, which has no metas if the key was not there, and
@@ -185,7 +198,7 @@ func (p *Client) takeState(m *serializer.Message, next State) (calls []func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.holed = p.waiting > maxPending && p.joinRef == m.JoinRef // a diff that was ignored may be newer than the state, though it came before
-	p.joinRef, p.synced = m.JoinRef, true
+	p.joinRef, p.synced, p.lost = m.JoinRef, true, false
 	p.merge(difference(p.state, next), &calls)
 	for _, d := range p.pending {
 		if d.joinRef == m.JoinRef {

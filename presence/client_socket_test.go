@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/rs/zerolog"
+
 	"bennu.example/channel"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
@@ -22,11 +24,17 @@ func serve(t *testing.T) (url string) {
 	t.Helper()
 	ps := pubsub.New(nil)
 	p := presence.New(ps, nil)
+	forward := func(event string) channel.Option[struct{}] {
+		return channel.On(event, func(_ *struct{}, _ context.Context, c *channel.Channel, payload serializer.Payload) (push.Reply, error) {
+			return push.OK(nil), c.Push(event, payload)
+		})
+	}
 	scripted := channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
 		channel.OnAny(func(_ *struct{}, _ context.Context, c *channel.Channel, event string, payload serializer.Payload) (push.Reply, error) {
 			return push.OK(nil), c.Push(event, payload)
-		}))
+		}),
+		forward(presence.EventState), forward(presence.EventDiff)) // reserved: they do not reach OnAny
 	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": members(p), "script": scripted}})
 	server := httptest.NewServer(h)
 	t.Cleanup(func() {
@@ -110,6 +118,102 @@ func TestClientOverSocket(t *testing.T) {
 	}
 	if got := left[len(left)-1]; got != "u2" {
 		t.Errorf("the last to leave was %s", got)
+	}
+}
+
+// TestClientSyncedOnlyWhileJoined follows Synced through the ends of a join and of the client.
+func TestClientSyncedOnlyWhileJoined(t *testing.T) {
+	t.Parallel()
+	url := serve(t)
+	socketClient := dial(t, url)
+	c := socketClient.Channel("script", nil)
+	who := presence.NewClient(c, nil)
+	events := make(chan string, 10)
+	c.OnJoin(func(serializer.Payload) { events <- "join" })
+	c.OnError(func(error) { events <- "error" })
+	c.OnClose(func(error) { events <- "close" })
+	who.OnSync(func() { events <- "sync" })
+	expect := func(event string, synced bool) {
+		t.Helper()
+		if got := <-events; got != event || who.Synced() != synced {
+			t.Fatalf("%s and synced %t, want %s and %t", got, who.Synced(), event, synced)
+		}
+	}
+	state := func() {
+		t.Helper()
+		if _, err := channel.Call[struct{}](t.Context(), c, presence.EventState, json.RawMessage(long("u1:1"))); err != nil {
+			t.Fatal(err)
+		}
+		expect("sync", true)
+	}
+	c.Join()
+	expect("join", false)
+	state()
+
+	socketClient.Pause()
+	expect("error", false)
+	if who.List().Len() != 1 {
+		t.Error("the list did not stay")
+	}
+	socketClient.Resume()
+	expect("join", false)
+	_, err := channel.Call[struct{}](t.Context(), c, presence.EventDiff, json.RawMessage(longDiff("u2:2", "")))
+	if err != nil || who.Synced() {
+		t.Fatalf("synced by a diff: %v", err)
+	}
+	state()
+
+	if _, err := c.Leave().Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if who.Synced() { // also before the callback of the leave
+		t.Fatal("synced after the leave")
+	}
+	expect("close", false)
+}
+
+// TestClientSyncedAfterClose holds that a Client that no longer follows its channel does not claim to know.
+func TestClientSyncedAfterClose(t *testing.T) {
+	t.Parallel()
+	c := presence.NewLooseClient(zerolog.Nop())
+	c.Receive("1", presence.EventState, long("u1:1"))
+	if !c.Synced() {
+		t.Fatal("not synced by a state")
+	}
+	c.Close()
+	if c.Synced() || c.List().Len() != 1 {
+		t.Error("synced after Close, or the list is gone")
+	}
+}
+
+// TestClientLeavesOnClose has clients go that were closed or paused: others see it at once, also over long poll.
+func TestClientLeavesOnClose(t *testing.T) {
+	t.Parallel()
+	url := serve(t)
+	watch := dial(t, url).Channel(topic, map[string]string{"user": "watch"})
+	who := presence.NewClient(watch, nil)
+	synced := make(chan struct{}, 100)
+	who.OnSync(func() { synced <- struct{}{} })
+	watch.Join()
+	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll} {
+		for _, end := range []string{"close", "pause"} {
+			user := fmt.Sprintf("%s-%d", end, by)
+			c, err := socket.Dial(t.Context(), url, &socket.ClientConfig{Transport: by})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { c.Close(context.Background()) })
+			c.Channel(topic, map[string]string{"user": user}).Join()
+			until(t, who, synced, user, func(s presence.State) bool { _, ok := s.Get(user); return ok })
+			if end == "close" {
+				if err := c.Close(t.Context()); err != nil {
+					t.Error(err)
+				}
+			} else {
+				c.Pause()
+			}
+			until(t, who, synced, "end of "+user, func(s presence.State) bool { _, ok := s.Get(user); return !ok })
+		}
 	}
 }
 

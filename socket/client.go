@@ -122,6 +122,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 func (c *Client) Connect() { c.post(clientTask(func() { c.want(WantConnected) })) }
 
 // Pause ends the connection until Resume or Connect. Channels stay, and join again then; pushes wait, and time out as always.
+// Over long poll the channels are left first, which takes at most two seconds in the background.
 func (c *Client) Pause() { c.post(clientTask(func() { c.want(WantPaused) })) }
 
 // Resume is Connect.

@@ -19,6 +19,9 @@ const (
 	clientKept = 4
 	// clientInbox is how many messages wait for the loop before the reader does.
 	clientInbox = 1024
+	// clientFarewell is how long a connection that is being closed may take for its last messages to get past those before.
+	// With the transport's CloseTimeout it is less than clientCloseGrace.
+	clientFarewell = 400 * time.Millisecond
 	// clientReadGrace is how long the reader has to tell why a write failed.
 	clientReadGrace = time.Second
 )
@@ -42,7 +45,11 @@ type clientConn struct {
 	batch     []link.Out
 	claimed   int
 	writing   bool
+	failed    bool // a write has failed; none follows
 	ended     bool
+	last      []link.Out    // written after the end, when the writer is done with its batch
+	parting   bool          // batch is last
+	idle      chan struct{} // made by end for shut: closed when the writer has ended
 
 	list []*serializer.Frame // the writer's, used again
 }
@@ -68,6 +75,11 @@ func (k *clientConn) send(o link.Out) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.queue = append(k.queue, o)
+	k.start()
+}
+
+// start starts the writer, unless it runs. The caller holds mu.
+func (k *clientConn) start() {
 	if !k.writing {
 		k.writing = true
 		k.c.goroutines.Add()
@@ -91,15 +103,28 @@ func (k *clientConn) withdraw(ref uint64) {
 	}
 }
 
-// end stops the writer and returns what was not handed to the network. Only the loop calls it.
-func (k *clientConn) end() []link.Out {
+// end stops the writer, once it has written the given messages, and returns what was not handed to the network. Only the
+// loop calls it.
+func (k *clientConn) end(last []link.Out) []link.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ended = true
 	rest := slices.Concat(k.batch[k.claimed:], k.queue)
 	k.claimed = len(k.batch)
 	k.queue = nil
+	if len(last) > 0 && !k.failed {
+		k.last, k.idle = last, make(chan struct{})
+		k.start()
+	}
 	return rest
+}
+
+// rest lets shut go on, if it waits for the writer. The caller holds mu.
+func (k *clientConn) rest() {
+	if k.idle != nil {
+		close(k.idle)
+		k.idle = nil
+	}
 }
 
 // write writes until there is nothing to write.
@@ -107,6 +132,10 @@ func (k *clientConn) write() {
 	defer k.c.goroutines.Done()
 	for k.take() {
 		if err := k.writeBatch(); err != nil { // writing stays true: nothing is written any more
+			k.mu.Lock()
+			k.failed = true
+			k.rest()
+			k.mu.Unlock()
 			k.c.post(&clientWriteFailed{k, err})
 			return
 		}
@@ -118,8 +147,11 @@ func (k *clientConn) take() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ended {
-		k.writing = false
-		return false
+		k.batch, k.claimed, k.last, k.parting = k.last, 0, nil, true
+		if k.writing = len(k.batch) > 0; !k.writing {
+			k.rest()
+		}
+		return k.writing
 	}
 	if clear(k.batch); cap(k.batch) > clientKept {
 		k.batch = nil
@@ -153,7 +185,7 @@ func (k *clientConn) take() bool {
 func (k *clientConn) claim(n int) []link.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ended {
+	if k.ended && !k.parting {
 		return nil
 	}
 	k.claimed += n
@@ -225,7 +257,7 @@ func (k *clientConn) encode() []serializer.Frame {
 func (k *clientConn) refuse(errs []error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ended {
+	if k.ended && !k.parting {
 		return
 	}
 	kept := k.batch[:0]
@@ -264,11 +296,22 @@ func (k *clientConn) read() {
 	}
 }
 
-// shut closes the connection on a goroutine of its own: that may take a moment.
+// shut closes the connection on a goroutine of its own, once the last messages are written: that may take a moment.
 func (k *clientConn) shut(code int, reason string) {
+	k.mu.Lock()
+	idle := k.idle
+	k.mu.Unlock()
 	k.c.goroutines.Add()
 	go func() {
 		defer k.c.goroutines.Done()
+		if idle != nil {
+			late := time.NewTimer(clientFarewell)
+			defer late.Stop()
+			select {
+			case <-idle:
+			case <-late.C:
+			}
+		}
 		if err := k.t.Close(code, reason); err != nil {
 			k.c.cfg.Logger.Debug().Err(err).Msg("socket: close")
 		}

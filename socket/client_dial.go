@@ -30,9 +30,12 @@ type clientDialed struct {
 	poor error // with Fallback: why it is not a WebSocket
 }
 
+// clientLongPoll is the name of long poll in State.Transport.
+const clientLongPoll = "longpoll"
+
 func (d clientDialed) name() string {
 	if d.by == LongPoll {
-		return "longpoll"
+		return clientLongPoll
 	}
 	return "websocket"
 }
@@ -207,7 +210,7 @@ func (c *Client) probeDue() {
 		c.move()
 		return
 	}
-	if c.conn == nil || c.conn.name != "longpoll" || c.cancelProbe != nil {
+	if c.conn == nil || c.conn.name != clientLongPoll || c.cancelProbe != nil {
 		return
 	}
 	c.probes++
@@ -220,7 +223,7 @@ func (c *Client) probed(id uint64, got clientDialed) {
 	if !stale {
 		c.cancelProbe = nil
 	}
-	onLongPoll := c.conn != nil && c.conn.name == "longpoll"
+	onLongPoll := c.conn != nil && c.conn.name == clientLongPoll
 	switch {
 	case got.conn != nil && (stale || !onLongPoll):
 		c.newConn(got.conn, "").shut(clientCodeNormal, "")
@@ -241,7 +244,7 @@ func (c *Client) moveIfQuiet() {
 
 func (c *Client) move() {
 	better := c.takeBetter()
-	c.drop(clientCodeNormal, "", func(d link.Down) { d.Closed(errMoved) })
+	c.drop(clientCodeNormal, "", c.farewells(), func(d link.Down) { d.Closed(errMoved) })
 	c.noteFallback(better)
 	c.opened(better)
 }

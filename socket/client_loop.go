@@ -154,7 +154,7 @@ func (c *Client) lost(k *clientConn, err error) {
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
 	}
-	c.drop(code, reason, func(d link.Down) { d.Closed(err) })
+	c.drop(code, reason, nil, func(d link.Down) { d.Closed(err) })
 	if better := c.takeBetter(); better.conn != nil {
 		c.noteFallback(better)
 		c.opened(better)
@@ -177,7 +177,7 @@ func (c *Client) disconnect(tell func(link.Down)) {
 	}
 	c.stopProbe()
 	if c.conn != nil {
-		c.drop(clientCodeNormal, "", tell)
+		c.drop(clientCodeNormal, "", c.farewells(), tell)
 		return
 	}
 	for _, d := range c.downs() {
@@ -185,8 +185,22 @@ func (c *Client) disconnect(tell func(link.Down)) {
 	}
 }
 
-// drop ends the connection, gives what was not sent back to the channels, and tells them.
-func (c *Client) drop(code int, reason string, tell func(link.Down)) {
+// farewells are the messages that leave the channels of a long-poll session that is about to be closed. Without them the server
+// would keep the channels, and what presence tracks of them, until the session times out. (phoenix.js does not send them.)
+func (c *Client) farewells() (list []link.Out) {
+	if c.conn.name != clientLongPoll {
+		return nil
+	}
+	for _, d := range c.downs() {
+		if o, ok := d.Farewell(); ok {
+			list = append(list, o)
+		}
+	}
+	return list
+}
+
+// drop ends the connection after the given messages, gives what was not sent back to the channels, and notifies them with tell.
+func (c *Client) drop(code int, reason string, last []link.Out, tell func(link.Down)) {
 	k := c.conn
 	c.conn = nil
 	c.current.Store(nil)
@@ -198,7 +212,7 @@ func (c *Client) drop(code int, reason string, tell func(link.Down)) {
 	c.loop.Disarm(&k.heartbeat.timer)
 	c.loop.Disarm(&k.grace)
 	c.loop.Disarm(&c.probe)
-	unsent := k.end()
+	unsent := k.end(last)
 	k.shut(code, reason)
 	for i := range unsent {
 		if o := &unsent[i]; o.From != nil {

@@ -72,6 +72,9 @@ type Down interface {
 	Refused(ref uint64, err error)
 	// End tells that the socket is closed for good.
 	End(err error)
+	// Farewell returns the message that leaves the topic, if the server may have the channel. It is for a connection that is
+	// about to be closed: no reply is expected.
+	Farewell() (o Out, ok bool)
 	// IsSettled reports whether no push waits to be sent and nobody waits for the answer of one that was.
 	IsSettled() bool
 	// IsLeaving reports whether the topic is free for another.
