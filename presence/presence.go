@@ -3,7 +3,6 @@ package presence
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -16,6 +15,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/crdt"
+	"bennu.example/internal/exactjson"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -242,7 +242,7 @@ func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) 
 		}
 		var v M
 		var body string
-		if err = json.Unmarshal(e.appendMeta(nil), &v); err == nil {
+		if err = exactjson.Unmarshal(e.appendMeta(nil), &v); err == nil {
 			f(&v)
 			body, err = encodeMeta(v)
 		}

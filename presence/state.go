@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 
+	"bennu.example/internal/exactjson"
 	"bennu.example/serializer"
 )
 
@@ -60,9 +61,9 @@ func (s State) All() iter.Seq2[string, Entry] {
 	}
 }
 
-// Decode stores the meta in v, as json.Unmarshal does, phx_ref included.
+// Decode stores the meta in v, phx_ref included, as [serializer.Payload.Decode] does.
 func (m Meta) Decode(v any) error {
-	if err := json.Unmarshal([]byte(m.raw), v); err != nil {
+	if err := exactjson.Unmarshal([]byte(m.raw), v); err != nil {
 		return fmt.Errorf("presence: decode meta: %w", err)
 	}
 	return nil
@@ -79,9 +80,9 @@ func Metas[M any](e Entry) ([]M, error) {
 	return metas, nil
 }
 
-// Decode stores the whole entry in v, as json.Unmarshal does: its fields are "metas" and those of Extra.
+// Decode stores the whole entry in v, as [serializer.Payload.Decode] does: its fields are "metas" and those of Extra.
 func (e Entry) Decode(v any) error {
-	if err := json.Unmarshal(e.appendJSON(nil), v); err != nil {
+	if err := exactjson.Unmarshal(e.appendJSON(nil), v); err != nil {
 		return fmt.Errorf("presence: decode entry: %w", err)
 	}
 	return nil

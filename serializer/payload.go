@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"bennu.example/internal/exactjson"
 )
 
 // Payload is an event's body, not decoded until asked: the bytes that came, or a Go value still to be encoded. The zero
@@ -62,7 +64,8 @@ var (
 
 func payloadError(why error) error { return fmt.Errorf("serializer: %w: %w", ErrPayload, why) }
 
-// Decode stores the payload in v, as json.Unmarshal does. MessagePack is decoded as the JSON that it stands for (see [V3]), so
+// Decode stores the payload in v, as json.Unmarshal does, but an integer that is decoded into an interface keeps its value: it is
+// a float64 as usual, unless a float64 cannot hold it (most integers beyond 2^53), and a [json.Number] then. MessagePack is decoded as the JSON that it stands for (see [V3]), so
 // that a handler need not know what its client speaks. Into a *Payload it is stored as it is. Binary payloads decode into *[]byte
 // and *Payload only. The zero Payload leaves v alone.
 func (p Payload) Decode(v any) error {
@@ -74,7 +77,7 @@ func (p Payload) Decode(v any) error {
 	switch p.form {
 	case formNone:
 	case formJSON:
-		err = json.Unmarshal(p.raw, v)
+		err = exactjson.Unmarshal(p.raw, v)
 	case formBinary:
 		to, ok := v.(*[]byte)
 		if !ok {
@@ -90,7 +93,7 @@ func (p Payload) Decode(v any) error {
 		if err != nil {
 			return err
 		}
-		err = json.Unmarshal(*scratch, v) // nothing that it makes refers to its input
+		err = exactjson.Unmarshal(*scratch, v) // nothing that it makes refers to its input
 		if cap(*scratch) <= maxPooled {
 			scratches.Put(scratch)
 		}

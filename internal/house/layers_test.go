@@ -13,6 +13,7 @@ import (
 // layers are the packages from the bottom up. A package imports only packages of lower layers, never one of its own layer. A
 // name ending in /... stands for everything below it. A new package gets its line here.
 var layers = [][]string{
+	{"internal/exactjson"},
 	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
 	{"internal/link", "internal/relay", "transport", "push", "pubsub", "socket/token"},
 	{"internal/reason"},

@@ -18,6 +18,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"bennu.example/internal/exactjson"
 )
 
 var (
@@ -121,7 +123,7 @@ func (t *Tokens[T]) Verify(token string) (v T, err error) {
 	case t.maxAge > 0 && age > t.maxAge:
 		return v, ErrExpired
 	}
-	if json.Unmarshal(body[head:], &v) != nil { // signed for another type
+	if exactjson.Unmarshal(body[head:], &v) != nil { // signed for another type
 		var zero T
 		return zero, ErrInvalid
 	}

@@ -1,0 +1,123 @@
+package channel
+
+import (
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+)
+
+// clientWorld makes up what happens, from what may happen.
+type clientWorld struct {
+	*rand.Rand
+	m      *clientModel
+	online bool
+	joined bool
+	left   bool
+	pushes int
+}
+
+func (w *clientWorld) pick(list ...string) string { return list[w.IntN(len(list))] }
+
+// aRef is a ref that means something, or nothing.
+func (w *clientWorld) aRef() string {
+	switch w.IntN(6) {
+	case 0:
+		return w.pick("-", "''", "x", "0", "007", "99999")
+	case 1:
+		return strconv.Itoa(w.IntN(w.m.ref+2) + 1)
+	default:
+		if names := w.m.onWire(); len(names) > 0 && w.IntN(3) > 0 {
+			return strconv.Itoa(w.m.sent[names[w.IntN(len(names))]])
+		}
+		if w.m.phase == "leaving" && w.IntN(2) == 0 {
+			return strconv.Itoa(w.m.leave)
+		}
+		return strconv.Itoa(max(w.m.joinRef, 1))
+	}
+}
+
+// aJoinRef is mostly that of the present join.
+func (w *clientWorld) aJoinRef() string {
+	switch w.IntN(8) {
+	case 0:
+		return w.aRef()
+	case 1, 2:
+		return w.pick("-", "''")
+	}
+	return strconv.Itoa(max(w.m.joinRef, 1))
+}
+
+func (w *clientWorld) next() string {
+	for {
+		switch w.IntN(22) {
+		case 0:
+			w.online = !w.online
+			if w.online {
+				return "open"
+			}
+			return "closed"
+		case 1:
+			if !w.joined && w.m.phase == "fresh" {
+				if !w.m.taken && w.IntN(3) == 0 {
+					return "taken"
+				}
+				w.joined = true
+				return "join"
+			}
+			if w.joined && w.m.taken {
+				return "free"
+			}
+		case 2, 3, 4:
+			if w.m.phase == "joining" && w.online {
+				line := fmt.Sprintf("params %d", max(w.m.wish-w.IntN(6)/5, 1))
+				if w.IntN(8) == 0 {
+					line += " error"
+				}
+				return line
+			}
+		case 5, 6, 7:
+			w.pushes++
+			return fmt.Sprintf("push p%d", w.pushes)
+		case 8:
+			if w.pushes > 0 {
+				return fmt.Sprintf("cancel p%d", w.IntN(w.pushes)+1)
+			}
+		case 9:
+			if !w.left && w.IntN(12) == 0 {
+				w.left = true
+				return "leave"
+			}
+		case 10, 11:
+			if timers := slices.Sorted(maps.Keys(w.m.timers)); len(timers) > 0 {
+				return "due " + timers[w.IntN(len(timers))]
+			}
+		case 12:
+			if names := w.m.onWire(); len(names) > 0 {
+				return "unsent " + names[w.IntN(len(names))]
+			}
+		case 13:
+			if w.joined && w.IntN(3) == 0 {
+				return "refused " + strconv.Itoa(w.IntN(w.m.ref+1)+1)
+			}
+		case 14:
+			if w.joined && w.IntN(10) == 0 {
+				return w.pick("giveup", "end")
+			}
+		case 15, 16, 17, 18:
+			if w.joined {
+				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), w.pick("ok", "ok", "ok", "error", "maybe"))
+			}
+		case 19:
+			if w.joined && w.IntN(2) == 0 {
+				ref := w.aJoinRef()
+				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), w.pick("phx_error", "phx_error", "phx_error", "phx_close"))
+			}
+		default:
+			if w.joined {
+				return fmt.Sprintf("msg %s - said", w.aJoinRef())
+			}
+		}
+	}
+}
