@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"bennu.example/internal/exactjson"
 	"bennu.example/serializer"
 )
 
@@ -71,7 +72,7 @@ func testDecode(t *testing.T, p serializer.Payload) {
 			continue
 		}
 		want := clone(t, got)
-		wantErr := json.Unmarshal(raw, want)
+		wantErr := exactjson.Unmarshal(raw, want)
 		gotErr := p.Decode(got)
 		if (gotErr == nil) != (wantErr == nil) {
 			t.Fatalf("%s into %T: error %v, want %v", raw, got, gotErr, wantErr)

@@ -10,8 +10,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// big is a payload of integers that a float64 cannot hold, beside some that it can and some that are no integers.
-const big = `{"a":[9007199254740993,-9007199254740993,{"b":9223372036854775807}],"c":18446744073709551615,` +
+// bigIntegers is a payload of integers that a float64 cannot hold, beside some that it can and some that are no integers.
+const bigIntegers = `{"a":[9007199254740993,-9007199254740993,{"b":9223372036854775807}],"c":18446744073709551615,` +
 	`"d":-9223372036854775808,"e":[0,-1,9007199254740992,1.5,1e+300],"f":"9007199254740993"}`
 
 // TestIntegersKeepTheirValue decodes into any what came by each version and sends it on by each other, from the server to a
@@ -23,7 +23,7 @@ func TestIntegersKeepTheirValue(t *testing.T) {
 			for _, kind := range []serializer.Kind{serializer.KindPush, serializer.KindReply, serializer.KindBroadcast} {
 				t.Run(fmt.Sprintf("%s to %s, kind %d", serializer.Vsn(first), serializer.Vsn(second), kind), func(t *testing.T) {
 					t.Parallel()
-					payload := serializer.Value(json.RawMessage(big))
+					payload := serializer.Value(json.RawMessage(bigIntegers))
 					for range 3 {
 						payload = passOn(t, payload, func(m *serializer.Message) serializer.Message {
 							m.Kind = serializer.KindRequest
@@ -39,7 +39,7 @@ func TestIntegersKeepTheirValue(t *testing.T) {
 						})
 					}
 					got, err := payload.JSON()
-					if err != nil || string(got) != big {
+					if err != nil || string(got) != bigIntegers {
 						t.Errorf("%s %v", got, err)
 					}
 				})

@@ -102,7 +102,7 @@ func (t *Tokens[T]) Sign(v T) (string, error) {
 	return token, nil
 }
 
-// Verify returns what was signed. The error is ErrMissing, ErrInvalid or ErrExpired; it says nothing about why, since the client may see it.
+// Verify returns what was signed, decoded as [bennu.example/serializer.Payload.Decode] does. The error is ErrMissing, ErrInvalid or ErrExpired; it says nothing about why, since the client may see it.
 func (t *Tokens[T]) Verify(token string) (v T, err error) {
 	if token == "" {
 		return v, ErrMissing

@@ -2,8 +2,11 @@ package token_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
+	"reflect"
 	"runtime"
 	"strings"
 	"testing"
@@ -217,5 +220,19 @@ func BenchmarkVerify(b *testing.B) {
 		if _, err := s.Verify(signed); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestIntegers signs claims in a map: integers beyond 2^53 keep their value.
+func TestIntegers(t *testing.T) {
+	t.Parallel()
+	s := tokens[map[string]any](t, token.Config{})
+	text, err := s.Sign(map[string]any{"id": uint64(math.MaxUint64), "n": 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := s.Verify(text)
+	if want := (map[string]any{"id": json.Number("18446744073709551615"), "n": 1.}); err != nil || !reflect.DeepEqual(v, want) {
+		t.Errorf("%v: %#v", err, v)
 	}
 }
