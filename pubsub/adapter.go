@@ -38,7 +38,7 @@ type Adapter interface {
 
 // Inbox is where an adapter brings what it receives. Its functions may be called from any goroutine; for one publisher, in order.
 type Inbox struct {
-	// Deliver takes a broadcast of another node.
+	// Deliver takes a broadcast of another node. Neither function panics: see PubSub.OnPanic.
 	Deliver func(*Broadcast)
 	// Gap tells that broadcasts of other nodes may have been missed until now.
 	Gap func(reason error)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -17,7 +16,7 @@ import (
 type Subscriber interface {
 	// Deliver is called on the broadcaster's goroutine and under the topic's read lock: it must not block, nor call the PubSub. An error
 	// says that this subscriber cannot have the broadcast, because its payload has no form in the subscriber's serializer; the
-	// broadcaster gets it.
+	// broadcaster gets it. A panic counts as an error: see PubSub.OnPanic.
 	Deliver(b *Broadcast) error
 }
 
@@ -39,8 +38,8 @@ type PubSub struct {
 	seed    maphash.Seed
 	shards  [shards]shard
 
-	gapMu sync.Mutex
-	onGap map[*int]func(error)
+	onGap   hooks[func(error)]
+	onPanic hooks[func(v any, stack []byte)]
 }
 
 // shard guards a part of the topics. Lock order: shard, topic, and then whatever a subscriber's Deliver takes.
@@ -74,7 +73,7 @@ type Subscription struct {
 
 // New returns a PubSub. A nil adapter keeps it to this process; otherwise Run must be called for broadcasts of other nodes to come in.
 func New(a Adapter) *PubSub {
-	p := &PubSub{adapter: a, seed: maphash.MakeSeed(), onGap: make(map[*int]func(error))}
+	p := &PubSub{adapter: a, seed: maphash.MakeSeed()}
 	for i := range p.shards {
 		p.shards[i].topics = make(map[string]*topic)
 	}
@@ -99,22 +98,22 @@ func (p *PubSub) SubscribePrepared(name string, s Subscriber, by Preparer) *Subs
 func (p *PubSub) subscribe(key string, s Subscriber, by Preparer) *Subscription {
 	sh := p.shard(key)
 	sh.mu.Lock()
+	defer sh.mu.Unlock()
 	t, ok := sh.topics[key]
 	if !ok {
-		t = &topic{key: key}
-		sh.topics[key] = t
 		if p.adapter != nil {
 			p.adapter.Subscribe(key)
 		}
+		t = &topic{key: key}
+		sh.topics[key] = t
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	sub := &Subscription{ps: p, topic: t, sub: s, index: len(t.subs)}
 	t.subs = append(t.subs, sub)
 	if by != nil {
 		sub.prep = t.prepare(by)
 	}
-	t.mu.Unlock()
-	sh.mu.Unlock()
 	return sub
 }
 
@@ -274,29 +273,6 @@ func (p *PubSub) Health() Health {
 	return p.adapter.Health()
 }
 
-// OnGap has f called whenever broadcasts of other nodes may have been missed: whoever must not miss any asks for the whole state then. It is
-// called on a goroutine of the adapter, which must not be held up.
-func (p *PubSub) OnGap(f func(reason error)) (off func()) {
-	p.gapMu.Lock()
-	defer p.gapMu.Unlock()
-	key := new(int)
-	p.onGap[key] = f
-	return func() {
-		p.gapMu.Lock()
-		defer p.gapMu.Unlock()
-		delete(p.onGap, key)
-	}
-}
-
-func (p *PubSub) gap(reason error) {
-	p.gapMu.Lock()
-	all := slices.Collect(maps.Values(p.onGap))
-	p.gapMu.Unlock()
-	for _, f := range all {
-		f(reason)
-	}
-}
-
 // Run brings in what other nodes broadcast, and sends what this one does, until ctx ends. A broadcast before it has begun reaches this node's
 // subscribers only, and returns an error. Run returns the adapter's error, or nil at once without an adapter.
 func (p *PubSub) Run(ctx context.Context) error {
@@ -335,23 +311,18 @@ func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) (first error
 	sh.mu.RUnlock()
 	if preps := t.prep; len(preps) > 0 {
 		t.mu.RUnlock() // it is others' code
-		for _, prep := range preps {
-			if err := prep.by.Prepare(b); err != nil && first == nil {
-				first = fmt.Errorf("pubsub: prepare %s to %s: %w", b.Event, b.Topic, err)
-			}
-		}
+		first = p.prepare(preps, b)
 		t.mu.RLock()
 	}
-	defer t.mu.RUnlock()
-	for _, s := range t.subs {
-		if from != nil && s.sub == from {
-			continue
-		}
-		if err := s.sub.Deliver(b); err != nil && first == nil {
-			first = fmt.Errorf("pubsub: broadcast %s to %s: %w", b.Event, b.Topic, err)
-		}
+	d := deliveries{b: b, from: from, left: t.subs, first: first}
+	func() {
+		defer t.mu.RUnlock() // also if a subscriber ends its goroutine
+		d.run()
+	}()
+	for _, e := range d.panics {
+		p.report(e)
 	}
-	return first
+	return d.first
 }
 
 func newBroadcast(topic, event string, payload any) (*Broadcast, error) {
