@@ -37,7 +37,7 @@ type Config struct {
 	Fetch func(ctx context.Context, topic string, keys []string) (map[string]any, error)
 
 	// OnDiff is called after each diff was broadcast, on every node, with who is there now. That state changes when OnDiff has
-	// returned: to keep it, Clone it.
+	// returned: to keep it, Clone it. If it panics, that is logged.
 	OnDiff func(topic string, d Diff, now State)
 
 	// Grace is how long a presence outlives the channel that tracked it, unless its client left or the server stopped it. If the same
@@ -76,7 +76,7 @@ type Config struct {
 	// there within that time have not left meanwhile. Close the Presence before the sockets then: what they track ends with them.
 	KeepOnClose bool
 
-	// Logger is told what goes wrong. Nil is silent.
+	// Logger is told what goes wrong. Nil is silent. It is called on many goroutines: a panic in its writer or hooks may end the program.
 	Logger *zerolog.Logger
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"reflect"
 	"regexp"
@@ -384,6 +385,9 @@ func TestFetchFails(t *testing.T) {
 	fails := map[string]func() (map[string]any, error){
 		"error":     func() (map[string]any, error) { return nil, errors.New("no database") },
 		"panic":     func() (map[string]any, error) { panic("no database") },
+		"bad error": func() (map[string]any, error) { return nil, badError{} },
+		"nil error": func() (map[string]any, error) { var err *fs.PathError; return nil, err },
+		"bad value": func() (map[string]any, error) { return map[string]any{"u1": explosive{}, "u2": explosive{}}, nil },
 		"no object": func() (map[string]any, error) { return map[string]any{"u1": 1, "u2": make(chan int)}, nil },
 	}
 	for name := range maps.Keys(fails) {
@@ -409,6 +413,38 @@ func TestFetchFails(t *testing.T) {
 		})
 	}
 }
+
+// badError and explosive panic when something is made of them, which is after Fetch has returned.
+type (
+	badError  struct{}
+	explosive struct{}
+)
+
+func (badError) Error() string                 { panic("in Error") }
+func (explosive) MarshalJSON() ([]byte, error) { panic("in MarshalJSON") }
+
+// TestSubscriberPanics holds that a subscriber which panics keeps nobody else from hearing of a diff.
+func TestSubscriberPanics(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var log strings.Builder
+		logger := zerolog.New(&log)
+		n := newNode(t, &presence.Config{Logger: &logger, OnDiff: func(string, presence.Diff, presence.State) { panic("in OnDiff") }})
+		n.ps.Subscribe(topic, explosive{})
+		n.track(new(owner), "u1", nil)
+		synctest.Wait()
+		n.track(new(owner), "u2", nil)
+		synctest.Wait()
+		n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"A"}]}},"leaves":{}}`, `{"joins":{"u2":{"metas":[{"phx_ref":"B"}]}},"leaves":{}}`)
+		for _, want := range []string{"in Deliver", "in OnDiff"} {
+			if !strings.Contains(log.String(), want) {
+				t.Errorf("%q is not in the log:\n%s", want, log.String())
+			}
+		}
+	})
+}
+
+func (explosive) Deliver(*pubsub.Broadcast) error { panic("in Deliver") }
 
 // TestFetchExits holds that a Fetch which ends its goroutine costs one diff only.
 func TestFetchExits(t *testing.T) {

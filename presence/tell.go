@@ -277,13 +277,19 @@ func (p *Presence) fetch(topic string, states ...*State) {
 	ctx, cancel := context.WithTimeout(p.ctx, fetchTimeout)
 	defer cancel()
 	var fields map[string]any
-	err := guard(func() (err error) { fields, err = p.cfg.Fetch(ctx, topic, keys); return err })
+	err := guard(func() (err error) {
+		if fields, err = p.cfg.Fetch(ctx, topic, keys); err != nil {
+			_ = err.Error() // if it panics, then here and not in the logger
+		}
+		return err
+	})
 	if err != nil {
 		p.log.Error().Err(err).Str("topic", topic).Msg("presence: fetch failed")
 		return
 	}
 	for key, v := range fields {
-		extra, err := encodeExtra(v)
+		var extra map[string]json.RawMessage
+		err := guard(func() (err error) { extra, err = encodeExtra(v); return err }) // it may have a MarshalJSON
 		if err != nil {
 			p.log.Error().Err(err).Str("topic", topic).Msg("presence: fetch gave what is no object")
 			continue

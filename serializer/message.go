@@ -88,7 +88,8 @@ func (r Ref) Text() string {
 	return string(appendUnquoted(nil, string(r)))
 }
 
-// Serializer is one version of the wire. It is safe for use by any number of goroutines.
+// Serializer is one version of the wire. It is safe for use by any number of goroutines. Its methods must not panic, whatever the
+// input: a panic may end the program.
 type Serializer interface {
 	// Version is what it answers to, read as Elixir's "~>" does: "2.0.0" takes every 2.0.x, "3.0" every 3.x.
 	Version() string

@@ -108,6 +108,7 @@ type Config struct {
 	Drain Drain
 
 	// Logger gets crashes and refusals, and at debug level more; nil is silent. Payloads, params and tokens are never logged.
+	// It is called on many goroutines: a panic in its writer or hooks may end the program.
 	Logger *zerolog.Logger
 }
 

@@ -34,6 +34,7 @@ type Handler struct {
 	rates     struct{ joins, messages rate }
 	logGates  logGates
 	crew      box.Crew // runs the channels' callbacks
+	noPanic   func()   // ends the subscription to the PubSub's panics
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -66,11 +67,16 @@ func NewHandler(cfg Config) *Handler {
 		panic("socket: OnSlow is no policy of a whole connection: see channel.OnSlow")
 	}
 	var h *Handler
-	if cfg.LongPoll.OnPanic == nil {
-		cfg.LongPoll.OnPanic = func(v any, stack []byte) {
-			const crashed = "long poll crashed"
-			h.log(zerolog.ErrorLevel, crashed).Str("panic", clip(fmt.Sprint(v))).Bytes("stack", stack).Msg(crashed)
+	logPanic := func(message string) func(v any, stack []byte) {
+		return func(v any, stack []byte) {
+			h.log(zerolog.ErrorLevel, message).Str("panic", clip(fmt.Sprint(v))).Bytes("stack", stack).Msg(message)
 		}
+	}
+	if cfg.WebSocket.OnPanic == nil {
+		cfg.WebSocket.OnPanic = logPanic("websocket crashed")
+	}
+	if cfg.LongPoll.OnPanic == nil {
+		cfg.LongPoll.OnPanic = logPanic("long poll crashed")
 	}
 	if cfg.LongPoll.Peers == nil && cfg.PubSub.Node() != "" {
 		cfg.LongPoll.Peers = longPollPeers{cfg.PubSub}
@@ -88,6 +94,7 @@ func NewHandler(cfg Config) *Handler {
 	h.handshake.rate = newRate(cfg.HandshakeRate)
 	h.rates.joins, h.rates.messages = newRate(cfg.JoinRate), newRate(cfg.MessageRate)
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
+	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
 	return h
 }
 

@@ -83,6 +83,7 @@ func (h *Handler) end() {
 	h.longpoll.Wait()
 	h.crew.Wait()
 	h.longpoll.Close()
+	h.noPanic()
 	close(h.ended)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -421,7 +420,5 @@ func (s *LongPoll) recovered(err *error) {
 		return
 	}
 	*err = errPanicked
-	if s.cfg.OnPanic != nil {
-		s.cfg.OnPanic(v, debug.Stack())
-	}
+	callOnPanic(s.cfg.OnPanic, v)
 }

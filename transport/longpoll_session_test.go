@@ -325,7 +325,7 @@ func TestLongPollGoneBeforeItBegins(t *testing.T) {
 func TestLongPollSessionPanics(t *testing.T) {
 	t.Parallel()
 	told := make(chan any, 1)
-	s := transport.NewLongPoll(transport.LongPollConfig{OnPanic: func(v any, _ []byte) { told <- v }})
+	s := transport.NewLongPoll(transport.LongPollConfig{OnPanic: func(v any, _ []byte) { told <- v; panic("in OnPanic") }})
 	closed := make(chan error, 1)
 	connect := func() (func(transport.Conn) transport.Session, error) {
 		return func(transport.Conn) transport.Session { return lpPanics{closed} }, nil

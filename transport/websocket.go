@@ -53,6 +53,10 @@ type WebSocketConfig struct {
 	// before. Zero means 5 s. TCP is half-closed right behind the close frame. What the client still
 	// sends is then dropped for at most half a second, or CloseTimeout if that is shorter.
 	CloseTimeout time.Duration
+
+	// OnPanic is called when Session.Closed panics, with the value and the stack. Nil: the panic goes unnoticed. A panic in
+	// Session.Receive ends the connection, and Closed gets it as a *PanicError.
+	OnPanic func(value any, stack []byte)
 }
 
 const (

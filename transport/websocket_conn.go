@@ -29,6 +29,22 @@ const (
 // maxCloseReason is what fits in a close frame.
 const maxCloseReason = 123
 
+// notifyPanic, deferred, ends a panic and calls onPanic.
+func notifyPanic(onPanic func(value any, stack []byte)) {
+	if v := recover(); v != nil {
+		callOnPanic(onPanic, v)
+	}
+}
+
+// callOnPanic calls onPanic, unless it is nil, in the place of a panic. If it panics too, nobody is left to notify.
+func callOnPanic(onPanic func(value any, stack []byte), v any) {
+	if onPanic == nil {
+		return
+	}
+	defer func() { _ = recover() }()
+	onPanic(v, debug.Stack())
+}
+
 // PanicError is the reason of a connection's end when the session panicked. It wraps a *CloseError with CodeInternal.
 type PanicError struct {
 	Value any

@@ -192,8 +192,9 @@ func (c *wsConn) end(err error) {
 	c.timer.Stop()
 	_ = c.lib.CloseNow() // it gives its buffers back
 	c.release()
+	defer c.s.ended(1)
+	defer notifyPanic(c.s.cfg.OnPanic)
 	c.session.Closed(c.err) // nobody writes it any more
-	c.s.ended(1)
 }
 
 // answer answers what the library took for the end: the client's close frame, or a violation of the protocol. It

@@ -362,6 +362,42 @@ func TestWebSocketOpenPanics(t *testing.T) {
 	s.ws.Wait()
 }
 
+// closePanics is a session whose Closed panics.
+type closePanics struct{}
+
+func (closePanics) Receive(serializer.Op, []byte) error { return nil }
+func (closePanics) Closed(error)                        { panic("in Closed") }
+
+// A panic in Closed ends nothing but that call, whatever OnPanic does.
+func TestWebSocketClosedPanics(t *testing.T) {
+	t.Parallel()
+	for name, onPanic := range map[string]func(chan<- any) func(any, []byte){
+		"logged": func(told chan<- any) func(any, []byte) { return func(v any, _ []byte) { told <- v } },
+		"panics": func(told chan<- any) func(any, []byte) {
+			return func(v any, _ []byte) { told <- v; panic("in OnPanic") }
+		},
+		"none": func(told chan<- any) func(any, []byte) { told <- "in Closed"; return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			told := make(chan any, 1)
+			s := newWSServer(t, transport.WebSocketConfig{OnPanic: onPanic(told)})
+			hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_ = s.ws.Serve(w, r, "", func(transport.Conn) transport.Session { return closePanics{} }) // fails the test by itself
+			}))
+			defer hs.Close()
+			s.addr = hs.Listener.Addr().String()
+			p := handshake(t, s.dial(), "/")
+			p.send(fin|opClose, closePayload(1000, ""))
+			p.want(fin|opClose, closePayload(1000, ""))
+			if v := <-told; v != "in Closed" {
+				t.Errorf("OnPanic got %v", v)
+			}
+			s.ws.Wait()
+		})
+	}
+}
+
 func TestWebSocketReceiveFails(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, transport.WebSocketConfig{}, func(t *testing.T, s *wsServer) {
