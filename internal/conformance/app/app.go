@@ -59,7 +59,7 @@ func New(cfg Config) *App {
 		MaxQueue:          2 * maxMessage,
 		MaxMailbox:        2 * maxMessage,
 		JoinRate:          -1,
-		MaxTopic:          64 << 10, // it bounds refs as well, and the suites try long ones
+		MaxTopic:          128 << 10, // it bounds refs as well, and the suites try long ones
 		IdleTimeout:       cfg.IdleTimeout,
 		LongPoll:          transport.LongPollConfig{Window: cfg.Window},
 		Logger:            cfg.Logger,
