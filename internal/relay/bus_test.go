@@ -30,6 +30,7 @@ type bus struct {
 	down    bool
 	deaf    bool // takes everything and answers nothing
 	longest int
+	refuse  error           // what Dial returns; nil: it connects
 	place   func() int      // the server of the next connection; nil: 0
 	split   bool            // servers do not forward to each other
 	demoted map[int]bool    // servers that have become replicas
@@ -46,6 +47,9 @@ func (b *bus) Dial(_ context.Context, in relay.In) (relay.Conn, error) {
 	b.dials = append(b.dials, time.Now())
 	if b.down || b.chance(4) {
 		return nil, errDown
+	}
+	if b.refuse != nil {
+		return nil, b.refuse
 	}
 	c := &conn{bus: b, in: in, subs: make(map[string]bool), lost: make(chan error, 1)}
 	if b.place != nil {

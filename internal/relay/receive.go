@@ -50,6 +50,7 @@ func (r *Relay) receive(data []byte) {
 
 // gap has the inbox told that something may have been missed.
 func (r *Relay) gap(why error) {
+	why = r.redact(why)
 	r.missedMu.Lock()
 	defer r.missedMu.Unlock()
 	if r.missed == nil && errors.Is(r.in.Post(delivery{gap: why}, 0), box.ErrFull) {

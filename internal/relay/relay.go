@@ -37,6 +37,7 @@ type Config struct {
 	Timeout time.Duration // within which the engine must answer; 0: 5 s
 	Ping    time.Duration // how long the engine is left alone before it is asked whether it is there; 0: 5 s
 	Echo    bool          // the engine delivers to a node what the node published itself
+	Secrets []string      // that no error, log line or Health shows
 	Logger  *zerolog.Logger
 }
 

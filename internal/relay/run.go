@@ -45,6 +45,7 @@ func (r *Relay) Run(ctx context.Context, inbox Inbox) error {
 	for {
 		begun := time.Now()
 		connected, err := r.session(ctx, sending)
+		err = r.redact(err)
 		if ctx.Err() != nil {
 			break
 		}

@@ -3,9 +3,11 @@ package natspubsub
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"net"
-	"strings"
+	"net/url"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,13 +26,19 @@ const (
 	maxParsed = 4096
 )
 
-var errClosed = errors.New("the connection was closed")
+var (
+	errClosed  = errors.New("the connection was closed")
+	errServers = errors.New("the servers of the cluster have changed")
+)
 
 // engine is NATS as a relay sees it.
 type engine struct {
 	prefix  string
 	timeout time.Duration
 	opts    nats.Options
+	servers []*url.URL
+	secrets []string // that no error may show
+	dials   int
 }
 
 func (e *engine) configure(cfg Config) error {
@@ -42,10 +50,14 @@ func (e *engine) configure(cfg Config) error {
 			return err
 		}
 	}
-	o.Servers = nil
-	for s := range strings.SplitSeq(o.Url, ",") {
-		o.Servers = append(o.Servers, strings.TrimSpace(s))
+	servers, secrets, err := parseServers(o.Url, !o.NoRandomize)
+	if err != nil {
+		return err
 	}
+	e.servers, e.secrets = servers, append(secrets, optionSecrets(&o)...)
+	o.Url, o.NoRandomize = "", true
+	o.SkipHostLookup = true // the dialer does it
+	o.Compression = false   // what is in a WebSocket is checked
 	// Each connection is used until it is lost. The client's own ways to go on after that may send twice, and do not tell what was lost.
 	o.AllowReconnect, o.RetryOnFailedConnect = false, false
 	o.NoEcho = true
@@ -72,7 +84,8 @@ func (e *engine) Dial(ctx context.Context, in relay.In) (relay.Conn, error) {
 		ended:  make(chan struct{}),
 	}
 	opts := e.opts
-	d := dialer{ctx: ctx, conn: c, opts: &e.opts}
+	opts.Servers = e.next()
+	d := dialer{ctx: ctx, conn: c, engine: e}
 	opts.CustomDialer = d
 	if opts.InProcessServer != nil {
 		opts.InProcessServer = d
@@ -101,6 +114,8 @@ type conn struct {
 	// What the client parsed; see wire.Read.
 	parsed chan *nats.Msg
 
+	servers []string // that the server told, sorted; used by its reading goroutine
+
 	mu     sync.Mutex
 	raw    net.Conn
 	failed error // why it is lost
@@ -109,6 +124,16 @@ type conn struct {
 
 // Send is part of relay.Conn.
 func (c *conn) Send(ctx context.Context, b *relay.Batch) error {
+	err := c.send(ctx, b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil { // which is why the client failed
+		return c.failed
+	}
+	return err
+}
+
+func (c *conn) send(ctx context.Context, b *relay.Batch) error {
 	stop := context.AfterFunc(ctx, c.cut) // the client's writes know no context
 	defer stop()
 	for _, subject := range b.Subscribe {
@@ -141,9 +166,7 @@ func (c *conn) Send(ctx context.Context, b *relay.Batch) error {
 	if err := c.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.failed
+	return nil
 }
 
 // MaxMessage is part of relay.Conn.
@@ -179,6 +202,20 @@ func (c *conn) fail(err error) {
 	}
 	c.mu.Unlock()
 	c.cut()
+}
+
+// onInfo takes the server's description of itself, which it sends again when the servers of its cluster have changed. Messages on their
+// way between servers are lost when a route is, and subscriptions take a moment to reach a new one.
+func (c *conn) onInfo(data []byte) {
+	var server info
+	if json.Unmarshal(data, &server) != nil {
+		return
+	}
+	slices.Sort(server.ConnectURLs)
+	if c.servers != nil && !slices.Equal(c.servers, server.ConnectURLs) {
+		c.in.Changed(errServers)
+	}
+	c.servers = append([]string{}, server.ConnectURLs...)
 }
 
 // onError takes what the client cannot tell by a result.

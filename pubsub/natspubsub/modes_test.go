@@ -11,11 +11,13 @@ import (
 	"math/big"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
 
 	"bennu.example/internal/relay/relaytest"
 	"bennu.example/pubsub"
@@ -123,6 +125,26 @@ func run(t *testing.T, cfg natspubsub.Config) (*natspubsub.Adapter, <-chan strin
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return a, events
+}
+
+// logged is a configuration with a log.
+func logged(cfg natspubsub.Config, log *buffer) natspubsub.Config {
+	logger := zerolog.New(log)
+	cfg.Logger = &logger
+	return cfg
+}
+
+// runLogged runs an adapter until the test ends, and counts its gaps.
+func runLogged(t *testing.T, cfg natspubsub.Config, log *buffer) (a *natspubsub.Adapter, gaps func() int64) {
+	a = newAdapter(t, logged(cfg, log))
+	var n atomic.Int64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- a.Run(ctx, pubsub.Inbox{Deliver: func(*pubsub.Broadcast) {}, Gap: func(error) { n.Add(1) }})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return a, n.Load
 }
 
 // until waits for a condition.

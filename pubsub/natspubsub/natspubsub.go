@@ -65,7 +65,7 @@ func New(cfg Config) (*Adapter, error) {
 		return nil, fmt.Errorf("natspubsub: configure: %w", err)
 	}
 	return &Adapter{relay.New(e, relay.Config{
-		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Logger: cfg.Logger,
+		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Secrets: e.secrets, Logger: cfg.Logger,
 	})}, nil
 }
 

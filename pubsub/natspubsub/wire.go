@@ -3,23 +3,29 @@ package natspubsub
 import (
 	"context"
 	"net"
-
-	"github.com/nats-io/nats.go"
 )
 
-// wire is the connection under the client.
+// wire is the connection under the client: plain bytes, as the handshake of TLS is done.
 type wire struct {
 	net.Conn
-	conn *conn
+	conn  *conn
+	check func(p []byte) error // of a frames or a webSocket
 }
 
 // Read first delivers what the client parsed of what it read before, and then reads on. So messages are delivered on the client's own
 // reading goroutine, in the order in which they came, whatever their subjects; and no more of them wait in between than were read at
 // once, since reading goes on only when they are delivered. The client has no other way to do that: a subscription has either a
 // goroutine and queue of its own, or a Go channel from which messages are dropped when it is full.
+//
+// Bytes that break the protocol never reach the client.
 func (w *wire) Read(p []byte) (int, error) {
 	w.conn.deliver()
-	return w.Conn.Read(p)
+	n, err := w.Conn.Read(p)
+	if bad := w.check(p[:n]); bad != nil {
+		w.conn.fail(bad)
+		return 0, bad
+	}
+	return n, err
 }
 
 func (c *conn) deliver() {
@@ -48,32 +54,32 @@ func (w *wire) Write(p []byte) (int, error) {
 
 // dialer makes the wires of one connection, of which there are several if the first servers cannot be used.
 type dialer struct {
-	ctx  context.Context
-	conn *conn
-	opts *nats.Options // as the user gave them
+	ctx    context.Context
+	conn   *conn
+	engine *engine
 }
 
 // Dial is part of nats.CustomDialer.
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	if d.opts.CustomDialer != nil {
-		return d.wire(d.opts.CustomDialer.Dial(network, address))
+	if custom := d.engine.opts.CustomDialer; custom != nil {
+		raw, err := custom.Dial(network, address)
+		return d.wire(raw, address, err)
 	}
-	plain := net.Dialer{Timeout: d.opts.Timeout}
-	return d.wire(plain.DialContext(d.ctx, network, address))
+	plain := net.Dialer{Timeout: d.engine.timeout}
+	raw, err := plain.DialContext(d.ctx, network, address)
+	return d.wire(raw, address, err)
 }
 
-// SkipTLSHandshake tells that what was dialed is secure already.
-func (d dialer) SkipTLSHandshake() bool {
-	s, ok := d.opts.CustomDialer.(interface{ SkipTLSHandshake() bool })
-	return ok && s.SkipTLSHandshake()
-}
+// SkipTLSHandshake tells the client that the dialer does it.
+func (d dialer) SkipTLSHandshake() bool { return true }
 
 // InProcessConn is part of nats.InProcessConnProvider.
 func (d dialer) InProcessConn() (net.Conn, error) {
-	return d.wire(d.opts.InProcessServer.InProcessConn())
+	raw, err := d.engine.opts.InProcessServer.InProcessConn()
+	return d.wire(raw, d.engine.servers[0].Host, err)
 }
 
-func (d dialer) wire(raw net.Conn, err error) (net.Conn, error) {
+func (d dialer) wire(raw net.Conn, address string, err error) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
@@ -83,5 +89,16 @@ func (d dialer) wire(raw net.Conn, err error) (net.Conn, error) {
 	if d.ctx.Err() != nil { // cut may have come too early
 		_ = raw.Close()
 	}
-	return &wire{Conn: raw, conn: d.conn}, nil
+	secured, err := d.secure(raw, address)
+	if err != nil {
+		_ = raw.Close()
+		return nil, err
+	}
+	w := &wire{Conn: secured, conn: d.conn}
+	if d.engine.webSocket() && d.engine.opts.InProcessServer == nil {
+		w.check = (&webSocket{inner: frames{info: d.conn.onInfo}}).check
+	} else {
+		w.check = (&frames{info: d.conn.onInfo}).check
+	}
+	return w, nil
 }

@@ -3,6 +3,7 @@ package relaytest
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -25,6 +26,7 @@ type Numbered struct {
 	t     testing.TB
 	clock atomic.Int64 // ticks when a number is sent or anything arrives
 	nodes []*NumberedNode
+	made  int // nodes so far
 }
 
 // NumberedNode is a node of a Numbered cluster.
@@ -53,8 +55,8 @@ func NewNumbered(t testing.TB) *Numbered { return &Numbered{t: t} }
 // Start starts a node and waits until it is subscribed.
 func (c *Numbered) Start(a pubsub.Adapter) *NumberedNode {
 	c.t.Helper()
-	n := &NumberedNode{PubSub: pubsub.New(a), c: c, name: fmt.Sprintf("n%d", len(c.nodes)), got: make(map[string][]arrival)}
-	c.nodes = append(c.nodes, n)
+	n := &NumberedNode{PubSub: pubsub.New(a), c: c, name: fmt.Sprintf("n%d", c.made), got: make(map[string][]arrival)}
+	c.nodes, c.made = append(c.nodes, n), c.made+1
 	n.PubSub.OnGap(func(error) {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -114,6 +116,12 @@ func (n *NumberedNode) Deliver(b *pubsub.Broadcast) error {
 	defer n.mu.Unlock()
 	n.got[from] = append(n.got[from], a)
 	return nil
+}
+
+// Stop ends the node, which is not part of the cluster any more.
+func (n *NumberedNode) Stop() {
+	n.end()
+	n.c.nodes = slices.DeleteFunc(n.c.nodes, func(o *NumberedNode) bool { return o == n })
 }
 
 // Gaps returns how many gaps were reported to the node.
