@@ -30,12 +30,13 @@ const (
 type engine struct {
 	prefix  string
 	timeout time.Duration
+	bulk    int64 // the longest string that is taken
 	opts    rueidis.ClientOption
 	dials   int
 	follow  string // the primary that a replica named; "" if none did, or it cannot be reached
 }
 
-func newEngine(prefix string, timeout time.Duration, o rueidis.ClientOption) *engine {
+func newEngine(prefix string, timeout time.Duration, queue int, o rueidis.ClientOption) *engine {
 	o.ForceSingleClient = true
 	o.ReplicaOnly, o.SendToReplicas, o.Standalone = false, nil, rueidis.StandaloneOption{}
 	o.DisableCache = true
@@ -52,7 +53,7 @@ func newEngine(prefix string, timeout time.Duration, o rueidis.ClientOption) *en
 	if o.ClientSetInfo == nil {
 		o.ClientSetInfo = rueidis.DisableClientSetInfo // it takes one more permission, and servers before 7.2 do not know it
 	}
-	return &engine{prefix: prefix, timeout: timeout, opts: o}
+	return &engine{prefix: prefix, timeout: timeout, bulk: max(maxBulk, 4*int64(queue)), opts: o}
 }
 
 // Channel is part of relay.Engine.
@@ -124,13 +125,32 @@ type conn struct {
 	lost   <-chan error // closed when no message comes any more
 	cmds   []rueidis.Completed
 
-	mu   sync.Mutex
-	raw  []net.Conn
-	done bool // no more are to be dialed
+	mu     sync.Mutex
+	raw    []net.Conn
+	done   bool  // no more are to be dialed
+	failed error // what the server broke
+}
+
+// fail notes that the server broke the protocol.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	c.failed = cmp.Or(c.failed, err)
+	c.mu.Unlock()
+	c.cut()
 }
 
 // Send is part of relay.Conn.
 func (c *conn) Send(ctx context.Context, b *relay.Batch) error {
+	err := c.send(ctx, b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failed != nil { // which is why the client failed
+		return c.failed
+	}
+	return err
+}
+
+func (c *conn) send(ctx context.Context, b *relay.Batch) error {
 	build := c.redis.B
 	cmds := c.cmds[:0]
 	if len(b.Subscribe) > 0 {
@@ -200,7 +220,7 @@ func (c *conn) dial(ctx context.Context, o *rueidis.ClientOption, address string
 		return nil, net.ErrClosed
 	}
 	c.raw = append(c.raw, raw)
-	return raw, nil
+	return &checked{Conn: raw, frames: frames{bulk: c.engine.bulk}, fail: c.fail}, nil
 }
 
 // cut ends the connections under the client, so that nothing that it does waits any more.

@@ -155,10 +155,14 @@ func TestSentinelErrors(t *testing.T) {
 	sentinel := newSentinel(t, primary, replica)
 	fails(t, redispubsub.Config{URL: "redis://" + sentinel.addr + "?master_set=other"}, `unknown master set "other"`)
 	closed := newSentinel(t, primary, replica)
+	closed.do(t, "ACL", "SETUSER", "node", "on", ">secret", "-@all", "+hello", "+sentinel|get-master-addr-by-name")
 	closed.do(t, "ACL", "SETUSER", "default", "resetpass", ">guarded")
 	opts := rueidis.ClientOption{InitAddress: []string{closed.addr}, Sentinel: rueidis.SentinelOption{MasterSet: "bennu"}}
 	fails(t, redispubsub.Config{Options: opts}, "NOAUTH")
 	opts.Sentinel.Password = "guarded"
+	hear(t, redispubsub.Config{Options: opts}, redispubsub.Config{Options: opts})
+	// The permissions that the package's documentation names are enough.
+	opts.Sentinel.Username, opts.Sentinel.Password = "node", "secret"
 	hear(t, redispubsub.Config{Options: opts}, redispubsub.Config{Options: opts})
 }
 

@@ -76,7 +76,7 @@ func (e *engine) askSentinel(ctx context.Context, c *conn, address string) (stri
 	}
 	defer client.Close()
 	command := client.B().SentinelGetMasterAddrByName().Master(s.MasterSet).Build()
-	answer, err := client.Do(ctx, command).AsStrSlice()
+	answer, err := client.Do(ctx, command).ToArray()
 	switch {
 	case rueidis.IsRedisNil(err):
 		return "", fmt.Errorf("unknown master set %q", s.MasterSet)
@@ -85,5 +85,7 @@ func (e *engine) askSentinel(ctx context.Context, c *conn, address string) (stri
 	case len(answer) != 2:
 		return "", errors.New("malformed answer")
 	}
-	return net.JoinHostPort(answer[0], answer[1]), nil
+	host, err1 := answer[0].ToString()
+	port, err2 := answer[1].ToString()
+	return net.JoinHostPort(host, port), errors.Join(err1, err2)
 }

@@ -10,6 +10,12 @@
 //
 // ROLE is optional. A user at a Sentinel needs +hello and +sentinel|get-master-addr-by-name, nothing else.
 //
+// # Trust
+//
+// Who may use the prefix at Redis is trusted: it can read and forge every broadcast. Use TLS (rediss) and a user of its own wherever the
+// network is not yours alone. What Redis sends is checked for its form before the client library parses it: malformed bytes end the
+// connection, never the process. Errors, logs and Health show no password.
+//
 // # Failover
 //
 // A replica takes every PUBLISH, but its primary and the nodes there never get it. So a node asks for the role when it connects and then
@@ -90,12 +96,13 @@ var _ pubsub.Adapter = (*Adapter)(nil)
 // New makes an adapter. It connects when it is run.
 func New(cfg Config) (*Adapter, error) {
 	opts := cfg.Options
+	var secrets []string
 	if len(opts.InitAddress) == 0 || cfg.URL != "" {
 		var err error
 		if len(opts.InitAddress) > 0 {
 			err = errors.New("both a URL and addresses")
 		} else {
-			opts, err = rueidis.ParseURL(cmp.Or(cfg.URL, defaultURL))
+			opts, secrets, err = parseURL(cmp.Or(cfg.URL, defaultURL))
 		}
 		if err != nil {
 			return nil, fmt.Errorf("redispubsub: configure: %w", err)
@@ -104,9 +111,10 @@ func New(cfg Config) (*Adapter, error) {
 	if opts.AlwaysRESP2 {
 		return nil, errors.New("redispubsub: configure: RESP2 cannot subscribe and publish on one connection")
 	}
-	e := newEngine(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), opts)
+	e := newEngine(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), cfg.Queue, opts)
 	return &Adapter{relay.New(e, relay.Config{
 		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Echo: true, Logger: cfg.Logger,
+		Secrets: append(secrets, opts.Password, opts.Sentinel.Password),
 	})}, nil
 }
 
