@@ -74,9 +74,15 @@ type ClientConfig struct {
 	Header http.Header
 
 	// HTTPClient makes the requests; its Transport has the TLS configuration and the proxy. Its Timeout bounds the WebSocket
-	// handshake and is otherwise ignored. Its CheckRedirect is asked about the redirects that are followed at all: 5 at most that stay
-	// on the host, keep the query and do not leave https. Nil is a copy of http.DefaultTransport for each connection, so that
-	// nothing is left when it closes.
+	// handshake and is otherwise ignored. Nil means a client with http.DefaultTransport.
+	//
+	// Each connection uses a clone of an *http.Transport, so that no attempt depends on what is left of an earlier one.
+	// Protocols added by Transport.RegisterProtocol are not cloned. Any other RoundTripper is used as it is: its idle
+	// connections are closed after each long-poll session, if it has a method CloseIdleConnections, and it must itself find
+	// out that a connection in use is dead. With HTTP/2, set http.HTTP2Config.SendPingTimeout for that.
+	//
+	// At most 5 redirects are followed, and only those that keep the scheme, the host, the port and the vsn in the query.
+	// CheckRedirect decides about these. No Referer is sent.
 	HTTPClient *http.Client
 
 	// MaxMessage bounds one received message, in bytes; a larger one ends the connection with CodeTooBig. A long-poll answer may have

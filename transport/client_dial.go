@@ -1,15 +1,13 @@
 package transport
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -70,45 +68,76 @@ func (c *ClientConfig) endpoint(last, plain, secure string) (*url.URL, error) {
 	return u, nil
 }
 
-// client is what makes the requests of one connection. The transport is that of this connection alone, or nil.
+// client returns the client that makes the requests of one connection, and its transport. The transport is a clone that
+// belongs to this connection: an attempt must not use what died with an earlier one, such as a pooled connection of
+// HTTP/2 over a path that is gone. The transport is nil if the user's RoundTripper cannot be cloned.
 func (c *ClientConfig) client() (*http.Client, *http.Transport) {
 	var hc http.Client
 	if c.HTTPClient != nil {
 		hc = *c.HTTPClient
 	}
 	hc.CheckRedirect = clientRedirects(hc.CheckRedirect)
-	if hc.Transport != nil {
-		return &hc, nil
-	}
-	shared, ok := http.DefaultTransport.(*http.Transport)
-	if !ok {
+	if hc.Transport == nil {
 		hc.Transport = http.DefaultTransport
+	}
+	shared, ok := hc.Transport.(*http.Transport)
+	if !ok {
 		return &hc, nil
 	}
-	own := shared.Clone()
-	own.IdleConnTimeout = clientIdleConns
+	own := cloneTransport(shared)
+	if own.IdleConnTimeout <= 0 || own.IdleConnTimeout > clientIdleConns {
+		own.IdleConnTimeout = clientIdleConns
+	}
 	hc.Transport = own
 	return &hc, own
 }
 
-// clientRedirects decides which redirects are followed. What is sent along, tokens above all, is meant for one host; a poll's
-// answer must not come from a request that was turned into a GET; without vsn the server would speak another version. What is not
-// followed comes back as the answer. The user's own function, if any, decides about the rest.
+// cloneTransport returns a transport with the same settings and no connections. Clone alone is not enough for HTTP/2: it
+// copies the function by which golang.org/x/net/http2 hands connections to its pool, and it loses HTTP/2 that net/http
+// switched on by itself.
+func cloneTransport(t *http.Transport) *http.Transport {
+	own := t.Clone() // makes t settle whether it speaks HTTP/2
+	if _, ok := t.TLSNextProto["h2"]; ok {
+		own.ForceAttemptHTTP2 = true
+		if delete(own.TLSNextProto, "h2"); len(own.TLSNextProto) == 0 {
+			own.TLSNextProto = nil // an empty map would switch HTTP/2 off
+		}
+	}
+	return own
+}
+
+// clientRedirects decides which redirects are followed. The token and the parameters are meant for one server, so the
+// scheme, the host and the port must stay. A poll's answer must not come from a request that was turned into a GET, and
+// without vsn the server would speak another version. A redirect that is not followed becomes the answer. The user's
+// function, if any, decides about the rest.
 func clientRedirects(also func(*http.Request, []*http.Request) error) func(*http.Request, []*http.Request) error {
 	return func(req *http.Request, via []*http.Request) error {
-		first, last := via[0], via[len(via)-1]
+		first := via[0]
 		if len(via) > clientMaxRedirects ||
 			req.Method != first.Method ||
-			!strings.EqualFold(req.URL.Hostname(), first.URL.Hostname()) ||
-			last.URL.Scheme == "https" && req.URL.Scheme != "https" ||
+			!isSameServer(req.URL, first.URL) ||
 			req.URL.Query().Get("vsn") != first.URL.Query().Get("vsn") {
 			return http.ErrUseLastResponse
+		}
+		// net/http sends the URL that redirects as the Referer, with the secrets in its query.
+		if own := first.Header.Values("Referer"); len(own) > 0 {
+			req.Header["Referer"] = own
+		} else {
+			req.Header.Del("Referer")
 		}
 		if also != nil {
 			return also(req, via)
 		}
 		return nil
 	}
+}
+
+// isSameServer reports whether two URLs have the same scheme, host and port.
+func isSameServer(a, b *url.URL) bool {
+	port := func(u *url.URL) string {
+		return cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443", "ws": "80", "wss": "443"}[u.Scheme])
+	}
+	return a.Scheme == b.Scheme && strings.EqualFold(a.Hostname(), b.Hostname()) && port(a) == port(b)
 }
 
 // clientRequestHeader is the user's header for one request, a copy, and the host that it names, if any.
@@ -143,64 +172,4 @@ func clientErrorWithoutURL(err error) error {
 		return e.Err
 	}
 	return err
-}
-
-// clientConns are the connections of a transport that is one long-poll session's own. CloseIdleConnections alone may leave some: one
-// of HTTP/2 is not idle yet when its last request has just been given up.
-type clientConns struct {
-	transport *http.Transport
-
-	mu     sync.Mutex
-	live   map[*clientTracked]struct{}
-	closed bool
-}
-
-// clientTracked is one of them.
-type clientTracked struct {
-	net.Conn
-	in *clientConns
-}
-
-func trackClientConns(t *http.Transport) *clientConns {
-	c := &clientConns{transport: t, live: make(map[*clientTracked]struct{})}
-	if dial := t.DialContext; dial != nil {
-		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-			conn, err := dial(ctx, network, address)
-			if err != nil {
-				return nil, err
-			}
-			return c.add(conn)
-		}
-	}
-	return c
-}
-
-func (c *clientConns) add(conn net.Conn) (net.Conn, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.closed {
-		conn.Close()
-		return nil, ErrClosed
-	}
-	t := &clientTracked{conn, c}
-	c.live[t] = struct{}{}
-	return t, nil
-}
-
-func (t *clientTracked) Close() error {
-	t.in.mu.Lock()
-	delete(t.in.live, t)
-	t.in.mu.Unlock()
-	return t.Conn.Close()
-}
-
-// closeAll closes what there is and lets nothing more come.
-func (c *clientConns) closeAll() {
-	c.transport.CloseIdleConnections()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.closed = true
-	for t := range c.live {
-		t.Conn.Close()
-	}
 }

@@ -55,7 +55,7 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 // lpClient is a ClientConn on a long-poll session. One goroutine polls for as long as the session lives. Writers post.
 type lpClient struct {
 	http   *http.Client
-	own    *clientConns // closed with the session; nil if the user gave a transport
+	own    *clientConns // closed with the session; nil if the user's RoundTripper cannot be cloned
 	header http.Header  // the user's, for every request
 	host   string
 	auth   string
@@ -193,5 +193,7 @@ func (c *lpClient) wait() {
 func (c *lpClient) release() {
 	if c.own != nil {
 		c.own.closeAll()
+	} else {
+		c.http.CloseIdleConnections() // so that the next session does not use one that is dead
 	}
 }

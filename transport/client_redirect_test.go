@@ -117,31 +117,79 @@ func TestClientRedirects(t *testing.T) {
 	})
 }
 
-// From http to https yes, the other way round no.
-func TestClientRedirectsAndTLS(t *testing.T) {
+// A redirect to another port or scheme of the same host would carry the token and the parameters to another server.
+func TestClientRedirectsToAnotherServer(t *testing.T) {
+	t.Parallel()
+	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+		for _, tt := range []struct{ from, to, want string }{
+			{"http://server", "http://server:8080", ""},
+			{"http://server:8080", "http://server", ""},
+			{"http://server", "https://server", ""},
+			{"http://server:443", "https://server", ""},
+			{"https://server", "http://server", ""},
+			{"https://server:8443", "https://server:9443", ""},
+			{"http://[::1]:80", "http://[::1]:81", ""},
+			{"http://server", "http://SERVER:80", "ok"},
+			{"http://server:80", "http://server", "ok"},
+			{"ws://server:4000", "http://server:4000", "ok"},
+		} {
+			t.Run(name+" "+tt.from+" to "+tt.to, func(t *testing.T) {
+				t.Parallel()
+				endpoint := clientEndpoint()
+				var followed atomic.Bool
+				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/a/longpoll" || r.URL.Path == "/a/websocket" {
+						http.Redirect(w, r, tt.to+"/b/"+r.URL.Path[3:]+"?"+r.URL.RawQuery, http.StatusPermanentRedirect)
+						return
+					}
+					followed.Store(true)
+					if got := r.Header.Get("Referer"); got != "" {
+						t.Errorf("Referer: %s", got)
+					}
+					endpoint.ServeHTTP(w, r)
+				})
+				n := newClientNet(t, h)
+				tr := n.Transport.(*http.Transport)
+				tr.DialTLSContext = tr.DialContext // without TLS, as the redirect is all that matters
+				c, err := dial(t.Context(), transport.ClientConfig{
+					URL: tt.from + "/a", Params: "secret=1", AuthToken: "secret", HTTPClient: n.Client,
+				})
+				if tt.want == "ok" {
+					if err != nil {
+						t.Fatal(err)
+					}
+					c.Close(1000, "")
+					return
+				}
+				var refused *transport.HandshakeError
+				if !errors.As(err, &refused) || refused.StatusCode != http.StatusPermanentRedirect || followed.Load() {
+					t.Errorf("dial: %v, followed: %v", err, followed.Load())
+				}
+			})
+		}
+	}
+}
+
+// A Referer that the user sets is sent as it is.
+func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			secure := httptest.NewTLSServer(clientEndpoint())
-			t.Cleanup(secure.Close)
-			plain := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				http.Redirect(w, r, secure.URL+r.URL.String(), http.StatusMovedPermanently)
+			endpoint := clientEndpoint()
+			n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if got := r.Header.Get("Referer"); got != "https://mine.example/" {
+					t.Errorf("%s: Referer %q", r.URL.Path, got)
+				}
+				if !strings.HasPrefix(r.URL.Path, "/real") {
+					http.Redirect(w, r, "/real"+r.URL.String(), http.StatusFound)
+					return
+				}
+				endpoint.ServeHTTP(w, r)
 			}))
-			t.Cleanup(plain.Close)
-			back := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				http.Redirect(w, r, plain.URL+r.URL.String(), http.StatusMovedPermanently)
-			}))
-			t.Cleanup(back.Close)
-
-			c := clientDial(t, dial, transport.ClientConfig{URL: plain.URL + "/socket", HTTPClient: secure.Client()})
-			c.Close(1000, "")
-
-			_, err := dial(t.Context(), transport.ClientConfig{URL: back.URL + "/socket", HTTPClient: back.Client()})
-			var refused *transport.HandshakeError
-			if !errors.As(err, &refused) || refused.StatusCode != http.StatusMovedPermanently || !strings.HasPrefix(refused.Header.Get("Location"), plain.URL) {
-				t.Errorf("dial: %v", err)
-			}
+			clientDial(t, dial, transport.ClientConfig{
+				URL: "ws://server/socket", Header: http.Header{"Referer": {"https://mine.example/"}}, HTTPClient: n.Client,
+			})
 		})
 	}
 }
