@@ -55,7 +55,7 @@ type Client struct {
 	dials       uint64
 	cancelDial  func()
 	retry       loop.Timer
-	backoff     int // attempts since a connection last held for clientStable; see ClientConfig.ReconnectAfter
+	backoff     int // attempts since a connection last held for clientStable; see ClientConfig.ReconnectDelay
 	failed      int // attempts that failed in a row; see State.Tries
 	denials     int
 	entered     uint64 // pushes so far
@@ -72,6 +72,7 @@ type Client struct {
 	poorUntil   time.Time
 	probeAfter  time.Duration
 	progress    clientProgress
+	clock       clientClock
 }
 
 // Dial connects to the socket that is mounted at url ("wss://example.com/socket"; http and https will do as well) and returns the client, or why
@@ -112,6 +113,8 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.states.now.Since = time.Now()
 	c.retry.Task = clientTask(c.retryDue)
 	c.probe.Task = clientTask(c.probeDue)
+	c.clock.timer.Task = clientTask(c.clockDue)
+	c.clock.wall = wallClock
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)
 	return c

@@ -57,7 +57,6 @@ func (k *canned) Write(frames ...*serializer.Frame) error {
 func (k *canned) Close(int, string) error              { k.once.Do(func() { close(k.done) }); return nil }
 func (k *canned) Batch(frames []*serializer.Frame) int { return len(frames) }
 
-func (k *canned) Heartbeats() bool        { return false }
 func (k *canned) Bytes() (in, out uint64) { return 0, 0 }
 
 // cannedClient is a client on such a connection, with the channel t joined.

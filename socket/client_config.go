@@ -25,7 +25,8 @@ type ClientConfig struct {
 
 	// Header is sent with every request.
 	Header http.Header
-	// HTTPClient makes the requests; its Transport has TLS, the proxy, cookies. nil is a plain one.
+	// HTTPClient makes the requests; its Transport has TLS, the proxy, cookies. Nil means a plain one. Each connection uses a
+	// clone of an *http.Transport; see transport.ClientConfig.HTTPClient for any other RoundTripper.
 	HTTPClient *http.Client
 	// Serializer is the version of the wire; nil is serializer.V2(), which every Phoenix of today speaks.
 	Serializer serializer.Serializer
@@ -39,20 +40,27 @@ type ClientConfig struct {
 	Timeout time.Duration
 	// ConnectTimeout is how long an attempt to connect may take, functions included. 0: 20 s.
 	ConnectTimeout time.Duration
-	// HeartbeatInterval is the time between heartbeats, and from one's answer to the next. 0: 30 s.
+	// LongPollTimeout is how long a long-poll request may take. Zero means 30 s. A poll that the server holds may take longer,
+	// whatever the server's window is: heartbeats show that the connection works.
+	LongPollTimeout time.Duration
+	// HeartbeatInterval is the time between heartbeats, and from one's answer to the next. Zero means 30 s. They are sent over
+	// long poll, too, and at once when the machine's clocks show that it was suspended.
 	HeartbeatInterval time.Duration
 	// HeartbeatTimeout is how long an answer may take; then the connection is given up. While bytes still come in it may take up to
 	// four times as long. 0: the HeartbeatInterval.
 	HeartbeatTimeout time.Duration
 
-	// ReconnectAfter returns the delay before attempt tries (from 1) to connect again. A negative delay gives up ([Failed]).
+	// ReconnectDelay returns how long to wait before the next attempt to connect. A negative delay gives up ([Failed]). The
+	// client waits longer if the server asks for more: see [Retry.Advice].
+	//
 	// Nil means phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, with jitter: the delay is between
 	// half of that and as much as it later, but at least 1 s later. So the first attempt is made within a second, and the
-	// clients of a server that restarts do not all come back within 10 ms. A connection that held for less than 5 s does
-	// not start the count again. This function and the two below are called by the goroutine that keeps the connection alive: they must
-	// return at once, and wait for nothing of the client.
-	ReconnectAfter func(tries int) time.Duration
-	// DeniedAfter is the same for a client that was refused with 401 or 403, but may get other params or another token from its
+	// clients of a server that restarts do not all come back within 10 ms.
+	//
+	// This function and the two below are called by the goroutine that keeps the connection alive: they must return at
+	// once, and wait for nothing of the client.
+	ReconnectDelay func(Retry) time.Duration
+	// DeniedAfter is the same, by the number of the attempt from 1, for a client that was refused with 401 or 403, but may get other params or another token from its
 	// functions. Nil means 10, 20, 40 and then 60 s, each between half and one and a half times that. Without such functions it is not asked: only Connect tries again.
 	DeniedAfter func(tries int) time.Duration
 	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. Nil
@@ -160,6 +168,7 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 		{&c.FallbackAfter, 2500 * time.Millisecond},
 		{&c.Timeout, 10 * time.Second},
 		{&c.ConnectTimeout, 20 * time.Second},
+		{&c.LongPollTimeout, 30 * time.Second},
 		{&c.HeartbeatInterval, 30 * time.Second},
 		{&c.HeartbeatTimeout, c.HeartbeatInterval},
 	} {
@@ -170,8 +179,9 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 	if c.HeartbeatTimeout <= 0 {
 		c.HeartbeatTimeout = c.HeartbeatInterval
 	}
-	if c.ReconnectAfter == nil {
-		c.ReconnectAfter = clientJitter(clientReconnectTable, clientSpread)
+	if c.ReconnectDelay == nil {
+		delay := clientJitter(clientReconnectTable, clientSpread)
+		c.ReconnectDelay = func(r Retry) time.Duration { return delay(r.Tries) }
 	}
 	if c.DeniedAfter == nil {
 		c.DeniedAfter = clientJitter(clientDeniedTable, 0)

@@ -59,6 +59,7 @@ type clientHeartbeat struct {
 	timer    loop.Timer
 	ref      serializer.Ref // of the one that is not answered yet; null: none
 	sent     time.Time
+	timeout  time.Duration
 	bytes    uint64 // received when it was last looked at
 	patience int
 }

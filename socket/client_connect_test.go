@@ -95,13 +95,26 @@ func TestClientFailed(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+	retry := func(r Retry) time.Duration {
+		if r.Tries > 3 {
+			return -1
+		}
+		return time.Second
+	}
+	clientBubble(t, ClientConfig{ReconnectDelay: retry}, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
+		c.Connect()
+		if err := c.Ready(t.Context()); !errors.Is(err, errReset) || c.State().Status != Failed || p.dialCount() != 4 {
+			t.Fatalf("%+v after %d dials", c.State(), p.dialCount())
+		}
+	})
 	giveUp := func(tries int) time.Duration {
 		if tries > 3 {
 			return -1
 		}
 		return time.Second
 	}
-	clientBubble(t, ClientConfig{ReconnectAfter: giveUp, RejoinAfter: giveUp}, func(t *testing.T, p *peer, c *Client) {
+	clientBubble(t, ClientConfig{ReconnectDelay: retry, RejoinAfter: giveUp}, func(t *testing.T, p *peer, c *Client) {
 		p.join = func(*peerConn, *serializer.Message) (string, any) { return "error", map[string]string{"reason": "no"} }
 		connected(t, c)
 		ch := c.Channel("room:1", nil)

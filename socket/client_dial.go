@@ -71,10 +71,10 @@ func (c *Client) attempt(ctx context.Context, order []ClientTransport) clientDia
 		if by == WebSocket {
 			got.poor = err
 		}
-		if got.err == nil || !isRefusal(got.err) && isRefusal(err) {
+		if got.err == nil || !isRefusal(got.err) && (isRefusal(err) || adviceOf(err) > 0) {
 			got.err = err
 		}
-		if ctx.Err() != nil || errors.Is(err, transport.ErrURL) {
+		if ctx.Err() != nil || errors.Is(err, transport.ErrURL) || adviceOf(err) > 0 { // the server asks to be left alone
 			break
 		}
 	}
@@ -145,6 +145,9 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 		Header:     c.cfg.Header.Clone(),
 		HTTPClient: c.cfg.HTTPClient,
 		MaxMessage: c.cfg.MaxMessage,
+
+		RequestTimeout: c.cfg.LongPollTimeout,
+		PollTimeout:    max(c.cfg.LongPollTimeout, c.cfg.HeartbeatInterval+(clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout),
 	}
 	params, isFunc := c.cfg.Params, isParamsFunc(c.cfg.Params)
 	if isFunc {

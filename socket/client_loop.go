@@ -77,6 +77,7 @@ func (c *Client) isWanted() bool {
 func (c *Client) connect() {
 	c.dials++
 	id := c.dials
+	c.watchClock()
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
 	c.cancelDial = c.attemptLater(c.order(), func(got clientDialed) { c.dialed(id, got) })
 }
@@ -126,9 +127,7 @@ func (c *Client) opened(got clientDialed) {
 	c.current.Store(k)
 	c.goroutines.Add()
 	go k.read()
-	if k.t.Heartbeats() {
-		c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
-	}
+	c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
 	c.cfg.Logger.Info().Str("transport", k.name).Msg("socket: connected")
 	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = Connected, time.Time{}, 0, nil, k.name
@@ -232,7 +231,7 @@ func (c *Client) retryAfter(err error) {
 		c.rest(Disconnected, err, time.Time{})
 		return
 	}
-	status, after, n := Waiting, c.cfg.ReconnectAfter, c.backoff+1
+	status, d := Waiting, time.Duration(0)
 	switch {
 	case errors.Is(err, transport.ErrURL):
 		c.rest(Failed, err, time.Time{})
@@ -243,9 +242,10 @@ func (c *Client) retryAfter(err error) {
 			return
 		}
 		c.denials++
-		status, after, n = Denied, c.cfg.DeniedAfter, c.denials
+		status, d = Denied, c.cfg.DeniedAfter(c.denials)
+	default:
+		d = c.reconnectDelay(newRetry(c.backoff+1, err))
 	}
-	d := after(n)
 	if d < 0 {
 		c.rest(Failed, err, time.Time{})
 		return
@@ -309,9 +309,7 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	in, _ := k.t.Bytes()
 	switch {
 	case h.ref.IsNull():
-		ref := c.nextRef()
-		h.ref, h.sent, h.patience = clientRefText(ref), time.Now(), clientHeartbeatGrace
-		k.send(heartbeatOut(ref))
+		c.sendHeartbeat(k)
 	case in != h.bytes && h.patience > 0: // something large is in the way of the answer
 		h.patience--
 	default:
@@ -319,7 +317,15 @@ func (c *Client) heartbeatDue(k *clientConn) {
 		return
 	}
 	h.bytes = in
-	c.loop.Arm(&h.timer, c.cfg.HeartbeatTimeout)
+	c.loop.Arm(&h.timer, h.timeout)
+}
+
+func (c *Client) sendHeartbeat(k *clientConn) {
+	h := &k.heartbeat
+	ref := c.nextRef()
+	h.ref, h.sent = clientRefText(ref), time.Now()
+	h.patience, h.timeout = clientHeartbeatGrace, c.cfg.HeartbeatTimeout
+	k.send(heartbeatOut(ref))
 }
 
 func heartbeatOut(ref uint64) link.Out {

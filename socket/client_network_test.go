@@ -96,7 +96,7 @@ func TestClientBadNetwork(t *testing.T) {
 			c := socket.NewClient("http://"+proxy.l.Addr().String()+"/socket", &socket.ClientConfig{
 				Transport:      by,
 				Timeout:        5 * time.Second,
-				ReconnectAfter: func(int) time.Duration { return time.Millisecond },
+				ReconnectDelay: func(socket.Retry) time.Duration { return time.Millisecond },
 				RejoinAfter:    func(int) time.Duration { return time.Millisecond },
 			})
 			defer closeSocket(t, c)

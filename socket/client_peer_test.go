@@ -41,8 +41,9 @@ func (p *peer) client(cfg ClientConfig) *Client {
 	if cfg.Serializer == nil {
 		cfg.Serializer = p.ser
 	}
-	if cfg.ReconnectAfter == nil {
-		cfg.ReconnectAfter = clientDelays(clientReconnectTable)
+	if cfg.ReconnectDelay == nil {
+		delay := clientDelays(clientReconnectTable)
+		cfg.ReconnectDelay = func(r Retry) time.Duration { return delay(r.Tries) }
 	}
 	if cfg.RejoinAfter == nil {
 		cfg.RejoinAfter = clientDelays(clientRejoinTable)
@@ -321,7 +322,6 @@ func (k *peerConn) Close(code int, reason string) error {
 
 func (k *peerConn) Batch(frames []*serializer.Frame) int { return len(frames) }
 
-func (k *peerConn) Heartbeats() bool        { return k.by != LongPoll }
 func (k *peerConn) Bytes() (in, out uint64) { return k.bytesIn.Load(), k.bytesOut.Load() }
 
 // send encodes m. A request looks like a push or broadcast, but may have any payload.

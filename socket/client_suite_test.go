@@ -498,7 +498,7 @@ func TestClientSurvivesARestart(t *testing.T) {
 			t.Parallel()
 			url, stop := startApp(t, "127.0.0.1:0")
 			c := suite{url: url, cfg: socket.ClientConfig{
-				Transport: by, ReconnectAfter: func(int) time.Duration { return 20 * time.Millisecond },
+				Transport: by, ReconnectDelay: func(socket.Retry) time.Duration { return 20 * time.Millisecond },
 			}}.dial(t, nil)
 			ch := join(t, c, topic(t), nil)
 			for range 3 {

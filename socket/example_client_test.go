@@ -12,6 +12,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
+	"bennu.example/transport"
 )
 
 // room greets who joins, and repeats what it is told.
@@ -354,4 +355,22 @@ func ExampleClientTransport() {
 	defer client.Close(ctx)
 	fmt.Println(client.State().Transport)
 	// Output: longpoll
+}
+
+// A delay of one's own: slow after a restart of the server, which is announced by a code, and no more than five attempts.
+func ExampleRetry() {
+	delay := func(r socket.Retry) time.Duration {
+		switch {
+		case r.Tries > 5:
+			return -1 // give up: the client is Failed until Connect is called
+		case r.Code == transport.CodeRestart:
+			return 2 * time.Second
+		}
+		return time.Duration(r.Tries) * 100 * time.Millisecond
+	}
+	client := socket.NewClient("wss://example.com/socket", &socket.ClientConfig{ReconnectDelay: delay})
+	defer client.Close(context.Background())
+	fmt.Println(delay(socket.Retry{Tries: 3}), delay(socket.Retry{Tries: 1, Code: transport.CodeRestart}))
+	// Output:
+	// 300ms 2s
 }

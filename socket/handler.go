@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"reflect"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -197,7 +199,7 @@ func refuse(w http.ResponseWriter, err error) {
 		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
 	case errors.As(err, &status):
 		if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", "1")
+			w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5))) // clients must not come back together
 		}
 		w.WriteHeader(int(status))
 	default:

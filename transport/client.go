@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"strconv"
+	"strings"
 	"time"
 
 	"bennu.example/serializer"
@@ -45,9 +47,6 @@ type ClientConn interface {
 	// goroutine. Read returns when Close does, if not before. Only the first call counts; the others wait for it. The error says
 	// that the peer was not told properly.
 	Close(code int, reason string) error
-
-	// Heartbeats reports whether the connection needs heartbeats to be kept up and to be known to live. Long poll does not.
-	Heartbeats() bool
 
 	// Bytes are those received and sent so far: on a WebSocket all after the handshake, on long poll the bodies.
 	Bytes() (in, out uint64)
@@ -97,9 +96,14 @@ type ClientConfig struct {
 	// Zero means 1.5 s.
 	CloseTimeout time.Duration
 
-	// RequestTimeout is how long a long-poll request may take beyond Window, which is how long the server may hold it.
-	// They are 20 s and 10 s by default. The timeout of the opening request is theirs too, or the context's, if that is earlier.
-	RequestTimeout, Window time.Duration
+	// RequestTimeout is how long a long-poll request may take, until its whole answer has come. Zero means 30 s. The timeout
+	// of the opening request is the same, or that of the context, if it is earlier.
+	RequestTimeout time.Duration
+
+	// PollTimeout is the same for a poll, which the server holds until there are messages or its window is over. Zero means
+	// RequestTimeout. A caller that sends heartbeats can make it longer than that of any of these, for the server's window
+	// is not known: their replies show that the connection works.
+	PollTimeout time.Duration
 }
 
 // withDefaults returns c with every zero value replaced.
@@ -118,10 +122,10 @@ func (c ClientConfig) withDefaults() ClientConfig {
 		c.CloseTimeout = 1500 * time.Millisecond
 	}
 	if c.RequestTimeout <= 0 {
-		c.RequestTimeout = 20 * time.Second
+		c.RequestTimeout = 30 * time.Second
 	}
-	if c.Window <= 0 {
-		c.Window = 10 * time.Second
+	if c.PollTimeout <= 0 {
+		c.PollTimeout = c.RequestTimeout
 	}
 	return c
 }
@@ -144,4 +148,32 @@ func (e *HandshakeError) Error() string {
 		text += ", which is not followed"
 	}
 	return fmt.Sprintf("transport: server refused the connection: %d %s", e.StatusCode, text)
+}
+
+// RetryAfter is how long the server asks to wait before the next attempt, by the header Retry-After of an answer with 429
+// or 503: in seconds, or as a date, which is compared with the answer's own. Zero means that it does not ask.
+func (e *HandshakeError) RetryAfter() time.Duration {
+	if e.StatusCode != http.StatusTooManyRequests && e.StatusCode != http.StatusServiceUnavailable {
+		return 0
+	}
+	text := e.Header.Get("Retry-After")
+	if isDigits := strings.Trim(text, "0123456789") == ""; isDigits {
+		n, err := strconv.ParseInt(text, 10, 32)
+		switch {
+		case errors.Is(err, strconv.ErrRange):
+			n = math.MaxInt32
+		case err != nil: // empty
+			return 0
+		}
+		return time.Duration(n) * time.Second
+	}
+	at, err := http.ParseTime(text)
+	if err != nil {
+		return 0
+	}
+	now, err := http.ParseTime(e.Header.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return max(at.Sub(now), 0)
 }

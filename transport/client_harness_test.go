@@ -5,6 +5,7 @@ import (
 	"crypto/sha1"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"sync"
@@ -283,3 +284,5 @@ func clientAccept(key string) string {
 	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
 	return base64.StdEncoding.EncodeToString(sum[:])
 }
+
+func isWebSocket(c transport.ClientConn) bool { return fmt.Sprintf("%T", c) == "*transport.wsClient" }

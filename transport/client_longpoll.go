@@ -24,7 +24,8 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 	c := &lpClient{
 		url:          u,
 		auth:         cfg.AuthToken,
-		timeout:      cfg.RequestTimeout + cfg.Window,
+		timeout:      cfg.RequestTimeout,
+		pollTimeout:  cfg.PollTimeout,
 		closeTimeout: cfg.CloseTimeout,
 		maxMessage:   cfg.MaxMessage,
 		writing:      make(chan struct{}, 1),
@@ -60,8 +61,8 @@ type lpClient struct {
 	host   string
 	auth   string
 
-	timeout, closeTimeout time.Duration
-	maxMessage            int64
+	timeout, pollTimeout, closeTimeout time.Duration
+	maxMessage                         int64
 
 	bytesIn, bytesOut atomic.Uint64
 
@@ -89,8 +90,6 @@ type lpClient struct {
 
 // errLPPartial is what Close returns when it could not post everything in time.
 var errLPPartial = errors.New("not all that was written has been sent")
-
-func (c *lpClient) Heartbeats() bool { return false }
 
 func (c *lpClient) Bytes() (in, out uint64) { return c.bytesIn.Load(), c.bytesOut.Load() }
 

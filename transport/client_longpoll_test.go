@@ -132,9 +132,6 @@ func TestClientLPRequests(t *testing.T) {
 	clientLPTest(t, s, transport.ClientConfig{
 		URL: "ws://server/socket?x=y", Params: "a=1", AuthToken: "secret ü", Header: http.Header{"X-Mine": {"1"}, "Host": {"elsewhere"}},
 	}, func(t *testing.T, n *clientNet, c transport.ClientConn) {
-		if c.Heartbeats() {
-			t.Error("wants heartbeats")
-		}
 		c.Write(clientText(`["1","1","t","e",{}]`))
 		synctest.Wait()
 		for _, tt := range []struct {

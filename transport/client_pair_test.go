@@ -175,7 +175,7 @@ func TestClientPairServerCloses(t *testing.T) {
 			if !errors.As(err, &closed) {
 				t.Fatalf("Read: %v", err)
 			}
-			if c.Heartbeats() {
+			if isWebSocket(c) {
 				if closed.Code != transport.CodeRestart || closed.Reason != "bye" {
 					t.Errorf("Read: %v", err)
 				}
@@ -192,7 +192,7 @@ func TestClientPairClientCloses(t *testing.T) {
 		if err := c.Close(1000, "enough"); err != nil {
 			t.Errorf("Close: %v", err)
 		}
-		if c.Heartbeats() {
+		if isWebSocket(c) {
 			synctest.Wait()
 		} else {
 			time.Sleep(30 * time.Second)
@@ -202,7 +202,7 @@ func TestClientPairClientCloses(t *testing.T) {
 			t.Fatalf("%d sessions ended: %v", len(ends), ends)
 		}
 		var closed *transport.CloseError
-		if c.Heartbeats() && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
+		if isWebSocket(c) && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
 			t.Errorf("the session ended with %v", ends[0])
 		}
 	})
@@ -212,7 +212,7 @@ func TestClientPairClientCloses(t *testing.T) {
 func TestClientPairIdle(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
-		if c.Heartbeats() {
+		if isWebSocket(c) {
 			clientWithin(t, 61*time.Second, func() { clientWantsCode(t, c, transport.CodeProtocol) })
 			return
 		}

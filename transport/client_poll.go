@@ -111,7 +111,7 @@ func (c *lpClient) pause(d time.Duration) bool {
 
 // get makes one poll. The error is what ends the session.
 func (c *lpClient) get(buf *bytes.Buffer) (lpAnswer, error) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
+	ctx, cancel := context.WithTimeout(c.ctx, c.pollTimeout)
 	defer cancel()
 
 	// net/http repeats a GET by itself when the connection breaks before the answer begins. The first one may have taken messages

@@ -56,7 +56,10 @@ func (c *lpClient) send(ctx context.Context, method, contentType string, body []
 // receive reads the body of an answer into buf and closes it.
 func (c *lpClient) receive(resp *http.Response, buf *bytes.Buffer) error {
 	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
+	switch refused := (&HandshakeError{StatusCode: resp.StatusCode, Header: resp.Header}); {
+	case refused.RetryAfter() > 0:
+		return fmt.Errorf("transport: %w: %w", errLPNoAnswer, refused)
+	case resp.StatusCode != http.StatusOK:
 		return fmt.Errorf("transport: %w: HTTP status %d", errLPNoAnswer, resp.StatusCode)
 	}
 	buf.Reset()

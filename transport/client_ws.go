@@ -131,8 +131,6 @@ type wsClient struct {
 	readErr  error // what Read returns from now on
 }
 
-func (c *wsClient) Heartbeats() bool { return true }
-
 func (c *wsClient) Bytes() (in, out uint64) { return c.wire.in.Load(), c.wire.out.Load() }
 
 func (c *wsClient) Read() (serializer.Op, []byte, error) {

@@ -58,7 +58,7 @@ func newGuest(b *book, st *stage, name, addr string, by socket.ClientTransport, 
 		Transport:         by,
 		Timeout:           answerTime,
 		HeartbeatInterval: time.Second,
-		ReconnectAfter:    soon,
+		ReconnectDelay:    func(r socket.Retry) time.Duration { return soon(r.Tries) },
 		RejoinAfter:       soon,
 	})
 	g.client.OnState(func(s socket.State) {
