@@ -199,7 +199,11 @@ func refuse(w http.ResponseWriter, err error) {
 		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
 	case errors.As(err, &status):
 		if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-			w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5))) // clients must not come back together
+			most := 5 // seconds, at random: clients must not come back together
+			if errors.Is(err, errDraining) {
+				most = 1 // another node may serve it
+			}
+			w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(most)))
 		}
 		w.WriteHeader(int(status))
 	default:

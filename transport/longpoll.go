@@ -306,7 +306,11 @@ func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
 		return
 	}
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		w.Header().Set("Retry-After", strconv.Itoa(int(max(s.cfg.Window, time.Second)/time.Second)))
+		after := 1          // another node may serve it
+		if err == errBusy { //nolint:errorlint // others wrap the same status
+			after = int(max(s.cfg.Window, time.Second) / time.Second)
+		}
+		w.Header().Set("Retry-After", strconv.Itoa(after))
 	}
 	respond(w, int(status), nil)
 }
