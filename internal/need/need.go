@@ -2,13 +2,16 @@
 package need
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 )
 
-// Program returns the path of the first of the names that is installed, or else ends the test as [Missing] does.
+// Program returns the path of the first of the names that is installed. If none is, it ends the test as [Missing] does.
 func Program(t testing.TB, names ...string) string {
 	t.Helper()
 	for _, name := range names {
@@ -20,12 +23,37 @@ func Program(t testing.TB, names ...string) string {
 	return ""
 }
 
-// Missing ends the test because of what is not there: by skipping it, with a line that says so. In CI it fails instead, since
-// there a skipped test would look like one that passed.
+// Missing skips the test because something that it needs is missing. If CI is true in the environment, the test fails instead, since
+// a skipped test would pass for one that succeeded.
+//
+// The first such test of a process prints a line that the user of go test sees.
 func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {
 		t.Fatalf("needed: %s (in CI this fails; elsewhere the test is skipped)", what)
 	}
+	announce.Do(func() {
+		pkg := strings.TrimSuffix(filepath.Base(os.Args[0]), ".test")
+		notify(fmt.Sprintf("skip\t%s: some tests were skipped: %s (go test -v lists them)\n", pkg, what))
+	})
 	t.Skipf("needed: %s", what)
+}
+
+var announce sync.Once
+
+// notify writes a line to the standard error of the go command, which is the parent of a test process. The go command discards
+// what a passing package prints to its own standard output and error. Where the parent's standard error cannot be opened (it can on
+// Linux, unless it is a socket), the line goes to the terminal, or nowhere.
+func notify(line string) {
+	for _, name := range []string{fmt.Sprintf("/proc/%d/fd/2", os.Getppid()), "/dev/tty"} {
+		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			continue
+		}
+		_, err = f.WriteString(line)
+		_ = f.Close()
+		if err == nil {
+			return
+		}
+	}
 }
