@@ -1,0 +1,56 @@
+package room
+
+import (
+	"flag"
+	"image/png"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"bennu.example/internal/chrome"
+)
+
+// picture is where TestPicture writes its PNG file. The README's picture is made by
+//
+//	go test ./examples/chat/room -run TestPicture -picture "$PWD/docs/chat.png"
+var picture = flag.String("picture", "", "file for the picture of the chat page")
+
+// TestPicture shows a conversation in the page and takes a picture of it.
+func TestPicture(t *testing.T) {
+	t.Parallel()
+	b := chrome.Start(t)
+	c := start(t, "127.0.0.1:0")
+	ann := c.visit(b, "lobby", "ann", "websocket")
+	bob := c.visit(b, "lobby", "bob", "longpoll")
+	c.visit(b, "lobby", "carl", "websocket")
+	ann.Until(here("ann (you), bob, carl"))
+	say := func(p *chrome.Page, from, text string) {
+		p.Type(text + "\n")
+		ann.Until(shows(from, text))
+	}
+	say(ann, "You", "Good morning! The build is green.")
+	say(bob, "bob", "Then let's release it before lunch.")
+	say(ann, "You", "Tagging it now.")
+	bob.Type("I'll write the announcement")
+	ann.Until(`document.querySelector("#typing").textContent === "bob is typing …"`)
+
+	file := *picture
+	if file == "" {
+		file = filepath.Join(t.TempDir(), "chat.png")
+	}
+	if err := ann.Screenshot(file); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	img, err := png.Decode(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := img.Bounds().Size(); size.X < 300 || size.Y < 300 {
+		t.Errorf("the picture has %v pixels", size)
+	}
+}
