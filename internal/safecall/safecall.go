@@ -17,7 +17,6 @@ type PanicError struct {
 // Error returns the panic's value as text.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-
 // ErrGoexit is passed to the exited function of Do. The call ended its goroutine by runtime.Goexit.
 var ErrGoexit = errors.New("callback ended its goroutine")
 
