@@ -69,8 +69,7 @@ type Client struct {
 	probes      uint64
 	cancelProbe func()
 	better      clientDialed
-	poorUntil   time.Time
-	probeAfter  time.Duration
+	doubt       clientDoubt
 	progress    clientProgress
 	clock       clientClock
 }

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"bennu.example/internal/link"
@@ -37,6 +38,10 @@ type clientConn struct {
 	heartbeat clientHeartbeat // the loop's
 	grace     loop.Timer      // likewise
 	writeErr  error           // likewise
+	largeRef  uint64          // likewise: of the last large message, until it is known to have been read
+	largeSize int             // likewise
+
+	framed atomic.Uint64 // bytes received when the last frame was complete
 
 	// What was not handed to the network yet is batch[claimed:], and then queue. Only the writer changes batch, under mu.
 	mu        sync.Mutex
@@ -73,6 +78,7 @@ func (c *Client) newConn(t transport.ClientConn, name string) *clientConn {
 
 // send queues a message. The loop's.
 func (k *clientConn) send(o link.Out) {
+	k.sent(&o)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.queue = append(k.queue, o)
@@ -286,6 +292,8 @@ func (k *clientConn) read() {
 			k.c.post(&clientReadEnded{k, err})
 			return
 		}
+		in, _ := k.t.Bytes()
+		k.framed.Store(in)
 		k.c.framesIn.Add(1)
 		k.c.lastFrame.Store(time.Now().UnixNano())
 		m, err := k.c.cfg.Serializer.ParseClient(op, data)

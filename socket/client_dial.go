@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
-	"bennu.example/internal/link"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -44,11 +44,11 @@ func (d clientDialed) name() string {
 const trialRef serializer.Ref = `"0"`
 
 // attemptLater makes an attempt on a goroutine of its own, and brings what came of it to the loop.
-func (c *Client) attemptLater(order []ClientTransport, took func(clientDialed)) (cancel func()) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout)
+func (c *Client) attemptLater(order []ClientTransport, proof clientProof, took func(clientDialed)) (cancel func()) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout+proof.hold)
 	c.goUser(func() {
 		defer cancel()
-		got := c.attempt(ctx, order)
+		got := c.attempt(ctx, order, proof)
 		if !c.post(clientTask(func() { took(got) })) && got.conn != nil {
 			_ = got.conn.Close(clientCodeNormal, "")
 		}
@@ -57,14 +57,14 @@ func (c *Client) attemptLater(order []ClientTransport, took func(clientDialed)) 
 }
 
 // attempt tries the transports of order, one after the other.
-func (c *Client) attempt(ctx context.Context, order []ClientTransport) clientDialed {
+func (c *Client) attempt(ctx context.Context, order []ClientTransport, proof clientProof) clientDialed {
 	cfg, err := c.dialConfig(ctx)
 	if err != nil {
 		return clientDialed{err: err}
 	}
 	var got clientDialed
 	for _, by := range order {
-		conn, err := c.try(ctx, by, cfg)
+		conn, err := c.try(ctx, by, cfg, proof)
 		if err == nil {
 			return clientDialed{conn: conn, by: by, poor: got.poor}
 		}
@@ -87,31 +87,53 @@ func isRefusal(err error) bool {
 	return errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden)
 }
 
-// try opens one transport. With Fallback a WebSocket must also answer, and soon.
-func (c *Client) try(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
+// try opens one transport. With Fallback a WebSocket must also answer, and soon. If WebSockets did not last here, it must
+// then show that it does.
+func (c *Client) try(
+	ctx context.Context, by ClientTransport, cfg transport.ClientConfig, proof clientProof,
+) (transport.ClientConn, error) {
 	if by == LongPoll || c.cfg.Transport != Fallback {
 		return c.dial(ctx, by, cfg)
 	}
-	ctx, cancel := context.WithTimeout(ctx, c.cfg.FallbackAfter)
+	soon, cancel := context.WithTimeout(ctx, c.cfg.FallbackAfter)
 	defer cancel()
-	conn, err := c.dial(ctx, by, cfg)
+	conn, err := c.dial(soon, by, cfg)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.trial(ctx, conn); err != nil {
+	err = c.trial(soon, conn, 0)
+	if err == nil && proof != (clientProof{}) {
+		err = c.prove(ctx, conn, proof)
+	}
+	if err != nil {
 		_ = conn.Close(0, "")
 		return nil, fmt.Errorf("socket: WebSocket does not answer: %w", err)
 	}
 	return conn, nil
 }
 
-// trial has a connection answer a heartbeat. Nothing was joined on it, so there is nothing else that it could bring.
-func (c *Client) trial(ctx context.Context, conn transport.ClientConn) error {
+// prove holds the connection for a while, and then has a heartbeat answered that is as large as a message that was lost.
+func (c *Client) prove(ctx context.Context, conn transport.ClientConn, proof clientProof) error {
+	held := time.NewTimer(proof.hold)
+	defer held.Stop()
+	select {
+	case <-held.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return c.trial(ctx, conn, proof.size)
+}
+
+// trial has a connection answer a heartbeat that is padded by pad bytes, which servers ignore. Nothing was joined on it, so
+// there is nothing else that it could bring.
+func (c *Client) trial(ctx context.Context, conn transport.ClientConn, pad int) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close(0, "") })
 	defer stop()
-	op, data, err := c.cfg.Serializer.Append(nil, &serializer.Message{
-		Ref: trialRef, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat,
-	})
+	m := serializer.Message{Ref: trialRef, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}
+	if pad > 0 {
+		m.Payload = serializer.Value(map[string]string{"pad": strings.Repeat("x", pad)})
+	}
+	op, data, err := c.cfg.Serializer.Append(nil, &m)
 	if err != nil {
 		return err
 	}
@@ -178,94 +200,4 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 func isParamsFunc(params any) bool {
 	_, ok := params.(func(context.Context) (any, error))
 	return ok
-}
-
-// What follows runs on the loop: with Fallback, long poll is only for as long as it must be.
-
-// noteFallback remembers that a WebSocket did not work where long poll does, and when to try it again.
-func (c *Client) noteFallback(got clientDialed) {
-	if c.cfg.Transport != Fallback {
-		return
-	}
-	if got.by == WebSocket {
-		c.poorUntil, c.probeAfter = time.Time{}, 0
-		return
-	}
-	if got.poor != nil {
-		c.cfg.Logger.Warn().Err(got.poor).Msg("socket: WebSocket does not work, but long poll does")
-	}
-	c.probeLater()
-}
-
-func (c *Client) probeLater() {
-	if c.probeAfter == 0 {
-		c.probeAfter = clientProbeFirst
-	} else {
-		c.probeAfter = min(2*c.probeAfter, clientProbeMost)
-	}
-	c.poorUntil = time.Now().Add(c.probeAfter)
-	c.loop.Arm(&c.probe, c.probeAfter)
-}
-
-// probeDue tries a WebSocket beside the long poll, or moves to one that has waited long enough.
-func (c *Client) probeDue() {
-	if c.better.conn != nil {
-		c.move()
-		return
-	}
-	if c.conn == nil || c.conn.name != clientLongPoll || c.cancelProbe != nil {
-		return
-	}
-	c.probes++
-	id := c.probes
-	c.cancelProbe = c.attemptLater([]ClientTransport{WebSocket}, func(got clientDialed) { c.probed(id, got) })
-}
-
-func (c *Client) probed(id uint64, got clientDialed) {
-	stale := id != c.probes || c.cancelProbe == nil
-	if !stale {
-		c.cancelProbe = nil
-	}
-	onLongPoll := c.conn != nil && c.conn.name == clientLongPoll
-	switch {
-	case got.conn != nil && (stale || !onLongPoll):
-		c.newConn(got.conn, "").shut(clientCodeNormal, "")
-	case got.conn != nil:
-		c.better = got
-		c.loop.Arm(&c.probe, clientMoveWait)
-	case onLongPoll:
-		c.probeLater()
-	}
-}
-
-// moveIfQuiet moves to the WebSocket that works again once no push would be lost by that.
-func (c *Client) moveIfQuiet() {
-	if c.better.conn != nil && c.unanswered == 0 {
-		c.move()
-	}
-}
-
-func (c *Client) move() {
-	better := c.takeBetter()
-	c.drop(clientCodeNormal, "", c.farewells(), func(d link.Down) { d.Closed(errMoved) })
-	c.noteFallback(better)
-	c.opened(better)
-}
-
-func (c *Client) takeBetter() clientDialed {
-	better := c.better
-	c.better = clientDialed{}
-	c.loop.Disarm(&c.probe)
-	return better
-}
-
-func (c *Client) stopProbe() {
-	c.loop.Disarm(&c.probe)
-	if c.cancelProbe != nil {
-		c.cancelProbe()
-		c.cancelProbe = nil
-	}
-	if better := c.takeBetter(); better.conn != nil {
-		c.newConn(better.conn, "").shut(clientCodeNormal, "")
-	}
 }

@@ -79,7 +79,7 @@ func (c *Client) connect() {
 	id := c.dials
 	c.watchClock()
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
-	c.cancelDial = c.attemptLater(c.order(), func(got clientDialed) { c.dialed(id, got) })
+	c.cancelDial = c.attemptLater(c.order(), clientProof{}, func(got clientDialed) { c.dialed(id, got) })
 }
 
 // order is the transports to try, the first first.
@@ -88,7 +88,7 @@ func (c *Client) order() []ClientTransport {
 	case LongPoll:
 		return []ClientTransport{LongPoll}
 	case Fallback:
-		if time.Now().Before(c.poorUntil) {
+		if time.Now().Before(c.doubt.until) {
 			return []ClientTransport{LongPoll, WebSocket}
 		}
 		return []ClientTransport{WebSocket, LongPoll}
@@ -149,6 +149,7 @@ func (c *Client) lost(k *clientConn, err error) {
 	if time.Since(k.opened) >= clientStable {
 		c.backoff = 0
 	}
+	c.judge(k, err)
 	code, reason := 0, ""
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
@@ -277,6 +278,9 @@ func (c *Client) retryDue() {
 
 // received takes a message of the connection.
 func (c *Client) received(m *serializer.Message) {
+	if m.Kind == serializer.KindReply {
+		c.conn.replied(m)
+	}
 	if h := &c.conn.heartbeat; m.Kind == serializer.KindReply && !h.ref.IsNull() && m.Ref == h.ref {
 		c.rtt.Store(int64(time.Since(h.sent)))
 		h.ref = ""

@@ -179,6 +179,7 @@ type peerConn struct {
 	stallIn  bool          // nothing comes to the client
 	stallOut bool          // the client's writes block
 	swallow  bool          // the client's writes vanish
+	limit    int           // the connection breaks at a larger frame of the client; 0: none
 	linger   time.Duration // the client's writes return that much after they were handled
 	lose     bool          // what is sent to the client vanishes
 	slow     time.Duration // every frame to the client takes as long
@@ -285,6 +286,13 @@ func (k *peerConn) Write(frames ...*serializer.Frame) error {
 	}
 	for _, f := range frames {
 		k.bytesOut.Add(uint64(len(f.Data)))
+		k.mu.Lock()
+		limit := k.limit
+		k.mu.Unlock()
+		if limit > 0 && len(f.Data) > limit {
+			k.cut(errReset)
+			return nil
+		}
 		m, err := k.p.ser.Parse(f.Op, f.Data)
 		if err != nil {
 			k.end(&transport.CloseError{Code: transport.CodeInternal})

@@ -171,3 +171,12 @@ func (c *Client) nextRef() uint64 {
 func clientRefText(n uint64) serializer.Ref {
 	return serializer.Ref(strconv.Quote(strconv.FormatUint(n, 10)))
 }
+
+// clientRefNumber reads a ref that clientRefText made.
+func clientRefNumber(ref serializer.Ref) (n uint64, ok bool) {
+	if len(ref) < 3 {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(string(ref[1:len(ref)-1]), 10, 64)
+	return n, err == nil
+}
