@@ -13,6 +13,9 @@ import (
 )
 
 // ClientConfig says how a client connects. Every zero value works; so does a nil *ClientConfig. It is copied.
+//
+// The client recovers no panic: a function of the configuration, a callback or an HTTPClient that panics ends the program.
+// None of them may call runtime.Goexit.
 type ClientConfig struct {
 	// Params are the connection's parameters, which the server sees in Request.Params: a map, a struct or url.Values, or a
 	// func(context.Context) (any, error) that returns one. The function is called for every attempt to connect, and may block and fail; its
@@ -66,8 +69,9 @@ type ClientConfig struct {
 	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. Nil
 	// means phoenix.js's 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
 	RejoinAfter func(tries int) time.Duration
-	// StayAfter1000 gives up ([Failed]) when the server closes with 1000, as phoenix.js does. Otherwise 1000 is as any other code: it is
-	// what proxies and some servers (Cowboy on its idle timeout, Bandit on shutdown) say without meaning goodbye.
+	// StayAfter1000 gives up ([Failed]) when the server closes with 1000, as phoenix.js did until 1.8.12. Otherwise, as in
+	// phoenix.js 1.8.16, 1000 is like any other code: proxies and some servers (Cowboy on its idle timeout, Bandit on
+	// shutdown) send it without meaning that the client must stay away.
 	StayAfter1000 bool
 
 	// MaxBuffer bounds, for each channel, the bytes of pushes that wait to be sent; a push that finds no room fails with push.ErrFull.
