@@ -146,12 +146,12 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 	p := c.newPush(event, d, false)
 	body, err := serializer.Value(payload).Encoded()
 	if err != nil {
-		p.handle.Resolve(push.Failed(p.wrap(c.topic, err)))
+		c.refuse(p, err)
 		return p.handle.Push()
 	}
 	size := pushOverhead + len(event) + len(body.Bytes())
 	if !p.hold.Take(&c.room, size) {
-		p.handle.Resolve(push.Failed(p.wrap(c.topic, push.ErrFull)))
+		c.refuse(p, push.ErrFull)
 		return p.handle.Push()
 	}
 	p.payload, p.size, p.isCounted = body, size, true
@@ -172,10 +172,19 @@ func (c *Client) newPush(event string, timeout time.Duration, sticky bool) *clie
 	return p
 }
 
+// refuse answers a push that does not get as far as the loop.
+func (c *Client) refuse(p *clientPush, err error) {
+	err = p.wrap(c.topic, err)
+	if p.event != serializer.EventJoin {
+		c.failed(err)
+	}
+	p.handle.Resolve(push.Failed(err))
+}
+
 // post hands a push to the loop, or fails it if the socket takes no more.
 func (c *Client) post(p *clientPush, t loop.Task) bool {
 	if err := c.up.Closing(); err != nil && p.event != serializer.EventLeave {
-		p.handle.Resolve(push.Failed(p.wrap(c.topic, fmt.Errorf("%w: %w", ErrClosed, err))))
+		c.refuse(p, fmt.Errorf("%w: %w", ErrClosed, err))
 		return false
 	}
 	if !c.up.Post(t) {
@@ -183,7 +192,7 @@ func (c *Client) post(p *clientPush, t loop.Task) bool {
 			p.handle.Resolve(push.Answer{Status: push.StatusOK})
 			return false
 		}
-		p.handle.Resolve(push.Failed(p.wrap(c.topic, ErrClosed)))
+		c.refuse(p, ErrClosed)
 		return false
 	}
 	return true

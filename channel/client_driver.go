@@ -209,13 +209,19 @@ func (c *Client) perform(o *clientOutput) {
 	}
 }
 
-// evaluate finds the params: at once if they are a value, on a goroutine of its own if they are a function.
+// evaluate finds the params: at once if they are a value, on a goroutine of its own if they are a function. Either way joins are
+// sent in the order in which they began: a value waits for the functions before it.
 func (c *Client) evaluate(attempt uint64) {
-	if c.params == nil {
+	if c.params == nil && !c.up.HasTurns() {
 		c.feed(clientInput{kind: inParams, attempt: attempt, payload: c.fixed, err: c.fixedErr})
 		return
 	}
 	c.stopParams()
+	if c.params == nil {
+		t := &clientParams{c: c, attempt: attempt, payload: c.fixed, err: c.fixedErr}
+		c.noParams = c.up.Go(func(context.Context) loop.Task { return t })
+		return
+	}
 	c.noParams = c.up.Go(func(ctx context.Context) loop.Task {
 		t := &clientParams{c: c, attempt: attempt}
 		v, err := c.params(ctx)
@@ -274,10 +280,20 @@ func (c *Client) answer(p *clientPush, a push.Answer) {
 		c.unanswered.Add(-1)
 		p.isCounted = false
 	}
+	if p.event != serializer.EventJoin {
+		c.failed(a.Err)
+	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
 		c.up.Exit(p.number)
 		p.number = 0
+	}
+}
+
+// failed keeps the error of a push or leave that got no reply for the socket's Flush.
+func (c *Client) failed(err error) {
+	if err != nil && !errors.Is(err, push.ErrCanceled) {
+		c.up.Total().Failed.Add(err)
 	}
 }
 

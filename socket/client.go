@@ -61,6 +61,8 @@ type Client struct {
 	entered     uint64 // pushes so far
 	unanswered  int
 	flushes     []*clientFlush
+	turns       []*clientTurn  // of clientUp.Go, in order
+	turn        loop.Timer     // runs when the first of them has been waited for long enough
 	draining    *clientFlush   // Close's
 	barrier     serializer.Ref // of the heartbeat that shows that all was received; null: none
 	barrierAt   uint64         // entered when it was sent
@@ -114,6 +116,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.probe.Task = clientTask(c.probeDue)
 	c.clock.timer.Task = clientTask(c.clockDue)
 	c.clock.wall = wallClock
+	c.turn.Task = clientTask(c.turnDue)
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)
 	return c
@@ -177,18 +180,29 @@ func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 // older ones.
 func (c *Client) States(ctx context.Context) iter.Seq[State] { return c.states.stream().all(ctx) }
 
-// Flush waits until all that was pushed before, on any channel, has had its answer; leaves count as well.
+// Flush waits until everything that was pushed before, on any channel, has its answer; leaves count as well. It returns an error if
+// ctx ends first, and if pushes failed since the Flush before: joined, the first eight of them, and the number of the others. A push
+// fails if it gets no reply. A reply with any status is an answer, and a canceled push is no failure.
 func (c *Client) Flush(ctx context.Context) error {
+	failures, stop := c.totals.Failed.Listen()
+	defer stop()
 	f := &clientFlush{done: make(chan struct{})}
-	if !c.post(clientTask(func() { c.flush(f) })) {
-		return nil
+	var err error
+	if c.post(clientTask(func() { c.flush(f) })) {
+		select {
+		case <-f.done:
+			if f.unanswered > 0 {
+				err = fmt.Errorf("%d pushes are unanswered: %w", f.unanswered, ErrClosed)
+			}
+		case <-ctx.Done():
+			err = ctx.Err()
+		}
 	}
-	select {
-	case <-f.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	stop()
+	if err = errors.Join(err, failures.Err()); err != nil {
+		return fmt.Errorf("socket: flush: %w", err)
 	}
+	return nil
 }
 
 // errBusy is what Close returns if the user's functions do not end.

@@ -22,23 +22,23 @@ func TestClientFlush(t *testing.T) {
 		p.prepare = func(k *peerConn) { k.slow = time.Second }
 		connected(t, c)
 		a, b := joined(t, c, "room:a"), joined(t, c, "room:b")
-		took := func(want time.Duration) {
+		took := func(want time.Duration, failure error) {
 			t.Helper()
 			start := time.Now()
-			if err := c.Flush(t.Context()); err != nil || time.Since(start) != want {
-				t.Fatalf("%v after %v, want %v", err, time.Since(start), want)
+			if err := c.Flush(t.Context()); !errors.Is(err, failure) || time.Since(start) != want {
+				t.Fatalf("%v after %v, want %v after %v", err, time.Since(start), failure, want)
 			}
 		}
-		took(0)
+		took(0, nil)
 		a.Push("echo", 1)
 		b.Push("echo", 1)
 		go func() { time.Sleep(500 * time.Millisecond); a.Push("noreply", "later") }()
-		took(time.Second)
-		took(9500 * time.Millisecond)
+		took(time.Second, nil)
+		took(9500*time.Millisecond, push.ErrTimeout)
 		b.Push("noreply", nil)
-		took(10 * time.Second)
+		took(10*time.Second, push.ErrTimeout)
 		leave := b.Leave()
-		took(time.Second)
+		took(time.Second, nil)
 		mustReply(t, leave)
 		a.Push("noreply", nil)
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -47,7 +47,8 @@ func TestClientFlush(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Pause() // answers them all, in its way
-		took(0)
+		took(0, push.ErrLost)
+		took(0, nil)
 	})
 }
 
@@ -157,6 +158,9 @@ func TestClientClose(t *testing.T) { // I204
 		}
 		c.Connect()
 		c.Pause()
+		if err := c.Flush(t.Context()); !errors.Is(err, channel.ErrClosed) { // what failed before
+			t.Fatal(err)
+		}
 		if err := c.Flush(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -275,7 +279,7 @@ func TestClientCloseFromCallback(t *testing.T) {
 			closed <- errors.Join(err, c2.Close(t.Context()), c2.Close(t.Context()))
 		})
 		ch.Push("shout", nil)
-		if err := c2.Flush(t.Context()); err != nil {
+		if err := c2.Flush(t.Context()); !errors.Is(err, push.ErrLost) { // the shout, which is not answered
 			t.Fatal(err)
 		}
 		go func() { closed <- c2.Close(t.Context()) }()

@@ -33,7 +33,7 @@ func TestClientCallbacks(t *testing.T) { // I219, K252
 			if _, err := channel.Call[string](t.Context(), ch, "echo", n); err != nil {
 				t.Error(err)
 			}
-			if err := c.Flush(t.Context()); err != nil {
+			if err := c.Flush(t.Context()); err != nil && !errors.Is(err, push.ErrTimeout) { // the peer does not answer push_me
 				t.Error(err)
 			}
 			got = append(got, "end "+n)

@@ -80,12 +80,69 @@ func (u clientUp) Detach(topic string, d link.Down) {
 }
 
 func (u clientUp) Go(f func(ctx context.Context) loop.Task) (cancel func()) {
-	ctx, cancel := context.WithCancel(u.ctx)
+	ctx, stop := context.WithCancel(u.ctx)
+	t := &clientTurn{until: time.Now().Add(clientTurnWait)}
+	u.turns = append(u.turns, t)
+	if !u.turn.IsArmed() {
+		u.loop.Arm(&u.turn, clientTurnWait)
+	}
 	u.goUser(func() {
-		defer cancel()
-		u.post(f(ctx))
+		defer stop()
+		task := f(ctx)
+		u.post(clientTask(func() { u.turnReady(t, task) }))
 	})
-	return cancel
+	return func() {
+		stop()
+		if i := slices.Index(u.turns, t); i >= 0 {
+			u.turns = slices.Delete(u.turns, i, i+1)
+			u.post(clientTask(u.takeTurns)) // later: this one may be called by a task
+		}
+	}
+}
+
+func (u clientUp) HasTurns() bool { return len(u.turns) > 0 }
+
+// clientTurnWait is how long tasks of clientUp.Go wait for those before them.
+const clientTurnWait = time.Second
+
+// clientTurn is the place of a task of clientUp.Go.
+type clientTurn struct {
+	until time.Time
+	task  loop.Task // nil: its function has not returned
+}
+
+// turnReady takes the task of a function that has returned. One whose turn has gone by runs at once.
+func (c *Client) turnReady(t *clientTurn, task loop.Task) {
+	t.task = task
+	if !slices.Contains(c.turns, t) {
+		task.Run()
+		return
+	}
+	c.takeTurns()
+}
+
+// takeTurns runs the tasks whose turn it is.
+func (c *Client) takeTurns() {
+	for len(c.turns) > 0 && c.turns[0].task != nil {
+		t := c.turns[0]
+		c.turns = slices.Delete(c.turns, 0, 1)
+		t.task.Run()
+	}
+	if len(c.turns) == 0 {
+		c.turns = nil
+		c.loop.Disarm(&c.turn)
+	}
+}
+
+// turnDue passes over those that were waited for long enough.
+func (c *Client) turnDue() {
+	for len(c.turns) > 0 && !c.turns[0].until.After(time.Now()) {
+		c.turns = slices.Delete(c.turns, 0, 1)
+		c.takeTurns()
+	}
+	if len(c.turns) > 0 {
+		c.loop.Arm(&c.turn, time.Until(c.turns[0].until))
+	}
 }
 
 func (u clientUp) Enter() uint64 {
@@ -106,9 +163,10 @@ func (u clientUp) Exit(n uint64) {
 
 // clientFlush waits for the answers of what was pushed before it.
 type clientFlush struct {
-	until uint64
-	left  int
-	done  chan struct{}
+	until      uint64
+	left       int
+	unanswered int // of left, if it was let go of early; to be read after done
+	done       chan struct{}
 }
 
 // flush starts waiting.
@@ -124,6 +182,7 @@ func (c *Client) flushed(all bool) {
 		if f.left > 0 && !all {
 			return false
 		}
+		f.unanswered = f.left
 		close(f.done)
 		return true
 	})

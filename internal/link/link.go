@@ -4,7 +4,9 @@ package link
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -48,9 +50,12 @@ type Up interface {
 	Detach(topic string, d Down)
 	// IsOpen reports whether there is a connection.
 	IsOpen() bool
-	// Go runs f on a goroutine of its own, which the socket waits for, and then the task that it returns on the loop. Its context
-	// ends with the socket, or by cancel.
+	// Go runs f on a goroutine of its own, which the socket waits for, and then the task that it returns on the loop. The tasks
+	// run in the order of the calls of Go, but none waits for more than a second for those before it. The context ends with the
+	// socket, or by cancel.
 	Go(f func(ctx context.Context) loop.Task) (cancel func())
+	// HasTurns reports whether a task of Go waits or is awaited.
+	HasTurns() bool
 	// Enter counts a push in that is to be answered, for those who wait until all are. Its number goes to Exit.
 	Enter() uint64
 	Exit(n uint64)
@@ -150,7 +155,66 @@ type Totals struct {
 	Queued  Gauge         // pushes not yet handed to the network
 	Backlog Gauge         // events that wait for callbacks or iterators
 	Dropped atomic.Uint64 // events, for want of room
+	Failed  Failures      // of pushes, for Flush
 	Running Tracker       // functions of the user that wait or run: callbacks, and those of the configuration
+}
+
+// failuresKept is how many errors of pushes are kept for whoever asks.
+const failuresKept = 8
+
+// FailureList is the failures of pushes: the first of them, and the number of the others.
+type FailureList struct {
+	errs []error
+	more int
+}
+
+func (l *FailureList) add(err error) {
+	if len(l.errs) < failuresKept {
+		l.errs = append(l.errs, err)
+	} else {
+		l.more++
+	}
+}
+
+// Err joins the errors, or is nil if there are none.
+func (l *FailureList) Err() error {
+	if l.more == 0 {
+		return errors.Join(l.errs...)
+	}
+	return errors.Join(append(l.errs[:len(l.errs):len(l.errs)], fmt.Errorf("and %d more pushes failed", l.more))...)
+}
+
+// Failures gives each failure to everyone who listens, or to the next who does.
+type Failures struct {
+	mu        sync.Mutex
+	kept      FailureList
+	listeners []*FailureList
+}
+
+// Add takes a failure.
+func (f *Failures) Add(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.listeners) == 0 {
+		f.kept.add(err)
+	}
+	for _, l := range f.listeners {
+		l.add(err)
+	}
+}
+
+// Listen returns the failures since somebody listened last, to which further ones are added until stop is called.
+func (f *Failures) Listen() (l *FailureList, stop func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l = new(FailureList)
+	*l, f.kept = f.kept, FailureList{}
+	f.listeners = append(f.listeners, l)
+	return l, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.listeners = slices.DeleteFunc(f.listeners, func(x *FailureList) bool { return x == l })
+	}
 }
 
 // Budget bounds the bytes of a channel's pushes that are not yet handed to the network.

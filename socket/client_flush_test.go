@@ -1,0 +1,153 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// TestClientFlushReports has pushes fail in every way: the next Flush reports each once.
+func TestClientFlushReports(t *testing.T) {
+	t.Parallel()
+	transports(t, ClientConfig{MaxBuffer: 1000}, func(t *testing.T, p *peer, c *Client) {
+		flush := func(want ...error) {
+			t.Helper()
+			err := c.Flush(t.Context())
+			if len(want) == 0 && err != nil {
+				t.Fatalf("got %v, want nil", err)
+			}
+			for _, w := range want {
+				if !errors.Is(err, w) {
+					t.Fatalf("got %v, want %v in it", err, w)
+				}
+			}
+		}
+		early := c.Channel("room:1", nil)
+		early.Push("echo", 1)
+		flush(channel.ErrNotJoined)
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		ch.Push("fail", 1)
+		ch.Push("maybe", 1)
+		canceled := ch.Push("noreply", 1)
+		canceled.Cancel()
+		flush()
+		ch.PushTimeout("noreply", 1, time.Second)
+		ch.Push("unencodable", func() {})
+		flush(push.ErrTimeout, serializer.ErrPayload)
+		ch.Push("noreply", 1)
+		synctest.Wait()
+		c.Pause()
+		synctest.Wait()
+		ch.Push("echo", body(900))
+		ch.Push("echo", body(900))
+		c.Resume()
+		flush(push.ErrLost, push.ErrFull)
+		flush()
+		p.set(func() { p.ignore = serializer.EventLeave })
+		ch.Leave()
+		flush(push.ErrTimeout)
+	})
+}
+
+// TestClientFlushIsBounded has many pushes fail: eight of the errors are kept, and the number of the others.
+func TestClientFlushIsBounded(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		ch := joined(t, c, "room:1")
+		for range 1000 {
+			ch.Push("noreply", 1)
+		}
+		err := c.Flush(t.Context())
+		if n := strings.Count(err.Error(), push.ErrTimeout.Error()); n != 8 || !strings.Contains(err.Error(), "and 992 more pushes failed") {
+			t.Errorf("%d errors: %v", n, err)
+		}
+	})
+}
+
+// TestClientFlushesTogether has two Flushes wait for one push: both report it.
+func TestClientFlushesTogether(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		joined(t, c, "room:1").Push("noreply", 1)
+		errs := make(chan error)
+		for range 2 {
+			go func() { errs <- c.Flush(context.Background()) }()
+		}
+		for range 2 {
+			if err := <-errs; !errors.Is(err, push.ErrTimeout) {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+// TestClientRejoinOrder joins channels whose params take different times, and loses the connection again and again: each time
+// they join in the order of their first Joins. One that takes more than a second loses its turn.
+func TestClientRejoinOrder(t *testing.T) {
+	t.Parallel()
+	transports(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		slow := 0 * time.Second
+		topics := []string{"room:a", "room:b", "room:c", "room:d", "room:e"}
+		params := map[string]time.Duration{"room:a": 700 * time.Millisecond, "room:b": time.Millisecond, "room:d": 300 * time.Millisecond, "room:e": 0}
+		connected(t, c)
+		var all []*channel.Client
+		for _, topic := range topics {
+			var v any // room:c has a value
+			if d, ok := params[topic]; ok {
+				v = func(context.Context) (any, error) {
+					if topic == "room:b" {
+						d += slow
+					}
+					time.Sleep(d) // in the virtual time of the test
+					return map[string]string{}, nil
+				}
+			}
+			ch := c.Channel(topic, v)
+			all = append(all, ch)
+			ch.Join()
+		}
+		joins := func() (list []string) {
+			for _, ch := range all {
+				mustReply(t, ch.Push("echo", nil))
+			}
+			for _, f := range p.got("heartbeat") {
+				if parts := strings.Fields(f); parts[3] == serializer.EventJoin {
+					list = append(list, parts[2])
+				}
+			}
+			p.set(func() { p.frames = nil })
+			return list
+		}
+		for round := range 4 {
+			want := topics
+			if round == 3 { // the function of the second takes too long now
+				slow = 3 * time.Second
+				want = []string{"room:a", "room:c", "room:d", "room:e", "room:b"}
+			}
+			if round > 0 {
+				start := time.Now()
+				p.last().cut(errReset)
+				synctest.Wait()
+				mustReply(t, all[4].Push("echo", nil))
+				if d := time.Since(start); d > 1200*time.Millisecond {
+					t.Errorf("the last channel joined after %v", d)
+				}
+			}
+			if got := joins(); !slices.Equal(got, want) {
+				t.Fatal(fmt.Sprintf("round %d: joined %q, want %q", round, got, want))
+			}
+		}
+	})
+}
