@@ -62,7 +62,13 @@ func (w *webSocket) header() error {
 	}
 	op := h[0] & 0xf
 	control := op >= 8
-	if h[0]&0x70 != 0 || h[1]&0x80 != 0 || size > maxFrame+maxLine || control && (size > 125 || h[0]&0x80 == 0) || op > 2 && !control || op > 10 {
+	bad := h[0]&0x70 != 0 || h[1]&0x80 != 0 || size > maxFrame+maxLine
+	if control {
+		bad = bad || size > 125 || h[0]&0x80 == 0 || op > 10
+	} else {
+		bad = bad || op > 2
+	}
+	if bad {
 		return fmt.Errorf("%w: a malformed WebSocket frame", errProtocol)
 	}
 	w.rest, w.binary, w.head = size, !control, h[:0]

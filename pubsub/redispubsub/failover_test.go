@@ -87,7 +87,8 @@ func TestDemotedWithoutPermission(t *testing.T) {
 	primary := newEngine(t)
 	replica := newReplica(t, primary)
 	for _, e := range []*engine{primary, replica} {
-		e.do(t, "ACL", "SETUSER", "bennu", "on", ">secret", "resetchannels", "&bennu:*", "-@all", "+hello", "+ping", "+publish", "+subscribe", "+unsubscribe")
+		rules := "on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe"
+		e.do(t, append([]string{"ACL", "SETUSER", "bennu"}, strings.Fields(rules)...)...)
 	}
 	one := quick(redispubsub.Config{URL: "redis://bennu:secret@" + primary.addr})
 	both := quick(redispubsub.Config{Options: rueidis.ClientOption{

@@ -1,7 +1,6 @@
 package redispubsub
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net/url"
@@ -36,8 +35,8 @@ func parseURL(text string) (opts rueidis.ClientOption, secrets []string, err err
 		secrets = []string{raw}
 	}
 	if opts.Sentinel.MasterSet != "" && opts.TLSConfig != nil {
-		opts.TLSConfig.ServerName = ""                                                                                             // the address's own, which the Sentinels tell
-		opts.Sentinel.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, InsecureSkipVerify: opts.TLSConfig.InsecureSkipVerify} //nolint:gosec // as the URL says
+		opts.TLSConfig.ServerName = "" // the address's own, which the Sentinels tell
+		opts.Sentinel.TLSConfig = opts.TLSConfig.Clone()
 	}
 	return opts, secrets, nil
 }
