@@ -17,6 +17,7 @@ const infoSize = 256
 // item is what waits in a channel's mailbox.
 type item struct {
 	kind    itemKind
+	caused  bool // by a message of the client, directly or not
 	ref     serializer.Ref
 	event   string
 	payload serializer.Payload
@@ -47,13 +48,16 @@ var (
 
 // work is the mailbox's function.
 func (c *Channel) work(it item) {
+	if it.kind == itemEvent && c.up.Congested(Driver{c}) && c.box.Hold() {
+		return // its answer would have to wait in memory
+	}
+	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
 	if it.kind == itemJoin {
 		c.handleJoin(it)
-		return
-	}
-	if err := caught(func() { c.handle(it) }); err != nil {
+	} else if err := caught(func() { c.handle(it) }); err != nil {
 		c.abort(err)
 	}
+	c.handling.Store(false)
 }
 
 // handle handles what is no join.

@@ -30,6 +30,7 @@ type Channel struct {
 	cancel   context.CancelCauseFunc
 	box      box.Box[item]
 	phase    atomic.Uint32
+	handling atomic.Bool          // a message of the client, or something that one caused: what is sent meanwhile is caused by it
 	accepted atomic.Bool          // by the handler's join, so that Terminate is due
 	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
 	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
@@ -64,6 +65,8 @@ type Carrier interface {
 	PubSub() *pubsub.PubSub
 	// Send queues a frame, as transport.Conn does.
 	Send(f *serializer.Frame, how transport.Delivery) error
+	// Congested reports whether the connection is congested, see transport.Conn. If so, the driver's Resume is called when it no longer is.
+	Congested(d Driver) bool
 	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
 	// topic sends comes after them.
 	End(c *Channel, frames ...*serializer.Frame)
@@ -100,7 +103,9 @@ func (c *Channel) Push(event string, payload any) error {
 		Kind: serializer.KindPush, JoinRef: c.pushRef, Topic: c.topic, Event: event, Payload: serializer.Value(payload),
 	})
 	if err == nil {
-		err = c.send(f, c.h.pushed(c.topic, event, payload))
+		how := c.h.pushed(c.topic, event, payload)
+		how.Caused = c.handling.Load()
+		err = c.send(f, how)
 	}
 	if err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
@@ -157,7 +162,7 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 // Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after what is in the mailbox already. The
 // error is ErrFull or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
-	switch err := c.box.Post(item{kind: itemInfo, msg: msg}, infoSize); {
+	switch err := c.box.Post(item{kind: itemInfo, msg: msg, caused: c.handling.Load()}, infoSize); {
 	case errors.Is(err, box.ErrFull):
 		return ErrFull
 	case err != nil:
@@ -207,7 +212,7 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
-	if err := l.c.box.Post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
+	if err := l.c.box.Post(item{kind: itemInfo, msg: b, caused: l.c.handling.Load()}, infoSize+len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
 		l.c.overflow()
 	}
 	return nil
@@ -225,7 +230,7 @@ func (c *Channel) Deliver(b *pubsub.Broadcast) error {
 		return nil
 	}
 	if c.h.intercepts(b) {
-		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
+		it := item{kind: itemOut, event: b.Event, payload: b.Payload, caused: c.handling.Load()}
 		if err := c.box.Post(it, len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
 			c.overflow()
 		}
@@ -235,7 +240,9 @@ func (c *Channel) Deliver(b *pubsub.Broadcast) error {
 	if err != nil {
 		return err
 	}
-	_ = c.up.Send(f, c.h.broadcast(b)) // a connection that has ended is no error of the broadcaster's
+	how := c.h.broadcast(b)
+	how.Caused = c.handling.Load()
+	_ = c.up.Send(f, how) // a connection that has ended is no error of the broadcaster's
 	return nil
 }
 
@@ -263,7 +270,7 @@ func (c *Channel) reply(ref serializer.Ref, r push.Reply) error {
 	if err != nil {
 		return err
 	}
-	return c.send(f, transport.Delivery{})
+	return c.send(f, transport.Delivery{Answer: true})
 }
 
 func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*serializer.Frame, error) {

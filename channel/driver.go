@@ -11,7 +11,7 @@ import (
 )
 
 // Driver is the socket's hold on a channel: it feeds it and ends it. For package socket; not covered by the compatibility promise. Its
-// methods are called by the connection's reader, one at a time, but for Wait and Cancel.
+// methods are called by the connection's reader, one at a time, but for Wait, Cancel and Resume.
 type Driver struct{ c *Channel }
 
 // Start begins a channel with the client's phx_join. A channel before it on the topic, if any, is replaced: the join waits for its end.
@@ -24,7 +24,7 @@ func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.box.InitCrew(crew, mailbox, c.work)
-	it := item{kind: itemJoin, ref: join.Ref, payload: join.Payload}
+	it := item{kind: itemJoin, caused: true, ref: join.Ref, payload: join.Payload}
 	if before.c != nil {
 		before.c.replace()
 		c.prev = before.c
@@ -45,9 +45,10 @@ func (d Driver) Accepts(joinRef serializer.Ref) bool {
 func (d Driver) ReplyRef() serializer.Ref { return d.c.pushRef }
 
 // Receive takes an event of the client and reports whether the channel is still there for it; if not, the topic is not joined any more. If the
-// mailbox has no room for wait then the channel is ended: it would silence the whole socket.
+// mailbox has no room for wait then the channel is ended: it would silence the whole socket. The time during which the connection is
+// congested does not count.
 func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
-	it := item{kind: itemEvent, ref: m.Ref, event: m.Event, payload: m.Payload}
+	it := item{kind: itemEvent, caused: true, ref: m.Ref, event: m.Event, payload: m.Payload}
 	return d.post(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
 }
 
@@ -64,7 +65,7 @@ func (d Driver) Leave(m *serializer.Message, wait time.Duration) bool {
 	d.c.mu.Lock()
 	d.c.leaving = true
 	d.c.mu.Unlock()
-	return d.post(item{kind: itemLeave, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
+	return d.post(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
 }
 
 // Close ends the channel because its connection ended: what is in the mailbox is still handled, and then it terminates.
@@ -77,6 +78,9 @@ func (d Driver) Cancel(reason error) {
 	d.c.box.Close(false, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
 	d.c.cancel(fmt.Errorf("%w: %w", ErrClosed, reason))
 }
+
+// Resume lets the channel go on with its client's messages, see Carrier.Congested.
+func (d Driver) Resume() { d.c.box.Resume() }
 
 // Wait waits for the channel's end after Close or Cancel.
 func (d Driver) Wait() { d.c.box.Wait() }

@@ -108,7 +108,7 @@ func (c *Channel) endJoin() {
 	}
 	c.mu.Unlock()
 	if before != nil {
-		_ = c.up.Send(before.closeFrame(), transport.Delivery{}) // a connection that has ended ends the channel by itself
+		_ = c.up.Send(before.closeFrame(), transport.Delivery{Answer: true}) // a connection that has ended ends the channel by itself
 	}
 	if watch != nil && watch.timer != nil && !watch.timer.Stop() {
 		<-watch.done
@@ -167,7 +167,7 @@ func (c *Channel) accept(answer *serializer.Frame) {
 	if !c.replaced {
 		c.sub = c.up.PubSub().SubscribePrepared(c.topic, c, c.h.preparer)
 	}
-	_ = c.send(answer, transport.Delivery{}) // likewise
+	_ = c.send(answer, transport.Delivery{Answer: true}) // likewise
 	if c.replaced {
 		c.phase.CompareAndSwap(joining, silent)
 		return
@@ -227,7 +227,7 @@ func (c *Channel) handleRefused(it item) {
 		return
 	}
 	if f := c.refusal(it); f != nil {
-		_ = c.up.Send(f, transport.Delivery{}) // likewise
+		_ = c.up.Send(f, transport.Delivery{Answer: true}) // likewise
 	}
 }
 

@@ -49,13 +49,15 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
+func (c *carrier) Congested(channel.Driver) bool { return false }
+
 func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
 	c.mu.Lock()
 	c.ended = append(c.ended, ch)
 	c.mu.Unlock()
 	for _, f := range frames {
 		if f != nil {
-			c.Send(f, transport.Delivery{})
+			c.Send(f, transport.Delivery{Answer: true})
 		}
 	}
 }

@@ -33,6 +33,7 @@ func (c *carrier) Serializer() serializer.Serializer             { return c.ser 
 func (c *carrier) PubSub() *pubsub.PubSub                        { return c.ps }
 func (c *carrier) Crashed(_ *channel.Channel, _ string, _ error) {}
 func (c *carrier) Answered()                                     {}
+func (c *carrier) Congested(channel.Driver) bool                 { return false }
 func (c *carrier) Ended()                                        {}
 func (c *carrier) Log(_ *channel.Channel, _ string, _ error)     {}
 func (c *carrier) Reply(f *serializer.Frame) error               { return c.keep(f) }

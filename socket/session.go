@@ -50,6 +50,7 @@ type session struct {
 
 	mu       sync.Mutex // held over routing and ending a channel, so that the frames of two joins of a topic do not mix
 	channels map[string]channel.Driver
+	held     []channel.Driver // those that wait for the connection to be no longer congested
 }
 
 // open begins a session on a connection that was just made.
@@ -239,7 +240,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 		withError(s.h.log(zerolog.ErrorLevel, unsent), err).Msg(unsent)
 		return
 	}
-	_ = s.conn.Send(f, transport.Delivery{}) // a connection that has ended needs no reply
+	_ = s.conn.Send(f, transport.Delivery{Answer: true}) // a connection that has ended needs no reply
 }
 
 // Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
@@ -308,6 +309,32 @@ func (s *session) PubSub() *pubsub.PubSub { return s.h.cfg.PubSub }
 // Send is part of channel.Carrier.
 func (s *session) Send(f *serializer.Frame, how transport.Delivery) error { return s.conn.Send(f, how) }
 
+// Congested is part of channel.Carrier.
+func (s *session) Congested(d channel.Driver) bool {
+	if !s.conn.Congested(nil) {
+		return false
+	}
+	s.mu.Lock()
+	s.held = append(s.held, d)
+	s.mu.Unlock()
+	if s.conn.Congested(s.resume) {
+		return true
+	}
+	s.resume() // it may have been called before d was held
+	return false
+}
+
+// resume lets the channels that Congested held go on.
+func (s *session) resume() {
+	s.mu.Lock()
+	held := s.held
+	s.held = nil
+	s.mu.Unlock()
+	for _, d := range held {
+		d.Resume()
+	}
+}
+
 // End is part of channel.Carrier.
 func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	s.mu.Lock()
@@ -317,7 +344,7 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 	for _, f := range frames {
 		if f != nil {
-			_ = s.conn.Send(f, transport.Delivery{}) // likewise
+			_ = s.conn.Send(f, transport.Delivery{Answer: true}) // likewise
 		}
 	}
 }

@@ -41,6 +41,8 @@ func (l *line) Send(f *serializer.Frame, _ transport.Delivery) error {
 
 func (l *line) Close(int, string) {}
 
+func (l *line) Congested(func()) bool { return false }
+
 func (l *line) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

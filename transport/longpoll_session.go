@@ -89,6 +89,10 @@ type localSession struct {
 	polled time.Time
 	timer  *time.Timer // nil until begun
 	ended  bool
+
+	full   bool          // the session is congested
+	room   chan struct{} // closed when full becomes false; made by awaitRoom
+	resume func()        // what Congested was given
 }
 
 // newLocalSession returns a session that has the turn and must be begun. Its place in s was reserved.
@@ -140,7 +144,7 @@ func (l *localSession) Send(f *serializer.Frame, how Delivery) error {
 	if l.queue == nil {
 		l.queue = frameQueues.Get().(*frameQueue)
 	}
-	switch l.s.slow.admit(l.queue, e, 0) {
+	switch l.s.slow.admit(l.queue, &e, how.Answer, 0) {
 	case refused:
 		return nil
 	case overrun:
@@ -148,8 +152,51 @@ func (l *localSession) Send(f *serializer.Frame, how Delivery) error {
 		return ErrFull
 	}
 	l.queue.push(e)
+	l.full = l.full || l.s.slow.congests(l.queue.own)
 	l.wake()
 	return nil
+}
+
+// Congested is part of Conn.
+func (l *localSession) Congested(resume func()) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.full && resume != nil {
+		l.resume = resume
+	}
+	return l.full
+}
+
+// awaitRoom waits while the session is congested. It reports whether it had to.
+func (l *localSession) awaitRoom() (waited bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.full {
+		waited = true
+		if l.room == nil {
+			l.room = make(chan struct{})
+		}
+		room := l.room
+		l.mu.Unlock()
+		<-room
+		l.mu.Lock()
+	}
+	return waited
+}
+
+// uncongest ends congestion. It returns what to call after mu was released. The caller holds mu.
+func (l *localSession) uncongest() (resume func()) {
+	l.full = false
+	if l.room != nil {
+		close(l.room)
+		l.room = nil
+	}
+	resume = l.resume
+	l.resume = nil
+	if resume == nil {
+		return func() {}
+	}
+	return resume
 }
 
 // Close is part of Conn.
@@ -200,13 +247,14 @@ func (l *localSession) endLocked(err error) {
 	}
 	close(l.done)
 	l.s.forget(l)
-	go l.finish(err)
+	go l.finish(err, l.uncongest())
 }
 
 // finish is the last thing that a session does.
-func (l *localSession) finish(err error) {
+func (l *localSession) finish(err error, resume func()) {
 	defer l.s.release()
 	defer l.s.recovered(&err)
+	resume()
 	l.turn <- struct{}{} // for good
 	l.session.Closed(err)
 }
@@ -312,20 +360,31 @@ func (q *frameQueue) takeAll() []*serializer.Frame {
 // settle is part of pollSession.
 func (l *localSession) settle(delivered bool) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	resume := l.settleLocked(delivered)
+	l.mu.Unlock()
+	resume()
+}
+
+// settleLocked returns what to call after mu was released. The caller holds mu.
+func (l *localSession) settleLocked(delivered bool) (resume func()) {
+	resume = func() {}
 	l.writer = nil
 	if l.queue == nil { // dropped, as the session has ended
-		return
+		return resume
 	}
 	if !delivered {
 		l.taken = 0
 	}
 	_, obsolete := l.queue.written(l.taken, false)
 	l.s.slow.conflated.Add(uint64(obsolete))
+	if l.full && l.s.slow.drained(l.queue.own) {
+		resume = l.uncongest()
+	}
 	if l.queue.empty() {
 		l.dropQueue()
 	}
 	l.wake()
+	return resume
 }
 
 // post is part of pollSession.
@@ -355,6 +414,9 @@ func (l *localSession) post(ctx context.Context, parts []part) (status int) {
 			return status
 		case <-timeout.C:
 			left := b.since() + window - time.Since(b.start)
+			if b.waits.Load() {
+				left = window // the client's polls are what it waits for, and their absence ends the session
+			}
 			if left <= 0 {
 				b.late.Store(true)
 				return statusTimeout
@@ -368,6 +430,7 @@ func (l *localSession) post(ctx context.Context, parts []part) (status int) {
 type posted struct {
 	start  time.Time
 	begun  atomic.Int64 // when the message that is being received was begun, after start
+	waits  atomic.Bool  // the next message waits in awaitRoom
 	late   atomic.Bool  // the client has been told that it took too long: no further one
 	status chan int
 }
@@ -397,6 +460,10 @@ func (l *localSession) receive(parts []part, b *posted) {
 			}
 			b.begun.Store(int64(time.Since(b.start)))
 		}
+		if !l.makeReady(b) {
+			status = statusGone
+			break
+		}
 		if err := l.receiveOne(p); err != nil {
 			l.end(err)
 			break
@@ -406,6 +473,18 @@ func (l *localSession) receive(parts []part, b *posted) {
 		}
 	}
 	returned = true
+}
+
+// makeReady waits until the next message of a POST may be handed to the session. The time does not count for the client's. It reports
+// false if the session ended meanwhile.
+func (l *localSession) makeReady(b *posted) bool {
+	b.waits.Store(true)
+	waited := l.awaitRoom()
+	if waited {
+		b.begun.Store(int64(time.Since(b.start)))
+	}
+	b.waits.Store(false)
+	return !waited || l.alive()
 }
 
 // receiveOne hands a message to the session. The error is how the session is to end.

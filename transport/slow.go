@@ -26,10 +26,21 @@ const (
 	Inherit
 )
 
-// Delivery says how a frame goes to a client that reads too slowly. The zero Delivery is that of replies and lifecycle events.
+// Delivery says how a frame goes to a client that reads too slowly.
+//
+// A queue has two budgets of MaxQueue bytes. One is for what others send to the client: broadcasts and the server's pushes. The policy
+// determines what happens beyond it. The other is for what the client's own messages cause: answers, and pushes and broadcasts made while
+// one of its messages is handled. Beyond half of it the client's messages are not read, see [Conn], so that a client's own messages never
+// end its connection.
 type Delivery struct {
 	Policy SlowPolicy
 	Key    Key // of KeepLatest
+
+	// Answer marks replies and lifecycle events: each goes into the client's own budget, which it may exceed, whatever the policy.
+	Answer bool
+	// Caused marks a frame that the client's own message caused. It goes into the client's own budget if it fits there and the policy is
+	// neither DropOldest nor DropNewest.
+	Caused bool
 }
 
 // Key names what a frame tells the latest of. It is comparable. The zero Key is none: a frame without one makes no other obsolete.
@@ -57,8 +68,15 @@ func (s *slowness) entry(f *serializer.Frame, how Delivery) entry {
 	case KeepLatest:
 		e.key = how.Key
 	}
+	e.own = how.Answer || how.Caused && e.policy != DropOldest && e.policy != DropNewest
 	return e
 }
+
+// congests reports whether so many bytes of the client's own budget are used that its messages should not be read.
+func (s *slowness) congests(own int) bool { return own > s.max/2 }
+
+// drained reports whether so few bytes of it are used that a client that was not read is read again.
+func (s *slowness) drained(own int) bool { return own <= s.max/4 }
 
 type admission uint8
 
@@ -68,12 +86,19 @@ const (
 	overrun                   // its connection is to end
 )
 
-// admit makes room for e in q, by e's policy. Of what q holds, free bytes do not count. A frame of any size fits where nothing counts.
-func (s *slowness) admit(q *frameQueue, e entry, free int) admission {
+// admit makes room for e in q, by e's policy. Of what q holds, neither the client's own budget nor another free bytes count. A frame of any
+// size fits where nothing counts. A frame that the client caused and that does not fit in its own budget is moved to the other one.
+func (s *slowness) admit(q *frameQueue, e *entry, answer bool, free int) admission {
 	if e.key != (Key{}) && q.conflate(e.key) {
 		s.conflated.Add(1)
 	}
-	held := q.used - free
+	if e.own {
+		if answer || q.own+e.cost() <= s.max {
+			return admitted
+		}
+		e.own = false
+	}
+	held := q.used - q.own - free
 	over := held + e.cost() - s.max
 	if over <= 0 || held == 0 {
 		return admitted

@@ -53,11 +53,18 @@ func (e *CloseError) Error() string {
 
 // Conn is the server's end of a connection, as its session sees it. Its methods may be called from any goroutine, also under
 // locks: they never block and never call back.
+//
+// A connection is congested when the frames that its client's own messages caused take more than half of MaxQueue. Until they take at most a
+// quarter, no further message of the client is handed to the session, nor is one read.
 type Conn interface {
 	// Send queues f behind all that was sent before. If it finds no room (in bytes, MaxQueue), then how says whether it is dropped, others
 	// are, or the connection ends with CodeOverloaded. A frame of any size fits in an empty queue. The error is ErrClosed or ErrFull; a
 	// frame that was dropped is no error.
 	Send(f *serializer.Frame, how Delivery) error
+
+	// Congested reports whether the connection is congested. If so, resume is called once when it no longer is or has ended, from any
+	// goroutine and under no lock. It must not block. A later call replaces the function, unless its own is nil: that one only asks.
+	Congested(resume func()) bool
 
 	// Close ends the connection once what is queued was written, or a short time has passed. Only the first call counts.
 	Close(code int, reason string)

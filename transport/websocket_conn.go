@@ -92,9 +92,10 @@ type wsConn struct {
 	session Session
 	timer   *time.Timer
 
-	seen  atomic.Int64  // when something last came from the client, by WebSocket.now
-	busy  atomic.Bool   // the session is being called: who does not read cannot find the client idle
-	state atomic.Uint32 // a connState, written under mu
+	seen  atomic.Int64               // when something last came from the client, by WebSocket.now
+	busy  atomic.Bool                // the session is being called, or the reader waits in awaitRoom: the client's silence is not known
+	state atomic.Uint32              // a connState, written under mu
+	jam   atomic.Pointer[congestion] // nil: the connection is not congested; written under mu
 
 	// The reader's.
 	fill      func(fd uintptr) bool // tryRead
@@ -102,7 +103,6 @@ type wsConn struct {
 	spare     *input                // of the portable path, for next time
 	direct    []byte                // where tryRead is to read to instead; cut to what it read
 	readErr   error                 // what the network said
-	gap       time.Duration         // between the last two times that something came
 	lively    uint8                 // how many short gaps there were in succession
 	cut       bool                  // a message has too many fragments
 	paused    bool                  // there was nothing to read for a moment
@@ -114,11 +114,27 @@ type wsConn struct {
 	writing  bool          // the queue is a writer's to empty
 	peerDone bool          // nothing more is expected from the client: once the close frame is written, it is over
 	failed   bool          // the client broke the protocol: what it still sends is not parsed
+	sparse   bool          // the reader's, here for its size: more than livelyGap passed between the last two times that something came
 	queue    *frameQueue   // nil when empty
 	offset   int           // how many bytes of the queue's first frame were written, of its head also
 	err      error         // why it ended
 	deadline time.Duration // when the timer is to fire, by WebSocket.now
 	next     *wsConn       // the list of those that wait for a writer
+}
+
+// congestion is what waits for a congested connection.
+type congestion struct {
+	over   chan struct{} // closed when the reader may go on
+	isOver bool          // over is closed; under the connection's lock
+	resume func()        // see Conn.Congested; nil: nobody is to be notified; under the connection's lock
+}
+
+// letRead lets the reader go on. The caller holds the connection's lock.
+func (jam *congestion) letRead() {
+	if !jam.isOver {
+		jam.isOver = true
+		close(jam.over)
+	}
 }
 
 func newWSConn(s *WebSocket) *wsConn {
@@ -175,7 +191,7 @@ func (c *wsConn) Send(f *serializer.Frame, how Delivery) error {
 	}
 	if q := c.queue; q != nil {
 		// What a writer has may have arrived already: the client can answer it sooner than the writer gets to say so. It does not count.
-		switch c.s.slow.admit(q, e, q.inHand) {
+		switch c.s.slow.admit(q, &e, how.Answer, q.inHand) {
 		case refused:
 			return nil
 		case overrun:
@@ -203,6 +219,9 @@ func (c *wsConn) push(e entry) {
 		c.queue = frameQueues.Get().(*frameQueue)
 	}
 	c.queue.push(e)
+	if c.s.slow.congests(c.queue.own) && c.load() == stateOpen {
+		c.congest()
+	}
 	if !c.writing {
 		c.writing = true
 		c.s.schedule(c)
@@ -225,6 +244,9 @@ func (c *wsConn) shut(err error, code int, reason string) {
 		c.s.invalid.Add(1)
 	}
 	c.state.Store(uint32(stateClosing))
+	if jam := c.jam.Load(); jam != nil {
+		jam.letRead() // for the client's close frame
+	}
 	c.within(c.s.cfg.CloseTimeout)
 	c.push(entry{frame: closeFrame(code, reason)})
 }
@@ -267,10 +289,62 @@ func closeReason(reason string) string {
 	return reason[:n]
 }
 
-// ping answers a ping of the client's. The pong waits in line with the data, so a client that pings and does not read is a slow one.
+// ping answers a ping of the client's. The pong is queued behind the data, so a client that pings and does not read is not read either.
 func (c *wsConn) ping(_ context.Context, payload []byte) bool {
-	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, Delivery{}) // it cannot be told of an error
+	c.awaitRoom()
+	// An error means that the connection is ending.
+	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, Delivery{Answer: true})
 	return false
+}
+
+// Congested implements [Conn].
+func (c *wsConn) Congested(resume func()) bool {
+	if c.jam.Load() == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	jam := c.jam.Load()
+	if jam != nil && resume != nil {
+		jam.resume = resume
+	}
+	return jam != nil
+}
+
+// awaitRoom is called by the reader. While the connection is congested it waits, and the client is not read. If the client takes nothing
+// meanwhile, WriteTimeout ends the wait.
+func (c *wsConn) awaitRoom() {
+	jam := c.jam.Load()
+	if jam == nil {
+		return
+	}
+	c.busy.Store(true)
+	for ; jam != nil && c.load() == stateOpen; jam = c.jam.Load() {
+		<-jam.over
+	}
+	c.seen.Store(int64(c.s.now())) // the client may have sent something long ago
+	c.busy.Store(false)
+}
+
+// congest begins congestion. The caller holds mu.
+func (c *wsConn) congest() {
+	if c.jam.Load() == nil {
+		c.jam.Store(&congestion{over: make(chan struct{})})
+	}
+}
+
+// uncongest ends congestion, if there is any, and lets the reader go on. It returns what to call after mu was released. The caller holds mu.
+func (c *wsConn) uncongest() (resume func()) {
+	jam := c.jam.Load()
+	if jam == nil {
+		return func() {}
+	}
+	c.jam.Store(nil)
+	jam.letRead()
+	if jam.resume == nil {
+		return func() {}
+	}
+	return jam.resume
 }
 
 // lateness is how late a timer may be before we think that it was not the client who slept.
@@ -328,10 +402,12 @@ func (c *wsConn) lost(err error) {
 		c.err = err
 	}
 	c.state.Store(uint32(stateDead))
+	resume := c.uncongest()
 	if !c.writing {
 		c.freeQueue()
 	}
 	c.mu.Unlock()
+	resume()
 	c.abandon(errors.Is(err, ErrFull))
 }
 

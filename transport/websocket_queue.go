@@ -18,7 +18,8 @@ type frameQueue struct {
 	searched  int         // no entry before it may be dropped
 	holes     int         // entries from head on whose frame was dropped
 	used      int         // bytes
-	inHand    int         // of these, bytes of what is taken
+	own       int         // of these, bytes that the client's own messages caused
+	inHand    int         // and of the others, bytes of what is taken
 	droppable int         // and bytes that may be dropped now for others
 	latest    map[Key]int // where the newest entry of each key is; nil until needed
 }
@@ -27,6 +28,7 @@ type entry struct {
 	frame  *serializer.Frame // nil: dropped
 	key    Key               // if the policy is KeepLatest
 	policy SlowPolicy        // not Inherit
+	own    bool              // of the budget for what the client caused
 }
 
 func (e entry) cost() int { return len(e.frame.Data) + frameOverhead }
@@ -62,6 +64,9 @@ func (q *frameQueue) push(e entry) {
 	}
 	q.entries = append(q.entries, e)
 	q.used += e.cost()
+	if e.own {
+		q.own += e.cost()
+	}
 	if e.policy == DropOldest {
 		q.droppable += e.cost()
 	}
@@ -133,6 +138,9 @@ func (q *frameQueue) conflate(key Key) bool {
 func (q *frameQueue) remove(i int) {
 	e := &q.entries[i]
 	q.used -= e.cost()
+	if e.own {
+		q.own -= e.cost()
+	}
 	if e.policy == DropOldest {
 		q.droppable -= e.cost()
 	}
@@ -164,7 +172,9 @@ func (q *frameQueue) take(dst []outgoing, size int) []outgoing {
 			q.droppable -= e.cost()
 		}
 		size -= e.cost()
-		q.inHand += e.cost()
+		if !e.own {
+			q.inHand += e.cost()
+		}
 		dst = append(dst, outgoing{frame: e.frame, first: 0x80 | byte(e.frame.Op), payload: e.frame.Data})
 	}
 	return dst
@@ -182,6 +192,9 @@ func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame, obsole
 		}
 		last = e.frame
 		q.used -= e.cost()
+		if e.own {
+			q.own -= e.cost()
+		}
 		q.forget(q.head)
 		*e = entry{}
 		n--
@@ -192,7 +205,9 @@ func (q *frameQueue) written(n int, partly bool) (last *serializer.Frame, obsole
 		for q.entries[keep].frame == nil {
 			keep++
 		}
-		q.inHand = q.entries[keep].cost()
+		if e := q.entries[keep]; !e.own {
+			q.inHand = e.cost()
+		}
 		keep++
 	}
 	for i := keep; i < q.head+q.taken; i++ {

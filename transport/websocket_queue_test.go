@@ -25,11 +25,14 @@ func TestFrameQueueModel(t *testing.T) {
 		ending := false
 		check := func(op string) {
 			t.Helper()
-			used, inHand, droppable := 0, 0, 0
+			used, own, inHand, droppable := 0, 0, 0, 0
 			var frames []*serializer.Frame
 			for _, i := range model {
 				used += i.cost()
-				if i.taken {
+				switch {
+				case i.own:
+					own += i.cost()
+				case i.taken:
 					inHand += i.cost()
 				}
 				if i.policy == DropOldest && !i.taken {
@@ -37,8 +40,9 @@ func TestFrameQueueModel(t *testing.T) {
 				}
 				frames = append(frames, i.frame)
 			}
-			if q.used != used || q.inHand != inHand || q.droppable != droppable {
-				t.Fatalf("seed %d, after %s: used %d, in hand %d, droppable %d, want %d, %d, %d", seed, op, q.used, q.inHand, q.droppable, used, inHand, droppable)
+			if q.used != used || q.own != own || q.inHand != inHand || q.droppable != droppable {
+				t.Fatalf("seed %d, after %s: used %d, own %d, in hand %d, droppable %d, want %d, %d, %d, %d",
+					seed, op, q.used, q.own, q.inHand, q.droppable, used, own, inHand, droppable)
 			}
 			var got []*serializer.Frame
 			for _, e := range q.entries[q.head:] {
@@ -65,6 +69,7 @@ func TestFrameQueueModel(t *testing.T) {
 				if ending {
 					e.policy = Disconnect
 				}
+				e.own = rnd.IntN(3) == 0 && e.policy != DropOldest && e.policy != DropNewest
 				if e.policy == KeepLatest {
 					e.key = NewKey("topic", "event", fmt.Sprint(rnd.IntN(4)))
 					earlier := slices.IndexFunc(model, func(i item) bool { return i.key == e.key && !i.taken })
@@ -176,12 +181,12 @@ func TestFrameQueueKeepsTheLatest(t *testing.T) {
 	send := func(data string, how Delivery) {
 		t.Helper()
 		e := s.entry(&serializer.Frame{Data: []byte(data)}, how)
-		if got := s.admit(q, e, q.inHand); got != admitted {
+		if got := s.admit(q, &e, false, q.inHand); got != admitted {
 			t.Fatalf("%s: %v", data, got)
 		}
 		q.push(e)
 	}
-	latest := func(of string) Delivery { return Delivery{KeepLatest, NewKey("topic", "event", of)} }
+	latest := func(of string) Delivery { return Delivery{Policy: KeepLatest, Key: NewKey("topic", "event", of)} }
 	var in []outgoing
 	taken := func() (data []string) {
 		in = q.take(in[:0], 5000)
@@ -244,18 +249,19 @@ func TestFrameQueuePolicies(t *testing.T) {
 		{Disconnect, [room]Delivery{1: {Policy: DropOldest}}, Delivery{}, admitted, 2},
 		{Disconnect, [room]Delivery{1: {Policy: DropOldest}}, Delivery{Policy: DropNewest}, refused, 3},
 		{Disconnect, [room]Delivery{1: {Policy: DropNewest}}, Delivery{}, overrun, 3},
-		{DropOldest, [room]Delivery{1: {Policy: Inherit}}, Delivery{KeepLatest, key}, admitted, 2},
-		{Disconnect, [room]Delivery{1: {KeepLatest, key}}, Delivery{KeepLatest, key}, admitted, 2},
-		{DropOldest, [room]Delivery{1: {KeepLatest, key}}, Delivery{Policy: Inherit}, refused, 3},
-		{DropOldest, [room]Delivery{{KeepLatest, key}}, Delivery{KeepLatest, NewKey("topic", "event", "other")}, overrun, 3},
-		{DropOldest, [room]Delivery{{KeepLatest, key}}, Delivery{Policy: KeepLatest}, overrun, 3},
+		{DropOldest, [room]Delivery{1: {Policy: Inherit}}, Delivery{Policy: KeepLatest, Key: key}, admitted, 2},
+		{Disconnect, [room]Delivery{1: {Policy: KeepLatest, Key: key}}, Delivery{Policy: KeepLatest, Key: key}, admitted, 2},
+		{DropOldest, [room]Delivery{1: {Policy: KeepLatest, Key: key}}, Delivery{Policy: Inherit}, refused, 3},
+		{DropOldest, [room]Delivery{{Policy: KeepLatest, Key: key}}, Delivery{Policy: KeepLatest, Key: NewKey("topic", "event", "other")}, overrun, 3},
+		{DropOldest, [room]Delivery{{Policy: KeepLatest, Key: key}}, Delivery{Policy: KeepLatest}, overrun, 3},
 	} {
 		q := &frameQueue{}
 		s := &slowness{max: room * frameOverhead, policy: test.conn}
 		for _, how := range test.before {
 			q.push(s.entry(&serializer.Frame{}, how))
 		}
-		if got := s.admit(q, s.entry(&serializer.Frame{}, test.how), 0); got != test.want || q.used != test.left*frameOverhead {
+		e := s.entry(&serializer.Frame{}, test.how)
+		if got := s.admit(q, &e, test.how.Answer, 0); got != test.want || q.used != test.left*frameOverhead {
 			t.Errorf("%+v: %d, %d bytes", test, got, q.used)
 		}
 	}

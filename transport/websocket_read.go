@@ -79,7 +79,7 @@ const (
 )
 
 func (c *wsConn) isLively() bool {
-	if c.gap > livelyGap {
+	if c.sparse {
 		c.lively = 0
 	} else if c.lively < livelyCount {
 		c.lively++
@@ -102,6 +102,7 @@ func (c *wsConn) serve() bool {
 
 // message reads one message and gives it to the session. An error means that nothing more can be read, at least not by the library.
 func (c *wsConn) message() error {
+	c.awaitRoom()
 	typ, r, err := c.lib.Reader(context.Background())
 	if err != nil {
 		return err
@@ -327,7 +328,7 @@ func (c *wsConn) broke(err error) error {
 // arrived takes note of what came.
 func (c *wsConn) arrived(p []byte) error {
 	now := c.s.now()
-	c.gap = now - time.Duration(c.seen.Swap(int64(now)))
+	c.sparse = now-time.Duration(c.seen.Swap(int64(now))) > livelyGap
 	if !c.cut && !c.fragments.scan(p, c.s.cfg.MaxFragments) {
 		c.cut = true
 	}

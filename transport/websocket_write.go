@@ -309,7 +309,12 @@ func (c *wsConn) settle(w *writer) (more bool) {
 		c.writing = false
 		c.freeQueue()
 	}
+	resume := func() {}
+	if c.queue == nil || c.s.slow.drained(c.queue.own) {
+		resume = c.uncongest()
+	}
 	c.mu.Unlock()
+	resume()
 	switch {
 	case err != nil:
 		c.lost(err)

@@ -31,6 +31,9 @@ type Box[T any] struct {
 	running bool
 	begun   bool // the item at the head is as good as running: it is not dropped
 	closed  bool
+	held    bool          // the running item called Hold
+	parked  bool          // the item at the head was held: nothing runs until Resume or Close
+	resumed bool          // Resume was called while the current item ran
 	changed chan struct{} // closed when an item was done or the box came to rest; made by those who wait
 }
 
@@ -71,8 +74,39 @@ func (b *Box[T]) post(v T, size int) error {
 func (b *Box[T]) put(v T, size int) {
 	b.used += size
 	b.queue.push(entry[T]{v, size})
-	if !b.running {
+	if !b.running && !b.parked {
 		b.running, b.begun = true, true
+		b.start()
+	}
+}
+
+// Hold is called by the box's function to refuse the item that it was given for now: after the function has returned, the item goes
+// back to the head of the queue, and the box rests, without a goroutine, until Resume or Close. If Resume was called since the
+// function was given the item, it gets the item again at once. Hold reports false, and does nothing, if the box is closed.
+func (b *Box[T]) Hold() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.held = !b.closed
+	return b.held
+}
+
+// Resume ends the rest that Hold began. It does nothing to a box that is not held.
+func (b *Box[T]) Resume() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.resumed = b.running
+	b.unpark()
+}
+
+// unpark lets a parked box run again. The caller holds mu.
+func (b *Box[T]) unpark() {
+	if !b.parked {
+		return
+	}
+	b.parked = false
+	b.wake()
+	if !b.queue.empty() {
+		b.running = true
 		b.start()
 	}
 }
@@ -85,7 +119,7 @@ func (b *Box[T]) start() {
 	}
 }
 
-// PostWait is Post, but waits up to d for room.
+// PostWait is Post, but waits up to d for room. The time during which the box is held does not count.
 func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
 	size += overhead
 	b.mu.Lock()
@@ -97,14 +131,21 @@ func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
 	for {
-		changed := b.watch()
+		changed, parked := b.watch(), b.parked
 		b.mu.Unlock()
+		late := false
 		select {
 		case <-changed:
 		case <-timeout.C:
-			return ErrFull
+			late = true
 		}
 		b.mu.Lock()
+		if parked || b.parked {
+			timeout.Reset(d)
+		} else if late {
+			b.mu.Unlock()
+			return ErrFull
+		}
 		if err = b.post(v, size); err != ErrFull {
 			b.mu.Unlock()
 			return err
@@ -126,6 +167,7 @@ func (b *Box[T]) Close(keep bool, last ...T) {
 		}
 		b.closed = true
 	}
+	b.unpark()
 	b.wake()
 }
 
@@ -207,15 +249,16 @@ func (b *Box[T]) work() {
 		if exited { // Goexit
 			b.mu.Lock()
 			b.used -= size
+			b.held = false
 			b.wake()
 			b.start()
 			b.mu.Unlock()
 		}
 	}()
+	var v T
 	for n := 1; ; n++ {
-		var v T
 		var ok bool
-		if v, size, ok = b.next(size); !ok {
+		if v, size, ok = b.next(v, size); !ok {
 			break
 		}
 		b.run(v)
@@ -226,11 +269,22 @@ func (b *Box[T]) work() {
 	exited = false
 }
 
-// next counts out the item that was done and takes the one to run now; without one the box is at rest.
-func (b *Box[T]) next(done int) (v T, size int, ok bool) {
+// next counts out the item that was done, unless it was held, and takes the one to run now. Without one the box is at rest.
+func (b *Box[T]) next(last T, done int) (v T, size int, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.held {
+		b.held = false
+		if b.resumed || b.closed {
+			b.resumed = false
+			return last, done, true
+		}
+		b.queue.unpop(entry[T]{last, done})
+		b.begun, b.running, b.parked = false, false, true
+		return v, 0, false
+	}
 	b.used -= done
+	b.resumed = false
 	b.begun = false
 	b.wake()
 	if b.queue.empty() {

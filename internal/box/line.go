@@ -10,6 +10,19 @@ func (l *line[T]) push(v T) { l.all = append(l.all, v) }
 
 func (l *line[T]) empty() bool { return l.head == len(l.all) }
 
+// unpop puts back at the front what pop took.
+func (l *line[T]) unpop(v T) {
+	if l.head == 0 {
+		var none T
+		l.all = append(l.all, none)
+		copy(l.all[1:], l.all)
+		l.all[0] = v
+		return
+	}
+	l.head--
+	l.all[l.head] = v
+}
+
 // pop takes what has waited longest. The line must not be empty.
 func (l *line[T]) pop() T {
 	var none T

@@ -1,0 +1,157 @@
+package box_test
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/internal/box"
+)
+
+// gated is a box whose function holds every item while the gate is shut.
+type gated struct {
+	*box.Box[int]
+	shut bool // changed while the box rests only
+	got  []int
+}
+
+func newGated(crew *box.Crew, max int) *gated {
+	g := &gated{shut: true}
+	g.Box = newBox(crew, max, func(i int) {
+		if g.shut && g.Hold() {
+			return
+		}
+		g.got = append(g.got, i)
+	})
+	return g
+}
+
+func (g *gated) open() {
+	g.shut = false
+	g.Resume()
+}
+
+func post(t *testing.T, b *box.Box[int], from, to int) {
+	t.Helper()
+	for i := from; i < to; i++ {
+		if err := b.Post(i, 10); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestHeldItemComesBackFirst(t *testing.T) {
+	each(t, func(t *testing.T, crew *box.Crew) {
+		synctest.Test(t, func(t *testing.T) {
+			crew := crew
+			if crew != nil {
+				crew = new(box.Crew) // of this bubble
+			}
+			g := newGated(crew, 1<<20)
+			post(t, g.Box, 0, 1)
+			synctest.Wait()
+			post(t, g.Box, 1, 100)
+			synctest.Wait()
+			if crew != nil {
+				crew.Wait() // a held box keeps no goroutine
+			}
+			if len(g.got) != 0 || g.Used() != 100*(10+64) {
+				t.Fatalf("held: ran %v, %d bytes in use", g.got, g.Used())
+			}
+			g.open()
+			synctest.Wait()
+			if len(g.got) != 100 || !slices.IsSorted(g.got) || g.Used() != 0 {
+				t.Fatalf("resumed: ran %v, %d bytes in use", g.got, g.Used())
+			}
+			g.Resume() // nothing is held
+			g.shut = true
+			post(t, g.Box, 100, 103)
+			synctest.Wait()
+			if len(g.got) != 100 {
+				t.Fatal("an earlier Resume counted for an item that came later")
+			}
+			g.Box.Close(true, 103)
+			g.Wait()
+			if len(g.got) != 104 || !slices.IsSorted(g.got) || g.Hold() {
+				t.Fatalf("closed: ran %v", g.got[100:])
+			}
+		})
+	})
+}
+
+func TestCloseDropsWhatIsHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := newGated(nil, 1<<20)
+		post(t, g.Box, 0, 5)
+		synctest.Wait()
+		g.Box.Close(false, 9)
+		g.Wait()
+		if !slices.Equal(g.got, []int{9}) || g.Used() != 0 {
+			t.Fatalf("ran %v, %d bytes in use", g.got, g.Used())
+		}
+	})
+}
+
+// A Resume between the function's question and its return is not lost.
+func TestResumeWhileTheItemRuns(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var got []int
+		asked := 0
+		var b *box.Box[int]
+		b = newBox(nil, 1<<20, func(i int) {
+			if asked++; asked == 1 {
+				b.Hold()
+				b.Resume()
+				return
+			}
+			got = append(got, i)
+		})
+		post(t, b, 7, 8)
+		synctest.Wait()
+		b.Close(true)
+		b.Wait()
+		if !slices.Equal(got, []int{7}) || asked != 2 {
+			t.Fatalf("ran %v after %d times", got, asked)
+		}
+	})
+}
+
+// The time for which a box is held does not count for those who wait for room.
+func TestPostWaitWhileHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		var b *box.Box[int]
+		held := true
+		b = newBox(nil, 100, func(int) {
+			if held && b.Hold() {
+				return
+			}
+			<-gate
+		})
+		post(t, b, 0, 1)
+		synctest.Wait()
+		done := make(chan error, 1)
+		go func() { done <- b.PostWait(1, 50, time.Second) }()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Fatalf("gave up: %v", err)
+		default:
+		}
+		held = false
+		b.Resume()
+		start := time.Now()
+		if err := <-done; !errors.Is(err, box.ErrFull) || time.Since(start) > 2*time.Second || time.Since(start) < time.Second {
+			t.Fatalf("%v, %v after the box went on", err, time.Since(start))
+		}
+		close(gate)
+		b.Close(true)
+		b.Wait()
+	})
+}
