@@ -31,6 +31,7 @@ type Channel struct {
 	box      box.Box[item]
 	phase    atomic.Uint32
 	handling atomic.Bool          // a message of the client, or something that one caused: what is sent meanwhile is caused by it
+	sending  atomic.Int32         // broadcasts of its own that are being delivered
 	accepted atomic.Bool          // by the handler's join, so that Terminate is due
 	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
 	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
@@ -133,6 +134,8 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 	if err != nil {
 		return fmt.Errorf("channel: broadcast %s to %s: %w", event, c.topic, err)
 	}
+	c.sending.Add(1)
+	defer c.sending.Add(-1)
 	return c.up.PubSub().BroadcastFrom(c.ctx, from, c.topic, event, payload)
 }
 
@@ -162,13 +165,21 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 // Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after what is in the mailbox already. The
 // error is ErrFull or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
-	switch err := c.box.Post(item{kind: itemInfo, msg: msg, caused: c.handling.Load()}, infoSize); {
+	switch err := c.post(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
 	case errors.Is(err, box.ErrFull):
 		return ErrFull
 	case err != nil:
 		return fmt.Errorf("channel: send to %s: %w", c.topic, ErrClosed)
 	}
 	return nil
+}
+
+// post puts a message into the mailbox. One that the client's own message caused has more room, since the client's may fill the mailbox.
+func (c *Channel) post(it item, size int, own bool) error {
+	if it.caused = own && c.handling.Load(); it.caused {
+		return c.box.PostOwn(it, size)
+	}
+	return c.box.Post(it, size)
 }
 
 // OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block
@@ -212,7 +223,7 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
-	if err := l.c.box.Post(item{kind: itemInfo, msg: b, caused: l.c.handling.Load()}, infoSize+len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
+	if err := l.c.post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0); errors.Is(err, box.ErrFull) {
 		l.c.overflow()
 	}
 	return nil
@@ -230,8 +241,8 @@ func (c *Channel) Deliver(b *pubsub.Broadcast) error {
 		return nil
 	}
 	if c.h.intercepts(b) {
-		it := item{kind: itemOut, event: b.Event, payload: b.Payload, caused: c.handling.Load()}
-		if err := c.box.Post(it, len(b.Payload.Bytes())); errors.Is(err, box.ErrFull) {
+		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
+		if err := c.post(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, box.ErrFull) {
 			c.overflow()
 		}
 		return nil

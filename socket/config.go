@@ -70,7 +70,13 @@ type Config struct {
 
 	// MaxMessage bounds a message from a client, in bytes; 0 is 1 MiB. A larger one ends the connection with 1009.
 	MaxMessage int64
-	// MaxQueue bounds what waits for one client, in bytes; 0 is 1 MiB. What happens then says OnSlow.
+	// MaxQueue bounds the broadcasts and pushes that wait for one client, in bytes. Zero means 1 MiB. OnSlow determines what happens beyond
+	// this bound.
+	//
+	// Answers, and what else a client's own messages cause, have a second budget of this size. They never end the connection: while they
+	// take more than half of it, the client is not read and its channels handle no further event. So one client may cost twice MaxQueue,
+	// what waits in its channels' mailboxes, one answer for each channel whose callback runs, and one for each reference that the
+	// program keeps to reply later. A client that takes nothing meanwhile is ended by the write timeout, or on long poll when its polls cease.
 	MaxQueue int
 	// OnSlow is transport.Disconnect, unless it is DropOldest or DropNewest. It is for all broadcasts and pushes that have no policy of their
 	// own: see channel.OnSlow, and channel.Latest.

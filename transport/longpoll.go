@@ -36,7 +36,8 @@ type LongPollConfig struct {
 	// MaxMessage bounds a message, in bytes; 0 is 1 MiB. A larger one is answered as a body that is too large.
 	MaxMessage int64
 	// MaxQueue bounds what waits for one client, in bytes, counting 64 for each frame besides its payload; 0 is 1 MiB. OnSlow is what happens
-	// when there would be more. What a poll takes counts until it was written.
+	// when there would be more. What a poll takes counts until it was written. What the client's own messages cause has a budget of the same
+	// size besides, see Delivery: above half of it no further message of a POST is handled until a poll has taken what waits.
 	MaxQueue int
 	OnSlow   SlowPolicy
 	// MaxSessions bounds the sessions; 0 is 100,000. A client that wants a further one is told to come back later, by HTTP's status 503.

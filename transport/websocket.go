@@ -38,7 +38,8 @@ type WebSocketConfig struct {
 
 	// MaxQueue is how many bytes may wait for one client, counting 64 for each frame besides its payload, and not counting what is
 	// being written: a quarter of MaxQueue but at most 64 KiB, or one frame. 0 is 1 MiB. OnSlow is what happens when there would be
-	// more.
+	// more. What the client's own messages cause has a budget of the same size besides, see Delivery: above half of it the client is not
+	// read, so that no more comes than one answer for each channel whose callback runs then and for each reference kept for later.
 	MaxQueue int
 	OnSlow   SlowPolicy
 

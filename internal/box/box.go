@@ -56,14 +56,24 @@ func (b *Box[T]) InitCrew(crew *Crew, max int, run func(T)) {
 func (b *Box[T]) Post(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.post(v, size+overhead)
+	return b.post(v, size+overhead, b.max)
 }
 
-func (b *Box[T]) post(v T, size int) error {
+// PostOwn is Post for an item that the box's own function makes: it has room up to ownFactor times the bound. Otherwise those who post
+// with PostWait, and keep the box full, would leave no room for it.
+func (b *Box[T]) PostOwn(v T, size int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.post(v, size+overhead, ownFactor*b.max)
+}
+
+const ownFactor = 4
+
+func (b *Box[T]) post(v T, size, max int) error {
 	if b.closed {
 		return ErrClosed
 	}
-	if b.used > 0 && b.used+size > b.max {
+	if b.used > 0 && b.used+size > max {
 		return ErrFull
 	}
 	b.put(v, size)
@@ -123,7 +133,7 @@ func (b *Box[T]) start() {
 func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
 	size += overhead
 	b.mu.Lock()
-	err := b.post(v, size)
+	err := b.post(v, size, b.max)
 	if err != ErrFull {
 		b.mu.Unlock()
 		return err
@@ -146,7 +156,7 @@ func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
 			b.mu.Unlock()
 			return ErrFull
 		}
-		if err = b.post(v, size); err != ErrFull {
+		if err = b.post(v, size, b.max); err != ErrFull {
 			b.mu.Unlock()
 			return err
 		}

@@ -75,6 +75,9 @@ func (c *control) create(w http.ResponseWriter, r *http.Request) {
 		// A poll that nothing ends lasts that long, and so does noticing that a session is gone.
 		cfg: app.Config{Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second)},
 	}
+	if q.Get("bounds") == "default" {
+		s.cfg.MaxQueue, s.cfg.MaxMailbox = 1<<20, 1<<20
+	}
 	if err := s.start(); err != nil {
 		c.fail(w, err)
 		return

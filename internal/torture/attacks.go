@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"compress/flate"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -39,6 +40,9 @@ var attacks = []attack{
 	{"endless messages", endless},
 	{"pings without reading", pings},
 	{"replies that nobody reads", unread},
+	{"own broadcasts that nobody reads", unreadBroadcasts},
+	{"pushes to many channels, unread", unreadChannels},
+	{"posts without polls", many(8, postsOnly)},
 	{"joins that hang", hangingJoins},
 	{"pushes to a stuck callback", stuckCallback},
 	{"slow bodies", slowBodies},
@@ -280,8 +284,7 @@ func newlines(addr string) error {
 	if err != nil {
 		return err
 	}
-	_, rest, _ := strings.Cut(string(text), `"token":"`)
-	token, _, ok := strings.Cut(rest, `"`)
+	token, ok := tokenIn(text)
 	if !ok { // no room for more sessions: the body is not read at all then
 		token = "none"
 	}
@@ -291,6 +294,48 @@ func newlines(addr string) error {
 	}
 	return resp.Body.Close()
 }
+
+// tokenIn finds the token of a new long-poll session.
+func tokenIn(answer []byte) (token string, ok bool) {
+	_, rest, _ := strings.Cut(string(answer), `"token":"`)
+	token, _, ok = strings.Cut(rest, `"`)
+	return token, ok
+}
+
+// postsOnly opens a session and posts pushes whose answers it never polls, until the session ends.
+func postsOnly(addr string) error {
+	url := "http://" + addr + "/socket/longpoll?vsn=2.0.0"
+	resp, err := http.Get(url)
+	if err != nil {
+		return err
+	}
+	text, err := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if err != nil {
+		return err
+	}
+	token, ok := tokenIn(text)
+	if !ok {
+		return errNoSession
+	}
+	pushes := `["1","1","room:x","phx_join",{}]` + "\n" + strings.Repeat(`["1","2","room:x","echo",{"pad":"`+strings.Repeat("x", 10_000)+`"}]`+"\n", 400)
+	for {
+		resp, err := http.Post(url+"&token="+token, "application/x-ndjson", strings.NewReader(strings.TrimSuffix(pushes, "\n")))
+		if err != nil {
+			return err
+		}
+		answer, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(answer), `"status":200`) {
+			return nil
+		}
+	}
+}
+
+var errNoSession = errors.New("no session")
 
 // hugeMessage announces more than the server takes, and sends it.
 func hugeMessage(addr string) error {

@@ -110,6 +110,25 @@ var unread = busy(8, deaf("room:x"), send(repeated(10, func(b []byte) []byte {
 	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","echo",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
 })))
 
+// Broadcasts of their own, of which none is read.
+var unreadBroadcasts = busy(8, deaf("room:x"), send(repeated(10, func(b []byte) []byte {
+	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","shout",{"pad":"%s"}]`, strings.Repeat("x", 2000)))
+})))
+
+// Pushes to many channels of a socket, of whose replies none is read.
+var unreadChannels = busy(8, func(addr string) (*client, error) {
+	c, err := deaf("room:0")(addr)
+	for i := 1; err == nil && i < 50; i++ {
+		err = c.Frame(rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","%d","room:%d","phx_join",{}]`, i, i))
+	}
+	return c, err
+}, send(func() (b []byte) {
+	for i := range 50 {
+		b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:%d","echo",{"pad":"%s"}]`, i, strings.Repeat("x", 5000)))
+	}
+	return b
+}()))
+
 // Joins that hang until they are told to stop, each of which takes the place of the one before.
 var hangingJoins = busy(4, listening(""), func(c *client) error {
 	var b []byte

@@ -37,6 +37,9 @@ func serve() error {
 	rooms := channel.Define(join, channel.On("echo",
 		func(_ *struct{}, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.OK(p), nil
+		}), channel.On("shout",
+		func(_ *struct{}, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.NoReply, c.Broadcast("shout", p)
 		}), channel.On("hang", func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
 		<-ctx.Done()
 		return push.NoReply, ctx.Err()

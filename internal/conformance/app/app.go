@@ -3,6 +3,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -22,6 +23,8 @@ import (
 type Config struct {
 	IdleTimeout time.Duration // of a WebSocket
 	Window      time.Duration // of long polling
+	MaxQueue    int           // 16,000,000 unless set
+	MaxMailbox  int           // the same
 	Logger      *zerolog.Logger
 	// Serializers are 1.0.0 and 2.0.0 unless set: a Phoenix refuses 3.0.0, and the suites check that.
 	Serializers []serializer.Serializer
@@ -42,6 +45,8 @@ func New(cfg Config) *App {
 	if cfg.Serializers == nil {
 		cfg.Serializers = []serializer.Serializer{serializer.V1(), serializer.V2()}
 	}
+	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 2*maxMessage)
+	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, 2*maxMessage)
 	ps := pubsub.New(nil)
 	who := presence.New(ps, nil)
 	h := socket.NewHandler(socket.Config{
@@ -56,8 +61,8 @@ func New(cfg Config) *App {
 		Serializers:       cfg.Serializers,
 		InsecureAnyOrigin: true,
 		MaxMessage:        maxMessage,
-		MaxQueue:          2 * maxMessage,
-		MaxMailbox:        2 * maxMessage,
+		MaxQueue:          cfg.MaxQueue,
+		MaxMailbox:        cfg.MaxMailbox,
 		JoinRate:          -1,
 		MaxTopic:          128 << 10, // it bounds refs as well, and the suites try long ones
 		IdleTimeout:       cfg.IdleTimeout,

@@ -57,6 +57,28 @@ scenario("150 pushes at once, answered in order", async k => {
   k.equal(order, Array.from({length: 150}, (_, n) => n), "order of answers")
 })
 
+for (const [n, bytes] of [[400, 20000], [3000, 1000], [100, 60000], [5000, 300]]) {
+  scenario(`${n} pushes of ${bytes} bytes at once, with default bounds`, async k => {
+    const server = await k.server({bounds: "default"})
+    const s = k.socket({url: server.url, timeout: 40000, logger: undefined}) // to log so much takes longer than all else
+    const c = await k.joined(s, k.topic())
+    const text = "x".repeat(bytes)
+    const pushes = Array.from({length: n}, (_, i) => c.push("echo", {text, i}))
+    const counts = {}
+    const count = ({status, response}) => {
+      const kind = status === "ok" && response.text !== text ? "another answer" : status
+      counts[kind] = (counts[kind] || 0) + 1
+    }
+    await Promise.all(pushes.map(push => new Promise(resolve => {
+      for (const status of ["ok", "error", "timeout"]) {
+        push.receive(status, response => { count({status, response}); resolve() })
+      }
+    })))
+    k.equal(counts, {ok: n}, "answers")
+    k.equal(s.closes.length, 0, "closes")
+  })
+}
+
 scenario("push from the server", async k => {
   const c = await k.joined(k.socket(), k.topic())
   const pushed = k.inbox(c, "pushed")
