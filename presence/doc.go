@@ -1,36 +1,48 @@
-// Package presence tells everyone on a topic who else is there, on every node.
+// Package presence tracks which clients are present on a topic, across all nodes of a cluster.
 //
-// A server makes one [Presence] and tracks channels in it, usually in the callback that follows a join:
+// A server creates one [Presence] and tracks channels in it, usually in the callback that follows
+// a join:
 //
 //	func (r *room) joined(ctx context.Context, c *channel.Channel, _ joined) error {
-//		if _, err := r.presence.Track(c, r.user, device{"phone"}); err != nil { // presence_diff to everyone, here included
+//		// Sends presence_diff to all subscribers of the topic, c included.
+//		if _, err := r.presence.Track(c, r.user, device{"phone"}); err != nil {
 //			return err
 //		}
-//		return r.presence.Push(c) // presence_state: a client that comes back finds itself in it, and sees nobody leave
+//		// Sends presence_state to this client. A client that rejoins finds itself in it
+//		// and does not see a leave.
+//		return r.presence.Push(c)
 //	}
 //
-// A presence is tracked under a key, which is who it is (a user's id), with a meta, which says more (a device, a status). One key
-// may be tracked by many channels: each adds a meta. Whatever way a channel ends, what it tracks ends with it. On the wire it is as
-// Phoenix's presence, so that phoenix.js follows it, and the other end of the channel here, [NewClient], follows Phoenix's.
+// A presence has a key, such as a user ID, and a meta with details, such as a device or a status.
+// Several channels may track the same key; each adds a meta. A presence ends with its channel,
+// however the channel ends. The wire format is that of Phoenix.Presence, so phoenix.js works
+// unchanged. The client in this package, [NewClient], works with Phoenix servers.
 //
 // # Ordering and concurrency
 //
-// All methods may be called from any goroutine and wait for nobody. Track, Update and Untrack are seen by List, Get and Count on the
-// same node when they return. The diffs of a topic reach this node's subscribers in the order of the changes; applied to an earlier
-// State they give a later one, metas in the same order. Changes that wait for their turn may become one diff. A diff may come before
-// or after what else the channel sends, and may repeat what the client found in its presence_state: clients go by phx_ref and notice.
+// All methods are safe for concurrent use and do not block. When Track, Update and Untrack return,
+// List, Get and Count on the same node reflect the change.
 //
-// The diffs are broadcast by the goroutine that made the change, or, if there is a Fetch, an OnDiff or a Window, by some that live
-// while there are diffs. These callbacks are never called under a lock, and for one topic one at a time, in order. If one fails or
-// panics, that is logged and costs nothing else.
+// The subscribers on this node receive the diffs of a topic in the order of the changes. Applied to
+// an earlier State, the diffs produce a later one, with metas in the same order. Queued changes may
+// be merged into one diff. A diff may arrive before or after the channel's other messages, and may
+// repeat what the client found in its presence_state; clients detect this by phx_ref.
 //
-// # Many nodes
+// The goroutine that made a change broadcasts its diff. If Fetch, OnDiff or Window is set, worker
+// goroutines broadcast instead; they exit when there are no diffs. Fetch and OnDiff are never called
+// under a lock. For one topic, the calls are serialized and in order. An error or a panic in one of
+// them is logged and has no other effect.
 //
-// With an adapter (see package pubsub) each node has all presences of all nodes, and computes its own diffs. What is tracked on one is
-// known on the others at once after some quiet, and within [Config.Delay] otherwise; what a message that was lost should have told, as
-// soon as the next one shows that it was. The presences of a node that is not heard leave after [Config.Down], and are back when it is
-// heard again. Only the node of a presence's owner ends it. Without an adapter there is no goroutine that stays, and no timer but
-// those of [Config.Grace] and [Config.Window].
+// # Clusters
 //
-// A Presence is closed by who made it, after the sockets that it serves have been shut down.
+// With an adapter (see package pubsub) each node holds the presences of all nodes and computes its
+// own diffs. A change is sent to the other nodes immediately if nothing was sent for [Config.Delay],
+// and otherwise when Delay has passed. A node that missed a message recovers its content when the
+// next message reveals the gap.
+//
+// The presences of an unreachable node leave after [Config.Down] and return when the node is
+// reachable again. Only the node that tracks a presence can end it. Without an adapter there are no
+// permanent goroutines, and the only timers are those of [Config.Grace] and [Config.Window].
+//
+// The creator of a Presence must call Close after the sockets that it serves have been shut down.
 package presence

@@ -211,7 +211,7 @@ func (g *gossiper) tick(now time.Time, late time.Duration) {
 	rooms := g.s.apply(g.riseAll(now), leaves)
 	g.s.mu.Unlock()
 	g.sendAll(out)
-	g.s.tell(rooms...)
+	g.s.broadcastRooms(rooms...)
 }
 
 // toAll is the message to all that is due, if one is.
@@ -342,7 +342,7 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 	}
 	g.s.mu.Unlock()
 	g.sendAll(out)
-	g.s.tell(rooms...)
+	g.s.broadcastRooms(rooms...)
 }
 
 // namesake takes a message of one with this node's name: a former life of it, or a mistake.

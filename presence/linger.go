@@ -9,10 +9,10 @@ import (
 	"bennu.example/channel"
 )
 
-// lingering are the presences whose owner was lost, and which wait for the grace period to end or for the same key to come back. Its shard
-// guards it.
+// lingering holds the presences whose owner was lost and whose grace period has not ended. The lock
+// of the shard guards it.
 type lingering struct {
-	queue []lost // by time
+	queue []lost // ordered by until
 	where map[place][]lost
 	timer *time.Timer
 }
@@ -24,7 +24,8 @@ type lost struct {
 
 type place struct{ topic, key string }
 
-// leftForGood reports whether a channel's client left, or the channel stopped, so that nobody is expected back.
+// leftForGood reports whether the channel's client left or the server stopped the channel, so that
+// the client is not expected to return.
 func leftForGood(o Owner) bool {
 	c, ok := o.(interface{ Context() context.Context })
 	if !ok {
@@ -53,7 +54,8 @@ func (l *lingering) add(s *shard, entries []*entry) {
 	}
 }
 
-// take is one that waits at a place: one with this meta if there is one, otherwise the one that waits longest.
+// take removes and returns an entry with this topic and key, or nil. It prefers one with the same
+// meta; otherwise it takes the oldest.
 func (l *lingering) take(topic, key, meta string) *entry {
 	waiting := l.where[place{topic, key}]
 	if len(waiting) == 0 {
@@ -65,7 +67,7 @@ func (l *lingering) take(topic, key, meta string) *entry {
 	return e
 }
 
-// forget reports whether w was waiting still; now it is not.
+// forget removes w and reports whether it was present.
 func (l *lingering) forget(w lost) bool {
 	at := place{w.e.topic, w.e.key}
 	i := slices.Index(l.where[at], w)
@@ -85,7 +87,7 @@ func (l *lingering) stop() {
 	l.queue, l.where = nil, nil
 }
 
-// expire ends those whose grace period is over.
+// expire removes the presences whose grace period has ended.
 func (s *shard) expire() {
 	s.mu.Lock()
 	l := &s.linger
@@ -93,7 +95,7 @@ func (s *shard) expire() {
 	var gone []*entry
 	n := 0
 	for n < len(l.queue) && !now.Before(l.queue[n].until) {
-		if l.forget(l.queue[n]) { // else it was taken, and may have been lost again since
+		if l.forget(l.queue[n]) { // false if it was adopted, even if it was lost again since
 			gone = append(gone, l.queue[n].e)
 		}
 		n++
@@ -110,10 +112,11 @@ func (s *shard) expire() {
 		rooms = s.dropAll(gone)
 	}
 	s.mu.Unlock()
-	s.tell(rooms...)
+	s.broadcastRooms(rooms...)
 }
 
-// adopt has o take over what lingers for the key. If the meta is the same, nothing changes for anyone; otherwise it is an update.
+// adopt makes o the owner of an entry for the key in its grace period. If the meta is the same,
+// clients see no change; otherwise they see an update.
 func (s *shard) adopt(o *owner, topic, key, meta string) (e *entry, c change) {
 	old := s.linger.take(topic, key, meta)
 	switch {
@@ -128,7 +131,8 @@ func (s *shard) adopt(o *owner, topic, key, meta string) (e *entry, c change) {
 	return e, change{joins: []*entry{e}, leaves: []*entry{old}}
 }
 
-// arrived ends what lingers here for keys that have come back on another node.
+// arrived removes the presences in their grace period whose keys were tracked again on another
+// node.
 func (s *shard) arrived(joins []*entry) (gone []*entry) {
 	if len(s.linger.where) == 0 {
 		return nil

@@ -6,14 +6,15 @@ import (
 	"slices"
 )
 
-// few is how many items are searched one by one: most topics have no more, and an index would cost more than all else about them.
+// few is the number of items up to which a linear search is used. Most topics have no more, and an
+// index would use more memory than everything else about them.
 const few = 8
 
-// ordered is a map that keeps its keys in the order in which they came. The zero value is empty.
+// ordered is a map that iterates in the order of insertion. The zero value is empty.
 type ordered[V any] struct {
 	items []item[V]
-	index map[string]int // where a key is in items; nil while there are few
-	dead  int            // items that were removed
+	index map[string]int // position of each key in items; nil while there are few
+	dead  int            // number of removed items
 	seq   int64
 }
 
@@ -25,7 +26,7 @@ type item[V any] struct {
 
 func (o *ordered[V]) len() int { return len(o.items) - o.dead }
 
-// find is the position of key, or -1.
+// find returns the position of key, or -1.
 func (o *ordered[V]) find(key string) int {
 	if o.index != nil {
 		if i, ok := o.index[key]; ok {
@@ -48,7 +49,8 @@ func (o *ordered[V]) get(key string) (v V, ok bool) {
 	return v, false
 }
 
-// at is where the value of key is, made at the end if there is none. The pointer holds until the next at or remove.
+// at returns a pointer to the value of key, which it inserts if it is missing. The pointer is valid
+// until the next call of at or remove.
 func (o *ordered[V]) at(key string) (v *V, isNew bool) {
 	if i := o.find(key); i >= 0 {
 		return &o.items[i].value, false
@@ -65,7 +67,7 @@ func (o *ordered[V]) at(key string) (v *V, isNew bool) {
 	return &o.items[last].value, true
 }
 
-// grow makes room for n items in all.
+// grow reserves capacity for n items in total.
 func (o *ordered[V]) grow(n int) {
 	o.items = slices.Grow(o.items, max(0, n-len(o.items)))
 	if n > few && o.index == nil {
@@ -116,7 +118,8 @@ func (o *ordered[V]) clone() ordered[V] {
 	return c
 }
 
-// all yields pointers, which hold while nothing is added or removed.
+// all iterates over keys and pointers to values. The pointers are valid until the next insertion or
+// removal.
 func (o *ordered[V]) all() iter.Seq2[string, *V] {
 	return func(yield func(string, *V) bool) {
 		for i := range o.items {

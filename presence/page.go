@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// page is the first keys after a seq, at most limit, and the seq of the last if there are more.
+// page returns at most limit keys after a sequence number, and the sequence number of the last one
+// if there are more.
 func (r *room) page(after int64, limit int) (page State, last int64) {
 	items := r.keys.items
 	at, found := slices.BinarySearchFunc(items, after, func(it item[metas], seq int64) int { return cmp.Compare(max(it.seq, -it.seq), seq) })
@@ -27,10 +28,10 @@ func (r *room) page(after int64, limit int) (page State, last int64) {
 	return page, 0
 }
 
-// cursor is the text of a place in a list of this shard.
+// cursor encodes a sequence number of this shard.
 func (s *shard) cursor(seq int64) string { return fmt.Sprintf("%x.%x", s.tag, seq) }
 
-// seqOf is the place that a cursor names, or the beginning.
+// seqOf decodes a cursor. It returns 0, the beginning, if the cursor is not from this shard.
 func (s *shard) seqOf(cursor string) int64 {
 	var tag uint64
 	var seq int64

@@ -29,78 +29,98 @@ var (
 	ErrClosed = errors.New("closed")
 )
 
-// Config says how a Presence behaves. The zero Config is Phoenix's behaviour.
+// Config configures a Presence. The zero value behaves like Phoenix.
 type Config struct {
-	// Fetch returns what is to stand beside the metas of these keys, by key: values that encode as objects, like {"user": {…}}. A
-	// key may be left out. It is called by List, Get and Push, on the caller's goroutine, and once for every diff. If it fails or
-	// panics, that is logged and the metas go out by themselves. Its context ends after ten seconds, or at Close.
+	// Fetch returns extra fields for the entries of the given keys, such as {"user": {…}}. Each
+	// value must encode as a JSON object; keys may be omitted.
+	//
+	// List, Get and Push call it on the caller's goroutine, and each diff calls it once. If it
+	// fails or panics, the error is logged and the metas are sent without extra fields. Its context
+	// ends after 10 s or at Close.
 	Fetch func(ctx context.Context, topic string, keys []string) (map[string]any, error)
 
-	// OnDiff is called after each diff was broadcast, on every node, with who is there now. That state changes when OnDiff has
-	// returned: to keep it, Clone it. If it panics, that is logged.
+	// OnDiff is called on every node after each diff was broadcast. It receives the diff and the
+	// state of the topic after it. The state is only valid during the call; Clone it to keep it.
+	// A panic is logged.
 	OnDiff func(topic string, d Diff, now State)
 
-	// Grace is how long a presence outlives the channel that tracked it, unless its client left or the server stopped it. If the same
-	// key is tracked on the topic meanwhile, there is neither a leave nor a join, and if the meta differs, an update. (If that is on
-	// another node, the new meta comes first and the old one goes then.) 0: not at all, as in Phoenix.
+	// Grace is how long a presence outlives the channel that tracked it, unless its client left or
+	// the server stopped the channel. If the same key is tracked on the topic during that time,
+	// clients see no leave and join, and an update only if the meta differs. If the key is tracked
+	// on another node, the new meta is added before the old one is removed. Zero means no grace
+	// period, as in Phoenix.
 	Grace time.Duration
 
-	// Window is how long the changes of a topic with at least WindowFrom keys are collected and told as one diff; what came and went
-	// meanwhile is not told. 0: every change is told at once, as in Phoenix.
+	// Window is how long the changes of a topic with at least WindowFrom keys are collected before
+	// they are broadcast as one diff. Presences that both join and leave within the window are
+	// omitted. Zero means that every change is broadcast immediately, as in Phoenix.
 	Window     time.Duration
 	WindowFrom int
 
-	// Name tells several Presences of one cluster apart, as each has presences of its own. Empty: "presence".
+	// Name identifies this Presence in the cluster. Presences with different names share nothing.
+	// Empty means "presence".
 	Name string
 
-	// Node is this node's name, if it has one that it keeps when it starts again. Then the others take the presences of its former life
-	// away as soon as they hear from it, and not only after Down. Empty: the adapter's name for it.
+	// Node is a name of this node that is stable across restarts. With it, the other nodes remove
+	// the presences of the previous process as soon as they receive a message from the new one, instead of after
+	// Down. Empty means the adapter's name for the node.
 	Node string
 
-	// Period is how often it is checked who lives and what is missing. 0: 1.5 s.
+	// Period is the interval of the checks for unreachable nodes and missed messages. Zero means
+	// 1.5 s.
 	Period time.Duration
-	// Delay is the least time between two messages to the other nodes about what is new. What is new after some quiet is told at
-	// once. 0: 100 ms.
+	// Delay is the minimum time between two messages with changes to the other nodes. A change
+	// after a longer pause is sent immediately. Zero means 100 ms.
 	Delay time.Duration
-	// Silence is how many periods may pass without a message to the others: after one more, they get a sign of life. 0: 5, so that two of
-	// them may be lost. (Phoenix: 10, so that none may.)
+	// Silence is the number of periods without a message to the other nodes after which a heartbeat
+	// is sent. Zero means 5, so that two heartbeats in a row may be lost before Down. Phoenix uses
+	// 10, which tolerates no loss.
 	Silence int
-	// Down is after how much silence of a node its presences leave. They come back as soon as it is heard again. 0: 20 periods, 30 s.
+	// Down is how long a node may be silent before its presences leave. They return as soon as a
+	// message from the node arrives. Zero means 20 periods, which is 30 s by default.
 	Down time.Duration
-	// Permdown is after how much silence everything about a node is forgotten. 0: 20 minutes, or twice Down if that is longer.
+	// Permdown is how long a node may be silent before everything about it is deleted. Zero means
+	// 20 minutes, or twice Down if that is longer.
 	Permdown time.Duration
-	// Shards is the number of replicas that share the topics; it must be the same on all nodes. 0: 1.
+	// Shards is the number of replicas that the topics are divided among. It must be the same on
+	// all nodes. Zero means 1.
 	Shards int
 
-	// KeepOnClose has Close not say goodbye to the other nodes: they keep what was tracked here until Down, so that clients that come back
-	// there within that time have not left meanwhile. Close the Presence before the sockets then: what they track ends with them.
+	// KeepOnClose makes Close skip the goodbye message. The other nodes then keep the presences of
+	// this node until Down, so clients that reconnect within that time never appear to leave. In
+	// this mode, close the Presence before the sockets, because presences end with their channels.
 	KeepOnClose bool
 
-	// Logger is told what goes wrong. Nil is silent. It is called on many goroutines: a panic in its writer or hooks may end the program.
+	// Logger receives errors. Nil means no logging. It is called from many goroutines; a panic in
+	// its writer or hooks may end the program.
 	Logger *zerolog.Logger
 }
 
-// Owner is what a presence belongs to and ends with. A *channel.Channel is one. Owners are told apart by ==; one that cannot be compared
-// tracks nothing.
+// Owner is what a presence belongs to. The presence ends when its owner ends. *channel.Channel
+// implements Owner. Owners are compared with ==; an owner of an incomparable type cannot track
+// anything.
 type Owner interface {
-	// OnEnd has f called once at the owner's end. It reports false if the owner has ended already; f is not called then.
+	// OnEnd registers f to be called once when the owner ends. It returns false, without calling f,
+	// if the owner has ended already.
 	OnEnd(f func()) bool
 }
 
-// Presence knows who is on which topic.
+// Presence tracks who is present on which topic.
 type Presence struct {
 	ps     *pubsub.PubSub
 	cfg    Config
 	log    zerolog.Logger
-	ctx    context.Context // Fetch's
+	ctx    context.Context // for Fetch
 	cancel context.CancelFunc
-	work   sync.WaitGroup // goroutines that broadcast; added to under a shard's lock while it is open
+	work   sync.WaitGroup // goroutines that broadcast; Add is called under the lock of an open shard
 	shards []*shard
 }
 
-// New returns a Presence that broadcasts its diffs through ps, and, if that has an adapter, shares what it knows with the Presences of the
-// same name on other nodes. A nil config is the zero Config. New panics if the config cannot work: Down must be at least two periods, and
-// less than Permdown.
+// New returns a Presence that broadcasts its diffs through ps. If ps has an adapter, it shares its
+// state with the Presences of the same name on other nodes.
+//
+// Nil means the zero Config. New panics if a value is negative, if Down is less than two periods,
+// or if Down is not less than Permdown.
 func New(ps *pubsub.PubSub, cfg *Config) *Presence {
 	p := &Presence{ps: ps, log: zerolog.Nop()}
 	if cfg != nil {
@@ -128,7 +148,7 @@ func New(ps *pubsub.PubSub, cfg *Config) *Presence {
 	return p
 }
 
-// complete puts in what is not given.
+// complete sets the defaults and panics if the config is invalid.
 func (c *Config) complete() {
 	c.Name = cmp.Or(c.Name, "presence")
 	c.Period = cmp.Or(c.Period, 1500*time.Millisecond)
@@ -145,13 +165,15 @@ func (c *Config) complete() {
 	}
 }
 
-// newVsn is a number that is larger than those of former lives, as far as the clock can tell, and that no other node has.
+// newVsn returns a version for a new replica. It is larger than those of earlier processes, as far
+// as the clock is right, and differs from those of all other nodes.
 func newVsn() uint64 {
 	return uint64(time.Now().UnixMilli())<<22 | rand.Uint64N(1<<22)
 }
 
-// Close stops the Presence, and tells the other nodes, whose clients see its presences leave. Nothing is tracked and broadcast any more
-// on this one. Close waits for callbacks that run, until ctx ends. Another call does nothing.
+// Close stops the Presence and notifies the other nodes, whose clients then see its presences
+// leave. Afterwards nothing is tracked or broadcast on this node. Close waits for running callbacks
+// until ctx ends. Further calls do nothing.
 func (p *Presence) Close(ctx context.Context) error {
 	var err error
 	for _, s := range p.shards {
@@ -182,21 +204,23 @@ func (p *Presence) shard(topic string) *shard {
 	return p.shards[h.Sum32()%uint32(len(p.shards))]
 }
 
-// Track counts the channel's client among those present on its topic, under a key, until the channel ends. The meta is a value that
-// encodes as a JSON object; nil is an empty one. Track returns the presence's phx_ref, which holds until the next Update.
+// Track adds the channel's client to those present on its topic, under a key, until the channel
+// ends. The meta must encode as a JSON object; nil means an empty one. Track returns the presence's
+// phx_ref, which is valid until the next Update.
 func (p *Presence) Track(c *channel.Channel, key string, meta any) (ref string, err error) {
 	return p.TrackFor(c, c.Topic(), key, meta)
 }
 
-// Update replaces the meta of what the channel tracks under the key. To change a part of it see [Change].
+// Update replaces the meta that the channel tracks under the key. It returns the new phx_ref. To
+// modify a part of the meta, use [Change].
 func (p *Presence) Update(c *channel.Channel, key string, meta any) (ref string, err error) {
 	return p.UpdateFor(c, c.Topic(), key, meta)
 }
 
-// Untrack ends what the channel tracks under the key, if it does.
+// Untrack removes the presence that the channel tracks under the key, if any.
 func (p *Presence) Untrack(c *channel.Channel, key string) { p.UntrackFor(c, c.Topic(), key) }
 
-// TrackFor is Track for any owner and any topic.
+// TrackFor is like Track, for any owner and topic.
 func (p *Presence) TrackFor(o Owner, topic, key string, meta any) (ref string, err error) {
 	body, err := encodeMeta(meta)
 	if err == nil {
@@ -205,7 +229,7 @@ func (p *Presence) TrackFor(o Owner, topic, key string, meta any) (ref string, e
 	return ref, wrap("track", topic, key, err)
 }
 
-// UpdateFor is Update for any owner and any topic.
+// UpdateFor is like Update, for any owner and topic.
 func (p *Presence) UpdateFor(o Owner, topic, key string, meta any) (ref string, err error) {
 	body, err := encodeMeta(meta)
 	if err == nil {
@@ -214,25 +238,26 @@ func (p *Presence) UpdateFor(o Owner, topic, key string, meta any) (ref string, 
 	return ref, wrap("update", topic, key, err)
 }
 
-// UntrackFor is Untrack for any owner and any topic.
+// UntrackFor is like Untrack, for any owner and topic.
 func (p *Presence) UntrackFor(o Owner, topic, key string) {
 	p.shard(topic).untrack(o, topic, validKey(key))
 }
 
-// UntrackAll ends all that the owner tracks, on all topics.
+// UntrackAll removes everything that the owner tracks, on all topics.
 func (p *Presence) UntrackAll(o Owner) {
 	for _, s := range p.shards {
 		s.untrackAll(o)
 	}
 }
 
-// Change has f change the meta of what the channel tracks under the key. F gets the current meta, decoded, and is called again, with
-// another value, if the meta was changed meanwhile. With a map, f sees phx_ref too, but cannot change it.
+// Change modifies the meta that the channel tracks under the key. f receives the decoded current
+// meta. If the meta was changed concurrently, f is called again with a new value. If M is a map, it
+// contains phx_ref, which f cannot change.
 func Change[M any](p *Presence, c *channel.Channel, key string, f func(meta *M)) (ref string, err error) {
 	return ChangeFor(p, c, c.Topic(), key, f)
 }
 
-// ChangeFor is Change for any owner and any topic.
+// ChangeFor is like Change, for any owner and topic.
 func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) (ref string, err error) {
 	s, valid := p.shard(topic), validKey(key)
 	for {
@@ -255,16 +280,19 @@ func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) 
 	}
 }
 
-// List is who is present on a topic, on all nodes.
+// List returns who is present on a topic, on all nodes.
 func (p *Presence) List(topic string) State {
 	state := listOf(p.shard(topic).all(topic))
 	p.fetch(topic, &state)
 	return state
 }
 
-// Page is a part of List, for topics of thousands: at most limit keys, those after cursor, and the next page's cursor, which is "" if there is
-// none. The first page's is "". Who is present from the first page to the last is on one of them once, whoever comes and goes
-// meanwhile. A cursor holds on this node: elsewhere, it begins again.
+// Page returns a part of List, for topics with thousands of keys: at most limit keys after cursor,
+// and the cursor of the next page. The first page has the cursor "". The next cursor is "" after
+// the last page.
+//
+// A key that is present during the whole iteration appears exactly once, whatever else joins and
+// leaves. A cursor is valid on this node only; on another node the iteration starts again.
 func (p *Presence) Page(topic, cursor string, limit int) (page State, next string) {
 	s := p.shard(topic)
 	after := s.seqOf(cursor)
@@ -276,7 +304,7 @@ func (p *Presence) Page(topic, cursor string, limit int) (page State, next strin
 	return page, s.cursor(after)
 }
 
-// Get is what is known of one key on a topic, on all nodes.
+// Get returns the entry of a key on a topic, on all nodes.
 func (p *Presence) Get(topic, key string) (Entry, bool) {
 	key = validKey(key)
 	var state State
@@ -289,14 +317,14 @@ func (p *Presence) Get(topic, key string) (Entry, bool) {
 	return state.Get(key)
 }
 
-// Count is how many keys are present on a topic, on all nodes.
+// Count returns the number of keys present on a topic, on all nodes.
 func (p *Presence) Count(topic string) (n int) {
 	p.shard(topic).read(topic, func(r *room) { n = r.keys.len() })
 	return n
 }
 
-// Online reports which of the keys are present anywhere: on any topic, on any node. The first call goes through all topics and makes an
-// index, which costs some memory for each key from then on.
+// Online returns those of the keys that are present on any topic, on any node. The first call scans
+// all topics to build an index, which uses some memory for each key from then on.
 func (p *Presence) Online(keys ...string) (online []string) {
 	valid := make([]string, len(keys))
 	for i, key := range keys {
@@ -314,7 +342,8 @@ func (p *Presence) Online(keys ...string) (online []string) {
 	return online
 }
 
-// Push pushes who is present on the channel's topic to its client, as presence_state. A client needs it once after every join.
+// Push sends the state of the channel's topic to its client, as presence_state. A client needs it
+// once after every join.
 func (p *Presence) Push(c *channel.Channel) error {
 	return c.Push(EventState, encoded(p.payload(c.Topic())))
 }
@@ -328,10 +357,10 @@ func (p *Presence) payload(topic string) []byte {
 	return appendList(make([]byte, 0, sizeOf(all)), all)
 }
 
-// encoded is the payload of a JSON text, without another look at it.
+// encoded returns the payload for valid JSON, without validating it again.
 func encoded(raw []byte) (p serializer.Payload) {
 	if err := p.UnmarshalJSON(raw); err != nil {
-		panic(err) // it has none
+		panic(err) // UnmarshalJSON of a Payload never fails
 	}
 	return p
 }
@@ -343,5 +372,5 @@ func wrap(verb, topic, key string, err error) error {
 	return fmt.Errorf("presence: %s %q on %s: %w", verb, key, topic, err)
 }
 
-// validKey is the key as it is on the wire.
+// validKey returns the key as it is sent on the wire, which must be UTF-8.
 func validKey(key string) string { return strings.ToValidUTF8(key, "\uFFFD") }

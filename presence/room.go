@@ -10,29 +10,30 @@ import (
 	"bennu.example/serializer"
 )
 
-// entry is one tracked presence. But for its place in the room it does not change: an update makes another.
+// entry is one tracked presence. Apart from its links, it is immutable: an update creates a new
+// one.
 type entry struct {
 	topic string
 	key   string
-	meta  string // what was tracked, a JSON object without phx_ref
-	tag   uint64 // of its replica; with clock the identity, written as phx_ref
+	meta  string // the tracked value, a JSON object without phx_ref
+	tag   uint64 // identifies its replica; tag and clock together are the phx_ref
 	clock uint64
-	prev  uint64 // the clock of what it replaced, or 0
-	owner *owner // nil if it is another node's, or lingers
+	prev  uint64 // clock of the entry that it replaced, or 0
+	owner *owner // nil if it is tracked on another node, or in its grace period
 
-	before, after *entry // of the same key
+	before, after *entry // links to the other entries of the same key
 }
 
 const (
-	refSize   = 12 // bytes: six of the tag, six of the clock
-	refLen    = 16 // as text
+	refSize   = 12 // in bytes: six of the tag and six of the clock
+	refLen    = 16 // in base64
 	refField  = `{"phx_ref":"`
 	prevField = `","phx_ref_prev":"`
 	refAt     = len(refField)
 	prevAt    = refAt + refLen + len(prevField)
 )
 
-// appendRef appends the phx_ref of a clock: 16 characters that are safe in a URL.
+// appendRef appends the phx_ref of a clock. It has 16 characters, which are safe in a URL.
 func appendRef(dst []byte, tag, clock uint64) []byte {
 	var raw [16]byte
 	binary.BigEndian.PutUint64(raw[:8], tag<<16)
@@ -42,7 +43,7 @@ func appendRef(dst []byte, tag, clock uint64) []byte {
 
 func (e *entry) ref() string { return string(appendRef(nil, e.tag, e.clock)) }
 
-// appendMeta appends the meta as it is on the wire.
+// appendMeta appends the meta in its wire format.
 func (e *entry) appendMeta(dst []byte) []byte {
 	dst = append(dst, refField...)
 	dst = appendRef(dst, e.tag, e.clock)
@@ -62,7 +63,7 @@ func (e *entry) public() Meta {
 	return Meta{Ref: raw[refAt : refAt+refLen], PrevRef: e.prevIn(raw), raw: raw}
 }
 
-// prevIn is phx_ref_prev, as it stands in the meta.
+// prevIn returns phx_ref_prev as a substring of the encoded meta.
 func (e *entry) prevIn(raw string) string {
 	if e.prev == 0 {
 		return ""
@@ -70,7 +71,7 @@ func (e *entry) prevIn(raw string) string {
 	return raw[prevAt : prevAt+refLen]
 }
 
-// encodeMeta is the JSON object of a meta without the fields that are ours.
+// encodeMeta encodes a meta as a JSON object without the fields phx_ref and phx_ref_prev.
 func encodeMeta(meta any) (string, error) {
 	raw, err := serializer.Value(meta).JSON()
 	if err != nil {
@@ -78,7 +79,7 @@ func encodeMeta(meta any) (string, error) {
 	}
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || raw[0] != '{' {
-		return "", fmt.Errorf("%w: a meta is an object", serializer.ErrPayload)
+		return "", fmt.Errorf("%w: meta must be a JSON object", serializer.ErrPayload)
 	}
 	if bytes.Contains(raw, []byte("phx_ref")) || bytes.Contains(raw, []byte(`\u`)) {
 		var fields map[string]json.RawMessage
@@ -97,31 +98,32 @@ func encodeMeta(meta any) (string, error) {
 	return string(raw), nil
 }
 
-// room is who is present on one topic. It is guarded by its shard.
+// room is the state of one topic. The lock of its shard guards it, except shown, which belongs to
+// the goroutine that broadcasts.
 type room struct {
 	topic string
 	keys  ordered[metas]
 
-	queue []change // still to be broadcast, in order
+	queue []change // changes to broadcast, in order
 	state roomState
-	told  State // what was broadcast so far; kept for OnDiff
+	shown State // the state after the last broadcast; only maintained for OnDiff
 }
 
 type roomState uint8
 
 const (
-	resting roomState = iota // its queue is empty
-	waiting                  // for its window to end
-	busy                     // someone is to broadcast its queue
+	resting roomState = iota // the queue is empty
+	waiting                  // for the window to end
+	busy                     // a goroutine broadcasts the queue or is about to
 )
 
-// change is what one operation did to a topic: one diff.
+// change is the effect of one operation on a topic: one diff.
 type change struct{ joins, leaves []*entry }
 
-// metas are the presences of one key, oldest first.
+// metas is the list of the entries of one key, oldest first.
 type metas struct{ first, last *entry }
 
-// add reports whether the key is new.
+// add adds e and reports whether its key is new.
 func (r *room) add(e *entry) (isNew bool) {
 	m, isNew := r.keys.at(e.key)
 	e.before, e.after = m.last, nil
@@ -134,7 +136,7 @@ func (r *room) add(e *entry) (isNew bool) {
 	return isNew
 }
 
-// remove reports whether it was the key's last.
+// remove removes e and reports whether it was the last entry of its key.
 func (r *room) remove(e *entry) (gone bool) {
 	i := r.keys.find(e.key)
 	m := &r.keys.items[i].value
@@ -164,7 +166,7 @@ func (m *metas) public() Entry {
 	return e
 }
 
-// all is what the room has, key by key.
+// all returns the entries, grouped by key.
 func (r *room) all() []*entry {
 	all := make([]*entry, 0, r.keys.len())
 	for _, m := range r.keys.all() {
@@ -175,7 +177,7 @@ func (r *room) all() []*entry {
 	return all
 }
 
-// listOf is the state of what a room has. All of its text is one string.
+// listOf returns the State of a room's entries. All its metas share one string.
 func listOf(all []*entry) State {
 	var s State
 	buf, ends := make([]byte, 0, sizeOf(all)), make([]int, 0, len(all))
@@ -198,7 +200,7 @@ func listOf(all []*entry) State {
 	return s
 }
 
-// appendList appends the payload of presence_state.
+// appendList appends the payload of presence_state. Entries with the same key must be adjacent.
 func appendList(dst []byte, all []*entry) []byte {
 	dst = append(dst, '{')
 	for i, e := range all {
@@ -220,7 +222,7 @@ func appendList(dst []byte, all []*entry) []byte {
 	return append(dst, '}')
 }
 
-// sizeOf is about how large the payload is.
+// sizeOf estimates the size of the payload of presence_state.
 func sizeOf(all []*entry) int {
 	if len(all) == 0 {
 		return 2

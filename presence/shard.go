@@ -10,33 +10,35 @@ import (
 )
 
 var (
-	// errChanged is returned by update if what is to be replaced is not the current one any more.
-	errChanged = errors.New("changed meanwhile")
-	// errOwner is for owners by which a map would panic.
-	errOwner = errors.New("the owner cannot be compared with others")
+	// errChanged is returned by update if the entry to be replaced is no longer current.
+	errChanged = errors.New("changed concurrently")
+	// errOwner is returned for owners that would panic as map keys.
+	errOwner = errors.New("owner is not comparable")
 )
 
-// shard is a part of the topics: who is there, and which owners of this node track what. Each is a replica of its own among the nodes of a
-// cluster. Its methods lock it. User code, broadcasts among it, is never called under the lock.
+// shard holds a part of the topics: who is present on them, and what the owners on this node track.
+// In a cluster, each shard is a replica of its own.
+//
+// Its methods lock mu. User code is never called under the lock, and neither is a broadcast.
 type shard struct {
 	p      *Presence
-	tag    uint64 // of this node's refs
+	tag    uint64 // prefix of the refs of this node
 	gossip *gossiper
 
 	mu     sync.Mutex
 	closed bool
 	set    *crdt.Set[*entry]
 	rooms  map[string]*room
-	made   int64 // rooms so far, modulo maxMade
+	made   int64 // number of rooms created, modulo maxMade
 	owners map[Owner]*owner
-	online map[string]int // on how many topics each key is; nil until someone asks
+	online map[string]int // number of topics by key; nil until the first call of Online
 	linger lingering
 
-	ready   []*room // whose diffs are due, for the workers
+	ready   []*room // rooms whose diffs the workers must broadcast
 	workers int
 }
 
-// owner is an Owner from when it first tracks until it ends.
+// owner is the record of an Owner that has tracked something and has not ended.
 type owner struct {
 	entries []*entry
 	ended   bool
@@ -48,7 +50,7 @@ func newShard(p *Presence, self crdt.Replica, deltas bool) *shard {
 	}
 }
 
-// close reports whether it was open.
+// close closes the shard and reports whether it was open.
 func (s *shard) close() (wasOpen bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -80,11 +82,11 @@ func (s *shard) track(by Owner, topic, key, meta string) (string, error) {
 	}
 	r := s.change(topic, c)
 	s.mu.Unlock()
-	s.tell(r)
+	s.broadcastRooms(r)
 	return e.ref(), nil
 }
 
-// add makes e a presence of o's.
+// add adds e as a presence of o.
 func (s *shard) add(o *owner, e *entry) *entry {
 	e.tag, e.owner = s.tag, o
 	s.intern(e)
@@ -94,20 +96,22 @@ func (s *shard) add(o *owner, e *entry) *entry {
 	return e
 }
 
-// intern gives e, which nobody else has yet, the topic's string that others have.
+// intern replaces the topic of e by the equal string of its room, to save memory. No other
+// goroutine may have e yet.
 func (s *shard) intern(e *entry) {
 	if r := s.rooms[e.topic]; r != nil {
 		e.topic = r.topic
 	}
 }
 
-// remove takes back what add did, but for o's list.
+// remove reverts add, except for the list in o.
 func (s *shard) remove(e *entry) {
 	s.set.Remove(e.clock)
 	s.stir()
 }
 
-// update replaces what an owner tracks: only current, unless that is nil.
+// update replaces the meta of what an owner tracks. If current is not nil, it replaces only that
+// entry.
 func (s *shard) update(by Owner, topic, key, meta string, current *entry) (string, error) {
 	s.mu.Lock()
 	o := s.owner(by)
@@ -127,11 +131,11 @@ func (s *shard) update(by Owner, topic, key, meta string, current *entry) (strin
 	e := s.replace(o, old, meta)
 	r := s.change(topic, change{joins: []*entry{e}, leaves: []*entry{old}})
 	s.mu.Unlock()
-	s.tell(r)
+	s.broadcastRooms(r)
 	return e.ref(), nil
 }
 
-// replace makes a presence of o's in the place of another.
+// replace adds a presence of o that replaces old.
 func (s *shard) replace(o *owner, old *entry, meta string) *entry {
 	s.remove(old)
 	return s.add(o, &entry{topic: old.topic, key: old.key, meta: meta, prev: old.clock})
@@ -149,7 +153,7 @@ func (s *shard) untrack(by Owner, topic, key string) {
 	s.remove(e)
 	r := s.change(topic, change{leaves: []*entry{e}})
 	s.mu.Unlock()
-	s.tell(r)
+	s.broadcastRooms(r)
 }
 
 func (s *shard) untrackAll(by Owner) {
@@ -159,10 +163,10 @@ func (s *shard) untrackAll(by Owner) {
 		rooms = s.dropAll(o.takeAll())
 	}
 	s.mu.Unlock()
-	s.tell(rooms...)
+	s.broadcastRooms(rooms...)
 }
 
-// dropAll ends presences of this node.
+// dropAll removes presences of this node and returns the rooms to broadcast.
 func (s *shard) dropAll(entries []*entry) []*room {
 	for _, e := range entries {
 		s.remove(e)
@@ -170,7 +174,7 @@ func (s *shard) dropAll(entries []*entry) []*room {
 	return s.apply(nil, entries)
 }
 
-// apply changes who is there, one diff to a topic, and returns the rooms to tell.
+// apply updates the rooms with one diff for each topic, and returns the rooms to broadcast.
 func (s *shard) apply(joins, leaves []*entry) []*room {
 	var changes ordered[change] // by topic
 	for _, e := range joins {
@@ -190,10 +194,10 @@ func (s *shard) apply(joins, leaves []*entry) []*room {
 	return rooms
 }
 
-// isOwner reports whether an owner can be told from others.
+// isOwner reports whether by can be used as a map key.
 func isOwner(by Owner) bool { return by != nil && reflect.ValueOf(by).Comparable() }
 
-// owner is the record of an owner, or nil.
+// owner returns the record of an owner, or nil.
 func (s *shard) owner(by Owner) *owner {
 	if !isOwner(by) {
 		return nil
@@ -201,7 +205,8 @@ func (s *shard) owner(by Owner) *owner {
 	return s.owners[by]
 }
 
-// register finds the record of an owner, or makes it and sees to it that its end is noticed.
+// register returns the record of an owner. It creates the record if there is none and subscribes to
+// the owner's end.
 func (s *shard) register(by Owner) *owner {
 	s.mu.Lock()
 	o, ok := s.owners[by]
@@ -216,7 +221,8 @@ func (s *shard) register(by Owner) *owner {
 	return o
 }
 
-// ended ends what an owner tracked, or lets it linger if it may come back.
+// ended removes what an owner tracked. If the owner may return, the presences stay for the grace
+// period.
 func (s *shard) ended(by Owner, o *owner) {
 	mayReturn := s.p.cfg.Grace > 0 && !leftForGood(by)
 	s.mu.Lock()
@@ -232,10 +238,11 @@ func (s *shard) ended(by Owner, o *owner) {
 		rooms = s.dropAll(entries)
 	}
 	s.mu.Unlock()
-	s.tell(rooms...)
+	s.broadcastRooms(rooms...)
 }
 
-// find is what o tracks under the key on the topic, or nil. An owner of many is not searched, but the metas of the key.
+// find returns the entry that o tracks under the key on the topic, or nil. If o has many entries,
+// it searches the metas of the key instead.
 func (s *shard) find(o *owner, topic, key string) *entry {
 	if o == nil {
 		return nil
@@ -276,7 +283,7 @@ func (s *shard) tracked(by Owner, topic, key string) *entry {
 	return s.find(s.owner(by), topic, key)
 }
 
-// read calls f with the room of a topic, if there is one.
+// read calls f with the room of a topic, if there is one. It holds the lock during the call.
 func (s *shard) read(topic string, f func(*room)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -285,13 +292,13 @@ func (s *shard) read(topic string, f func(*room)) {
 	}
 }
 
-// all is what is on a topic, key by key.
+// all returns the entries of a topic, grouped by key.
 func (s *shard) all(topic string) (all []*entry) {
 	s.read(topic, func(r *room) { all = r.all() })
 	return all
 }
 
-// isOnline reports which of the keys are on any topic.
+// isOnline sets yes for each of the keys that is present on any topic.
 func (s *shard) isOnline(keys []string, yes []bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,40 +17,43 @@ const (
 	EventDiff  = "presence_diff"  // the payload is a Diff; broadcast when it changes
 )
 
-// State is who is present on a topic: an entry for each key, in the order in which the keys came. As JSON it is the payload of
-// presence_state. The zero State is empty. A State is a value which nobody changes, but for UnmarshalJSON: it may be copied, and read
-// by several goroutines.
+// State is the set of presences on a topic: an entry for each key, in the order in which the keys
+// joined. Its JSON form is the payload of presence_state. The zero value is empty.
+//
+// A State may be copied and read concurrently. Only UnmarshalJSON modifies it.
 type State struct{ entries ordered[Entry] }
 
-// Entry is what is known of one key: a meta for each time that it is tracked, the latest last.
+// Entry is the presence of one key. It has a meta for each time that the key is tracked, the latest
+// last.
 type Entry struct {
 	Metas []Meta
-	Extra map[string]json.RawMessage // the fields beside the metas, as the server's Fetch gave them
+	Extra map[string]json.RawMessage // the other fields of the entry, from the server's Fetch
 }
 
 // Meta is one tracked presence.
 type Meta struct {
-	Ref     string // phx_ref, its identity; another after every update
-	PrevRef string // phx_ref_prev: the ref that the last update replaced, or ""
+	Ref     string // phx_ref, its identity, which changes with every update
+	PrevRef string // phx_ref_prev, the ref that the last update replaced, or empty
 	raw     string // the object, refs included
 }
 
-// Diff is what changed on a topic. As JSON it is the payload of presence_diff. An update is a join and a leave of the same key.
+// Diff is a change of a topic's state. Its JSON form is the payload of presence_diff. An update is
+// a join and a leave of the same key.
 type Diff struct {
 	Joins  State `json:"joins"`
 	Leaves State `json:"leaves"`
 }
 
-// Len is the number of keys.
+// Len returns the number of keys.
 func (s State) Len() int { return s.entries.len() }
 
-// Get is the entry of a key.
+// Get returns the entry of a key.
 func (s State) Get(key string) (Entry, bool) { return s.entries.get(key) }
 
-// Clone is a State that changes to s do not change.
+// Clone returns a copy of s that is independent of s.
 func (s State) Clone() State { return State{s.entries.clone()} }
 
-// All yields the entries in the order in which their keys came.
+// All iterates over the entries in the order in which their keys joined.
 func (s State) All() iter.Seq2[string, Entry] {
 	return func(yield func(string, Entry) bool) {
 		for key, e := range s.entries.all() {
@@ -61,7 +64,7 @@ func (s State) All() iter.Seq2[string, Entry] {
 	}
 }
 
-// Decode stores the meta in v, phx_ref included, as [serializer.Payload.Decode] does.
+// Decode decodes the meta into v, as [serializer.Payload.Decode] does. The value includes phx_ref.
 func (m Meta) Decode(v any) error {
 	if err := exactjson.Unmarshal([]byte(m.raw), v); err != nil {
 		return fmt.Errorf("presence: decode meta: %w", err)
@@ -69,7 +72,7 @@ func (m Meta) Decode(v any) error {
 	return nil
 }
 
-// Metas decodes the metas of an entry, all into one type.
+// Metas decodes all metas of an entry.
 func Metas[M any](e Entry) ([]M, error) {
 	metas := make([]M, len(e.Metas))
 	for i, m := range e.Metas {
@@ -80,7 +83,8 @@ func Metas[M any](e Entry) ([]M, error) {
 	return metas, nil
 }
 
-// Decode stores the whole entry in v, as [serializer.Payload.Decode] does: its fields are "metas" and those of Extra.
+// Decode decodes the whole entry into v, as [serializer.Payload.Decode] does. Its fields are "metas"
+// and those of Extra.
 func (e Entry) Decode(v any) error {
 	if err := exactjson.Unmarshal(e.appendJSON(nil), v); err != nil {
 		return fmt.Errorf("presence: decode entry: %w", err)
@@ -88,13 +92,13 @@ func (e Entry) Decode(v any) error {
 	return nil
 }
 
-// MarshalJSON is the object of the entries by key.
+// MarshalJSON returns an object with the entries by key.
 func (s State) MarshalJSON() ([]byte, error) { return s.appendJSON(nil), nil }
 
-// MarshalJSON is the object of the metas and the fields beside them.
+// MarshalJSON returns an object with the metas and the extra fields.
 func (e Entry) MarshalJSON() ([]byte, error) { return e.appendJSON(nil), nil }
 
-// MarshalJSON is the meta's object, phx_ref included.
+// MarshalJSON returns the meta's object. It includes phx_ref.
 func (m Meta) MarshalJSON() ([]byte, error) { return m.appendJSON(nil), nil }
 
 func (s *State) set(key string, e Entry) {
@@ -152,7 +156,7 @@ func (d *Diff) appendJSON(dst []byte) []byte {
 	return append(dst, '}')
 }
 
-// merge applies d. Entries that were handed out stay as they are.
+// merge applies d to s. It does not modify entries that were returned earlier.
 func (s *State) merge(d Diff, onJoin, onLeave func(key string, current, changed Entry)) {
 	for key, joined := range d.Joins.All() {
 		at, _ := s.entries.at(key)
@@ -184,7 +188,7 @@ func (s *State) merge(d Diff, onJoin, onLeave func(key string, current, changed 
 	}
 }
 
-// without is a new slice of those metas whose refs are not among the others'.
+// without returns a new slice with the metas whose refs are not among those of others.
 func without(metas, others []Meta) []Meta {
 	left := make([]Meta, 0, len(metas))
 	if len(others) > few {

@@ -10,19 +10,22 @@ import (
 	"bennu.example/serializer"
 )
 
-// fetchTimeout is how long the context of a Fetch lasts.
+// fetchTimeout is the lifetime of Fetch's context.
 const fetchTimeout = 10 * time.Second
 
-// backlog is how many changes of a topic may wait, behind a slow Fetch, before they become one diff.
-const backlog = 64
+// maxQueued is how many changes of a topic may be queued behind a slow Fetch before they are merged
+// into one diff.
+const maxQueued = 64
 
-// maxMade is how many rooms have places of their own, for cursors, until the numbers begin again: what is made of them must stay positive.
+// maxMade is how many rooms get distinct sequence numbers, for cursors, before the numbers are
+// reused. The numbers are shifted left by 32 bits and must stay positive.
 const maxMade = 1 << 30
 
-// workers is how many topics of a shard may call Fetch and OnDiff at the same time.
+// maxWorkers is how many topics of a shard may run Fetch and OnDiff at the same time.
 const maxWorkers = 8
 
-// change changes who is on a topic, and queues the diff. It returns the room if the caller is to tell it, after unlocking.
+// change applies c to the topic's room and queues the diff. It returns the room if the caller must
+// broadcast it after unlocking, and nil otherwise. The caller holds the lock.
 func (s *shard) change(topic string, c change) *room {
 	if len(c.joins)+len(c.leaves) == 0 {
 		return nil
@@ -34,7 +37,7 @@ func (s *shard) change(topic string, c change) *room {
 		r.keys.seq = s.made << 32
 		s.rooms[topic] = r
 	}
-	for _, e := range c.joins { // first, so that a key keeps its place in an update
+	for _, e := range c.joins { // joins first, so that a key keeps its position in an update
 		if r.add(e) && s.online != nil {
 			s.online[e.key]++
 		}
@@ -59,7 +62,7 @@ func (s *shard) change(topic string, c change) *room {
 	return r
 }
 
-// due is called at the end of a room's window.
+// due broadcasts the changes of a room when its window ends.
 func (s *shard) due(r *room) {
 	s.mu.Lock()
 	r.state = busy
@@ -67,26 +70,26 @@ func (s *shard) due(r *room) {
 		r.queue = []change{merged(r.queue)}
 	}
 	s.mu.Unlock()
-	s.tell(r)
+	s.broadcastRooms(r)
 }
 
-// tell broadcasts what is queued for the rooms, which the caller made busy. It calls no user code: where that has a say, it leaves the
-// rooms to the workers.
-func (s *shard) tell(rooms ...*room) {
+// broadcastRooms broadcasts the queued changes of rooms that the caller marked busy. It calls no
+// user code: rooms with callbacks are handed to the workers.
+func (s *shard) broadcastRooms(rooms ...*room) {
 	for _, r := range rooms {
-		if r != nil && (s.p.observed(r) || s.tellNext(r)) {
-			s.hire(r)
+		if r != nil && (s.p.observed(r) || s.broadcastNext(r)) {
+			s.enqueue(r)
 		}
 	}
 }
 
-// observed reports whether broadcasting to a room calls user code.
+// observed reports whether a broadcast to r calls user code.
 func (p *Presence) observed(r *room) bool {
 	return p.cfg.OnDiff != nil || p.cfg.Fetch != nil && p.ps.Subscribers(r.topic) > 0
 }
 
-// hire has the workers broadcast the queue of r.
-func (s *shard) hire(r *room) {
+// enqueue hands r to the workers. It starts a worker unless maxWorkers are running.
+func (s *shard) enqueue(r *room) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -99,15 +102,15 @@ func (s *shard) hire(r *room) {
 	}
 }
 
-// worker broadcasts one diff of each room that is ready, in turn, until none is.
+// worker broadcasts one diff of each ready room in turn, until no room is ready.
 func (s *shard) worker() {
 	var r *room
 	defer func() {
-		if r != nil { // a callback called runtime.Goexit
+		if r != nil { // the callback called runtime.Goexit
 			s.mu.Lock()
 			s.workers--
 			s.mu.Unlock()
-			s.hire(r)
+			s.enqueue(r)
 		}
 	}()
 	for {
@@ -122,7 +125,7 @@ func (s *shard) worker() {
 		s.ready[0] = nil
 		s.ready = s.ready[1:]
 		s.mu.Unlock()
-		more := s.tellNext(r)
+		more := s.broadcastNext(r)
 		again := r
 		r = nil
 		if more {
@@ -133,15 +136,16 @@ func (s *shard) worker() {
 	}
 }
 
-// tellNext broadcasts the next diff of r, which is busy, and reports whether there are more. If not, r is at rest.
-func (s *shard) tellNext(r *room) (more bool) {
+// broadcastNext broadcasts the next diff of r, which is busy, and reports whether there are more.
+// If there are none, it marks r as resting and removes it if it is empty.
+func (s *shard) broadcastNext(r *room) (more bool) {
 	s.mu.Lock()
 	if s.closed {
 		r.queue = nil
 	}
 	if len(r.queue) > 0 {
 		c := r.queue[0]
-		if len(r.queue) > backlog {
+		if len(r.queue) > maxQueued {
 			c = merged(r.queue)
 			r.queue = nil
 		} else {
@@ -163,10 +167,10 @@ func (s *shard) tellNext(r *room) (more bool) {
 	return more
 }
 
-// merged is several changes as one. What came and went meanwhile is in none of its sides.
+// merged merges several changes into one. Entries that both joined and left are omitted.
 func merged(changes []change) change {
 	var joins, leaves ordered[*entry]
-	gone := map[string]*entry{} // what came and went, by ref
+	gone := map[string]*entry{} // entries that joined and left, by ref
 	for _, c := range changes {
 		for _, e := range c.joins {
 			put(&joins, &leaves, e)
@@ -187,14 +191,14 @@ func merged(changes []change) change {
 			}
 			prev = g.prev
 		}
-		if prev != e.prev { // what it replaced was never told
+		if prev != e.prev { // the entry that it replaced was never broadcast
 			all.joins[i] = &entry{key: e.key, meta: e.meta, tag: e.tag, clock: e.clock, prev: prev}
 		}
 	}
 	return all
 }
 
-// put adds e to one side, or takes it off the other.
+// put adds e to one side, or removes it from the other side if it is there.
 func put(to, other *ordered[*entry], e *entry) (added bool) {
 	ref := e.ref()
 	if other.find(ref) >= 0 {
@@ -214,13 +218,13 @@ func values(o *ordered[*entry]) []*entry {
 	return all
 }
 
-// broadcast sends a diff to this node's subscribers of the room, and tells OnDiff.
+// broadcast sends a diff to this node's subscribers of the room and calls OnDiff.
 func (p *Presence) broadcast(r *room, c change) {
 	if len(c.joins)+len(c.leaves) == 0 {
 		return
 	}
-	heard := p.ps.Subscribers(r.topic) > 0
-	if !heard && p.cfg.OnDiff == nil {
+	subscribed := p.ps.Subscribers(r.topic) > 0
+	if !subscribed && p.cfg.OnDiff == nil {
 		return
 	}
 	if p.cfg.Fetch == nil && p.cfg.OnDiff == nil {
@@ -229,21 +233,21 @@ func (p *Presence) broadcast(r *room, c change) {
 	}
 	d := Diff{stateOf(c.joins), stateOf(c.leaves)}
 	p.fetch(r.topic, &d.Joins, &d.Leaves)
-	if heard {
+	if subscribed {
 		p.send(r.topic, d.appendJSON(nil))
 	}
 	if p.cfg.OnDiff == nil {
 		return
 	}
-	r.told.merge(d, nil, nil)
-	if err := guard(func() error { p.cfg.OnDiff(r.topic, d, r.told); return nil }); err != nil {
-		p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: OnDiff crashed")
+	r.shown.merge(d, nil, nil)
+	if err := callUser(func() error { p.cfg.OnDiff(r.topic, d, r.shown); return nil }); err != nil {
+		p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: OnDiff failed")
 	}
 }
 
 func (p *Presence) send(topic string, diff []byte) {
 	if err := p.ps.LocalBroadcast(topic, EventDiff, encoded(diff)); err != nil {
-		p.log.Error().Err(err).Str("topic", topic).Msg("presence: diff did not reach all")
+		p.log.Error().Err(err).Str("topic", topic).Msg("presence: diff broadcast failed")
 	}
 }
 
@@ -256,7 +260,7 @@ func stateOf(entries []*entry) State {
 	return s
 }
 
-// fetch asks Fetch once for all that the states lack.
+// fetch calls Fetch once for the keys of all states and stores the extra fields in them.
 func (p *Presence) fetch(topic string, states ...*State) {
 	if p.cfg.Fetch == nil {
 		return
@@ -277,21 +281,21 @@ func (p *Presence) fetch(topic string, states ...*State) {
 	ctx, cancel := context.WithTimeout(p.ctx, fetchTimeout)
 	defer cancel()
 	var fields map[string]any
-	err := guard(func() (err error) {
+	err := callUser(func() (err error) {
 		if fields, err = p.cfg.Fetch(ctx, topic, keys); err != nil {
-			_ = err.Error() // if it panics, then here and not in the logger
+			_ = err.Error() // if Error panics, it does so here and not in the logger
 		}
 		return err
 	})
 	if err != nil {
-		p.log.Error().Err(err).Str("topic", topic).Msg("presence: fetch failed")
+		p.log.Error().Err(err).Str("topic", topic).Msg("presence: Fetch failed")
 		return
 	}
 	for key, v := range fields {
 		var extra map[string]json.RawMessage
-		err := guard(func() (err error) { extra, err = encodeExtra(v); return err }) // it may have a MarshalJSON
+		err := callUser(func() (err error) { extra, err = encodeExtra(v); return err }) // v may have a MarshalJSON
 		if err != nil {
-			p.log.Error().Err(err).Str("topic", topic).Msg("presence: fetch gave what is no object")
+			p.log.Error().Err(err).Str("topic", topic).Msg("presence: Fetch returned a value that is not an object")
 			continue
 		}
 		for _, s := range states {
@@ -311,8 +315,8 @@ func encodeExtra(v any) (extra map[string]json.RawMessage, err error) {
 	return extra, err
 }
 
-// guard calls user code and turns a panic into an error.
-func guard(f func() error) (err error) {
+// callUser calls user code and returns a panic as an error.
+func callUser(f func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
