@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// Replica is the identity of a replica: the name of its node, and a number that is another each time that it starts.
+// Replica identifies a replica: the name of its node, and a version that changes each time the node
+// starts.
 type Replica struct {
 	Name string
 	Vsn  uint64
@@ -16,10 +17,11 @@ func (r Replica) compare(o Replica) int {
 	return cmp.Or(cmp.Compare(r.Name, o.Name), cmp.Compare(r.Vsn, o.Vsn))
 }
 
-// Clocks is how far someone has come with each replica that it knows.
+// Clocks holds the clock up to which changes are known, by replica.
 type Clocks map[Replica]uint64
 
-// Dominate reports whether c knows as many replicas as o, and has come as far with each of o's.
+// Dominate reports whether c has at least as many replicas as o and is at least as far as o for
+// each of o's replicas.
 func (c Clocks) Dominate(o Clocks) bool {
 	if len(c) < len(o) {
 		return false
@@ -32,7 +34,7 @@ func (c Clocks) Dominate(o Clocks) bool {
 	return true
 }
 
-// Raise brings c to at least o with each replica.
+// Raise raises c to at least o for each replica of o.
 func (c Clocks) Raise(o Clocks) {
 	for r, clock := range o {
 		if own, ok := c[r]; !ok || own < clock {
@@ -41,7 +43,7 @@ func (c Clocks) Raise(o Clocks) {
 	}
 }
 
-// Lower brings c to at most o with each replica of both, and to o with those that only o has.
+// Lower lowers c to at most o for each replica in both, and adds those that only o has.
 func (c Clocks) Lower(o Clocks) {
 	for r, clock := range o {
 		if own, ok := c[r]; !ok || own > clock {
@@ -50,7 +52,7 @@ func (c Clocks) Lower(o Clocks) {
 	}
 }
 
-// Only is the part of c about replicas that known has.
+// Only returns the part of c with the replicas in known.
 func (c Clocks) Only(known Clocks) Clocks {
 	part := make(Clocks, min(len(c), len(known)))
 	for r, clock := range c {
@@ -61,19 +63,20 @@ func (c Clocks) Only(known Clocks) Clocks {
 	return part
 }
 
-// Sorted are the replicas in order.
+// Sorted returns the replicas in order.
 func (c Clocks) Sorted() []Replica { return slices.SortedFunc(maps.Keys(c), Replica.compare) }
 
-// Witness is a replica and how far it has come.
+// Witness is a replica and its clocks.
 type Witness struct {
 	Replica Replica
 	Clocks  Clocks
 }
 
-// Witnesses are those who together know all that anyone is known to know, and none of whom knows all that another does.
+// Witnesses is a minimal set of replicas that together know all changes that any replica is known
+// to have. No member dominates another.
 type Witnesses []Witness
 
-// Add adds one, unless the others know all that it does; those who know nothing more than it are dropped.
+// Add adds w, unless the others together dominate it. It removes those that w dominates.
 func (ws Witnesses) Add(w Witness) Witnesses {
 	if len(w.Clocks) == 0 {
 		return ws
@@ -89,5 +92,5 @@ func (ws Witnesses) Add(w Witness) Witnesses {
 		return ws
 	}
 	kept := slices.DeleteFunc(slices.Clone(ws), func(o Witness) bool { return w.Clocks.Dominate(o.Clocks) })
-	return append(kept, w) // none of them dominates it: all of them together do not
+	return append(kept, w) // none dominates w, because not even all of them together do
 }

@@ -14,7 +14,7 @@ var (
 	c = crdt.Replica{Name: "c", Vsn: 1}
 )
 
-// newSets are replicas that know each other.
+// newSets returns replicas that know each other.
 func newSets(rs ...crdt.Replica) []*crdt.Set[string] {
 	var sets []*crdt.Set[string]
 	for _, r := range rs {
@@ -34,7 +34,7 @@ func want(t *testing.T, what string, got []string, values ...string) {
 	}
 }
 
-// merge merges d, and once more.
+// merge merges d twice, to check that a duplicate has no effect.
 func merge(t *testing.T, into *crdt.Set[string], d *crdt.Delta[string]) (joins, leaves []string) {
 	t.Helper()
 	joins, leaves = into.Merge(d)
@@ -48,13 +48,14 @@ func full(from, to *crdt.Set[string]) *crdt.Delta[string] {
 	return from.Extract(to.Self(), to.Clocks())
 }
 
-// TestMerge is O292, O293, O295: adds and removes by deltas and by full states, with clocks 1, 2, 3.
+// TestMerge exchanges additions and removals by deltas and by full states, with clocks 1, 2, 3
+// (checklist O292, O293, O295).
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b)
 	x, y := sets[0], sets[1]
 	if x.TakeDelta() != nil {
-		t.Error("something is new in an empty set")
+		t.Error("an empty set has a delta")
 	}
 	clock := x.Add("v1")
 	joins, leaves := merge(t, y, full(x, y))
@@ -81,11 +82,11 @@ func TestMerge(t *testing.T) {
 		t.Errorf("cloud %v, clocks %v", cloud, y.Clocks())
 	}
 	if x.TakeDelta() != nil {
-		t.Error("something is new")
+		t.Error("unexpected delta")
 	}
 }
 
-// TestUpdate is O294 and O296.
+// An update is a removal and an addition (checklist O294, O296).
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b)
@@ -102,7 +103,7 @@ func TestUpdate(t *testing.T) {
 	want(t, "values", y.Values(a), "v2")
 }
 
-// TestThird is O297: adds and removes that are learned from one who did not make them.
+// Changes also arrive through a third replica (checklist O297).
 func TestThird(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b, c)
@@ -121,7 +122,7 @@ func TestThird(t *testing.T) {
 	want(t, "leaves of its own", leaves)
 }
 
-// TestOwn is O315: what others say of its values does not move a replica.
+// Messages of other replicas about a replica's own values do not change it (checklist O315).
 func TestOwn(t *testing.T) {
 	t.Parallel()
 	x := newSets(a, b)[0]
@@ -138,7 +139,8 @@ func TestOwn(t *testing.T) {
 	want(t, "values", x.Values(a), "v1")
 }
 
-// TestUnknown is O298: nothing of replicas that the asker does not know goes to it or is taken by it.
+// Changes of replicas that the requester does not know are neither sent nor accepted (checklist
+// O298).
 func TestUnknown(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b, c)
@@ -157,7 +159,7 @@ func TestUnknown(t *testing.T) {
 	want(t, "joins", joins)
 }
 
-// TestDown is O299 and O300.
+// Checklist O299, O300.
 func TestDown(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b, c)
@@ -168,10 +170,10 @@ func TestDown(t *testing.T) {
 	want(t, "down", y.Down(a), "v1", "v2")
 	want(t, "down again", y.Down(a))
 	if _, ok := y.Clocks()[a]; ok {
-		t.Error("one that is down is among the clocks")
+		t.Error("Clocks contains a replica that is down")
 	}
 	if known, up := y.Known(a); !known || up {
-		t.Error("not known, or up")
+		t.Error("the replica is unknown or up, want known and down")
 	}
 	joins, leaves := merge(t, y, full(x, y))
 	want(t, "joins while down", joins)
@@ -181,7 +183,7 @@ func TestDown(t *testing.T) {
 	x.Remove(clock)
 	x.Add("v3")
 	merge(t, z, x.TakeDelta())
-	d := z.Extract(b, z.Clocks()) // as if b had not noticed
+	d := z.Extract(b, z.Clocks()) // as if b had not detected it
 	joins, leaves = merge(t, y, d)
 	want(t, "joins from a third while down", joins)
 	want(t, "leaves from a third while down", leaves)
@@ -191,7 +193,7 @@ func TestDown(t *testing.T) {
 	want(t, "forgotten", y.Forget(a), "v2", "v3")
 	want(t, "forgotten again", y.Forget(a))
 	if known, _ := y.Known(a); known {
-		t.Error("still known")
+		t.Error("the replica is still known after Forget")
 	}
 	want(t, "up as new", y.Up(a))
 	joins, _ = merge(t, y, full(x, y))
@@ -200,7 +202,7 @@ func TestDown(t *testing.T) {
 	want(t, "forgotten when down", y.Forget(a))
 }
 
-// TestGap is O301 and property 5: what comes late finds what came before it, and brings nothing back.
+// A late delta completes an earlier one and restores no removed value (checklist O301, property 5).
 func TestGap(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b)
@@ -212,7 +214,7 @@ func TestGap(t *testing.T) {
 	x.Remove(clock)
 	d3 := x.TakeDelta()
 	if d1.Contiguous(d3) || d3.Contiguous(d1) || !d1.Contiguous(d2) || !d2.Contiguous(d1) || !d2.Contiguous(d3) {
-		t.Error("contiguous where there is a gap, or the other way round")
+		t.Error("wrong result of Contiguous")
 	}
 	joins, leaves := merge(t, y, d3)
 	want(t, "joins", joins)
@@ -228,7 +230,7 @@ func TestGap(t *testing.T) {
 		t.Errorf("cloud %v, clocks %v", cloud, y.Clocks())
 	}
 
-	// Put together, the removed value is in no order.
+	// Merge the deltas in every order; the removed value never appears.
 	for _, ds := range [][]*crdt.Delta[string]{{d1, d2, d3}, {d3, d2, d1}, {d2, d1, d3}, {d2, d3, d1}} {
 		all := ds[0].Copy()
 		for _, d := range ds[1:] {
@@ -243,7 +245,7 @@ func TestGap(t *testing.T) {
 	}
 }
 
-// TestConcurrent is O301 and property 4: who removes what it has seen removes no more than that.
+// A removal only affects the dots that the remover has seen (checklist O301, property 4).
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
 	sets := newSets(a, b, c)
@@ -274,7 +276,7 @@ func sizes(g *crdt.Generations[string]) (n []uint64) {
 	return n
 }
 
-// TestGenerations is O303: sizes within bounds, duplicates, gaps, replicas that are forgotten.
+// TestGenerations checks size limits, duplicates, gaps and forgotten replicas (checklist O303).
 func TestGenerations(t *testing.T) {
 	t.Parallel()
 	x := newSets(a)[0]
@@ -286,7 +288,7 @@ func TestGenerations(t *testing.T) {
 		}
 	}
 	check("empty", 0, 0, 0)
-	d1 := delta(t, x, "v1", "v2") // a value and a dot each
+	d1 := delta(t, x, "v1", "v2") // each adds a value and a dot
 	g.Push(d1)
 	check("first", 4, 4, 4)
 	g.Push(d1)
@@ -313,17 +315,17 @@ func TestGenerations(t *testing.T) {
 	g.Reset()
 	check("reset", 0, 0, 0)
 	if d := crdt.NewGenerations[string](); d.Extract(crdt.Clocks{a: 0}) != nil {
-		t.Error("no generations, but a delta")
+		t.Error("the zero Generations returned a delta")
 	}
 }
 
-// TestExtract is O304.
+// Checklist O304.
 func TestExtract(t *testing.T) {
 	t.Parallel()
 	x := newSets(a)[0]
 	g := crdt.NewGenerations[string](2, 4, 100)
 	if g.Extract(crdt.Clocks{a: 0}) != nil {
-		t.Error("something of nothing")
+		t.Error("empty Generations returned a delta")
 	}
 	for _, v := range []string{"v1", "v2", "v3", "v4"} {
 		g.Push(delta(t, x, v))
@@ -359,11 +361,11 @@ func TestExtract(t *testing.T) {
 	}
 	d.Parts[b].Values[1] = "changed"
 	if again := g.Extract(crdt.Clocks{b: 0}); again.Parts[b].Values[1] != "w1" {
-		t.Error("what was extracted is not a copy")
+		t.Error("the extracted delta is not a copy")
 	}
 }
 
-// TestClocks is O302.
+// Checklist O302.
 func TestClocks(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -402,7 +404,7 @@ func TestClocks(t *testing.T) {
 	}
 }
 
-// TestWitnesses is O302 and O307.
+// Checklist O302, O307.
 func TestWitnesses(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -470,12 +472,12 @@ func TestSpans(t *testing.T) {
 	}
 }
 
-// TestAlone holds that a replica that keeps no deltas has none.
+// A replica without deltas returns nil from TakeDelta and does not allocate for it.
 func TestAlone(t *testing.T) {
 	s := crdt.New[string](a, false)
 	s.Remove(s.Add("v"))
 	if s.TakeDelta() != nil {
-		t.Error("a delta")
+		t.Error("unexpected delta")
 	}
 	if allocs := testing.AllocsPerRun(100, func() { s.Remove(s.Add("v")) }); allocs > 0 {
 		t.Errorf("%v allocations to add and remove", allocs)

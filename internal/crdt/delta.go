@@ -5,19 +5,21 @@ import (
 	"slices"
 )
 
-// Delta is what one replica tells another: what became of some dots. Parts that are not about all of a replica's past say from where to
-// where they have all of its dots.
+// Delta is a set of changes that one replica sends to another.
+//
+// A full delta contains the complete state of its replicas. Any other delta contains the dots of an
+// interval, from Start to End.
 type Delta[V any] struct {
-	Start, End Clocks // the dots after Start up to End are all in the parts
+	Start, End Clocks // the parts contain all dots after Start up to End
 	Parts      map[Replica]*Part[V]
-	Full       bool // not a change, but all that is known of the parts' replicas; without Start and End
+	Full       bool // the complete state of the parts' replicas; Start and End are empty
 }
 
-// Part is what a Delta has of one replica.
+// Part is the part of a Delta about one replica.
 type Part[V any] struct {
-	Context uint64       // all dots up to it are meant; 0 unless the delta is full
-	Cloud   Spans        // the other dots that are meant
-	Values  map[uint64]V // those of them that are not removed
+	Context uint64       // all dots up to it are covered; 0 unless the delta is full
+	Cloud   Spans        // the other dots that are covered
+	Values  map[uint64]V // the covered values that are not removed
 }
 
 func (p *Part[V]) saw(clock uint64) bool { return clock <= p.Context || p.Cloud.Has(clock) }
@@ -26,7 +28,7 @@ func newDelta[V any]() *Delta[V] {
 	return &Delta[V]{Start: Clocks{}, End: Clocks{}, Parts: map[Replica]*Part[V]{}}
 }
 
-// part is d's part about r, made if there is none.
+// part returns d's part for r. It creates one if there is none.
 func (d *Delta[V]) part(r Replica) *Part[V] {
 	p, ok := d.Parts[r]
 	if !ok {
@@ -36,7 +38,7 @@ func (d *Delta[V]) part(r Replica) *Part[V] {
 	return p
 }
 
-// Empty reports whether d says nothing.
+// Empty reports whether d covers no dots.
 func (d *Delta[V]) Empty() bool {
 	for _, p := range d.Parts {
 		if p.Context > 0 || len(p.Cloud) > 0 {
@@ -46,7 +48,7 @@ func (d *Delta[V]) Empty() bool {
 	return true
 }
 
-// Size is how many dots and values d has.
+// Size returns the number of dots and values in d.
 func (d *Delta[V]) Size() (n uint64) {
 	for _, p := range d.Parts {
 		n += p.Cloud.Len() + uint64(len(p.Values))
@@ -54,10 +56,10 @@ func (d *Delta[V]) Size() (n uint64) {
 	return n
 }
 
-// Sorted are the replicas that d is about, in order.
+// Sorted returns the replicas that d covers, in order.
 func (d *Delta[V]) Sorted() []Replica { return slices.SortedFunc(maps.Keys(d.Parts), Replica.compare) }
 
-// Clocks are the values' clocks, in order.
+// Clocks returns the clocks of the values, in order.
 func (p *Part[V]) Clocks() []uint64 { return slices.Sorted(maps.Keys(p.Values)) }
 
 // contiguous reports whether there is no gap between d and o.
@@ -70,7 +72,7 @@ func (d *Delta[V]) contiguous(o *Delta[V]) bool {
 	return true
 }
 
-// merge makes d and o one delta: d, which must be contiguous with o.
+// merge adds o to d. The two must be contiguous.
 func (d *Delta[V]) merge(o *Delta[V]) {
 	d.Start.Lower(o.Start)
 	d.End.Raise(o.End)
@@ -86,7 +88,8 @@ func (d *Delta[V]) merge(o *Delta[V]) {
 	}
 }
 
-// eachGone calls f with the clocks of those values that p is about and does not have. F may delete them.
+// eachGone calls f with the clock of each of the values that p covers but does not contain. f may
+// delete the value.
 func (p *Part[V]) eachGone(values map[uint64]V, f func(clock uint64)) {
 	if p.Context == 0 && p.Cloud.Len() < uint64(len(values)) {
 		for _, sp := range p.Cloud {
@@ -110,7 +113,7 @@ func (p *Part[V]) has(clock uint64) bool {
 	return ok
 }
 
-// only is a copy of d without what is about replicas that known does not have.
+// only returns a copy of d restricted to the replicas in known.
 func (d *Delta[V]) only(known Clocks) *Delta[V] {
 	c := newDelta[V]()
 	c.Start, c.End = d.Start.Only(known), d.End.Only(known)
@@ -122,21 +125,22 @@ func (d *Delta[V]) only(known Clocks) *Delta[V] {
 	return c
 }
 
-// Generations are the deltas of late, put together in several sizes, so that one who missed some gets the least that helps. The zero
-// Generations has no sizes, and no delta for anyone.
+// Generations holds recent deltas, merged up to several sizes, so that a replica that missed some
+// gets the smallest sufficient one. The zero value has no generations.
 type Generations[V any] struct {
 	bounds []int
 	gens   []*Delta[V]
 }
 
-// NewGenerations has one generation for each bound, the smallest first.
+// NewGenerations returns Generations with one generation for each size limit. The limits must be in
+// ascending order.
 func NewGenerations[V any](bounds ...int) *Generations[V] {
 	g := &Generations[V]{bounds: bounds}
 	g.Reset()
 	return g
 }
 
-// Reset forgets all deltas. It is due when something was learned otherwise, from a full state.
+// Reset removes all deltas. Call it when changes arrived by other means, as a full state.
 func (g *Generations[V]) Reset() {
 	g.gens = make([]*Delta[V], len(g.bounds))
 	for i := range g.gens {
@@ -144,8 +148,8 @@ func (g *Generations[V]) Reset() {
 	}
 }
 
-// Push adds a delta to the generations that it follows on. One that grows too large starts again, with what the one before it has now if
-// that fits.
+// Push adds a delta to the generations that it is contiguous with. A generation that exceeds its
+// limit is replaced by a copy of the next smaller one if that fits.
 func (g *Generations[V]) Push(d *Delta[V]) {
 	prev := d
 	for i, gen := range g.gens {
@@ -157,7 +161,8 @@ func (g *Generations[V]) Push(d *Delta[V]) {
 	}
 }
 
-// within is d if it is not larger than bound, otherwise a copy of the first of the others that is not, or an empty delta.
+// within returns d if its size is at most bound. Otherwise it returns a copy of the first of others
+// that fits, or an empty delta.
 func (d *Delta[V]) within(bound int, others ...*Delta[V]) *Delta[V] {
 	if d.Size() <= uint64(bound) {
 		return d
@@ -176,7 +181,7 @@ func (d *Delta[V]) copy() *Delta[V] {
 	return c
 }
 
-// Forget drops what is about a replica.
+// Forget removes a replica from all generations.
 func (g *Generations[V]) Forget(r Replica) {
 	for _, gen := range g.gens {
 		gen.forget(r)
@@ -189,7 +194,8 @@ func (d *Delta[V]) forget(r Replica) {
 	delete(d.End, r)
 }
 
-// Extract is the first generation that has something for one who has come to these clocks, without a gap; nil if there is none.
+// Extract returns the smallest generation that follows on the clocks without a gap and has more
+// recent changes, restricted to their replicas. It returns nil if there is none.
 func (g *Generations[V]) Extract(clocks Clocks) *Delta[V] {
 	for _, gen := range g.gens {
 		if gen.helps(clocks) {
@@ -199,7 +205,7 @@ func (g *Generations[V]) Extract(clocks Clocks) *Delta[V] {
 	return nil
 }
 
-// helps reports whether d follows on clocks and leads beyond them.
+// helps reports whether d follows on clocks without a gap and has more recent changes.
 func (d *Delta[V]) helps(clocks Clocks) (beyond bool) {
 	for r, end := range d.End {
 		at, ok := clocks[r]

@@ -12,13 +12,13 @@ import (
 	"bennu.example/internal/crdt"
 )
 
-// A failure prints the seed that leads to it.
+// A failure prints the seed that reproduces it.
 var (
 	seedFlag = flag.Uint64("seed", 0, "replay one run of the property tests")
 	runsFlag = flag.Int("runs", 300, "how many runs of the property tests, each with another seed")
 )
 
-// runs calls f with random numbers, many times.
+// runs calls f many times with random numbers.
 func runs(t *testing.T, f func(t *testing.T, r *rand.Rand)) {
 	t.Parallel()
 	one := func(seed uint64) {
@@ -43,24 +43,24 @@ func runs(t *testing.T, f func(t *testing.T, r *rand.Rand)) {
 	}
 }
 
-// value is one that was added: it is told apart from all others.
+// value is an added value, which is unique.
 type value struct {
 	replica crdt.Replica
 	n       int
 }
 
-// node is a replica with what its driver would keep, and what it should have come to.
+// node is a replica, the state that its driver would keep, and the expected results.
 type node struct {
 	name    string
 	set     *crdt.Set[value]
 	gens    *crdt.Generations[value]
-	live    map[uint64]value        // the model: what this replica has itself
-	visible map[value]bool          // what the joins and leaves so far add up to
-	removed map[value]bool          // what another replica was seen to remove
-	known   map[string]crdt.Replica // the latest life of each node that was heard of
+	live    map[uint64]value        // the model: this replica's own values
+	visible map[value]bool          // the sum of the joins and leaves so far
+	removed map[value]bool          // values that another replica was seen to remove
+	known   map[string]crdt.Replica // the latest version of each known node
 }
 
-// message is on its way between two nodes.
+// message is in transit between two nodes.
 type message struct {
 	from     crdt.Replica
 	fromNode int
@@ -135,7 +135,7 @@ func (w *world) remove(n *node) {
 	delete(n.live, clock)
 }
 
-// beat has a node tell all others what is new, and how far it has come.
+// beat makes a node send its changes and clocks to all others.
 func (w *world) beat(i int) {
 	n := w.nodes[i]
 	d := n.set.TakeDelta()
@@ -149,7 +149,7 @@ func (w *world) beat(i int) {
 	}
 }
 
-// ask has a node ask another for what it lacks.
+// ask makes a node request its missing changes from another.
 func (w *world) ask(i, j int) {
 	if i != j {
 		n := w.nodes[i]
@@ -231,12 +231,12 @@ func (w *world) step() {
 			if len(w.bag) == 0 {
 				return
 			}
-			at := w.IntN(len(w.bag)) // in any order
+			at := w.IntN(len(w.bag)) // reordered
 			m := w.bag[at]
-			if w.IntN(10) > 0 { // else it comes again
+			if w.IntN(10) > 0 { // otherwise it is duplicated
 				w.bag = slices.Delete(w.bag, at, at+1)
 			}
-			if w.IntN(6) > 0 { // else it is lost
+			if w.IntN(6) > 0 { // otherwise it is lost
 				w.deliver(m)
 			}
 		}
@@ -256,7 +256,8 @@ func (w *world) step() {
 	}
 }
 
-// settle heals everything, delivers what is still on its way, and lets the nodes talk until nothing is new.
+// settle ends all partitions, delivers what is in transit, and lets the nodes exchange messages
+// until nothing changes.
 func (w *world) settle() {
 	clear(w.apart)
 	w.Shuffle(len(w.bag), func(i, j int) { w.bag[i], w.bag[j] = w.bag[j], w.bag[i] })
@@ -304,8 +305,9 @@ func (w *world) flush() {
 	}
 }
 
-// TestConvergence is O316, O292 to O301 and the properties 1 to 6, 11 and 13 of the specification: whatever is lost, doubled, reordered,
-// cut off or restarted, all replicas come to what the model says, by joins and leaves that are exact.
+// TestConvergence checks that all replicas converge to the model, with exact joins and leaves,
+// whatever messages are lost, duplicated or reordered, and whatever nodes are partitioned or
+// restarted (checklist O316, O292 to O301, properties 1 to 6, 11 and 13).
 func TestConvergence(t *testing.T) {
 	runs(t, func(t *testing.T, r *rand.Rand) {
 		w := newWorld(r)
@@ -344,7 +346,7 @@ func TestConvergence(t *testing.T) {
 	})
 }
 
-// TestCommutativity is the properties 2 and 3: deltas give the same whatever their order, also doubled, also merged beforehand.
+// Deltas give the same result in any order, duplicated, or merged beforehand (properties 2, 3).
 func TestCommutativity(t *testing.T) {
 	runs(t, func(t *testing.T, r *rand.Rand) {
 		w := &world{Rand: r, apart: map[[2]int]bool{}}

@@ -5,22 +5,24 @@ import (
 	"slices"
 )
 
-// Set is one replica of the set. Values added by different replicas, or at different times, are different however they look.
+// Set is one replica of the set. Values added by different replicas or at different times are
+// distinct, even if they are equal.
 type Set[V any] struct {
 	self  Replica
 	own   *peer[V]
 	peers map[Replica]*peer[V]
-	delta *Delta[V] // own changes since the last TakeDelta; nil if they are not kept
+	delta *Delta[V] // own changes since the last TakeDelta; nil if not recorded
 }
 
-// peer is what is known of one replica.
+// peer is the state of one replica as known to this one.
 type peer[V any] struct {
 	seen   seen
 	values map[uint64]V
 	down   bool
 }
 
-// New returns an empty replica. Unless deltas is set, TakeDelta has nothing to give: for a replica that is alone.
+// New returns an empty replica. If deltas is false, changes are not recorded and TakeDelta returns
+// nil; this is for a replica without others.
 func New[V any](self Replica, deltas bool) *Set[V] {
 	s := &Set[V]{self: self, own: &peer[V]{values: map[uint64]V{}}}
 	s.peers = map[Replica]*peer[V]{self: s.own}
@@ -31,7 +33,7 @@ func New[V any](self Replica, deltas bool) *Set[V] {
 	return s
 }
 
-// Self is the replica's identity.
+// Self returns the replica's identity.
 func (s *Set[V]) Self() Replica { return s.self }
 
 func (s *Set[V]) resetDelta() {
@@ -39,7 +41,7 @@ func (s *Set[V]) resetDelta() {
 	s.delta.Start[s.self], s.delta.End[s.self] = s.own.seen.context, s.own.seen.context
 }
 
-// tick takes the next dot of this replica.
+// tick increments the clock of this replica and returns it.
 func (s *Set[V]) tick() uint64 {
 	s.own.seen.context++
 	clock := s.own.seen.context
@@ -60,7 +62,7 @@ func (s *Set[V]) Add(v V) uint64 {
 	return clock
 }
 
-// Remove removes the value that this replica added at a clock.
+// Remove removes the value that this replica added at clock.
 func (s *Set[V]) Remove(clock uint64) {
 	if _, ok := s.own.values[clock]; !ok {
 		return
@@ -71,10 +73,10 @@ func (s *Set[V]) Remove(clock uint64) {
 		p.Cloud.Add(Span{clock, clock})
 		delete(p.Values, clock)
 	}
-	s.tick() // who has seen this dot knows of the removal
+	s.tick() // a replica that has seen this dot knows of the removal
 }
 
-// TakeDelta is what is new since the last call, or nil if nothing is.
+// TakeDelta returns the changes since the last call, or nil if there are none.
 func (s *Set[V]) TakeDelta() *Delta[V] {
 	if s.delta == nil || s.delta.Empty() {
 		return nil
@@ -84,7 +86,7 @@ func (s *Set[V]) TakeDelta() *Delta[V] {
 	return d
 }
 
-// Clocks is how far this replica has come with itself and those that are up.
+// Clocks returns the clock of each replica that is up, this one included.
 func (s *Set[V]) Clocks() Clocks {
 	c := make(Clocks, len(s.peers))
 	for r, p := range s.peers {
@@ -95,7 +97,7 @@ func (s *Set[V]) Clocks() Clocks {
 	return c
 }
 
-// Clock is how far this replica has come with another.
+// Clock returns the clock up to which this replica knows all changes of r.
 func (s *Set[V]) Clock(r Replica) uint64 {
 	if p, ok := s.peers[r]; ok {
 		return p.seen.context
@@ -103,8 +105,8 @@ func (s *Set[V]) Clock(r Replica) uint64 {
 	return 0
 }
 
-// Merge takes over what a delta of another replica has that is new, and returns what came and what went, in the order of replicas and
-// clocks. It keeps no part of d but the values.
+// Merge applies a delta of another replica. It returns the values that were added and removed,
+// ordered by replica and clock. It keeps no part of d except the values.
 func (s *Set[V]) Merge(d *Delta[V]) (joins, leaves []V) {
 	for _, r := range d.Sorted() {
 		p, ok := s.peers[r]
@@ -135,14 +137,14 @@ func (s *Set[V]) Merge(d *Delta[V]) (joins, leaves []V) {
 			delete(p.values, clock)
 		}
 		p.seen.add(part.Context, part.Cloud)
-		for _, clock := range came { // are in the cloud, unless d is nonsense
+		for _, clock := range came { // already in the cloud, unless d is invalid
 			p.seen.add(0, Spans{{clock, clock}})
 		}
 	}
 	return joins, leaves
 }
 
-// Extract is all that is known about the replicas that one who has come to these clocks knows, but for that one itself.
+// Extract returns the full state of all replicas that appear in clocks, except asker.
 func (s *Set[V]) Extract(asker Replica, clocks Clocks) *Delta[V] {
 	d := &Delta[V]{Full: true, Parts: map[Replica]*Part[V]{}}
 	for r := range clocks {
@@ -153,7 +155,8 @@ func (s *Set[V]) Extract(asker Replica, clocks Clocks) *Delta[V] {
 	return d
 }
 
-// Up says that a replica is there, and returns its values, which come back, if it is known.
+// Up marks a replica as up. If the replica was known and down, Up returns its values, which are
+// present again.
 func (s *Set[V]) Up(r Replica) (joins []V) {
 	p, ok := s.peers[r]
 	if !ok {
@@ -167,7 +170,8 @@ func (s *Set[V]) Up(r Replica) (joins []V) {
 	return p.sorted()
 }
 
-// Down says that a replica is not there, and returns its values, which go. They are kept.
+// Down marks a replica as down and returns its values, which are no longer present. They are
+// retained.
 func (s *Set[V]) Down(r Replica) (leaves []V) {
 	p, ok := s.peers[r]
 	if !ok || p.down || r == s.self {
@@ -177,8 +181,8 @@ func (s *Set[V]) Down(r Replica) (leaves []V) {
 	return p.sorted()
 }
 
-// Forget drops all that is known of a replica, and returns its values, if they did not go before. What comes about it is ignored from
-// now on, until it is up.
+// Forget deletes a replica. It returns the replica's values unless the replica was down before.
+// Messages about the replica are ignored until Up.
 func (s *Set[V]) Forget(r Replica) (leaves []V) {
 	leaves = s.Down(r)
 	if r != s.self {

@@ -5,13 +5,13 @@ import (
 	"slices"
 )
 
-// Span is the clocks from First to Last, both included.
+// Span is the range of clocks from First to Last, inclusive.
 type Span struct{ First, Last uint64 }
 
-// Spans is a set of clocks: spans in order, with gaps between them.
+// Spans is a set of clocks: ordered ranges with gaps between them.
 type Spans []Span
 
-// search is the position of the first span that ends at c or later.
+// search returns the index of the first span that ends at c or later.
 func (s Spans) search(c uint64) int {
 	i, _ := slices.BinarySearchFunc(s, c, func(sp Span, c uint64) int { return cmp.Compare(sp.Last, c) })
 	return i
@@ -23,7 +23,7 @@ func (s Spans) Has(c uint64) bool {
 	return i < len(s) && s[i].First <= c
 }
 
-// Len is the number of clocks in s.
+// Len returns the number of clocks in s.
 func (s Spans) Len() (n uint64) {
 	for _, sp := range s {
 		n += sp.Last - sp.First + 1
@@ -38,7 +38,7 @@ func (s *Spans) Add(sp Span) {
 	}
 	from := 0
 	if sp.First > 0 {
-		from = s.search(sp.First - 1) // one that ends just before is joined
+		from = s.search(sp.First - 1) // include an adjacent span
 	}
 	to := from
 	for to < len(*s) && (*s)[to].First <= sp.Last+1 {
@@ -60,7 +60,8 @@ func (s *Spans) AddAll(o Spans) {
 	}
 }
 
-// seen is which dots of one replica were seen: all up to context, and those of the cloud beyond.
+// seen is the set of dots of one replica that were seen: all up to context, and those in the cloud
+// beyond it.
 type seen struct {
 	context uint64
 	cloud   Spans
@@ -68,7 +69,7 @@ type seen struct {
 
 func (s *seen) has(c uint64) bool { return c <= s.context || s.cloud.Has(c) }
 
-// add counts all up to context and the cloud as seen.
+// add marks all clocks up to context and those in the cloud as seen.
 func (s *seen) add(context uint64, cloud Spans) {
 	s.context = max(s.context, context)
 	for _, sp := range cloud {
