@@ -1,4 +1,4 @@
-// Package loop is a goroutine that owns a state: what is posted to it and the timers armed on it run there, one at a time.
+// Package loop runs the functions and timers that share a state on one goroutine, one at a time.
 package loop
 
 import (
@@ -6,32 +6,35 @@ import (
 	"time"
 )
 
-// keep is how many items' room a loop holds on to when it needs less.
+// keep is the capacity up to which queues are retained when they are nearly empty.
 const keep = 16
 
-// Loop runs a function on the items posted to it, in order, and the tasks of its timers. Its goroutine starts with the first Post and
-// ends after Stop. Post, PostWait, Stop and Done may be called from any goroutine; Arm and Disarm only from the loop.
+// Loop calls a function for each posted item, in order, and runs the tasks of timers.
+//
+// Its goroutine starts with the first Post and exits after Stop. Post, PostWait, Stop and Done are
+// safe for concurrent use. Arm and Disarm may only be called on the loop.
 type Loop[T any] struct {
 	run   func(T)
-	after func() // run after each batch
+	after func() // called after each batch
 
 	mu      sync.Mutex
 	queue   []T
-	room    chan struct{} // closed when the queue was taken; made by those who wait for room
+	room    chan struct{} // closed when the queue is emptied; created by callers that wait for space
 	started bool
 	stopped bool
 
 	wake   chan struct{}
 	done   chan struct{}
-	timers heap
+	timers timers
 }
 
-// New returns a loop that runs run on each item, and after, if not nil, whenever it is about to rest.
+// New returns a loop that calls run for each item. If after is not nil, the loop calls it whenever
+// the queue and the due timers have been processed.
 func New[T any](run func(T), after func()) *Loop[T] {
 	return &Loop[T]{run: run, after: after, wake: make(chan struct{}, 1), done: make(chan struct{})}
 }
 
-// Post queues v. It never blocks, and reports false after Stop, when v will not be run.
+// Post enqueues v. It never blocks. It returns false after Stop, in which case v is discarded.
 func (l *Loop[T]) Post(v T) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -54,7 +57,8 @@ func (l *Loop[T]) post(v T) bool {
 	return true
 }
 
-// PostWait is Post, but waits while max items or more are queued. It must not be called from the loop.
+// PostWait is like Post, but blocks while max or more items are queued. It must not be called on
+// the loop.
 func (l *Loop[T]) PostWait(v T, max int) bool {
 	l.mu.Lock()
 	for len(l.queue) >= max && !l.stopped {
@@ -70,7 +74,7 @@ func (l *Loop[T]) PostWait(v T, max int) bool {
 	return l.post(v)
 }
 
-// Stop ends the loop once it has run what was posted before. Timers do not fire any more after that.
+// Stop ends the loop after it has processed the items posted before. Timers no longer fire.
 func (l *Loop[T]) Stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -89,7 +93,7 @@ func (l *Loop[T]) Stop() {
 	}
 }
 
-// Done is closed when the loop has ended.
+// Done returns a channel that is closed when the loop has ended.
 func (l *Loop[T]) Done() <-chan struct{} { return l.done }
 
 func (l *Loop[T]) wakeWaiters() {
@@ -99,8 +103,9 @@ func (l *Loop[T]) wakeWaiters() {
 	}
 }
 
-// take swaps the queue for an empty one and reports whether this was the last of it.
-func (l *Loop[T]) take(empty []T) (batch []T, last bool) {
+// dequeueAll replaces the queue by an empty one and returns it. It reports whether the loop was
+// stopped.
+func (l *Loop[T]) dequeueAll(empty []T) (batch []T, last bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	batch, l.queue = l.queue, empty
@@ -123,7 +128,7 @@ func (l *Loop[T]) serve() {
 		case <-l.wake:
 		case <-alarm.C:
 		}
-		batch, last := l.take(spare)
+		batch, last := l.dequeueAll(spare)
 		for i := range batch {
 			l.run(batch[i])
 		}
@@ -141,7 +146,7 @@ func (l *Loop[T]) serve() {
 	}
 }
 
-// expire runs the timers that are due.
+// expire runs the due timers.
 func (l *Loop[T]) expire() {
 	for {
 		at, ok := l.timers.next()
@@ -152,12 +157,12 @@ func (l *Loop[T]) expire() {
 	}
 }
 
-// Arm has t run its task after d. An armed timer is armed anew.
+// Arm makes t run its task after d. If t is armed already, its time is replaced.
 func (l *Loop[T]) Arm(t *Timer, d time.Duration) {
 	l.timers.remove(t)
 	t.at = time.Now().Add(max(d, 0))
 	l.timers.push(t)
 }
 
-// Disarm keeps t from running. An idle timer is left alone.
+// Disarm stops t. It does nothing if t is not armed.
 func (l *Loop[T]) Disarm(t *Timer) { l.timers.remove(t) }

@@ -25,7 +25,7 @@ func stop[T any](l *loop.Loop[T]) {
 
 func TestOrder(t *testing.T) {
 	t.Parallel()
-	var got []int // unguarded on purpose: the race detector finds a second runner
+	var got []int // not synchronized, so that the race detector finds concurrent calls of run
 	l := loop.New(func(i int) { got = append(got, i) }, nil)
 	for i := range 1000 {
 		if !l.Post(i) {
@@ -37,7 +37,7 @@ func TestOrder(t *testing.T) {
 		t.Fatalf("%d items, sorted %v", len(got), slices.IsSorted(got))
 	}
 	if l.Post(1) || l.PostWait(1, 1) {
-		t.Fatal("posted after Stop")
+		t.Fatal("Post succeeded after Stop")
 	}
 	l.Stop()
 }
@@ -90,7 +90,7 @@ func TestPostWaitWaitsForRoom(t *testing.T) {
 		synctest.Wait()
 		l.Stop()
 		if <-posted {
-			t.Fatal("posted after Stop")
+			t.Fatal("Post succeeded after Stop")
 		}
 		close(gate)
 		<-l.Done()
@@ -122,7 +122,7 @@ func TestTimers(t *testing.T) {
 				case 0:
 					l.Disarm(&timers[i])
 					l.Disarm(&timers[i])
-				case 1: // armed anew
+				case 1: // armed again
 					due[i] = time.Duration(rand.IntN(50)) * time.Second
 					l.Arm(&timers[i], due[i])
 				}

@@ -1,102 +1,91 @@
 package loop
 
-import "time"
+import (
+	"container/heap"
+	"time"
+)
 
-// Task is something to do on the loop.
+// Task is a task to run on the loop.
 type Task interface{ Run() }
 
-// Timer runs its Task on the loop when it is due. It is made to be part of what it is for; it must not be copied once armed.
+// Timer runs its Task on the loop when it is due. It is meant to be embedded by value. It must not
+// be copied while it is armed.
 type Timer struct {
 	Task  Task
 	at    time.Time
-	seq   uint64 // of two that are due at the same time the one armed first is first
-	place int    // in the heap, from 1; 0: not armed
+	seq   uint64 // of timers due at the same time, the one armed first runs first
+	index int    // position in the heap plus 1, or 0 if the timer is not armed
 }
 
-// IsArmed reports whether the timer is to run. Like Arm, it belongs to the loop.
-func (t *Timer) IsArmed() bool { return t.place > 0 }
+// IsArmed reports whether the timer is armed. It may only be called on the loop.
+func (t *Timer) IsArmed() bool { return t.index > 0 }
 
-// heap orders timers by when they are due. Most are armed in that order, which costs no moves.
-type heap struct {
-	list []*Timer
+// timers is the queue of armed timers, the next one first. Most timers are armed in the order in
+// which they are due, which requires no moves in the heap.
+type timers struct {
+	heap timerHeap
 	seq  uint64
 }
 
-func (h *heap) next() (time.Time, bool) {
-	if len(h.list) == 0 {
+func (ts *timers) next() (time.Time, bool) {
+	if len(ts.heap) == 0 {
 		return time.Time{}, false
 	}
-	return h.list[0].at, true
+	return ts.heap[0].at, true
 }
 
-func (h *heap) push(t *Timer) {
-	h.seq++
-	t.seq = h.seq
-	h.list = append(h.list, t)
-	t.place = len(h.list)
-	h.up(t.place - 1)
+func (ts *timers) push(t *Timer) {
+	ts.seq++
+	t.seq = ts.seq
+	heap.Push(&ts.heap, t)
 }
 
-func (h *heap) pop() Task {
-	t := h.list[0]
-	h.remove(t)
+func (ts *timers) pop() Task {
+	t := ts.heap[0]
+	ts.remove(t)
 	return t.Task
 }
 
-func (h *heap) remove(t *Timer) {
-	if t.place == 0 {
-		return
-	}
-	i, last := t.place-1, len(h.list)-1
-	h.swap(i, last)
-	h.list[last] = nil
-	h.list = h.list[:last]
-	if cap(h.list) > keep && last < cap(h.list)/4 {
-		h.list = append(make([]*Timer, 0, cap(h.list)/2), h.list...)
-	}
-	t.place = 0
-	if i < last {
-		h.down(i)
-		h.up(i)
+func (ts *timers) remove(t *Timer) {
+	if t.index > 0 {
+		heap.Remove(&ts.heap, t.index-1)
 	}
 }
 
-func (h *heap) less(i, j int) bool {
-	a, b := h.list[i], h.list[j]
-	if a.at.Equal(b.at) {
-		return a.seq < b.seq
+// timerHeap implements heap.Interface. It maintains the indexes of its timers.
+type timerHeap []*Timer
+
+func (h timerHeap) Len() int { return len(h) }
+
+func (h timerHeap) Less(i, j int) bool {
+	if h[i].at.Equal(h[j].at) {
+		return h[i].seq < h[j].seq
 	}
-	return a.at.Before(b.at)
+	return h[i].at.Before(h[j].at)
 }
 
-func (h *heap) swap(i, j int) {
-	h.list[i], h.list[j] = h.list[j], h.list[i]
-	h.list[i].place, h.list[j].place = i+1, j+1
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i+1, j+1
 }
 
-func (h *heap) up(i int) {
-	for i > 0 {
-		parent := (i - 1) / 2
-		if !h.less(i, parent) {
-			return
-		}
-		h.swap(i, parent)
-		i = parent
-	}
+func (h *timerHeap) Push(x any) {
+	t := x.(*Timer)
+	*h = append(*h, t)
+	t.index = len(*h)
 }
 
-func (h *heap) down(i int) {
-	for {
-		least := i
-		for c := 2*i + 1; c <= 2*i+2 && c < len(h.list); c++ {
-			if h.less(c, least) {
-				least = c
-			}
-		}
-		if least == i {
-			return
-		}
-		h.swap(i, least)
-		i = least
+// Pop releases memory when the heap has become much smaller than its capacity.
+func (h *timerHeap) Pop() any {
+	list := *h
+	last := len(list) - 1
+	t := list[last]
+	t.index = 0
+	list[last] = nil
+	list = list[:last]
+	if cap(list) > keep && last < cap(list)/4 {
+		list = append(make(timerHeap, 0, cap(list)/2), list...)
 	}
+	*h = list
+	return t
 }

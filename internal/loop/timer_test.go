@@ -2,19 +2,20 @@ package loop
 
 import "testing"
 
-// One timer is always armed, as a client's heartbeat is: after many others the heap does not keep their room.
+// A client's heartbeat timer is always armed. After many other timers have been armed and disarmed,
+// the heap must release their memory.
 func TestHeapShrinks(t *testing.T) {
 	t.Parallel()
-	var h heap
-	h.push(new(Timer))
-	timers := make([]Timer, 10_000)
-	for i := range timers {
-		h.push(&timers[i])
+	var ts timers
+	ts.push(new(Timer))
+	list := make([]Timer, 10_000)
+	for i := range list {
+		ts.push(&list[i])
 	}
-	for i := range timers {
-		h.remove(&timers[i])
+	for i := range list {
+		ts.remove(&list[i])
 	}
-	if n := cap(h.list); len(h.list) != 1 || n > 4*keep {
-		t.Fatalf("room for %d timers, for %d", n, len(h.list))
+	if n := cap(ts.heap); len(ts.heap) != 1 || n > 4*keep {
+		t.Fatalf("%d timers, capacity %d", len(ts.heap), n)
 	}
 }
