@@ -1,4 +1,4 @@
-// Package link is the seam between a client's socket and the channels that it carries.
+// Package link defines the interface between a client's socket and its channels.
 package link
 
 import (
@@ -18,100 +18,107 @@ import (
 	"bennu.example/serializer"
 )
 
-// ErrTaken is returned by Attach.
+// ErrTaken is returned by Attach if another channel has the topic.
 var ErrTaken = errors.New("topic is taken")
 
-// Up is what a channel asks of its socket.
+// Up is the socket as seen by a channel.
 type Up interface {
-	// Post queues a task for the loop, from any goroutine, and reports false once the socket is closed and its loop gone.
+	// Post enqueues a task for the loop. It is safe for concurrent use. It returns false once the
+	// socket is closed and its loop has ended.
 	Post(t loop.Task) bool
-	// Done is closed once the socket is closed and its loop gone.
+	// Done returns a channel that is closed once the socket is closed and its loop has ended.
 	Done() <-chan struct{}
-	// Closing is why no more pushes are taken, or nil.
+	// Closing returns the reason why no more pushes are accepted, or nil.
 	Closing() error
-	// Log is never nil.
+	// Log returns the logger, which is never nil.
 	Log() *zerolog.Logger
-	// Total counts what all channels of the socket have waiting.
+	// Total returns the counters of all channels of the socket.
 	Total() *Totals
 
-	// The following belong to the loop.
+	// The following methods may only be called on the loop.
 
 	Arm(t *loop.Timer, d time.Duration)
 	Disarm(t *loop.Timer)
-	// NextRef is the next ref of the socket.
+	// NextRef returns the next ref of the socket.
 	NextRef() uint64
-	// Send queues a message for the connection, which there must be.
+	// Send enqueues a message for the connection. The socket must be connected.
 	Send(o Out)
-	// Withdraw removes the message of that ref from what waits for the connection, if it still waits.
+	// Withdraw removes the message with that ref from the queue, if it has not been written.
 	Withdraw(ref uint64)
-	// Attach gives the messages of a topic to d. If busy, another channel is still leaving the topic: Freed is called when it
-	// is detached. The error is ErrTaken if another channel has the topic and is not leaving it, or why the socket is closed.
+	// Attach routes the messages of a topic to d. If busy is true, another channel is still leaving
+	// the topic, and Freed is called when that channel is detached. Attach returns ErrTaken if
+	// another channel has the topic and is not leaving it, or the socket's error if the socket is
+	// closed.
 	Attach(topic string, d Down) (busy bool, err error)
 	Detach(topic string, d Down)
-	// IsOpen reports whether there is a connection.
+	// IsOpen reports whether the socket is connected.
 	IsOpen() bool
-	// Go runs f on a goroutine of its own, which the socket waits for, and then the task that it returns on the loop. The tasks
-	// run in the order of the calls of Go, but none waits for more than a second for those before it. The context ends with the
-	// socket, or by cancel.
+	// Go runs f on a new goroutine and then runs the task that f returns on the loop. Tasks run in
+	// the order of the calls of Go, but a task waits for earlier ones for at most 1 s. The socket
+	// waits for the goroutine. f's context is canceled by cancel and when the socket is closed.
 	Go(f func(ctx context.Context) loop.Task) (cancel func())
-	// HasTurns reports whether a task of Go waits or is awaited.
+	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool
-	// Enter counts a push in that is to be answered, for those who wait until all are. Its number goes to Exit.
+	// Enter registers a push that expects a reply, for the callers that wait for all replies. It
+	// returns a number for Exit.
 	Enter() uint64
 	Exit(n uint64)
 }
 
-// Down is what a socket tells a channel, on the loop.
+// Down is a channel as seen by its socket. Its methods are called on the loop.
 type Down interface {
-	// Receive takes a message of the channel's topic.
+	// Receive handles a message of the channel's topic.
 	Receive(m *serializer.Message)
-	// Opened tells that there is a connection.
+	// Opened is called when the socket has connected.
 	Opened()
-	// Unsent gives back what was not handed to the network when the connection was lost. It comes just before Closed.
+	// Unsent returns a message that was not written before the connection was lost. It is called
+	// just before Closed.
 	Unsent(o *Out)
-	// Closed tells that the connection was lost, or could not be made.
+	// Closed is called when the connection was lost or could not be established.
 	Closed(err error)
-	// Freed reports that the channel that was leaving the topic, when this one was attached, is detached.
+	// Freed is called when the channel that was leaving the topic has been detached, if Attach
+	// returned busy.
 	Freed()
-	// Refused tells that a message could not be encoded, and so was not sent.
+	// Refused is called if a message could not be encoded and therefore was not sent.
 	Refused(ref uint64, err error)
-	// End tells that the socket is closed for good.
+	// End is called when the socket is closed permanently.
 	End(err error)
-	// Farewell returns the message that leaves the topic, if the server may have the channel. It is for a connection that is
-	// about to be closed: no reply is expected.
+	// Farewell returns the message that leaves the topic, if the server may have the channel. It is
+	// used when the connection is about to be closed; no reply is expected.
 	Farewell() (o Out, ok bool)
-	// IsSettled reports whether no push waits to be sent and nobody waits for the answer of one that was.
+	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply.
 	IsSettled() bool
-	// IsLeaving reports whether the topic is free for another.
+	// IsLeaving reports whether another channel may take the topic.
 	IsLeaving() bool
 }
 
-// Out is a message on its way to the connection.
+// Out is an outgoing message.
 type Out struct {
 	Msg  serializer.Message
 	Ref  uint64 // the number in Msg.Ref, higher than that of every message sent before
 	Size int    // bytes that count against the budget; 0 if Hold is nil
 	Hold *Hold  // nil for anything but a push
-	From Down   // nil: the socket's own
+	From Down   // nil for the socket's own messages
 
-	Withdrawn bool // only the place in a queue is left of it
+	Withdrawn bool // the message was withdrawn, and only its place in the queue remains
 }
 
-// Release gives back what o holds.
+// Release returns o's reservation to its budget. Further calls do nothing.
 func (o *Out) Release() {
 	if o.Hold != nil {
 		o.Hold.Release()
 	}
 }
 
-// Hold is one push's share of a Budget. Both the loop, when the push is answered, and the connection's writer, when it was
-// written, give it back; whoever comes first counts. The zero Hold holds nothing.
+// Hold is one push's reservation in a Budget. It is released by the loop when the push is answered,
+// or by the connection's writer when the push is written, whichever is first. The zero value holds
+// nothing.
 type Hold struct {
 	room *Budget
 	size atomic.Int64
 }
 
-// Take takes size bytes of b and reports whether there were as many.
+// Take reserves size bytes of b and reports whether they were available.
 func (h *Hold) Take(b *Budget, size int) bool {
 	if !b.Reserve(size) {
 		return false
@@ -121,48 +128,48 @@ func (h *Hold) Take(b *Budget, size int) bool {
 	return true
 }
 
-// Retake takes size bytes again, if they were given back, without regard to the bound.
+// Retake reserves size bytes again if the reservation was released. It ignores the limit.
 func (h *Hold) Retake(size int) {
 	if h.room != nil && h.size.CompareAndSwap(0, int64(size)) {
 		h.room.add(1, size)
 	}
 }
 
-// IsHeld reports whether Release has something to give back.
+// IsHeld reports whether there is a reservation to release.
 func (h *Hold) IsHeld() bool { return h.size.Load() > 0 }
 
-// Release gives the share back, if that was not done yet.
+// Release releases the reservation, if there is one.
 func (h *Hold) Release() {
 	if n := h.size.Swap(0); n > 0 {
 		h.room.Release(int(n))
 	}
 }
 
-// Gauge counts things and their bytes.
+// Gauge counts items and their bytes.
 type Gauge struct{ count, bytes atomic.Int64 }
 
-// Add counts n things of size bytes in all, in or out.
+// Add adds n items of size bytes in total. Both may be negative.
 func (g *Gauge) Add(n, size int) {
 	g.count.Add(int64(n))
 	g.bytes.Add(int64(size))
 }
 
-// Load returns the things and their bytes.
+// Load returns the number of items and their bytes.
 func (g *Gauge) Load() (n int, bytes int64) { return int(g.count.Load()), g.bytes.Load() }
 
-// Totals are a socket's gauges.
+// Totals holds the counters of a socket.
 type Totals struct {
-	Queued  Gauge         // pushes not yet handed to the network
-	Backlog Gauge         // events that wait for callbacks or iterators
-	Dropped atomic.Uint64 // events, for want of room
-	Failed  Failures      // of pushes, for Flush
-	Running Tracker       // functions of the user that wait or run: callbacks, and those of the configuration
+	Queued  Gauge         // pushes that are neither written nor answered
+	Backlog Gauge         // events that wait for a callback or an iterator
+	Dropped atomic.Uint64 // events dropped because the backlog was full
+	Failed  Failures      // failures of pushes, for Flush
+	Running Tracker       // queued or running user functions: callbacks, and those of the configuration
 }
 
-// failuresKept is how many errors of pushes are kept for whoever asks.
+// failuresKept bounds the errors in a FailureList.
 const failuresKept = 8
 
-// FailureList is the failures of pushes: the first of them, and the number of the others.
+// FailureList holds the first failures of pushes and the number of further ones.
 type FailureList struct {
 	errs []error
 	more int
@@ -176,7 +183,7 @@ func (l *FailureList) add(err error) {
 	}
 }
 
-// Err joins the errors, or is nil if there are none.
+// Err returns the joined errors, or nil if there are none.
 func (l *FailureList) Err() error {
 	if l.more == 0 {
 		return errors.Join(l.errs...)
@@ -184,14 +191,15 @@ func (l *FailureList) Err() error {
 	return errors.Join(append(l.errs[:len(l.errs):len(l.errs)], fmt.Errorf("and %d more pushes failed", l.more))...)
 }
 
-// Failures gives each failure to everyone who listens, or to the next who does.
+// Failures passes each failure to all listeners. Without listeners, it keeps the failure for the
+// next one.
 type Failures struct {
 	mu        sync.Mutex
 	kept      FailureList
 	listeners []*FailureList
 }
 
-// Add takes a failure.
+// Add records a failure.
 func (f *Failures) Add(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -203,7 +211,8 @@ func (f *Failures) Add(err error) {
 	}
 }
 
-// Listen returns the failures since somebody listened last, to which further ones are added until stop is called.
+// Listen returns a list with the failures that no listener has received. Further ones are added to
+// it until stop is called.
 func (f *Failures) Listen() (l *FailureList, stop func()) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -217,14 +226,15 @@ func (f *Failures) Listen() (l *FailureList, stop func()) {
 	}
 }
 
-// Budget bounds the bytes of a channel's pushes that are not yet handed to the network.
+// Budget limits the bytes of a channel's pushes that are neither written nor answered.
 type Budget struct {
 	Max   int
 	Gauge Gauge
 	Total *Gauge
 }
 
-// Reserve takes size bytes and reports whether there were as many. Anything fits when nothing is taken.
+// Reserve reserves size bytes and reports whether they were available. If nothing is reserved, a
+// reservation of any size succeeds.
 func (b *Budget) Reserve(size int) bool {
 	for {
 		used := b.Gauge.bytes.Load()
@@ -239,7 +249,7 @@ func (b *Budget) Reserve(size int) bool {
 	}
 }
 
-// Release gives size bytes back.
+// Release returns a reservation of size bytes.
 func (b *Budget) Release(size int) { b.add(-1, -size) }
 
 func (b *Budget) add(n, size int) {
@@ -247,21 +257,21 @@ func (b *Budget) add(n, size int) {
 	b.Total.Add(n, size)
 }
 
-// Tracker is a WaitGroup that may be added to while somebody waits.
+// Tracker is like a WaitGroup, but Add may be called while another goroutine waits.
 type Tracker struct {
 	mu   sync.Mutex
 	n    int
 	idle chan struct{}
 }
 
-// Add counts in.
+// Add increments the counter.
 func (t *Tracker) Add() {
 	t.mu.Lock()
 	t.n++
 	t.mu.Unlock()
 }
 
-// Done counts out.
+// Done decrements the counter.
 func (t *Tracker) Done() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -272,7 +282,7 @@ func (t *Tracker) Done() {
 	}
 }
 
-// Idle returns a channel that is closed once nothing is counted in, or nil if that is so now.
+// Idle returns a channel that is closed once the counter is zero, or nil if it is zero now.
 func (t *Tracker) Idle() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -285,13 +295,14 @@ func (t *Tracker) Idle() <-chan struct{} {
 	return t.idle
 }
 
-// Callbacks is run, marked as what runs the user's functions: see InCallback. Inlined, the mark would have its caller's name.
+// Callbacks wraps run, which calls user functions, so that InCallback can detect it on the stack.
+// It must not be inlined: its frame would have the name of its caller.
 //
 //go:noinline
 func Callbacks[T any](run func(T)) func(T) { return func(v T) { run(v) } }
 
-// InCallback reports whether it is called, however deep, by a function that Callbacks made. Who waits for the user's functions to end must
-// not do so from one.
+// InCallback reports whether a function made by Callbacks is on the stack of the calling goroutine.
+// A function that waits for user functions to return must not wait if they are its callers.
 func InCallback() bool {
 	var pcs [64]uintptr
 	for skip := 1; ; skip += len(pcs) {

@@ -13,7 +13,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 func TestInCallback(t *testing.T) {
 	t.Parallel()
 	if link.InCallback() {
-		t.Fatal("in a callback, outside of any")
+		t.Fatal("InCallback is true outside of callbacks")
 	}
 	ran := 0
 	for _, deep := range []int{0, 1, 200} {
@@ -27,12 +27,12 @@ func TestInCallback(t *testing.T) {
 				return call(n - 1)
 			}
 			if !call(n) {
-				t.Errorf("not in a callback, %d calls deep", n)
+				t.Errorf("InCallback is false %d calls deep in a callback", n)
 			}
 			other := make(chan bool)
 			go func() { other <- link.InCallback() }()
 			if <-other {
-				t.Error("another goroutine counts as in the callback")
+				t.Error("InCallback is true on another goroutine")
 			}
 		})(deep)
 	}
@@ -46,7 +46,7 @@ func TestBudget(t *testing.T) {
 	var total link.Gauge
 	b := link.Budget{Max: 100, Total: &total}
 	if !b.Reserve(500) || b.Reserve(1) {
-		t.Fatal("anything fits in an empty budget, and nothing in a full one")
+		t.Fatal("want any size to fit an empty budget, and nothing to fit a full one")
 	}
 	b.Release(500)
 	var wg sync.WaitGroup
@@ -55,7 +55,7 @@ func TestBudget(t *testing.T) {
 			for range 1000 {
 				if b.Reserve(30) {
 					if _, used := b.Gauge.Load(); used > 100 {
-						t.Errorf("%d bytes of 100", used)
+						t.Errorf("%d bytes reserved, limit 100", used)
 					}
 					b.Release(30)
 				}
@@ -112,7 +112,7 @@ func TestTracker(t *testing.T) {
 	t.Parallel()
 	var tr link.Tracker
 	if tr.Idle() != nil {
-		t.Fatal("not idle")
+		t.Fatal("a new Tracker is not idle")
 	}
 	tr.Add()
 	idle := tr.Idle()
@@ -120,7 +120,7 @@ func TestTracker(t *testing.T) {
 	tr.Done()
 	select {
 	case <-idle:
-		t.Fatal("idle while one runs")
+		t.Fatal("idle while one is running")
 	default:
 	}
 	tr.Done()
