@@ -4,5 +4,5 @@ package cputime
 
 import "time"
 
-// Used is 0: it is not known here.
+// Used returns 0, because the time is unknown on this system.
 func Used() time.Duration { return 0 }

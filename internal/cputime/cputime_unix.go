@@ -1,6 +1,7 @@
 //go:build unix
 
-// Package cputime tells how much of the processors this process has used, which other work on a machine changes less than the time that passed.
+// Package cputime returns the processor time of this process. Other load on the machine affects it
+// less than it affects the elapsed time.
 package cputime
 
 import (
@@ -8,7 +9,7 @@ import (
 	"time"
 )
 
-// Used is the time in user code and in the kernel, 0 if it is not known.
+// Used returns the time spent in user code and in the kernel, or 0 if it is unknown.
 func Used() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -1,4 +1,4 @@
-// Package leak fails a package's tests when they leave a goroutine behind.
+// Package leak fails the tests of a package if goroutines remain when they are done.
 package leak
 
 import (
@@ -10,11 +10,14 @@ import (
 	"time"
 )
 
-// grace is how long goroutines that are already on their way out get to end.
+// grace is how long Main waits for goroutines that are about to exit.
 const grace = 5 * time.Second
 
-// Main runs the tests of a package and exits: with 1 if they failed or if a goroutine outlived them. Call it from TestMain. A command that starts
-// itself anew in a -role gives its main, which then runs instead: the test's own binary is the command.
+// Main runs the tests of a package and exits. The exit code is 1 if the tests failed or if
+// goroutines remain. Call it from TestMain.
+//
+// A command that starts itself as a child process with -role passes its main function, which then
+// runs instead of the tests: the test binary serves as the command.
 func Main(m *testing.M, command ...func()) {
 	if len(command) > 0 && len(os.Args) > 1 && os.Args[1] == "-role" {
 		command[0]()
@@ -23,14 +26,15 @@ func Main(m *testing.M, command ...func()) {
 	code := m.Run()
 	if code == 0 {
 		if left := wait(grace); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "leak: %d goroutine(s) outlived the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			fmt.Fprintf(os.Stderr, "leak: %d goroutine(s) remain after the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
 			code = 1
 		}
 	}
 	os.Exit(code)
 }
 
-// wait returns the stacks of the goroutines that are still there after d, as soon as there are none.
+// wait waits until no other goroutines remain, for at most d, and returns the stacks of those that
+// do.
 func wait(d time.Duration) []string {
 	for end := time.Now().Add(d); ; time.Sleep(10 * time.Millisecond) {
 		left := others()
@@ -40,13 +44,14 @@ func wait(d time.Duration) []string {
 	}
 }
 
-// others lists the stacks of all goroutines but this one and those that the runtime and the testing package keep.
+// others returns the stacks of all goroutines except this one and those of the runtime and the
+// testing package.
 func others() []string {
 	buf := make([]byte, 1<<20)
 	buf = buf[:runtime.Stack(buf, true)]
 	var left []string
 	for i, g := range strings.Split(string(buf), "\n\n") {
-		if i == 0 || kept(g) {
+		if i == 0 || isSystem(g) {
 			continue
 		}
 		left = append(left, g)
@@ -54,7 +59,7 @@ func others() []string {
 	return left
 }
 
-func kept(stack string) bool {
+func isSystem(stack string) bool {
 	for _, s := range []string{
 		"testing.(*M).", "testing.runFuzzing", "testing.tRunner.func", "os/signal.", "runtime.ensureSigM", "runtime/trace.", "runtime/pprof.",
 	} {

@@ -1,4 +1,4 @@
-// Package need finds the programs that some tests run.
+// Package need finds the programs that some tests need.
 package need
 
 import (
@@ -11,7 +11,8 @@ import (
 	"testing"
 )
 
-// Program returns the path of the first of the names that is installed. If none is, it ends the test as [Missing] does.
+// Program returns the path of the first of the named programs that is installed. If none is
+// installed, it calls [Missing].
 func Program(t testing.TB, names ...string) string {
 	t.Helper()
 	for _, name := range names {
@@ -23,10 +24,10 @@ func Program(t testing.TB, names ...string) string {
 	return ""
 }
 
-// Missing skips the test because something that it needs is missing. If CI is true in the environment, the test fails instead, since
-// a skipped test would pass for one that succeeded.
+// Missing skips the test because a prerequisite is missing. If CI is true in the environment, it
+// fails the test instead, because a skipped test is easily mistaken for one that passed.
 //
-// The first such test of a process prints a line that the user of go test sees.
+// The first such test of a process prints a line that is visible without go test -v.
 func Missing(t testing.TB, what string) {
 	t.Helper()
 	if os.Getenv("CI") == "true" {

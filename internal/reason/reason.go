@@ -1,4 +1,5 @@
-// Package reason makes {"reason": …}, which is the payload of Phoenix's own error replies. It is encoded once, however often it is sent.
+// Package reason builds {"reason": …}, the payload of Phoenix's own error replies. It is encoded
+// once, however often it is sent.
 package reason
 
 import (
@@ -6,16 +7,16 @@ import (
 	"bennu.example/serializer"
 )
 
-// Payload is {"reason": text}.
+// Payload returns {"reason": text}.
 func Payload(text string) serializer.Payload {
 	p, err := serializer.Value(map[string]string{"reason": text}).Encoded()
 	if err != nil {
-		panic(err) // a string is always encoded
+		panic(err) // encoding a string never fails
 	}
 	return p
 }
 
-// Reply is the error reply with that payload.
+// Reply returns an error reply with that payload.
 func Reply(text string) push.Reply {
 	return push.Reply{Status: push.StatusError, Payload: Payload(text)}
 }
