@@ -15,12 +15,12 @@ import (
 	"time"
 )
 
-// child is a server in a process of its own. It ends with this one.
+// child is a server in a child process. It ends when this process ends.
 type child struct {
-	cmd  *exec.Cmd
-	hold io.Closer // its input
-	out  *bufio.Reader
-	addr string
+	cmd   *exec.Cmd
+	stdin io.Closer
+	out   *bufio.Reader
+	addr  string
 }
 
 func startChild(addr string) (*child, error) {
@@ -38,7 +38,7 @@ func startChild(addr string) (*child, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	c := &child{cmd: cmd, hold: in, out: bufio.NewReader(out)}
+	c := &child{cmd: cmd, stdin: in, out: bufio.NewReader(out)}
 	line, err := c.out.ReadString('\n')
 	c.addr = strings.TrimSpace(line)
 	if err != nil {
@@ -48,23 +48,23 @@ func startChild(addr string) (*child, error) {
 	return c, nil
 }
 
-// drain has the server end in good order, and returns what it was at its end.
+// drain shuts the server down and returns its last state.
 func (c *child) drain() (last state, err error) {
 	if err := c.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return last, fmt.Errorf("server: %w", err)
 	}
 	late := time.AfterFunc(2*drainTime, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
-	defer c.hold.Close()
-	said := json.NewDecoder(c.out).Decode(&last)
-	if err := errors.Join(c.cmd.Wait(), said); err != nil {
-		return last, fmt.Errorf("the server did not end in good order: %w", err)
+	defer c.stdin.Close()
+	decodeErr := json.NewDecoder(c.out).Decode(&last)
+	if err := errors.Join(c.cmd.Wait(), decodeErr); err != nil {
+		return last, fmt.Errorf("the server's shutdown failed: %w", err)
 	}
 	return last, nil
 }
 
 func (c *child) kill() {
-	_ = c.cmd.Process.Kill() // it may have ended
+	_ = c.cmd.Process.Kill() // it may have ended already
 	_ = c.cmd.Wait()
 }
 

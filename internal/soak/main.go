@@ -1,20 +1,25 @@
-// Command soak has many clients talk through one server for a long time while everything around them breaks, and checks what each of them heard.
+// Command soak connects many clients to one server for a long time, disturbs everything around them,
+// and checks the messages that each of them receives.
 //
-//	go run ./internal/soak                            a minute
-//	go run ./internal/soak -duration 10m              as every night
-//	go run ./internal/soak -duration 10m -seed 42     with the choices of a run before
-//	go test ./internal/soak                           a quarter of a minute; as long as BENNU_SOAK says: a minute in .ci/run
+//	go run ./internal/soak                            one minute
+//	go run ./internal/soak -duration 10m              the nightly run
+//	go run ./internal/soak -duration 10m -seed 42     with the choices of an earlier run
+//	go test ./internal/soak                           15 s, or the duration in BENNU_SOAK
 //
-// The server is a process of its own. Its clients are Bennu's, by WebSocket and by long poll, in versions 2.0.0 and 3.0.0, and clients without Bennu,
-// some of which read slowly. They join, leave and join again, push, broadcast, crash their channels, pause. Meanwhile connections are cut, reset and
-// stalled, users are disconnected by their ids, and the server is drained and started again.
+// The server is a child process. Its clients are Bennu's, over WebSocket and long polling, with
+// versions 2.0.0 and 3.0.0, and raw clients without Bennu, some of which read slowly. They join,
+// leave, rejoin, push, broadcast, crash their channels and pause. Meanwhile connections are cut,
+// reset and stalled, users are disconnected by ID, and the server is drained and restarted.
 //
-// After every round of this there is quiet, and a roll call: all must be joined and hear all others, presence must list who is there and nobody else, and
-// the server's memory and goroutines must be what they were. What is checked all the time is told by [witness], and in guest.go and stranger.go.
+// Each round ends with a quiet phase and a roll call. All clients must be joined and receive a
+// message from all others. Presence must list exactly the joined clients. The server's memory and
+// goroutines must not have grown. The rules that are checked all the time are documented at
+// [checker], [client] and [rawClient].
 //
-// The last line is the verdict, PASS or FAIL with what was seen, and the exit code is 0 or 1.
+// The last line is the verdict, PASS or FAIL with totals. The exit code is 0 or 1.
 //
-// The seed decides what is done and in which order, not when: the clock, the network and the scheduler have their own will.
+// The seed determines the actions and their order, but not their timing, which depends on the
+// clock, the network and the scheduler.
 package main
 
 import (
@@ -25,10 +30,10 @@ import (
 )
 
 func main() {
-	role := flag.String("role", "", "server: what a child process is to be; for the program's own use")
-	addr := flag.String("addr", "127.0.0.1:0", "where the server is to listen; for the program's own use")
-	duration := flag.Duration("duration", time.Minute, "how long to go on")
-	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "what the choices are made from")
+	role := flag.String("role", "", "server: role of a child process; internal")
+	addr := flag.String("addr", "127.0.0.1:0", "address of the server; internal")
+	duration := flag.Duration("duration", time.Minute, "duration of the test")
+	seed := flag.Uint64("seed", uint64(time.Now().UnixNano()), "seed of the random choices")
 	flag.Parse()
 	var err error
 	if *role == "server" {

@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// proxy carries TCP connections to a server, and harms them when told to. Close ends it.
+// proxy forwards TCP connections to a server and can disturb them. It runs until close.
 type proxy struct {
 	l  net.Listener
 	wg sync.WaitGroup
@@ -19,8 +19,9 @@ type proxy struct {
 	closed   bool
 }
 
-// small is the size of the kernel's buffers on the way, so that the server notices early that a client does not read.
-const small = 16 << 10
+// bufferSize is the size of the kernel's buffers, small so that the server detects soon that a
+// client does not read.
+const bufferSize = 16 << 10
 
 func newProxy(upstream string) (*proxy, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -46,19 +47,19 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
-		p.wg.Go(func() { p.carry(c.(*net.TCPConn)) })
+		p.wg.Go(func() { p.forward(c.(*net.TCPConn)) })
 	}
 }
 
-// pair is one connection: the client's half and the server's.
+// pair is a forwarded connection: the client's side and the server's.
 type pair struct {
 	client, server *net.TCPConn
-	stalled        atomic.Int64 // until then, in Unix nanoseconds, nothing moves
+	stalled        atomic.Int64 // no data is forwarded until this time, in Unix nanoseconds
 	done           chan struct{}
 	once           sync.Once
 }
 
-func (p *proxy) carry(client *net.TCPConn) {
+func (p *proxy) forward(client *net.TCPConn) {
 	defer client.Close()
 	p.mu.Lock()
 	upstream := p.upstream
@@ -70,17 +71,17 @@ func (p *proxy) carry(client *net.TCPConn) {
 	c := &pair{client: client, server: nc.(*net.TCPConn), done: make(chan struct{})}
 	defer c.end()
 	for _, half := range []*net.TCPConn{c.client, c.server} {
-		_ = half.SetReadBuffer(small) // it works without
-		_ = half.SetWriteBuffer(small)
+		_ = half.SetReadBuffer(bufferSize) // best effort
+		_ = half.SetWriteBuffer(bufferSize)
 	}
 	if !p.add(c) {
 		return
 	}
 	defer p.remove(c)
-	var back sync.WaitGroup
-	back.Go(func() { c.pump(c.client, c.server) })
+	var rejoin sync.WaitGroup
+	rejoin.Go(func() { c.pump(c.client, c.server) })
 	c.pump(c.server, c.client)
-	back.Wait()
+	rejoin.Wait()
 }
 
 func (p *proxy) add(c *pair) bool {
@@ -106,10 +107,10 @@ func (p *proxy) remove(c *pair) {
 	}
 }
 
-// pump copies one direction. Whatever ends it ends both.
+// pump copies one direction. When it ends, it closes both.
 func (c *pair) pump(to, from *net.TCPConn) {
 	defer c.end()
-	buf := make([]byte, small)
+	buf := make([]byte, bufferSize)
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
@@ -121,20 +122,20 @@ func (c *pair) pump(to, from *net.TCPConn) {
 			}
 		}
 		if err != nil {
-			c.wait() // the end, too, is late
+			c.wait() // the end of the stream is delayed as well
 			return
 		}
 	}
 }
 
-// wait waits while the pair is stalled. It reports false if the pair ended meanwhile.
+// wait waits while the pair is stalled. It returns false if the pair ended.
 func (c *pair) wait() bool {
 	for {
 		d := time.Until(time.Unix(0, c.stalled.Load()))
 		if d <= 0 {
 			return true
 		}
-		t := time.NewTimer(min(d, 50*time.Millisecond)) // it may become less: see calm
+		t := time.NewTimer(min(d, 50*time.Millisecond)) // the stall may be ended early: see clearStalls
 		select {
 		case <-t.C:
 		case <-c.done:
@@ -154,20 +155,20 @@ func (c *pair) end() {
 
 func (c *pair) stall(d time.Duration) { c.stalled.Store(time.Now().Add(d).UnixNano()) }
 
-// reset ends the connection with RST on both halves.
+// reset closes both sides with RST.
 func (c *pair) reset() {
-	_ = c.client.SetLinger(0) // it may have ended
+	_ = c.client.SetLinger(0) // it may be closed already
 	_ = c.server.SetLinger(0)
 	c.end()
 }
 
-// vanish ends the server's half only: the client hears nothing for a while, not even that.
+// vanish closes the server's side and stalls the client's, which does not detect it for d.
 func (c *pair) vanish(d time.Duration) {
 	c.stall(d)
 	c.server.Close()
 }
 
-// any is some connection, or nil if there is none.
+// any returns a random connection, or nil if there is none.
 func (p *proxy) any(rng *rand.Rand) *pair {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -177,8 +178,8 @@ func (p *proxy) any(rng *rand.Rand) *pair {
 	return p.pairs[rng.IntN(len(p.pairs))]
 }
 
-// calm ends all stalls.
-func (p *proxy) calm() {
+// clearStalls ends all stalls.
+func (p *proxy) clearStalls() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, c := range p.pairs {

@@ -16,51 +16,52 @@ import (
 	"bennu.example/socket"
 )
 
-// What may be left, of the server and here, when all is over, and by how much a server may grow from its first quiet moment to any later one.
+// Limits on growth: of the server from its first settled state to any later one, and of both
+// processes at the end.
 const (
 	maxHeap       = 4 << 20
-	maxHistories  = 8 << 20 // more is left here: what the witnesses keep
-	maxGoroutines = 5       // when all is over
-	maxBusy       = 15      // in a quiet moment: how many polls wait differs
+	maxHistories  = 8 << 20 // for this process, whose checkers keep their history
+	maxGoroutines = 5       // at the end
+	maxBusy       = 15      // while settled: the number of waiting polls varies
 )
 
-// stage is what the clients go by.
-type stage struct {
-	quiet atomic.Bool   // do nothing
-	roll  atomic.Uint64 // a new one is to be answered
+// schedule tells the clients when to act.
+type schedule struct {
+	quiet atomic.Bool   // perform no random actions
+	roll  atomic.Uint64 // number of the current roll call, which clients answer once
 }
 
-// run is one soak.
+// run is the state of one soak test.
 type run struct {
-	log    func(string, ...any)
-	rng    *rand.Rand
-	book   *book
-	stage  stage
-	child  *child
-	proxy  *proxy
-	guests []*guest
-	others []*stranger
-	sizes  sizes
+	log        func(string, ...any)
+	rng        *rand.Rand
+	report     *report
+	schedule   schedule
+	child      *child
+	proxy      *proxy
+	clients    []*client
+	rawClients []*rawClient
+	sizes      sizes
 
-	first      time.Time     // this server's first quiet moment
-	settledFor time.Duration // from then to the last
-	dropped    uint64        // frames, by all servers that ended
-	crashes    uint64        // of channels, likewise
+	first      time.Time     // when this server first settled
+	settledFor time.Duration // time from then to the last settled state
+	dropped    uint64        // frames dropped by all servers that have ended
+	crashes    uint64        // channels crashed on all servers that have ended
 }
 
-// soak goes on for about d, logs a verdict as the last line, and returns what went wrong.
+// soak runs the test for about d. It logs a verdict as the last line and returns the faults found.
 func soak(d time.Duration, seed uint64, log func(string, ...any)) error {
 	log("seed %d", seed)
 	begun := time.Now()
-	r := &run{log: log, rng: rand.New(rand.NewPCG(seed, 0)), book: newBook()}
+	r := &run{log: log, rng: rand.New(rand.NewPCG(seed, 0)), report: newReport()}
 	r.sizes.here = measure(true)
 	err := r.run(d, seed)
-	log("%s", r.book)
-	if found := r.book.faults(); len(found) > 0 {
+	log("%s", r.report)
+	if found := r.report.faults(); len(found) > 0 {
 		err = errors.Join(err, errors.New(strings.Join(found, "\n")))
 	}
 	if err == nil {
-		err = r.idle()
+		err = r.checkActivity()
 	}
 	if err != nil {
 		log("%v", err)
@@ -83,23 +84,23 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 		return err
 	}
 	defer r.proxy.close()
-	r.invite(seed)
+	r.createClients(seed)
 
 	ctx, cancel := context.WithCancel(context.Background())
-	var clients sync.WaitGroup
-	for _, g := range r.guests {
-		clients.Go(func() { g.run(ctx) })
+	var running sync.WaitGroup
+	for _, c := range r.clients {
+		running.Go(func() { c.run(ctx) })
 	}
-	for _, x := range r.others {
-		clients.Go(func() { x.run(ctx) })
+	for _, x := range r.rawClients {
+		running.Go(func() { x.run(ctx) })
 	}
 	err = r.rounds(d)
 	cancel()
-	clients.Wait()
-	for _, g := range r.guests {
-		clients.Go(g.close)
+	running.Wait()
+	for _, c := range r.clients {
+		running.Go(c.close)
 	}
-	clients.Wait()
+	running.Wait()
 	if err == nil {
 		err = r.emptied()
 	}
@@ -107,13 +108,13 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 		err = r.drain()
 	}
 	if err == nil {
-		err = r.explained()
+		err = r.checkMissed()
 	}
 	r.proxy.close()
-	return errors.Join(err, r.left())
+	return errors.Join(err, r.waitReleased())
 }
 
-// drain has the server end in good order: nothing of it may go on then, whatever its clients did.
+// drain shuts the server down and checks that no goroutines remain.
 func (r *run) drain() error {
 	last, err := r.child.drain()
 	if err != nil {
@@ -122,38 +123,39 @@ func (r *run) drain() error {
 	r.dropped += last.Lossy.WebSocket.Dropped
 	r.crashes += last.Strict.Crashes + last.Lossy.Crashes
 	if n := last.Strict.WebSocket.Dropped; n > 0 {
-		return fmt.Errorf("the handler that may drop nothing dropped %d frames", n)
+		return fmt.Errorf("the strict handler dropped %d frames", n)
 	}
 	if last.Goroutines > r.sizes.empty.Goroutines {
-		return fmt.Errorf("the server ended with %d goroutines, and began with %d", last.Goroutines, r.sizes.empty.Goroutines)
+		return fmt.Errorf("%d goroutines when the server ended, %d at its start", last.Goroutines, r.sizes.empty.Goroutines)
 	}
 	return nil
 }
 
-// explained checks that no more is missing than the servers dropped by their policy.
-func (r *run) explained() error {
-	if missed := r.book.counted("missed"); uint64(missed) > r.dropped {
+// checkMissed checks that the slow clients missed no more messages than the servers dropped.
+func (r *run) checkMissed() error {
+	if missed := r.report.counted("missed"); uint64(missed) > r.dropped {
 		return fmt.Errorf("slow clients missed %d messages, but %d were dropped", missed, r.dropped)
 	}
 	return nil
 }
 
-// left waits until nothing is left of the clients in this process, but for what they heard.
-func (r *run) left() error {
+// waitReleased waits until the clients have released this process's resources, except the history
+// of the checkers.
+func (r *run) waitReleased() error {
 	return within(func() error {
 		r.sizes.hereEnd = measure(true)
 		return r.sizes.hereEnd.grew(r.sizes.here, maxGoroutines, maxHistories)
 	})
 }
 
-// invite makes the clients. Each is in two rooms.
-func (r *run) invite(seed uint64) {
+// createClients creates the clients. Each joins two rooms.
+func (r *run) createClients(seed uint64) {
 	id := uint64(0)
 	rng := func() *rand.Rand { id++; return rand.New(rand.NewPCG(seed, id)) }
-	type seats interface{ sit(topic string) }
-	sit := func(s seats) {
-		s.sit(room(int(id)))
-		s.sit(room(int(id) + 1))
+	type joiner interface{ addMembership(topic string) }
+	addMembership := func(s joiner) {
+		s.addMembership(room(int(id)))
+		s.addMembership(room(int(id) + 1))
 	}
 	for _, k := range []struct {
 		n    int
@@ -168,44 +170,46 @@ func (r *run) invite(seed uint64) {
 		{1, "fallback", socket.Fallback, serializer.V2()},
 	} {
 		for i := range k.n {
-			g := newGuest(r.book, &r.stage, fmt.Sprintf("%s-%d", k.name, i), r.proxy.addr(), k.by, k.ser, rng())
-			sit(g)
-			r.guests = append(r.guests, g)
+			c := newClient(r.report, &r.schedule, fmt.Sprintf("%s-%d", k.name, i), r.proxy.addr(), k.by, k.ser, rng())
+			addMembership(c)
+			r.clients = append(r.clients, c)
 		}
 	}
 	for i := range 6 {
 		slow := i >= 4
-		name := fmt.Sprintf("stranger-%d", i)
+		name := fmt.Sprintf("raw-%d", i)
 		if slow {
 			name = fmt.Sprintf("slow-%d", i)
 		}
-		x := newStranger(r.book, &r.stage, name, r.proxy.addr(), slow, rng())
-		sit(x)
-		r.others = append(r.others, x)
+		x := newRawClient(r.report, &r.schedule, name, r.proxy.addr(), slow, rng())
+		addMembership(x)
+		r.rawClients = append(r.rawClients, x)
 	}
 }
 
-// Rounds are of a length between these. The quiet at their ends takes as long as it takes; more than this is taken from the next trouble.
+// Limits of the length of a round. A round ends with a quiet phase of unlimited length; what
+// exceeds quietTime is taken from the next round.
 const (
 	shortest  = 6 * time.Second
 	longest   = 20 * time.Second
 	quietTime = 2 * time.Second
 )
 
-// rounds alternates trouble and quiet. In the first half of them the server is started again in every second round; the last server lives through all of
-// the other half, so that what it leaks in an hour shows in some minutes.
+// rounds alternates disturbances and quiet phases. In the first half, the server restarts in every
+// second round. The last server runs for all of the second half, so that a slow leak becomes
+// visible.
 func (r *run) rounds(d time.Duration) error {
 	n := max(2, int(d/min(max(d/6, shortest), longest)))
 	begun := time.Now()
 	for i := range n {
-		r.stage.quiet.Store(false)
+		r.schedule.quiet.Store(false)
 		restart := i%2 == 0 && i < (n+1)/2
 		end := begun.Add(d*time.Duration(i+1)/time.Duration(n) - quietTime)
-		if err := r.trouble(max(time.Until(end), shortest/2), restart); err != nil {
+		if err := r.disturb(max(time.Until(end), shortest/2), restart); err != nil {
 			return err
 		}
-		r.stage.quiet.Store(true)
-		r.proxy.calm()
+		r.schedule.quiet.Store(true)
+		r.proxy.clearStalls()
 		if err := r.settle(restart); err != nil {
 			return fmt.Errorf("round %d of %d: %w", i+1, n, err)
 		}
@@ -213,8 +217,8 @@ func (r *run) rounds(d time.Duration) error {
 	return nil
 }
 
-// trouble makes trouble for d.
-func (r *run) trouble(d time.Duration, restart bool) error {
+// disturb injects disturbances for d.
+func (r *run) disturb(d time.Duration, restart bool) error {
 	end := time.Now().Add(d)
 	restartAt := end
 	if restart {
@@ -227,7 +231,7 @@ func (r *run) trouble(d time.Duration, restart bool) error {
 				return err
 			}
 		}
-		r.harm()
+		r.disturbOne()
 	}
 	if restart {
 		return r.restart()
@@ -235,13 +239,13 @@ func (r *run) trouble(d time.Duration, restart bool) error {
 	return nil
 }
 
-// harm does harm to some connection or some user.
-func (r *run) harm() {
+// disturbOne disturbs a random connection or user.
+func (r *run) disturbOne() {
 	kind := r.rng.IntN(10)
 	if kind < 2 {
-		r.book.count("users disconnected")
-		if err := r.child.disconnect(r.guests[r.rng.IntN(len(r.guests))].name); err != nil {
-			r.book.fault("disconnect: %v", err)
+		r.report.count("users disconnected")
+		if err := r.child.disconnect(r.clients[r.rng.IntN(len(r.clients))].name); err != nil {
+			r.report.fault("disconnect: %v", err)
 		}
 		return
 	}
@@ -251,26 +255,26 @@ func (r *run) harm() {
 	}
 	switch {
 	case kind < 4:
-		r.book.count("connections cut")
+		r.report.count("connections cut")
 		c.end()
 	case kind < 6:
-		r.book.count("connections reset")
+		r.report.count("connections reset")
 		c.reset()
 	case kind < 7:
-		r.book.count("connections vanished")
+		r.report.count("connections vanished")
 		c.vanish(randN(r.rng, 3*time.Second))
 	case kind < 9:
-		r.book.count("connections stalled")
+		r.report.count("connections stalled")
 		c.stall(randN(r.rng, time.Second))
 	default:
-		r.book.count("connections stalled for long")
+		r.report.count("connections stalled for long")
 		c.stall(randN(r.rng, 6*time.Second))
 	}
 }
 
-// restart ends the server in good order, and starts another at its address.
+// restart shuts the server down and starts another one at its address.
 func (r *run) restart() error {
-	r.book.count("restarts")
+	r.report.count("restarts")
 	if err := r.drain(); err != nil {
 		return err
 	}
@@ -283,30 +287,31 @@ func (r *run) restart() error {
 	return nil
 }
 
-// witnesses are those of all clients.
-func (r *run) witnesses() (all []*witness) {
-	for _, g := range r.guests {
-		for _, s := range g.seats {
-			all = append(all, s.witness)
+// checkers returns the checkers of all clients.
+func (r *run) checkers() (all []*checker) {
+	for _, c := range r.clients {
+		for _, s := range c.memberships {
+			all = append(all, s.checker)
 		}
 	}
-	for _, x := range r.others {
+	for _, x := range r.rawClients {
 		for _, s := range x.order {
-			all = append(all, s.witness)
+			all = append(all, s.checker)
 		}
 	}
 	return all
 }
 
-// settle waits until all is well: everyone is joined, hears everyone, and is listed. Then it compares the server with what it was the first time, unless
-// it is new.
+// settle waits until every client is joined, receives messages from all others and is listed in
+// presence. Then it checks how much the server has grown since it first settled, unless the server
+// is new.
 func (r *run) settle(isNew bool) error {
-	all := r.witnesses()
+	all := r.checkers()
 	begun := time.Now()
-	if err := within(func() error { return r.answerRoll(all) }); err != nil {
+	if err := within(func() error { return r.rollCall(all) }); err != nil {
 		return fmt.Errorf("roll call: %w", err)
 	}
-	if err := within(func() error { return r.listed(all) }); err != nil {
+	if err := within(func() error { return r.checkPresence(all) }); err != nil {
 		return fmt.Errorf("presence: %w", err)
 	}
 	took := time.Since(begun)
@@ -319,16 +324,16 @@ func (r *run) settle(isNew bool) error {
 			r.first, r.sizes.first = time.Now(), now.size
 		}
 		r.settledFor, r.sizes.last = time.Since(r.first), now.size
-		r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d heard, %d frames dropped, %d slow connections ended, %d crashes",
-			took.Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.book.counted("heard"),
+		r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d received, %d frames dropped, %d slow connections ended, %d crashes",
+			took.Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.report.counted("received"),
 			now.Lossy.WebSocket.Dropped, now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
 		return now.grew(r.sizes.first, maxBusy, maxHeap)
 	})
 }
 
-// within tries until there is no error, for as long as patience lasts.
+// within calls try until it succeeds, for at most maxWait.
 func within(try func() error) error {
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(maxWait); ; {
 		err := try()
 		if err == nil || time.Now().After(end) {
 			return err
@@ -337,44 +342,45 @@ func within(try func() error) error {
 	}
 }
 
-// rollTime is how long a roll call may take before it is called again.
-const rollTime = 5 * time.Second
+// rollTime is how long to wait for a roll call before repeating it.
+const rollCallTimeout = 5 * time.Second
 
-// answerRoll calls the roll once and waits for the answers for a while: a connection may yet be found to be lost, and an answer with it.
-func (r *run) answerRoll(all []*witness) error {
+// answerRoll starts a roll call and waits for the answers. It may fail if a connection was lost
+// without notice, and with it an answer.
+func (r *run) rollCall(all []*checker) error {
 	if err := joined(all); err != nil {
 		return err
 	}
-	roll := r.stage.roll.Add(1)
-	names := map[string][]string{} // by room
+	roll := r.schedule.roll.Add(1)
+	names := map[string][]string{} // by topic
 	for _, w := range all {
 		names[w.topic] = append(names[w.topic], w.name)
 	}
 	before := intervals(all)
-	for end := time.Now().Add(rollTime); ; {
+	for end := time.Now().Add(rollCallTimeout); ; {
 		pause(context.Background(), 50*time.Millisecond)
-		err := heardBy(all, roll, names)
+		err := allReceived(all, roll, names)
 		switch {
 		case err == nil:
 			return joined(all)
 		case intervals(all) != before:
-			return errors.New("somebody joined again")
+			return errors.New("a client joined again")
 		case time.Now().After(end):
-			r.book.count("roll calls in vain")
+			r.report.count("incomplete roll calls")
 			return err
 		}
 	}
 }
 
-// intervals is how many there were.
-func intervals(all []*witness) (n int) {
+// intervals returns the number of intervals of all checkers.
+func intervals(all []*checker) (n int) {
 	for _, w := range all {
 		n += w.intervals()
 	}
 	return n
 }
 
-func joined(all []*witness) error {
+func joined(all []*checker) error {
 	for _, w := range all {
 		if is, _ := w.now(); !is {
 			return fmt.Errorf("%s is not joined in %s", w.name, w.topic)
@@ -383,41 +389,42 @@ func joined(all []*witness) error {
 	return nil
 }
 
-func heardBy(all []*witness, roll uint64, names map[string][]string) error {
+func allReceived(all []*checker, roll uint64, names map[string][]string) error {
 	for _, w := range all {
 		if missing := w.missing(roll, names[w.topic]); len(missing) > 0 && !w.lossy {
-			return fmt.Errorf("%s does not hear %v in %s", w.name, missing, w.topic)
+			return fmt.Errorf("%s did not receive messages from %v in %s", w.name, missing, w.topic)
 		}
 	}
 	return nil
 }
 
-// listed checks that presence, as the server and as every client knows it, is who is joined, each once and in this life.
-func (r *run) listed(all []*witness) error {
+// checkPresence checks that the presence lists of the server and of every client contain exactly
+// the joined clients, each once and with its current generation.
+func (r *run) checkPresence(all []*checker) error {
 	s, err := r.child.state()
 	if err != nil {
 		return err
 	}
-	want := map[string][]string{} // by room
+	want := map[string][]string{} // by topic
 	for _, w := range all {
-		_, life := w.now()
-		want[w.topic] = append(want[w.topic], fmt.Sprintf("%s:%d", w.name, life))
+		_, generation := w.now()
+		want[w.topic] = append(want[w.topic], fmt.Sprintf("%s:%d", w.name, generation))
 	}
 	check := func(who, topic string, list presence.State) error {
 		var got []string
 		for name, e := range list.All() {
 			for _, m := range e.Metas {
-				var h hello
+				var h joinParams
 				if err := m.Decode(&h); err != nil {
 					return err
 				}
-				got = append(got, fmt.Sprintf("%s:%d", name, h.Life))
+				got = append(got, fmt.Sprintf("%s:%d", name, h.Generation))
 			}
 		}
 		slices.Sort(got)
 		slices.Sort(want[topic])
 		if !slices.Equal(got, want[topic]) {
-			return fmt.Errorf("%s has %v in %s, but there are %v", who, got, topic, want[topic])
+			return fmt.Errorf("%s lists %v in %s, want %v", who, got, topic, want[topic])
 		}
 		return nil
 	}
@@ -432,7 +439,7 @@ func (r *run) listed(all []*witness) error {
 		}
 		list, sure := w.list()
 		if !sure {
-			return fmt.Errorf("%s does not know who is in %s", w.name, w.topic)
+			return fmt.Errorf("%s has no presence state for %s", w.name, w.topic)
 		}
 		if err := check(w.name, w.topic, list); err != nil {
 			return err
@@ -441,7 +448,7 @@ func (r *run) listed(all []*witness) error {
 	return nil
 }
 
-// emptied waits until nothing is left of the clients at the server.
+// waitEmptied waits until the server has released everything about the clients.
 func (r *run) emptied() error {
 	return within(func() error {
 		s, err := r.child.state()
@@ -450,22 +457,23 @@ func (r *run) emptied() error {
 		}
 		for topic, list := range s.Present {
 			if list.Len() > 0 {
-				return fmt.Errorf("%d are still present in %s", list.Len(), topic)
+				return fmt.Errorf("%d keys are still present in %s", list.Len(), topic)
 			}
 		}
 		if n := s.Strict.Sockets + s.Lossy.Sockets; n > 0 {
-			return fmt.Errorf("%d sockets are left at the server", n)
+			return fmt.Errorf("%d sockets remain on the server", n)
 		}
 		r.sizes.emptied = s.size
 		return s.grew(r.sizes.empty, maxGoroutines, maxHeap)
 	})
 }
 
-// idle reports if something did not happen at all, so that nothing was checked.
-func (r *run) idle() error {
-	for _, what := range []string{"heard", "ticks", "replies", "replies to strangers", "leaves", "restarts", "connections cut",
+// checkActivity returns an error if a kind of action never happened, in which case nothing was
+// checked.
+func (r *run) checkActivity() error {
+	for _, what := range []string{"received", "ticks", "replies", "replies to raw clients", "leaves", "restarts", "connections cut",
 		"connections by websocket", "connections by longpoll"} {
-		if r.book.counted(what) == 0 {
+		if r.report.counted(what) == 0 {
 			return fmt.Errorf("never happened: %s", what)
 		}
 	}

@@ -22,30 +22,32 @@ import (
 	"bennu.example/transport"
 )
 
-// What the clients and the server say to each other.
+// The messages between the clients and the server.
 type (
-	// hello are the params of a join. A life is one join; its number is told by the clock of [book].
-	hello struct {
-		Name string `json:"name"`
-		Life uint64 `json:"life"`
+	// joinParams are the params of a join. A generation is one join of a client; the clock of
+	// [report] provides its number.
+	joinParams struct {
+		Name       string `json:"name"`
+		Generation uint64 `json:"generation"`
 	}
-	// said is what a client says, and what everyone in the room hears. N counts what was said in one life; the server sets it and the first two.
-	said struct {
-		From string `json:"from"`
-		Life uint64 `json:"life"`
-		N    uint64 `json:"n"`
-		Seq  uint64 `json:"seq"`  // counts what this client said in this room in all its lives
-		Roll uint64 `json:"roll"` // the number of the roll call that this answers, or 0
-		Pad  string `json:"pad"`
+	// message is broadcast to the room. N counts the messages of one generation. The server sets N,
+	// From and Generation.
+	message struct {
+		From       string `json:"from"`
+		Generation uint64 `json:"generation"`
+		N          uint64 `json:"n"`
+		Seq        uint64 `json:"seq"`  // counts the messages of this client in this room, in all generations
+		Roll       uint64 `json:"roll"` // number of the roll call that this answers, or 0
+		Pad        string `json:"pad"`
 	}
-	// tick is pushed to one client. N counts those of one life.
+	// tick is pushed to one client. N counts the ticks of one generation.
 	tick struct {
 		N uint64 `json:"n"`
 	}
-	// answer is the reply to most things.
+	// answer is the reply to most pushes.
 	answer struct {
-		Life uint64 `json:"life"`
-		N    uint64 `json:"n"`
+		Generation uint64 `json:"generation"`
+		N          uint64 `json:"n"`
 	}
 )
 
@@ -53,106 +55,107 @@ const rooms = 3
 
 func room(i int) string { return fmt.Sprintf("room:%d", i%rooms) }
 
-// seated is a client in a room, at the server.
-type seated struct {
-	hello
+// roomChannel is the server's state of a client in a room.
+type roomChannel struct {
+	joinParams
 	who         *presence.Presence
-	said, ticks uint64
+	sent, ticks uint64
 }
 
-type arrived struct{} // to itself: tracking is for those who have joined
+type afterJoin struct{} // sent to itself, because presence requires a joined channel
 
-func (s *seated) arrived(_ context.Context, c *channel.Channel, _ arrived) error {
+func (s *roomChannel) afterJoin(_ context.Context, c *channel.Channel, _ afterJoin) error {
 	err := s.who.Push(c)
 	if err == nil {
-		_, err = s.who.Track(c, s.Name, hello{Life: s.Life})
+		_, err = s.who.Track(c, s.Name, joinParams{Generation: s.Generation})
 	}
-	if errors.Is(err, channel.ErrClosed) || errors.Is(err, presence.ErrClosed) { // it has left, or the server goes
-		return nil
+	if errors.Is(err, channel.ErrClosed) || errors.Is(err, presence.ErrClosed) {
+		return nil // the client left, or the server is shutting down
 	}
 	return err
 }
 
-func (s *seated) say(_ context.Context, c *channel.Channel, m said) (push.Reply, error) {
-	s.said++
-	m.From, m.Life, m.N = s.Name, s.Life, s.said
-	if err := c.Broadcast("said", m); err != nil && !errors.Is(err, channel.ErrClosed) {
+func (s *roomChannel) say(_ context.Context, c *channel.Channel, m message) (push.Reply, error) {
+	s.sent++
+	m.From, m.Generation, m.N = s.Name, s.Generation, s.sent
+	if err := c.Broadcast("message", m); err != nil && !errors.Is(err, channel.ErrClosed) {
 		return push.NoReply, err
 	}
-	return push.OK(answer{s.Life, s.said}), nil
+	return push.OK(answer{s.Generation, s.sent}), nil
 }
 
-func (s *seated) tick(_ context.Context, c *channel.Channel, n int) (push.Reply, error) {
+func (s *roomChannel) tick(_ context.Context, c *channel.Channel, n int) (push.Reply, error) {
 	for range n {
 		s.ticks++
 		if err := c.Push("tick", tick{s.ticks}); err != nil && !errors.Is(err, channel.ErrClosed) {
 			return push.NoReply, err
 		}
 	}
-	return push.OK(answer{s.Life, s.ticks}), nil
+	return push.OK(answer{s.Generation, s.ticks}), nil
 }
 
-func (s *seated) echo(_ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
+func (s *roomChannel) echo(_ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
 	return push.OK(p), nil
 }
 
-func (s *seated) refuse(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-	return push.NoReply, push.Reject("as asked")
+func (s *roomChannel) refuse(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+	return push.NoReply, push.Reject("as requested")
 }
 
-func (s *seated) ignore(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+func (s *roomChannel) ignore(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
 	return push.NoReply, nil
 }
 
-func (s *seated) crash(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-	panic("as asked")
+func (s *roomChannel) crash(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+	panic("as requested")
 }
 
-// house is the server: a handler for those who must hear everything, and one whose slow clients miss some, which share their rooms.
-type house struct {
+// soakServer has two handlers that share their rooms: a strict one, which may not drop messages,
+// and a lossy one, which drops messages for slow clients.
+type soakServer struct {
 	strict, lossy *socket.Handler
 	who           *presence.Presence
 }
 
-func newHouse() *house {
+func newServer() *soakServer {
 	ps := pubsub.New(nil)
 	who := presence.New(ps, nil)
-	join := func(s *seated, _ context.Context, c *channel.Channel, h hello) (any, error) {
-		s.hello, s.who = h, who
-		return answer{Life: h.Life}, c.Send(arrived{})
+	join := func(s *roomChannel, _ context.Context, c *channel.Channel, h joinParams) (any, error) {
+		s.joinParams, s.who = h, who
+		return answer{Generation: h.Generation}, c.Send(afterJoin{})
 	}
-	rooms := channel.Define(join, channel.Info((*seated).arrived),
-		channel.On("say", (*seated).say), channel.On("tick", (*seated).tick), channel.On("echo", (*seated).echo),
-		channel.On("refuse", (*seated).refuse), channel.On("ignore", (*seated).ignore), channel.On("crash", (*seated).crash))
+	rooms := channel.Define(join, channel.Info((*roomChannel).afterJoin),
+		channel.On("say", (*roomChannel).say), channel.On("tick", (*roomChannel).tick), channel.On("echo", (*roomChannel).echo),
+		channel.On("refuse", (*roomChannel).refuse), channel.On("ignore", (*roomChannel).ignore), channel.On("crash", (*roomChannel).crash))
 	cfg := socket.Config{
 		Channels: channel.Routes{"room:*": rooms},
 		PubSub:   ps,
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
-			var h hello
+			var h joinParams
 			err := r.Params.Decode(&h)
 			r.ID = "user:" + h.Name
 			return ctx, err
 		},
-		// Short, so that what ends by them does so during a test.
+		// Short timeouts, so that they expire during a test.
 		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second},
 		LongPoll:  transport.LongPollConfig{Window: 500 * time.Millisecond},
 		MaxQueue:  256 << 10,
 		Drain:     socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
 	}
-	h := &house{strict: socket.NewHandler(cfg), who: who}
+	h := &soakServer{strict: socket.NewHandler(cfg), who: who}
 	cfg.OnSlow, cfg.MaxQueue = transport.DropOldest, 16<<10
 	h.lossy = socket.NewHandler(cfg)
 	return h
 }
 
-// state is what the server tells of itself.
+// state is the server's description of itself.
 type state struct {
 	size
 	Strict, Lossy socket.Stats
-	Present       map[string]presence.State // by room
+	Present       map[string]presence.State // by topic
 }
 
-func (h *house) state() state {
+func (h *soakServer) state() state {
 	s := state{size: measure(true), Strict: h.strict.Stats(), Lossy: h.lossy.Stats(), Present: map[string]presence.State{}}
 	for i := range rooms {
 		s.Present[room(i)] = h.who.List(room(i))
@@ -160,12 +163,12 @@ func (h *house) state() state {
 	return s
 }
 
-func (h *house) routes() http.Handler {
+func (h *soakServer) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/strict/", h.strict)
 	mux.Handle("/lossy/", h.lossy)
 	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
-		_ = json.NewEncoder(w).Encode(h.state()) // who asked is gone
+		_ = json.NewEncoder(w).Encode(h.state()) // the requester has disconnected
 	})
 	mux.HandleFunc("/disconnect", func(w http.ResponseWriter, r *http.Request) {
 		if err := h.strict.Disconnect(r.Context(), "user:"+r.FormValue("name")); err != nil {
@@ -175,18 +178,19 @@ func (h *house) routes() http.Handler {
 	return mux
 }
 
-// drainTime is how long the server may take to end in good order.
+// drainTime bounds the shutdown of the server.
 const drainTime = 20 * time.Second
 
-// serve runs the server until SIGTERM, or until its parent is gone. Its address is the first line of its output, and its state at its end the second.
+// serve runs the server until SIGTERM or until its parent exits. The first line of its output is
+// its address. The second is its state after the shutdown.
 func serve(addr string) error {
 	l, err := net.Listen("tcp", addr)
-	if err != nil { // a connection of somebody else's may have got the port meanwhile
+	if err != nil { // another connection may have taken the port
 		if l, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 			return err
 		}
 	}
-	h := newHouse()
+	h := newServer()
 	server := &http.Server{Handler: h.routes(), ReadHeaderTimeout: 5 * time.Second}
 	ended, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()

@@ -11,10 +11,10 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m, main) }
 
-// TestSoak is a short run of what the command does for as long as one likes.
+// TestSoak is a short run of the command.
 func TestSoak(t *testing.T) {
 	if testing.Short() {
-		t.Skip("it takes its time")
+		t.Skip("soak takes too long for -short")
 	}
 	d := 15 * time.Second
 	if s := os.Getenv("BENNU_SOAK"); s != "" {

@@ -10,13 +10,13 @@ import (
 	"time"
 )
 
-// size is what a process takes of its machine.
+// size is the resource usage of a process.
 type size struct {
 	Goroutines int
-	Heap, RSS  int // bytes; no RSS where there is no /proc
+	Heap, RSS  int // in bytes; RSS is 0 where there is no /proc
 }
 
-// measure measures this process, after it gave back what it does not need if asked to.
+// measure measures this process. If gc is true, it first releases unused memory.
 func measure(gc bool) size {
 	if gc {
 		debug.FreeOSMemory()
@@ -33,7 +33,8 @@ func measure(gc bool) size {
 	return s
 }
 
-// grew is an error if s is by more than that larger than before. RSS is told, not judged: what the runtime keeps is its own affair.
+// grew returns an error if s exceeds before by more than the given amounts. RSS is reported but not
+// checked, because the runtime decides how much to keep.
 func (s size) grew(before size, goroutines, heap int) error {
 	if s.Goroutines > before.Goroutines+goroutines || s.Heap > before.Heap+heap {
 		return fmt.Errorf("grew: %s", before.to(s))
@@ -46,14 +47,15 @@ func (s size) to(end size) string {
 		s.Goroutines, end.Goroutines, s.Heap>>10, end.Heap>>10, s.RSS>>10, end.RSS>>10)
 }
 
-// sizes are those that the verdict tells.
+// sizes are the sizes in the verdict.
 type sizes struct {
-	empty, emptied size // the first server before there were clients, and the last one after them
-	first, last    size // the last server in its first quiet moment, and in its last
-	here, hereEnd  size // this process, before there were clients and after them
+	empty, emptied size // the first server before the clients connected, and the last one after they closed
+	first, last    size // the last server when it first settled and when it last settled
+	here, hereEnd  size // this process before and after the clients
 }
 
-// verdict is one line: whether all was well, and what was seen. A run that ended early has not seen all of it.
+// verdict returns the result and the totals in one line. A run that ended early may not have
+// checked everything.
 func (r *run) verdict(err error, seed uint64, took time.Duration) string {
 	word := "PASS"
 	if err != nil {
@@ -61,17 +63,17 @@ func (r *run) verdict(err error, seed uint64, took time.Duration) string {
 	}
 	sum := func(whats ...string) (n int) {
 		for _, what := range whats {
-			n += r.book.counted(what)
+			n += r.report.counted(what)
 		}
 		return n
 	}
-	connections := sum("connections by websocket", "connections by longpoll", "connections of strangers")
-	return fmt.Sprintf("%s: %v with seed %d; %d messages heard, %d replies, %d reconnects, %d joins, %d restarts, "+
-		"%d connections harmed, %d users disconnected, %d channels crashed, %d frames dropped by policy, %d of them missed; %d faults found; "+
-		"server without clients: %s; with %d clients, %v apart: %s; clients' process: %s",
-		word, took.Round(time.Second), seed, sum("heard"), sum("replies", "replies to strangers"), max(0, connections-len(r.guests)-len(r.others)),
+	connections := sum("connections by websocket", "connections by longpoll", "connections of raw clients")
+	return fmt.Sprintf("%s: %v with seed %d; %d messages received, %d replies, %d reconnects, %d joins, %d restarts, "+
+		"%d connections disturbed, %d users disconnected, %d channels crashed, %d frames dropped by policy, %d of them missed; %d faults found; "+
+		"server without clients: %s; with %d clients, after %v: %s; clients' process: %s",
+		word, took.Round(time.Second), seed, sum("received"), sum("replies", "replies to raw clients"), max(0, connections-len(r.clients)-len(r.rawClients)),
 		sum("intervals"), sum("restarts"), sum("connections cut", "connections reset", "connections vanished", "connections stalled",
 			"connections stalled for long"), sum("users disconnected"), r.crashes, r.dropped, sum("missed"), sum("faults found"),
-		r.sizes.empty.to(r.sizes.emptied), len(r.guests)+len(r.others), r.settledFor.Round(time.Second), r.sizes.first.to(r.sizes.last),
+		r.sizes.empty.to(r.sizes.emptied), len(r.clients)+len(r.rawClients), r.settledFor.Round(time.Second), r.sizes.first.to(r.sizes.last),
 		r.sizes.here.to(r.sizes.hereEnd))
 }
