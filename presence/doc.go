@@ -20,8 +20,9 @@
 //
 // # Ordering and concurrency
 //
-// All methods are safe for concurrent use and do not block. When Track, Update and Untrack return,
-// List, Get and Count on the same node reflect the change.
+// All methods are safe for concurrent use. Only Close waits, and List, Get, Page and Push wait for
+// Fetch. When Track, Update and Untrack return, List, Get and Count on the same node reflect the
+// change.
 //
 // The subscribers on this node receive the diffs of a topic in the order of the changes. Applied to
 // an earlier State, the diffs produce a later one, with metas in the same order. Queued changes may
@@ -29,16 +30,16 @@
 // repeat what the client found in its presence_state; clients detect this by phx_ref.
 //
 // The goroutine that made a change broadcasts its diff. If Fetch, OnDiff or Window is set, worker
-// goroutines broadcast instead; they exit when there are no diffs. Fetch and OnDiff are never called
-// under a lock. For one topic, the calls are serialized and in order. An error or a panic in one of
-// them is logged and has no other effect.
+// goroutines broadcast instead; they exit when there are no diffs. Fetch and OnDiff are never
+// called under a lock. For one topic, the calls are serialized and in order. An error or a panic in
+// one of them is logged and has no other effect.
 //
 // # Clusters
 //
 // With an adapter (see package pubsub) each node holds the presences of all nodes and computes its
-// own diffs. A change is sent to the other nodes immediately if nothing was sent for [Config.Delay],
-// and otherwise when Delay has passed. A node that missed a message recovers its content when the
-// next message reveals the gap.
+// own diffs. A change is sent to the other nodes immediately if nothing was sent for
+// [Config.Delay], and otherwise when Delay has passed. A node that missed a message recovers its
+// content when the next message reveals the gap.
 //
 // The presences of an unreachable node leave after [Config.Down] and return when the node is
 // reachable again. Only the node that tracks a presence can end it. Without an adapter there are no

@@ -22,7 +22,7 @@ func TestUncomparableOwner(t *testing.T) {
 	t.Parallel()
 	p := presence.New(pubsub.New(nil), nil)
 	for _, o := range []presence.Owner{uncomparable{}, nil} {
-		if _, err := p.TrackFor(o, topic, "u1", nil); err == nil || !strings.Contains(err.Error(), "cannot be compared") {
+		if _, err := p.TrackFor(o, topic, "u1", nil); err == nil || !strings.Contains(err.Error(), "not comparable") {
 			t.Errorf("track: %v", err)
 		}
 		if _, err := p.UpdateFor(o, topic, "u1", nil); err == nil {

@@ -10,7 +10,9 @@ import (
 // if there are more.
 func (r *room) page(after int64, limit int) (page State, last int64) {
 	items := r.keys.items
-	at, found := slices.BinarySearchFunc(items, after, func(it item[metas], seq int64) int { return cmp.Compare(max(it.seq, -it.seq), seq) })
+	at, found := slices.BinarySearchFunc(items, after, func(it item[metas], seq int64) int {
+		return cmp.Compare(max(it.seq, -it.seq), seq) // negative if the item was removed
+	})
 	if found {
 		at++
 	}

@@ -21,11 +21,13 @@ import (
 )
 
 var (
-	// ErrTracked is wrapped by the error of Track if the owner tracks this key on this topic already.
+	// ErrTracked is returned, wrapped, by Track if the owner already tracks the key on the topic.
 	ErrTracked = errors.New("already tracked")
-	// ErrNotTracked is wrapped by the error of Update and Change if the owner does not track the key on the topic.
+	// ErrNotTracked is returned, wrapped, by Update and Change if the owner does not track the key
+	// on the topic.
 	ErrNotTracked = errors.New("not tracked")
-	// ErrClosed is wrapped by the errors of Track, Update and Change after Close, and when the owner has ended.
+	// ErrClosed is returned, wrapped, by Track, Update and Change after Close and when the owner
+	// has ended.
 	ErrClosed = errors.New("closed")
 )
 
@@ -62,8 +64,8 @@ type Config struct {
 	Name string
 
 	// Node is a name of this node that is stable across restarts. With it, the other nodes remove
-	// the presences of the previous process as soon as they receive a message from the new one, instead of after
-	// Down. Empty means the adapter's name for the node.
+	// the presences of the previous process as soon as they receive a message from the new one,
+	// instead of after Down. Empty means the adapter's name for the node.
 	Node string
 
 	// Period is the interval of the checks for unreachable nodes and missed messages. Zero means
@@ -161,7 +163,8 @@ func (c *Config) complete() {
 		panic("presence: a negative value in the config")
 	}
 	if c.Down < 2*c.Period || c.Permdown <= c.Down {
-		panic(fmt.Sprintf("presence: Down (%v) must be at least two periods (%v), and less than Permdown (%v)", c.Down, c.Period, c.Permdown))
+		panic(fmt.Sprintf("presence: Down (%v) must be at least two periods (%v), and less than Permdown (%v)",
+			c.Down, c.Period, c.Permdown))
 	}
 }
 

@@ -406,7 +406,7 @@ func TestFetchFails(t *testing.T) {
 				synctest.Wait()
 				n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"A"}]}},"leaves":{}}`, `{"joins":{"u2":{"metas":[{"phx_ref":"B"}]}},"leaves":{}}`)
 				n.wantList(`{"u1":{"metas":[{"phx_ref":"A"}]},"u2":{"metas":[{"phx_ref":"B"}]}}`)
-				if !strings.Contains(log.String(), "fetch") {
+				if !strings.Contains(log.String(), "Fetch") {
 					t.Errorf("log: %s", log.String())
 				}
 			})

@@ -46,7 +46,8 @@ type owner struct {
 
 func newShard(p *Presence, self crdt.Replica, deltas bool) *shard {
 	return &shard{
-		p: p, tag: tagOf(self), set: crdt.New[*entry](self, deltas), rooms: make(map[string]*room), owners: make(map[Owner]*owner),
+		p: p, tag: tagOf(self), set: crdt.New[*entry](self, deltas),
+		rooms: make(map[string]*room), owners: make(map[Owner]*owner),
 	}
 }
 

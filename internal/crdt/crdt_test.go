@@ -342,7 +342,9 @@ func TestExtract(t *testing.T) {
 			t.Errorf("for %d: %v", at, joins)
 		}
 	}
-	for name, clocks := range map[string]crdt.Clocks{"knows all": {a: 4}, "knows more": {a: 5}, "knows nobody": {}, "knows another": {b: 0}} {
+	for name, clocks := range map[string]crdt.Clocks{
+		"knows all": {a: 4}, "knows more": {a: 5}, "knows nobody": {}, "knows another": {b: 0},
+	} {
 		if d := g.Extract(clocks); d != nil {
 			t.Errorf("for one who %s: %+v", name, d)
 		}

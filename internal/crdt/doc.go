@@ -20,5 +20,6 @@
 //   - A value of a replica that is down is reported as a join only when the replica is up, so that
 //     joins and leaves are exactly the changes.
 //   - A removal is not forwarded by the replicas that receive it, because that would take a message
-//     for each pair of replicas. A replica that missed it detects that by the clocks and requests it.
+//     for each pair of replicas. A replica that missed it detects that by the clocks and requests
+//     the change.
 package crdt

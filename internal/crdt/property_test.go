@@ -91,7 +91,8 @@ func newWorld(r *rand.Rand) *world {
 func (w *world) birth(name string) *node {
 	w.lives++
 	return &node{
-		name: name, set: crdt.New[value](crdt.Replica{Name: name, Vsn: w.lives}, true), gens: crdt.NewGenerations[value](4, 16, 64),
+		name: name, set: crdt.New[value](crdt.Replica{Name: name, Vsn: w.lives}, true),
+		gens: crdt.NewGenerations[value](4, 16, 64),
 		live: map[uint64]value{}, visible: map[value]bool{}, removed: map[value]bool{}, known: map[string]crdt.Replica{},
 	}
 }

@@ -26,7 +26,8 @@ func Main(m *testing.M, command ...func()) {
 	code := m.Run()
 	if code == 0 {
 		if left := wait(grace); len(left) > 0 {
-			fmt.Fprintf(os.Stderr, "leak: %d goroutine(s) remain after the tests:\n\n%s\n", len(left), strings.Join(left, "\n\n"))
+			fmt.Fprintf(os.Stderr, "leak: %d goroutine(s) remain after the tests:\n\n%s\n",
+				len(left), strings.Join(left, "\n\n"))
 			code = 1
 		}
 	}
@@ -61,7 +62,8 @@ func others() []string {
 
 func isSystem(stack string) bool {
 	for _, s := range []string{
-		"testing.(*M).", "testing.runFuzzing", "testing.tRunner.func", "os/signal.", "runtime.ensureSigM", "runtime/trace.", "runtime/pprof.",
+		"testing.(*M).", "testing.runFuzzing", "testing.tRunner.func",
+		"os/signal.", "runtime.ensureSigM", "runtime/trace.", "runtime/pprof.",
 	} {
 		if strings.Contains(stack, s) {
 			return true
