@@ -14,7 +14,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m, main) }
 
-// Every scenario runs against both servers, and what it finds can be printed and drawn.
+// TestScenarios runs every scenario against both servers, and prints and draws the results.
 func TestScenarios(t *testing.T) {
 	var all []measured
 	for _, s := range columns {
@@ -28,7 +28,7 @@ func TestScenarios(t *testing.T) {
 			switch bad := r.Messages == 0 || r.Duplicates+r.Missing+r.Disorder > 0; {
 			case bad && kind == "bennu":
 				t.Errorf("%s: %+v", s.Name, r)
-			case bad: // seen once: what another server loses under load is not for this test to judge
+			case bad: // seen once; this test does not check another server's losses under load
 				t.Logf("%s, %s: %+v", s.Name, kind, r)
 				r.Messages = max(r.Messages, 1)
 			}
@@ -57,7 +57,7 @@ func TestScenarios(t *testing.T) {
 func TestHistogram(t *testing.T) {
 	var h histogram
 	if h.quantile(0.5) != 0 {
-		t.Error("an empty histogram has a median")
+		t.Error("the median of an empty histogram is not 0")
 	}
 	for i := 1; i <= 1000; i++ {
 		h.add(time.Duration(i) * time.Millisecond)

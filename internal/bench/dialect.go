@@ -8,20 +8,21 @@ import (
 	"bennu.example/internal/rawws"
 )
 
-// dialect is how a server is spoken to.
+// dialect is the protocol of a server.
 type dialect struct {
 	path string
-	// join are the frames that join a topic, and how many answers they get.
+	// join returns the frames that join a topic, and the number of replies to expect.
 	hello   []string
 	join    func(topic string) []byte
 	leave   func(topic string) []byte
-	answers int // that a join gets
-	parting int // that a leave gets
+	answers int // number of replies to a join
+	parting int // number of replies to a leave
 	publish func(dst []byte, topic string, data []byte) []byte
 	echo    func(dst []byte, topic string, data []byte) []byte
-	// delivered calls f with each message of a frame that a subscriber or an echo waits for.
+	// delivered calls f with each message in a frame that counts as delivered: a broadcast or an
+	// echo.
 	delivered func(frame []byte, f func(message []byte))
-	// pong is the answer to a frame that is a ping, nil if there are none.
+	// pong returns the answer if the frame is a ping, and nil otherwise.
 	ping, pong []byte
 }
 
@@ -58,7 +59,7 @@ var dialects = map[string]dialect{
 			return fmt.Appendf(dst, `{"id":5,"rpc":{"method":"echo","data":%s}}`, data)
 		},
 		delivered: func(frame []byte, f func([]byte)) {
-			for len(frame) > 0 { // one frame may carry several lines
+			for len(frame) > 0 { // a frame may contain several lines
 				line, rest, _ := bytes.Cut(frame, []byte("\n"))
 				if bytes.Contains(line, sequence) {
 					f(line)
@@ -71,7 +72,7 @@ var dialects = map[string]dialect{
 	},
 }
 
-// open connects and joins.
+// open connects and joins a topic.
 func (d dialect) open(addr, topic string) (*rawws.Conn, error) {
 	c, err := rawws.Dial(addr, d.path)
 	if err != nil {
@@ -88,7 +89,7 @@ func (d dialect) open(addr, topic string) (*rawws.Conn, error) {
 	return c, d.exchange(c, d.join(topic), d.answers)
 }
 
-// exchange sends a frame and reads its answers.
+// exchange sends a frame and reads the replies.
 func (d dialect) exchange(c *rawws.Conn, frame []byte, answers int) error {
 	if err := c.Send(frame); err != nil {
 		return err
@@ -99,13 +100,13 @@ func (d dialect) exchange(c *rawws.Conn, frame []byte, answers int) error {
 			return err
 		}
 		if bytes.Contains(got, []byte(`"error"`)) {
-			return errors.New("the server answered " + string(got))
+			return errors.New("unexpected reply:" + string(got))
 		}
 	}
 	return nil
 }
 
-// read is the next frame that is no ping.
+// read returns the next frame that is not a ping.
 func (d dialect) read(c *rawws.Conn) ([]byte, error) {
 	for {
 		got, err := c.Text()

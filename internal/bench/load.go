@@ -15,10 +15,10 @@ import (
 	"bennu.example/internal/rawws"
 )
 
-// sequence stands before a message's number.
+// sequence precedes a message's number.
 var sequence = []byte(`"n":`)
 
-// number is a message's number.
+// number returns a message's number, or -1.
 func number(message []byte) int {
 	_, rest, ok := bytes.Cut(message, sequence)
 	if !ok {
@@ -34,7 +34,7 @@ func number(message []byte) int {
 	return n
 }
 
-// load runs one scenario.
+// load is the state of the load process for one scenario.
 type load struct {
 	d     dialect
 	addr  string
@@ -69,7 +69,7 @@ func (l *load) state(query string) (s state, err error) {
 	return s, json.NewDecoder(resp.Body).Decode(&s)
 }
 
-// connect opens the clients, client i on topic i modulo the topics.
+// connect opens the clients. Client i joins topic i modulo the number of topics.
 func (l *load) connect() error {
 	for i := range l.s.Clients {
 		c, err := l.d.open(l.addr, strconv.Itoa(i%l.s.Topics))
@@ -81,7 +81,8 @@ func (l *load) connect() error {
 	return nil
 }
 
-// measure runs f twice, first for a moment to warm up, and takes the server's CPU time of the second.
+// measure runs f twice. The first, short run warms up; the server's CPU time is measured in the
+// second.
 func (l *load) measure(f func(d time.Duration) (messages int, err error)) error {
 	if _, err := f(l.s.Duration / 5); err != nil {
 		return err
@@ -112,14 +113,14 @@ func (l *load) body(n int, dst []byte) []byte {
 	return append(dst, `"}`...)
 }
 
-// room is a topic of a fan-out: its first client publishes.
+// room is a topic of a fan-out. Its first client publishes.
 type room struct {
 	topic    string
 	members  int
 	pub      *rawws.Conn
 	sent     atomic.Int64
 	received atomic.Int64
-	at       [64]atomic.Int64 // when the last messages were published, by number
+	at       [64]atomic.Int64 // times of publication of the last messages, by number
 	moved    chan struct{}
 }
 
@@ -131,7 +132,7 @@ func (l *load) fanout() error {
 	for i := range rooms {
 		rooms[i] = &room{topic: strconv.Itoa(i), pub: l.conns[i], moved: make(chan struct{}, 1)}
 	}
-	var wrong [2]atomic.Int64 // duplicates, disorder
+	var wrong [2]atomic.Int64 // duplicates, and messages out of order
 	failed := make(chan error, 1)
 	for i, c := range l.conns {
 		r := rooms[i%len(rooms)]
@@ -196,7 +197,7 @@ func (l *load) fanout() error {
 	return err
 }
 
-// publish keeps a room's window full until the end, and waits until all has come.
+// publish keeps the room's window full until the end, and then waits for all deliveries.
 func (l *load) publish(r *room, end time.Time, failed chan error) {
 	var frame, body []byte
 	for {
@@ -219,14 +220,14 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 			case <-r.moved:
 			case <-time.After(5 * time.Second):
 				if time.Now().After(end.Add(5 * time.Second)) {
-					return // what is missing is counted
+					return // the missing messages are counted
 				}
 			}
 		}
 	}
 }
 
-// echo has each client send, and wait for the answer.
+// echo makes each client send messages and wait for each reply.
 func (l *load) echo() error {
 	return l.each(func() func(c *rawws.Conn, topic string, n int) error {
 		var frame, body []byte
@@ -238,14 +239,14 @@ func (l *load) echo() error {
 			}
 			got, err := l.d.read(c)
 			if err == nil && number(got) != n {
-				err = fmt.Errorf("echo %d came back as %s", n, got)
+				err = fmt.Errorf("echo %d: got %s", n, got)
 			}
 			return err
 		}
 	})
 }
 
-// joins has each client leave and join its topic over and over.
+// joins makes each client leave and join its topic repeatedly.
 func (l *load) joins() error {
 	return l.each(func() func(*rawws.Conn, string, int) error {
 		return func(c *rawws.Conn, topic string, _ int) error {
@@ -257,7 +258,8 @@ func (l *load) joins() error {
 	})
 }
 
-// each has all clients at a time do one thing after another, which newTask makes for each of them, and takes the time of each.
+// each makes all clients run a task repeatedly and measures the duration of each run. newTask
+// creates the task of a client.
 func (l *load) each(newTask func() func(c *rawws.Conn, topic string, n int) error) error {
 	if err := l.connect(); err != nil {
 		return err
@@ -291,7 +293,7 @@ func (l *load) each(newTask func() func(c *rawws.Conn, topic string, n int) erro
 	})
 }
 
-// idle compares the server's memory with clients and without.
+// idle measures the server's memory with and without clients.
 func (l *load) idle() error {
 	warm, err := l.d.open(l.addr, "warm")
 	if err != nil {

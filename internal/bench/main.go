@@ -1,11 +1,13 @@
-// Command bench measures Bennu beside centrifuge: the same machine, the same run, rounds in turn, medians.
+// Command bench compares Bennu's costs with those of centrifuge, on the same machine and in the
+// same run. It measures the two alternately, in several rounds, and reports the medians.
 //
-//	go run ./internal/bench                  all scenarios, three rounds, the table on standard output
-//	go run ./internal/bench -svg bench.svg   and a picture of it
-//	go run ./internal/bench -growth          also how costs grow with connections, rooms and payload
+//	go run ./internal/bench                  all scenarios, three rounds, a table on standard output
+//	go run ./internal/bench -svg bench.svg   also write a chart
+//	go run ./internal/bench -growth          also vary connections, rooms and payload size
 //
-// Each measurement is a server process and a load process of its own. The figure to compare is the server's CPU time per delivered message,
-// which other work on the machine does not change much. Every subscriber checks that it got every message, once and in order.
+// Each measurement runs a server process and a load process. The main result is the server's CPU
+// time per delivered message, which other load on the machine affects little. Every subscriber
+// checks that it receives every message once and in order.
 package main
 
 import (
@@ -17,14 +19,14 @@ import (
 )
 
 func main() {
-	role := flag.String("role", "", "server or load: what a child process is to be; for the program's own use")
-	kind := flag.String("kind", "", "bennu or centrifuge, for a child process")
-	job := flag.String("job", "", "a scenario as JSON, for a child process")
-	addr := flag.String("server", "", "the server's address, for a child process")
-	rounds := flag.Int("rounds", 3, "how often each scenario is measured; the median counts")
-	duration := flag.Duration("duration", 2*time.Second, "how long a scenario is measured")
-	growth := flag.Bool("growth", false, "also measure how costs grow")
-	svg := flag.String("svg", "", "draw a picture into this file")
+	role := flag.String("role", "", "role of a child process, server or load; internal")
+	kind := flag.String("kind", "", "bennu or centrifuge; internal")
+	job := flag.String("job", "", "a scenario as JSON; internal")
+	addr := flag.String("server", "", "address of the server; internal")
+	rounds := flag.Int("rounds", 3, "number of measurements of each scenario, of which the median is reported")
+	duration := flag.Duration("duration", 2*time.Second, "duration of a measurement")
+	growth := flag.Bool("growth", false, "also measure how the costs grow")
+	svg := flag.String("svg", "", "write a chart to this file")
 	flag.Parse()
 
 	var err error
@@ -45,17 +47,17 @@ func main() {
 	}
 }
 
-// scenario is one thing to measure.
+// scenario is one measurement.
 type scenario struct {
 	Name string
 	// Kind is "fanout", "echo", "idle" or "join".
 	Kind     string
 	Clients  int
-	Topics   int // the clients are spread over them
-	InFlight int // broadcasts of a topic under way at a time
-	Payload  int // bytes
+	Topics   int // the clients are distributed over them
+	InFlight int // concurrent broadcasts of a topic
+	Payload  int // in bytes
 	Duration time.Duration
-	// Target is the most that Bennu's figure may be of centrifuge's.
+	// Target is the maximum ratio of Bennu's cost to centrifuge's.
 	Target float64
 }
 
@@ -68,7 +70,7 @@ var columns = []scenario{
 	{Name: "leave and join, 50 connections", Kind: "join", Clients: 50, Topics: 50, InFlight: 1, Target: 0.95},
 }
 
-// growing are the scenarios that vary one thing.
+// growing returns the scenarios in which one parameter varies.
 func growing() map[string][]scenario {
 	fan := func(clients, topics, payload int) scenario {
 		return scenario{Kind: "fanout", Clients: clients, Topics: topics, InFlight: 4, Payload: payload}

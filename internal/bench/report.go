@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// printTable prints the scenarios, a line each: the figures, their ratio and what it may be at most.
+// printTable prints a line for each scenario: the costs, their ratio and its target.
 func printTable(w io.Writer, all []measured) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "scenario\tunit\tBennu\tcentrifuge\tratio\tat most\tmsg/s\t\tp50\t\tp99\t\t")

@@ -14,13 +14,13 @@ import (
 	"time"
 )
 
-// result is what one measurement found.
+// result is the result of one measurement.
 type result struct {
-	Messages   int           // delivered, or joins
-	CPU        time.Duration // of the server, for these
+	Messages   int           // deliveries, or joins
+	CPU        time.Duration // of the server, for all messages
 	Elapsed    time.Duration
-	P50, P99   time.Duration // from a publish to a delivery, or of a round trip
-	Bytes      int           // of the server's memory per connection
+	P50, P99   time.Duration // from publication to delivery, or of a round trip
+	Bytes      int           // server memory per connection
 	Duplicates int
 	Missing    int
 	Disorder   int
@@ -30,7 +30,7 @@ func (r result) cpuPerMessage() float64 {
 	return float64(r.CPU.Nanoseconds()) / 1000 / float64(r.Messages)
 }
 
-// figure is what a scenario is judged by: microseconds of CPU, or kilobytes.
+// figure returns the cost that scenarios are compared by: µs of CPU, or kB of memory.
 func (r result) figure(s scenario) float64 {
 	if s.Kind == "idle" {
 		return float64(r.Bytes) / 1000
@@ -40,7 +40,7 @@ func (r result) figure(s scenario) float64 {
 
 var kinds = []string{"bennu", "centrifuge"}
 
-// measured are the medians of a scenario, by kind.
+// measured holds the median results of a scenario, by kind of server.
 type measured struct {
 	scenario scenario
 	by       map[string]result
@@ -71,7 +71,7 @@ func run(rounds int, duration time.Duration, growth bool, svg string) error {
 	return os.WriteFile(svg, drawSVG(main, curves), 0o644)
 }
 
-// medians measures the scenarios, the kinds in turn.
+// medians measures the scenarios, alternating between the kinds of servers.
 func medians(scenarios []scenario, rounds int, duration time.Duration) ([]measured, error) {
 	var all []measured
 	for _, s := range scenarios {
@@ -102,7 +102,7 @@ func medians(scenarios []scenario, rounds int, duration time.Duration) ([]measur
 	return all, nil
 }
 
-// measure starts a server and a load and returns what the load says.
+// measure starts a server and a load process and returns the result.
 func measure(kind string, s scenario) (r result, err error) {
 	self, err := os.Executable()
 	if err != nil {

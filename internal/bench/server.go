@@ -21,19 +21,19 @@ import (
 	"bennu.example/socket"
 )
 
-// state is what a server tells of itself.
+// state is the server's description of itself.
 type state struct {
 	CPU time.Duration
-	RSS int // bytes, after a garbage collection
+	RSS int // in bytes, after a garbage collection
 }
 
-// serve runs a server until it is killed. Its address is the first line of its output.
+// serve runs a server until it is killed. The first line of its output is its address.
 func serve(kind string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("gc") {
 			debug.FreeOSMemory()
-			debug.FreeOSMemory() // what finalizers let go
+			debug.FreeOSMemory() // release what finalizers freed
 		}
 		json.NewEncoder(w).Encode(currentState())
 	})

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// Colours of the two, told apart also without colour: one is dark.
+// The colours differ in brightness, so that they are distinguishable without colour.
 var colours = map[string]string{"bennu": "#0f766e", "centrifuge": "#c9a227"}
 
 const (
@@ -20,7 +20,8 @@ const (
 	chart    = 220
 )
 
-// drawSVG draws a pair of bars for each scenario, each pair to its own scale, and below them how costs grow.
+// drawSVG draws a pair of bars for each scenario, each pair with its own scale, and below them
+// curves of the growth.
 func drawSVG(all []measured, curves map[string][]measured) []byte {
 	var b bytes.Buffer
 	height := barTop + barStep*len(all) + 20
@@ -29,7 +30,7 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 	}
 	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`, width, height)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`, width, height)
-	fmt.Fprint(&b, `<text x="20" y="26" font-size="16" font-weight="bold">Cost at the server, less is better</text>`)
+	fmt.Fprint(&b, `<text x="20" y="26" font-size="16" font-weight="bold">Server cost (lower is better)</text>`)
 	x := 470
 	for _, kind := range kinds {
 		fmt.Fprintf(&b, `<rect x="%d" y="16" width="12" height="12" fill="%s"/><text x="%d" y="27">%s</text>`, x, colours[kind], x+18, kind)
@@ -59,7 +60,7 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 	return b.Bytes()
 }
 
-// drawCurve draws CPU per message, both axes logarithmic.
+// drawCurve draws the CPU time per message on two logarithmic axes.
 func drawCurve(b *bytes.Buffer, left, top int, name string, all []measured) {
 	const w, h = 215, chart - 60
 	lo, hi := math.Inf(1), 0.0

@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// What Bennu costs stays within what it is to be of centrifuge's costs. The figures are CPU time and memory, which other work on the machine
-// changes little; where one round finds more than may be, the median of several decides.
+// TestTargets checks that Bennu's costs relative to centrifuge's stay within the targets. The costs
+// are CPU time and memory, which other load on the machine affects little. If one round exceeds the
+// target, the median of up to five decides.
 func TestTargets(t *testing.T) {
 	for _, s := range columns {
 		s.Duration = 500 * time.Millisecond
@@ -26,15 +27,15 @@ func TestTargets(t *testing.T) {
 					t.Fatalf("%s, %s: %v", s.Name, kind, err)
 				}
 				if r.Messages == 0 && s.Kind != "idle" {
-					t.Fatalf("%s, %s: nothing was delivered", s.Name, kind)
+					t.Fatalf("%s, %s: no messages were delivered", s.Name, kind)
 				}
 				m.by[kind] = r
 			}
 			ratios = append(ratios, m.ratio())
 		}
-		t.Logf("%s: %.2f of centrifuge's", s.Name, ratios)
+		t.Logf("%s: cost ratios to centrifuge: %.2f", s.Name, ratios)
 		if got := median(); got > s.Target {
-			t.Errorf("%s: %.2f of centrifuge's costs, may be %.2f", s.Name, got, s.Target)
+			t.Errorf("%s: cost ratio to centrifuge is %.2f, target %.2f", s.Name, got, s.Target)
 		}
 	}
 }
