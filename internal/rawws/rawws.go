@@ -1,4 +1,5 @@
-// Package rawws is a WebSocket client that costs little and forbids nothing, for those who measure a server or attack it.
+// Package rawws implements a minimal WebSocket client without protocol checks, for benchmarks and
+// attacks on a server.
 package rawws
 
 import (
@@ -13,7 +14,8 @@ import (
 	"time"
 )
 
-// The first byte of a frame's head is an opcode, Fin if it is a message's last frame, and reserved bits.
+// The first byte of a frame consists of an opcode, Fin on the last frame of a message, and reserved
+// bits.
 const (
 	Continuation = 0
 	Text         = 1
@@ -24,10 +26,10 @@ const (
 	Fin          = 0x80
 )
 
-// Conn is a connection. Sending may be done from any goroutine, reading from one at a time. It answers nothing by itself, not even a ping,
-// and allocates nothing per frame once its buffers have grown.
+// Conn is a connection. Writes are safe for concurrent use; reads are not. It does not respond to
+// frames by itself, not even to pings. It does not allocate per frame once its buffers have grown.
 type Conn struct {
-	net.Conn // Write writes bytes that need be no frames
+	net.Conn // Write writes raw bytes, which may be malformed frames
 	in       *bufio.Reader
 	payload  []byte
 
@@ -35,10 +37,10 @@ type Conn struct {
 	out []byte
 }
 
-// dialTimeout is the most that a connection and its handshake take.
+// dialTimeout bounds the connection and its handshake.
 const dialTimeout = 20 * time.Second
 
-// Dial connects to a path, with further headers if any ("Name: value").
+// Dial connects to a path with optional headers ("Name: value").
 func Dial(addr, path string, header ...string) (*Conn, error) {
 	nc, err := net.DialTimeout("tcp", addr, dialTimeout)
 	if err != nil {
@@ -67,12 +69,12 @@ func (c *Conn) handshake(addr, path string, header []string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusSwitchingProtocols {
-		return fmt.Errorf("the server answered %s", resp.Status)
+		return fmt.Errorf("unexpected status %s", resp.Status)
 	}
 	return c.SetDeadline(time.Time{})
 }
 
-// AppendFrame appends a frame, masked with zeros.
+// AppendFrame appends a frame, masked with the zero key.
 func AppendFrame(b []byte, first byte, payload []byte) []byte {
 	const masked = 0x80
 	switch n := len(payload); {
@@ -95,13 +97,13 @@ func (c *Conn) Frame(first byte, payload []byte) error {
 	return err
 }
 
-// Send writes a message of text.
+// Send writes a text message.
 func (c *Conn) Send(text []byte) error { return c.Frame(Fin|Text, text) }
 
-// Read reads bytes, in the middle of a frame or not.
+// Read reads raw bytes, at any position in a frame.
 func (c *Conn) Read(p []byte) (int, error) { return c.in.Read(p) }
 
-// Next reads a frame. The payload holds until the next call.
+// Next reads a frame. The payload is valid until the next call.
 func (c *Conn) Next() (first byte, payload []byte, err error) {
 	var head [8]byte
 	if _, err := io.ReadFull(c.in, head[:2]); err != nil {
@@ -128,7 +130,7 @@ func (c *Conn) Next() (first byte, payload []byte, err error) {
 	return first, c.payload, err
 }
 
-// Text reads until there is a message of text; what else comes is dropped. A close frame is an error.
+// Text returns the next text message. It skips other frames, except that a close frame is an error.
 func (c *Conn) Text() ([]byte, error) {
 	for {
 		first, payload, err := c.Next()
@@ -138,7 +140,7 @@ func (c *Conn) Text() ([]byte, error) {
 		case first == Fin|Text:
 			return payload, nil
 		case first == Fin|Close:
-			return nil, fmt.Errorf("the server closed: %q", payload)
+			return nil, fmt.Errorf("closed by the server: %q", payload)
 		}
 	}
 }

@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// A server of the library's echoes what comes, whatever its size and its fragments.
+// The client exchanges messages of any size and fragmentation with a server of coder/websocket.
 func TestEcho(t *testing.T) {
 	t.Parallel()
 	done := make(chan struct{})
@@ -77,7 +77,8 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	if _, err := rawws.Dial(s.Listener.Addr().String(), "/x", "X-Y: z"); err == nil || !strings.Contains(err.Error(), "404") {
+	_, err := rawws.Dial(s.Listener.Addr().String(), "/x", "X-Y: z")
+	if err == nil || !strings.Contains(err.Error(), "404") {
 		t.Fatal(err)
 	}
 }
