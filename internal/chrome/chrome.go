@@ -1,4 +1,4 @@
-// Package chrome drives a headless Chromium in tests, over the browser's own debugging protocol.
+// Package chrome controls a headless Chromium in tests, over the DevTools protocol.
 package chrome
 
 import (
@@ -21,10 +21,10 @@ import (
 	"bennu.example/internal/need"
 )
 
-// patience is how long the browser may take for anything; it is waited out only when a test fails.
-const patience = 30 * time.Second
+// maxWait bounds every operation of the browser.
+const maxWait = 30 * time.Second
 
-// Browser is a running Chromium. It ends with the test that started it.
+// Browser is a running Chromium. It is stopped at the end of the test that started it.
 type Browser struct {
 	t    testing.TB
 	conn *websocket.Conn
@@ -32,11 +32,12 @@ type Browser struct {
 	mu    sync.Mutex
 	next  int
 	calls map[int]chan reply
-	pages map[string]*Page // by session
-	err   error            // why the connection ended
+	pages map[string]*Page // by session ID
+	err   error            // the reason why the connection ended
 }
 
-// Page is one tab, in a window of its own, so that it is as visible as the others and its timers run as if looked at.
+// Page is a tab. It has its own window, so that it counts as visible and its timers are not
+// throttled.
 type Page struct {
 	b       *Browser
 	session string
@@ -50,21 +51,22 @@ type reply struct {
 	} `json:"error"`
 }
 
-// Start runs the Chromium that is installed, with an empty profile. Where there is none, the test ends as by [need.Missing].
+// Start starts the installed Chromium with an empty profile. If Chromium is not installed, the test
+// ends as described at [need.Missing].
 func Start(t testing.TB) *Browser {
 	t.Helper()
 	path := need.Program(t, "chromium", "chromium-browser", "google-chrome")
 	args := []string{
 		"--headless", "--remote-debugging-port=0", "--user-data-dir=" + profile(t),
 		"--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--mute-audio", "--hide-scrollbars",
-		// Nothing but what the test asks for.
+		// No background activity.
 		"--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
 		"--disable-sync", "--disable-extensions", "--disable-default-apps",
-		// Tabs that are not in front run as the one that is.
+		// Do not throttle background tabs.
 		"--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
 	}
 	if os.Geteuid() == 0 {
-		args = append(args, "--no-sandbox") // Chromium's sandbox refuses root, which CI is
+		args = append(args, "--no-sandbox") // Chromium's sandbox does not run as root, which CI uses
 	}
 	cmd := exec.Command(path, append(args, "about:blank")...)
 	stderr, err := cmd.StderrPipe()
@@ -76,7 +78,7 @@ func Start(t testing.TB) *Browser {
 	}
 	b := &Browser{t: t, calls: map[int]chan reply{}, pages: map[string]*Page{}}
 	url, drained := address(stderr)
-	read := make(chan struct{}) // closed when nobody reads the connection, any more or yet
+	read := make(chan struct{}) // closed while no goroutine reads the connection
 	t.Cleanup(func() {
 		kill := time.AfterFunc(5*time.Second, func() { _ = cmd.Process.Kill() })
 		defer kill.Stop()
@@ -92,24 +94,25 @@ func Start(t testing.TB) *Browser {
 	})
 	select {
 	case u := <-url:
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 		defer cancel()
 		conn, _, err := websocket.Dial(ctx, u, nil)
 		if err != nil {
 			t.Fatalf("chrome: connect: %v", err)
 		}
-		conn.SetReadLimit(-1) // screenshots
+		conn.SetReadLimit(-1) // screenshots are large
 		b.conn = conn
 	case <-drained:
-		t.Fatalf("chrome: %s ended before it listened", path)
-	case <-time.After(patience):
-		t.Fatalf("chrome: %s does not listen", path)
+		t.Fatalf("chrome: %s exited before listening", path)
+	case <-time.After(maxWait):
+		t.Fatalf("chrome: %s is not listening", path)
 	}
 	go func() { defer close(read); b.read() }()
 	return b
 }
 
-// profile is an empty folder that is removed as far as possible: Chromium's helpers may still write into it for a moment.
+// profile creates an empty directory. It is removed on a best-effort basis, because Chromium's
+// helper processes may write to it for a moment after the exit.
 func profile(t testing.TB) string {
 	dir, err := os.MkdirTemp("", "bennu-chrome-*") //nolint:usetesting // t.TempDir fails the test if it cannot remove everything
 	if err != nil {
@@ -119,7 +122,8 @@ func profile(t testing.TB) string {
 	return dir
 }
 
-// address finds in what Chromium says where its debugger listens. The second channel is closed when it says no more.
+// address finds the address of the debugger in Chromium's output. The second channel is closed at
+// the end of the output.
 func address(stderr io.Reader) (<-chan string, <-chan struct{}) {
 	url, drained := make(chan string, 1), make(chan struct{})
 	go func() {
@@ -136,8 +140,8 @@ func address(stderr io.Reader) (<-chan string, <-chan struct{}) {
 	return url, drained
 }
 
-// Open opens a tab on the address. Each line that the page writes to its console, and each exception that it does not catch, is given
-// to console, one at a time and in order, unless it is nil.
+// Open opens a tab at the given address. If console is not nil, it is called with each line that
+// the page writes to its console and with each uncaught exception, sequentially and in order.
 func (b *Browser) Open(url string, console func(string)) *Page {
 	b.t.Helper()
 	var target struct {
@@ -159,7 +163,8 @@ func (b *Browser) Open(url string, console func(string)) *Page {
 	return p
 }
 
-// Eval evaluates JavaScript in the page, waits for it if it is a promise, and stores its value in v as JSON does; v may be nil.
+// Eval evaluates JavaScript in the page. It awaits a promise, and decodes the value into v as JSON
+// unless v is nil.
 func (p *Page) Eval(js string, v any) error {
 	raw, err := p.b.call(p.session, "Runtime.evaluate", map[string]any{
 		"expression": js, "awaitPromise": true, "returnByValue": true, "userGesture": true,
@@ -185,10 +190,11 @@ func (p *Page) Eval(js string, v any) error {
 	return json.Unmarshal(got.Result.Value, v)
 }
 
-// Until waits until the JavaScript expression is true in the page, or fails the test.
+// Until waits until a JavaScript expression is true in the page. It fails the test after the
+// timeout.
 func (p *Page) Until(js string) {
 	p.b.t.Helper()
-	end := time.Now().Add(patience)
+	end := time.Now().Add(maxWait)
 	for {
 		var ok bool
 		err := p.Eval("Boolean("+js+")", &ok)
@@ -196,13 +202,14 @@ func (p *Page) Until(js string) {
 			return
 		}
 		if time.Now().After(end) {
-			p.b.t.Fatalf("chrome: waited %v until %s (%v)", patience, js, err)
+			p.b.t.Fatalf("chrome: timeout after %v waiting for %s (%v)", maxWait, js, err)
 		}
 		<-time.After(20 * time.Millisecond)
 	}
 }
 
-// Resize gives the page a window of that size, in CSS pixels; mobile as a phone has it.
+// Resize sets the size of the window in CSS pixels. With mobile, the page is displayed as on a
+// phone.
 func (p *Page) Resize(width, height int, mobile bool) {
 	p.b.t.Helper()
 	p.b.must(p.session, "Emulation.setDeviceMetricsOverride", map[string]any{
@@ -210,7 +217,7 @@ func (p *Page) Resize(width, height int, mobile bool) {
 	}, nil)
 }
 
-// Type types the text into whatever has the focus; "\n" is the Enter key.
+// Type types text into the focused element. "\n" is the Enter key.
 func (p *Page) Type(text string) {
 	p.b.t.Helper()
 	for i, line := range strings.Split(text, "\n") {
@@ -227,7 +234,7 @@ func (p *Page) Type(text string) {
 	}
 }
 
-// Screenshot writes what the page looks like to a PNG file.
+// Screenshot writes a screenshot of the page to a PNG file.
 func (p *Page) Screenshot(file string) error {
 	raw, err := p.b.call(p.session, "Page.captureScreenshot", map[string]any{"format": "png"})
 	if err != nil {
@@ -257,7 +264,8 @@ func (b *Browser) must(session, method string, params, result any) {
 	}
 }
 
-// call asks the browser, or with a session one page, and waits for the answer.
+// call sends a command to the browser, or to a page if session is not empty, and waits for the
+// result.
 func (b *Browser) call(session, method string, params any) (json.RawMessage, error) {
 	answer := make(chan reply, 1)
 	b.mu.Lock()
@@ -270,7 +278,7 @@ func (b *Browser) call(session, method string, params any) (json.RawMessage, err
 	b.calls[id] = answer
 	b.mu.Unlock()
 
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	defer cancel()
 	m := map[string]any{"id": id, "method": method}
 	if session != "" {
@@ -300,7 +308,7 @@ func (b *Browser) call(session, method string, params any) (json.RawMessage, err
 	}
 }
 
-// read hands out what the browser says until the connection ends.
+// read dispatches results and events until the connection ends.
 func (b *Browser) read() {
 	for {
 		_, data, err := b.conn.Read(context.Background())
@@ -332,7 +340,7 @@ func (b *Browser) read() {
 		case answer != nil:
 			answer <- m.reply
 		case page != nil && page.console != nil:
-			if line, err := said(m.Method, m.Params); err == nil {
+			if line, err := consoleLine(m.Method, m.Params); err == nil {
 				page.console(line)
 			}
 		}
@@ -348,8 +356,8 @@ type exception struct {
 
 func (e *exception) String() string { return strings.TrimSpace(e.Text + " " + e.Exception.Description) }
 
-// said is the line that an event of a page's console stands for.
-func said(method string, params json.RawMessage) (string, error) {
+// consoleLine returns the text of a console event.
+func consoleLine(method string, params json.RawMessage) (string, error) {
 	switch method {
 	case "Runtime.consoleAPICalled":
 		var e struct {
@@ -377,5 +385,5 @@ func said(method string, params json.RawMessage) (string, error) {
 		}
 		return e.Details.String(), nil
 	}
-	return "", errors.New("not a line")
+	return "", errors.New("not a console event")
 }
