@@ -1,9 +1,10 @@
-// Package interop runs the stock phoenix.js, unmodified and as npm has it, against this server: in Node and in headless Chromium, over
-// WebSocket and over long poll.
+// Package interop tests the unmodified phoenix.js from npm against this server, in Node and in
+// headless Chromium, over WebSocket and long polling.
 //
-// It consists of tests. The scenarios are client/scenarios.mjs and client/presence.mjs, the same for all four; to run one:
+// The scenarios are in client/scenarios.mjs and client/presence.mjs and are the same in all four
+// environments. To run one of them:
 //
 //	go test ./internal/interop -run 'TestNode/websocket' -scenario 'crash and rejoin' -v
 //
-// The packages named in package.json are installed at the first run, into a folder below the user's cache folder.
+// The packages in package.json are installed during the first run, in the user's cache directory.
 package interop

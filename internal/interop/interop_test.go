@@ -17,10 +17,10 @@ import (
 	"bennu.example/internal/need"
 )
 
-// scenario picks scenarios by name, as -run picks tests.
-var scenario = flag.String("scenario", "", "run only the scenarios whose name matches this JavaScript regular expression")
+// scenario selects scenarios by name, as -run selects tests.
+var scenario = flag.String("scenario", "", "run only scenarios that match this JavaScript regular expression")
 
-// limit is how long one suite may take; a whole one needs a quarter of it.
+// limit bounds the duration of one suite, which normally takes a quarter of it.
 const limit = 90 * time.Second
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -31,7 +31,7 @@ func TestChromium(t *testing.T) { each(t, "scenarios", chromium) }
 func TestPresenceNode(t *testing.T)     { each(t, "presence", node) }
 func TestPresenceChromium(t *testing.T) { each(t, "presence", chromium) }
 
-// each runs a suite over both transports at once.
+// each runs a suite over both transports in parallel.
 func each(t *testing.T, suite string, run func(t *testing.T, suite, transport string)) {
 	for _, transport := range []string{"websocket", "longpoll"} {
 		t.Run(transport, func(t *testing.T) {
@@ -78,7 +78,8 @@ func chromium(t *testing.T, suite, transport string) {
 	lines := make(chan string, 1024)
 	end := make(chan struct{})
 	defer close(end)
-	b.Open(c.url+"/client/page.html?"+url.Values{"suite": {suite}, "transport": {transport}, "match": {*scenario}}.Encode(), func(line string) {
+	query := url.Values{"suite": {suite}, "transport": {transport}, "match": {*scenario}}
+	b.Open(c.url+"/client/page.html?"+query.Encode(), func(line string) {
 		select {
 		case lines <- line:
 		case <-end:
@@ -98,7 +99,7 @@ func chromium(t *testing.T, suite, transport string) {
 	r.check(t)
 }
 
-// report is what a script said: what it planned to run, and how each scenario went.
+// report is the output of a script: the scenarios it planned to run, and their results.
 type report struct {
 	plan    []string
 	results map[string]result
@@ -136,18 +137,18 @@ func (r *report) line(t *testing.T, line string) {
 	}
 }
 
-// check makes a subtest of each scenario that was planned.
+// check runs a subtest for each planned scenario.
 func (r *report) check(t *testing.T) {
 	t.Helper()
 	if len(r.plan) == 0 {
-		t.Fatal("no scenario was run")
+		t.Fatal("no scenario ran")
 	}
 	for _, name := range r.plan {
 		t.Run(name, func(t *testing.T) {
 			v, ok := r.results[name]
 			switch {
 			case !ok:
-				t.Fatal("not run to its end")
+				t.Fatal("the scenario did not complete")
 			case !v.OK:
 				t.Fatalf("after %d ms: %s", v.MS, v.Error)
 			}

@@ -14,8 +14,9 @@ import (
 	"bennu.example/internal/need"
 )
 
-// modules returns the folder in which node_modules is, as the lock file has it. It is installed once, into a folder named after the
-// lock file's hash, and put in place whole, so that test runs beside each other do not disturb each other.
+// modules returns the directory that contains node_modules as specified by the lock file. It is
+// installed once, in a directory named after the lock file's hash. The installation is moved into
+// place atomically, so that concurrent test runs do not interfere.
 func modules(t *testing.T) string {
 	t.Helper()
 	npm := need.Program(t, "npm")
@@ -77,7 +78,7 @@ func installFrom(npm string) (string, error) {
 		return "", &installError{err: err, output: string(out)}
 	}
 	if err := os.Rename(tmp, dir); err != nil {
-		if _, other := os.Stat(dir); other != nil { // else another run was first
+		if _, other := os.Stat(dir); other != nil { // otherwise another run was first
 			return "", err
 		}
 	}

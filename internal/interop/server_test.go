@@ -18,7 +18,8 @@ import (
 	"bennu.example/internal/conformance/app"
 )
 
-// control is what the scripts talk to beside the servers under test: it starts and stops those, and serves the page and phoenix.js.
+// control is the HTTP API of the scripts. It starts and stops the servers under test, and serves
+// the page and phoenix.js.
 type control struct {
 	t   *testing.T
 	url string
@@ -72,7 +73,7 @@ func (c *control) create(w http.ResponseWriter, r *http.Request) {
 	s := &server{
 		addr: "127.0.0.1:0",
 		ws:   q.Get("ws"),
-		// A poll that nothing ends lasts that long, and so does noticing that a session is gone.
+		// An idle poll takes this long, and so does the detection of a dead session.
 		cfg: app.Config{Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second)},
 	}
 	if q.Get("bounds") == "default" {
@@ -111,9 +112,9 @@ func (c *control) fail(w http.ResponseWriter, err error) {
 	http.Error(w, err.Error(), http.StatusInternalServerError)
 }
 
-// server is one life after another of the conformance application on one port.
+// server runs the conformance application on one port. It can be restarted.
 type server struct {
-	ws  string // what becomes of WebSocket connections: "" served, "refuse" or "hang"
+	ws  string // how to handle WebSocket connections: "" serves them; or "refuse" or "hang"
 	cfg app.Config
 
 	mu    sync.Mutex
@@ -128,7 +129,7 @@ func (s *server) start() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.app != nil {
-		return errors.New("started already")
+		return errors.New("already started")
 	}
 	l, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -139,7 +140,10 @@ func (s *server) start() error {
 	s.app = app.New(s.cfg)
 	s.http = &http.Server{Handler: s.handler(s.app), ReadHeaderTimeout: time.Minute}
 	s.done = make(chan struct{})
-	go func(h *http.Server, l net.Listener, done chan struct{}) { defer close(done); _ = h.Serve(l) }(s.http, s.conns, s.done)
+	go func(h *http.Server, l net.Listener, done chan struct{}) {
+		defer close(done)
+		_ = h.Serve(l)
+	}(s.http, s.conns, s.done)
 	return nil
 }
 
@@ -159,8 +163,8 @@ func (s *server) handler(next http.Handler) http.Handler {
 	})
 }
 
-// stop ends the server: "drain" lets it say goodbye, as at a deployment; "kill" resets its connections first, as a crash does.
-// Either way it must leave nothing behind.
+// stop stops the server. With "drain" it shuts down gracefully, as in a deployment; with "kill" it
+// first resets its connections, as in a crash. In both cases all goroutines must end.
 func (s *server) stop(how string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,7 +187,7 @@ func (s *server) stop(how string) error {
 	return nil
 }
 
-// listener remembers the connections that are open, hijacked ones too.
+// listener keeps track of the open connections, including hijacked ones.
 type listener struct {
 	net.Listener
 	mu   sync.Mutex
@@ -215,7 +219,7 @@ func (l *listener) reset() {
 	}
 }
 
-// conn is a TCP connection, with all that one can do, that tells its listener when it is closed.
+// conn is a TCP connection that notifies its listener when it is closed.
 type conn struct {
 	*net.TCPConn
 	l *listener

@@ -1,4 +1,4 @@
-// What the scenarios are written with. Runs unchanged in Node and in a browser; knows nothing of either.
+// Helpers for the scenarios. They run unchanged in Node and in a browser.
 
 /** How long anything that is expected may take. Generous: it is only waited out when a scenario fails. */
 const PATIENCE_MS = 8000

@@ -1,5 +1,5 @@
 // Runs the scenarios in Node: node node.mjs MODULES CONTROL TRANSPORT SUITE [MATCH]
-// MODULES is a folder with node_modules/phoenix and node_modules/ws in it.
+// MODULES is a directory that contains node_modules/phoenix and node_modules/ws.
 import {createRequire} from "node:module"
 import {join} from "node:path"
 import {run} from "./kit.mjs"
@@ -17,5 +17,5 @@ await run({
   report: line => process.stdout.write(line + "\n"),
 })
 process.exitCode = 0
-// phoenix.js keeps timers of pushes that nobody waits for any more.
+// phoenix.js keeps timers of pushes whose result is no longer needed.
 setTimeout(() => process.exit(), 0)

@@ -1,4 +1,5 @@
-// What the stock phoenix.js Presence must see: channels presence:* of the conformance application.
+// Scenarios for the Presence of the unmodified phoenix.js, with the channels presence:* of the
+// conformance application.
 import {scenario} from "./kit.mjs"
 
 /** Joins a presence channel, with a Presence that writes down what it is told. */
@@ -13,7 +14,8 @@ async function present(k, socket, topic, user_id, meta) {
   p.keys = () => p.list(key => key).sort()
   p.metas = key => p.state[key] ? p.state[key].metas : []
   k.equal((await k.answer(channel.join())).status, "ok", `join of ${topic}`)
-  // phoenix.js tells of a diff that names what it already has, too; the present state is what counts.
+  // phoenix.js also reports the entries of a diff that it already has; only the resulting state
+  // counts.
   await k.until(() => p.metas(user_id).length > 0, `${user_id} in its own list`)
   return p
 }

@@ -1,4 +1,4 @@
-// What the stock phoenix.js must be able to do with the conformance application, over both transports.
+// Scenarios for the unmodified phoenix.js with the conformance application, over both transports.
 import {scenario} from "./kit.mjs"
 
 const NESTED = {s: "žluťoučký kůň 🐎", n: 1.5, neg: -3, t: true, nil: null, list: [1, [2, {}]], obj: {"a b": {}}, html: "</script>&\"'\\"}
@@ -146,7 +146,8 @@ scenario("binary both ways", async k => {
 }, {only: "websocket"})
 
 scenario("binary up to the server", async k => {
-  // Over long poll phoenix.js sends binary as base64 and cannot receive it at all, so nothing answers in kind.
+  // Over long polling, phoenix.js sends binary data as base64 and cannot receive it, so no reply is
+  // binary.
   const c = await k.joined(k.socket(), k.topic())
   c.push("noreply", Uint8Array.from([0, 1, 254, 255]).buffer, 100)
   k.equal(await k.ok(c, "echo", {n: 1}), {n: 1}, "JSON after binary")
@@ -186,7 +187,7 @@ scenario("duplicate join", async k => {
   const s = k.socket()
   const topic = k.topic()
   const first = await k.joined(s, topic)
-  const second = await k.joined(s, topic) // phoenix.js leaves the first
+  const second = await k.joined(s, topic) // phoenix.js leaves the first channel
   k.equal([first.state, second.state], ["closed", "joined"], "states")
   k.equal(await k.ok(second, "echo", {n: 1}), {n: 1}, "echo on the second")
   const shouts = k.inbox(second, "shout")
@@ -195,7 +196,7 @@ scenario("duplicate join", async k => {
 })
 
 scenario("duplicate join on the wire", async k => {
-  // As another tab's script on the same socket would do it: a second phx_join without a leave.
+  // A second phx_join without a leave, as sent by another script on the same socket.
   const s = k.socket()
   const first = await k.joined(s, k.topic())
   const old = first.joinRef()
@@ -212,7 +213,7 @@ scenario("leave", async k => {
   const ref = c.joinRef()
   k.equal((await k.answer(c.leave())).status, "ok", "leave")
   k.equal([c.state, c.closings, s.channels.includes(c)], ["closed", 1, false], "the channel")
-  // That was phoenix.js alone; the server's own words come after.
+  // These events came from phoenix.js itself. The server's messages follow.
   const said = () => s.messages.filter(m => m.topic === c.topic && m.join_ref === ref).map(m => m.event)
   await k.until(() => said().includes("phx_close"), "the server's phx_close")
   k.equal(said().slice(-2), ["phx_reply", "phx_close"], "the server's answer")
@@ -238,7 +239,7 @@ scenario("disconnect and connect", async k => {
   other.push("shout", {n: 2})
   k.equal(await shouts.next(), {n: 2}, "broadcast after coming back")
   await k.ok(c, "echo", {})
-  k.equal(shouts.items.length, 1, "how often it came") // once: nothing of the old connection is left
+  k.equal(shouts.items.length, 1, "how often it came") // once: the old connection is gone
   k.equal(s.opens, 2, "opens")
 })
 
@@ -298,7 +299,8 @@ scenario("disconnected by the server by its id", async k => {
 })
 
 scenario("closed by the server while sending", async k => {
-  // What is on its way to the server then must not keep the close frame, and its code, from arriving.
+  // Messages in transit to the server must not prevent the close frame, with its code, from
+  // arriving.
   const id = `w${k.serial}-${k.env.transport}`
   const s = k.socket({params: {user_id: id}})
   const c = await k.joined(s, k.topic())
@@ -315,7 +317,7 @@ scenario("closed by the server while sending", async k => {
 })
 
 scenario("connect refused, then allowed", async k => {
-  // phoenix.js asks for the params at every attempt; the first two are refused.
+  // phoenix.js calls the params function at every attempt; the first two are refused.
   let attempts = 0
   const s = k.socket({params: () => ++attempts <= 2 ? {reject: "1"} : {"x[y]": "z", q: {a: [1, 2]}}})
   const c = await k.joined(s, k.topic())
@@ -332,7 +334,7 @@ scenario("the default serializer", async k => {
   const [join, push] = sent.map(f => JSON.parse(f))
   k.equal(join, [c.joinRef(), c.joinRef(), c.topic, "phx_join", {}], "the join sent")
   k.equal(push.slice(2), [c.topic, "echo", {n: 1}], "the push sent")
-  if (k.websocket) { // phoenix.js's long poll does not let others see what it receives
+  if (k.websocket) { // the long poll of phoenix.js hides what it receives
     k.equal(received.map(f => JSON.parse(f)), [
       [join[0], join[1], c.topic, "phx_reply", {status: "ok", response: {}}],
       [push[0], push[1], c.topic, "phx_reply", {status: "ok", response: {n: 1}}],
@@ -341,7 +343,7 @@ scenario("the default serializer", async k => {
 })
 
 scenario("version 1.0.0", async k => {
-  // phoenix.js has no codec of its own for it, but lets one be given.
+  // phoenix.js has no codec for version 3.0.0, but accepts a custom one.
   const {received, Tapped} = tap(k)
   const s = k.socket({
     transport: Tapped,
@@ -362,10 +364,10 @@ scenario("version 1.0.0", async k => {
 }, {only: "websocket"})
 
 scenario("heartbeats and ping", async k => {
-  const s = k.socket({heartbeatIntervalMs: 1000}) // also how long phoenix.js waits for the answer
+  const s = k.socket({heartbeatIntervalMs: 1000}) // also the reply's timeout
   const c = await k.joined(s, k.topic())
   const beats = () => s.messages.filter(m => m.topic === "phoenix" && m.event === "phx_reply")
-  if (k.websocket) { // long poll beats by itself
+  if (k.websocket) { // long polling sends no heartbeats in this scenario
     await k.until(() => beats().length >= 2, "two heartbeats answered")
   }
   let rtt
@@ -389,7 +391,7 @@ scenario("polls that bring nothing", async k => {
   const server = await k.server({window: 1500})
   const s = k.socket({url: server.url})
   const c = await k.joined(s, k.topic())
-  await k.pause(3500) // two polls answered 204
+  await k.pause(3500) // two polls with status 204
   const pushed = k.inbox(c, "pushed")
   c.push("push_me", {n: 1})
   k.equal(await pushed.next(), {n: 1}, "pushed")
