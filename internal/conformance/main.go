@@ -1,6 +1,8 @@
-// Command conformance serves the small application that black-box suites of the Phoenix wire play against: package app has its channels.
+// Command conformance serves the application of package app, against which black-box test suites of
+// the Phoenix wire protocol run.
 //
-// The environment may set PORT (instead of -addr's port), IDLE_TIMEOUT_MS and WINDOW_MS.
+// The environment variable PORT overrides the port of -addr. IDLE_TIMEOUT_MS and WINDOW_MS set
+// timeouts.
 package main
 
 import (
@@ -40,7 +42,7 @@ func run(addr string) error {
 		if v := os.Getenv(name); v != "" {
 			ms, err := strconv.Atoi(v)
 			if err != nil || ms <= 0 {
-				return fmt.Errorf("%s=%q is no number of milliseconds", name, v)
+				return fmt.Errorf("%s=%q is not a positive number of milliseconds", name, v)
 			}
 			*to = time.Duration(ms) * time.Millisecond
 		}

@@ -1,5 +1,5 @@
-// Package app is a small application on every feature of the wire, written the same for each framework under test, so that one set of
-// scripts can be played against all of them.
+// Package app is a small application that uses every feature of the wire protocol. Equivalent
+// applications exist for other frameworks, so that the same scripts can run against all of them.
 package app
 
 import (
@@ -19,28 +19,30 @@ import (
 	"bennu.example/transport"
 )
 
-// Config is what the suites vary. Zero values are the framework's defaults.
+// Config is the configuration that test suites vary. Zero values mean the defaults of the
+// framework.
 type Config struct {
 	IdleTimeout time.Duration // of a WebSocket
 	Window      time.Duration // of long polling
 	MaxQueue    int           // 16,000,000 unless set
 	MaxMailbox  int           // the same
 	Logger      *zerolog.Logger
-	// Serializers are 1.0.0 and 2.0.0 unless set: a Phoenix refuses 3.0.0, and the suites check that.
+	// Serializers are the accepted serializers. Nil means 1.0.0 and 2.0.0, because Phoenix refuses
+	// 3.0.0 and the suites check that.
 	Serializers []serializer.Serializer
 }
 
-// App is the application. Shutdown ends it.
+// App is the application. It must be stopped by Shutdown.
 type App struct {
 	http.Handler
 	socket   *socket.Handler
 	presence *presence.Presence
 }
 
-// maxMessage is what Phoenix takes by default, with Bandit.
+// maxMessage is Phoenix's default limit, with Bandit.
 const maxMessage = 8_000_000
 
-// New makes the application, with its socket at /socket.
+// New creates the application with its socket at /socket.
 func New(cfg Config) *App {
 	if cfg.Serializers == nil {
 		cfg.Serializers = []serializer.Serializer{serializer.V1(), serializer.V2()}
@@ -52,7 +54,7 @@ func New(cfg Config) *App {
 	h := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
 			"room:*":     room(),
-			"presence:*": guests(who),
+			"presence:*": users(who),
 			"admin":      admin(ps),
 			"bench:*":    bench(),
 		},
@@ -64,18 +66,18 @@ func New(cfg Config) *App {
 		MaxQueue:          cfg.MaxQueue,
 		MaxMailbox:        cfg.MaxMailbox,
 		JoinRate:          -1,
-		MaxTopic:          128 << 10, // it bounds refs as well, and the suites try long ones
+		MaxTopic:          128 << 10, // also limits refs, and the suites use long ones
 		IdleTimeout:       cfg.IdleTimeout,
 		LongPoll:          transport.LongPollConfig{Window: cfg.Window},
 		Logger:            cfg.Logger,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", h)
-	mux.Handle("/socket", http.NotFoundHandler()) // net/http would redirect, and Phoenix has nothing there
+	mux.Handle("/socket", http.NotFoundHandler()) // net/http would redirect, but Phoenix responds with 404
 	return &App{Handler: mux, socket: h, presence: who}
 }
 
-// Shutdown ends the sockets, and then the presences.
+// Shutdown shuts down the sockets, and then presence.
 func (a *App) Shutdown(ctx context.Context) error {
 	return errors.Join(a.socket.Shutdown(ctx), a.presence.Close(ctx))
 }
@@ -89,7 +91,7 @@ func connect(ctx context.Context, r *socket.Request) (context.Context, error) {
 		return nil, err
 	}
 	if params.Reject == "1" {
-		return nil, errors.New("asked to reject")
+		return nil, errors.New("rejected on request")
 	}
 	if id, ok := params.UserID.(string); ok {
 		r.ID = "users_socket:" + id

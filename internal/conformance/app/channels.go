@@ -12,22 +12,22 @@ import (
 	"bennu.example/serializer"
 )
 
-// payload is what events carry; a script decides what is in it.
+// payload is the payload of events, chosen by a script.
 type payload = serializer.Payload
 
-// errNoClause is what a Phoenix channel dies of when a payload matches none of its clauses.
+// errNoClause corresponds to the crash of a Phoenix channel whose clauses do not match a payload.
 var errNoClause = errors.New("no clause matches")
 
 // member is one client in a room.
 type member struct{}
 
-// later is the answer to async, on its way through the channel's own mailbox.
+// later is the reply to async. The channel sends it to itself.
 type later struct {
 	ref     channel.Ref
 	payload payload
 }
 
-// asyncDelay is how long async takes.
+// asyncDelay is the delay of the reply to async.
 const asyncDelay = 50 * time.Millisecond
 
 func room() *channel.Handler {
@@ -47,7 +47,7 @@ func room() *channel.Handler {
 		channel.On("push_me", do(func(c *channel.Channel, p payload) error { return c.Push("pushed", p) })),
 		channel.On("async", do(func(c *channel.Channel, p payload) error {
 			ref := c.Ref()
-			time.AfterFunc(asyncDelay, func() { _ = c.Send(later{ref, p}) }) // the channel may have ended: then nobody waits
+			time.AfterFunc(asyncDelay, func() { _ = c.Send(later{ref, p}) }) // fails if the channel has ended
 			return nil
 		})),
 		channel.Info(func(_ *member, _ context.Context, c *channel.Channel, l later) error {
@@ -55,7 +55,7 @@ func room() *channel.Handler {
 		}),
 		channel.On("stop", do(func(*channel.Channel, payload) error { return channel.ErrStop })),
 		channel.On("stop_reply", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), channel.ErrStop })),
-		channel.On("crash", do(func(*channel.Channel, payload) error { panic("asked to crash") })),
+		channel.On("crash", do(func(*channel.Channel, payload) error { panic("crash on request") })),
 		channel.On("binary_echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) {
 			if !p.IsBinary() {
 				return push.NoReply, errNoClause
@@ -78,14 +78,14 @@ func (*member) join(_ context.Context, c *channel.Channel, p payload) (any, erro
 	case "room:forbidden":
 		return nil, push.Reject("forbidden")
 	case "room:crash_join":
-		panic("asked to crash")
+		panic("crash on request")
 	case "room:echo_join":
 		return p, nil
 	}
 	return nil, nil
 }
 
-// filter marks what it passes on, and drops what asks for it.
+// filter adds a field to the payloads that it forwards, and drops those that request it.
 func (*member) filter(_ context.Context, c *channel.Channel, p payload) error {
 	var fields map[string]json.RawMessage
 	if err := p.Decode(&fields); err != nil {
@@ -98,7 +98,7 @@ func (*member) filter(_ context.Context, c *channel.Channel, p payload) error {
 	return c.Push("filtered", fields)
 }
 
-// operator is one client on the topic admin.
+// operator is a client on the topic admin.
 type operator struct{}
 
 func admin(ps *pubsub.PubSub) *channel.Handler {
@@ -133,7 +133,7 @@ func admin(ps *pubsub.PubSub) *channel.Handler {
 	)
 }
 
-// loader is one client of a benchmark.
+// loader is a client of a benchmark.
 type loader struct{}
 
 func bench() *channel.Handler {

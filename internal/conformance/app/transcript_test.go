@@ -27,10 +27,11 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// patience is how long an expected frame may take on a busy machine.
-const patience = 20 * time.Second
+// maxWait bounds the wait for an expected frame on a busy machine.
+const maxWait = 20 * time.Second
 
-// TestTranscripts plays testdata/wire against the application: what each client sends, and what it must get. The README there has the format.
+// TestTranscripts runs the transcripts in testdata/wire against the application. They contain what
+// each client sends and what it must receive. The README there describes the format.
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("../../../testdata/wire/*.txt")
@@ -49,7 +50,7 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// client is one end of a transcript.
+// client is a client in a transcript.
 type client interface {
 	send(ctx context.Context, frame []byte, binary bool) error
 	receive(ctx context.Context) (frame []byte, binary bool, err error)
@@ -57,7 +58,7 @@ type client interface {
 }
 
 func play(t *testing.T, script string) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
 	a := app.New(app.Config{})
 	server := httptest.NewServer(a)
@@ -116,7 +117,7 @@ func open(ctx context.Context, base, transport, query string) (client, error) {
 	return wsClient{c}, nil
 }
 
-// send takes text as it is, and "bin HEX".
+// send handles "send". Its argument is text, or "bin HEX".
 func send(ctx context.Context, c client, arg string) error {
 	if h, ok := strings.CutPrefix(arg, "bin "); ok {
 		b, err := hex.DecodeString(strings.ReplaceAll(h, " ", ""))
@@ -128,7 +129,7 @@ func send(ctx context.Context, c client, arg string) error {
 	return c.send(ctx, []byte(arg), false)
 }
 
-// expect compares JSON by value, and "bin HEX" byte for byte.
+// expect compares JSON by value, and "bin HEX" byte by byte.
 func expect(ctx context.Context, c client, want string) error {
 	got, binary, err := c.receive(ctx)
 	if err != nil {
@@ -142,7 +143,7 @@ func expect(ctx context.Context, c client, want string) error {
 	}
 	var g, w any
 	if err := json.Unmarshal([]byte(want), &w); err != nil {
-		return fmt.Errorf("the transcript is no JSON: %w", err)
+		return fmt.Errorf("invalid JSON in the transcript: %w", err)
 	}
 	if binary || json.Unmarshal(got, &g) != nil || !reflect.DeepEqual(g, w) {
 		return fmt.Errorf("got %s", got)
@@ -150,7 +151,7 @@ func expect(ctx context.Context, c client, want string) error {
 	return nil
 }
 
-// quiet asks for a heartbeat, whose answer must be the next frame.
+// quiet checks that no frame is pending: it sends a heartbeat, whose reply must be the next frame.
 func quiet(ctx context.Context, c client, vsn string) error {
 	if vsn == "1.0.0" {
 		return errors.Join(send(ctx, c, `{"topic":"phoenix","event":"heartbeat","payload":{},"ref":"quiet"}`),
@@ -173,7 +174,7 @@ func expectClose(ctx context.Context, c client, want string) error {
 
 var errGone = errors.New("session is gone")
 
-// closeReason is the close code, or "gone" for a session of long polling.
+// closeReason returns the close code, or "gone" for a long-polling session.
 func closeReason(err error) string {
 	if errors.Is(err, errGone) {
 		return "gone"
@@ -181,7 +182,7 @@ func closeReason(err error) string {
 	return fmt.Sprint(int(websocket.CloseStatus(err)))
 }
 
-// expectRefusal takes "ws QUERY STATUS" or "lp QUERY BODY".
+// expectRefusal handles "ws QUERY STATUS" and "lp QUERY BODY".
 func expectRefusal(ctx context.Context, base, arg string) error {
 	f := strings.Fields(arg)
 	if len(f) != 3 {
@@ -191,7 +192,7 @@ func expectRefusal(ctx context.Context, base, arg string) error {
 		c, resp, err := websocket.Dial(ctx, base+"/socket/websocket?"+f[1], nil)
 		if err == nil {
 			c.CloseNow()
-			return errors.New("it was accepted")
+			return errors.New("accepted, want a refusal")
 		}
 		if resp == nil || fmt.Sprint(resp.StatusCode) != f[2] {
 			return fmt.Errorf("answered %v", err)
@@ -222,7 +223,7 @@ func (w wsClient) receive(ctx context.Context) ([]byte, bool, error) {
 
 func (w wsClient) close() { w.c.Close(websocket.StatusNormalClosure, "") }
 
-// poller is a long-polling client that does one request at a time.
+// poller is a long-polling client that makes one request at a time.
 type poller struct {
 	url, token string
 	got        []string
