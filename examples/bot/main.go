@@ -1,10 +1,11 @@
-// Command bot talks in a room of examples/chat from a terminal, or a pipe.
+// Command bot joins a room of examples/chat from a terminal or a pipe.
 //
 //	go run ./examples/bot -user ann -room lobby
 //	echo "good morning" | go run ./examples/bot -user cron
 //
-// It shows what is said and who comes and goes, sends each line that is typed, and survives the server's restart: what is typed meanwhile is
-// sent later. At the end of its input it waits for the answers and ends.
+// It prints messages and presence changes, and sends each line of its input. It reconnects when the
+// server restarts; lines typed meanwhile are sent later. At the end of its input it waits for the
+// replies and exits.
 package main
 
 import (
@@ -29,9 +30,9 @@ import (
 )
 
 func main() {
-	url := flag.String("url", "ws://127.0.0.1:4000/socket", "the server's socket")
-	room := flag.String("room", "lobby", "the room to talk in")
-	user := flag.String("user", "bot", "the name to talk under")
+	url := flag.String("url", "ws://127.0.0.1:4000/socket", "URL of the server's socket")
+	room := flag.String("room", "lobby", "the room to join")
+	user := flag.String("user", "bot", "the user's name")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -42,10 +43,10 @@ func main() {
 	}
 }
 
-// goodbye is how long the last messages may take to be answered.
-const goodbye = 10 * time.Second
+// flushTimeout bounds the wait for the last replies.
+const flushTimeout = 10 * time.Second
 
-// run talks until the input ends, ctx does, or the server does not want us.
+// run sends and prints messages until the input ends, ctx ends, or the server refuses the join.
 func run(ctx context.Context, url, name, user string, in io.Reader, out io.Writer) error {
 	wanted, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
@@ -53,18 +54,18 @@ func run(ctx context.Context, url, name, user string, in io.Reader, out io.Write
 	room := s.Channel("room:"+name, map[string]string{"user": user})
 	p := &printer{out: out}
 	p.follow(s, room, user)
-	room.Join().Receive(push.StatusError, func(reply serializer.Payload) { refuse(fmt.Errorf("not let in: %s", reason(reply))) })
+	room.Join().Receive(push.StatusError, func(reply serializer.Payload) { refuse(fmt.Errorf("join refused: %s", reason(reply))) })
 	s.Connect()
 
 	lines, ended := make(chan string), make(chan error, 1)
-	go func() { ended <- read(in, lines) }() // it may stay blocked in a terminal's read when the program ends
+	go func() { ended <- read(in, lines) }() // may still block in a read from the terminal when the program exits
 	err := talk(wanted, room, lines, ended, p)
 
-	end, cancel := context.WithTimeout(wanted, goodbye)
+	end, cancel := context.WithTimeout(wanted, flushTimeout)
 	defer cancel()
 	err = errors.Join(err, s.Flush(end), s.Close(end))
 	switch {
-	case ctx.Err() != nil: // interrupted: nobody waits for answers
+	case ctx.Err() != nil: // interrupted: do not wait for replies
 		return nil
 	case wanted.Err() != nil:
 		return context.Cause(wanted)
@@ -72,7 +73,7 @@ func run(ctx context.Context, url, name, user string, in io.Reader, out io.Write
 	return err
 }
 
-// read sends the lines of in that are not blank, until in ends.
+// read sends the non-blank lines of in to lines, until in ends.
 func read(in io.Reader, lines chan<- string) error {
 	s := bufio.NewScanner(in)
 	for s.Scan() {
@@ -81,15 +82,15 @@ func read(in io.Reader, lines chan<- string) error {
 		}
 	}
 	if err := s.Err(); err != nil {
-		return fmt.Errorf("read the input: %w", err)
+		return fmt.Errorf("read input: %w", err)
 	}
 	return nil
 }
 
-// reason is why the server said no.
+// reason returns the reason of an error reply.
 func reason(reply serializer.Payload) string { return (&push.Error{Payload: reply}).Reason() }
 
-// talk pushes line after line. A message that is refused is told, and nothing else happens.
+// talk pushes each line. If a push fails, it only prints a message.
 func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended <-chan error, p *printer) error {
 	for {
 		select {
@@ -97,19 +98,19 @@ func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended 
 			room.Push("new_msg", map[string]string{"body": line}).
 				Receive(push.StatusError, func(reply serializer.Payload) { p.printf("* not sent: %s", reason(reply)) }).
 				Receive(push.StatusFailed, func(reply serializer.Payload) { p.printf("* perhaps not sent (%s): %s", reason(reply), line) }).
-				Receive(push.StatusTimeout, func(serializer.Payload) { p.printf("* no answer to: %s", line) })
+				Receive(push.StatusTimeout, func(serializer.Payload) { p.printf("* no reply to: %s", line) })
 		case err := <-ended:
 			return err
 		case <-room.Done():
 			_, err := room.State()
-			return fmt.Errorf("the room is closed: %w", err)
+			return fmt.Errorf("room closed: %w", err)
 		case <-ctx.Done():
 			return nil
 		}
 	}
 }
 
-// printer writes a line at a time.
+// printer writes lines, one at a time.
 type printer struct {
 	mu  sync.Mutex
 	out io.Writer
@@ -128,14 +129,15 @@ type message struct {
 	At   time.Time `json:"at"`
 }
 
-// follow prints what happens. Callbacks of the room run one at a time, so they may share what they know.
+// follow prints messages and presence changes. The callbacks of a channel do not run concurrently,
+// so they may share state.
 func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
-	said := make(map[string]bool) // by id: a room tells what was said before at every join
+	seen := make(map[string]bool) // by ID; the reply to each join repeats recent messages
 	show := func(m message) {
-		if m.ID != "" && said[m.ID] {
+		if m.ID != "" && seen[m.ID] {
 			return
 		}
-		said[m.ID] = true
+		seen[m.ID] = true
 		p.printf("%s %s: %s", m.At.Local().Format(time.TimeOnly), m.User, m.Body)
 	}
 	room.OnJoin(func(reply serializer.Payload) {
@@ -143,7 +145,7 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 			Messages []message `json:"messages"`
 		}
 		if err := reply.Decode(&welcome); err != nil {
-			p.printf("* the server welcomes in a way that this bot does not know: %v", err)
+			p.printf("* invalid join reply: %v", err)
 		}
 		for _, m := range welcome.Messages {
 			show(m)
@@ -156,7 +158,7 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 			show(m)
 		}
 	})
-	room.OnError(func(err error) { p.printf("* out of the room: %v", err) })
+	room.OnError(func(err error) { p.printf("* disconnected from the room: %v", err) })
 
 	who := presence.NewClient(room, nil)
 	who.OnJoin(func(key string, before, _ presence.Entry) {
@@ -166,7 +168,7 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 	})
 	who.OnLeave(func(key string, left, _ presence.Entry) {
 		if len(left.Metas) == 0 {
-			p.printf("* %s has gone", key)
+			p.printf("* %s has left", key)
 		}
 	})
 

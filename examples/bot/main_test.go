@@ -22,27 +22,27 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// patience is how long what must come may take on a busy machine.
-const patience = 30 * time.Second
+// maxWait bounds the wait for expected events on a busy machine.
+const maxWait = 30 * time.Second
 
-// room is as much of examples/chat as the bot needs.
+// room implements the part of examples/chat that the bot needs.
 type room struct {
 	user string
 	who  *presence.Presence
 }
 
-type arrived struct{}
+type afterJoin struct{}
 
 func newRoom(who *presence.Presence) *channel.Handler {
 	return channel.Define(
 		func(r *room, _ context.Context, c *channel.Channel, p struct{ User string }) (any, error) {
 			r.user, r.who = p.User, who
 			if p.User == "" {
-				return nil, push.Reject("the name is missing")
+				return nil, push.Reject("name is missing")
 			}
-			return map[string]any{"messages": []message{{ID: "1", User: "eve", Body: "before"}}}, c.Send(arrived{})
+			return map[string]any{"messages": []message{{ID: "1", User: "eve", Body: "before"}}}, c.Send(afterJoin{})
 		},
-		channel.Info(func(r *room, _ context.Context, c *channel.Channel, _ arrived) error {
+		channel.Info(func(r *room, _ context.Context, c *channel.Channel, _ afterJoin) error {
 			if _, err := r.who.Track(c, r.user, nil); err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func newRoom(who *presence.Presence) *channel.Handler {
 		}))
 }
 
-// chat is a server that can go and come back at the same place.
+// chat is a server that can be restarted at the same address.
 type chat struct {
 	t    *testing.T
 	addr string
@@ -72,7 +72,7 @@ func (c *chat) start() {
 	}
 	c.addr = l.Addr().String()
 	mux := http.NewServeMux()
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: patience}
+	server := &http.Server{Handler: mux, ReadHeaderTimeout: maxWait}
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{}})
 	who := presence.New(h.PubSub(), nil)
 	h = socket.NewHandler(socket.Config{PubSub: h.PubSub(), Channels: channel.Routes{"room:*": newRoom(who)}})
@@ -80,10 +80,10 @@ func (c *chat) start() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(l) // it ends with stop
+		_ = server.Serve(l) // returns when stop is called
 	}()
 	c.stop = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 		defer cancel()
 		for _, end := range []func(context.Context) error{h.Shutdown, who.Close, server.Shutdown} {
 			if err := end(ctx); err != nil {
@@ -94,16 +94,16 @@ func (c *chat) start() {
 	}
 }
 
-// screen is what the bot wrote.
-type screen struct {
+// output records the bot's output.
+type output struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
 	written chan struct{}
 }
 
-func newScreen() *screen { return &screen{written: make(chan struct{}, 1)} }
+func newOutput() *output { return &output{written: make(chan struct{}, 1)} }
 
-func (s *screen) Write(p []byte) (int, error) {
+func (s *output) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	select {
@@ -113,15 +113,15 @@ func (s *screen) Write(p []byte) (int, error) {
 	return s.text.Write(p)
 }
 
-func (s *screen) String() string {
+func (s *output) String() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.text.String()
 }
 
-func (s *screen) await(t *testing.T, text string) {
+func (s *output) await(t *testing.T, text string) {
 	t.Helper()
-	for end := time.After(patience); !strings.Contains(s.String(), text); {
+	for end := time.After(maxWait); !strings.Contains(s.String(), text); {
 		select {
 		case <-s.written:
 		case <-end:
@@ -136,14 +136,14 @@ func TestTalk(t *testing.T) {
 	c.start()
 	url := "ws://" + c.addr + "/socket"
 	in, typing := io.Pipe()
-	ann := newScreen()
+	ann := newOutput()
 	done := make(chan error)
 	go func() { done <- run(t.Context(), url, "tea", "ann", in, ann) }()
 	ann.await(t, "eve: before")
 	ann.await(t, "* joined tea as ann")
 
-	// A pipe that ends is sent, answered, and that is all.
-	if err := run(t.Context(), url, "tea", "bob", strings.NewReader("hello\n\n  from a pipe  \n"), newScreen()); err != nil {
+	// At the end of a pipe, the bot waits for the replies and exits.
+	if err := run(t.Context(), url, "tea", "bob", strings.NewReader("hello\n\n  from a pipe  \n"), newOutput()); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has gone"} {
@@ -155,7 +155,8 @@ func TestTalk(t *testing.T) {
 	ann.await(t, "* not sent: be kind")
 	ann.await(t, "ann: nice")
 
-	// The server goes; what is typed meanwhile is said when it is back, and what was said before is not shown twice.
+	// While the server is down, lines are queued. They are sent when it is back, and the history is
+	// not printed twice.
 	c.stop()
 	ann.await(t, "* no connection")
 	if _, err := io.WriteString(typing, "still there?\n"); err != nil {
@@ -164,7 +165,7 @@ func TestTalk(t *testing.T) {
 	c.start()
 	ann.await(t, "ann: still there?")
 	if n := strings.Count(ann.String(), "eve: before"); n != 1 {
-		t.Errorf("the history was shown %d times", n)
+		t.Errorf("the history was printed %d times", n)
 	}
 	typing.Close()
 	if err := <-done; err != nil {
@@ -173,18 +174,18 @@ func TestTalk(t *testing.T) {
 	c.stop()
 }
 
-// A room that refuses, and an input that cannot be read, end the bot with an error.
-func TestNotWanted(t *testing.T) {
+// A refused join and an unreadable input end the bot with an error.
+func TestRefusedJoin(t *testing.T) {
 	t.Parallel()
 	c := &chat{t: t, addr: "127.0.0.1:0"}
 	c.start()
 	url := "ws://" + c.addr + "/socket"
 	in, typing := io.Pipe()
-	if err := run(t.Context(), url, "tea", "", in, newScreen()); err == nil || !strings.Contains(err.Error(), "the name is missing") {
+	if err := run(t.Context(), url, "tea", "", in, newOutput()); err == nil || !strings.Contains(err.Error(), "name is missing") {
 		t.Errorf("refused: %v", err)
 	}
 	typing.Close()
-	if err := run(t.Context(), url, "tea", "ann", strings.NewReader(strings.Repeat("a", 100_000)), newScreen()); !errors.Is(err, bufio.ErrTooLong) {
+	if err := run(t.Context(), url, "tea", "ann", strings.NewReader(strings.Repeat("a", 100_000)), newOutput()); !errors.Is(err, bufio.ErrTooLong) {
 		t.Errorf("a line without end: %v", err)
 	}
 	c.stop()
@@ -196,7 +197,7 @@ func TestInterrupted(t *testing.T) {
 	c.start()
 	ctx, cancel := context.WithCancel(t.Context())
 	in, typing := io.Pipe()
-	out := newScreen()
+	out := newOutput()
 	done := make(chan error)
 	go func() { done <- run(ctx, "http://"+c.addr+"/socket", "tea", "ann", in, out) }()
 	out.await(t, "* joined")
