@@ -1,9 +1,11 @@
-// Command cluster is the chat of examples/chat on several nodes, joined by NATS. For once all are in one process, the NATS server too: open
-// the page of each node and talk from one to the other.
+// Command cluster runs the chat of examples/chat on several nodes that are connected by NATS. For
+// simplicity, all nodes and the NATS server run in one process. Open the page of each node and
+// exchange messages between them.
 //
 //	go run ./examples/cluster
 //
-// On several machines each runs serve, with the same secret and the URL of a NATS server that they share.
+// On several machines, run serve on each of them, with the same secret and the URL of a shared NATS
+// server.
 package main
 
 import (
@@ -34,14 +36,14 @@ func main() {
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // a second Ctrl-C exits immediately
 	if err := run(ctx, strings.Split(*addrs, ","), os.Stdout, os.Stderr); err != nil {
 		fmt.Fprintln(os.Stderr, "cluster:", err)
 		os.Exit(1)
 	}
 }
 
-// run runs a node for each address until ctx ends, or one of them cannot go on.
+// run runs a node for each address until ctx ends or a node fails.
 func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 	logger := zerolog.New(zerolog.ConsoleWriter{Out: log, NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
 	var listeners []net.Listener
@@ -64,7 +66,7 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 	defer engine.Shutdown()
 
 	secret := make([]byte, 32)
-	rand.Read(secret) // never fails
+	rand.Read(secret) // rand.Read never fails
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	failures := make([]error, len(listeners))
@@ -83,7 +85,8 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 	return errors.Join(failures...)
 }
 
-// serve is one node. It ends with ctx: first the chat, which still has to tell the others, then the way to them.
+// serve runs one node until ctx ends. It shuts down the chat first, because the chat notifies the
+// other nodes, and then the connection to them.
 func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config) error {
 	adapter, err := natspubsub.New(natspubsub.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
 	if err != nil {
@@ -102,15 +105,15 @@ func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config
 	return err
 }
 
-// startNATS starts a NATS server of our own, for this machine only.
+// startNATS starts an embedded NATS server that listens on the loopback interface.
 func startNATS() (*server.Server, error) {
 	engine, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
 	if err != nil {
-		return nil, fmt.Errorf("make a NATS server: %w", err)
+		return nil, fmt.Errorf("create the NATS server: %w", err)
 	}
-	engine.Start() // returns when it runs
+	engine.Start() // returns when the server is running
 	if !engine.ReadyForConnections(10 * time.Second) {
-		return nil, errors.New("the NATS server does not start")
+		return nil, errors.New("the NATS server did not start")
 	}
 	return engine, nil
 }

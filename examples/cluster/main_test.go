@@ -18,10 +18,10 @@ import (
 	"bennu.example/socket"
 )
 
-// patience is how long anything may take; it is waited out only when a test fails.
-const patience = 30 * time.Second
+// maxWait bounds every wait. It only expires when a test fails.
+const maxWait = 30 * time.Second
 
-// start runs two nodes until the test ends, or end is called, and returns where they are.
+// start runs two nodes until the test ends or end is called, and returns their addresses.
 func start(t *testing.T) (addrs map[string]string, end func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -54,7 +54,7 @@ func start(t *testing.T) (addrs map[string]string, end func()) {
 	return addrs, end
 }
 
-// member is somebody in a room.
+// member is a client in a room.
 type member struct {
 	t      *testing.T
 	socket *socket.Client
@@ -67,7 +67,7 @@ type member struct {
 
 func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
 	client := &http.Client{Transport: &http.Transport{}}
 	s, err := socket.Dial(ctx, "http://"+addr+"/socket", &socket.ClientConfig{Transport: by, HTTPClient: client})
@@ -104,7 +104,7 @@ func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 // until waits for a text.
 func until(t *testing.T, texts <-chan string, want string) {
 	t.Helper()
-	timeout := time.After(patience)
+	timeout := time.After(maxWait)
 	var others []string
 	for {
 		select {
@@ -119,19 +119,20 @@ func until(t *testing.T, texts <-chan string, want string) {
 	}
 }
 
-// meet lets each say something until the other hears it: a subscription takes a moment until it is known to other nodes.
+// meet waits until two members receive each other's messages. It repeats the messages, because a
+// subscription takes a moment to reach the other nodes.
 func meet(t *testing.T, a, b *member) {
 	t.Helper()
 	for _, pair := range [][2]*member{{a, b}, {b, a}} {
 		met := false
-		for timeout := time.After(patience); !met; {
+		for timeout := time.After(maxWait); !met; {
 			pair[0].room.Push("new_msg", map[string]string{"body": "hello"})
 			select {
 			case <-pair[1].heard:
 				met = true
 			case <-time.After(50 * time.Millisecond):
 			case <-timeout:
-				t.Fatal("they do not hear each other")
+				t.Fatal("members do not receive each other's messages")
 			}
 		}
 	}
@@ -163,7 +164,7 @@ func TestTalkAcrossNodes(t *testing.T) {
 	bob.room.Leave()
 	until(t, left, "bob")
 
-	// Ctrl-C: nobody takes it for an accident, and nothing is left.
+	// Ctrl-C shuts down gracefully and stops all goroutines.
 	begun := time.Now()
 	end()
 	if d := time.Since(begun); d > 8*time.Second {
@@ -171,13 +172,13 @@ func TestTalkAcrossNodes(t *testing.T) {
 	}
 }
 
-// Each request of a long poll may go to either node: the whole way through NATS.
+// The requests of a long-polling session may go to different nodes.
 func TestLongPollAcrossNodes(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
 	ann := join(t, addrs["A"], "ann", socket.WebSocket)
 	eve := join(t, addrs["B"], "eve", socket.WebSocket)
-	until(t, ann.came, "eve") // the nodes hear each other
+	until(t, ann.came, "eve") // the nodes receive each other's messages
 	until(t, eve.came, "ann")
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
@@ -240,7 +241,7 @@ func TestLongPollAcrossNodes(t *testing.T) {
 	}
 }
 
-// The page says which node it talks to.
+// The page shows the name of its node.
 func TestPageNamesItsNode(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)

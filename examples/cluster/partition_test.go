@@ -32,16 +32,17 @@ import (
 	"bennu.example/socket"
 )
 
-// Three server processes and a NATS server, each in a network namespace of its own, joined by a bridge. A node that is taken off the
-// bridge hears nothing more, and nobody tells it: as when a cable is pulled out of a switch. The clients come in by Unix sockets, which
-// namespaces do not part, so that each stays with its server all the time.
+// This test runs three server processes and a NATS server, each in its own network namespace,
+// connected by a bridge. A node that is removed from the bridge receives nothing more and gets no
+// notification, as if a cable was unplugged. The clients connect through Unix sockets, which
+// namespaces do not separate, so that each stays connected to its server.
 
-// asProcess makes this test binary one of the processes.
+// asProcess runs this test binary as one of the processes.
 const asProcess = "BENNU_TEST_AS_PROCESS"
 
 const (
 	engineAddr = "10.87.0.1"
-	downAfter  = 3 * time.Second // a node that is not heard of is taken for gone
+	downAfter  = 3 * time.Second // time after which an unreachable node counts as down
 )
 
 func TestMain(m *testing.M) {
@@ -75,10 +76,10 @@ func engineProcess(ctx context.Context) error {
 	return nil
 }
 
-// seat is a member of a room that says what it is told to, and is present.
-type seat struct{ who *presence.Presence }
+// chatter is a client's channel. It is tracked in presence.
+type chatter struct{ who *presence.Presence }
 
-type entrant struct {
+type joinParams struct {
 	User string `json:"user"`
 }
 
@@ -102,20 +103,20 @@ func nodeProcess(ctx context.Context, path string) error {
 		_ = ps.Run(joined)
 	}()
 	who := presence.New(ps, &presence.Config{Period: 300 * time.Millisecond, Down: downAfter, Logger: &logger})
-	rooms := channel.Define(func(s *seat, _ context.Context, c *channel.Channel, p entrant) (any, error) {
+	rooms := channel.Define(func(s *chatter, _ context.Context, c *channel.Channel, p joinParams) (any, error) {
 		s.who = who
 		return nil, c.Send(p)
-	}, channel.Info(func(s *seat, _ context.Context, c *channel.Channel, p entrant) error {
+	}, channel.Info(func(s *chatter, _ context.Context, c *channel.Channel, p joinParams) error {
 		if _, err := s.who.Track(c, p.User, nil); err != nil {
 			return err
 		}
 		return s.who.Push(c)
-	}), channel.On("say", func(_ *seat, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+	}), channel.On("say", func(_ *chatter, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 		err := c.Broadcast("said", p)
 		if errors.Is(err, serializer.ErrPayload) {
 			return push.NoReply, err
 		}
-		return push.OK(nil), nil // while the engine is away those of this node hear it
+		return push.OK(nil), nil // while the engine is unreachable, only this node's clients receive it
 	}))
 	sockets := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": rooms}, PubSub: ps, Logger: &logger})
 	mux := http.NewServeMux()
@@ -132,7 +133,7 @@ func nodeProcess(ctx context.Context, path string) error {
 	return err
 }
 
-// network is the namespaces: a hub with the engine and the bridge, and one for each node.
+// network is a set of namespaces: a hub with the engine and the bridge, and one for each node.
 type network struct {
 	t   *testing.T
 	hub string
@@ -181,7 +182,8 @@ func (n *network) in(ns string, args ...string) {
 func (n *network) cut(i int)  { n.in(n.hub, "link", "set", fmt.Sprintf("port%d", i), "nomaster") }
 func (n *network) heal(i int) { n.in(n.hub, "link", "set", fmt.Sprintf("port%d", i), "master", "br0") }
 
-// run starts a process in a namespace, which ends with the test, and returns when it is ready.
+// run starts a process in a namespace and returns when it is ready. The process is stopped at the
+// end of the test.
 func (n *network) run(ns, what string) {
 	n.t.Helper()
 	cmd := exec.Command("ip", "netns", "exec", ns, os.Args[0])
@@ -195,7 +197,7 @@ func (n *network) run(ns, what string) {
 		n.t.Fatal(err)
 	}
 	n.t.Cleanup(func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM) // ip has become the process
+		_ = cmd.Process.Signal(syscall.SIGTERM) // ip was replaced by the process
 		if err := cmd.Wait(); err != nil {
 			n.t.Errorf("%s ended with %v", what, err)
 		}
@@ -205,45 +207,45 @@ func (n *network) run(ns, what string) {
 	}
 }
 
-// guest is a client with a socket to one node.
-type guest struct {
+// client is a client of one node.
+type client struct {
 	room *channel.Client
 	name string
 
-	mu    sync.Mutex
-	heard map[string]int
-	order map[string][]string // by who said it
-	here  []string
-	news  chan struct{}
+	mu       sync.Mutex
+	received map[string]int
+	order    map[string][]string // by sender
+	here     []string
+	news     chan struct{}
 }
 
-func visit(t *testing.T, path, name string) *guest {
+func connect(t *testing.T, path, name string) *client {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	httpClient := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
 	}}}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
-	s, err := socket.Dial(ctx, "http://node/socket", &socket.ClientConfig{HTTPClient: client})
+	s, err := socket.Dial(ctx, "http://node/socket", &socket.ClientConfig{HTTPClient: httpClient})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = s.Close(context.Background())
-		client.CloseIdleConnections()
+		httpClient.CloseIdleConnections()
 	})
-	g := &guest{
-		room: s.Channel("room:tea", entrant{name}), name: name,
-		heard: map[string]int{}, order: map[string][]string{}, news: make(chan struct{}, 1),
+	g := &client{
+		room: s.Channel("room:tea", joinParams{name}), name: name,
+		received: map[string]int{}, order: map[string][]string{}, news: make(chan struct{}, 1),
 	}
 	g.room.On("said", func(p serializer.Payload) {
-		var said struct{ By, Text string }
-		if err := p.Decode(&said); err != nil {
+		var m struct{ By, Text string }
+		if err := p.Decode(&m); err != nil {
 			t.Error(err)
 		}
 		g.change(func() {
-			g.heard[said.By+" "+said.Text]++
-			g.order[said.By] = append(g.order[said.By], said.Text)
+			g.received[m.By+" "+m.Text]++
+			g.order[m.By] = append(g.order[m.By], m.Text)
 		})
 	})
 	who := presence.NewClient(g.room, nil)
@@ -261,7 +263,7 @@ func visit(t *testing.T, path, name string) *guest {
 	return g
 }
 
-func (g *guest) change(f func()) {
+func (g *client) change(f func()) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f()
@@ -271,20 +273,20 @@ func (g *guest) change(f func()) {
 	}
 }
 
-func (g *guest) say(t *testing.T, text string) {
+func (g *client) say(t *testing.T, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
 	if _, err := g.room.Push("say", map[string]string{"by": g.name, "text": text}).Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// until waits until ok holds, and returns how long that took.
-func (g *guest) until(t *testing.T, what string, ok func() bool) time.Duration {
+// until waits until ok holds, and returns the elapsed time.
+func (g *client) until(t *testing.T, what string, ok func() bool) time.Duration {
 	t.Helper()
 	begun := time.Now()
-	for timeout := time.After(patience); ; {
+	for timeout := time.After(maxWait); ; {
 		g.mu.Lock()
 		good := ok()
 		g.mu.Unlock()
@@ -294,34 +296,35 @@ func (g *guest) until(t *testing.T, what string, ok func() bool) time.Duration {
 		select {
 		case <-g.news:
 		case <-timeout:
-			t.Fatalf("%s: not %s; it heard %v", g.name, what, g.heard)
+			t.Fatalf("%s: not %s; received %v", g.name, what, g.received)
 		}
 	}
 }
 
-func (g *guest) sees(t *testing.T, names ...string) time.Duration {
+func (g *client) sees(t *testing.T, names ...string) time.Duration {
 	t.Helper()
 	return g.until(t, "among "+strings.Join(names, ", "), func() bool {
 		return slices.Equal(g.here, names)
 	})
 }
 
-func (g *guest) hears(t *testing.T, by, text string) time.Duration {
+func (g *client) receives(t *testing.T, by, text string) time.Duration {
 	t.Helper()
-	return g.until(t, "told "+text+" by "+by, func() bool { return g.heard[by+" "+text] > 0 })
+	return g.until(t, "received "+text+" by "+by, func() bool { return g.received[by+" "+text] > 0 })
 }
 
-// TestPartition holds that two sides that are cut from each other each go on by themselves, that the others' presences leave, and that all
-// is well again soon after: nothing doubled, nothing out of order, and nothing lost but what was said while the other side was away.
+// TestPartition checks that the two sides of a partition keep working, that the presences of the
+// other side leave, and that everything recovers soon afterwards. Messages are neither duplicated
+// nor reordered, and only those sent to the other side during the partition are lost.
 func TestPartition(t *testing.T) {
 	n := newNetwork(t, 3)
 	n.run(n.hub, "engine")
 	dir := t.TempDir()
-	var all []*guest
+	var all []*client
 	for i, name := range []string{"ann", "bob", "carl"} {
 		path := filepath.Join(dir, name)
 		n.run(n.node(i), "node "+path)
-		all = append(all, visit(t, path, name))
+		all = append(all, connect(t, path, name))
 	}
 	ann, bob, carl := all[0], all[1], all[2]
 	everybody := func(what string) {
@@ -329,7 +332,7 @@ func TestPartition(t *testing.T) {
 		for _, g := range all {
 			g.sees(t, "ann", "bob", "carl")
 		}
-		// What is said once everybody hears everybody is heard by all.
+		// When all clients receive each other's messages, every message reaches all.
 		for _, by := range all {
 			for _, g := range all {
 				for text := 0; ; text++ {
@@ -349,7 +352,7 @@ func TestPartition(t *testing.T) {
 		for _, g := range all {
 			for i := range 30 {
 				for _, by := range all {
-					g.hears(t, by.name, fmt.Sprintf("%s %d", what, i))
+					g.receives(t, by.name, fmt.Sprintf("%s %d", what, i))
 				}
 			}
 		}
@@ -362,8 +365,8 @@ func TestPartition(t *testing.T) {
 	carl.sees(t, "carl")
 	ann.say(t, "apart")
 	carl.say(t, "apart")
-	bob.hears(t, "ann", "apart")
-	carl.hears(t, "carl", "apart")
+	bob.receives(t, "ann", "apart")
+	carl.receives(t, "carl", "apart")
 
 	n.heal(2)
 	begun := time.Now()
@@ -379,9 +382,9 @@ func TestPartition(t *testing.T) {
 
 	for _, g := range all {
 		g.mu.Lock()
-		for text, times := range g.heard {
+		for text, times := range g.received {
 			if times != 1 {
-				t.Errorf("%s heard %q %d times", g.name, text, times)
+				t.Errorf("%s received %q %d times", g.name, text, times)
 			}
 		}
 		for by, texts := range g.order {
@@ -392,7 +395,7 @@ func TestPartition(t *testing.T) {
 					continue
 				}
 				if i != last+1 {
-					t.Errorf("%s heard %s say %d after %d", g.name, by, i, last)
+					t.Errorf("%s received %s's message %d after %d", g.name, by, i, last)
 				}
 				last = i
 			}
@@ -401,11 +404,11 @@ func TestPartition(t *testing.T) {
 	}
 }
 
-// soon reports whether the guest hears it within a moment.
-func (g *guest) soon(by, text string) bool {
+// soon reports whether the client receives text within a moment.
+func (g *client) soon(by, text string) bool {
 	for moment := time.After(200 * time.Millisecond); ; {
 		g.mu.Lock()
-		ok := g.heard[by+" "+text] > 0
+		ok := g.received[by+" "+text] > 0
 		g.mu.Unlock()
 		if ok {
 			return true
