@@ -1,5 +1,5 @@
-// Command soak connects many clients to one server for a long time, disturbs everything around them,
-// and checks the messages that each of them receives.
+// Command soak connects many clients to one server for a long time, disturbs everything around
+// them, and checks the messages that each of them receives.
 //
 //	go run ./internal/soak                            one minute
 //	go run ./internal/soak -duration 10m              the nightly run
