@@ -1,3 +1,4 @@
-// Package house holds the rules of this repository that no linter knows, as tests: which package may import which, how many names
-// one may export, what the module requires, how long a file may be. Each failure says what to do.
+// Package house tests the rules of this repository that linters cannot check: which packages may
+// import which, how many names a package may export, what the module may require, how long files
+// may be, and how comments are written. Each failure says what to do.
 package house

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// TestDocLinks holds that relative links in the documentation lead to files and headings that exist.
+// TestDocLinks checks that relative links in the documentation lead to existing files and headings.
 func TestDocLinks(t *testing.T) {
 	t.Parallel()
 	link := regexp.MustCompile(`\]\(([^)\s]+)\)`)
@@ -68,8 +68,8 @@ func TestDocTests(t *testing.T) {
 	}
 }
 
-// TestToolchain holds that all modules name the same toolchain, with its patches. A module's go line
-// does not: it would bind the users' builds as well.
+// TestToolchain checks that all modules name the same toolchain, with its patches. A module's go
+// line does not name it, because that would affect the builds of users as well.
 func TestToolchain(t *testing.T) {
 	t.Parallel()
 	line := regexp.MustCompile(`(?m)^toolchain (go\d+\.\d+\.\d+)$`)

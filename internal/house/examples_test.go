@@ -12,8 +12,8 @@ import (
 	"testing"
 )
 
-// unexampled are exported types and functions that need no example, and why. What only other packages of this module use is not listed: its
-// documentation says so (see ours).
+// unexampled lists the exported types and functions that need no example, with the reason. Names
+// that are documented as internal are exempt without being listed (see isInternal).
 var unexampled = map[string]string{
 	"channel.ClientBacklog":    "a part of ClientStats, whose fields say it all",
 	"transport.LongPollStats":  "fields of socket.Stats, which say it all",
@@ -24,8 +24,9 @@ var unexampled = map[string]string{
 	"presence.ClientConfig":    "for what is not as usual: two names and a logger",
 }
 
-// TestExamples holds that whoever looks up an exported type or function of a package that users import finds an example: one that is named
-// by it (ExampleCall, ExampleClient_Push: go doc shows these beside it), or one that uses it.
+// TestExamples checks that every exported type and function of a package that users import has an
+// example: one that is named after it (ExampleCall, ExampleClient_Push), which go doc displays with
+// it, or one that uses it.
 func TestExamples(t *testing.T) {
 	left := maps.Clone(unexampled)
 	for _, p := range packages(t) {
@@ -37,11 +38,11 @@ func TestExamples(t *testing.T) {
 			full := p.Name + "." + name
 			has := slices.ContainsFunc(append(also, name), func(s string) bool { return shown[s] })
 			switch _, excused := left[full]; {
-			case has: // an excuse stays in left
+			case has: // an entry with an example stays in left and is reported
 			case excused:
 				delete(left, full)
 			default:
-				t.Errorf("%s has no example: add func Example%s, or one of a method of it, to %s/example_test.go; or say in %s why it needs none",
+				t.Errorf("%s has no example: add func Example%s, or one of a method of it, to %s/example_test.go; or give a reason in %s",
 					full, name, p.name(), "internal/house/examples_test.go")
 			}
 		}
@@ -51,8 +52,8 @@ func TestExamples(t *testing.T) {
 	}
 }
 
-// exported is what a package exports to users: its functions, and its types, each with the names that stand for it in an example: of its
-// constants, variables and constructors.
+// exported returns the functions and types that a package exports to users. For each type it also
+// returns its constants, variables and constructors, which stand for the type in an example.
 func exported(t *testing.T, p pkg) map[string][]string {
 	t.Helper()
 	set := token.NewFileSet()
@@ -66,12 +67,12 @@ func exported(t *testing.T, p pkg) map[string][]string {
 	}
 	names := map[string][]string{}
 	for _, f := range d.Funcs {
-		if !ours(f.Doc) {
+		if !isInternal(f.Doc) {
 			names[f.Name] = nil
 		}
 	}
 	for _, typ := range d.Types {
-		if ours(typ.Doc) {
+		if isInternal(typ.Doc) {
 			continue
 		}
 		var values []string
@@ -79,7 +80,7 @@ func exported(t *testing.T, p pkg) map[string][]string {
 			values = append(values, v.Names...)
 		}
 		for _, f := range typ.Funcs {
-			if !ours(f.Doc) {
+			if !isInternal(f.Doc) {
 				names[f.Name] = nil
 				values = append(values, f.Name)
 			}
@@ -89,12 +90,12 @@ func exported(t *testing.T, p pkg) map[string][]string {
 	return names
 }
 
-// ours tells whether a documentation says that what it is about is for another package of this module.
-func ours(doc string) bool {
+// isInternal reports whether a doc comment says that the name is for other packages of this module.
+func isInternal(doc string) bool {
 	return strings.Contains(doc, "not covered by the compatibility promise") || strings.Contains(doc, "For package ")
 }
 
-// exampled are the names of a package that its example files name an example by or use.
+// exampled returns the names of a package that its examples are named after or use.
 func exampled(t *testing.T, p pkg) map[string]bool {
 	t.Helper()
 	shown := map[string]bool{}

@@ -16,13 +16,15 @@ import (
 
 const (
 	module = "bennu.example"
-	// maxNames is how many lines go doc -short may print for a package that users import. One more name needs a reason.
+	// maxNames is how many lines go doc -short may print for a package that users import. Raise it
+	// only with a reason.
 	maxNames = 40
-	// maxLines is how long a source file may be: one thing to a file.
+	// maxLines is the maximum length of a source file. A longer file should be split.
 	maxLines = 600
 )
 
-// requirements are all that the root module may require. What is heavier lives in a module of its own.
+// requirements are the only modules that the root module may require. Packages with further
+// dependencies belong in their own modules.
 var requirements = []string{
 	"github.com/coder/websocket",
 	"github.com/google/uuid",
@@ -70,7 +72,8 @@ func TestNameBudget(t *testing.T) {
 	}
 }
 
-// TestGoroutinesAreWatched holds that the tests of every package fail when they leave a goroutine behind.
+// TestGoroutinesAreWatched checks that every package's tests use leak.Main, which fails them if
+// goroutines remain.
 func TestGoroutinesAreWatched(t *testing.T) {
 	for _, p := range packages(t) {
 		tests := append(slices.Clone(p.TestGoFiles), p.XTestGoFiles...)
@@ -85,8 +88,8 @@ func TestGoroutinesAreWatched(t *testing.T) {
 	}
 }
 
-// TestNoSleepInTests: in testing/synctest time.Sleep costs nothing and hides nothing. Elsewhere it makes tests slow, flaky or both, so it
-// needs a reason, in a comment on its line.
+// TestNoSleepInTests forbids time.Sleep in tests outside of testing/synctest, because it makes them
+// slow or flaky. A comment on the line can give a reason for an exception.
 func TestNoSleepInTests(t *testing.T) {
 	sleep := regexp.MustCompile(`(?m)^.*\btime\.Sleep\([^/\n]*$`)
 	for name, text := range files(t) {
@@ -94,7 +97,7 @@ func TestNoSleepInTests(t *testing.T) {
 			continue
 		}
 		for _, at := range sleep.FindAllIndex(text, -1) {
-			t.Errorf("%s:%d sleeps: wait for what you wait for, use testing/synctest, or say why in a comment on that line",
+			t.Errorf("%s:%d sleeps: wait for the event, use testing/synctest, or give the reason in a comment on that line",
 				name, 1+bytes.Count(text[:at[0]], []byte("\n")))
 		}
 	}
@@ -105,14 +108,15 @@ func TestFileLength(t *testing.T) {
 		switch filepath.Ext(name) {
 		case ".go", ".mjs", ".js", ".sh":
 			if n := bytes.Count(text, []byte("\n")); n > maxLines {
-				t.Errorf("%s has %d lines, more than %d: is it one thing?", name, n, maxLines)
+				t.Errorf("%s has %d lines, more than %d: split it", name, n, maxLines)
 			}
 		}
 	}
 }
 
-// TestNothingOfThisMachine holds that no file names a package registry or a folder of the machine that it was written on. The
-// names are put together here so that this file does not contain them.
+// TestNothingOfThisMachine checks that no file contains the name of a package registry or a
+// directory of the machine on which it was written. The names are concatenated here so that this
+// file does not contain them.
 func TestNothingOfThisMachine(t *testing.T) {
 	forbidden := []string{
 		"proxy." + "golang.org", "sum." + "golang.org", "registry." + "npmjs.org", "deb." + "debian.org", "/wor" + "k/main", "/roo" + "t/", "/hom" + "e/",
@@ -123,13 +127,14 @@ func TestNothingOfThisMachine(t *testing.T) {
 	for name, text := range files(t) {
 		for _, f := range forbidden {
 			if i := bytes.Index(text, []byte(f)); i >= 0 {
-				t.Errorf("%s:%d names %q", name, 1+bytes.Count(text[:i], []byte("\n")), f)
+				t.Errorf("%s:%d contains %q", name, 1+bytes.Count(text[:i], []byte("\n")), f)
 			}
 		}
 	}
 }
 
-// TestLockFile holds that the lock file of npm names versions and hashes, not where they were fetched from.
+// TestLockFile checks that the npm lock file contains versions and hashes, but no download
+// addresses.
 func TestLockFile(t *testing.T) {
 	for name, text := range files(t) {
 		if filepath.Base(name) == "package-lock.json" && bytes.Contains(text, []byte(`"resolved"`)) {
@@ -138,7 +143,8 @@ func TestLockFile(t *testing.T) {
 	}
 }
 
-// files returns the repository's text files by their names, as git has them or would have them.
+// files returns the contents of the repository's text files by name, including untracked files that
+// are not ignored.
 func files(t *testing.T) map[string][]byte {
 	t.Helper()
 	cmd := exec.Command("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z")
@@ -150,7 +156,7 @@ func files(t *testing.T) map[string][]byte {
 	all := map[string][]byte{}
 	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
 		text, err := os.ReadFile(filepath.Join(cmd.Dir, name))
-		if err != nil || bytes.IndexByte(text, 0) >= 0 { // deleted, or not text
+		if err != nil || bytes.IndexByte(text, 0) >= 0 { // deleted or binary
 			continue
 		}
 		all[name] = text
@@ -167,7 +173,7 @@ func read(t *testing.T, name string) []byte {
 	return text
 }
 
-// goCmd is what the go command prints, run in the repository's root.
+// goCmd returns the output of the go command, run in the repository's root.
 func goCmd(t *testing.T, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("go", args...)

@@ -35,7 +35,7 @@ func TestLanguage(t *testing.T) {
 	for name, text := range files(t) {
 		switch filepath.Ext(name) {
 		case ".go":
-			prose[name], code[name] = checkGo(t, name, string(text))
+			prose[name], code[name] = checkSource(t, name, string(text))
 		case ".mjs", ".js":
 			prose[name] = checkScript(string(text))
 		case ".md":
@@ -70,8 +70,8 @@ func report(t *testing.T, problems map[string][]string, pending []string) {
 	}
 }
 
-// checkGo returns the problems of comments and texts, and those of code, each as "line: problem".
-func checkGo(t *testing.T, name, text string) (prose, code []string) {
+// checkSource returns the problems of comments and texts, and those of code, each as "line: problem".
+func checkSource(t *testing.T, name, text string) (prose, code []string) {
 	t.Helper()
 	set := token.NewFileSet()
 	file, err := parser.ParseFile(set, name, text, parser.ParseComments)
@@ -128,10 +128,14 @@ func checkGo(t *testing.T, name, text string) (prose, code []string) {
 	return prose, code
 }
 
-// checkScript returns the problems of the line comments of JavaScript.
+// checkScript returns the problems of the comments of JavaScript.
 func checkScript(text string) (problems []string) {
 	for i, line := range strings.Split(text, "\n") {
 		_, comment, found := strings.Cut(line, "// ")
+		if !found {
+			comment = strings.TrimLeft(line, " \t/*")
+			found = strings.HasPrefix(strings.TrimSpace(line), "/*") || strings.HasPrefix(strings.TrimSpace(line), "* ")
+		}
 		if !found {
 			continue
 		}
@@ -145,8 +149,8 @@ func checkScript(text string) (problems []string) {
 	return problems
 }
 
-// checkMarkdown returns the problems of Markdown outside of code blocks. The rows of tables may have
-// any width.
+// checkMarkdown returns the problems of Markdown outside of code blocks. The rows of tables may
+// have any width.
 func checkMarkdown(text string) (problems []string) {
 	inCode := false
 	for i, line := range strings.Split(text, "\n") {
@@ -253,7 +257,7 @@ func TestPhrases(t *testing.T) {
 	if got := checkMarkdown(long); len(got) != 1 {
 		t.Errorf("a wide line: %q", got)
 	}
-	prose, code := checkGo(t, "x.go", "package x\n\n// "+long+"\nvar x = \""+long+long+"\" // nil: all\n")
+	prose, code := checkSource(t, "x.go", "package x\n\n// "+long+"\nvar x = \""+long+long+"\" // nil: all\n")
 	if len(prose) != 2 || len(code) != 1 {
 		t.Errorf("a wide comment, a default and wide code: %q, %q", prose, code)
 	}

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// layers are the packages from the bottom up. A package imports only packages of lower layers, never one of its own layer. A
-// name ending in /... stands for everything below it. A new package gets its line here.
+// layers lists the packages from the bottom up. A package may only import packages of lower layers.
+// A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{"internal/exactjson"},
 	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
@@ -23,11 +23,11 @@ var layers = [][]string{
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
 
-// adapters are modules of their own, each for one engine. An adapter imports its parent, what that may import, and internal/relay, which is
-// what adapters have in common.
+// adapters are modules of their own, one for each engine. An adapter may import its parent,
+// whatever its parent may import, and internal/relay, which contains their common code.
 var adapters = []string{"pubsub/natspubsub", "pubsub/redispubsub"}
 
-// helpers serve tests. No package of the layers imports them outside its tests.
+// helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
 	"internal/chrome", "internal/house", "internal/interop", "internal/leak", "internal/need", "internal/relay/relaytest",
 	"pubsub/pubsubtest",
@@ -37,13 +37,13 @@ func TestLayers(t *testing.T) {
 	all := packages(t)
 	for _, name := range slices.Concat(slices.Concat(layers...), adapters, helpers) {
 		if !slices.ContainsFunc(all, func(p pkg) bool { return matches([]string{name}, p.name()) }) {
-			t.Errorf("%s has a place, but there is no such package", name)
+			t.Errorf("%s is listed, but does not exist", name)
 		}
 	}
 	for _, p := range all {
 		level, kind := place(p.name())
 		if kind == "" {
-			t.Errorf("%s is in no layer: give it one in %s", p.name(), "internal/house/layers_test.go")
+			t.Errorf("%s is in no layer: add it in %s", p.name(), "internal/house/layers_test.go")
 			continue
 		}
 		for _, imported := range p.Imports {
@@ -59,19 +59,20 @@ func TestLayers(t *testing.T) {
 			case kind == "adapter" && (name == path.Dir(p.name()) || name == "internal/relay"):
 			case kind == "layer" && level == len(layers)-1 && within(p.name(), name): // a program's own packages
 			case to >= level:
-				t.Errorf("%s (layer %d) imports %s (layer %d): arrows only go down", p.name(), level, name, to)
+				t.Errorf("%s (layer %d) imports %s (layer %d): only lower layers may be imported", p.name(), level, name, to)
 			}
 		}
 	}
 }
 
-// homes are the packages that may import a dependency, so that replacing it touches one place. Programs and helpers are free.
+// homes lists the packages that may import a dependency, so that replacing it affects one place.
+// Programs and helpers are exempt.
 var homes = map[string][]string{
 	"github.com/coder/websocket":               {"transport"},
 	"github.com/hashicorp/go-msgpack/v2/codec": {"serializer"},
-	"net/http/pprof":                           {}, // puts itself on the default mux of whoever links it
-	"expvar":                                   {}, // likewise
-	"testing":                                  {}, // adds flags to whoever links it; suites for adapters are helpers
+	"net/http/pprof":                           {}, // registers handlers on http.DefaultServeMux
+	"expvar":                                   {}, // likewis // registers a handler on http.DefaultServeMux
+	"testing":                                  {}, // adds command-line flags; suites for adapters are helpers
 }
 
 func TestHomes(t *testing.T) {
@@ -87,7 +88,8 @@ func TestHomes(t *testing.T) {
 	}
 }
 
-// place tells the layer of a package and its kind: "layer", "adapter", "helper", or "" if it has no place.
+// place returns the layer of a package and its kind: "layer", "adapter", "helper", or "" if it is
+// not listed.
 func place(name string) (int, string) {
 	if matches(helpers, name) {
 		return len(layers), "helper"
@@ -113,7 +115,8 @@ func matches(patterns []string, name string) bool {
 	return false
 }
 
-// within tells whether two packages belong to one program, such as internal/conformance and internal/conformance/app.
+// within reports whether two packages belong to the same program, such as internal/conformance and
+// internal/conformance/app.
 func within(a, b string) bool {
 	first := func(s string) string {
 		parts := strings.SplitN(s, "/", 3)
@@ -122,7 +125,7 @@ func within(a, b string) bool {
 	return first(a) == first(b)
 }
 
-// pkg is what go list says of a package.
+// pkg is a package in the output of go list.
 type pkg struct {
 	Dir, ImportPath, Name              string
 	GoFiles, TestGoFiles, XTestGoFiles []string
@@ -130,10 +133,10 @@ type pkg struct {
 	Module                             *struct{ Path string }
 }
 
-// name is the package's path below the module: "socket", "internal/box".
+// name returns the package's path within the module: "socket", "internal/box".
 func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module+"/") }
 
-// packages lists the packages of all modules of the workspace.
+// packages returns the packages of all modules of the workspace.
 func packages(t *testing.T) []pkg {
 	t.Helper()
 	dec := json.NewDecoder(strings.NewReader(goCmd(t, "list", "-json=Dir,ImportPath,Name,GoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports", "work")))

@@ -11,7 +11,6 @@ var pendingProse = []string{
 	"examples/chat/room",
 	"examples/chat/room/page",
 	"internal/box",
-	"internal/house",
 	"internal/relay",
 	"internal/relay/relaytest",
 	"internal/torture",
