@@ -118,7 +118,7 @@ type result struct {
 func (r *report) line(t *testing.T, line string) {
 	var v result
 	if err := json.Unmarshal([]byte(line), &v); err != nil {
-		t.Logf("said: %s", line)
+		t.Logf("output: %s", line)
 		return
 	}
 	switch {

@@ -1,12 +1,12 @@
 // Helpers for the scenarios. They run unchanged in Node and in a browser.
 
-/** How long anything that is expected may take. Generous: it is only waited out when a scenario fails. */
+/** Bounds the wait for anything expected. It only expires when a scenario fails. */
 const PATIENCE_MS = 8000
 
 const all = []
 
 /**
- * Declares a scenario. `only` is the one transport it makes sense on; without it, it runs on both.
+ * Declares a scenario. It runs on both transports unless `only` names one.
  * @param {string} name
  * @param {(k: Scene) => Promise<void>} run
  * @param {{only?: "websocket" | "longpoll"}} [opts]
@@ -14,10 +14,10 @@ const all = []
 export function scenario(name, run, opts = {}) { all.push({name, run, ...opts}) }
 
 /**
- * Runs every declared scenario, one after the other, and reports by one line of JSON each: first
+ * Runs all declared scenarios sequentially and reports one line of JSON for each: first
  * {"plan": [names]}, then {"name", "ok", "ms", "error"?} for each.
- * @param {{phoenix: object, WebSocket: Function, transport: string, control: string, match?: string,
- *   report: (line: string) => void}} env
+ * @param {{phoenix: object, WebSocket: Function, transport: string, control: string,
+ *   match?: string, report: (line: string) => void}} env
  */
 export async function run(env) {
   const match = new RegExp(env.match || "")
@@ -40,7 +40,7 @@ export async function run(env) {
   await main.close()
 }
 
-/** A server with the conformance application, run by the Go test, which starts and stops it when asked to. */
+/** A server with the conformance application, which the Go test starts and stops on request. */
 class Server {
   /** @param {{ws?: "refuse" | "hang", window?: number, idle?: number}} options */
   static async create(control, options) {
@@ -59,16 +59,16 @@ class Server {
     return text ? JSON.parse(text) : null
   }
 
-  /** Stops it: "drain" as a deployment does, "kill" as a crash does. Its port stays its own. */
+  /** Stops it: "drain" as in a deployment, "kill" as in a crash. It keeps its port. */
   stop(how) { return this.ask("POST", `/servers/${this.id}/stop?how=${how}`) }
 
-  /** Starts it again on the same port, with nothing remembered. */
+  /** Restarts it on the same port, without any state. */
   start() { return this.ask("POST", `/servers/${this.id}/start`) }
 
   close() { return this.ask("DELETE", `/servers/${this.id}`) }
 }
 
-/** What one scenario has: sockets that are closed behind it, servers of its own, assertions. */
+/** The environment of a scenario: sockets that are closed at its end, servers, assertions. */
 export class Scene {
   constructor(env, main, serial) {
     this.env = env
@@ -83,13 +83,13 @@ export class Scene {
     this.started = Date.now()
   }
 
-  /** The transport under test, as phoenix.js takes it. */
+  /** The transport under test, as an option of phoenix.js. */
   get Transport() { return this.websocket ? this.env.WebSocket : this.phoenix.LongPoll }
 
-  /** A topic nobody else uses. */
+  /** A unique topic. */
   topic(name = "t", prefix = "room") { return `${prefix}:${name}-${this.env.transport}-${this.serial}-${++this.topics}` }
 
-  /** A server of this scenario's own, to be stopped and started. */
+  /** A server for this scenario only, which it may stop and restart. */
   async server(options = {}) {
     const s = await Server.create(this.env.control, options)
     this.servers.push(s)
@@ -97,8 +97,8 @@ export class Scene {
   }
 
   /**
-   * A connecting socket. It also keeps, for assertions: `messages` that came (each socket.onMessage), `closes` (the events),
-   * `failures` (how many errors), `opens` (how often it opened).
+   * A connecting socket. For assertions it records `messages` (of onMessage), `closes` (events),
+   * `failures` (number of errors) and `opens` (number of times that it opened).
    */
   socket({url = this.main.url, ...opts} = {}) {
     const name = `s${this.sockets.length + 1}`
@@ -122,7 +122,7 @@ export class Scene {
     return s
   }
 
-  /** A joined channel on a socket. Its `errors` and `closings` count what onError and onClose reported. */
+  /** A joined channel on a socket. `errors` and `closings` count the onError and onClose calls. */
   async joined(socket, topic, params) {
     const c = this.channel(socket, topic, params)
     const {status, response} = await this.answer(c.join())
@@ -141,7 +141,7 @@ export class Scene {
     return c
   }
 
-  /** The first answer of a push, whatever it is: {status, response}. */
+  /** The first reply to a push, with any status: {status, response}. */
   async answer(push) {
     let got
     for (const status of ["ok", "error", "timeout"]) {
@@ -151,14 +151,14 @@ export class Scene {
     return got
   }
 
-  /** Pushes and expects ok: the response. */
+  /** Pushes, expects the status ok, and returns the response. */
   async ok(channel, event, payload, timeout) {
     const {status, response} = await this.answer(channel.push(event, payload, timeout))
     this.equal(status, "ok", `answer to ${event}`)
     return response
   }
 
-  /** What comes for an event: `items` so far, `next()` the following one. */
+  /** The messages of an event: `items` so far, `next()` for the next one. */
   inbox(channel, event) {
     const items = []
     let taken = 0
@@ -172,7 +172,7 @@ export class Scene {
     }
   }
 
-  /** Waits until the condition holds, and returns what it gave. */
+  /** Waits until the condition is true, and returns its value. */
   async until(condition, what) {
     const end = Date.now() + PATIENCE_MS
     for (;;) {
@@ -185,7 +185,7 @@ export class Scene {
 
   pause(ms) { return new Promise(resolve => setTimeout(resolve, ms)) }
 
-  /** Deep equality; the order of an object's keys does not matter. ArrayBuffers are compared by their bytes. */
+  /** Deep equality. Ignores the order of keys, and compares ArrayBuffers by content. */
   equal(got, want, what = "value") {
     const g = canonical(got), w = canonical(want)
     if (g !== w) { throw new Error(`${what}: got ${short(g)}, want ${short(w)}`) }
@@ -198,13 +198,13 @@ export class Scene {
     this.log.push(`  ${String(Date.now() - this.started).padStart(5)} ${name} ${kind}: ${msg} ${short(canonical(detail), 160)}`)
   }
 
-  /** The end of what phoenix.js logged, for the report of a failure. */
+  /** The last log lines of phoenix.js, for the report of a failure. */
   story() {
     const last = this.log.slice(-40)
     return [`phoenix.js logged (${this.log.length} lines, the last ${last.length}):`, ...last].join("\n")
   }
 
-  /** Closes what the scenario opened. Never fails: what matters was asserted before. */
+  /** Closes everything that the scenario opened. Never fails. */
   async end() {
     for (const s of this.sockets) { s.disconnect() }
     for (const s of this.servers) { await s.close().catch(() => {}) }

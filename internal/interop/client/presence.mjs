@@ -2,7 +2,7 @@
 // conformance application.
 import {scenario} from "./kit.mjs"
 
-/** Joins a presence channel, with a Presence that writes down what it is told. */
+/** Joins a presence channel, with a Presence whose events are recorded. */
 async function present(k, socket, topic, user_id, meta) {
   const channel = k.channel(socket, topic, meta ? {user_id, meta} : {user_id})
   const p = new k.phoenix.Presence(channel)
@@ -22,7 +22,7 @@ async function present(k, socket, topic, user_id, meta) {
 
 const count = entry => entry ? entry.metas.length : 0
 
-/** A meta without what the server adds to it. */
+/** A meta without the fields that the server adds. */
 function plain({phx_ref, phx_ref_prev, ...meta}) { return meta }
 
 const topic = k => k.topic("p", "presence")
@@ -37,7 +37,7 @@ scenario("presence: join, sync, list", async k => {
   const b = await present(k, k.socket(), t, "bob")
   k.equal(b.keys(), ["ann", "bob"], "bob's list")
   await k.until(() => a.keys().length === 2, "bob in ann's list")
-  k.assert(a.syncs > syncs, "ann was told")
+  k.assert(a.syncs > syncs, "ann received the diff")
   const seen = a.events.filter(e => e.join === "bob")
   k.equal(seen.map(e => [e.before, e.metas.map(plain)]), [[0, [{online_at: 1}]]], "onJoin of bob")
   k.equal(b.list((key, {metas}) => [key, metas.length]).sort(), [["ann", 1], ["bob", 1]], "list(by)")
@@ -78,9 +78,9 @@ scenario("presence: update", async k => {
   k.equal(b.metas("ann").map(plain), [{online_at: 1, status: "away"}], "ann's metas")
   k.equal(b.metas("ann")[0].phx_ref_prev, old.phx_ref, "phx_ref_prev")
   k.assert(b.metas("ann")[0].phx_ref !== old.phx_ref, "a new phx_ref")
-  const told = b.events.filter(e => (e.join || e.leave) === "ann").slice(-2)
-  k.equal(told.map(e => [e.join || "", e.leave || "", e.metas[0].status]), [["ann", "", "away"], ["", "ann", "here"]], "join, then leave")
-  k.equal(told[1].remaining, 1, "she is never away from the list")
+  const changes = b.events.filter(e => (e.join || e.leave) === "ann").slice(-2)
+  k.equal(changes.map(e => [e.join || "", e.leave || "", e.metas[0].status]), [["ann", "", "away"], ["", "ann", "here"]], "join, then leave")
+  k.equal(changes[1].remaining, 1, "she is never away from the list")
 })
 
 scenario("presence: the same user twice", async k => {

@@ -214,9 +214,9 @@ scenario("leave", async k => {
   k.equal((await k.answer(c.leave())).status, "ok", "leave")
   k.equal([c.state, c.closings, s.channels.includes(c)], ["closed", 1, false], "the channel")
   // These events came from phoenix.js itself. The server's messages follow.
-  const said = () => s.messages.filter(m => m.topic === c.topic && m.join_ref === ref).map(m => m.event)
-  await k.until(() => said().includes("phx_close"), "the server's phx_close")
-  k.equal(said().slice(-2), ["phx_reply", "phx_close"], "the server's answer")
+  const received = () => s.messages.filter(m => m.topic === c.topic && m.join_ref === ref).map(m => m.event)
+  await k.until(() => received().includes("phx_close"), "the server's phx_close")
+  k.equal(received().slice(-2), ["phx_reply", "phx_close"], "the server's answer")
   const probe = s.makeRef()
   s.push({topic: c.topic, event: "echo", payload: {}, ref: probe, join_ref: null})
   const reply = await k.until(() => s.messages.find(m => m.ref === probe), "a reply from the topic that was left")
@@ -276,7 +276,7 @@ scenario("60 channels on one socket", async k => {
   channels.forEach((c, n) => c.push("shout", {n}))
   for (const [n, inbox] of inboxes.entries()) { k.equal(await inbox.next(), {n}, "shout") }
   await Promise.all(channels.map(c => k.ok(c, "echo", {})))
-  k.equal(inboxes.map(i => i.items.length), channels.map(() => 1), "each heard its own only")
+  k.equal(inboxes.map(i => i.items.length), channels.map(() => 1), "each received only its own")
   channels.forEach((c, n) => { if (n % 2) { c.leave() } })
   await Promise.all(channels.filter((_, n) => n % 2 === 0).map(c => k.ok(c, "echo", {})))
 })
