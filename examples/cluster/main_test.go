@@ -39,12 +39,12 @@ func start(t *testing.T) (addrs map[string]string, end func()) {
 		<-ended
 	}
 	t.Cleanup(end)
-	said := bufio.NewScanner(in)
+	output := bufio.NewScanner(in)
 	addrs = make(map[string]string)
-	for said.Scan() && said.Text() != "(Ctrl-C ends it)" {
-		m := regexp.MustCompile(`^Chat is open at http://(\S+)/ on node (\S+)$`).FindStringSubmatch(said.Text())
+	for output.Scan() && output.Text() != "(Ctrl-C ends it)" {
+		m := regexp.MustCompile(`^Chat is open at http://(\S+)/ on node (\S+)$`).FindStringSubmatch(output.Text())
 		if m == nil {
-			t.Fatalf("it says %q", said.Text())
+			t.Fatalf("unexpected output %q", output.Text())
 		}
 		addrs[m[2]] = m[1]
 	}
@@ -56,13 +56,13 @@ func start(t *testing.T) (addrs map[string]string, end func()) {
 
 // member is a client in a room.
 type member struct {
-	t      *testing.T
-	socket *socket.Client
-	room   *channel.Client
-	who    *presence.Client
-	node   string
-	heard  chan string
-	came   chan string
+	t        *testing.T
+	socket   *socket.Client
+	room     *channel.Client
+	who      *presence.Client
+	node     string
+	received chan string
+	came     chan string
 }
 
 func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
@@ -74,7 +74,7 @@ func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := &member{t: t, socket: s, heard: make(chan string, 1000), came: make(chan string, 1000)}
+	m := &member{t: t, socket: s, received: make(chan string, 1000), came: make(chan string, 1000)}
 	t.Cleanup(func() {
 		_ = s.Close(context.Background())
 		client.CloseIdleConnections()
@@ -85,7 +85,7 @@ func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 		if err := p.Decode(&msg); err != nil {
 			t.Error(err)
 		}
-		m.heard <- msg.User + ": " + msg.Body
+		m.received <- msg.User + ": " + msg.Body
 	})
 	m.who = presence.NewClient(m.room, nil)
 	m.who.OnJoin(func(key string, _, _ presence.Entry) { m.came <- key })
@@ -128,7 +128,7 @@ func meet(t *testing.T, a, b *member) {
 		for timeout := time.After(maxWait); !met; {
 			pair[0].room.Push("new_msg", map[string]string{"body": "hello"})
 			select {
-			case <-pair[1].heard:
+			case <-pair[1].received:
 				met = true
 			case <-time.After(50 * time.Millisecond):
 			case <-timeout:
@@ -157,7 +157,7 @@ func TestTalkAcrossNodes(t *testing.T) {
 		if _, err := speaker.room.Push("new_msg", map[string]string{"body": fmt.Sprint(i)}).Wait(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		until(t, listener.heard, fmt.Sprintf("%s: %d", name, i))
+		until(t, listener.received, fmt.Sprintf("%s: %d", name, i))
 	}
 	left := make(chan string, 10)
 	ann.who.OnLeave(func(key string, _, _ presence.Entry) { left <- key })
@@ -229,7 +229,7 @@ func TestLongPollAcrossNodes(t *testing.T) {
 		t.Fatalf("post: %s", got)
 	}
 	for i := range lines {
-		until(t, ann.heard, fmt.Sprintf("bob: %d %s", i, large[:900]))
+		until(t, ann.received, fmt.Sprintf("bob: %d %s", i, large[:900]))
 	}
 	got = ""
 	for i := 0; strings.Count(got, `\"phx_reply\"`) < len(lines); i++ {

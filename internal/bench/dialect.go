@@ -12,13 +12,13 @@ import (
 type dialect struct {
 	path string
 	// join returns the frames that join a topic, and the number of replies to expect.
-	hello   []string
-	join    func(topic string) []byte
-	leave   func(topic string) []byte
-	answers int // number of replies to a join
-	parting int // number of replies to a leave
-	publish func(dst []byte, topic string, data []byte) []byte
-	echo    func(dst []byte, topic string, data []byte) []byte
+	hello        []string
+	join         func(topic string) []byte
+	leave        func(topic string) []byte
+	answers      int // number of replies to a join
+	leaveReplies int // number of replies to a leave
+	publish      func(dst []byte, topic string, data []byte) []byte
+	echo         func(dst []byte, topic string, data []byte) []byte
 	// delivered calls f with each message in a frame that counts as delivered: a broadcast or an
 	// echo.
 	delivered func(frame []byte, f func(message []byte))
@@ -28,11 +28,11 @@ type dialect struct {
 
 var dialects = map[string]dialect{
 	"bennu": {
-		path:    "/socket/websocket?vsn=2.0.0",
-		join:    func(topic string) []byte { return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{}]`, topic) },
-		leave:   func(topic string) []byte { return fmt.Appendf(nil, `["1","2","bench:%s","phx_leave",{}]`, topic) },
-		answers: 1,
-		parting: 2,
+		path:         "/socket/websocket?vsn=2.0.0",
+		join:         func(topic string) []byte { return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{}]`, topic) },
+		leave:        func(topic string) []byte { return fmt.Appendf(nil, `["1","2","bench:%s","phx_leave",{}]`, topic) },
+		answers:      1,
+		leaveReplies: 2,
 		publish: func(dst []byte, topic string, data []byte) []byte {
 			return fmt.Appendf(dst, `["1","3","bench:%s","pub",%s]`, topic, data)
 		},
@@ -50,8 +50,8 @@ var dialects = map[string]dialect{
 		leave: func(topic string) []byte {
 			return fmt.Appendf(nil, `{"id":3,"unsubscribe":{"channel":"bench:%s"}}`, topic)
 		},
-		answers: 1,
-		parting: 1,
+		answers:      1,
+		leaveReplies: 1,
 		publish: func(dst []byte, topic string, data []byte) []byte {
 			return fmt.Appendf(dst, `{"id":4,"publish":{"channel":"bench:%s","data":%s}}`, topic, data)
 		},

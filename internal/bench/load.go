@@ -115,13 +115,13 @@ func (l *load) body(n int, dst []byte) []byte {
 
 // room is a topic of a fan-out. Its first client publishes.
 type room struct {
-	topic    string
-	members  int
-	pub      *rawws.Conn
-	sent     atomic.Int64
-	received atomic.Int64
-	at       [64]atomic.Int64 // times of publication of the last messages, by number
-	moved    chan struct{}
+	topic     string
+	members   int
+	pub       *rawws.Conn
+	sent      atomic.Int64
+	received  atomic.Int64
+	at        [64]atomic.Int64 // times of publication of the last messages, by number
+	delivered chan struct{}
 }
 
 func (l *load) fanout() error {
@@ -130,7 +130,7 @@ func (l *load) fanout() error {
 	}
 	rooms := make([]*room, l.s.Topics)
 	for i := range rooms {
-		rooms[i] = &room{topic: strconv.Itoa(i), pub: l.conns[i], moved: make(chan struct{}, 1)}
+		rooms[i] = &room{topic: strconv.Itoa(i), pub: l.conns[i], delivered: make(chan struct{}, 1)}
 	}
 	var wrong [2]atomic.Int64 // duplicates, and messages out of order
 	failed := make(chan error, 1)
@@ -160,7 +160,7 @@ func (l *load) fanout() error {
 					l.latency.add(time.Since(l.begun) - time.Duration(r.at[n%len(r.at)].Load()))
 					if r.received.Add(1)%int64(r.members) == 0 {
 						select {
-						case r.moved <- struct{}{}:
+						case r.delivered <- struct{}{}:
 						default:
 						}
 					}
@@ -217,7 +217,7 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 			}
 		default:
 			select {
-			case <-r.moved:
+			case <-r.delivered:
 			case <-time.After(5 * time.Second):
 				if time.Now().After(end.Add(5 * time.Second)) {
 					return // the missing messages are counted
@@ -250,7 +250,7 @@ func (l *load) echo() error {
 func (l *load) joins() error {
 	return l.each(func() func(*rawws.Conn, string, int) error {
 		return func(c *rawws.Conn, topic string, _ int) error {
-			if err := l.d.exchange(c, l.d.leave(topic), l.d.parting); err != nil {
+			if err := l.d.exchange(c, l.d.leave(topic), l.d.leaveReplies); err != nil {
 				return err
 			}
 			return l.d.exchange(c, l.d.join(topic), l.d.answers)

@@ -130,10 +130,10 @@ func measure(kind string, s scenario) (r result, err error) {
 		return r, err
 	}
 	load := exec.Command(self, "-role", "load", "-kind", kind, "-server", strings.TrimSpace(addr), "-job", string(job))
-	var said, complained bytes.Buffer
-	load.Stdout, load.Stderr = &said, &complained
+	var stdout, stderr bytes.Buffer
+	load.Stdout, load.Stderr = &stdout, &stderr
 	if err := load.Run(); err != nil {
-		return r, errors.Join(err, errors.New(strings.TrimSpace(complained.String())))
+		return r, errors.Join(err, errors.New(strings.TrimSpace(stderr.String())))
 	}
-	return r, json.Unmarshal(said.Bytes(), &r)
+	return r, json.Unmarshal(stdout.Bytes(), &r)
 }
