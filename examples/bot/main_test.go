@@ -146,7 +146,7 @@ func TestTalk(t *testing.T) {
 	if err := run(t.Context(), url, "tea", "bob", strings.NewReader("hello\n\n  from a pipe  \n"), newOutput()); err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has gone"} {
+	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
 		ann.await(t, text)
 	}
 	if _, err := io.WriteString(typing, "rude\nnice\n"); err != nil {
