@@ -83,8 +83,8 @@ func Metas[M any](e Entry) ([]M, error) {
 	return metas, nil
 }
 
-// Decode decodes the whole entry into v, as [serializer.Payload.Decode] does. Its fields are "metas"
-// and those of Extra.
+// Decode decodes the whole entry into v, as [serializer.Payload.Decode] does. Its fields are
+// "metas" and those of Extra.
 func (e Entry) Decode(v any) error {
 	if err := exactjson.Unmarshal(e.appendJSON(nil), v); err != nil {
 		return fmt.Errorf("presence: decode entry: %w", err)
