@@ -70,7 +70,8 @@ func report(t *testing.T, problems map[string][]string, pending []string) {
 	}
 }
 
-// checkSource returns the problems of comments and texts, and those of code, each as "line: problem".
+// checkSource returns the problems of comments and texts, and those of code, each as
+// "line: problem".
 func checkSource(t *testing.T, name, text string) (prose, code []string) {
 	t.Helper()
 	set := token.NewFileSet()
