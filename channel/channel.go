@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 
 	"bennu.example/internal/box"
+	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -123,7 +124,7 @@ func (c *Channel) Broadcast(event string, payload any) error { return c.broadcas
 
 // BroadcastFrom is Broadcast to all but this channel. Other channels of the same user get it.
 func (c *Channel) BroadcastFrom(event string, payload any) error {
-	return c.broadcast(c, event, payload)
+	return c.broadcast((*subscriber)(c), event, payload)
 }
 
 func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) error {
@@ -229,8 +230,21 @@ func (l listener) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// Deliver takes a broadcast on the channel's topic; for package pubsub.
-func (c *Channel) Deliver(b *pubsub.Broadcast) error {
+// subscriber is a Channel as the subscriber of its topic. Its methods are not Channel's, because they
+// are not for users.
+type subscriber Channel
+
+var _ prepare.Subscriber[*pubsub.Broadcast] = (*subscriber)(nil)
+
+// Preparer is part of prepare.Subscriber.
+func (s *subscriber) Preparer() preparer { return s.h.preparer }
+
+// Deliver is part of pubsub.Subscriber.
+func (s *subscriber) Deliver(b *pubsub.Broadcast) error { return s.DeliverPrepared(b, nil) }
+
+// DeliverPrepared is part of prepare.Subscriber. The value is the key of the broadcast, if it has one.
+func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
+	c := (*Channel)(s)
 	phase := c.phase.Load()
 	if phase == joining {
 		c.mu.Lock() // until the join is answered
@@ -251,7 +265,7 @@ func (c *Channel) Deliver(b *pubsub.Broadcast) error {
 	if err != nil {
 		return err
 	}
-	how := c.h.broadcast(b)
+	how := c.h.broadcast(b, key)
 	how.Caused = c.handling.Load()
 	_ = c.up.Send(f, how) // a connection that has ended is no error of the broadcaster's
 	return nil

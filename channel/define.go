@@ -23,7 +23,7 @@ type Handler struct {
 	infoIface []infoIface // for message types that are interfaces, in the order of definition
 	terminate func(ctx context.Context, c *Channel, reason error)
 	slow      map[string]slowRule // by event, "" for those that have none; nil: the connection's policy
-	preparer  pubsub.Preparer     // of their keys; nil: no rule asks for one
+	preparer  preparer            // computes their keys; nil if no rule needs one
 }
 
 type (

@@ -165,7 +165,7 @@ func (c *Channel) accept(answer *serializer.Frame) {
 		return
 	}
 	if !c.replaced {
-		c.sub = c.up.PubSub().SubscribePrepared(c.topic, c, c.h.preparer)
+		c.sub = c.up.PubSub().Subscribe(c.topic, (*subscriber)(c))
 	}
 	_ = c.send(answer, transport.Delivery{Answer: true}) // likewise
 	if c.replaced {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime/debug"
 
+	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -89,32 +90,34 @@ func (r slowRule) makeKey(topic, event string, payload any) transport.Key {
 	return transport.NewKey(topic, event, of)
 }
 
-// keys prepares a handler's broadcasts: it makes their keys.
+type preparer = prepare.Preparer[*pubsub.Broadcast]
+
+// keys is a Handler as the preparer of its broadcasts: it computes their keys.
 type keys Handler
 
-// Prepare is part of pubsub.Preparer.
-func (k *keys) Prepare(b *pubsub.Broadcast) (err error) {
+// Prepare is part of prepare.Preparer. It returns a transport.Key, or nil for an event of another policy.
+func (k *keys) Prepare(b *pubsub.Broadcast) (key any, err error) {
 	rule := (*Handler)(k).slowRule(b.Event)
 	if rule.policy != transport.KeepLatest {
-		return nil
+		return nil, nil
 	}
 	defer func() {
 		if v := recover(); v != nil {
-			err = &PanicError{Value: v, Stack: debug.Stack()}
+			key, err = nil, &PanicError{Value: v, Stack: debug.Stack()}
 		}
 	}()
-	b.Keep(k, rule.makeKey(b.Topic, b.Event, b.Payload))
-	return nil
+	return rule.makeKey(b.Topic, b.Event, b.Payload), nil
 }
 
-// broadcast is how a broadcast goes to a client. It is called for each, and under the topic's lock.
-func (h *Handler) broadcast(b *pubsub.Broadcast) transport.Delivery {
+// broadcast is how a broadcast goes to a client. The key is the result of keys.Prepare. It is called for each
+// client, under the topic's lock.
+func (h *Handler) broadcast(b *pubsub.Broadcast, key any) transport.Delivery {
 	if h.slow == nil {
 		return transport.Delivery{Policy: transport.Inherit}
 	}
 	how := transport.Delivery{Policy: h.slowRule(b.Event).policy}
 	if how.Policy == transport.KeepLatest {
-		how.Key, _ = b.Kept((*keys)(h)).(transport.Key)
+		how.Key, _ = key.(transport.Key)
 	}
 	return how
 }

@@ -1,7 +1,6 @@
 package pubsub
 
 import (
-	"reflect"
 	"sync"
 	"sync/atomic"
 
@@ -18,14 +17,6 @@ type Broadcast struct {
 	first atomic.Pointer[encoding]
 	mu    sync.Mutex
 	more  []*encoding
-
-	kept atomic.Pointer[kept]
-}
-
-// kept is what a Preparer worked out, in a list.
-type kept struct {
-	by, value any
-	next      *kept
 }
 
 type encoding struct {
@@ -59,27 +50,4 @@ func (b *Broadcast) Frame(s serializer.Serializer) (*serializer.Frame, error) {
 		b.more = append(b.more, e)
 	}
 	return e.frame, e.err
-}
-
-// Keep leaves with the broadcast what by worked out of it, for Kept. It is for a Preparer. What is left by who cannot be compared is not kept.
-func (b *Broadcast) Keep(by, value any) {
-	if by != nil && !reflect.ValueOf(by).Comparable() {
-		return
-	}
-	for {
-		k := &kept{by, value, b.kept.Load()}
-		if b.kept.CompareAndSwap(k.next, k) {
-			return
-		}
-	}
-}
-
-// Kept is what by left with the broadcast, or nil.
-func (b *Broadcast) Kept(by any) any {
-	for k := b.kept.Load(); k != nil; k = k.next {
-		if k.by == by {
-			return k.value
-		}
-	}
-	return nil
 }

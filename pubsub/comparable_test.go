@@ -6,27 +6,29 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
 )
 
 // uncomparable is what == panics on, though the compiler takes it for a Subscriber and a Preparer.
 type uncomparable struct {
-	delivered, prepared *atomic.Int32
-	_                   []int
+	delivered, prepared, sum *atomic.Int32
+	_                        []int
 }
 
 func newUncomparable() uncomparable {
-	return uncomparable{delivered: new(atomic.Int32), prepared: new(atomic.Int32)}
+	return uncomparable{delivered: new(atomic.Int32), prepared: new(atomic.Int32), sum: new(atomic.Int32)}
 }
 
 func (u uncomparable) Deliver(*pubsub.Broadcast) error { u.delivered.Add(1); return nil }
 
-func (u uncomparable) Prepare(b *pubsub.Broadcast) error {
-	u.prepared.Add(1)
-	b.Keep(u, 1)
-	if b.Kept(u) != nil {
-		panic("kept for one who cannot be told apart")
-	}
+func (u uncomparable) Preparer() prepare.Preparer[*pubsub.Broadcast] { return u }
+
+func (u uncomparable) Prepare(*pubsub.Broadcast) (any, error) { return u.prepared.Add(1), nil }
+
+func (u uncomparable) DeliverPrepared(_ *pubsub.Broadcast, value any) error {
+	u.delivered.Add(1)
+	u.sum.Add(value.(int32))
 	return nil
 }
 
@@ -65,12 +67,13 @@ func TestUncomparablePreparer(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
 	u := newUncomparable()
-	subs := []*pubsub.Subscription{ps.SubscribePrepared("t", u, u), ps.SubscribePrepared("t", u, u)}
+	subs := []*pubsub.Subscription{ps.Subscribe("t", u), ps.Subscribe("t", u)}
 	if err := ps.Broadcast(context.Background(), "t", "e", nil); err != nil {
 		t.Error(err)
 	}
-	if d, p := u.delivered.Load(), u.prepared.Load(); d != 2 || p != 2 {
-		t.Errorf("delivered to %d, prepared %d times", d, p)
+	// Each subscription gets the value that was computed for it.
+	if d, p, sum := u.delivered.Load(), u.prepared.Load(), u.sum.Load(); d != 2 || p != 2 || sum != 1+2 {
+		t.Errorf("delivered %d times, prepared %d times, sum of the values %d", d, p, sum)
 	}
 	for _, s := range subs {
 		s.Cancel()

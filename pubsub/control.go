@@ -66,7 +66,7 @@ func (p *PubSub) Control() Control { return Control{p} }
 
 // Subscribe adds a subscriber to a control topic until the subscription is cancelled.
 func (c Control) Subscribe(name string, s Subscriber) *Subscription {
-	return c.ps.subscribe(controlPrefix+name, s, nil)
+	return c.ps.subscribe(controlPrefix+name, s)
 }
 
 // Subscribers is how many subscriptions this node has for a control topic.

@@ -209,40 +209,6 @@ func ExampleBroadcast_Frame() {
 	// Output: [null,null,"room:lobby","moved",{"x":3}] true <nil>
 }
 
-// priority works out of a broadcast, once, what its subscribers look at.
-type priority struct{}
-
-func (by priority) Prepare(b *pubsub.Broadcast) error {
-	var v struct{ Priority int }
-	if err := b.Payload.Decode(&v); err != nil {
-		return err
-	}
-	b.Keep(by, v.Priority)
-	return nil
-}
-
-// urgent prints broadcasts of some priority.
-type urgent int
-
-func (u urgent) Deliver(b *pubsub.Broadcast) error {
-	if p, ok := b.Kept(priority{}).(int); ok && p >= int(u) {
-		fmt.Println(b.Event)
-	}
-	return nil
-}
-
-// A Preparer spares a thousand subscribers from decoding a payload each.
-func ExamplePreparer() {
-	ps := pubsub.New(nil)
-	ps.SubscribePrepared("alarms", urgent(5), priority{})
-	for event, p := range map[string]int{"fire": 9, "rain": 1} {
-		if err := ps.Broadcast(context.Background(), "alarms", event, map[string]int{"priority": p}); err != nil {
-			fmt.Println(err)
-		}
-	}
-	// Output: fire
-}
-
 // cache drops what another node says has changed.
 type cache struct{ dropped chan string }
 

@@ -86,33 +86,44 @@ func callGap(f func(error), reason error) (e *panicked) {
 	return nil
 }
 
-// prepare calls the topic's preparers, under no lock.
-func (p *PubSub) prepare(preps []*preparation, b *Broadcast) (first error) {
+// prepared is a value that a preparer computed from a broadcast.
+type prepared struct {
+	by    *preparation
+	value any
+}
+
+// prepare calls the preparers of a topic. The caller must hold no lock.
+func (p *PubSub) prepare(preps []*preparation, b *Broadcast) (values []prepared, first error) {
+	values = make([]prepared, 0, len(preps))
 	for _, prep := range preps {
-		e, err := callPrepare(prep.by, b)
+		value, e, err := callPrepare(prep.by, b)
 		if e != nil {
 			p.report(e)
 			err = e
 		}
-		if err != nil && first == nil {
+		if err == nil {
+			values = append(values, prepared{prep, value})
+		} else if first == nil {
 			first = fmt.Errorf("pubsub: prepare %s to %s: %w", b.Event, b.Topic, err)
 		}
 	}
-	return first
+	return values, first
 }
 
-func callPrepare(by Preparer, b *Broadcast) (e *panicked, err error) {
+func callPrepare(by preparer, b *Broadcast) (value any, e *panicked, err error) {
 	defer recovered("preparer", &e)
-	return nil, by.Prepare(b)
+	value, err = by.Prepare(b)
+	return value, nil, err
 }
 
 // deliveries are the subscribers of one broadcast that are still to get it.
 type deliveries struct {
-	b      *Broadcast
-	from   Subscriber
-	left   []*Subscription
-	first  error       // of all
-	panics []*panicked // to be reported when the topic is unlocked
+	b        *Broadcast
+	from     Subscriber
+	prepared []prepared
+	left     []*Subscription
+	first    error       // of all
+	panics   []*panicked // to be reported when the topic is unlocked
 }
 
 // run delivers to all that are left. A subscriber that panics costs the others nothing.
@@ -133,11 +144,24 @@ func (d *deliveries) untilPanic() (e *panicked) {
 		if d.from != nil && s.sub == d.from {
 			continue
 		}
-		if err := s.sub.Deliver(d.b); err != nil {
+		if err := d.deliver(s); err != nil {
 			d.fail(err)
 		}
 	}
 	return nil
+}
+
+func (d *deliveries) deliver(s *Subscription) error {
+	if s.prep == nil {
+		return s.sub.Deliver(d.b)
+	}
+	var value any
+	for _, v := range d.prepared {
+		if v.by == s.prep {
+			value = v.value
+		}
+	}
+	return s.sub.(preparedSubscriber).DeliverPrepared(d.b, value)
 }
 
 func (d *deliveries) fail(err error) {

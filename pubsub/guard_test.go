@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
 )
 
@@ -14,7 +15,14 @@ import (
 type faulty struct{}
 
 func (faulty) Deliver(*pubsub.Broadcast) error { panic("in Deliver") }
-func (faulty) Prepare(*pubsub.Broadcast) error { panic("in Prepare") }
+
+// faultyPreparer is a subscriber whose Prepare panics.
+type faultyPreparer struct{ pubsub.Subscriber }
+
+func (f faultyPreparer) Preparer() prepare.Preparer[*pubsub.Broadcast] { return f }
+func (faultyPreparer) Prepare(*pubsub.Broadcast) (any, error)          { panic("in Prepare") }
+
+func (f faultyPreparer) DeliverPrepared(b *pubsub.Broadcast, _ any) error { return f.Deliver(b) }
 
 // panics keeps what OnPanic functions are called with.
 type panics []string
@@ -68,7 +76,7 @@ func TestPreparersThatPanic(t *testing.T) {
 	var told panics
 	told.add(t, ps)
 	l := new(topicLog)
-	ps.SubscribePrepared("t", l, faulty{})
+	ps.Subscribe("t", faultyPreparer{l})
 	err := ps.Broadcast(t.Context(), "t", "e", nil)
 	if err == nil || !strings.Contains(err.Error(), "preparer panicked: in Prepare") {
 		t.Errorf("the broadcaster got %v", err)
@@ -95,7 +103,7 @@ func TestPanicsAtTheAdapter(t *testing.T) {
 		ps.OnGap(func(error) { gaps++ })
 	}
 	l := new(topicLog)
-	ps.SubscribePrepared("t", faulty{}, faulty{})
+	ps.Subscribe("t", faultyPreparer{faulty{}})
 	ps.Subscribe("t", l)
 	ps.Control().Subscribe("t", faulty{})
 	for _, topic := range []string{"t", "\x00ct"} {

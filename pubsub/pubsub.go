@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 
+	"bennu.example/internal/prepare"
 	"bennu.example/serializer"
 )
 
@@ -20,13 +21,11 @@ type Subscriber interface {
 	Deliver(b *Broadcast) error
 }
 
-// Preparer works out of a broadcast what several subscribers need, once for them all.
-type Preparer interface {
-	// Prepare is called with each broadcast of a topic to which somebody subscribed with this Preparer, once at each node and before it is
-	// delivered: on the broadcaster's goroutine, also by several at once, under no lock. What it finds it leaves by Broadcast.Keep. An error
-	// goes to the broadcaster; the broadcast is delivered all the same.
-	Prepare(b *Broadcast) error
-}
+// preparer and preparedSubscriber are implemented by package channel.
+type (
+	preparer           = prepare.Preparer[*Broadcast]
+	preparedSubscriber = prepare.Subscriber[*Broadcast]
+)
 
 // shards is how many locks the topics are spread over. Two cores show no gain over one (architecture 2.2); it costs 4 kB.
 const shards = 64
@@ -53,13 +52,13 @@ type topic struct {
 	key  string
 	mu   sync.RWMutex
 	subs []*Subscription
-	prep []*preparation // never changed, but replaced
+	prep []*preparation // copied on write: Broadcast reads it under no lock
 }
 
-// preparation is a Preparer at a topic.
+// preparation is a preparer of a topic.
 type preparation struct {
-	by    Preparer
-	users int // subscriptions
+	by    preparer
+	users int // subscriptions that share it
 }
 
 // Subscription is one subscriber's place at a topic.
@@ -86,16 +85,14 @@ func (p *PubSub) shard(key string) *shard {
 
 // Subscribe adds a subscriber. One that subscribes twice is delivered to twice. The subscription holds until it is cancelled.
 func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
-	return p.SubscribePrepared(name, s, nil)
+	return p.subscribe(topicKey(name), s)
 }
 
-// SubscribePrepared is Subscribe for a subscriber whose broadcasts are prepared first; a nil Preparer is none. Preparers are told apart by ==: one
-// that cannot be compared prepares for each of its subscriptions anew. A broadcast that was made while it subscribed may come unprepared.
-func (p *PubSub) SubscribePrepared(name string, s Subscriber, by Preparer) *Subscription {
-	return p.subscribe(topicKey(name), s, by)
-}
-
-func (p *PubSub) subscribe(key string, s Subscriber, by Preparer) *Subscription {
+func (p *PubSub) subscribe(key string, s Subscriber) *Subscription {
+	var by preparer
+	if s, ok := s.(preparedSubscriber); ok {
+		by = s.Preparer() // others' code, so before the locks
+	}
 	sh := p.shard(key)
 	sh.mu.Lock()
 	defer sh.mu.Unlock()
@@ -117,8 +114,8 @@ func (p *PubSub) subscribe(key string, s Subscriber, by Preparer) *Subscription 
 	return sub
 }
 
-// prepare adds a subscription to the Preparer's. The caller holds mu.
-func (t *topic) prepare(by Preparer) *preparation {
+// prepare adds a subscription to those of a preparer. The caller must hold mu.
+func (t *topic) prepare(by preparer) *preparation {
 	if reflect.ValueOf(by).Comparable() {
 		for _, prep := range t.prep {
 			if prep.by == by {
@@ -299,7 +296,7 @@ func (p *PubSub) receive(b *Broadcast) {
 }
 
 // deliver hands b to this node's subscribers under a key and returns the first error.
-func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) (first error) {
+func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
 	sh := p.shard(key)
 	sh.mu.RLock()
 	t, ok := sh.topics[key]
@@ -309,12 +306,13 @@ func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) (first error
 	}
 	t.mu.RLock()
 	sh.mu.RUnlock()
+	d := deliveries{b: b, from: from}
 	if preps := t.prep; len(preps) > 0 {
-		t.mu.RUnlock() // it is others' code
-		first = p.prepare(preps, b)
+		t.mu.RUnlock() // preparers are others' code
+		d.prepared, d.first = p.prepare(preps, b)
 		t.mu.RLock()
 	}
-	d := deliveries{b: b, from: from, left: t.subs, first: first}
+	d.left = t.subs
 	func() {
 		defer t.mu.RUnlock() // also if a subscriber ends its goroutine
 		d.run()

@@ -14,7 +14,7 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{"internal/exactjson"},
-	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
+	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/prepare", "internal/rawws"},
 	{"internal/link", "internal/relay", "transport", "push", "pubsub", "socket/token"},
 	{"internal/reason"},
 	{"channel"},
