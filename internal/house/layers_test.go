@@ -13,8 +13,8 @@ import (
 // layers lists the packages from the bottom up. A package may only import packages of lower layers.
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
-	{"internal/exactjson"},
-	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/prepare", "internal/rawws"},
+	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
+	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
 	{"internal/link", "internal/relay", "transport", "push", "pubsub", "socket/token"},
 	{"internal/reason"},
 	{"channel"},
