@@ -213,7 +213,7 @@ func refuse(w http.ResponseWriter, err error) {
 
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	if !h.allows(r) {
-		h.longpoll.Refuse(w)
+		h.longpoll.Refuse(w, r)
 		return
 	}
 	var done func()

@@ -31,7 +31,9 @@ type LongPollConfig struct {
 	// Window is how long a poll waits for messages, and a message that was posted for being taken; 0 is 10 s. A client that has begun no poll
 	// for one and a half to three times as long is gone.
 	Window time.Duration
-	// MaxBody bounds a POST's body, in bytes; 0 is 8,000,000. A larger one is answered with 400, and does nothing else.
+	// MaxBody bounds a POST's body, in bytes. Zero means 8,000,000. A larger one is answered with 400, and
+	// does nothing else. The bodies that one session has in work at the same time are bounded by it in
+	// sum; further POSTs wait, for at most Window.
 	MaxBody int64
 	// MaxMessage bounds a message, in bytes; 0 is 1 MiB. A larger one is answered as a body that is too large.
 	MaxMessage int64
@@ -112,8 +114,11 @@ type LongPoll struct {
 
 	peers *peerage // nil: it has none
 
-	slow               slowness
-	idle, full, tooBig atomic.Uint64 // see LongPollStats
+	slow                     slowness
+	idle, full, tooBig, busy atomic.Uint64 // see LongPollStats
+
+	bodies   bodies
+	discards atomic.Int64 // requests whose bodies are being dropped
 
 	mu       sync.Mutex
 	sessions map[tokenID]*localSession
@@ -131,6 +136,7 @@ func NewLongPoll(cfg LongPollConfig) *LongPoll {
 	}
 	s.slow.max, s.slow.policy = s.cfg.MaxQueue, s.cfg.OnSlow
 	s.free = sync.NewCond(&s.mu)
+	s.bodies.init(s.cfg.MaxBody)
 	if cfg.Peers != nil && len(cfg.Secret) > 0 {
 		s.peers = newPeerage(s)
 	}
@@ -146,6 +152,7 @@ type LongPollStats struct {
 	Idle      uint64 // because it did not poll for one and a half windows
 	Full      uint64 // that were refused because there were MaxSessions
 	TooBig    uint64 // POSTs beyond MaxBody or MaxMessage
+	Busy      uint64 // POSTs that found no room because too many bodies were in work
 }
 
 // Stats counts.
@@ -155,6 +162,7 @@ func (s *LongPoll) Stats() LongPollStats {
 	return LongPollStats{
 		Sessions: s.places, Dropped: s.slow.dropped.Load(), Conflated: s.slow.conflated.Load(), Slow: s.slow.ended.Load(),
 		Idle: s.idle.Load(), Full: s.full.Load(), TooBig: s.tooBig.Load(),
+		Busy: s.busy.Load(),
 	}
 }
 
@@ -175,8 +183,9 @@ func (s *LongPoll) Close() {
 	}
 }
 
-// Refuse answers a request whose origin is not allowed.
-func (s *LongPoll) Refuse(w http.ResponseWriter) {
+// Refuse answers a request whose origin is not allowed. It reads the request's body first.
+func (s *LongPoll) Refuse(w http.ResponseWriter, r *http.Request) {
+	s.Discard(w, r)
 	setWriteDeadline(w)
 	respondStatus(w, statusForbidden)
 }
@@ -185,12 +194,18 @@ func (s *LongPoll) Refuse(w http.ResponseWriter) {
 // refuse, what it returned with the session's Conn; the Session gets nothing before that has returned. An error of connect is answered with
 // the protocol's 403, or as a StatusError says.
 func (s *LongPoll) Serve(w http.ResponseWriter, r *http.Request, connect func() (open func(Conn) Session, err error)) {
-	setReadDeadline(w, r)
+	if r.Method == http.MethodPost {
+		s.post(w, r)
+		return
+	}
+	if !s.Discard(w, r) {
+		setWriteDeadline(w)
+		respond(w, http.StatusBadRequest, nil)
+		return
+	}
 	switch r.Method {
 	case http.MethodGet:
 		s.get(w, r, connect)
-	case http.MethodPost:
-		s.post(w, r)
 	case http.MethodOptions:
 		h := w.Header()
 		h.Set("Access-Control-Allow-Headers", strings.Join(r.Header.Values("Access-Control-Request-Headers"), ", "))
@@ -206,7 +221,7 @@ func (s *LongPoll) Serve(w http.ResponseWriter, r *http.Request, connect func() 
 
 func (s *LongPoll) get(w http.ResponseWriter, r *http.Request, connect func() (func(Conn) Session, error)) {
 	token := pollToken(r)
-	if session := s.find(token); session != nil && answerPoll(w, r, session, token) {
+	if session, _ := s.find(token); session != nil && answerPoll(w, r, session, token) {
 		return
 	}
 	s.begin(w, r, connect)
@@ -317,35 +332,63 @@ func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
 }
 
 func (s *LongPoll) post(w http.ResponseWriter, r *http.Request) {
-	session := s.find(pollToken(r))
+	session, id := s.find(pollToken(r))
 	if session == nil {
+		s.Discard(w, r)
 		setWriteDeadline(w)
 		respondStatus(w, statusGone)
 		return
 	}
-	parts, err := s.read(r)
+	parts, release, err := s.read(w, r, id)
 	if err != nil {
-		if errors.Is(err, errBodyTooLarge) {
-			s.tooBig.Add(1)
-		}
-		setWriteDeadline(w)
-		respond(w, httpStatus(err), nil)
+		s.refuseBody(w, err)
 		return
 	}
 	clearReadDeadline(w)
-	status := session.post(r.Context(), parts)
+	status := session.post(r.Context(), parts, release)
 	setWriteDeadline(w)
 	respondStatus(w, status)
 }
 
-// read reads the messages of a POST.
-func (s *LongPoll) read(r *http.Request) ([]part, error) {
+// read reads the messages of a POST. Release must be called when they are not in use any more. If it fails, it has
+// dropped the rest of the body.
+func (s *LongPoll) read(w http.ResponseWriter, r *http.Request, id tokenID) (parts []part, release func(), err error) {
+	setReadDeadline(w)
+	defer func() {
+		if err != nil {
+			s.discard(w, r)
+		}
+	}()
 	if r.ContentLength > s.cfg.MaxBody {
-		return nil, errBodyTooLarge
+		return nil, nil, errBodyTooLarge
 	}
+	body, ok := s.beginBody(r, id)
+	if !ok {
+		return nil, nil, errBodyBusy
+	}
+	setReadDeadline(w) // it may have waited
 	types := r.Header["Content-Type"]
 	batch := len(types) == 1 && types[0] == "application/x-ndjson"
-	return readParts(r.Body, batch, s.cfg.MaxBody, s.cfg.MaxMessage)
+	parts, err = readParts(body, batch, s.cfg.MaxBody, s.cfg.MaxMessage)
+	if err != nil {
+		body.release()
+		return nil, nil, err
+	}
+	return parts, body.release, nil
+}
+
+// refuseBody answers a POST whose body was not read.
+func (s *LongPoll) refuseBody(w http.ResponseWriter, err error) {
+	setWriteDeadline(w)
+	switch {
+	case errors.Is(err, errBodyBusy):
+		s.busy.Add(1)
+		respondStatus(w, statusTimeout) // as for a message that does not get its turn within the window
+		return
+	case errors.Is(err, errBodyTooLarge):
+		s.tooBig.Add(1)
+	}
+	respond(w, httpStatus(err), nil)
 }
 
 // httpStatus is how a body that cannot be read is answered.
@@ -368,19 +411,19 @@ func pollToken(r *http.Request) string {
 	return tokens[len(tokens)-1]
 }
 
-// find returns the session that a token names, nil if there is none (any more).
-func (s *LongPoll) find(token string) pollSession {
+// find returns the session that a token names, and its id. It returns nil if there is none (any more).
+func (s *LongPoll) find(token string) (pollSession, tokenID) {
 	c, ok := s.tokens.verify(token, time.Now(), s.cfg.TokenMaxAge)
 	switch {
 	case !ok:
 	case c.node == s.node:
 		if l := s.local(c.session); l != nil {
-			return l
+			return l, c.session
 		}
 	case s.peers != nil:
-		return &remoteSession{peers: s.peers, node: c.node, id: c.session}
+		return &remoteSession{peers: s.peers, node: c.node, id: c.session}, c.session
 	}
-	return nil
+	return nil, tokenID{}
 }
 
 // local returns a session of this node, nil if there is none (any more).

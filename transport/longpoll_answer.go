@@ -102,6 +102,7 @@ var (
 	headerJSON    = []string{"application/json; charset=utf-8"}
 	headerAny     = []string{"*"}
 	headerNoStore = []string{"no-store"}
+	headerNoSniff = []string{"nosniff"}
 )
 
 // respondJSON answers with a body of the protocol. An error says that the client will not see it.
@@ -116,6 +117,7 @@ func respond(w http.ResponseWriter, code int, body []byte) error {
 	h := w.Header()
 	h["Access-Control-Allow-Origin"] = headerAny
 	h["Cache-Control"] = headerNoStore
+	h["X-Content-Type-Options"] = headerNoSniff
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(code)
 	if len(body) > 0 {
@@ -135,12 +137,8 @@ func setWriteDeadline(w http.ResponseWriter) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(readTimeout + writeTimeout))
 }
 
-// setReadDeadline gives a body its time, also if it is not read here: net/http reads some of what is left of it.
-func setReadDeadline(w http.ResponseWriter, r *http.Request) {
-	if r.ContentLength == 0 {
-		clearReadDeadline(w)
-		return
-	}
+// setReadDeadline gives a body its time.
+func setReadDeadline(w http.ResponseWriter) {
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
 }
 

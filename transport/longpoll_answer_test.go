@@ -19,7 +19,7 @@ type scripted struct {
 
 func (s *scripted) poll(_ context.Context, p *poll) ([]*serializer.Frame, bool) { return s.onPoll(p) }
 func (s *scripted) settle(delivered bool)                                       { s.delivered = append(s.delivered, delivered) }
-func (s *scripted) post(context.Context, []part) int                            { return statusOK }
+func (s *scripted) post(context.Context, []part, func()) int                    { return statusOK }
 
 // A newer poll may come between an older one's taking messages and its answer: then the answer is that there are none.
 func TestAnswerOfAPollThatWasTakenOver(t *testing.T) {
@@ -80,7 +80,7 @@ func TestPostToASessionThatJustEnded(t *testing.T) {
 		l.turn <- struct{}{} // so that it does not finish yet
 		l.end(ErrIdle)
 		<-l.turn
-		if status := l.post(t.Context(), []part{{serializer.OpText, []byte("[1]")}}); status != statusGone {
+		if status := l.post(t.Context(), []part{{serializer.OpText, []byte("[1]")}}, func() {}); status != statusGone {
 			t.Fatalf("status %d", status)
 		}
 	}

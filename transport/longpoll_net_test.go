@@ -49,6 +49,10 @@ func (n *lpNet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "done")
 		return
 	}
+	if r.Method == "REFUSE" {
+		n.Refuse(w, r)
+		return
+	}
 	n.lpServer.ServeHTTP(w, r)
 }
 

@@ -91,7 +91,8 @@ func (r *remoteSession) settle(delivered bool) {
 }
 
 // post is part of pollSession.
-func (r *remoteSession) post(ctx context.Context, parts []part) (status int) {
+func (r *remoteSession) post(ctx context.Context, parts []part, release func()) (status int) {
+	defer release()
 	c := r.peers.call(r.node, nil)
 	if c == nil {
 		return statusGone

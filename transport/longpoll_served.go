@@ -215,10 +215,12 @@ func (c *served) post(m peerMessage) {
 			}
 		}
 	})
-	status := c.l.post(c.ctx, parts)
+	released := make(chan struct{})
+	status := c.l.post(c.ctx, parts, func() { close(released) })
 	close(returned)
 	beat.Wait()
 	c.say(&peerMessage{kind: peerStatus, number: uint64(status)})
+	<-released // until then the messages count in peers.bodies
 }
 
 // parts gets all messages of a POST.

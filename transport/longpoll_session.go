@@ -22,8 +22,9 @@ type pollSession interface {
 	// settle tells whether what poll took was delivered. If not, it is put back for the next poll.
 	settle(delivered bool)
 
-	// post hands the messages to the session and returns the status to answer with.
-	post(ctx context.Context, parts []part) (status int)
+	// post hands the messages to the session and returns the status to answer with. It has release called
+	// once the messages are not in use any more, which may be later.
+	post(ctx context.Context, parts []part, release func()) (status int)
 }
 
 // poll is one GET that may wait for messages.
@@ -388,7 +389,13 @@ func (l *localSession) settleLocked(delivered bool) (resume func()) {
 }
 
 // post is part of pollSession.
-func (l *localSession) post(ctx context.Context, parts []part) (status int) {
+func (l *localSession) post(ctx context.Context, parts []part, release func()) (status int) {
+	received := false
+	defer func() {
+		if !received {
+			release()
+		}
+	}()
 	window := l.s.cfg.Window
 	timeout := time.NewTimer(window)
 	defer timeout.Stop()
@@ -406,7 +413,8 @@ func (l *localSession) post(ctx context.Context, parts []part) (status int) {
 		return statusGone
 	}
 	b := &posted{start: time.Now(), status: make(chan int, 1)}
-	go l.receive(parts, b)
+	received = true
+	go l.receive(parts, b, release)
 	timeout.Reset(window)
 	for {
 		select {
@@ -439,7 +447,7 @@ func (b *posted) since() time.Duration { return time.Duration(b.begun.Load()) }
 
 // receive hands the messages of a POST to the session, one after the other. It has the turn, and gives it back. It has a goroutine of its
 // own, so that the request can be answered in time whatever a message does.
-func (l *localSession) receive(parts []part, b *posted) {
+func (l *localSession) receive(parts []part, b *posted, release func()) {
 	status := statusTimeout
 	returned := false
 	defer func() {
@@ -447,6 +455,7 @@ func (l *localSession) receive(parts []part, b *posted) {
 			l.end(crashed(recover()))
 		}
 		<-l.turn
+		release()
 		b.status <- status
 	}()
 	for i, p := range parts {

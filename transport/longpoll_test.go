@@ -132,6 +132,9 @@ func (s *lpServer) answer(w *httptest.ResponseRecorder) lpAnswer {
 	if got := a.header.Get("Cache-Control"); got != "no-store" { // H171
 		s.t.Errorf("cache-control is %q", got)
 	}
+	if got := a.header.Get("X-Content-Type-Options"); got != "nosniff" {
+		s.t.Errorf("x-content-type-options is %q", got)
+	}
 	if got := a.header.Get("Content-Type"); a.body != "" && got != "application/json; charset=utf-8" {
 		s.t.Errorf("content-type is %q", got)
 	}
@@ -239,7 +242,7 @@ func TestLongPollRefusesAnOrigin(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, transport.LongPollConfig{})
 	w := httptest.NewRecorder()
-	s.Refuse(w)
+	s.Refuse(w, httptest.NewRequest("POST", "/", nil))
 	if a := s.answer(w); a.http != 200 || a.body != `{"status":403}` {
 		t.Errorf("got %d %q", a.http, a.body)
 	}
