@@ -24,7 +24,8 @@ type Config struct {
 	// Connect decides about each new socket, before it is upgraded; nil accepts all. The context it returns (nil: the one it got) is the
 	// parent of every callback's context: put what the socket is about there, under typed keys. Cancelling it has no effect. An error
 	// refuses with 403, or as a *Refusal says; it is logged, and its text never reaches the client. It runs on the request's goroutine; a
-	// panic is answered with 500.
+	// panic is answered with 500. The context that it gets ends after 30 seconds, or when Shutdown is called;
+	// Connect should return then. Requests that are not handshakes never get here.
 	Connect func(ctx context.Context, r *Request) (context.Context, error)
 
 	// PubSub carries the broadcasts; nil is one of this handler's own, for this process only. Handlers that share one share their topics.
@@ -101,9 +102,13 @@ type Config struct {
 	// MessageRate bounds the other messages of one socket likewise, heartbeats not counted; 0 is no bound. A message beyond it is answered
 	// with an error, reason "too many messages".
 	MessageRate int
-	// HandshakeRate bounds the handshakes that get as far as Connect, for the whole handler, likewise; 0 is no bound. One beyond it is
-	// answered with 503 and Retry-After.
+	// HandshakeRate bounds the handshakes of the whole handler, per second and with twice as many at once. Zero
+	// means no bound. Requests that are not handshakes do not count. One beyond it is answered with 503 and
+	// Retry-After, before its origin is looked at.
 	HandshakeRate int
+	// MaxQuery bounds a request's query, in bytes. Zero means 16 KiB. A longer one is answered with 414, one of more
+	// than 1,000 pairs with 400.
+	MaxQuery int
 	// Admission bounds the sockets, handshakes, joins and messages of one client, by its address or
 	// its user. It is off unless set.
 	Admission Admission
@@ -160,6 +165,7 @@ const (
 	defaultMaxMailbox  = 1 << 20
 	defaultMaxChannels = 100
 	defaultMaxTopic    = 1024
+	defaultMaxQuery    = 16 << 10
 	defaultJoinTimeout = 30 * time.Second
 	defaultJoinRate    = 500
 	defaultIdleTimeout = 60 * time.Second
@@ -174,6 +180,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, defaultMaxMailbox)
 	cfg.MaxChannels = cmp.Or(cfg.MaxChannels, defaultMaxChannels)
 	cfg.MaxTopic = cmp.Or(cfg.MaxTopic, defaultMaxTopic)
+	cfg.MaxQuery = cmp.Or(cfg.MaxQuery, defaultMaxQuery)
 	cfg.JoinTimeout = cmp.Or(cfg.JoinTimeout, defaultJoinTimeout)
 	cfg.JoinRate = cmp.Or(cfg.JoinRate, defaultJoinRate)
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -40,7 +41,7 @@ type Handler struct {
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
-	opening  int // handshakes that may become sessions
+	opening  map[*handshake]struct{} // handshakes that may become sessions
 	draining bool
 	gone     chan struct{} // closed when the last session has ended while draining
 	ended    chan struct{} // closed when nothing is left
@@ -90,6 +91,7 @@ func NewHandler(cfg Config) *Handler {
 		websocket: transport.NewWebSocket(cfg.WebSocket),
 		longpoll:  transport.NewLongPoll(cfg.LongPoll),
 		sessions:  make(map[*session]struct{}),
+		opening:   make(map[*handshake]struct{}),
 		gone:      make(chan struct{}),
 		ended:     make(chan struct{}),
 	}
@@ -123,6 +125,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case !h.cfg.LongPoll.Off && matches(r, h.cfg.LongPoll.Path):
 		h.serveLongPoll(w, r)
 	default:
+		h.longpoll.Discard(w, r)
 		http.NotFound(w, r)
 	}
 }
@@ -159,9 +162,27 @@ func segments(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
+// serveWebSocket answers a handshake. What is cheap to find out comes first. Connect comes last, as it may do
+// anything for the client, with the cookies of a visitor.
 func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
+	if r.ContentLength != 0 { // it is not a handshake
+		h.longpoll.Discard(w, r)
+	}
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // without one it is net/http's
 	if r.Method != http.MethodGet {
 		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if err := h.websocket.Check(w, r); err != nil {
+		h.logHandshake(err)
+		return
+	}
+	if err := h.checkQuery(r); err != nil {
+		refuse(w, err)
+		return
+	}
+	if !h.allowHandshake() {
+		refuse(w, errTooFast)
 		return
 	}
 	if !h.allows(r) {
@@ -174,16 +195,20 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	open, done, err := h.connect(r, "websocket", token)
+	open, done, err := h.connect(w, r, "websocket", token)
 	if err != nil {
 		refuse(w, err)
 		return
 	}
 	defer done()
 	if err := h.websocket.Serve(w, r, protocol, open); err != nil {
-		const failed = "websocket handshake failed"
-		withError(h.log(zerolog.DebugLevel, failed), err).Msg(failed)
+		h.logHandshake(err)
 	}
+}
+
+func (h *Handler) logHandshake(err error) {
+	const failed = "websocket handshake failed"
+	withError(h.log(zerolog.DebugLevel, failed), err).Msg(failed)
 }
 
 // refuse answers a WebSocket request that is not accepted.
@@ -211,9 +236,15 @@ func refuse(w http.ResponseWriter, err error) {
 	}
 }
 
+// serveLongPoll answers a request of long polling. All of them are checked for their origin, only those that begin
+// a session for the rate of handshakes.
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
-	if !h.allows(r) {
-		h.longpoll.Refuse(w, r)
+	if err := h.checkQuery(r); err != nil {
+		h.longpoll.Refuse(w, r, err)
+		return
+	}
+	if !h.allows(r) || !h.allowsSite(r) {
+		h.longpoll.Refuse(w, r, nil)
 		return
 	}
 	var done func()
@@ -223,13 +254,33 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	h.longpoll.Serve(w, r, func() (open func(transport.Conn) transport.Session, err error) {
+		if !h.allowHandshake() {
+			return nil, errTooFast
+		}
 		var token string
 		if h.cfg.AuthToken {
 			token = r.Header.Get("X-Phoenix-AuthToken")
 		}
-		open, done, err = h.connect(r, "longpoll", token)
+		open, done, err = h.connect(w, r, "longpoll", token)
 		return open, err
 	})
+}
+
+// allowsSite reports whether a request without an Origin may come from the page that it comes from. A browser sends
+// no Origin for what needs no permission: an image or a link on another site, which would act with the visitor's
+// cookies. Clients of this protocol read the answer, so a page of another site always sends one.
+func (h *Handler) allowsSite(r *http.Request) bool {
+	if h.origins.any || len(r.Header["Origin"]) > 0 {
+		return true
+	}
+	switch r.Header.Get("Sec-Fetch-Site") {
+	case "", "none", "same-origin":
+		return true
+	}
+	h.counts.refused.Add(1)
+	const refused = "request from another site refused"
+	h.log(zerolog.WarnLevel, refused).Str("site", clip(r.Header.Get("Sec-Fetch-Site"))).Msg(refused)
+	return false
 }
 
 // Refusals that are not the user's. With long polling, too, they have an HTTP status of their own.
@@ -242,18 +293,18 @@ var (
 
 // connect decides about a new socket. Of what it returns, open opens the socket's session on its connection, and done is to be called once
 // it is known whether that was called.
-func (h *Handler) connect(r *http.Request, by, token string) (open func(transport.Conn) transport.Session, done func(), err error) {
-	if !h.enter() {
+func (h *Handler) connect(w http.ResponseWriter, r *http.Request, by, token string) (
+	open func(transport.Conn) transport.Session, done func(), err error,
+) {
+	hs := h.enter(w)
+	if hs == nil {
 		return nil, nil, errDraining
 	}
 	defer func() {
 		if open == nil {
-			h.leave()
+			h.leave(hs)
 		}
 	}()
-	if !h.allowHandshake() {
-		return nil, nil, errTooFast
-	}
 	client, err := h.admit(r)
 	if err != nil {
 		return nil, nil, err
@@ -274,10 +325,13 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 		return nil, nil, err
 	}
 	req := &Request{Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version()}
-	ctx, err := h.callConnect(req)
+	ctx, err := h.callConnect(hs.ctx, req)
 	if err != nil {
 		h.refused(r, err)
 		return nil, nil, err
+	}
+	if h.isDraining() {
+		return nil, nil, errDraining
 	}
 	id := h.watch(req.ID)
 	opened := false
@@ -285,7 +339,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 		s := h.open(conn, ser, ctx, id)
 		s.client = client
 		opened = true
-		h.leave()
+		h.leave(hs)
 		return s
 	}
 	done = func() {
@@ -296,7 +350,7 @@ func (h *Handler) connect(r *http.Request, by, token string) (open func(transpor
 			id.on.Cancel()
 		}
 		client.release()
-		h.leave()
+		h.leave(hs)
 	}
 	return open, done, nil
 }
@@ -317,10 +371,9 @@ func (h *Handler) version(params map[string]any) (serializer.Serializer, error) 
 }
 
 // callConnect calls the user's Connect and returns the parent of the socket's contexts.
-func (h *Handler) callConnect(req *Request) (ctx context.Context, err error) {
-	ctx = context.Background()
+func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context.Context, err error) {
 	if h.cfg.Connect == nil {
-		return ctx, nil
+		return context.Background(), nil
 	}
 	defer func() {
 		if v := recover(); v != nil {
@@ -332,9 +385,9 @@ func (h *Handler) callConnect(req *Request) (ctx context.Context, err error) {
 		return nil, err
 	}
 	if got == nil {
-		return ctx, nil
+		return context.Background(), nil
 	}
-	// The request's context is the likely thing to come back, and it ends with the handshake.
+	// The handshake's context is the likely thing to come back, or the request's.
 	return context.WithoutCancel(got), nil
 }
 

@@ -332,11 +332,11 @@ func TestRefusedHandshakesAreLoggedInShort(t *testing.T) {
 	long := strings.Repeat("x", 2000)
 	s := serve(t, socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) { return nil, errors.New("no") }})
 	for path, origin := range map[string]string{"/socket/websocket": "https://" + long, "/" + long + "/websocket": ""} {
-		w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, path+"?vsn=2.0.0", nil)
+		r := upgrade(path + "?vsn=2.0.0")
 		if origin != "" {
 			r.Header.Set("Origin", origin)
 		}
-		s.h.ServeHTTP(w, r)
+		w := s.ask(r)
 		if w.Code != http.StatusForbidden {
 			t.Errorf("answered %d", w.Code)
 		}

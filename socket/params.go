@@ -2,22 +2,42 @@ package socket
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"bennu.example/transport"
 )
 
-// Bounds of a query. Phoenix takes 1,000,000 bytes; net/http's header limit is about the same.
+// Bounds of a query. Phoenix takes 1,000,000 bytes, see Config.MaxQuery.
 const (
-	maxQuery = 1_000_000
+	maxPairs = 1000
 	maxDepth = 32 // of a[b][c]…
 )
 
+var errQueryUTF8 = errors.New("socket: query is not UTF-8")
+
+// Plug answers a query that is too long with 414 as well.
 var (
-	errQueryUTF8 = errors.New("socket: query is not UTF-8")
-	errQuerySize = errors.New("socket: query too large")
+	errQuerySize  = fmt.Errorf("socket: query too long: see socket.Config.MaxQuery: %w", transport.StatusError(http.StatusRequestURITooLong))
+	errQueryPairs = fmt.Errorf("socket: query of too many pairs: %w", transport.StatusError(http.StatusBadRequest))
 )
+
+// checkQuery looks at a query before anything parses it.
+func (h *Handler) checkQuery(r *http.Request) (err error) {
+	switch query := r.URL.RawQuery; {
+	case len(query) > h.cfg.MaxQuery:
+		err = errQuerySize
+	case strings.Count(query, "&") >= maxPairs:
+		err = errQueryPairs
+	default:
+		return nil
+	}
+	h.refused(r, err)
+	return err
+}
 
 // requestParams are a request's parameters: the query's, and over them the variables of the pattern that matched.
 func requestParams(r *http.Request) (map[string]any, error) {
@@ -45,9 +65,6 @@ func requestParams(r *http.Request) (map[string]any, error) {
 // itself. (Go's own parser knows no nesting and refuses such escapes.)
 func parseQuery(query string) (map[string]any, error) {
 	params := make(map[string]any)
-	if len(query) > maxQuery {
-		return nil, errQuerySize
-	}
 	for pair := range strings.SplitSeq(query, "&") {
 		if pair == "" {
 			continue

@@ -323,10 +323,11 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 func TestHandshakesBeyondTheRateAreLoggedSeldom(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		l := newLine(t, Config{HandshakeRate: 1})
+		refuses := func(context.Context, *Request) (context.Context, error) { return nil, &Refusal{} }
+		l := newLine(t, Config{HandshakeRate: 1, Connect: refuses})
 		shake := func() {
-			r := httptest.NewRequest(http.MethodGet, "/socket/websocket?vsn=2.0.0", nil)
-			l.h.ServeHTTP(httptest.NewRecorder(), r) // which is no upgrade
+			r := httptest.NewRequest(http.MethodGet, "/socket/longpoll?vsn=2.0.0", nil)
+			l.h.ServeHTTP(httptest.NewRecorder(), r)
 		}
 		for minute := range 3 {
 			for range 20 {

@@ -10,7 +10,8 @@ import (
 
 // Stats are counts of a Handler since it was made. What is refused, dropped or ended for a bound's sake is counted by its reason.
 type Stats struct {
-	Sockets int // that are connected, or have not ended yet
+	Sockets    int // that are connected, or have not ended yet
+	Handshakes int // under way: their Connect runs, or their client has not taken the answer
 
 	Refused uint64 // handshakes: by origin, version, subprotocol or Connect
 	TooFast uint64 // handshakes beyond Config.HandshakeRate or Admission.HandshakeRate
@@ -66,12 +67,13 @@ func (c *counters) ofEnd(err error) *atomic.Uint64 {
 // Stats counts.
 func (h *Handler) Stats() Stats {
 	h.mu.Lock()
-	sockets := len(h.sessions)
+	sockets, handshakes := len(h.sessions), len(h.opening)
 	h.mu.Unlock()
 	return Stats{
-		Sockets: sockets,
-		Refused: h.counts.refused.Load(),
-		TooFast: h.counts.tooFast.Load(),
+		Sockets:    sockets,
+		Handshakes: handshakes,
+		Refused:    h.counts.refused.Load(),
+		TooFast:    h.counts.tooFast.Load(),
 
 		TooManySockets: h.counts.tooManySockets.Load(),
 

@@ -183,11 +183,11 @@ func (s *LongPoll) Close() {
 	}
 }
 
-// Refuse answers a request whose origin is not allowed. It reads the request's body first.
-func (s *LongPoll) Refuse(w http.ResponseWriter, r *http.Request) {
+// Refuse answers a request that the caller refuses, as one of a page that may not connect. It reads the request's
+// body first. The error chooses the answer in the same way as an error of connect: see Serve.
+func (s *LongPoll) Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	s.Discard(w, r)
-	setWriteDeadline(w)
-	respondStatus(w, statusForbidden)
+	s.refuse(w, err)
 }
 
 // Serve answers one request, whose origin the caller has checked. When a GET needs a new session it calls connect, and if that does not
@@ -313,7 +313,7 @@ func (s *LongPoll) connect(connect func() (func(Conn) Session, error)) (open fun
 	return connect()
 }
 
-// refuse answers a GET that gets no session.
+// refuse answers a request that is refused.
 func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
 	setWriteDeadline(w)
 	var status StatusError

@@ -50,7 +50,7 @@ func (n *lpNet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Method == "REFUSE" {
-		n.Refuse(w, r)
+		n.Refuse(w, r, nil)
 		return
 	}
 	n.lpServer.ServeHTTP(w, r)

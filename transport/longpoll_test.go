@@ -242,7 +242,7 @@ func TestLongPollRefusesAnOrigin(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, transport.LongPollConfig{})
 	w := httptest.NewRecorder()
-	s.Refuse(w, httptest.NewRequest("POST", "/", nil))
+	s.Refuse(w, httptest.NewRequest("POST", "/", nil), nil)
 	if a := s.answer(w); a.http != 200 || a.body != `{"status":403}` {
 		t.Errorf("got %d %q", a.http, a.body)
 	}

@@ -3,6 +3,7 @@ package transport
 import (
 	"bufio"
 	"cmp"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -176,11 +177,12 @@ func (s *WebSocket) ended(connections int) {
 // now is the time since s was made. It is never 0 for long.
 func (s *WebSocket) now() time.Duration { return time.Since(s.epoch) }
 
-// Serve answers the handshake and returns. The caller has checked all that makes a client welcome; what makes the request no WebSocket
-// handshake is answered here, with 400. Protocol is the subprotocol to echo, one that the client offered, or "". Once the client is told
-// that it is connected, open is called, and the session that it returns is served by a goroutine of the connection's own: nothing of
-// the request stays in memory for its sake. An error means that open was not called.
-func (s *WebSocket) Serve(w http.ResponseWriter, r *http.Request, protocol string, open func(Conn) Session) error {
+// Check answers a request that is not a WebSocket handshake, or that announces a body, with 400, and returns why. If
+// it returns nil it has answered nothing. Call it before anything that costs more, or that acts for the client.
+func (s *WebSocket) Check(w http.ResponseWriter, r *http.Request) error {
+	if r.ContentLength != 0 { // or net/http would wait for the body before it answers
+		w.Header().Set("Connection", "close")
+	}
 	if reason := notHandshake(r); reason != "" {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
@@ -193,6 +195,19 @@ func (s *WebSocket) Serve(w http.ResponseWriter, r *http.Request, protocol strin
 		http.Error(w, "this server cannot give up its connection", http.StatusNotImplemented)
 		return errors.New("handshake: http.ResponseWriter does not implement http.Hijacker")
 	}
+	return nil
+}
+
+// Serve answers the handshake and returns. The caller has checked all that makes a client welcome; what makes the request no WebSocket
+// handshake is answered here, with 400. Protocol is the subprotocol to echo, one that the client offered, or "". Once the client is told
+// that it is connected, open is called, and the session that it returns is served by a goroutine of the connection's own: nothing of
+// the request stays in memory for its sake. An error means that open was not called.
+func (s *WebSocket) Serve(w http.ResponseWriter, r *http.Request, protocol string, open func(Conn) Session) error {
+	if err := s.Check(w, r); err != nil {
+		return err
+	}
+	// net/http takes it back when the connection is hijacked.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	c := newWSConn(s)
 	opts := websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the caller checked
@@ -238,8 +253,21 @@ func notHandshake(r *http.Request) string {
 		return absent("sec-websocket-key")
 	case r.Header.Get("Sec-WebSocket-Version") != "13":
 		return other("sec-websocket-version", "equal '13'")
+	case !validKey(r.Header.Values("Sec-WebSocket-Key")):
+		return "'sec-websocket-key' header is invalid"
+	case r.ContentLength != 0: // net/http would wait for it before it gives the connection up
+		return "a handshake has no body"
 	}
 	return ""
+}
+
+// validKey reports whether there is one key, of 16 bytes.
+func validKey(keys []string) bool {
+	if len(keys) != 1 {
+		return false
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.TrimSpace(keys[0]))
+	return err == nil && len(key) == 16
 }
 
 // inspect writes a header's values as Elixir does.

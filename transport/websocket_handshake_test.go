@@ -35,6 +35,10 @@ func TestWebSocketHandshakeRefused(t *testing.T) {
 		{"version 12", "Version: 13", "Version: 12", 400, `'sec-websocket-version' header must equal '13', got ["12"]`},
 		{"HTTP/1.0", "HTTP/1.1", "HTTP/1.0", 400, "HTTP version HTTP/1.0 unsupported"},
 		{"POST", "GET", "POST", 400, "HTTP method POST unsupported"},
+		{"a key of 15 bytes", wsKey, "AAAAAAAAAAAAAAAAAAAA", 400, "'sec-websocket-key' header is invalid"},
+		{"two keys", "Sec-WebSocket-Version", "Sec-WebSocket-Key: " + wsKey + "\r\nSec-WebSocket-Version", 400, "'sec-websocket-key' header is invalid"},
+		{"a body that never comes", "Host: x", "Host: x\r\nContent-Length: 10", 400, "a handshake has no body"},
+		{"a body in chunks that never come", "Host: x", "Host: x\r\nTransfer-Encoding: chunked", 400, "a handshake has no body"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -46,6 +46,8 @@ var attacks = []attack{
 	{"joins that hang", hangingJoins},
 	{"pushes to a stuck callback", stuckCallback},
 	{"slow bodies", slowBodies},
+	{"handshakes with bodies", unsentBodies},
+	{"large bodies of one session", largeBodies},
 }
 
 // patience is how long an attacker waits for the server to end what it must end.
