@@ -463,7 +463,7 @@ func ExampleSync() {
 
 // Nodes that are joined by an adapter know each other's presences.
 func ExampleNew() {
-	engine := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of an example
+	engine := pubsubtest.NewCluster() // natsengine or redisengine, outside of an example
 	ctx, stop := context.WithCancel(context.Background())
 	left := make(chan error)
 	var nodes []*presence.Presence

@@ -1,7 +1,7 @@
 // Package pubsub brings a broadcast to every subscriber of a topic, in this process and the others.
 //
 // Most programs have one [PubSub], that of [bennu.example/socket.Handler.PubSub], and call its Broadcast. One that runs on several machines
-// makes it, by [New] of an [Adapter] such as that of package natspubsub or redispubsub, and gives it to everything that broadcasts:
+// makes it, by [New] of an [Adapter] such as that of package natsengine or redisengine, and gives it to everything that broadcasts:
 //
 //	ps := pubsub.New(adapter)
 //	go ps.Run(ctx) // what others broadcast comes in, until ctx ends

@@ -83,7 +83,7 @@ func ExampleSubscription_Cancel() {
 
 // Nodes are joined by an adapter. Run is what brings in the broadcasts of the others.
 func ExampleNew() {
-	cluster := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of a test
+	cluster := pubsubtest.NewCluster() // natsengine or redisengine, outside of a test
 	one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
 
 	ctx, stop := context.WithCancel(context.Background())

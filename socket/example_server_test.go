@@ -338,7 +338,7 @@ func ExampleConfig_limits() {
 
 // Nodes of a cluster share an engine, and for long polls a secret. Then a balancer may send any request to any of them.
 func ExampleConfig_cluster() {
-	engine := pubsubtest.NewCluster() // natspubsub or redispubsub, outside of an example
+	engine := pubsubtest.NewCluster() // natsengine or redisengine, outside of an example
 	secret := []byte("32 bytes or more, from the secrets")
 	ctx, stop := context.WithCancel(context.Background())
 	left := make(chan error)

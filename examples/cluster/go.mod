@@ -6,7 +6,7 @@ toolchain go1.26.8
 
 require (
 	bennu.example v0.0.0
-	bennu.example/pubsub/natspubsub v0.0.0
+	bennu.example/engine/natsengine v0.0.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/rs/zerolog v1.35.1
 )
@@ -32,5 +32,5 @@ require (
 
 replace (
 	bennu.example => ../..
-	bennu.example/pubsub/natspubsub => ../../pubsub/natspubsub
+	bennu.example/engine/natsengine => ../../engine/natsengine
 )

@@ -26,9 +26,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/rs/zerolog"
 
+	"bennu.example/engine/natsengine"
 	"bennu.example/examples/chat/room"
 	"bennu.example/pubsub"
-	"bennu.example/pubsub/natspubsub"
 )
 
 func main() {
@@ -88,7 +88,7 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 // serve runs one node until ctx ends. It shuts down the chat first, because the chat notifies the
 // other nodes, and then the connection to them.
 func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config) error {
-	adapter, err := natspubsub.New(natspubsub.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
+	adapter, err := natsengine.New(natsengine.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
 	if err != nil {
 		return err
 	}

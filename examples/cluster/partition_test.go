@@ -22,11 +22,11 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/engine/natsengine"
 	"bennu.example/internal/leak"
 	"bennu.example/internal/need"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
-	"bennu.example/pubsub/natspubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -85,7 +85,7 @@ type joinParams struct {
 
 func nodeProcess(ctx context.Context, path string) error {
 	logger := zerolog.New(os.Stderr).With().Timestamp().Logger()
-	adapter, err := natspubsub.New(natspubsub.Config{
+	adapter, err := natsengine.New(natsengine.Config{
 		URL: engineAddr, Name: filepath.Base(path), Timeout: time.Second, Ping: time.Second, Logger: &logger,
 	})
 	if err != nil {

@@ -31,7 +31,7 @@ var tested = map[string]string{
 	"bash .ci/run":                                "it is what runs the tests",
 	"NIGHTLY=true bash .ci/run":                   "it is what runs the tests",
 	"go mod edit -replace bennu.example=" + clone: "TestGuideInstall",
-	"go mod edit -replace bennu.example/pubsub/natspubsub=" + clone + "/pubsub/natspubsub": "TestGuideInstall",
+	"go mod edit -replace bennu.example/engine/natsengine=" + clone + "/engine/natsengine": "TestGuideInstall",
 	"go mod tidy": "TestGuideInstall",
 	renaming:      "TestGuideRename",
 }
@@ -240,11 +240,11 @@ func TestGuideInstall(t *testing.T) {
 
 import (
 	"bennu.example/pubsub"
-	"bennu.example/pubsub/natspubsub"
+	"bennu.example/engine/natsengine"
 )
 
 func main() {
-	a, err := natspubsub.New(natspubsub.Config{})
+	a, err := natsengine.New(natsengine.Config{})
 	if err == nil {
 		pubsub.New(a)
 	}

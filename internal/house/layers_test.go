@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"path"
 	"slices"
 	"strings"
 	"testing"
@@ -15,27 +14,23 @@ import (
 var layers = [][]string{
 	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
 	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
-	{"internal/link", "internal/relay", "transport", "push", "pubsub", "socket/token"},
-	{"internal/reason"},
-	{"channel"},
+	{"internal/link", "transport", "push", "pubsub", "socket/token"},
+	{"engine/internal/broker", "internal/reason"},
+	{"channel", "engine/natsengine", "engine/redisengine"},
 	{"socket", "presence"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
 
-// adapters are modules of their own, one for each engine. An adapter may import its parent,
-// whatever its parent may import, and internal/relay, which contains their common code.
-var adapters = []string{"pubsub/natspubsub", "pubsub/redispubsub"}
-
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"internal/chrome", "internal/house", "internal/interop", "internal/leak", "internal/need", "internal/relay/relaytest",
+	"engine/internal/broker/brokertest", "internal/chrome", "internal/house", "internal/interop", "internal/leak", "internal/need",
 	"pubsub/pubsubtest",
 }
 
 func TestLayers(t *testing.T) {
 	all := packages(t)
-	for _, name := range slices.Concat(slices.Concat(layers...), adapters, helpers) {
+	for _, name := range slices.Concat(slices.Concat(layers...), helpers) {
 		if !slices.ContainsFunc(all, func(p pkg) bool { return matches([]string{name}, p.name()) }) {
 			t.Errorf("%s is listed, but does not exist", name)
 		}
@@ -56,7 +51,6 @@ func TestLayers(t *testing.T) {
 			case kind == "helper":
 			case toKind == "helper":
 				t.Errorf("%s imports %s, which is for tests", p.name(), name)
-			case kind == "adapter" && (name == path.Dir(p.name()) || name == "internal/relay"):
 			case kind == "layer" && level == len(layers)-1 && within(p.name(), name): // a program's own packages
 			case to >= level:
 				t.Errorf("%s (layer %d) imports %s (layer %d): only lower layers may be imported", p.name(), level, name, to)
@@ -88,15 +82,10 @@ func TestHomes(t *testing.T) {
 	}
 }
 
-// place returns the layer of a package and its kind: "layer", "adapter", "helper", or "" if it is
-// not listed.
+// place returns the layer of a package and its kind: "layer", "helper", or "" if it is not listed.
 func place(name string) (int, string) {
 	if matches(helpers, name) {
 		return len(layers), "helper"
-	}
-	if matches(adapters, name) {
-		level, _ := place(path.Dir(name))
-		return level, "adapter"
 	}
 	for level, names := range layers {
 		if matches(names, name) {

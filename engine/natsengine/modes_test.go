@@ -1,0 +1,236 @@
+package natsengine_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/natsengine"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+)
+
+// The client reads through other layers then, and its messages are delivered all the same.
+func TestSecure(t *testing.T) {
+	serverTLS, clientTLS := certificate(t)
+	suite(t, func(e *engine) natsengine.Config {
+		return natsengine.Config{URL: "tls://" + e.addr(), Options: []nats.Option{nats.Secure(clientTLS)}}
+	}, func(o *server.Options) { o.TLSConfig, o.TLSTimeout = serverTLS, 5 })
+}
+
+func TestWebSocket(t *testing.T) {
+	suite(t, func(e *engine) natsengine.Config {
+		return natsengine.Config{URL: e.server().WebsocketURL(), Options: []nats.Option{nats.Compression(true)}}
+	}, func(o *server.Options) {
+		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: brokertest.Port(t), NoTLS: true, Compression: true}
+	})
+}
+
+func TestInProcess(t *testing.T) {
+	suite(t, func(e *engine) natsengine.Config {
+		return natsengine.Config{Options: []nats.Option{nats.InProcessServer(e)}}
+	})
+}
+
+// InProcessConn is part of nats.InProcessConnProvider.
+func (e *engine) InProcessConn() (net.Conn, error) { return e.server().InProcessConn() }
+
+// A dialer of the user's is used.
+func TestDialer(t *testing.T) {
+	e := newEngine(t)
+	hear(t, natsengine.Config{URL: "nats://example.invalid:1", Options: []nats.Option{
+		nats.SkipHostLookup(), nats.SetCustomDialer(dialer(e.addr())),
+	}})
+	fails(t, natsengine.Config{URL: e.addr(), Options: []nats.Option{nats.SetCustomDialer(dialer(""))}}, "no address")
+}
+
+// dialer dials an address whatever is asked for.
+type dialer string
+
+func (d dialer) Dial(network, _ string) (net.Conn, error) {
+	if d == "" {
+		return nil, errors.New("no address")
+	}
+	return net.Dial(network, string(d))
+}
+
+// certificate makes one for 127.0.0.1, for the server, and what trusts it, for clients.
+func certificate(t *testing.T) (serverTLS, clientTLS *tls.Config) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots := x509.NewCertPool()
+	roots.AddCert(cert)
+	serverTLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
+	return serverTLS, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
+}
+
+func TestConfig(t *testing.T) {
+	for name, cfg := range map[string]natsengine.Config{
+		"a space":   {Prefix: "a b"},
+		"wildcards": {Prefix: "a.>"},
+		"dots":      {Prefix: "a..b"},
+		"an end":    {Prefix: "a."},
+		"an option": {Options: []nats.Option{func(*nats.Options) error { return errors.New("no") }}},
+	} {
+		if _, err := natsengine.New(cfg); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	a := newAdapter(t, natsengine.Config{Name: "web", Prefix: "my.app"})
+	if !strings.HasPrefix(a.Node(), "web-") || a.Health().Connected {
+		t.Errorf("%s: %+v", a.Node(), a.Health())
+	}
+	if err := a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Payload: serializer.Value(1)}); err == nil {
+		t.Error("an adapter that does not run publishes")
+	}
+}
+
+// run runs an adapter until the test ends, with the events that come.
+func run(t *testing.T, cfg natsengine.Config) (*natsengine.Adapter, <-chan string) {
+	a := newAdapter(t, cfg)
+	events := make(chan string, 1000)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- a.Run(ctx, pubsub.Inbox{Deliver: func(b *pubsub.Broadcast) { events <- b.Event }, Gap: func(error) {}})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return a, events
+}
+
+// logged is a configuration with a log.
+func logged(cfg natsengine.Config, log *buffer) natsengine.Config {
+	logger := zerolog.New(log)
+	cfg.Logger = &logger
+	return cfg
+}
+
+// runLogged runs an adapter until the test ends, and counts its gaps.
+func runLogged(t *testing.T, cfg natsengine.Config, log *buffer) (a *natsengine.Adapter, gaps func() int64) {
+	a = newAdapter(t, logged(cfg, log))
+	var n atomic.Int64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- a.Run(ctx, pubsub.Inbox{Deliver: func(*pubsub.Broadcast) {}, Gap: func(error) { n.Add(1) }})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return a, n.Load
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatal("not ", what)
+		}
+	}
+}
+
+// hear runs two adapters and waits until one hears the other.
+func hear(t *testing.T, cfg natsengine.Config) (a *natsengine.Adapter) {
+	t.Helper()
+	a, _ = run(t, cfg)
+	b, events := run(t, cfg)
+	b.Subscribe("t")
+	until(t, "heard", func() bool {
+		_ = a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e"})
+		return len(events) > 0
+	})
+	return a
+}
+
+// fails waits until an adapter cannot connect, and for this reason.
+func fails(t *testing.T, cfg natsengine.Config, reason string) {
+	t.Helper()
+	a, _ := run(t, cfg)
+	until(t, "told of "+reason, func() bool {
+		err := a.Health().Err
+		return err != nil && strings.Contains(strings.ToLower(err.Error()), reason)
+	})
+	if h := a.Health(); !h.Since.IsZero() {
+		t.Errorf("it was connected: %+v", h)
+	}
+}
+
+// Who may use the prefix, and nothing else, can do all that a node does; who may not is told why.
+func TestUsers(t *testing.T) {
+	e := newEngine(t, func(o *server.Options) {
+		ours := &server.SubjectPermission{Allow: []string{"bennu.>"}}
+		o.Users = []*server.User{{Username: "bennu", Password: "secret", Permissions: &server.Permissions{Publish: ours, Subscribe: ours}}}
+	})
+	cfg := natsengine.Config{URL: e.addr(), Options: []nats.Option{nats.UserInfo("bennu", "secret")}}
+	hear(t, cfg)
+	cfg.Prefix = "other"
+	fails(t, cfg, "permissions violation")
+	fails(t, natsengine.Config{URL: e.addr()}, "authorization")
+}
+
+// What the server does not take is refused, and the longest that it takes arrives.
+func TestMaxPayload(t *testing.T) {
+	e := newEngine(t, func(o *server.Options) { o.MaxPayload = 10_000 })
+	a := hear(t, natsengine.Config{URL: e.addr()})
+	publish := func(size int) error {
+		return a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e", Payload: serializer.Binary(make([]byte, size))})
+	}
+	if err := publish(9_900); err != nil {
+		t.Error(err)
+	}
+	if err := publish(10_000); err == nil || a.Health().Dropped != 1 {
+		t.Errorf("%v; health %+v", err, a.Health())
+	}
+	until(t, "sent", func() bool { return a.Health().Queued == 0 })
+	if h := a.Health(); !h.Connected {
+		t.Errorf("health %+v", h)
+	}
+}
+
+// Names of any bytes are tokens, different ones if the names are.
+func FuzzToken(f *testing.F) {
+	f.Add("room:1", "room.1")
+	f.Add("", "%")
+	f.Add("%41", "A")
+	f.Add(strings.Repeat("long", 50), strings.Repeat("long", 51))
+	f.Add(strings.Repeat("ž", 100), strings.Repeat("ž", 101))
+	f.Fuzz(func(t *testing.T, a, b string) {
+		ta, tb := natsengine.Token(a), natsengine.Token(b)
+		if (a == b) != (ta == tb) {
+			t.Errorf("%q and %q are %s and %s", a, b, ta, tb)
+		}
+		if ta == "" || len(ta) > 200 || strings.ContainsFunc(ta, func(r rune) bool { return r <= ' ' || r > '~' || r == '.' || r == '*' || r == '>' }) {
+			t.Errorf("%q is %q", a, ta)
+		}
+	})
+}

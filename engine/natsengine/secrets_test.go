@@ -1,0 +1,81 @@
+package natsengine_test
+
+import (
+	"bytes"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/natsengine"
+)
+
+// buffer is a log that a test reads while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// No error, log line or Health shows a password or a token of a URL, valid or not, or of an option.
+func TestSecrets(t *testing.T) {
+	e := newEngine(t, func(o *server.Options) { o.Users = []*server.User{{Username: "bennu", Password: "right"}} })
+	dead := newEngine(t)
+	dead.stop()
+	for _, url := range []string{
+		"nats://bennu:hunter2@" + e.addr(),
+		"bennu:hunter2@" + e.addr(),
+		"nats://hunter2@" + e.addr(), // a token
+		"nats://bennu:hunter2%21@" + e.addr(),
+		"nats://bennu:hunter2@" + dead.addr() + ",nats://bennu:hunter2@" + dead.addr(),
+		"ws://bennu:hunter2@" + e.addr(),
+		"tls://bennu:hunter2@" + e.addr(),
+		"nats://bennu:hunter2@host.invalid",
+		"nats://bennu:hunter2@" + e.addr() + "x",
+		"nats://bennu:hunter2@127.0.0.1:port",
+		"nats://bennu:%hunter2@127.0.0.1",
+		"nats://bennu:12/hunter2@127.0.0.1",
+		"nats://bennu:12#hunter2@127.0.0.1",
+		"nats://bennu:12?hunter2@127.0.0.1",
+		"nats://bennu:hunter2 @127.0.0.1",
+		"nats://bennu:hunter2\n@127.0.0.1",
+		"nats://bennu:hunter2@[::1",
+		"hunter2://bennu@127.0.0.1",
+		"http://bennu:hunter2@127.0.0.1",
+		"nats://127.0.0.1, nats://bennu:hunter2@[x",
+		"",
+	} {
+		var log buffer
+		logger := zerolog.New(&log)
+		cfg := natsengine.Config{URL: url, Logger: &logger}
+		if url == "" {
+			cfg.URL, cfg.Options = e.addr(), []nats.Option{nats.UserInfo("bennu", "hunter2"), nats.Token("hunter2")}
+		}
+		if _, err := natsengine.New(cfg); err != nil {
+			if strings.Contains(fmt.Sprintf("%v %+v %q", err, err, err), "hunter2") {
+				t.Errorf("%q: %v", url, err)
+			}
+		} else {
+			a, _ := run(t, cfg)
+			until(t, "refused", func() bool { return strings.Contains(log.String(), "not connected") })
+			if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
+				t.Errorf("%q: %s", url, all)
+			}
+		}
+	}
+}

@@ -1,0 +1,28 @@
+package redisengine
+
+import (
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"bennu.example/engine/internal/broker"
+)
+
+// NewEngine is the engine of an adapter.
+func NewEngine(opts rueidis.ClientOption) broker.Engine {
+	return newEngine(defaultPrefix, time.Second, 0, opts)
+}
+
+// CheckFrames checks bytes of a server that come in these pieces and answer these commands.
+func CheckFrames(commands []byte, pieces ...[]byte) error {
+	f := frames{bulk: maxBulk}
+	if err := f.sent(commands); err != nil {
+		return err
+	}
+	for _, p := range pieces {
+		if err := f.check(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,91 @@
+package redisengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/redis/rueidis"
+)
+
+var errReplica = errors.New("connected to a replica: what is published there does not reach the nodes at its primary")
+
+// checkRole returns an error if the server is a replica, given its answer to HELLO. The nodes of a Redis Cluster forward what is
+// published at any of them, so their roles do not matter.
+func checkRole(hello rueidis.RedisResult) error {
+	info, err := hello.ToMap()
+	if err != nil {
+		return err
+	}
+	field := func(name string) string {
+		m := info[name]
+		s, _ := m.ToString()
+		return s
+	}
+	if role := field("role"); role != "replica" && role != "slave" || field("mode") == "cluster" {
+		return nil
+	}
+	return errReplica
+}
+
+// primary asks a replica for its primary's address. It returns "" if the server does not say, which takes the permission for ROLE.
+func primary(ctx context.Context, redis rueidis.DedicatedClient) string {
+	answer, err := redis.Do(ctx, redis.B().Role().Build()).ToArray()
+	if err != nil || len(answer) < 3 {
+		return ""
+	}
+	host, err1 := answer[1].ToString()
+	port, err2 := answer[2].AsInt64()
+	if err1 != nil || err2 != nil || host == "" || port <= 0 || port > 65535 {
+		return ""
+	}
+	return net.JoinHostPort(host, fmt.Sprint(port))
+}
+
+// askSentinels returns the primary's address as the first Sentinel that answers knows it.
+func (e *engine) askSentinels(ctx context.Context, c *conn, addresses []string) (string, error) {
+	var failed error
+	for _, address := range addresses {
+		primary, err := e.askSentinel(ctx, c, address)
+		if err == nil {
+			return primary, nil
+		}
+		failed = errors.Join(failed, fmt.Errorf("sentinel %s: %w", address, err))
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return "", failed
+}
+
+func (e *engine) askSentinel(ctx context.Context, c *conn, address string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+	defer cancel()
+	opts := e.opts
+	s := opts.Sentinel
+	opts.Dialer, opts.TLSConfig = s.Dialer, s.TLSConfig
+	opts.Username, opts.Password, opts.ClientName, opts.SelectDB = s.Username, s.Password, s.ClientName, 0
+	opts.AuthCredentialsFn = nil
+	if opts.Dialer.Timeout == 0 {
+		opts.Dialer.Timeout = e.timeout
+	}
+	client, err := e.client(ctx, c, opts, address)
+	if err != nil {
+		return "", err
+	}
+	defer client.Close()
+	command := client.B().SentinelGetMasterAddrByName().Master(s.MasterSet).Build()
+	answer, err := client.Do(ctx, command).ToArray()
+	switch {
+	case rueidis.IsRedisNil(err):
+		return "", fmt.Errorf("unknown master set %q", s.MasterSet)
+	case err != nil:
+		return "", err
+	case len(answer) != 2:
+		return "", errors.New("malformed answer")
+	}
+	host, err1 := answer[0].ToString()
+	port, err2 := answer[1].ToString()
+	return net.JoinHostPort(host, port), errors.Join(err1, err2)
+}

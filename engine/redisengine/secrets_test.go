@@ -1,0 +1,105 @@
+//go:build unix
+
+package redisengine_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/redis/rueidis"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/redisengine"
+	"bennu.example/pubsub"
+)
+
+// buffer is a log that a test reads while it is written.
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// runLogged runs an adapter until the test ends, and counts its gaps.
+func runLogged(t *testing.T, cfg redisengine.Config, log *buffer) (a *redisengine.Adapter, gaps func() int64) {
+	logger := zerolog.New(log)
+	cfg.Logger = &logger
+	a = newAdapter(t, cfg)
+	var n atomic.Int64
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		done <- a.Run(ctx, pubsub.Inbox{Deliver: func(*pubsub.Broadcast) {}, Gap: func(error) { n.Add(1) }})
+	}()
+	t.Cleanup(func() { cancel(); <-done })
+	return a, n.Load
+}
+
+// No error, log line or Health shows a password of a URL, valid or not, or of the options.
+func TestSecrets(t *testing.T) {
+	t.Parallel()
+	e := newEngine(t)
+	e.do(t, "ACL", "SETUSER", "default", "resetpass", ">right")
+	dead, _ := freePort(t)
+	both := rueidis.ClientOption{
+		InitAddress: []string{e.addr}, Username: "bennu", Password: "hunter2",
+		Sentinel: rueidis.SentinelOption{MasterSet: "x", Username: "bennu", Password: "hunter2"},
+	}
+	for _, cfg := range []redisengine.Config{
+		{URL: "redis://bennu:hunter2@" + e.addr},
+		{URL: "redis://:hunter2@" + e.addr + "/0"},
+		{URL: "redis://bennu:hunter2%21@" + e.addr},
+		{URL: "rediss://bennu:hunter2@" + e.addr},
+		{URL: "redis://bennu:hunter2@" + dead},
+		{URL: "redis://bennu:hunter2@" + dead + "?master_set=x&addr=" + dead},
+		{URL: "unix://bennu:hunter2@/nowhere/redis.sock"},
+		{URL: "redis://bennu:hunter2@host.invalid"},
+		{URL: "redis://bennu:hunter2@" + e.addr + "x"},
+		{URL: "redis://bennu:hunter2@127.0.0.1:port"},
+		{URL: "redis://bennu:%hunter2@127.0.0.1"},
+		{URL: "redis://bennu:12/hunter2@127.0.0.1"},
+		{URL: "redis://bennu:12#hunter2@127.0.0.1"},
+		{URL: "redis://bennu:12?hunter2@127.0.0.1"},
+		{URL: "redis://bennu:12?db=hunter2@127.0.0.1"},
+		{URL: "redis://127.0.0.1/hunter2"},
+		{URL: "redis://bennu:hunter2\n@127.0.0.1"},
+		{URL: "redis://bennu:hunter2@[::1"},
+		{URL: "hunter2://bennu@127.0.0.1"},
+		{URL: "bennu:hunter2@127.0.0.1"},
+		{URL: "http://bennu:hunter2@127.0.0.1"},
+		{Options: both},
+		{Options: rueidis.ClientOption{InitAddress: both.InitAddress, Username: "bennu", Password: "hunter2"}},
+		{URL: "redis://bennu:hunter2@127.0.0.1", Options: both},
+	} {
+		cfg.Timeout = brokertest.Timeout
+		if _, err := redisengine.New(cfg); err != nil {
+			if strings.Contains(fmt.Sprintf("%v %+v %q", err, err, err), "hunter2") {
+				t.Errorf("%q: %v", cfg.URL, err)
+			}
+			continue
+		}
+		var log buffer
+		a, _ := runLogged(t, cfg, &log)
+		until(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
+		if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
+			t.Errorf("%q: %s", cfg.URL, all)
+		}
+	}
+}
