@@ -30,7 +30,7 @@ var unexampled = map[string]string{
 func TestExamples(t *testing.T) {
 	left := maps.Clone(unexampled)
 	for _, p := range packages(t) {
-		if p.Name == "main" || strings.HasPrefix(p.name(), "internal/") || strings.HasPrefix(p.name(), "examples/") || len(p.GoFiles) == 0 {
+		if p.Name == "main" || p.internal() || strings.HasPrefix(p.name(), "examples/") || len(p.GoFiles) == 0 {
 			continue
 		}
 		shown := exampled(t, p)

@@ -101,7 +101,7 @@ func TestGuideGo(t *testing.T) {
 	t.Parallel()
 	paths := maps.Clone(imports)
 	for _, p := range packages(t) {
-		if p.Name != "main" && len(p.GoFiles) > 0 && !strings.HasPrefix(p.name(), "internal/") {
+		if p.Name != "main" && len(p.GoFiles) > 0 && !p.internal() {
 			paths[p.Name] = p.ImportPath
 		}
 	}

@@ -62,7 +62,7 @@ func TestRequirements(t *testing.T) {
 
 func TestNameBudget(t *testing.T) {
 	for _, p := range packages(t) {
-		if strings.HasPrefix(p.name(), "internal/") || p.Name == "main" || len(p.GoFiles) == 0 {
+		if p.internal() || p.Name == "main" || len(p.GoFiles) == 0 {
 			continue
 		}
 		names := strings.Fields(strings.ReplaceAll(strings.TrimSpace(goCmd(t, "doc", "-short", p.ImportPath)), " ", "_"))

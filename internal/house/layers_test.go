@@ -125,6 +125,9 @@ type pkg struct {
 // name returns the package's path within the module: "socket", "internal/box".
 func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module+"/") }
 
+// internal reports whether only packages of this repository can import the package.
+func (p pkg) internal() bool { return slices.Contains(strings.Split(p.name(), "/"), "internal") }
+
 // packages returns the packages of all modules of the workspace.
 func packages(t *testing.T) []pkg {
 	t.Helper()
