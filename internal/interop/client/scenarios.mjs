@@ -60,7 +60,7 @@ scenario("150 pushes at once, answered in order", async k => {
 for (const [n, bytes] of [[400, 20000], [3000, 1000], [100, 60000], [5000, 300]]) {
   scenario(`${n} pushes of ${bytes} bytes at once, with default bounds`, async k => {
     const server = await k.server({bounds: "default"})
-    const s = k.socket({url: server.url, timeout: 40000, logger: undefined}) // to log so much takes longer than all else
+    const s = k.socket({url: server.url, timeout: 40000, logger: undefined}) // logging is slow
     const c = await k.joined(s, k.topic())
     const text = "x".repeat(bytes)
     const pushes = Array.from({length: n}, (_, i) => c.push("echo", {text, i}))
