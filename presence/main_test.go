@@ -3,7 +3,7 @@ package presence_test
 import (
 	"testing"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

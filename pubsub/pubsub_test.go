@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )

@@ -14,7 +14,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 )

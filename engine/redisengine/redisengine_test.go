@@ -19,8 +19,8 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
-	"bennu.example/internal/leak"
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/require"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 )
@@ -42,7 +42,7 @@ func newEngine(t testing.TB, args ...string) *engine {
 }
 
 func startEngine(t testing.TB, addr string, args []string) *engine {
-	e := &engine{program: need.Program(t, "redis-server", "valkey-server"), addr: addr, args: args}
+	e := &engine{program: require.Program(t, "redis-server", "valkey-server"), addr: addr, args: args}
 	e.start(t)
 	t.Cleanup(e.stop)
 	return e

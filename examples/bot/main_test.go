@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 	"bennu.example/presence"
 	"bennu.example/push"
 	"bennu.example/socket"

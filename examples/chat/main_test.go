@@ -14,7 +14,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 // patience is how long anything may take; it is waited out only when a test fails.

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/chrome"
+	"bennu.example/internal/testenv/chromium"
 	"bennu.example/presence"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -245,8 +245,8 @@ func TestLongPollAcrossNodes(t *testing.T) {
 func TestPageNamesItsNode(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
-	b := chrome.Start(t)
-	pages := map[string]*chrome.Page{}
+	b := chromium.Start(t)
+	pages := map[string]*chromium.Page{}
 	for node, addr := range addrs {
 		p := b.Open("http://"+addr+"/?room=tea", func(line string) { t.Logf("%s: %s", node, line) })
 		p.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)

@@ -23,8 +23,8 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/engine/natsengine"
-	"bennu.example/internal/leak"
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/require"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -140,15 +140,15 @@ type network struct {
 }
 
 func newNetwork(t *testing.T, nodes int) *network {
-	need.Program(t, "ip")
+	require.Program(t, "ip")
 	n := &network{t, fmt.Sprintf("bennu%d-hub", os.Getpid())}
 	if out, err := exec.Command("ip", "netns", "add", n.hub).CombinedOutput(); err != nil {
-		need.Missing(t, "the right to make network namespaces: "+strings.TrimSpace(string(out)))
+		require.Missing(t, "the right to make network namespaces: "+strings.TrimSpace(string(out)))
 	}
 	t.Cleanup(func() { n.ip("netns", "del", n.hub) })
 	n.in(n.hub, "link", "set", "lo", "up")
 	if out, err := exec.Command("ip", "-n", n.hub, "link", "add", "br0", "type", "bridge").CombinedOutput(); err != nil {
-		need.Missing(t, "a bridge in a network namespace: "+strings.TrimSpace(string(out)))
+		require.Missing(t, "a bridge in a network namespace: "+strings.TrimSpace(string(out)))
 	}
 	n.in(n.hub, "addr", "add", engineAddr+"/24", "dev", "br0")
 	n.in(n.hub, "link", "set", "br0", "up")

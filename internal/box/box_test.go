@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"bennu.example/internal/box"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

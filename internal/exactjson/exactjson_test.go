@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"bennu.example/internal/exactjson"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"bennu.example/internal/fifo"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/require"
 )
 
 // tested are the commands of the README and the guides, each with the test that runs it. A command that is too long for a test of this
@@ -272,7 +272,7 @@ func main() {
 	}
 	if out, err := run("mod", "tidy"); err != nil {
 		if strings.Contains(out, "dial tcp") || strings.Contains(out, "disabled by GOPROXY=off") {
-			need.Missing(t, "a network: go mod tidy reads the modules' own requirements")
+			require.Missing(t, "a network: go mod tidy reads the modules' own requirements")
 		}
 		t.Fatal(err, out)
 	}
@@ -284,7 +284,7 @@ func main() {
 // TestGuideRename gives a clone another module path, as the guide says.
 func TestGuideRename(t *testing.T) {
 	t.Parallel()
-	need.Program(t, "perl")
+	require.Program(t, "perl")
 	dir := filepath.Join(t.TempDir(), "clone")
 	for name, text := range files(t) {
 		path := filepath.Join(dir, name)

@@ -17,7 +17,7 @@ import (
 	"strings"
 	"testing"
 
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/require"
 )
 
 // maxReadme is how many lines the README may have. Reference material belongs in docs/.
@@ -177,7 +177,7 @@ func selectors(text string) map[string]bool {
 // TestGuideJavaScript has Node check the syntax of every JavaScript block.
 func TestGuideJavaScript(t *testing.T) {
 	t.Parallel()
-	node := need.Program(t, "node")
+	node := require.Program(t, "node")
 	for _, b := range blocks(t) {
 		if b.lang != "js" {
 			continue

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 const (
@@ -77,7 +77,7 @@ func TestNameBudget(t *testing.T) {
 func TestGoroutinesAreWatched(t *testing.T) {
 	for _, p := range packages(t) {
 		tests := append(slices.Clone(p.TestGoFiles), p.XTestGoFiles...)
-		if len(tests) == 0 || p.name() == "internal/leak" {
+		if len(tests) == 0 || p.name() == "internal/testenv/leak" {
 			continue
 		}
 		if !slices.ContainsFunc(tests, func(name string) bool {

@@ -24,7 +24,7 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "internal/chrome", "internal/house", "internal/interop", "internal/leak", "internal/need",
+	"engine/internal/broker/brokertest", "internal/testenv/chromium", "internal/house", "internal/interop", "internal/testenv/leak", "internal/testenv/require",
 	"pubsub/pubsubtest",
 }
 

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"bennu.example/internal/chrome"
-	"bennu.example/internal/leak"
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/chromium"
+	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/require"
 )
 
 // scenario selects scenarios by name, as -run selects tests.
@@ -25,11 +25,11 @@ const limit = 90 * time.Second
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-func TestNode(t *testing.T)     { each(t, "scenarios", node) }
-func TestChromium(t *testing.T) { each(t, "scenarios", chromium) }
+func TestNode(t *testing.T)     { each(t, "scenarios", runNode) }
+func TestChromium(t *testing.T) { each(t, "scenarios", runChromium) }
 
-func TestPresenceNode(t *testing.T)     { each(t, "presence", node) }
-func TestPresenceChromium(t *testing.T) { each(t, "presence", chromium) }
+func TestPresenceNode(t *testing.T)     { each(t, "presence", runNode) }
+func TestPresenceChromium(t *testing.T) { each(t, "presence", runChromium) }
 
 // each runs a suite over both transports in parallel.
 func each(t *testing.T, suite string, run func(t *testing.T, suite, transport string)) {
@@ -41,12 +41,12 @@ func each(t *testing.T, suite string, run func(t *testing.T, suite, transport st
 	}
 }
 
-func node(t *testing.T, suite, transport string) {
+func runNode(t *testing.T, suite, transport string) {
 	dir := modules(t)
 	c := newControl(t, dir)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, need.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, *scenario)
+	cmd := exec.CommandContext(ctx, require.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, *scenario)
 	cmd.WaitDelay = time.Second
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
@@ -72,9 +72,9 @@ func node(t *testing.T, suite, transport string) {
 	r.check(t)
 }
 
-func chromium(t *testing.T, suite, transport string) {
+func runChromium(t *testing.T, suite, transport string) {
 	c := newControl(t, modules(t))
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	lines := make(chan string, 1024)
 	end := make(chan struct{})
 	defer close(end)

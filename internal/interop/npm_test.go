@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/require"
 )
 
 // modules returns the directory that contains node_modules as specified by the lock file. It is
@@ -19,11 +19,11 @@ import (
 // place atomically, so that concurrent test runs do not interfere.
 func modules(t *testing.T) string {
 	t.Helper()
-	npm := need.Program(t, "npm")
-	need.Program(t, "node")
+	npm := require.Program(t, "npm")
+	require.Program(t, "node")
 	dir, err := install(npm)
 	if err != nil {
-		need.Missing(t, "the packages of package.json: "+err.Error())
+		require.Missing(t, "the packages of package.json: "+err.Error())
 	}
 	return dir
 }

@@ -16,7 +16,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/require"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -140,7 +140,7 @@ func freeAddr(t *testing.T) string {
 
 func TestProxyNginx(t *testing.T) {
 	t.Parallel()
-	nginx := need.Program(t, "nginx")
+	nginx := require.Program(t, "nginx")
 	blocks := guideBlocks(t, "nginx") // the location, and what belongs beside the server
 	addr, dir := freeAddr(t), t.TempDir()
 	location := strings.ReplaceAll(blocks[0], "127.0.0.1:4000", echoServer(t))
@@ -160,7 +160,7 @@ func TestProxyNginx(t *testing.T) {
 
 func TestProxyCaddy(t *testing.T) {
 	t.Parallel()
-	caddy := need.Program(t, "caddy")
+	caddy := require.Program(t, "caddy")
 	addr, dir := freeAddr(t), t.TempDir()
 	config := strings.ReplaceAll(guideBlocks(t, "caddy")[0], "127.0.0.1:4000", echoServer(t))
 	config = strings.Replace(config, ":8080", "http://"+addr, 1)

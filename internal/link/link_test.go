@@ -4,8 +4,8 @@ import (
 	"sync"
 	"testing"
 
-	"bennu.example/internal/leak"
 	"bennu.example/internal/link"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

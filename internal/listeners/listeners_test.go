@@ -5,8 +5,8 @@ import (
 	"sync"
 	"testing"
 
-	"bennu.example/internal/leak"
 	"bennu.example/internal/listeners"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -8,8 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/leak"
 	"bennu.example/internal/loop"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -9,8 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"bennu.example/internal/leak"
 	"bennu.example/internal/rawws"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -7,8 +7,8 @@ import (
 	"strings"
 	"testing"
 
-	"bennu.example/internal/leak"
 	"bennu.example/internal/safecall"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m, main) }

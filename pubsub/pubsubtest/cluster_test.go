@@ -6,7 +6,7 @@ import (
 	"runtime"
 	"testing"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 )

@@ -13,7 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 	"bennu.example/socket/token"
 )
 

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/engine/internal/broker"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -8,11 +8,11 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"bennu.example/internal/chrome"
+	"bennu.example/internal/testenv/chromium"
 )
 
 // visit opens a tab, chooses a name and enters the room, with the keyboard as a user would.
-func (c *chat) visit(b *chrome.Browser, room, user, transport string) *chrome.Page {
+func (c *chat) visit(b *chromium.Browser, room, user, transport string) *chromium.Page {
 	c.t.Helper()
 	p := b.Open(fmt.Sprintf("http://%s/?room=%s&transport=%s", c.addr, room, transport), func(line string) { c.t.Logf("%s: %s", user, line) })
 	p.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)
@@ -42,7 +42,7 @@ func here(users string) string {
 
 func TestTwoTabs(t *testing.T) {
 	t.Parallel()
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	for _, transport := range []string{"websocket", "longpoll"} {
 		t.Run(transport, func(t *testing.T) {
 			c := start(t, "127.0.0.1:0")
@@ -94,7 +94,7 @@ func TestTwoTabs(t *testing.T) {
 func TestSameName(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	ann.Type("it is me\n")
 	ann.Until(shows("You", "it is me"))
@@ -112,7 +112,7 @@ func TestSameName(t *testing.T) {
 
 func TestDroppedServer(t *testing.T) {
 	t.Parallel()
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	for _, transport := range []string{"websocket", "longpoll"} {
 		t.Run(transport, func(t *testing.T) {
 			c := start(t, "127.0.0.1:0")
@@ -154,7 +154,7 @@ func TestDeadConnection(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	l := newLine(t, c.addr)
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	behind := &chat{t: t, addr: l.addr}
 	ann := behind.visit(b, "tea", "ann", "websocket")
 	l.die()
@@ -234,7 +234,7 @@ func (l *line) die() {
 func TestSwitchTransport(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	for _, transport := range []string{"longpoll", "websocket"} {
 		err := ann.Eval(fmt.Sprintf(`{
@@ -257,7 +257,7 @@ func TestSwitchTransport(t *testing.T) {
 func TestRefusedMessage(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	long := fmt.Sprintf("%0*d", bodyLimit+1, 1)
 	if err := ann.Eval(`document.querySelector("#body").removeAttribute("maxlength")`, nil); err != nil {
@@ -287,7 +287,7 @@ func TestRefusedMessage(t *testing.T) {
 func TestNarrowAndWide(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	ann.Type(fmt.Sprintf("%0300d", 0) + "\n")
 	ann.Until(`document.querySelectorAll("#messages > li:not([data-fate])").length === 1`)

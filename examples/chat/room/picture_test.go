@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"bennu.example/internal/chrome"
+	"bennu.example/internal/testenv/chromium"
 )
 
 // picture is where TestPicture writes its PNG file. The README's picture is made by
@@ -18,13 +18,13 @@ var picture = flag.String("picture", "", "file for the picture of the chat page"
 // TestPicture shows a conversation in the page and takes a picture of it.
 func TestPicture(t *testing.T) {
 	t.Parallel()
-	b := chrome.Start(t)
+	b := chromium.Start(t)
 	c := start(t, "127.0.0.1:0")
 	ann := c.visit(b, "lobby", "ann", "websocket")
 	bob := c.visit(b, "lobby", "bob", "longpoll")
 	c.visit(b, "lobby", "carl", "websocket")
 	ann.Until(here("ann (you), bob, carl"))
-	say := func(p *chrome.Page, from, text string) {
+	say := func(p *chromium.Page, from, text string) {
 		p.Type(text + "\n")
 		ann.Until(shows(from, text))
 	}

@@ -12,7 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 // patience is how long anything may take; it is waited out only when a test fails.

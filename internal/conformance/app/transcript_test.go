@@ -22,7 +22,7 @@ import (
 	"github.com/coder/websocket"
 
 	"bennu.example/internal/conformance/app"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }

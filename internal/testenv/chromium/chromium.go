@@ -1,5 +1,5 @@
-// Package chrome controls a headless Chromium in tests, over the DevTools protocol.
-package chrome
+// Package chromium controls a headless Chromium in tests, over the DevTools protocol.
+package chromium
 
 import (
 	"bufio"
@@ -18,7 +18,7 @@ import (
 
 	"github.com/coder/websocket"
 
-	"bennu.example/internal/need"
+	"bennu.example/internal/testenv/require"
 )
 
 // maxWait bounds every operation of the browser.
@@ -52,10 +52,10 @@ type reply struct {
 }
 
 // Start starts the installed Chromium with an empty profile. If Chromium is not installed, the test
-// ends as described at [need.Missing].
+// ends as described at [require.Missing].
 func Start(t testing.TB) *Browser {
 	t.Helper()
-	path := need.Program(t, "chromium", "chromium-browser", "google-chrome")
+	path := require.Program(t, "chromium", "chromium-browser", "google-chrome")
 	args := []string{
 		"--headless", "--remote-debugging-port=0", "--user-data-dir=" + profile(t),
 		"--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--mute-audio", "--hide-scrollbars",

@@ -1,4 +1,4 @@
-package chrome_test
+package chromium_test
 
 import (
 	"bytes"
@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"testing"
 
-	"bennu.example/internal/chrome"
-	"bennu.example/internal/leak"
+	"bennu.example/internal/testenv/chromium"
+	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -17,7 +17,7 @@ func TestPage(t *testing.T) {
 	const html = `<title>t</title><form onsubmit="console.log('sent', this.q.value); return false"><input name="q" autofocus></form>
 		<script>console.log("hello", 1, {a: 1}.a); setTimeout(() => { throw new Error("oops") })</script>`
 	lines := make(chan string, 8)
-	p := chrome.Start(t).Open("data:text/html,"+url.PathEscape(html), func(line string) { lines <- line })
+	p := chromium.Start(t).Open("data:text/html,"+url.PathEscape(html), func(line string) { lines <- line })
 	if got := <-lines; got != "hello 1 1" {
 		t.Errorf("console: %q", got)
 	}

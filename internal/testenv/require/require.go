@@ -1,5 +1,5 @@
-// Package need finds the programs that some tests need.
-package need
+// Package require finds the programs that some tests need.
+package require
 
 import (
 	"fmt"
