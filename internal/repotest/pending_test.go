@@ -1,4 +1,4 @@
-package house_test
+package repotest_test
 
 // pendingProse are the files and directories whose comments and texts have not been rewritten yet.
 var pendingProse = []string{
@@ -17,8 +17,8 @@ var pendingProse = []string{
 	"internal/box",
 	"internal/exactjson",
 	"internal/fifo",
-	"internal/house/commands_test.go",
-	"internal/house/guides_test.go",
+	"internal/repotest/commands_test.go",
+	"internal/repotest/guides_test.go",
 	"internal/interop/proxy_test.go",
 	"internal/listeners",
 	"internal/testenv/require/need.go",
@@ -70,7 +70,7 @@ var pendingCode = []string{
 	"internal/testenv/chromium",
 	"internal/conformance/app",
 	"internal/exactjson",
-	"internal/house",
+	"internal/repotest",
 	"internal/interop",
 	"internal/safecall",
 	"internal/soak",

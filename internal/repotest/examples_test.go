@@ -1,4 +1,4 @@
-package house_test
+package repotest_test
 
 import (
 	"go/ast"
@@ -43,7 +43,7 @@ func TestExamples(t *testing.T) {
 				delete(left, full)
 			default:
 				t.Errorf("%s has no example: add func Example%s, or one of a method of it, to %s/example_test.go; or give a reason in %s",
-					full, name, p.name(), "internal/house/examples_test.go")
+					full, name, p.name(), "internal/repotest/examples_test.go")
 			}
 		}
 	}

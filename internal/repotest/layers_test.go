@@ -1,4 +1,4 @@
-package house_test
+package repotest_test
 
 import (
 	"encoding/json"
@@ -24,7 +24,7 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "internal/testenv/chromium", "internal/house", "internal/interop", "internal/testenv/leak", "internal/testenv/require",
+	"engine/internal/broker/brokertest", "internal/testenv/chromium", "internal/repotest", "internal/interop", "internal/testenv/leak", "internal/testenv/require",
 	"pubsub/pubsubtest",
 }
 
@@ -38,7 +38,7 @@ func TestLayers(t *testing.T) {
 	for _, p := range all {
 		level, kind := place(p.name())
 		if kind == "" {
-			t.Errorf("%s is in no layer: add it in %s", p.name(), "internal/house/layers_test.go")
+			t.Errorf("%s is in no layer: add it in %s", p.name(), "internal/repotest/layers_test.go")
 			continue
 		}
 		for _, imported := range p.Imports {

@@ -1,4 +1,4 @@
-package house_test
+package repotest_test
 
 import (
 	"bytes"
@@ -93,7 +93,7 @@ func TestGoroutinesAreWatched(t *testing.T) {
 func TestNoSleepInTests(t *testing.T) {
 	sleep := regexp.MustCompile(`(?m)^.*\btime\.Sleep\([^/\n]*$`)
 	for name, text := range files(t) {
-		if !strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "internal/house/") || bytes.Contains(text, []byte(`"testing/synctest"`)) {
+		if !strings.HasSuffix(name, "_test.go") || strings.HasPrefix(name, "internal/repotest/") || bytes.Contains(text, []byte(`"testing/synctest"`)) {
 			continue
 		}
 		for _, at := range sleep.FindAllIndex(text, -1) {
