@@ -11,7 +11,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/cputime"
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
@@ -90,7 +90,7 @@ func fanOutAllocations(t *testing.T, options ...channel.Option[nobody]) {
 
 func BenchmarkEcho(b *testing.B) {
 	s := serve(b, socket.Config{})
-	c, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
+	c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -114,7 +114,7 @@ func BenchmarkEcho(b *testing.B) {
 
 func BenchmarkJoinLeave(b *testing.B) {
 	s := serve(b, socket.Config{JoinRate: -1})
-	c, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
+	c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // TestCrowd is not a test: it is the process in which the clients of other tests live.
@@ -26,9 +26,9 @@ func TestCrowd(t *testing.T) {
 	topics, _ := strconv.Atoi(os.Getenv("BENNU_CROWD_TOPICS"))
 	var got atomic.Int64
 	var readers sync.WaitGroup
-	var all []*rawws.Conn
+	var all []*wstest.Conn
 	for i := range size {
-		c, err := rawws.Dial(addr, "/socket/websocket?vsn=2.0.0")
+		c, err := wstest.Dial(addr, "/socket/websocket?vsn=2.0.0")
 		if err == nil {
 			err = c.Send(fmt.Appendf(nil, `["1","1","room:%d","phx_join",{}]`, i%topics))
 		}

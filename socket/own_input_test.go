@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -145,7 +145,7 @@ func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 				Channels: channel.Routes{"room:*": ownInput()}, MaxQueue: queue, MaxMailbox: mailbox, JoinRate: -1, MaxMessage: 64 << 10,
 				WebSocket: transport.WebSocketConfig{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
 			})
-			c, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
+			c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"bennu.example/channel"
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
@@ -27,7 +27,7 @@ func TestSlowPolicies(t *testing.T) {
 		channel.OnSlow[nobody]("urgent", transport.Inherit),
 		channel.Latest[nobody]("moved", func(c cursor) string { return c.User }),
 	)}})
-	stalled, err := rawws.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
+	stalled, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 	if err != nil {
 		t.Fatal(err)
 	}

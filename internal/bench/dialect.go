@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // dialect is the protocol of a server.
@@ -73,8 +73,8 @@ var dialects = map[string]dialect{
 }
 
 // open connects and joins a topic.
-func (d dialect) open(addr, topic string) (*rawws.Conn, error) {
-	c, err := rawws.Dial(addr, d.path)
+func (d dialect) open(addr, topic string) (*wstest.Conn, error) {
+	c, err := wstest.Dial(addr, d.path)
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +90,7 @@ func (d dialect) open(addr, topic string) (*rawws.Conn, error) {
 }
 
 // exchange sends a frame and reads the replies.
-func (d dialect) exchange(c *rawws.Conn, frame []byte, answers int) error {
+func (d dialect) exchange(c *wstest.Conn, frame []byte, answers int) error {
 	if err := c.Send(frame); err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (d dialect) exchange(c *rawws.Conn, frame []byte, answers int) error {
 }
 
 // read returns the next frame that is not a ping.
-func (d dialect) read(c *rawws.Conn) ([]byte, error) {
+func (d dialect) read(c *wstest.Conn) ([]byte, error) {
 	for {
 		got, err := c.Text()
 		if err != nil || d.ping == nil || !bytes.Equal(got, d.ping) {

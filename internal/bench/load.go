@@ -12,7 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // sequence precedes a message's number.
@@ -39,7 +39,7 @@ type load struct {
 	d     dialect
 	addr  string
 	s     scenario
-	conns []*rawws.Conn
+	conns []*wstest.Conn
 	begun time.Time
 
 	latency histogram
@@ -117,7 +117,7 @@ func (l *load) body(n int, dst []byte) []byte {
 type room struct {
 	topic     string
 	members   int
-	pub       *rawws.Conn
+	pub       *wstest.Conn
 	sent      atomic.Int64
 	received  atomic.Int64
 	at        [64]atomic.Int64 // times of publication of the last messages, by number
@@ -229,9 +229,9 @@ func (l *load) publish(r *room, end time.Time, failed chan error) {
 
 // echo makes each client send messages and wait for each reply.
 func (l *load) echo() error {
-	return l.each(func() func(c *rawws.Conn, topic string, n int) error {
+	return l.each(func() func(c *wstest.Conn, topic string, n int) error {
 		var frame, body []byte
-		return func(c *rawws.Conn, topic string, n int) error {
+		return func(c *wstest.Conn, topic string, n int) error {
 			body = l.body(n, body[:0])
 			frame = l.d.echo(frame[:0], topic, body)
 			if err := c.Send(frame); err != nil {
@@ -248,8 +248,8 @@ func (l *load) echo() error {
 
 // joins makes each client leave and join its topic repeatedly.
 func (l *load) joins() error {
-	return l.each(func() func(*rawws.Conn, string, int) error {
-		return func(c *rawws.Conn, topic string, _ int) error {
+	return l.each(func() func(*wstest.Conn, string, int) error {
+		return func(c *wstest.Conn, topic string, _ int) error {
 			if err := l.d.exchange(c, l.d.leave(topic), l.d.leaveReplies); err != nil {
 				return err
 			}
@@ -260,7 +260,7 @@ func (l *load) joins() error {
 
 // each makes all clients run a task repeatedly and measures the duration of each run. newTask
 // creates the task of a client.
-func (l *load) each(newTask func() func(c *rawws.Conn, topic string, n int) error) error {
+func (l *load) each(newTask func() func(c *wstest.Conn, topic string, n int) error) error {
 	if err := l.connect(); err != nil {
 		return err
 	}

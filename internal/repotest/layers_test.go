@@ -13,7 +13,7 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
-	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/rawws"},
+	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/link", "transport", "push", "pubsub", "socket/token"},
 	{"engine/internal/broker", "internal/reason"},
 	{"channel", "engine/natsengine", "engine/redisengine"},

@@ -14,7 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // attack is a way to harm a server. Run attacks until end is closed, and returns how often it did.
@@ -126,7 +126,7 @@ func floodOfJoins(addr string, end <-chan struct{}) int {
 		c.discard()
 		var b []byte
 		for i := range 2000 {
-			b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
+			b = wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
 		}
 		c.SetWriteDeadline(time.Now().Add(patience))
 		_, err = c.Write(b)
@@ -169,14 +169,14 @@ func fragments(addr string) error {
 	message := `[null,"1","phoenix","heartbeat",{"pad":"` + strings.Repeat("x", 50_000) + `"}]`
 	var b []byte
 	for i := range message {
-		var first byte = rawws.Continuation
+		var first byte = wstest.Continuation
 		if i == 0 {
-			first = rawws.Text
+			first = wstest.Text
 		}
 		if i == len(message)-1 {
-			first |= rawws.Fin
+			first |= wstest.Fin
 		}
-		b = rawws.AppendFrame(b, first, []byte(message[i:i+1]))
+		b = wstest.AppendFrame(b, first, []byte(message[i:i+1]))
 	}
 	c.SetDeadline(time.Now().Add(patience))
 	_, _ = c.Write(b)
@@ -210,7 +210,7 @@ func bomb(addr string) error {
 	}
 	defer c.Close()
 	c.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.Frame(rawws.Fin|rawws.Rsv1|rawws.Text, zeros()) // the server may have had enough before it is written
+	_ = c.Frame(wstest.Fin|wstest.Rsv1|wstest.Text, zeros()) // the server may have had enough before it is written
 	return c.ended()
 }
 
@@ -224,7 +224,7 @@ func randomFrames(addr string) error {
 	for i := range junk {
 		junk[i] = byte(rand.Uint32())
 	}
-	_ = c.Frame(rawws.Fin|byte(rand.IntN(128)), junk)
+	_ = c.Frame(wstest.Fin|byte(rand.IntN(128)), junk)
 	_, _ = c.Write(junk)
 	// Closed by our side: it may be waiting for more of a frame.
 	return c.Close()
@@ -236,7 +236,7 @@ func truncated(addr string) error {
 		return err
 	}
 	defer c.Close()
-	f := rawws.AppendFrame(nil, rawws.Fin|rawws.Text, []byte(`["1","2","room:x","echo",{"x":1}]`))
+	f := wstest.AppendFrame(nil, wstest.Fin|wstest.Text, []byte(`["1","2","room:x","echo",{"x":1}]`))
 	_, err = c.Write(f[:1+rand.IntN(len(f)-1)])
 	return err
 }
@@ -248,7 +248,7 @@ func deepJSON(addr string) error {
 	}
 	defer c.Close()
 	c.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.Frame(rawws.Fin|rawws.Text, bytes.Repeat([]byte{'['}, 1<<20-100))
+	_ = c.Frame(wstest.Fin|wstest.Text, bytes.Repeat([]byte{'['}, 1<<20-100))
 	c.SetReadDeadline(time.Now().Add(patience))
 	_, _ = c.Text() // the close, which is not answered
 	return nil
@@ -347,7 +347,7 @@ func hugeMessage(addr string) error {
 	}
 	defer c.Close()
 	c.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.Frame(rawws.Fin|rawws.Binary, body)
+	_ = c.Frame(wstest.Fin|wstest.Binary, body)
 	_ = c.ended() // it may be a reset, as we still wrote
 	return nil
 }

@@ -9,7 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // busy keeps n connections busy: each goroutine dials one with open, which may begin something on it, and then runs once over and over, on a new
@@ -87,44 +87,44 @@ func repeated(n int, frame func(b []byte) []byte) (b []byte) {
 // and then come again.
 var neverRead = busy(50, deaf("room:flood"), func(c *client) error {
 	time.Sleep(50 * time.Millisecond)
-	return c.Frame(rawws.Fin|rawws.Text, []byte(`[null,null,"phoenix","heartbeat",{}]`))
+	return c.Frame(wstest.Fin|wstest.Text, []byte(`[null,null,"phoenix","heartbeat",{}]`))
 })
 
 // Endless messages: begun, and gone on with by frames that are empty, so that no bound on a message's size is ever met.
 var endless = busy(4, func(addr string) (*client, error) {
 	c, err := dial(addr, "")
 	if err == nil {
-		err = c.Frame(rawws.Text, []byte("["))
+		err = c.Frame(wstest.Text, []byte("["))
 	}
 	return c, err
-}, send(repeated(1000, func(b []byte) []byte { return rawws.AppendFrame(b, rawws.Continuation, nil) })))
+}, send(repeated(1000, func(b []byte) []byte { return wstest.AppendFrame(b, wstest.Continuation, nil) })))
 
 // Pings, of whose pongs none is read.
 var pings = busy(8, deaf(""), send(repeated(100, func(b []byte) []byte {
-	return rawws.AppendFrame(b, rawws.Fin|rawws.Ping, bytes.Repeat([]byte{'p'}, 125))
+	return wstest.AppendFrame(b, wstest.Fin|wstest.Ping, bytes.Repeat([]byte{'p'}, 125))
 })))
 
 // Heartbeats and echoes, of whose replies none is read.
 var unread = busy(8, deaf("room:x"), send(repeated(10, func(b []byte) []byte {
-	b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, []byte(`[null,"1","phoenix","heartbeat",{}]`))
-	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","echo",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
+	b = wstest.AppendFrame(b, wstest.Fin|wstest.Text, []byte(`[null,"1","phoenix","heartbeat",{}]`))
+	return wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["1","2","room:x","echo",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
 })))
 
 // Broadcasts of their own, of which none is read.
 var unreadBroadcasts = busy(8, deaf("room:x"), send(repeated(10, func(b []byte) []byte {
-	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","shout",{"pad":"%s"}]`, strings.Repeat("x", 2000)))
+	return wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["1","2","room:x","shout",{"pad":"%s"}]`, strings.Repeat("x", 2000)))
 })))
 
 // Pushes to many channels of a socket, of whose replies none is read.
 var unreadChannels = busy(8, func(addr string) (*client, error) {
 	c, err := deaf("room:0")(addr)
 	for i := 1; err == nil && i < 50; i++ {
-		err = c.Frame(rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","%d","room:%d","phx_join",{}]`, i, i))
+		err = c.Frame(wstest.Fin|wstest.Text, fmt.Appendf(nil, `["1","%d","room:%d","phx_join",{}]`, i, i))
 	}
 	return c, err
 }, send(func() (b []byte) {
 	for i := range 50 {
-		b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:%d","echo",{"pad":"%s"}]`, i, strings.Repeat("x", 5000)))
+		b = wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["1","2","room:%d","echo",{"pad":"%s"}]`, i, strings.Repeat("x", 5000)))
 	}
 	return b
 }()))
@@ -133,7 +133,7 @@ var unreadChannels = busy(8, func(addr string) (*client, error) {
 var hangingJoins = busy(4, listening(""), func(c *client) error {
 	var b []byte
 	for i := range 50 {
-		b = rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["%d","%d","stuck:%d","phx_join",{}]`, i, i, i%10))
+		b = wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["%d","%d","stuck:%d","phx_join",{}]`, i, i, i%10))
 	}
 	_, err := c.Write(b)
 	time.Sleep(100 * time.Millisecond) // as many as Config.JoinRate lets through, so that all reach a callback
@@ -142,7 +142,7 @@ var hangingJoins = busy(4, listening(""), func(c *client) error {
 
 // Pushes to a callback that hangs until it is told to stop.
 var stuckCallback = busy(8, listening("room:x"), send(repeated(10, func(b []byte) []byte {
-	return rawws.AppendFrame(b, rawws.Fin|rawws.Text, fmt.Appendf(nil, `["1","2","room:x","hang",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
+	return wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["1","2","room:x","hang",{"pad":"%s"}]`, strings.Repeat("x", 10_000)))
 })))
 
 // listening connects, joins if topic is not empty, and throws away what comes.

@@ -6,15 +6,15 @@ import (
 	"strings"
 	"time"
 
-	"bennu.example/internal/rawws"
+	"bennu.example/internal/wstest"
 )
 
 // client is a WebSocket client that can misbehave.
-type client struct{ *rawws.Conn }
+type client struct{ *wstest.Conn }
 
 // dial connects and, if topic is not empty, joins. Header is what to ask for besides.
 func dial(addr, topic string, header ...string) (*client, error) {
-	conn, err := rawws.Dial(addr, "/socket/websocket?vsn=2.0.0", header...)
+	conn, err := wstest.Dial(addr, "/socket/websocket?vsn=2.0.0", header...)
 	if err != nil {
 		return nil, err
 	}

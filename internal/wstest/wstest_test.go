@@ -1,4 +1,4 @@
-package rawws_test
+package wstest_test
 
 import (
 	"io"
@@ -9,8 +9,8 @@ import (
 
 	"github.com/coder/websocket"
 
-	"bennu.example/internal/rawws"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/wstest"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -38,7 +38,7 @@ func TestEcho(t *testing.T) {
 		}
 	}))
 	defer s.Close()
-	c, err := rawws.Dial(s.Listener.Addr().String(), "/")
+	c, err := wstest.Dial(s.Listener.Addr().String(), "/")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -52,16 +52,16 @@ func TestEcho(t *testing.T) {
 			t.Fatalf("%d bytes: got %d, %v", n, len(got), err)
 		}
 	}
-	b := rawws.AppendFrame(nil, rawws.Text, []byte("a"))
-	b = rawws.AppendFrame(b, rawws.Fin|rawws.Ping, []byte("p"))
-	b = rawws.AppendFrame(b, rawws.Fin|rawws.Continuation, []byte("b"))
+	b := wstest.AppendFrame(nil, wstest.Text, []byte("a"))
+	b = wstest.AppendFrame(b, wstest.Fin|wstest.Ping, []byte("p"))
+	b = wstest.AppendFrame(b, wstest.Fin|wstest.Continuation, []byte("b"))
 	if _, err := c.Write(b); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := c.Text(); err != nil || string(got) != "ab" {
 		t.Fatalf("got %q, %v", got, err)
 	}
-	if err := c.Frame(rawws.Fin|rawws.Close, []byte{3, 232}); err != nil {
+	if err := c.Frame(wstest.Fin|wstest.Close, []byte{3, 232}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := c.Text(); err == nil || !strings.Contains(err.Error(), "closed") {
@@ -77,7 +77,7 @@ func TestRefused(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(http.NotFoundHandler())
 	defer s.Close()
-	_, err := rawws.Dial(s.Listener.Addr().String(), "/x", "X-Y: z")
+	_, err := wstest.Dial(s.Listener.Addr().String(), "/x", "X-Y: z")
 	if err == nil || !strings.Contains(err.Error(), "404") {
 		t.Fatal(err)
 	}

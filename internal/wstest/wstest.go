@@ -1,6 +1,6 @@
-// Package rawws implements a minimal WebSocket client without protocol checks, for benchmarks and
+// Package wstest implements a minimal WebSocket client without protocol checks, for benchmarks and
 // attacks on a server.
-package rawws
+package wstest
 
 import (
 	"bufio"
