@@ -48,7 +48,7 @@ var (
 
 // work is the mailbox's function.
 func (c *Channel) work(it item) {
-	if it.kind == itemEvent && c.up.Congested(Driver{c}) && c.box.Hold() {
+	if it.kind == itemEvent && c.up.Congested(Driver{c}) && c.mailbox.Hold() {
 		return // its answer would have to wait in memory
 	}
 	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
@@ -221,7 +221,7 @@ func (c *Channel) end(reason error) {
 	c.onEnd = nil
 	c.mu.Unlock()
 	c.cancel(reason)
-	c.box.Close(false)
+	c.mailbox.Close(false)
 	c.unsubscribe() // from what Terminate subscribed to
 	if c.killing != nil {
 		<-c.killing // the next join of the topic is answered after this one's end was told
@@ -297,5 +297,5 @@ func (c *Channel) abort(err error) {
 	if c.phase.CompareAndSwap(joined, silent) {
 		c.up.End(c, c.lifecycle(serializer.EventError, reasonCrash))
 	}
-	c.box.Close(false, item{kind: itemClose, msg: err})
+	c.mailbox.Close(false, item{kind: itemClose, msg: err})
 }

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -29,7 +29,7 @@ type Channel struct {
 	state    any            // a pointer to the handler's S
 	ctx      context.Context
 	cancel   context.CancelCauseFunc
-	box      box.Box[item]
+	mailbox  mailbox.Mailbox[item]
 	phase    atomic.Uint32
 	handling atomic.Bool          // a message of the client, or something that one caused: what is sent meanwhile is caused by it
 	sending  atomic.Int32         // broadcasts of its own that are being delivered
@@ -167,7 +167,7 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 // error is ErrFull or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
 	switch err := c.post(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
-	case errors.Is(err, box.ErrFull):
+	case errors.Is(err, mailbox.ErrFull):
 		return ErrFull
 	case err != nil:
 		return fmt.Errorf("channel: send to %s: %w", c.topic, ErrClosed)
@@ -178,9 +178,9 @@ func (c *Channel) Send(msg any) error {
 // post puts a message into the mailbox. One that the client's own message caused has more room, since the client's may fill the mailbox.
 func (c *Channel) post(it item, size int, own bool) error {
 	if it.caused = own && c.handling.Load(); it.caused {
-		return c.box.PostOwn(it, size)
+		return c.mailbox.PostOwn(it, size)
 	}
-	return c.box.Post(it, size)
+	return c.mailbox.Post(it, size)
 }
 
 // OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block
@@ -224,7 +224,7 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
-	if err := l.c.post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0); errors.Is(err, box.ErrFull) {
+	if err := l.c.post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 		l.c.overflow()
 	}
 	return nil
@@ -256,7 +256,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	}
 	if c.h.intercepts(b) {
 		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
-		if err := c.post(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, box.ErrFull) {
+		if err := c.post(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 			c.overflow()
 		}
 		return nil

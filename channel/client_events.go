@@ -9,8 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"bennu.example/internal/box"
 	"bennu.example/internal/link"
+	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 )
 
@@ -35,7 +35,7 @@ type clientEvents struct {
 	total *link.Totals
 	gone  <-chan struct{} // closed with the socket, which does not tell a channel that was never joined
 
-	callbacks box.Box[clientItem]
+	callbacks mailbox.Mailbox[clientItem]
 	backlog   link.Gauge // of events in callbacks
 	dropped   atomic.Uint64
 	gap       *OverflowError // the last thing in callbacks, if it is one; under mu

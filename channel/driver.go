@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 )
 
@@ -15,21 +15,21 @@ import (
 type Driver struct{ c *Channel }
 
 // Start begins a channel with the client's phx_join. A channel before it on the topic, if any, is replaced: the join waits for its end.
-// Mailbox is the bound of what waits for the channel's callbacks, in bytes; crew is the goroutines that they run on.
-func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int, crew *box.Crew) Driver {
+// Mailbox is the bound of what waits for the channel's callbacks, in bytes; workers is the goroutines that they run on.
+func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int, workers *mailbox.Workers) Driver {
 	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, state: h.newState()}
 	c.ref = Ref{ref: join.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
 		c.pushRef = join.Ref
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.box.InitCrew(crew, mailbox, c.work)
+	c.mailbox.InitShared(workers, mailbox, c.work)
 	it := item{kind: itemJoin, caused: true, ref: join.Ref, payload: join.Payload}
 	if before.c != nil {
 		before.c.replace()
 		c.prev = before.c
 	}
-	_ = c.box.Post(it, 0) // an empty box takes anything
+	_ = c.mailbox.Post(it, 0) // an empty box takes anything
 	return Driver{c}
 }
 
@@ -53,8 +53,8 @@ func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
 }
 
 func (d Driver) post(it item, size int, wait time.Duration) bool {
-	err := d.c.box.PostWait(it, size, wait)
-	if errors.Is(err, box.ErrFull) {
+	err := d.c.mailbox.PostWait(it, size, wait)
+	if errors.Is(err, mailbox.ErrFull) {
 		return !d.c.kill(ErrFull)
 	}
 	return err == nil && d.c.noteWaiting(it)
@@ -70,20 +70,20 @@ func (d Driver) Leave(m *serializer.Message, wait time.Duration) bool {
 
 // Close ends the channel because its connection ended: what is in the mailbox is still handled, and then it terminates.
 func (d Driver) Close(reason error) {
-	d.c.box.Close(true, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+	d.c.mailbox.Close(true, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
 }
 
 // Cancel drops what is in the mailbox and cancels the context of the callback that runs.
 func (d Driver) Cancel(reason error) {
-	d.c.box.Close(false, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+	d.c.mailbox.Close(false, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
 	d.c.cancel(fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
 // Resume lets the channel go on with its client's messages, see Carrier.Congested.
-func (d Driver) Resume() { d.c.box.Resume() }
+func (d Driver) Resume() { d.c.mailbox.Resume() }
 
 // Wait waits for the channel's end after Close or Cancel.
-func (d Driver) Wait() { d.c.box.Wait() }
+func (d Driver) Wait() { d.c.mailbox.Wait() }
 
 // replace ends the channel because the topic is joined again. One that is about to end anyway does so as it would have; another falls
 // silent, and the new one tells its end after its own answer. A join that is still being decided is answered first, and if it is refused then
@@ -97,7 +97,7 @@ func (c *Channel) replace() {
 	}
 	c.replaced = true
 	c.mu.Unlock()
-	c.box.Close(!isJoined, item{kind: itemClose, msg: ErrReplaced})
+	c.mailbox.Close(!isJoined, item{kind: itemClose, msg: ErrReplaced})
 	if isJoined {
 		c.cancel(ErrReplaced)
 	}
@@ -112,7 +112,7 @@ func (c *Channel) silence(reason error) {
 		}
 	}
 	c.cancel(reason)
-	c.box.Close(false, item{kind: itemClose, msg: reason})
+	c.mailbox.Close(false, item{kind: itemClose, msg: reason})
 }
 
 // kill ends a channel from outside at once, as a crash: its client rejoins. It reports false if the channel's end was decided already.

@@ -87,7 +87,7 @@ func (c *Channel) ask() bool {
 // handleJoin begins the channel when the one before it has ended. Whatever else came for this join waits in the mailbox behind it.
 func (c *Channel) handleJoin(it item) {
 	defer c.endJoin() // also if the join's goroutine was ended
-	if c.prev != nil && !c.prev.box.WaitFor(replaceWait) {
+	if c.prev != nil && !c.prev.mailbox.WaitFor(replaceWait) {
 		c.prev.abandon()
 	}
 	if !c.ask() {
@@ -217,7 +217,7 @@ func (c *Channel) refuse(ref serializer.Ref, err error) {
 		c.up.Crashed(c, "join crashed", err)
 	}
 	c.up.End(c, f)
-	c.box.Close(true, item{kind: itemClose, msg: errRefused})
+	c.mailbox.Close(true, item{kind: itemClose, msg: errRefused})
 }
 
 // handleRefused handles what came behind a join that was refused.

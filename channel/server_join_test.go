@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -89,7 +89,7 @@ func TestJoinParams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := channel.Start(context.Background(), c, h, &m, channel.Driver{}, 1<<20, new(box.Crew))
+			d := channel.Start(context.Background(), c, h, &m, channel.Driver{}, 1<<20, new(mailbox.Workers))
 			if got := c.take(); len(got) != 1 || got[0] != want {
 				t.Errorf("%s: got %q", payload, got)
 			}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -63,7 +63,7 @@ func TestKilledChannelIsToldFirst(t *testing.T) {
 			channel.Intercept("news", func(*room, context.Context, *channel.Channel, note) error { return nil }))
 		join := func(ref serializer.Ref, before channel.Driver) channel.Driver {
 			m := &serializer.Message{JoinRef: ref, Ref: ref, Topic: "room:1", Event: serializer.EventJoin}
-			return channel.Start(context.Background(), up, h, m, before, 1<<20, new(box.Crew))
+			return channel.Start(context.Background(), up, h, m, before, 1<<20, new(mailbox.Workers))
 		}
 		b := &bench{carrier: up.carrier, t: t, d: join(`"1"`, channel.Driver{})}
 		b.want(joinedOK)
@@ -121,7 +121,7 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
 		b.d = channel.Start(context.Background(), speaking{b.carrier},
 			channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, mute{} })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(box.Crew))
+			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
 		b.want(joinCrashed)
 		if b.d.Receive(&serializer.Message{Event: "x"}, time.Second) {
 			t.Error("took a message after its end")

@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -114,7 +114,7 @@ func start(t *testing.T, h *channel.Handler) *bench {
 func (b *bench) join(h *channel.Handler, ref string, before channel.Driver) {
 	b.d = channel.Start(context.Background(), b, h, &serializer.Message{
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: "room:1", Event: serializer.EventJoin,
-	}, before, 1<<20, new(box.Crew))
+	}, before, 1<<20, new(mailbox.Workers))
 }
 
 func (b *bench) push(ref, event string, payload any) {
@@ -234,7 +234,7 @@ func TestFullMailbox(t *testing.T) {
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
 		b.d = channel.Start(context.Background(), b, channel.Define((*room).join, ends(&reasons),
 			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-gate; return push.OK(nil), nil })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(box.Crew))
+			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(mailbox.Workers))
 		b.take()
 		begun := time.Now()
 		wait := &serializer.Message{Ref: `"2"`, Event: "wait"}
@@ -261,7 +261,7 @@ func BenchmarkEvent(b *testing.B) {
 			return push.NoReply, nil
 		}))
 	c := newCarrier(pubsub.New(nil))
-	d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(box.Crew))
+	d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
 	m := &serializer.Message{Ref: `"2"`, Event: "echo"}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -277,7 +277,7 @@ func BenchmarkJoinLeave(b *testing.B) {
 	c := newCarrier(pubsub.New(nil))
 	b.ReportAllocs()
 	for b.Loop() {
-		d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(box.Crew))
+		d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
 		d.Leave(&serializer.Message{Ref: `"2"`}, time.Second)
 		d.Wait()
 		c.frames, c.ended = c.frames[:0], c.ended[:0]

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -227,7 +227,7 @@ func TestFullMailboxBehindAJoin(t *testing.T) {
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
 		b.d = channel.Start(context.Background(), b,
 			channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(box.Crew))
+			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(mailbox.Workers))
 		for range 10 {
 			b.d.Receive(&serializer.Message{Ref: `"2"`, Event: "x"}, 5*time.Second)
 		}

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -124,7 +124,7 @@ func join(c *carrier, h *channel.Handler, ref, user string, before channel.Drive
 	return channel.Start(context.Background(), c, h, &serializer.Message{
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: topic, Event: serializer.EventJoin,
 		Payload: serializer.Value(map[string]string{"user": user}),
-	}, before, 1<<20, new(box.Crew))
+	}, before, 1<<20, new(mailbox.Workers))
 }
 
 // TestChannel is N282 and what the wire shows of presence: the state, the diffs, and an end that is noticed however a channel ends.

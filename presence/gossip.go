@@ -5,8 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"bennu.example/internal/box"
 	"bennu.example/internal/crdt"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -27,7 +27,7 @@ type gossiper struct {
 	cfg   *Config
 	addr  string // this node's, for the adapter
 	topic string // a control topic
-	inbox box.Box[*pubsub.Broadcast]
+	inbox mailbox.Mailbox[*pubsub.Broadcast]
 	sub   *pubsub.Subscription
 	noGap func()
 	wake  chan struct{} // has a token when something is to be told soon
@@ -98,7 +98,7 @@ func (g *gossiper) end(ctx context.Context) error {
 
 // Deliver takes a message, for package pubsub.
 func (g *gossiper) Deliver(b *pubsub.Broadcast) error {
-	if g.inbox.Post(b, len(b.Payload.Bytes())) == box.ErrFull {
+	if g.inbox.Post(b, len(b.Payload.Bytes())) == mailbox.ErrFull {
 		g.s.p.log.Warn().Int("bytes", g.inbox.Used()).Msg("presence: too much from other nodes at once: some is dropped, and asked for later")
 		return nil
 	}

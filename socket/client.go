@@ -11,9 +11,9 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
 	"bennu.example/internal/link"
 	"bennu.example/internal/loop"
+	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 )
 
@@ -32,7 +32,7 @@ type Client struct {
 	totals link.Totals
 	states clientStates
 
-	callbacks  box.Box[func()]
+	callbacks  mailbox.Mailbox[func()]
 	goroutines link.Tracker // all but the loop and those that run the user's functions
 	isClosing  atomic.Bool
 	closed     chan struct{}

@@ -18,7 +18,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -36,8 +36,8 @@ type Handler struct {
 	admission *admission // nil: off
 	rates     struct{ joins, messages rate }
 	logGates  logGates
-	crew      box.Crew // runs the channels' callbacks
-	noPanic   func()   // ends the subscription to the PubSub's panics
+	workers   mailbox.Workers // runs the channels' callbacks
+	noPanic   func()          // ends the subscription to the PubSub's panics
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}

@@ -3,7 +3,7 @@ package socket
 import (
 	"context"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -37,7 +37,7 @@ func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop f
 }
 
 // peerListener queues what comes, as receiving it makes broadcasts.
-type peerListener struct{ in box.Box[[]byte] }
+type peerListener struct{ in mailbox.Mailbox[[]byte] }
 
 func (l *peerListener) Deliver(b *pubsub.Broadcast) error {
 	if b.Event != eventPeer || !b.Payload.IsBinary() {

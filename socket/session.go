@@ -150,7 +150,7 @@ func (s *session) join(m *serializer.Message) {
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
 	s.live.Add(1)
-	c := channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.crew)
+	c := channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.workers)
 	s.channels[m.Topic] = c
 	s.mu.Unlock()
 	s.awaitJoin(c, alone)

@@ -106,7 +106,7 @@ func (h *Handler) end() {
 	<-h.gone
 	h.websocket.Wait()
 	h.longpoll.Wait()
-	h.crew.Wait()
+	h.workers.Wait()
 	h.longpoll.Close()
 	h.noPanic()
 	close(h.ended)

@@ -14,7 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -22,16 +22,16 @@ import (
 // lpBus joins LongPolls: a Peers that loses what it is told to lose.
 type lpBus struct {
 	mu   sync.Mutex
-	at   map[string]*box.Box[[]byte]
+	at   map[string]*mailbox.Mailbox[[]byte]
 	sent int
 	most int                         // the longest message
 	lose func(n int, to string) bool // the nth message
 }
 
-func newLPBus() *lpBus { return &lpBus{at: make(map[string]*box.Box[[]byte])} }
+func newLPBus() *lpBus { return &lpBus{at: make(map[string]*mailbox.Mailbox[[]byte])} }
 
 func (b *lpBus) Listen(address string, receive func([]byte)) (stop func()) {
-	in := new(box.Box[[]byte])
+	in := new(mailbox.Mailbox[[]byte])
 	in.Init(1<<30, receive)
 	b.mu.Lock()
 	defer b.mu.Unlock()

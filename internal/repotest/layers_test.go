@@ -13,7 +13,7 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
-	{"serializer", "internal/box", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
+	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/link", "transport", "push", "pubsub", "socket/token"},
 	{"engine/internal/broker", "internal/reason"},
 	{"channel", "engine/natsengine", "engine/redisengine"},
@@ -122,7 +122,7 @@ type pkg struct {
 	Module                             *struct{ Path string }
 }
 
-// name returns the package's path within the module: "socket", "internal/box".
+// name returns the package's path within the module: "socket", "internal/mailbox".
 func (p pkg) name() string { return strings.TrimPrefix(p.ImportPath, module+"/") }
 
 // internal reports whether only packages of this repository can import the package.

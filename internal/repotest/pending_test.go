@@ -14,7 +14,7 @@ var pendingProse = []string{
 	"examples/chat",
 	"examples/chat/room",
 	"examples/chat/room/page",
-	"internal/box",
+	"internal/mailbox",
 	"internal/exactjson",
 	"internal/fifo",
 	"internal/repotest/commands_test.go",

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 )
 
@@ -88,7 +88,7 @@ func (c *Cluster) set(down bool) {
 type Node struct {
 	c      *Cluster
 	name   string
-	in     box.Box[delivery]
+	in     mailbox.Mailbox[delivery]
 	inbox  pubsub.Inbox
 	topics map[string]bool // under c.mu, as what follows
 	full   bool            // deliveries were dropped, which it was not told yet
@@ -150,7 +150,7 @@ func (n *Node) tell(d delivery) {
 	if n.full {
 		return
 	}
-	n.full = errors.Is(n.in.Post(d, size), box.ErrFull)
+	n.full = errors.Is(n.in.Post(d, size), mailbox.ErrFull)
 }
 
 func (n *Node) receive(d delivery) {

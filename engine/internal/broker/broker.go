@@ -11,7 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 )
 
 const (
@@ -87,7 +87,7 @@ type Relay struct {
 	sent      int       // of these
 
 	// What comes in passes a queue.
-	in       box.Box[delivery]
+	in       mailbox.Mailbox[delivery]
 	inbox    Inbox
 	missedMu sync.Mutex
 	missed   error // a gap for which the queue has no room yet

@@ -7,7 +7,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 )
 
 // maxSeen bounds how many nodes' connections are remembered. Only nodes that connected again count.
@@ -43,7 +43,7 @@ func (r *Relay) receive(data []byte) {
 	r.missedMu.Lock()
 	defer r.missedMu.Unlock()
 	r.postMissed()
-	if r.missed == nil && errors.Is(r.in.Post(delivery{data: data}, len(data)), box.ErrFull) {
+	if r.missed == nil && errors.Is(r.in.Post(delivery{data: data}, len(data)), mailbox.ErrFull) {
 		r.missed = errSlow
 	}
 }
@@ -53,7 +53,7 @@ func (r *Relay) gap(why error) {
 	why = r.redact(why)
 	r.missedMu.Lock()
 	defer r.missedMu.Unlock()
-	if r.missed == nil && errors.Is(r.in.Post(delivery{gap: why}, 0), box.ErrFull) {
+	if r.missed == nil && errors.Is(r.in.Post(delivery{gap: why}, 0), mailbox.ErrFull) {
 		r.missed = why
 	}
 }

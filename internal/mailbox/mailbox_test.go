@@ -1,4 +1,4 @@
-package box_test
+package mailbox_test
 
 import (
 	"errors"
@@ -9,33 +9,33 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 	"bennu.example/internal/testenv/leak"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-func newBox[T any](crew *box.Crew, max int, run func(T)) *box.Box[T] {
-	b := new(box.Box[T])
-	b.InitCrew(crew, max, run)
+func newBox[T any](workers *mailbox.Workers, max int, run func(T)) *mailbox.Mailbox[T] {
+	b := new(mailbox.Mailbox[T])
+	b.InitShared(workers, max, run)
 	return b
 }
 
-// each runs a test of one box with goroutines of its own, and with a crew's.
-func each(t *testing.T, test func(t *testing.T, crew *box.Crew)) {
+// each runs a test of one mailbox with goroutines of its own, and with a workers's.
+func each(t *testing.T, test func(t *testing.T, workers *mailbox.Workers)) {
 	t.Parallel()
 	t.Run("alone", func(t *testing.T) { test(t, nil) })
-	t.Run("crew", func(t *testing.T) {
-		crew := new(box.Crew)
-		test(t, crew)
-		crew.Wait()
+	t.Run("workers", func(t *testing.T) {
+		workers := new(mailbox.Workers)
+		test(t, workers)
+		workers.Wait()
 	})
 }
 
 func TestRunsInOrderOneAtATime(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		var got []int // unguarded on purpose: the race detector finds a second runner
-		b := newBox(crew, 1<<20, func(i int) { got = append(got, i) })
+		b := newBox(workers, 1<<20, func(i int) { got = append(got, i) })
 		for i := range 1000 {
 			if err := b.Post(i, 1); err != nil {
 				t.Fatal(err)
@@ -49,16 +49,16 @@ func TestRunsInOrderOneAtATime(t *testing.T) {
 		if b.Used() != 0 {
 			t.Fatalf("%d bytes in use at rest", b.Used())
 		}
-		if err := b.Post(1, 1); !errors.Is(err, box.ErrClosed) {
+		if err := b.Post(1, 1); !errors.Is(err, mailbox.ErrClosed) {
 			t.Fatalf("post after close: %v", err)
 		}
 	})
 }
 
 func TestManyPosters(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		var got [8][]int
-		b := newBox(crew, 1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
+		b := newBox(workers, 1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
 		var wg sync.WaitGroup
 		for p := range len(got) {
 			wg.Go(func() {
@@ -81,14 +81,14 @@ func TestManyPosters(t *testing.T) {
 }
 
 func TestBound(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		gate := make(chan struct{})
-		b := newBox(crew, 1000, func(int) { <-gate })
+		b := newBox(workers, 1000, func(int) { <-gate })
 		if err := b.Post(0, 5000); err != nil {
-			t.Fatalf("an item of any size fits in an empty box: %v", err)
+			t.Fatalf("an item of any size fits in an empty mailbox: %v", err)
 		}
-		if err := b.Post(1, 1); !errors.Is(err, box.ErrFull) {
-			t.Fatalf("post into a full box: %v", err)
+		if err := b.Post(1, 1); !errors.Is(err, mailbox.ErrFull) {
+			t.Fatalf("post into a full mailbox: %v", err)
 		}
 		gate <- struct{}{}
 		for b.Used() > 0 { // the runner counts the item out just after the function has returned
@@ -99,7 +99,7 @@ func TestBound(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := b.Post(1, 300); !errors.Is(err, box.ErrFull) {
+		if err := b.Post(1, 300); !errors.Is(err, mailbox.ErrFull) {
 			t.Fatalf("post over the bound: %v", err)
 		}
 		close(gate)
@@ -118,7 +118,7 @@ func TestPostWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := b.PostWait(2, 100, 5*time.Second); !errors.Is(err, box.ErrFull) || time.Since(start) != 5*time.Second {
+		if err := b.PostWait(2, 100, 5*time.Second); !errors.Is(err, mailbox.ErrFull) || time.Since(start) != 5*time.Second {
 			t.Fatalf("no room: %v after %v", err, time.Since(start))
 		}
 		go func() { time.Sleep(time.Second); gate <- struct{}{} }()
@@ -133,7 +133,7 @@ func TestPostWait(t *testing.T) {
 		go func() { done <- b.PostWait(4, 100, time.Hour) }()
 		synctest.Wait()
 		b.Close(true)
-		if err := <-done; !errors.Is(err, box.ErrClosed) {
+		if err := <-done; !errors.Is(err, mailbox.ErrClosed) {
 			t.Fatalf("closed while it waited: %v", err)
 		}
 		gate <- struct{}{}
@@ -144,22 +144,22 @@ func TestPostWait(t *testing.T) {
 }
 
 func TestCloseDropsOrKeeps(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		for _, test := range []struct {
 			name  string
-			close func(b *box.Box[int])
+			close func(b *mailbox.Mailbox[int])
 			want  []int
 		}{
-			{"keep", func(b *box.Box[int]) { b.Close(true, 99) }, []int{0, 1, 2, 3, 99}},
-			{"drop", func(b *box.Box[int]) { b.Close(false, 99) }, []int{0, 99}},
-			{"keep, then drop", func(b *box.Box[int]) { b.Close(true, 99); b.Close(false, 100) }, []int{0, 99}},
-			{"without last", func(b *box.Box[int]) { b.Close(false) }, []int{0}},
+			{"keep", func(b *mailbox.Mailbox[int]) { b.Close(true, 99) }, []int{0, 1, 2, 3, 99}},
+			{"drop", func(b *mailbox.Mailbox[int]) { b.Close(false, 99) }, []int{0, 99}},
+			{"keep, then drop", func(b *mailbox.Mailbox[int]) { b.Close(true, 99); b.Close(false, 100) }, []int{0, 99}},
+			{"without last", func(b *mailbox.Mailbox[int]) { b.Close(false) }, []int{0}},
 		} {
 			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
 				var got []int
 				gate := make(chan struct{})
-				b := newBox(crew, 1<<20, func(i int) { <-gate; got = append(got, i) })
+				b := newBox(workers, 1<<20, func(i int) { <-gate; got = append(got, i) })
 				for i := range 4 {
 					if err := b.Post(i, 1); err != nil {
 						t.Fatal(err)
@@ -180,9 +180,9 @@ func TestCloseDropsOrKeeps(t *testing.T) {
 }
 
 func TestCloseIdleRunsLast(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		got := 0
-		b := newBox(crew, 1, func(i int) { got = i })
+		b := newBox(workers, 1, func(i int) { got = i })
 		b.Close(false, 7)
 		b.Wait()
 		if got != 7 {
@@ -193,9 +193,9 @@ func TestCloseIdleRunsLast(t *testing.T) {
 }
 
 func TestSurvivesGoexit(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		var got []int
-		b := newBox(crew, 1<<20, func(i int) {
+		b := newBox(workers, 1<<20, func(i int) {
 			got = append(got, i)
 			if i%2 == 0 {
 				runtime.Goexit()

@@ -1,5 +1,5 @@
-// Package box is a byte-bounded queue that works its items off in order, on a goroutine that it has only while there is work.
-package box
+// Package mailbox is a byte-bounded queue that works its items off in order, on a goroutine that it has only while there is work.
+package mailbox
 
 import (
 	"errors"
@@ -18,14 +18,14 @@ var (
 // overhead is what an item costs besides the bytes that its sender counts, so that empty items are bounded as well.
 const overhead = 64
 
-// Box runs a function on the items posted to it: in order, one at a time, never on the poster's goroutine. An idle Box has no
-// goroutine and no buffer. Its methods may be called from any goroutine, also from its own function (but for Wait). The zero Box
+// Mailbox runs a function on the items posted to it: in order, one at a time, never on the poster's goroutine. An idle Mailbox has no
+// goroutine and no buffer. Its methods may be called from any goroutine, also from its own function (but for Wait). The zero Mailbox
 // is not usable: call Init.
-type Box[T any] struct {
+type Mailbox[T any] struct {
 	mu      sync.Mutex
 	run     func(T)
-	crew    *Crew // nil: a goroutine of its own
-	queue   line[entry[T]]
+	workers *Workers // nil: a goroutine of its own
+	queue   fifo[entry[T]]
 	used    int // bytes of what is queued and of what is running
 	max     int
 	running bool
@@ -34,7 +34,7 @@ type Box[T any] struct {
 	held    bool          // the running item called Hold
 	parked  bool          // the item at the head was held: nothing runs until Resume or Close
 	resumed bool          // Resume was called while the current item ran
-	changed chan struct{} // closed when an item was done or the box came to rest; made by those who wait
+	changed chan struct{} // closed when an item was done or the mailbox came to rest; made by those who wait
 }
 
 type entry[T any] struct {
@@ -43,25 +43,25 @@ type entry[T any] struct {
 }
 
 // Init makes b ready. Run must not panic, but it may end its goroutine by runtime.Goexit: the rest is worked off on another one. Max is in
-// bytes; an item of any size fits in an empty box.
-func (b *Box[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
+// bytes; an item of any size fits in an empty mailbox.
+func (b *Mailbox[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
 
-// InitCrew is Init for a box that shares the crew's goroutines.
-func (b *Box[T]) InitCrew(crew *Crew, max int, run func(T)) {
-	b.crew = crew
+// InitShared is Init for a mailbox that shares the workers's goroutines.
+func (b *Mailbox[T]) InitShared(workers *Workers, max int, run func(T)) {
+	b.workers = workers
 	b.Init(max, run)
 }
 
 // Post queues v, which counts as size bytes. It never blocks.
-func (b *Box[T]) Post(v T, size int) error {
+func (b *Mailbox[T]) Post(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.post(v, size+overhead, b.max)
 }
 
-// PostOwn is Post for an item that the box's own function makes: it has room up to ownFactor times the bound. Otherwise those who post
-// with PostWait, and keep the box full, would leave no room for it.
-func (b *Box[T]) PostOwn(v T, size int) error {
+// PostOwn is Post for an item that the mailbox's own function makes: it has room up to ownFactor times the bound. Otherwise those who post
+// with PostWait, and keep the mailbox full, would leave no room for it.
+func (b *Mailbox[T]) PostOwn(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.post(v, size+overhead, ownFactor*b.max)
@@ -69,7 +69,7 @@ func (b *Box[T]) PostOwn(v T, size int) error {
 
 const ownFactor = 4
 
-func (b *Box[T]) post(v T, size, max int) error {
+func (b *Mailbox[T]) post(v T, size, max int) error {
 	if b.closed {
 		return ErrClosed
 	}
@@ -81,7 +81,7 @@ func (b *Box[T]) post(v T, size, max int) error {
 }
 
 // put queues v and sees to it that somebody works it off. The caller holds mu.
-func (b *Box[T]) put(v T, size int) {
+func (b *Mailbox[T]) put(v T, size int) {
 	b.used += size
 	b.queue.push(entry[T]{v, size})
 	if !b.running && !b.parked {
@@ -90,26 +90,26 @@ func (b *Box[T]) put(v T, size int) {
 	}
 }
 
-// Hold is called by the box's function to refuse the item that it was given for now: after the function has returned, the item goes
-// back to the head of the queue, and the box rests, without a goroutine, until Resume or Close. If Resume was called since the
-// function was given the item, it gets the item again at once. Hold reports false, and does nothing, if the box is closed.
-func (b *Box[T]) Hold() bool {
+// Hold is called by the mailbox's function to refuse the item that it was given for now: after the function has returned, the item goes
+// back to the head of the queue, and the mailbox rests, without a goroutine, until Resume or Close. If Resume was called since the
+// function was given the item, it gets the item again at once. Hold reports false, and does nothing, if the mailbox is closed.
+func (b *Mailbox[T]) Hold() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.held = !b.closed
 	return b.held
 }
 
-// Resume ends the rest that Hold began. It does nothing to a box that is not held.
-func (b *Box[T]) Resume() {
+// Resume ends the rest that Hold began. It does nothing to a mailbox that is not held.
+func (b *Mailbox[T]) Resume() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.resumed = b.running
 	b.unpark()
 }
 
-// unpark lets a parked box run again. The caller holds mu.
-func (b *Box[T]) unpark() {
+// unpark lets a parked mailbox run again. The caller holds mu.
+func (b *Mailbox[T]) unpark() {
 	if !b.parked {
 		return
 	}
@@ -121,16 +121,16 @@ func (b *Box[T]) unpark() {
 	}
 }
 
-func (b *Box[T]) start() {
-	if b.crew != nil {
-		b.crew.add(b)
+func (b *Mailbox[T]) start() {
+	if b.workers != nil {
+		b.workers.add(b)
 	} else {
 		go b.work()
 	}
 }
 
-// PostWait is Post, but waits up to d for room. The time during which the box is held does not count.
-func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
+// PostWait is Post, but waits up to d for room. The time during which the mailbox is held does not count.
+func (b *Mailbox[T]) PostWait(v T, size int, d time.Duration) error {
 	size += overhead
 	b.mu.Lock()
 	err := b.post(v, size, b.max)
@@ -165,7 +165,7 @@ func (b *Box[T]) PostWait(v T, size int, d time.Duration) error {
 
 // Close refuses further items. With keep, what is queued is still worked off; otherwise it is dropped. Last, if given, is run after
 // that whatever the bound. Of several calls the first one's last counts, and it is never dropped.
-func (b *Box[T]) Close(keep bool, last ...T) {
+func (b *Mailbox[T]) Close(keep bool, last ...T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !keep {
@@ -182,7 +182,7 @@ func (b *Box[T]) Close(keep bool, last ...T) {
 }
 
 // drop forgets what is queued, but for an earlier Close's last.
-func (b *Box[T]) drop() {
+func (b *Mailbox[T]) drop() {
 	q := &b.queue
 	n := q.head
 	if b.begun {
@@ -200,17 +200,17 @@ func (b *Box[T]) drop() {
 	q.all = q.all[:n]
 }
 
-// Wait returns once the box is closed and at rest. It must not be called from the box's own function.
-func (b *Box[T]) Wait() { b.wait(nil) }
+// Wait returns once the mailbox is closed and at rest. It must not be called from the mailbox's own function.
+func (b *Mailbox[T]) Wait() { b.wait(nil) }
 
-// WaitFor is Wait for at most d. It reports whether the box came to rest.
-func (b *Box[T]) WaitFor(d time.Duration) bool {
+// WaitFor is Wait for at most d. It reports whether the mailbox came to rest.
+func (b *Mailbox[T]) WaitFor(d time.Duration) bool {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
 	return b.wait(timeout.C)
 }
 
-func (b *Box[T]) wait(timeout <-chan time.Time) bool {
+func (b *Mailbox[T]) wait(timeout <-chan time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for !b.closed || b.running {
@@ -228,31 +228,31 @@ func (b *Box[T]) wait(timeout <-chan time.Time) bool {
 }
 
 // Used is the bytes of what is queued and running.
-func (b *Box[T]) Used() int {
+func (b *Mailbox[T]) Used() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.used
 }
 
-func (b *Box[T]) watch() <-chan struct{} {
+func (b *Mailbox[T]) watch() <-chan struct{} {
 	if b.changed == nil {
 		b.changed = make(chan struct{})
 	}
 	return b.changed
 }
 
-func (b *Box[T]) wake() {
+func (b *Mailbox[T]) wake() {
 	if b.changed != nil {
 		close(b.changed)
 		b.changed = nil
 	}
 }
 
-// turn is how many items a box may run before others have their turn, if its queue never empties. The scheduler alone would let it go on for 10 ms.
+// turn is how many items a mailbox may run before others have their turn, if its queue never empties. The scheduler alone would let it go on for 10 ms.
 const turn = 16
 
 // work works the queue off.
-func (b *Box[T]) work() {
+func (b *Mailbox[T]) work() {
 	exited := true
 	size := 0
 	defer func() {
@@ -279,8 +279,8 @@ func (b *Box[T]) work() {
 	exited = false
 }
 
-// next counts out the item that was done, unless it was held, and takes the one to run now. Without one the box is at rest.
-func (b *Box[T]) next(last T, done int) (v T, size int, ok bool) {
+// next counts out the item that was done, unless it was held, and takes the one to run now. Without one the mailbox is at rest.
+func (b *Mailbox[T]) next(last T, done int) (v T, size int, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.held {
@@ -298,7 +298,7 @@ func (b *Box[T]) next(last T, done int) (v T, size int, ok bool) {
 	b.begun = false
 	b.wake()
 	if b.queue.empty() {
-		b.queue = line[entry[T]]{}
+		b.queue = fifo[entry[T]]{}
 		b.running = false
 		return v, 0, false
 	}

@@ -1,17 +1,17 @@
-package box
+package mailbox
 
 // line is a queue whose array does not grow with what went through it, also if it never empties.
-type line[T any] struct {
+type fifo[T any] struct {
 	all  []T
 	head int // what is before it was taken
 }
 
-func (l *line[T]) push(v T) { l.all = append(l.all, v) }
+func (l *fifo[T]) push(v T) { l.all = append(l.all, v) }
 
-func (l *line[T]) empty() bool { return l.head == len(l.all) }
+func (l *fifo[T]) empty() bool { return l.head == len(l.all) }
 
 // unpop puts back at the front what pop took.
-func (l *line[T]) unpop(v T) {
+func (l *fifo[T]) unpop(v T) {
 	if l.head == 0 {
 		var none T
 		l.all = append(l.all, none)
@@ -24,7 +24,7 @@ func (l *line[T]) unpop(v T) {
 }
 
 // pop takes what has waited longest. The line must not be empty.
-func (l *line[T]) pop() T {
+func (l *fifo[T]) pop() T {
 	var none T
 	v := l.all[l.head]
 	l.all[l.head] = none

@@ -1,4 +1,4 @@
-package box_test
+package mailbox_test
 
 import (
 	"errors"
@@ -7,19 +7,19 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 )
 
-// gated is a box whose function holds every item while the gate is shut.
+// gated is a mailbox whose function holds every item while the gate is shut.
 type gated struct {
-	*box.Box[int]
-	shut bool // changed while the box rests only
+	*mailbox.Mailbox[int]
+	shut bool // changed while the mailbox rests only
 	got  []int
 }
 
-func newGated(crew *box.Crew, max int) *gated {
+func newGated(workers *mailbox.Workers, max int) *gated {
 	g := &gated{shut: true}
-	g.Box = newBox(crew, max, func(i int) {
+	g.Mailbox = newBox(workers, max, func(i int) {
 		if g.shut && g.Hold() {
 			return
 		}
@@ -33,7 +33,7 @@ func (g *gated) open() {
 	g.Resume()
 }
 
-func post(t *testing.T, b *box.Box[int], from, to int) {
+func post(t *testing.T, b *mailbox.Mailbox[int], from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
 		if err := b.Post(i, 10); err != nil {
@@ -43,19 +43,19 @@ func post(t *testing.T, b *box.Box[int], from, to int) {
 }
 
 func TestHeldItemComesBackFirst(t *testing.T) {
-	each(t, func(t *testing.T, crew *box.Crew) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		synctest.Test(t, func(t *testing.T) {
-			crew := crew
-			if crew != nil {
-				crew = new(box.Crew) // of this bubble
+			workers := workers
+			if workers != nil {
+				workers = new(mailbox.Workers) // of this bubble
 			}
-			g := newGated(crew, 1<<20)
-			post(t, g.Box, 0, 1)
+			g := newGated(workers, 1<<20)
+			post(t, g.Mailbox, 0, 1)
 			synctest.Wait()
-			post(t, g.Box, 1, 100)
+			post(t, g.Mailbox, 1, 100)
 			synctest.Wait()
-			if crew != nil {
-				crew.Wait() // a held box keeps no goroutine
+			if workers != nil {
+				workers.Wait() // a held mailbox keeps no goroutine
 			}
 			if len(g.got) != 0 || g.Used() != 100*(10+64) {
 				t.Fatalf("held: ran %v, %d bytes in use", g.got, g.Used())
@@ -67,12 +67,12 @@ func TestHeldItemComesBackFirst(t *testing.T) {
 			}
 			g.Resume() // nothing is held
 			g.shut = true
-			post(t, g.Box, 100, 103)
+			post(t, g.Mailbox, 100, 103)
 			synctest.Wait()
 			if len(g.got) != 100 {
 				t.Fatal("an earlier Resume counted for an item that came later")
 			}
-			g.Box.Close(true, 103)
+			g.Mailbox.Close(true, 103)
 			g.Wait()
 			if len(g.got) != 104 || !slices.IsSorted(g.got) || g.Hold() {
 				t.Fatalf("closed: ran %v", g.got[100:])
@@ -85,9 +85,9 @@ func TestCloseDropsWhatIsHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newGated(nil, 1<<20)
-		post(t, g.Box, 0, 5)
+		post(t, g.Mailbox, 0, 5)
 		synctest.Wait()
-		g.Box.Close(false, 9)
+		g.Mailbox.Close(false, 9)
 		g.Wait()
 		if !slices.Equal(g.got, []int{9}) || g.Used() != 0 {
 			t.Fatalf("ran %v, %d bytes in use", g.got, g.Used())
@@ -101,7 +101,7 @@ func TestResumeWhileTheItemRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got []int
 		asked := 0
-		var b *box.Box[int]
+		var b *mailbox.Mailbox[int]
 		b = newBox(nil, 1<<20, func(i int) {
 			if asked++; asked == 1 {
 				b.Hold()
@@ -120,12 +120,12 @@ func TestResumeWhileTheItemRuns(t *testing.T) {
 	})
 }
 
-// The time for which a box is held does not count for those who wait for room.
+// The time for which a mailbox is held does not count for those who wait for room.
 func TestPostWaitWhileHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		var b *box.Box[int]
+		var b *mailbox.Mailbox[int]
 		held := true
 		b = newBox(nil, 100, func(int) {
 			if held && b.Hold() {
@@ -148,8 +148,8 @@ func TestPostWaitWhileHeld(t *testing.T) {
 		b.Resume()
 		start := time.Now()
 		err, took := <-done, time.Since(start)
-		if !errors.Is(err, box.ErrFull) || took > 2*time.Second || took < time.Second {
-			t.Fatalf("%v, %v after the box went on", err, took)
+		if !errors.Is(err, mailbox.ErrFull) || took > 2*time.Second || took < time.Second {
+			t.Fatalf("%v, %v after the mailbox went on", err, took)
 		}
 		close(gate)
 		b.Close(true)

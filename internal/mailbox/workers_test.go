@@ -1,4 +1,4 @@
-package box_test
+package mailbox_test
 
 import (
 	"math/rand/v2"
@@ -9,49 +9,49 @@ import (
 	"testing"
 	"testing/synctest"
 
-	"bennu.example/internal/box"
+	"bennu.example/internal/mailbox"
 )
 
-// A box whose function blocks holds up no other, however many block.
+// A mailbox whose function blocks holds up no other, however many block.
 func TestCrewBlocked(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var crew box.Crew
+		var workers mailbox.Workers
 		gate := make(chan struct{})
-		var blocked [10]*box.Box[int]
+		var blocked [10]*mailbox.Mailbox[int]
 		for i := range blocked {
-			blocked[i] = newBox(&crew, 100, func(int) { <-gate })
+			blocked[i] = newBox(&workers, 100, func(int) { <-gate })
 			if err := blocked[i].Post(1, 1); err != nil {
 				t.Fatal(err)
 			}
 			ran := false
-			free := newBox(&crew, 100, func(int) { ran = true })
+			free := newBox(&workers, 100, func(int) { ran = true })
 			if err := free.Post(1, 1); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
 			if !ran {
-				t.Fatalf("with %d boxes blocked, another one was not run", i+1)
+				t.Fatalf("with %d mailboxes blocked, another one was not run", i+1)
 			}
 		}
 		close(gate)
-		crew.Wait()
+		workers.Wait()
 		for _, b := range blocked {
 			if b.Used() != 0 {
-				t.Error("a blocked box did not go on")
+				t.Error("a blocked mailbox did not go on")
 			}
 		}
 	})
 }
 
-// A box that never empties lets others go first now and then, on a single processor too.
+// A mailbox that never empties lets others go first now and then, on a single processor too.
 func TestTurns(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	for name, crew := range map[string]*box.Crew{"alone": nil, "crew": new(box.Crew)} {
+	for name, workers := range map[string]*mailbox.Workers{"alone": nil, "workers": new(mailbox.Workers)} {
 		var ran atomic.Int64
 		var over atomic.Bool
-		var busy *box.Box[int]
-		busy = newBox(crew, 1<<20, func(int) {
+		var busy *mailbox.Mailbox[int]
+		busy = newBox(workers, 1<<20, func(int) {
 			ran.Add(1)
 			if !over.Load() {
 				if err := busy.Post(1, 1); err != nil {
@@ -60,33 +60,33 @@ func TestTurns(t *testing.T) {
 			}
 		})
 		turn := make(chan int64)
-		other := newBox(crew, 1<<20, func(int) { turn <- ran.Load() })
-		for _, b := range []*box.Box[int]{busy, other} {
+		other := newBox(workers, 1<<20, func(int) { turn <- ran.Load() })
+		for _, b := range []*mailbox.Mailbox[int]{busy, other} {
 			if err := b.Post(1, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if n := <-turn; n > 1000 {
-			t.Errorf("%s: another box had its turn after %d items", name, n)
+			t.Errorf("%s: another mailbox had its turn after %d items", name, n)
 		}
 		over.Store(true)
-		for _, b := range []*box.Box[int]{busy, other} {
+		for _, b := range []*mailbox.Mailbox[int]{busy, other} {
 			b.Close(true)
 			b.Wait()
 		}
 	}
 }
 
-// A crew for which somebody always waits needs no more memory the longer that lasts.
+// A workers for which somebody always waits needs no more memory the longer that lasts.
 func TestCrewNeverIdle(t *testing.T) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // with few goroutines, most boxes wait
-	const boxes, runs = 1000, 200_000
-	var crew box.Crew
-	var all [boxes]*box.Box[int] // in pairs, of which the one that was run gives the other work
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // with few goroutines, most mailboxes wait
+	const mailboxes, runs = 1000, 200_000
+	var workers mailbox.Workers
+	var all [mailboxes]*mailbox.Mailbox[int] // in pairs, of which the one that was run gives the other work
 	var ran, room atomic.Int64
 	for i := range all {
-		all[i] = newBox(&crew, 1<<20, func(int) {
-			room.Store(max(room.Load(), int64(box.CrewRoom(&crew))))
+		all[i] = newBox(&workers, 1<<20, func(int) {
+			room.Store(max(room.Load(), int64(mailbox.WorkersQueueCap(&workers))))
 			if ran.Add(1) < runs {
 				if err := all[i^1].Post(1, 1); err != nil {
 					t.Error(err)
@@ -94,26 +94,26 @@ func TestCrewNeverIdle(t *testing.T) {
 			}
 		})
 	}
-	for i := 0; i < boxes; i += 2 {
+	for i := 0; i < mailboxes; i += 2 {
 		if err := all[i].Post(1, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	crew.Wait()
-	if n := room.Load(); n > 8*boxes {
-		t.Errorf("of %d boxes, there was room for %d to wait", boxes, n)
+	workers.Wait()
+	if n := room.Load(); n > 8*mailboxes {
+		t.Errorf("of %d mailboxes, there was room for %d to wait", mailboxes, n)
 	}
 }
 
-// Whatever boxes do and whenever they are given work: all of it is done, in order, and nobody stays.
+// Whatever mailboxes do and whenever they are given work: all of it is done, in order, and nobody stays.
 func TestCrewRandom(t *testing.T) {
 	t.Parallel()
-	const boxes, posters, items = 20, 4, 300
-	var crew box.Crew
-	var all [boxes]*box.Box[[2]int]
-	var got [boxes][posters][]int // unguarded on purpose: the race detector finds a second runner
+	const mailboxes, posters, items = 20, 4, 300
+	var workers mailbox.Workers
+	var all [mailboxes]*mailbox.Mailbox[[2]int]
+	var got [mailboxes][posters][]int // unguarded on purpose: the race detector finds a second runner
 	for i := range all {
-		all[i] = newBox(&crew, 1<<20, func(v [2]int) {
+		all[i] = newBox(&workers, 1<<20, func(v [2]int) {
 			got[i][v[0]] = append(got[i][v[0]], v[1])
 			switch rand.IntN(20) {
 			case 0:
@@ -139,11 +139,11 @@ func TestCrewRandom(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	crew.Wait()
+	workers.Wait()
 	for i := range all {
 		for p, ns := range got[i] {
 			if len(ns) != items || !slices.IsSorted(ns) {
-				t.Errorf("box %d, poster %d: %d items, sorted %v", i, p, len(ns), slices.IsSorted(ns))
+				t.Errorf("mailbox %d, poster %d: %d items, sorted %v", i, p, len(ns), slices.IsSorted(ns))
 			}
 		}
 	}
@@ -161,17 +161,17 @@ func work(depth int) byte {
 	return frame[depth/2]
 }
 
-// Many boxes get an item each from many readers, as a server's channels do.
+// Many mailboxes get an item each from many readers, as a server's channels do.
 func BenchmarkManyBoxes(b *testing.B) {
-	for name, crew := range map[string]*box.Crew{"alone": nil, "crew": new(box.Crew)} {
+	for name, workers := range map[string]*mailbox.Workers{"alone": nil, "workers": new(mailbox.Workers)} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
-			const boxes = 100
+			const mailboxes = 100
 			var wg sync.WaitGroup
-			readers := make([]chan struct{}, boxes)
+			readers := make([]chan struct{}, mailboxes)
 			for i := range readers {
 				readers[i] = make(chan struct{}, 1)
-				x := newBox(crew, 1<<20, func(int) { work(20); wg.Done() })
+				x := newBox(workers, 1<<20, func(int) { work(20); wg.Done() })
 				go func() {
 					for range readers[i] {
 						if x.Post(1, 1) != nil {
@@ -181,13 +181,13 @@ func BenchmarkManyBoxes(b *testing.B) {
 				}()
 			}
 			for b.Loop() {
-				wg.Add(boxes)
+				wg.Add(mailboxes)
 				for _, r := range readers {
 					r <- struct{}{}
 				}
 				wg.Wait()
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/boxes, "ns/item")
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/mailboxes, "ns/item")
 			for _, r := range readers {
 				close(r)
 			}
