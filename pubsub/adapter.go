@@ -13,7 +13,7 @@ import (
 // that everything arrived (the connection was lost, a queue overflowed), it says so by Inbox.Gap.
 //
 // A topic may be any string. An adapter only compares it: Inbox.Deliver must get the topic of a Broadcast as Publish
-// got it. The topics that begin with a zero byte are made by PubSub, for [Control] among others.
+// got it. The topics that begin with a zero byte are made by PubSub itself, for messages between nodes.
 type Adapter interface {
 	// Node is this node's name, unique in the cluster and other after each start.
 	Node() string

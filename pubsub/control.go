@@ -5,13 +5,13 @@ import (
 	"strings"
 )
 
-// Control is a second set of topics, for messages between the nodes' own code. A client cannot reach it: no topic of
-// a channel, route or broadcast names a control topic, even one of the same text. Presence, long polling across nodes
-// and socket.Handler.Disconnect use it. Programs may use it for messages such as "drop this key from your caches".
+// control is a second set of topics, for messages that the nodes of a cluster send each other. Clients
+// cannot reach it: no topic of a channel, route or broadcast names a control topic, even if the text is
+// the same. The type is not exported because only this module uses it.
 //
-// Subscribers of a control topic are called as those of a topic are, and Broadcast.Topic is the name as it was given
-// here. Names that begin with "bennu:" belong to this module.
-type Control struct{ ps *PubSub }
+// Subscribers of a control topic are called like those of a topic, and Broadcast.Topic is the name that
+// was given here. All names begin with "bennu:".
+type control struct{ ps *PubSub }
 
 const (
 	// eventDisconnect is the event by which server code closes the sockets of an id.
@@ -61,29 +61,30 @@ func (b *Broadcast) addressed(key string) *Broadcast {
 	return &Broadcast{Topic: key, Event: b.Event, Payload: b.Payload}
 }
 
-// Control returns the control topics of the cluster.
-func (p *PubSub) Control() Control { return Control{p} }
+// Control returns the control topics. It is for packages of this module; it is not covered by the
+// compatibility promise.
+func (p *PubSub) Control() control { return control{p} }
 
 // Subscribe adds a subscriber to a control topic until the subscription is cancelled.
-func (c Control) Subscribe(name string, s Subscriber) *Subscription {
+func (c control) Subscribe(name string, s Subscriber) *Subscription {
 	return c.ps.subscribe(controlPrefix+name, s)
 }
 
 // Subscribers is how many subscriptions this node has for a control topic.
-func (c Control) Subscribers(name string) int { return c.ps.subscribers(controlPrefix + name) }
+func (c control) Subscribers(name string) int { return c.ps.subscribers(controlPrefix + name) }
 
 // Broadcast sends an event to all subscribers of a control topic on all nodes. Its payload and its errors are those
 // of PubSub.Broadcast.
-func (c Control) Broadcast(ctx context.Context, name, event string, payload any) error {
+func (c control) Broadcast(ctx context.Context, name, event string, payload any) error {
 	return c.ps.broadcast(ctx, nil, controlAddress(name), event, payload)
 }
 
 // BroadcastFrom is Broadcast to all but the subscriber from, as PubSub.BroadcastFrom is.
-func (c Control) BroadcastFrom(ctx context.Context, from Subscriber, name, event string, payload any) error {
+func (c control) BroadcastFrom(ctx context.Context, from Subscriber, name, event string, payload any) error {
 	return c.ps.broadcast(ctx, from, controlAddress(name), event, payload)
 }
 
 // SendTo sends an event to a control topic's subscribers on one node only, as PubSub.SendTo does.
-func (c Control) SendTo(ctx context.Context, node, name, event string, payload any) error {
+func (c control) SendTo(ctx context.Context, node, name, event string, payload any) error {
 	return c.ps.sendTo(ctx, node, controlAddress(name), event, payload)
 }

@@ -6,12 +6,6 @@
 //	ps := pubsub.New(adapter)
 //	go ps.Run(ctx) // what others broadcast comes in, until ctx ends
 //
-// # Control topics
-//
-// Clients choose topics, as far as a handler's routes let them. Messages between the nodes' own code go over [Control],
-// a second set of topics that clients cannot name. Presence, long polling across nodes and socket.Handler.Disconnect
-// use it.
-//
 // # Ordering and concurrency
 //
 // A broadcast is delivered to this node's subscribers before Broadcast returns, and then handed to the [Adapter], which takes it to

@@ -208,33 +208,3 @@ func ExampleBroadcast_Frame() {
 	fmt.Println(string(f.Data), f == again, err)
 	// Output: [null,null,"room:lobby","moved",{"x":3}] true <nil>
 }
-
-// cache drops what another node says has changed.
-type cache struct{ dropped chan string }
-
-func (c cache) Deliver(b *pubsub.Broadcast) error {
-	var key string
-	if err := b.Payload.Decode(&key); err != nil {
-		return err
-	}
-	c.dropped <- key // has room: Deliver must not block
-	return nil
-}
-
-// Control topics are for what the server's nodes tell each other. No client can read or send there, whatever routes
-// there are: the topic "caches" is something else.
-func ExampleControl() {
-	ps := pubsub.New(nil)
-	c := cache{make(chan string, 10)}
-	sub := ps.Control().Subscribe("caches", c)
-	defer sub.Cancel()
-
-	ctx := context.Background()
-	fmt.Println(ps.Broadcast(ctx, "caches", "drop", "everything")) // as a channel on that topic might
-	fmt.Println(ps.Control().Broadcast(ctx, "caches", "drop", "user:7"))
-	fmt.Println(<-c.dropped)
-	// Output:
-	// <nil>
-	// <nil>
-	// user:7
-}
