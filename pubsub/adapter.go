@@ -18,8 +18,9 @@ type Adapter interface {
 	// Node is this node's name, unique in the cluster and other after each start.
 	Node() string
 
-	// Run connects and delivers what other nodes publish until ctx ends, reconnecting by itself. It never delivers what this node
-	// published. It is called once, and returns when nothing of it is left: ctx's error, or an error that trying again cannot help.
+	// Run connects to the engine, reconnects when the connection is lost, and delivers what other nodes
+	// publish, but never what this node published. When ctx ends, Run returns nil, after everything
+	// that it started has ended. An error means that retrying cannot help. Run is called at most once.
 	Run(ctx context.Context, in Inbox) error
 
 	// Publish queues b for one node, or for all others that subscribed to its topic if node is "". An error says that it will not arrive: the

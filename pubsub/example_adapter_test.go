@@ -44,7 +44,7 @@ func (s *spoke) Run(ctx context.Context, in pubsub.Inbox) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case data := <-s.queue:
 			b, err := pubsub.ParseBroadcast(data)
 			if err != nil {

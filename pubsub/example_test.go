@@ -2,7 +2,6 @@ package pubsub_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"bennu.example/pubsub"
@@ -102,12 +101,12 @@ func ExampleNew() {
 
 	stop() // when the sockets are shut down
 	for range 2 {
-		fmt.Println(errors.Is(<-done, context.Canceled))
+		fmt.Println(<-done)
 	}
 	// Output:
 	// new_msg
-	// true
-	// true
+	// <nil>
+	// <nil>
 }
 
 // LocalBroadcast is for what each node says to its own clients, such as that it is going down.

@@ -270,8 +270,9 @@ func (p *PubSub) Health() Health {
 	return p.adapter.Health()
 }
 
-// Run brings in what other nodes broadcast, and sends what this one does, until ctx ends. A broadcast before it has begun reaches this node's
-// subscribers only, and returns an error. Run returns the adapter's error, or nil at once without an adapter.
+// Run connects this node to the others until ctx ends, and then returns nil. Any other end is an error of
+// the adapter that retrying cannot cure, such as a second call of Run. Before Run is called, a broadcast
+// reaches only this node's subscribers and returns an error. Without an adapter Run returns nil at once.
 func (p *PubSub) Run(ctx context.Context) error {
 	if p.adapter == nil {
 		return nil

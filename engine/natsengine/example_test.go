@@ -2,7 +2,6 @@ package natsengine_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"runtime"
@@ -69,12 +68,12 @@ func Example() {
 
 	stop() // after the shutdown of the sockets, which has to tell the other nodes
 	for range nodes {
-		fmt.Println(errors.Is(<-done, context.Canceled))
+		fmt.Println(<-done)
 	}
 	// Output:
 	// {"body":"hello"} <nil>
-	// true
-	// true
+	// <nil>
+	// <nil>
 }
 
 // Several servers, credentials, and what an operator should know.

@@ -95,7 +95,10 @@ func (a *Adapter) Run(ctx context.Context, in pubsub.Inbox) error {
 		},
 		Gap: in.Gap,
 	})
-	return fmt.Errorf("natsengine: %w", err)
+	if err != nil {
+		return fmt.Errorf("natsengine: %w", err)
+	}
+	return nil
 }
 
 // Publish is part of pubsub.Adapter.

@@ -3,7 +3,6 @@ package redisengine_test
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"os"
 
@@ -32,7 +31,7 @@ func Example() {
 	}
 
 	stop() // after the shutdown of the sockets, which has to tell the other nodes
-	if err := <-done; !errors.Is(err, context.Canceled) {
+	if err := <-done; err != nil {
 		fmt.Println(err)
 	}
 }

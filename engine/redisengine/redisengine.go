@@ -133,7 +133,10 @@ func (a *Adapter) Run(ctx context.Context, in pubsub.Inbox) error {
 		},
 		Gap: in.Gap,
 	})
-	return fmt.Errorf("redisengine: %w", err)
+	if err != nil {
+		return fmt.Errorf("redisengine: %w", err)
+	}
+	return nil
 }
 
 // Publish is part of pubsub.Adapter.

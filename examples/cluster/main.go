@@ -99,10 +99,7 @@ func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config
 
 	err = room.Serve(ctx, ln, cfg)
 	leave()
-	if lost := <-left; !errors.Is(lost, context.Canceled) {
-		err = errors.Join(err, lost)
-	}
-	return err
+	return errors.Join(err, <-left)
 }
 
 // startNATS starts an embedded NATS server that listens on the loopback interface.

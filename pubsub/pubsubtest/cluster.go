@@ -118,7 +118,7 @@ func (n *Node) Run(ctx context.Context, in pubsub.Inbox) error {
 	n.c.mu.Unlock()
 	n.in.Close(false)
 	n.in.Wait()
-	return ctx.Err()
+	return nil
 }
 
 // Publish is part of pubsub.Adapter.

@@ -2,7 +2,6 @@ package pubsubtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -84,7 +83,7 @@ func Start(t testing.TB, ps *pubsub.PubSub) (stop func()) {
 		cancel()
 		select {
 		case err := <-done:
-			if !errors.Is(err, context.Canceled) {
+			if err != nil {
 				t.Errorf("%s: Run returned %v", ps.Node(), err)
 			}
 		case <-time.After(patience):

@@ -28,7 +28,7 @@ const (
 	maxDelay = 2 * time.Second
 )
 
-// Run connects and delivers until ctx ends. Then it sends what still waits, within a second, and returns ctx's error when nothing is left. It
+// Run connects and delivers until ctx ends. Then it sends what still waits, within a second, and returns nil when nothing is left. It
 // is called once.
 func (r *Relay) Run(ctx context.Context, inbox Inbox) error {
 	r.mu.Lock()
@@ -65,7 +65,7 @@ func (r *Relay) Run(ctx context.Context, inbox Inbox) error {
 	r.state(false, ctx.Err())
 	r.in.Close(false)
 	r.in.Wait()
-	return ctx.Err()
+	return nil
 }
 
 // linger returns a context that ends a while after ctx, or when the function is called, which waits until nothing is left of it.
