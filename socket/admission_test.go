@@ -136,11 +136,12 @@ func TestAdmissionMaxSockets(t *testing.T) {
 	if status, text := s.pollRequest(http.MethodGet, "", "ann", ""); status != http.StatusTooManyRequests {
 		t.Errorf("a third session: %d %s", status, text)
 	}
+	s.wantRetryAfter("ann", http.StatusTooManyRequests)
 	s.mustDialAs("bob")
 	for range 5 { // a client without a key is not bounded
 		s.mustDialAs("")
 	}
-	if stats := s.h.Stats(); stats.TooManySockets != 2 || stats.Sockets != 8 {
+	if stats := s.h.Stats(); stats.TooManySockets != 3 || stats.Sockets != 8 {
 		t.Errorf("%+v", stats)
 	}
 	p.c.CloseNow()

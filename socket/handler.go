@@ -178,11 +178,11 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := h.checkQuery(r); err != nil {
-		refuse(w, err)
+		h.refuse(w, err)
 		return
 	}
 	if !h.allowHandshake() {
-		refuse(w, errTooFast)
+		h.refuse(w, errTooFast)
 		return
 	}
 	if !h.allows(r) {
@@ -197,7 +197,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	open, done, err := h.connect(w, r, "websocket", token)
 	if err != nil {
-		refuse(w, err)
+		h.refuse(w, err)
 		return
 	}
 	defer done()
@@ -212,7 +212,7 @@ func (h *Handler) logHandshake(err error) {
 }
 
 // refuse answers a WebSocket request that is not accepted.
-func refuse(w http.ResponseWriter, err error) {
+func (h *Handler) refuse(w http.ResponseWriter, err error) {
 	var refusal *Refusal
 	var status transport.StatusError
 	switch {
@@ -223,16 +223,23 @@ func refuse(w http.ResponseWriter, err error) {
 		w.WriteHeader(cmp.Or(refusal.Status, http.StatusForbidden))
 		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
 	case errors.As(err, &status):
-		if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-			most := 5 // seconds, at random: clients must not come back together
-			if errors.Is(err, errDraining) {
-				most = 1 // another node may serve it
-			}
-			w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(most)))
-		}
+		h.adviseRetry(w, err)
 		w.WriteHeader(int(status))
 	default:
 		w.WriteHeader(http.StatusForbidden)
+	}
+}
+
+// adviseRetry sets Retry-After if err means that this client, or all of them, must slow down. The value is random, so
+// that clients do not come back together. A handler that shuts down sets none: the client's next attempt reaches
+// another node, so it should not wait longer than its own back-off does.
+func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
+	var status transport.StatusError
+	if !errors.As(err, &status) || h.isDraining() {
+		return
+	}
+	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
+		w.Header().Set("Retry-After", strconv.Itoa(1+rand.IntN(5)))
 	}
 }
 
@@ -254,6 +261,7 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		}
 	}()
 	h.longpoll.Serve(w, r, func() (open func(transport.Conn) transport.Session, err error) {
+		defer func() { h.adviseRetry(w, err) }()
 		if !h.allowHandshake() {
 			return nil, errTooFast
 		}

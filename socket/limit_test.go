@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -56,9 +57,30 @@ func TestHandshakeRate(t *testing.T) {
 	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a third at once: %v", err)
 	}
-	if n := s.h.Stats().TooFast; n != 1 {
+	s.wantRetryAfter("", http.StatusServiceUnavailable)
+	if n := s.h.Stats().TooFast; n != 2 {
 		t.Errorf("counted %d", n)
 	}
+}
+
+// wantRetryAfter checks that a long poll is refused and asked to come back within 1 to 5 s.
+func (s *server) wantRetryAfter(user string, status int) {
+	s.t.Helper()
+	r, err := http.NewRequest(http.MethodGet, s.url+"/socket/longpoll?vsn=2.0.0", http.NoBody)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	r.Header.Set("X-User", user)
+	resp, err := http.DefaultClient.Do(r)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	after, err := strconv.Atoi(resp.Header.Get("Retry-After"))
+	if resp.StatusCode != status || err != nil || after < 1 || after > 5 {
+		s.t.Errorf("a long poll is answered with %d, Retry-After %q", resp.StatusCode, resp.Header.Get("Retry-After"))
+	}
+	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestLengths(t *testing.T) {

@@ -31,9 +31,9 @@ type rolling struct {
 	virtual        bool          // connections and time
 }
 
-// longestAway is how long a client may be without its channel: some attempts may reach the node that is being drained, and
-// each of these costs a second or a little more, because the client follows that node's Retry-After.
-const longestAway = 20 * time.Second
+// longestAway is how long a client may be without its channel. Some attempts may reach the node that is being drained; each
+// of them costs as much as the client's back-off, because that node does not ask the client to wait.
+const longestAway = 10 * time.Second
 
 // rollingNode is one process: a handler, and a server beside it.
 type rollingNode struct {

@@ -245,11 +245,11 @@ func TestShutdown(t *testing.T) { // C85 to C89
 		t.Errorf("%d channels terminated", len(ended))
 	}
 	_, resp, err := s.tryDial("vsn=2.0.0", nil)
-	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
 		t.Errorf("afterwards: %v", err)
 	}
 	resp, err = http.Get(s.url + "/socket/longpoll?vsn=2.0.0")
-	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
 		t.Errorf("by long poll: %v, %v", resp, err)
 	}
 	http.DefaultClient.CloseIdleConnections()

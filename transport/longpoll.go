@@ -73,7 +73,8 @@ func (c LongPollConfig) withDefaults() LongPollConfig {
 }
 
 // StatusError, as the error that refuses a long-poll session or in its tree, is the HTTP status to answer with instead of the protocol's
-// own refusal: 500 if the fault is the server's, 503 if the client should come back later.
+// own refusal: 500 if the fault is the server's, 503 if the client should come back later. Headers, such as Retry-After, are set
+// by whoever refuses.
 type StatusError int
 
 func (e StatusError) Error() string {
@@ -297,14 +298,18 @@ func (s *LongPoll) open(r *http.Request, connect func() (func(Conn) Session, err
 		return nil, err
 	}
 	if !l.alive() {
-		return nil, errBusy // Close was called already: the server is going down
+		return nil, errClosing
 	}
 	return l, nil
 }
 
-const (
-	errPanicked = StatusError(http.StatusInternalServerError)
-	errBusy     = StatusError(http.StatusServiceUnavailable)
+const errPanicked = StatusError(http.StatusInternalServerError)
+
+// errBusy refuses a session beyond MaxSessions. errClosing refuses one that begins after Close: the client's next attempt
+// reaches another server, so it is not asked to wait.
+var (
+	errBusy    = fmt.Errorf("too many sessions: %w", StatusError(http.StatusServiceUnavailable))
+	errClosing = fmt.Errorf("closed: %w", StatusError(http.StatusServiceUnavailable))
 )
 
 // connect calls connect.
@@ -321,12 +326,8 @@ func (s *LongPoll) refuse(w http.ResponseWriter, err error) {
 		respondStatus(w, statusForbidden)
 		return
 	}
-	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
-		after := 1          // another node may serve it
-		if err == errBusy { //nolint:errorlint // others wrap the same status
-			after = int(max(s.cfg.Window, time.Second) / time.Second)
-		}
-		w.Header().Set("Retry-After", strconv.Itoa(after))
+	if errors.Is(err, errBusy) {
+		w.Header().Set("Retry-After", strconv.Itoa(int(max(s.cfg.Window, time.Second)/time.Second)))
 	}
 	respond(w, int(status), nil)
 }
