@@ -217,22 +217,21 @@ func (c *Client) evaluate(attempt uint64) {
 		return
 	}
 	c.stopParams()
+	t := &clientParams{c: c, attempt: attempt, payload: c.fixed, err: c.fixedErr}
 	if c.params == nil {
-		t := &clientParams{c: c, attempt: attempt, payload: c.fixed, err: c.fixedErr}
-		c.noParams = c.up.Go(func(context.Context) loop.Task { return t })
+		c.noParams = c.up.Go(func(context.Context) {}, t)
 		return
 	}
-	c.noParams = c.up.Go(func(ctx context.Context) loop.Task {
-		t := &clientParams{c: c, attempt: attempt}
+	t.err = fmt.Errorf("params: %w", link.ErrExited) // unless it returns
+	c.noParams = c.up.Go(func(ctx context.Context) {
 		v, err := c.params(ctx)
 		if err == nil {
 			t.payload, err = serializer.Value(v).Encoded()
 		}
-		if err != nil {
+		if t.err = err; err != nil {
 			t.err = fmt.Errorf("params: %w", err)
 		}
-		return t
-	})
+	}, t)
 }
 
 func (c *Client) stopParams() {

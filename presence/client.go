@@ -22,7 +22,8 @@ const maxPending = 4 << 20
 // for ever if the server pushes no state.
 //
 // Its methods may be called from any goroutine, its callbacks among them. The callbacks run as the channel's do: one at a time, in
-// order. Those of one diff or state run when the list has changed already, joins first, then leaves, then OnSync.
+// order. Those of one diff or state run when the list has changed already, joins first, then leaves, then OnSync. A callback that
+// panics ends the program.
 type Client struct {
 	log    zerolog.Logger
 	room   *channel.Client // nil in some tests

@@ -83,7 +83,8 @@ func (p *Push) Wait(ctx context.Context) (serializer.Payload, error) {
 
 // Receive has f called with the payload of a reply of the given status, or of [StatusTimeout] or [StatusFailed]. If that is how the push was
 // answered already, f is called at once. Calls are made on the channel's callback queue, like those of all its callbacks: one at a time,
-// in the order in which things came in. On the push of a Join, f is called for every later join as well.
+// in the order in which things came in. On the push of a Join, f is called for every later join as well. A panic in f ends the
+// program.
 func (p *Push) Receive(status string, f func(serializer.Payload)) *Push {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -173,7 +173,7 @@ func (c *Client) Channel(topic string, params any) *channel.Client {
 // State is the client's state now.
 func (c *Client) State() State { return c.states.load() }
 
-// OnState has f called with every change of the state from now on.
+// OnState has f called with every change of the state from now on. A panic in f ends the program: see [ClientConfig].
 func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 
 // States returns the state now and every change from now on, until the client is closed or ctx ends. Who takes too long misses the

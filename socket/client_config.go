@@ -14,8 +14,12 @@ import (
 
 // ClientConfig says how a client connects. Every zero value works; so does a nil *ClientConfig. It is copied.
 //
-// The client recovers no panic: a function of the configuration, a callback or an HTTPClient that panics ends the program.
-// None of them may call runtime.Goexit.
+// The client recovers no panic: a panic in a function of the program that the client calls ends the program. This holds for
+// the functions of the configuration, HTTPClient, the params of [Client.Channel], and the callbacks of a Client, its
+// channels, their pushes and a presence.Client.
+//
+// runtime.Goexit, which testing.T.FailNow calls, ends only the callback that calls it; the next one runs on another goroutine.
+// In Params, AuthTokenFunc or the params of a channel it fails the attempt. No other function of the configuration may call it.
 type ClientConfig struct {
 	// Params are the connection's parameters, which the server sees in Request.Params: a map, a struct or url.Values, or a
 	// func(context.Context) (any, error) that returns one. The function is called for every attempt to connect, and may block and fail; its

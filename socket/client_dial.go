@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"bennu.example/internal/link"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -43,15 +44,21 @@ func (d clientDialed) name() string {
 // trialRef is the ref of the heartbeat that shows whether a WebSocket works. The loop's refs start at 1.
 const trialRef serializer.Ref = `"0"`
 
+// errAttemptExited is why an attempt failed that did not return.
+var errAttemptExited = fmt.Errorf("socket: call Params, AuthTokenFunc or HTTPClient: %w", link.ErrExited)
+
 // attemptLater makes an attempt on a goroutine of its own, and brings what came of it to the loop.
 func (c *Client) attemptLater(order []ClientTransport, proof clientProof, took func(clientDialed)) (cancel func()) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout+proof.hold)
 	c.goUser(func() {
 		defer cancel()
-		got := c.attempt(ctx, order, proof)
-		if !c.post(clientTask(func() { took(got) })) && got.conn != nil {
-			_ = got.conn.Close(clientCodeNormal, "")
-		}
+		got := clientDialed{err: errAttemptExited}
+		defer func() { // also if a function of the configuration ends this goroutine
+			if !c.post(clientTask(func() { took(got) })) && got.conn != nil {
+				_ = got.conn.Close(clientCodeNormal, "")
+			}
+		}()
+		got = c.attempt(ctx, order, proof)
 	})
 	return cancel
 }

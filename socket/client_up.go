@@ -79,17 +79,17 @@ func (u clientUp) Detach(topic string, d link.Down) {
 	u.channels = slices.DeleteFunc(slices.Clone(u.channels), is)
 }
 
-func (u clientUp) Go(f func(ctx context.Context) loop.Task) (cancel func()) {
+func (u clientUp) Go(f func(ctx context.Context), task loop.Task) (cancel func()) {
 	ctx, stop := context.WithCancel(u.ctx)
-	t := &clientTurn{until: time.Now().Add(clientTurnWait)}
+	t := &clientTurn{task: task, until: time.Now().Add(clientTurnWait)}
 	u.turns = append(u.turns, t)
 	if !u.turn.IsArmed() {
 		u.loop.Arm(&u.turn, clientTurnWait)
 	}
 	u.goUser(func() {
 		defer stop()
-		task := f(ctx)
-		u.post(clientTask(func() { u.turnReady(t, task) }))
+		defer u.post(clientTask(func() { u.turnReady(t) })) // also if f ends this goroutine
+		f(ctx)
 	})
 	return func() {
 		stop()
@@ -107,15 +107,16 @@ const clientTurnWait = time.Second
 
 // clientTurn is the place of a task of clientUp.Go.
 type clientTurn struct {
-	until time.Time
-	task  loop.Task // nil: its function has not returned
+	task    loop.Task
+	until   time.Time
+	isReady bool // its function has ended
 }
 
-// turnReady takes the task of a function that has returned. One whose turn has gone by runs at once.
-func (c *Client) turnReady(t *clientTurn, task loop.Task) {
-	t.task = task
+// turnReady marks a task whose function has ended. If its turn has gone by, it runs at once.
+func (c *Client) turnReady(t *clientTurn) {
+	t.isReady = true
 	if !slices.Contains(c.turns, t) {
-		task.Run()
+		t.task.Run()
 		return
 	}
 	c.takeTurns()
@@ -123,7 +124,7 @@ func (c *Client) turnReady(t *clientTurn, task loop.Task) {
 
 // takeTurns runs the tasks whose turn it is.
 func (c *Client) takeTurns() {
-	for len(c.turns) > 0 && c.turns[0].task != nil {
+	for len(c.turns) > 0 && c.turns[0].isReady {
 		t := c.turns[0]
 		c.turns = slices.Delete(c.turns, 0, 1)
 		t.task.Run()

@@ -21,6 +21,9 @@ import (
 // ErrTaken is returned by Attach if another channel has the topic.
 var ErrTaken = errors.New("topic is taken")
 
+// ErrExited is the error of a user's function that did not return but ended its goroutine.
+var ErrExited = errors.New("function ended its goroutine (runtime.Goexit)")
+
 // Up is the socket as seen by a channel.
 type Up interface {
 	// Post enqueues a task for the loop. It is safe for concurrent use. It returns false once the
@@ -53,10 +56,10 @@ type Up interface {
 	Detach(topic string, d Down)
 	// IsOpen reports whether the socket is connected.
 	IsOpen() bool
-	// Go runs f on a new goroutine and then runs the task that f returns on the loop. Tasks run in
-	// the order of the calls of Go, but a task waits for earlier ones for at most 1 s. The socket
+	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine. Tasks
+	// run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s. The socket
 	// waits for the goroutine. f's context is canceled by cancel and when the socket is closed.
-	Go(f func(ctx context.Context) loop.Task) (cancel func())
+	Go(f func(ctx context.Context), task loop.Task) (cancel func())
 	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool
 	// Enter registers a push that expects a reply, for the callers that wait for all replies. It
