@@ -178,9 +178,9 @@ func (c *Channel) Send(msg any) error {
 // post puts a message into the mailbox. One that the client's own message caused has more room, since the client's may fill the mailbox.
 func (c *Channel) post(it item, size int, own bool) error {
 	if it.caused = own && c.handling.Load(); it.caused {
-		return c.mailbox.PostOwn(it, size)
+		return c.mailbox.EnqueueOwn(it, size)
 	}
-	return c.mailbox.Post(it, size)
+	return c.mailbox.Enqueue(it, size)
 }
 
 // OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block

@@ -101,7 +101,7 @@ func (e *clientEvents) run(it clientItem) {
 // call queues a callback that is no event's.
 func (e *clientEvents) call(f func()) {
 	e.total.Running.Add()
-	if e.callbacks.Post(clientItem{do: f}, 0) != nil {
+	if e.callbacks.Enqueue(clientItem{do: f}, 0) != nil {
 		e.total.Running.Done()
 	}
 }
@@ -136,7 +136,7 @@ func (c *Client) deliver(m *serializer.Message) {
 		whole := msg // so that only this case costs an allocation
 		it.msg = &whole
 	}
-	if e.callbacks.Post(it, size) != nil {
+	if e.callbacks.Enqueue(it, size) != nil {
 		e.total.Running.Done()
 	}
 }

@@ -29,7 +29,7 @@ func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message
 		before.c.replace()
 		c.prev = before.c
 	}
-	_ = c.mailbox.Post(it, 0) // an empty box takes anything
+	_ = c.mailbox.Enqueue(it, 0) // an empty mailbox has room for anything
 	return Driver{c}
 }
 
@@ -53,7 +53,7 @@ func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
 }
 
 func (d Driver) post(it item, size int, wait time.Duration) bool {
-	err := d.c.mailbox.PostWait(it, size, wait)
+	err := d.c.mailbox.EnqueueWait(it, size, wait)
 	if errors.Is(err, mailbox.ErrFull) {
 		return !d.c.kill(ErrFull)
 	}

@@ -98,7 +98,7 @@ func (g *gossiper) end(ctx context.Context) error {
 
 // Deliver takes a message, for package pubsub.
 func (g *gossiper) Deliver(b *pubsub.Broadcast) error {
-	if g.inbox.Post(b, len(b.Payload.Bytes())) == mailbox.ErrFull {
+	if g.inbox.Enqueue(b, len(b.Payload.Bytes())) == mailbox.ErrFull {
 		g.s.p.log.Warn().Int("bytes", g.inbox.Used()).Msg("presence: too much from other nodes at once: some is dropped, and asked for later")
 		return nil
 	}

@@ -311,7 +311,7 @@ func (c *Client) runUser(f func()) {
 // call queues a callback of the client itself.
 func (c *Client) call(f func()) {
 	c.totals.Running.Add()
-	if c.callbacks.Post(f, 0) != nil {
+	if c.callbacks.Enqueue(f, 0) != nil {
 		c.totals.Running.Done()
 	}
 }

@@ -44,5 +44,5 @@ func (l *peerListener) Deliver(b *pubsub.Broadcast) error {
 		return nil
 	}
 	data := b.Payload.Bytes()
-	return l.in.Post(data, len(data)) // what finds no room is lost, which the other node finds out
+	return l.in.Enqueue(data, len(data)) // what finds no room is lost, which the other node finds out
 }

@@ -51,7 +51,7 @@ func (b *lpBus) Send(address string, data []byte) error {
 	b.sent++
 	b.most = max(b.most, len(data))
 	if in := b.at[address]; in != nil && (b.lose == nil || !b.lose(b.sent, address)) {
-		return in.Post(data, len(data))
+		return in.Enqueue(data, len(data))
 	}
 	return nil
 }

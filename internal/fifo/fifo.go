@@ -1,14 +1,20 @@
 // Package fifo provides the queue of values that mailboxes, worker pools and iterators share.
 package fifo
 
-// A Queue is a first-in, first-out queue. Its array does not grow with the number of values that passed through it, even if it is
-// never empty, and it keeps no reference to a value that was taken. The zero Queue is empty and ready to use. A Queue has no lock.
+import "slices"
+
+// A Queue is a first-in, first-out queue. The zero Queue is empty and ready to use. A Queue has no
+// lock.
+//
+// Its array does not grow with the number of values that passed through it, even if it is never
+// empty. It keeps no reference to a removed value.
 type Queue[T any] struct {
-	values []T // values[:head] were taken
+	values []T // values[:head] were removed
 	head   int
 }
 
-// compactFrom is the number of taken values from which the rest is moved to the front. Fewer are not worth the copy.
+// compactFrom is the number of removed values from which the others are moved to the front. Fewer
+// are not worth the copy.
 const compactFrom = 32
 
 // Push adds v at the end.
@@ -16,6 +22,16 @@ func (q *Queue[T]) Push(v T) { q.values = append(q.values, v) }
 
 // Len returns the number of values.
 func (q *Queue[T]) Len() int { return len(q.values) - q.head }
+
+// PushFront adds v at the front, as if Pop had not removed it.
+func (q *Queue[T]) PushFront(v T) {
+	if q.head > 0 {
+		q.head--
+		q.values[q.head] = v
+		return
+	}
+	q.values = slices.Insert(q.values, 0, v)
+}
 
 // Pop removes and returns the oldest value. It panics if the queue is empty.
 func (q *Queue[T]) Pop() T {
@@ -34,7 +50,8 @@ func (q *Queue[T]) Pop() T {
 	return v
 }
 
-// Last returns a pointer to the newest value, valid until the next Push or Pop. It is nil if the queue is empty.
+// Last returns a pointer to the newest value, or nil if the queue is empty. The pointer is valid
+// until the next call of a method that changes the queue.
 func (q *Queue[T]) Last() *T {
 	if q.Len() == 0 {
 		return nil
@@ -42,7 +59,8 @@ func (q *Queue[T]) Last() *T {
 	return &q.values[len(q.values)-1]
 }
 
-// All returns the values, oldest first. The slice is valid until the next call of a method that changes the queue.
+// All returns the values, oldest first. The slice is valid until the next call of a method that
+// changes the queue.
 func (q *Queue[T]) All() []T { return q.values[q.head:] }
 
 // Filter removes the values for which keep returns false. The others keep their order.

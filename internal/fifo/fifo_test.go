@@ -19,9 +19,12 @@ func TestRandomOperations(t *testing.T) {
 		var want []int
 		for i := range 2000 {
 			switch n := random.IntN(100); {
-			case n < 52:
+			case n < 50:
 				q.Push(i)
 				want = append(want, i)
+			case n < 55:
+				q.PushFront(i)
+				want = slices.Insert(slices.Clone(want), 0, i)
 			case n < 98 && len(want) > 0:
 				if got := q.Pop(); got != want[0] {
 					t.Fatalf("seed %d, step %d: Pop returned %d, want %d", seed, i, got, want[0])

@@ -1,8 +1,8 @@
 package mailbox
 
-// WorkersQueueCap is how many mailboxes find room to wait for c without more memory.
+// WorkersQueueCap returns the number of waiting mailboxes for which c has memory.
 func WorkersQueueCap(c *Workers) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return cap(c.queue.all)
+	return c.queue.Cap()
 }

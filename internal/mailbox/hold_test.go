@@ -36,7 +36,7 @@ func (g *gated) open() {
 func post(t *testing.T, b *mailbox.Mailbox[int], from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
-		if err := b.Post(i, 10); err != nil {
+		if err := b.Enqueue(i, 10); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -136,7 +136,7 @@ func TestPostWaitWhileHeld(t *testing.T) {
 		post(t, b, 0, 1)
 		synctest.Wait()
 		done := make(chan error, 1)
-		go func() { done <- b.PostWait(1, 50, time.Second) }()
+		go func() { done <- b.EnqueueWait(1, 50, time.Second) }()
 		time.Sleep(time.Minute)
 		synctest.Wait()
 		select {

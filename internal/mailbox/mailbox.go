@@ -1,4 +1,5 @@
-// Package mailbox is a byte-bounded queue that works its items off in order, on a goroutine that it has only while there is work.
+// Package mailbox provides a queue, bounded in bytes, whose items are handled in order on a goroutine
+// that exists only while there is work.
 package mailbox
 
 import (
@@ -6,35 +7,39 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"bennu.example/internal/fifo"
 )
 
 var (
-	// ErrFull is returned by Post when an item finds no room.
+	// ErrFull is returned by Enqueue if there is no room for the item.
 	ErrFull = errors.New("queue full")
-	// ErrClosed is returned by Post after Close.
+	// ErrClosed is returned by Enqueue after Close.
 	ErrClosed = errors.New("queue closed")
 )
 
-// overhead is what an item costs besides the bytes that its sender counts, so that empty items are bounded as well.
+// overhead is added to the size of each item, so that empty items are bounded too.
 const overhead = 64
 
-// Mailbox runs a function on the items posted to it: in order, one at a time, never on the poster's goroutine. An idle Mailbox has no
-// goroutine and no buffer. Its methods may be called from any goroutine, also from its own function (but for Wait). The zero Mailbox
-// is not usable: call Init.
+// A Mailbox runs a function on the items enqueued: in order, one at a time, and never on the
+// goroutine that enqueues. An idle Mailbox has no goroutine and no buffer.
+//
+// Its methods may be called from any goroutine. Its own function may call all of them except Wait
+// and WaitFor. The zero Mailbox is not usable: call Init.
 type Mailbox[T any] struct {
 	mu      sync.Mutex
 	run     func(T)
-	workers *Workers // nil: a goroutine of its own
-	queue   fifo[entry[T]]
-	used    int // bytes of what is queued and of what is running
+	workers *Workers // Nil means a goroutine of its own.
+	queue   fifo.Queue[entry[T]]
+	used    int // bytes of the items that are queued or running
 	max     int
 	running bool
-	begun   bool // the item at the head is as good as running: it is not dropped
+	begun   bool // the first item counts as running: it is not dropped
 	closed  bool
 	held    bool          // the running item called Hold
-	parked  bool          // the item at the head was held: nothing runs until Resume or Close
+	parked  bool          // the first item was held: nothing runs until Resume or Close
 	resumed bool          // Resume was called while the current item ran
-	changed chan struct{} // closed when an item was done or the mailbox came to rest; made by those who wait
+	changed chan struct{} // closed when an item is done or the mailbox is idle; made by watch
 }
 
 type entry[T any] struct {
@@ -42,57 +47,62 @@ type entry[T any] struct {
 	size int
 }
 
-// Init makes b ready. Run must not panic, but it may end its goroutine by runtime.Goexit: the rest is worked off on another one. Max is in
-// bytes; an item of any size fits in an empty mailbox.
+// Init makes b ready. The function run must not panic. It may end its goroutine by runtime.Goexit:
+// the rest of the queue is then handled on another goroutine. The bound max is in bytes; an item of
+// any size fits in an empty mailbox.
 func (b *Mailbox[T]) Init(max int, run func(T)) { b.max, b.run = max, run }
 
-// InitShared is Init for a mailbox that shares the workers's goroutines.
+// InitShared is like Init, for a mailbox that runs on the goroutines of workers.
 func (b *Mailbox[T]) InitShared(workers *Workers, max int, run func(T)) {
 	b.workers = workers
 	b.Init(max, run)
 }
 
-// Post queues v, which counts as size bytes. It never blocks.
-func (b *Mailbox[T]) Post(v T, size int) error {
+// Enqueue adds v, which counts as size bytes. It never blocks.
+func (b *Mailbox[T]) Enqueue(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.post(v, size+overhead, b.max)
+	return b.enqueue(v, size+overhead, b.max)
 }
 
-// PostOwn is Post for an item that the mailbox's own function makes: it has room up to ownFactor times the bound. Otherwise those who post
-// with PostWait, and keep the mailbox full, would leave no room for it.
-func (b *Mailbox[T]) PostOwn(v T, size int) error {
+// EnqueueOwn is like Enqueue, for an item that the mailbox's own function produces. Such an item has
+// room up to ownFactor times the bound. Otherwise callers of EnqueueWait, who keep the mailbox full,
+// would leave no room for it.
+func (b *Mailbox[T]) EnqueueOwn(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.post(v, size+overhead, ownFactor*b.max)
+	return b.enqueue(v, size+overhead, ownFactor*b.max)
 }
 
 const ownFactor = 4
 
-func (b *Mailbox[T]) post(v T, size, max int) error {
+func (b *Mailbox[T]) enqueue(v T, size, max int) error {
 	if b.closed {
 		return ErrClosed
 	}
 	if b.used > 0 && b.used+size > max {
 		return ErrFull
 	}
-	b.put(v, size)
+	b.add(v, size)
 	return nil
 }
 
-// put queues v and sees to it that somebody works it off. The caller holds mu.
-func (b *Mailbox[T]) put(v T, size int) {
+// add appends v to the queue and starts the mailbox if it is idle. The caller holds mu.
+func (b *Mailbox[T]) add(v T, size int) {
 	b.used += size
-	b.queue.push(entry[T]{v, size})
+	b.queue.Push(entry[T]{v, size})
 	if !b.running && !b.parked {
 		b.running, b.begun = true, true
 		b.start()
 	}
 }
 
-// Hold is called by the mailbox's function to refuse the item that it was given for now: after the function has returned, the item goes
-// back to the head of the queue, and the mailbox rests, without a goroutine, until Resume or Close. If Resume was called since the
-// function was given the item, it gets the item again at once. Hold reports false, and does nothing, if the mailbox is closed.
+// Hold postpones the item that the mailbox's function is running; only that function may call it.
+// Once the function has returned, the item goes back to the head of the queue, and the mailbox
+// stops. It keeps no goroutine until Resume or Close is called.
+//
+// If Resume was called after the function received the item, the function receives the item again
+// immediately. If the mailbox is closed, Hold does nothing and returns false.
 func (b *Mailbox[T]) Hold() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -100,7 +110,9 @@ func (b *Mailbox[T]) Hold() bool {
 	return b.held
 }
 
-// Resume ends the rest that Hold began. It does nothing to a mailbox that is not held.
+// Resume restarts a mailbox that stopped because of Hold. The function receives the held item again.
+// If an item is running, Resume cancels the effect of a Hold of that item, before or after. It does
+// nothing else, and nothing to an idle mailbox.
 func (b *Mailbox[T]) Resume() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -115,7 +127,7 @@ func (b *Mailbox[T]) unpark() {
 	}
 	b.parked = false
 	b.wake()
-	if !b.queue.empty() {
+	if b.queue.Len() > 0 {
 		b.running = true
 		b.start()
 	}
@@ -129,11 +141,12 @@ func (b *Mailbox[T]) start() {
 	}
 }
 
-// PostWait is Post, but waits up to d for room. The time during which the mailbox is held does not count.
-func (b *Mailbox[T]) PostWait(v T, size int, d time.Duration) error {
+// EnqueueWait is like Enqueue, but waits for room, for at most d. The time during which the mailbox
+// is held does not count.
+func (b *Mailbox[T]) EnqueueWait(v T, size int, d time.Duration) error {
 	size += overhead
 	b.mu.Lock()
-	err := b.post(v, size, b.max)
+	err := b.enqueue(v, size, b.max)
 	if err != ErrFull {
 		b.mu.Unlock()
 		return err
@@ -156,15 +169,18 @@ func (b *Mailbox[T]) PostWait(v T, size int, d time.Duration) error {
 			b.mu.Unlock()
 			return ErrFull
 		}
-		if err = b.post(v, size, b.max); err != ErrFull {
+		if err = b.enqueue(v, size, b.max); err != ErrFull {
 			b.mu.Unlock()
 			return err
 		}
 	}
 }
 
-// Close refuses further items. With keep, what is queued is still worked off; otherwise it is dropped. Last, if given, is run after
-// that whatever the bound. Of several calls the first one's last counts, and it is never dropped.
+// Close makes further calls of Enqueue fail. If keep is true, the queued items are still run;
+// otherwise they are dropped. The items in last are run after that, regardless of the bound.
+//
+// Close may be called again, for example to drop items that an earlier call kept. Only the first
+// call's last is run, and it is never dropped.
 func (b *Mailbox[T]) Close(keep bool, last ...T) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -173,7 +189,7 @@ func (b *Mailbox[T]) Close(keep bool, last ...T) {
 	}
 	if !b.closed {
 		for _, v := range last {
-			b.put(v, 0)
+			b.add(v, 0)
 		}
 		b.closed = true
 	}
@@ -181,29 +197,23 @@ func (b *Mailbox[T]) Close(keep bool, last ...T) {
 	b.wake()
 }
 
-// drop forgets what is queued, but for an earlier Close's last.
+// drop removes the queued items, except the last items of an earlier Close, whose size is 0.
 func (b *Mailbox[T]) drop() {
-	q := &b.queue
-	n := q.head
-	if b.begun {
-		n++
-	}
-	for _, e := range q.all[n:] {
-		if e.size == 0 {
-			q.all[n] = e
-			n++
-		} else {
-			b.used -= e.size
+	begun := b.begun
+	b.queue.Filter(func(e entry[T]) bool {
+		if begun || e.size == 0 {
+			begun = false
+			return true
 		}
-	}
-	clear(q.all[n:])
-	q.all = q.all[:n]
+		b.used -= e.size
+		return false
+	})
 }
 
-// Wait returns once the mailbox is closed and at rest. It must not be called from the mailbox's own function.
+// Wait returns once the mailbox is closed and idle. The mailbox's own function must not call it.
 func (b *Mailbox[T]) Wait() { b.wait(nil) }
 
-// WaitFor is Wait for at most d. It reports whether the mailbox came to rest.
+// WaitFor is like Wait, but waits for at most d. It reports whether the mailbox is closed and idle.
 func (b *Mailbox[T]) WaitFor(d time.Duration) bool {
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
@@ -227,7 +237,7 @@ func (b *Mailbox[T]) wait(timeout <-chan time.Time) bool {
 	return true
 }
 
-// Used is the bytes of what is queued and running.
+// Used returns the bytes of the items that are queued or running.
 func (b *Mailbox[T]) Used() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -248,10 +258,11 @@ func (b *Mailbox[T]) wake() {
 	}
 }
 
-// turn is how many items a mailbox may run before others have their turn, if its queue never empties. The scheduler alone would let it go on for 10 ms.
+// turn is the number of items after which a mailbox that is never empty yields to other goroutines.
+// The scheduler alone would preempt it only after 10 ms.
 const turn = 16
 
-// work works the queue off.
+// work runs the queued items until none is left or one is held.
 func (b *Mailbox[T]) work() {
 	exited := true
 	size := 0
@@ -279,7 +290,8 @@ func (b *Mailbox[T]) work() {
 	exited = false
 }
 
-// next counts out the item that was done, unless it was held, and takes the one to run now. Without one the mailbox is at rest.
+// next subtracts the size of the item that was run, unless it was held, and returns the next one.
+// If ok is false, there is nothing to run, and the caller must return.
 func (b *Mailbox[T]) next(last T, done int) (v T, size int, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -289,7 +301,7 @@ func (b *Mailbox[T]) next(last T, done int) (v T, size int, ok bool) {
 			b.resumed = false
 			return last, done, true
 		}
-		b.queue.unpop(entry[T]{last, done})
+		b.queue.PushFront(entry[T]{last, done})
 		b.begun, b.running, b.parked = false, false, true
 		return v, 0, false
 	}
@@ -297,11 +309,11 @@ func (b *Mailbox[T]) next(last T, done int) (v T, size int, ok bool) {
 	b.resumed = false
 	b.begun = false
 	b.wake()
-	if b.queue.empty() {
-		b.queue = fifo[entry[T]]{}
+	if b.queue.Len() == 0 {
+		b.queue.Clear(0)
 		b.running = false
 		return v, 0, false
 	}
-	e := b.queue.pop()
+	e := b.queue.Pop()
 	return e.v, e.size, true
 }

@@ -37,7 +37,7 @@ func TestRunsInOrderOneAtATime(t *testing.T) {
 		var got []int // unguarded on purpose: the race detector finds a second runner
 		b := newBox(workers, 1<<20, func(i int) { got = append(got, i) })
 		for i := range 1000 {
-			if err := b.Post(i, 1); err != nil {
+			if err := b.Enqueue(i, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -49,7 +49,7 @@ func TestRunsInOrderOneAtATime(t *testing.T) {
 		if b.Used() != 0 {
 			t.Fatalf("%d bytes in use at rest", b.Used())
 		}
-		if err := b.Post(1, 1); !errors.Is(err, mailbox.ErrClosed) {
+		if err := b.Enqueue(1, 1); !errors.Is(err, mailbox.ErrClosed) {
 			t.Fatalf("post after close: %v", err)
 		}
 	})
@@ -63,7 +63,7 @@ func TestManyPosters(t *testing.T) {
 		for p := range len(got) {
 			wg.Go(func() {
 				for i := range 500 {
-					if err := b.Post([2]int{p, i}, 8); err != nil {
+					if err := b.Enqueue([2]int{p, i}, 8); err != nil {
 						t.Error(err)
 					}
 				}
@@ -84,10 +84,10 @@ func TestBound(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		gate := make(chan struct{})
 		b := newBox(workers, 1000, func(int) { <-gate })
-		if err := b.Post(0, 5000); err != nil {
+		if err := b.Enqueue(0, 5000); err != nil {
 			t.Fatalf("an item of any size fits in an empty mailbox: %v", err)
 		}
-		if err := b.Post(1, 1); !errors.Is(err, mailbox.ErrFull) {
+		if err := b.Enqueue(1, 1); !errors.Is(err, mailbox.ErrFull) {
 			t.Fatalf("post into a full mailbox: %v", err)
 		}
 		gate <- struct{}{}
@@ -95,11 +95,11 @@ func TestBound(t *testing.T) {
 			runtime.Gosched()
 		}
 		for range 3 {
-			if err := b.Post(1, 200); err != nil {
+			if err := b.Enqueue(1, 200); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if err := b.Post(1, 300); !errors.Is(err, mailbox.ErrFull) {
+		if err := b.Enqueue(1, 300); !errors.Is(err, mailbox.ErrFull) {
 			t.Fatalf("post over the bound: %v", err)
 		}
 		close(gate)
@@ -114,23 +114,23 @@ func TestPostWait(t *testing.T) {
 		gate := make(chan struct{})
 		ran := 0
 		b := newBox(nil, 100, func(int) { <-gate; ran++ })
-		if err := b.PostWait(1, 100, time.Second); err != nil {
+		if err := b.EnqueueWait(1, 100, time.Second); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := b.PostWait(2, 100, 5*time.Second); !errors.Is(err, mailbox.ErrFull) || time.Since(start) != 5*time.Second {
+		if err := b.EnqueueWait(2, 100, 5*time.Second); !errors.Is(err, mailbox.ErrFull) || time.Since(start) != 5*time.Second {
 			t.Fatalf("no room: %v after %v", err, time.Since(start))
 		}
 		go func() { time.Sleep(time.Second); gate <- struct{}{} }()
 		start = time.Now()
-		if err := b.PostWait(3, 100, 5*time.Second); err != nil || time.Since(start) != time.Second {
+		if err := b.EnqueueWait(3, 100, 5*time.Second); err != nil || time.Since(start) != time.Second {
 			t.Fatalf("room after a second: %v after %v", err, time.Since(start))
 		}
 		if b.WaitFor(time.Second) {
 			t.Fatal("at rest while it runs")
 		}
 		done := make(chan error)
-		go func() { done <- b.PostWait(4, 100, time.Hour) }()
+		go func() { done <- b.EnqueueWait(4, 100, time.Hour) }()
 		synctest.Wait()
 		b.Close(true)
 		if err := <-done; !errors.Is(err, mailbox.ErrClosed) {
@@ -161,7 +161,7 @@ func TestCloseDropsOrKeeps(t *testing.T) {
 				gate := make(chan struct{})
 				b := newBox(workers, 1<<20, func(i int) { <-gate; got = append(got, i) })
 				for i := range 4 {
-					if err := b.Post(i, 1); err != nil {
+					if err := b.Enqueue(i, 1); err != nil {
 						t.Fatal(err)
 					}
 				}
@@ -202,7 +202,7 @@ func TestSurvivesGoexit(t *testing.T) {
 			}
 		})
 		for i := range 5 {
-			if err := b.Post(i, 1); err != nil {
+			if err := b.Enqueue(i, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -219,7 +219,7 @@ func BenchmarkPostIdle(b *testing.B) {
 	done := make(chan struct{})
 	x := newBox(nil, 1<<20, func(int) { done <- struct{}{} })
 	for b.Loop() {
-		if err := x.Post(1, 1); err != nil {
+		if err := x.Enqueue(1, 1); err != nil {
 			b.Fatal(err)
 		}
 		<-done
@@ -230,7 +230,7 @@ func BenchmarkPostBusy(b *testing.B) {
 	b.ReportAllocs()
 	x := newBox(nil, 1<<30, func(int) {})
 	for b.Loop() {
-		if err := x.PostWait(1, 1, time.Minute); err != nil {
+		if err := x.EnqueueWait(1, 1, time.Minute); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -3,57 +3,65 @@ package mailbox
 import (
 	"runtime"
 	"sync"
+
+	"bennu.example/internal/fifo"
 )
 
-// Workers is the goroutines that many mailboxes share. There are as many as mailboxes have work, at most: one that is done with a mailbox goes on with
-// the next, on a stack that has grown to what the work needs. A function that blocks holds up its own mailbox only, since somebody else is
-// there for those that wait. When there is nothing to do the goroutines end. The zero Workers is ready.
+// Workers is a pool of goroutines that many mailboxes share. The zero Workers is ready to use.
+//
+// There are at most as many goroutines as mailboxes with work, and none if there is no work. A
+// goroutine that has emptied a mailbox goes on with the next one, on a stack that has already grown
+// to what the work needs. A function that blocks delays only its own mailbox, because another
+// goroutine is started for the mailboxes that wait.
 type Workers struct {
 	mu      sync.Mutex
-	queue   fifo[worker] // those that wait
-	free    int          // goroutines that are about to look into the queue; at least one if somebody waits
+	queue   fifo.Queue[worker] // mailboxes that wait for a goroutine
+	free    int                // goroutines about to look into the queue; at least one if it is not empty
 	running sync.WaitGroup
 }
 
-// Wait returns when no goroutine is left. No mailbox may be given work meanwhile, but by the workers's own work.
+// Wait returns when no goroutine is left. Meanwhile nothing may be enqueued in a mailbox of the
+// pool, except by functions that the pool runs.
 func (c *Workers) Wait() { c.running.Wait() }
 
-// worker is a Mailbox, whatever its items.
+// worker is a Mailbox of any type.
 type worker interface{ work() }
 
 func (c *Workers) add(w worker) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.queue.push(w)
+	c.queue.Push(w)
 	if c.free == 0 {
-		c.hire()
+		c.startOne()
 	}
 }
 
-func (c *Workers) hire() {
+func (c *Workers) startOne() {
 	c.free++
 	c.running.Add(1)
 	go c.work()
 }
 
-// work works off one mailbox after another. When none waits it gives way once before it ends: those who have something to read, say, are
-// about to fill mailboxes, and none of them then needs to start a goroutine. A new one goes first, since its stack has yet to grow.
+// work runs one mailbox after another. If none waits, it yields once before it returns: goroutines
+// that are about to fill mailboxes, such as those that read connections, then need not start a new
+// one. A goroutine that has not run anything returns without yielding if another one is free,
+// because its stack has not grown yet.
 func (c *Workers) work() {
 	defer c.running.Done() // also after a Goexit
 	c.mu.Lock()
-	for gaveWay, isNew := false, true; ; {
+	for yielded, isNew := false, true; ; {
 		switch w := c.next(); {
 		case w != nil:
 			c.free--
-			if !c.queue.empty() && c.free == 0 {
-				c.hire()
+			if c.queue.Len() > 0 && c.free == 0 {
+				c.startOne()
 			}
 			c.mu.Unlock()
 			w.work()
 			c.mu.Lock()
 			c.free++
-			gaveWay, isNew = false, false
-		case gaveWay || isNew && c.free > 1:
+			yielded, isNew = false, false
+		case yielded || isNew && c.free > 1:
 			c.free--
 			c.mu.Unlock()
 			return
@@ -61,26 +69,22 @@ func (c *Workers) work() {
 			c.mu.Unlock()
 			runtime.Gosched()
 			c.mu.Lock()
-			gaveWay = true
+			yielded = true
 		}
 	}
 }
 
-// maxIdleQueue keeps a queue that once was long from staying.
+// maxIdleQueue is the largest array that an empty queue keeps.
 const maxIdleQueue = 1024
 
-// next takes the mailbox that has waited longest, nil if there is none. The caller holds mu.
+// next returns the mailbox that has waited longest, or nil if there is none. The caller holds mu.
 func (c *Workers) next() worker {
-	q := &c.queue
-	if q.empty() {
+	if c.queue.Len() == 0 {
 		return nil
 	}
-	w := q.pop()
-	if q.empty() {
-		q.all, q.head = q.all[:0], 0
-		if cap(q.all) > maxIdleQueue {
-			q.all = nil
-		}
+	w := c.queue.Pop()
+	if c.queue.Len() == 0 {
+		c.queue.Clear(maxIdleQueue)
 	}
 	return w
 }

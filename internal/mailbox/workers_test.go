@@ -21,12 +21,12 @@ func TestCrewBlocked(t *testing.T) {
 		var blocked [10]*mailbox.Mailbox[int]
 		for i := range blocked {
 			blocked[i] = newBox(&workers, 100, func(int) { <-gate })
-			if err := blocked[i].Post(1, 1); err != nil {
+			if err := blocked[i].Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
 			ran := false
 			free := newBox(&workers, 100, func(int) { ran = true })
-			if err := free.Post(1, 1); err != nil {
+			if err := free.Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
 			synctest.Wait()
@@ -54,7 +54,7 @@ func TestTurns(t *testing.T) {
 		busy = newBox(workers, 1<<20, func(int) {
 			ran.Add(1)
 			if !over.Load() {
-				if err := busy.Post(1, 1); err != nil {
+				if err := busy.Enqueue(1, 1); err != nil {
 					t.Error(err)
 				}
 			}
@@ -62,7 +62,7 @@ func TestTurns(t *testing.T) {
 		turn := make(chan int64)
 		other := newBox(workers, 1<<20, func(int) { turn <- ran.Load() })
 		for _, b := range []*mailbox.Mailbox[int]{busy, other} {
-			if err := b.Post(1, 1); err != nil {
+			if err := b.Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -88,14 +88,14 @@ func TestCrewNeverIdle(t *testing.T) {
 		all[i] = newBox(&workers, 1<<20, func(int) {
 			room.Store(max(room.Load(), int64(mailbox.WorkersQueueCap(&workers))))
 			if ran.Add(1) < runs {
-				if err := all[i^1].Post(1, 1); err != nil {
+				if err := all[i^1].Enqueue(1, 1); err != nil {
 					t.Error(err)
 				}
 			}
 		})
 	}
 	for i := 0; i < mailboxes; i += 2 {
-		if err := all[i].Post(1, 1); err != nil {
+		if err := all[i].Enqueue(1, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -128,7 +128,7 @@ func TestCrewRandom(t *testing.T) {
 		wg.Go(func() {
 			for n := range items {
 				for i := range all {
-					if err := all[i].Post([2]int{p, n}, 1); err != nil {
+					if err := all[i].Enqueue([2]int{p, n}, 1); err != nil {
 						t.Error(err)
 					}
 				}
@@ -174,7 +174,7 @@ func BenchmarkManyBoxes(b *testing.B) {
 				x := newBox(workers, 1<<20, func(int) { work(20); wg.Done() })
 				go func() {
 					for range readers[i] {
-						if x.Post(1, 1) != nil {
+						if x.Enqueue(1, 1) != nil {
 							panic("no room")
 						}
 					}

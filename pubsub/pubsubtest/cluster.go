@@ -145,12 +145,12 @@ func (n *Node) Publish(_ context.Context, node string, b *pubsub.Broadcast) erro
 func (n *Node) tell(d delivery) {
 	size := len(d.data)
 	if n.full && n.in.Used() < maxQueue/2 { // there is room again: what was missed is told first
-		n.full = n.in.Post(delivery{gap: errFull}, 0) != nil
+		n.full = n.in.Enqueue(delivery{gap: errFull}, 0) != nil
 	}
 	if n.full {
 		return
 	}
-	n.full = errors.Is(n.in.Post(d, size), mailbox.ErrFull)
+	n.full = errors.Is(n.in.Enqueue(d, size), mailbox.ErrFull)
 }
 
 func (n *Node) receive(d delivery) {

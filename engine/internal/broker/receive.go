@@ -43,7 +43,7 @@ func (r *Relay) receive(data []byte) {
 	r.missedMu.Lock()
 	defer r.missedMu.Unlock()
 	r.postMissed()
-	if r.missed == nil && errors.Is(r.in.Post(delivery{data: data}, len(data)), mailbox.ErrFull) {
+	if r.missed == nil && errors.Is(r.in.Enqueue(delivery{data: data}, len(data)), mailbox.ErrFull) {
 		r.missed = errSlow
 	}
 }
@@ -53,7 +53,7 @@ func (r *Relay) gap(why error) {
 	why = r.redact(why)
 	r.missedMu.Lock()
 	defer r.missedMu.Unlock()
-	if r.missed == nil && errors.Is(r.in.Post(delivery{gap: why}, 0), mailbox.ErrFull) {
+	if r.missed == nil && errors.Is(r.in.Enqueue(delivery{gap: why}, 0), mailbox.ErrFull) {
 		r.missed = why
 	}
 }
@@ -68,7 +68,7 @@ func (r *Relay) tellMissed() {
 // postMissed posts the gap that found no room, once half of the room is free: a node that is slow is told now and then, not for every message.
 // The caller holds missedMu.
 func (r *Relay) postMissed() {
-	if r.missed != nil && r.in.Used() <= r.cfg.Queue/2 && r.in.Post(delivery{gap: r.missed}, 0) == nil {
+	if r.missed != nil && r.in.Used() <= r.cfg.Queue/2 && r.in.Enqueue(delivery{gap: r.missed}, 0) == nil {
 		r.missed = nil
 	}
 }
