@@ -12,6 +12,7 @@ import (
 
 	"bennu.example/internal/link"
 	"bennu.example/internal/loop"
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -114,7 +115,7 @@ func (c *Client) JoinTimeout(d time.Duration) *push.Push {
 	}
 	p := c.newPush(serializer.EventJoin, d, true)
 	c.post(p, (*clientJoinTask)(p))
-	return p.handle.Push()
+	return (*push.Push)(&p.handle)
 }
 
 // Leave leaves the topic. No more events come, and no more pushes are taken; those that were sent are still answered, those that wait
@@ -132,7 +133,7 @@ func (c *Client) Leave() *push.Push {
 	if isNew {
 		c.post(p, (*clientLeaveTask)(p))
 	}
-	return p.handle.Push()
+	return (*push.Push)(&p.handle)
 }
 
 // Push sends an event. The payload is a Go value, or a serializer.Payload (by serializer.Binary: opaque bytes); nil is an empty object. It
@@ -147,12 +148,12 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 	body, err := serializer.Value(payload).Encoded()
 	if err != nil {
 		c.refuse(p, err)
-		return p.handle.Push()
+		return (*push.Push)(&p.handle)
 	}
 	size := pushOverhead + len(event) + len(body.Bytes())
 	if !p.hold.Take(&c.room, size) {
 		c.refuse(p, push.ErrFull)
-		return p.handle.Push()
+		return (*push.Push)(&p.handle)
 	}
 	p.payload, p.size, p.isCounted = body, size, true
 	c.unanswered.Add(1)
@@ -160,7 +161,7 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 		c.unanswered.Add(-1)
 		p.hold.Release()
 	}
-	return p.handle.Push()
+	return (*push.Push)(&p.handle)
 }
 
 func (c *Client) newPush(event string, timeout time.Duration, sticky bool) *clientPush {
@@ -178,7 +179,7 @@ func (c *Client) refuse(p *clientPush, err error) {
 	if p.event != serializer.EventJoin {
 		c.failed(err)
 	}
-	p.handle.Resolve(push.Failed(err))
+	p.handle.Resolve(failed(err))
 }
 
 // post hands a push to the loop, or fails it if the socket takes no more.
@@ -189,7 +190,7 @@ func (c *Client) post(p *clientPush, t loop.Task) bool {
 	}
 	if !c.up.Post(t) {
 		if p.event == serializer.EventLeave {
-			p.handle.Resolve(push.Answer{Status: push.StatusOK})
+			p.handle.Resolve(promise.Result{Status: push.StatusOK})
 			return false
 		}
 		c.refuse(p, ErrClosed)

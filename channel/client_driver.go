@@ -7,6 +7,7 @@ import (
 
 	"bennu.example/internal/link"
 	"bennu.example/internal/loop"
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -48,7 +49,7 @@ func (t *clientJoinTask) Run() {
 			} else {
 				err = fmt.Errorf("%w: %w", ErrClosed, err)
 			}
-			p.handle.Resolve(push.Failed(p.wrap(c.topic, err)))
+			p.handle.Resolve(failed(p.wrap(c.topic, err)))
 			return
 		}
 		c.state.open, c.state.held = c.up.IsOpen(), busy
@@ -71,12 +72,12 @@ func (t *clientLeaveTask) Run() {
 func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }
 func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushTimeout, push: (*clientPush)(t)}) }
 
-// Call queues a callback. With Cancel it makes a clientPush the Owner of its handle.
+// Call is part of promise.Owner: it enqueues a callback.
 func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload) {
 	p.c.events.call(func() { f(payload) })
 }
 
-func (p *clientPush) Cancel(*push.Push) {
+func (p *clientPush) Cancel() {
 	if p.event != serializer.EventJoin && p.event != serializer.EventLeave {
 		p.c.up.Post((*clientCancelTask)(p))
 	}
@@ -264,7 +265,7 @@ func (c *Client) joinRef(n uint64) serializer.Ref {
 	return c.refText
 }
 
-func (c *Client) answer(p *clientPush, a push.Answer) {
+func (c *Client) answer(p *clientPush, a promise.Result) {
 	if p.timer.Task != nil {
 		c.up.Disarm(&p.timer)
 	}

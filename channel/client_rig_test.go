@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -187,7 +188,7 @@ func (r *clientRig) render(o *clientOutput) string {
 }
 
 // rigAnswer is what an answer comes to.
-func rigAnswer(a push.Answer) string {
+func rigAnswer(a promise.Result) string {
 	if a.Err == nil {
 		return a.Status
 	}

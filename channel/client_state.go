@@ -1,11 +1,13 @@
 package channel
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 	"time"
 
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -107,7 +109,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		}
 	case inLeaveTimeout:
 		if m.status == StateLeaving {
-			m.left(push.Failed(m.wrap(m.leave, push.ErrTimeout)))
+			m.left(failed(m.wrap(m.leave, push.ErrTimeout)))
 		}
 	case inPushTimeout:
 		if m.forget(in.push) {
@@ -184,7 +186,7 @@ func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err e
 		return
 	}
 	if err != nil {
-		m.joinFailed(push.Failed(m.wrap(m.join, err)), m.wrap(m.join, err))
+		m.joinFailed(failed(m.wrap(m.join, err)), m.wrap(m.join, err))
 		return
 	}
 	m.joinRef = m.refs()
@@ -209,7 +211,7 @@ func (m *clientMachine) closed(err error) {
 	m.do(clientOutput{kind: outNoParams})
 	switch m.status {
 	case StateLeaving: // the server ends its channels with the connection; so there is no leave to send later, as phoenix.js does
-		m.left(push.Answer{Status: push.StatusOK})
+		m.left(promise.Result{Status: push.StatusOK})
 	case StateJoining, StateJoined:
 		m.errored(err)
 		m.lose(err)
@@ -273,13 +275,13 @@ func (m *clientMachine) joinTimeout() {
 			m.do(clientOutput{kind: outSend, ref: m.refs(), joinRef: m.joinRef, event: serializer.EventLeave})
 		}
 		m.do(clientOutput{kind: outNoParams})
-		m.joinFailed(push.Failed(err), err)
+		m.joinFailed(failed(err), err)
 	case StateErrored:
-		m.answerJoin(push.Failed(err))
+		m.answerJoin(failed(err))
 	}
 }
 
-func (m *clientMachine) joinFailed(a push.Answer, err error) {
+func (m *clientMachine) joinFailed(a promise.Result, err error) {
 	m.joinRef = 0
 	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
 	m.errored(err)
@@ -287,7 +289,7 @@ func (m *clientMachine) joinFailed(a push.Answer, err error) {
 	m.retry(err)
 }
 
-func (m *clientMachine) answerJoin(a push.Answer) {
+func (m *clientMachine) answerJoin(a promise.Result) {
 	m.answered = true
 	m.do(clientOutput{kind: outAnswer, push: m.join, answer: a})
 }
@@ -317,7 +319,7 @@ func (m *clientMachine) message(msg *serializer.Message) {
 	case msg.Kind == serializer.KindReply:
 		m.reply(msg)
 	case msg.Event == serializer.EventClose:
-		m.end(&RemoteError{msg.Event, msg.Payload}, &push.Answer{Status: push.StatusOK})
+		m.end(&RemoteError{msg.Event, msg.Payload}, &promise.Result{Status: push.StatusOK})
 	case msg.Event == serializer.EventError:
 		m.crashed(&RemoteError{msg.Event, msg.Payload})
 	case m.status == StateLeaving, m.status == StateClosed:
@@ -331,21 +333,21 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 	ref, ok := parseClientRef(msg.Ref)
 	if p := m.flight[ref]; ok && p != nil {
 		m.landed(ref)
-		m.do(clientOutput{kind: outAnswer, push: p, answer: push.Answer{Status: msg.Status, Payload: msg.Payload}})
+		m.do(clientOutput{kind: outAnswer, push: p, answer: promise.Result{Status: msg.Status, Payload: msg.Payload}})
 		return
 	}
 	switch {
 	case ok && m.status == StateJoining && ref == m.joinRef:
 		m.joinReply(msg)
 	case ok && m.status == StateLeaving && ref == m.leave.ref:
-		m.left(push.Answer{Status: msg.Status, Payload: msg.Payload})
+		m.left(promise.Result{Status: msg.Status, Payload: msg.Payload})
 	default: // a second reply, one that comes after its timeout, or one to nothing
 		m.do(clientOutput{kind: outDrop, msg: msg, why: "reply to nothing"})
 	}
 }
 
 func (m *clientMachine) joinReply(msg *serializer.Message) {
-	a := push.Answer{Status: msg.Status, Payload: msg.Payload}
+	a := promise.Result{Status: msg.Status, Payload: msg.Payload}
 	if msg.Status != push.StatusOK {
 		m.joinFailed(a, m.wrap(m.join, &push.Error{Status: msg.Status, Payload: msg.Payload}))
 		return
@@ -376,7 +378,7 @@ func (m *clientMachine) crashed(err error) {
 		m.lose(err)
 		m.retry(err)
 	case StateLeaving:
-		m.left(push.Answer{Status: push.StatusOK})
+		m.left(promise.Result{Status: push.StatusOK})
 	}
 }
 
@@ -446,7 +448,7 @@ func (m *clientMachine) refused(ref uint64, err error) {
 	}
 	if m.status == StateJoining && ref == m.joinRef && ref != 0 {
 		err = m.wrap(m.join, err)
-		m.joinFailed(push.Failed(err), err)
+		m.joinFailed(failed(err), err)
 	}
 }
 
@@ -457,10 +459,10 @@ func (m *clientMachine) leaveCalled(p *clientPush) {
 	known := m.open && m.joinRef != 0 && (m.status == StateJoining || m.status == StateJoined)
 	switch {
 	case m.join == nil, m.over:
-		m.answerLeave(push.Answer{Status: push.StatusOK})
+		m.answerLeave(promise.Result{Status: push.StatusOK})
 		return
 	case !known:
-		m.left(push.Answer{Status: push.StatusOK})
+		m.left(promise.Result{Status: push.StatusOK})
 		return
 	}
 	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
@@ -472,7 +474,7 @@ func (m *clientMachine) leaveCalled(p *clientPush) {
 	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
 }
 
-func (m *clientMachine) answerLeave(a push.Answer) {
+func (m *clientMachine) answerLeave(a promise.Result) {
 	if m.leave != nil {
 		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: a})
 		m.leave = nil
@@ -480,10 +482,10 @@ func (m *clientMachine) answerLeave(a push.Answer) {
 }
 
 // left closes the channel because Leave was called.
-func (m *clientMachine) left(a push.Answer) { m.end(ErrLeft, &a) }
+func (m *clientMachine) left(a promise.Result) { m.end(ErrLeft, &a) }
 
 // end closes the channel for good. A Leave that waits is answered by leave; nil: it fails.
-func (m *clientMachine) end(cause error, leave *push.Answer) {
+func (m *clientMachine) end(cause error, leave *promise.Result) {
 	if m.over {
 		return
 	}
@@ -507,7 +509,7 @@ func (m *clientMachine) end(cause error, leave *push.Answer) {
 	switch {
 	case m.leave == nil:
 	case leave == nil:
-		m.answerLeave(push.Failed(m.wrap(m.leave, m.closedBy(cause))))
+		m.answerLeave(failed(m.wrap(m.leave, m.closedBy(cause))))
 	default:
 		m.answerLeave(*leave)
 	}
@@ -538,7 +540,7 @@ func (m *clientMachine) failJoin(cause error) {
 }
 
 func (m *clientMachine) fail(p *clientPush, err error) {
-	m.do(clientOutput{kind: outAnswer, push: p, answer: push.Failed(m.wrap(p, err))})
+	m.do(clientOutput{kind: outAnswer, push: p, answer: failed(m.wrap(p, err))})
 }
 
 func (m *clientMachine) wrap(p *clientPush, err error) error { return p.wrap(m.topic, err) }
@@ -554,9 +556,18 @@ func (p *clientPush) wrap(topic string, err error) error {
 	return fmt.Errorf("channel: push %s to %s: %w", p.event, topic, err)
 }
 
+// failed is the result of a push that gets no reply, because of err.
+func failed(err error) promise.Result {
+	if errors.Is(err, push.ErrTimeout) {
+		return promise.Result{Status: push.StatusTimeout, Err: err}
+	}
+	reason := serializer.Value(map[string]string{"reason": err.Error()})
+	return promise.Result{Status: push.StatusFailed, Payload: reason, Err: err}
+}
+
 // clientPush is a push, a join or a leave, and the handle to it.
 type clientPush struct {
-	handle  push.Resolver
+	handle  promise.Promise
 	c       *Client
 	event   string
 	timeout time.Duration

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"bennu.example/push"
 )
 
 // TestClientRules names the lines of the checklist that each table is about. A line without "=>" must come to nothing that shows.
@@ -391,6 +393,23 @@ func TestClientFlightShrinks(t *testing.T) {
 		}
 		if kept := r.s.flight != nil; kept != (n <= clientFlightKept) {
 			t.Fatalf("after %d pushes in flight: kept %t", n, kept)
+		}
+	}
+}
+
+func TestFailedPushHasAStatusAndAReason(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		err          error
+		status, json string
+	}{
+		{fmt.Errorf("channel: push a to b: %w", push.ErrTimeout), push.StatusTimeout, "{}"},
+		{fmt.Errorf("channel: push a to b: %w", push.ErrLost), push.StatusFailed, `{"reason":"channel: push a to b: lost before the reply"}`},
+	} {
+		r := failed(test.err)
+		got, err := r.Payload.JSON()
+		if err != nil || r.Status != test.status || string(got) != test.json || r.Err != test.err { //nolint:errorlint // the same error
+			t.Errorf("%v: %q %s %v, %v", test.err, r.Status, got, r.Err, err)
 		}
 	}
 }

@@ -3,7 +3,7 @@ package channel
 import (
 	"strconv"
 
-	"bennu.example/push"
+	"bennu.example/internal/promise"
 	"bennu.example/serializer"
 )
 
@@ -48,7 +48,7 @@ type clientOutput struct {
 	joinRef uint64              // outSend
 	event   string              // outSend
 	payload serializer.Payload  // outSend of a join, outJoined
-	answer  push.Answer         // outAnswer
+	answer  promise.Result      // outAnswer
 	attempt uint64              // outParams
 	tries   int                 // outArm of timerRejoin, from 1
 	msg     *serializer.Message // outDeliver, outDrop

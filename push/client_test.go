@@ -9,11 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
 
-// owner queues callbacks until run.
+// owner queues callbacks until run is called.
 type owner struct {
 	mu       sync.Mutex
 	queue    []func()
@@ -26,7 +27,7 @@ func (o *owner) Call(f func(serializer.Payload), p serializer.Payload) {
 	o.queue = append(o.queue, func() { f(p) })
 }
 
-func (o *owner) Cancel(*push.Push) { o.canceled++ }
+func (o *owner) Cancel() { o.canceled++ }
 
 func (o *owner) run() {
 	o.mu.Lock()
@@ -38,15 +39,15 @@ func (o *owner) run() {
 	}
 }
 
-func newPush(sticky bool) (*owner, *push.Resolver) {
-	o, r := new(owner), new(push.Resolver)
+func newPush(sticky bool) (*owner, *promise.Promise, *push.Push) {
+	o, r := new(owner), new(promise.Promise)
 	r.Init(o, sticky)
-	return o, r
+	return o, r, (*push.Push)(r)
 }
 
 func payload(n int) serializer.Payload { return serializer.Value(n) }
 
-// listen records which hooks ran, with what.
+// listen records the statuses and payloads of the hooks that run.
 func listen(p *push.Push, statuses ...string) *[]string {
 	var got []string
 	for _, s := range statuses {
@@ -58,37 +59,36 @@ func listen(p *push.Push, statuses ...string) *[]string {
 	return &got
 }
 
-func TestClientAnswers(t *testing.T) { // K240, L258, L261
+func TestPushHasOneResult(t *testing.T) { // K240, L258, L261
 	t.Parallel()
 	refused := fmt.Errorf("channel: %w", push.ErrLost)
 	late := fmt.Errorf("channel: %w", push.ErrTimeout)
 	for _, test := range []struct {
 		name   string
-		answer push.Answer
-		err    error // by errors.Is; nil: none, or an *Error with the answer's status
+		result promise.Result
+		err    error // for errors.Is; nil means none, or an *Error with the status
 		hooks  []string
 	}{
-		{"ok", push.Answer{Status: "ok", Payload: payload(1)}, nil, []string{"ok 1", "ok 1"}},
-		{"error", push.Answer{Status: "error", Payload: payload(1)}, nil, []string{"error 1"}},
-		{"another", push.Answer{Status: "maybe", Payload: payload(1)}, nil, []string{"maybe 1"}},
-		{"timeout", push.Failed(late), push.ErrTimeout, []string{"timeout {}"}},
-		{"failed", push.Failed(refused), push.ErrLost, []string{`failed {"reason":"channel: lost before the reply"}`}},
+		{"ok", promise.Result{Status: "ok", Payload: payload(1)}, nil, []string{"ok 1", "ok 1"}},
+		{"error", promise.Result{Status: "error", Payload: payload(1)}, nil, []string{"error 1"}},
+		{"another", promise.Result{Status: "maybe", Payload: payload(1)}, nil, []string{"maybe 1"}},
+		{"timeout", promise.Result{Status: "timeout", Err: late}, push.ErrTimeout, []string{"timeout {}"}},
+		{"failed", promise.Result{Status: "failed", Payload: payload(3), Err: refused}, push.ErrLost, []string{"failed 3"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			for _, when := range []string{"before", "after"} {
-				o, r := newPush(false)
-				p := r.Push()
+				o, r, p := newPush(false)
 				var got *[]string
 				all := []string{"ok", "error", "maybe", "timeout", "failed", "ok"}
 				if when == "before" {
 					got = listen(p, all...)
 				}
-				if !r.Resolve(test.answer) {
-					t.Fatal("not the first answer")
+				if !r.Resolve(test.result) {
+					t.Fatal("not the first result")
 				}
-				if r.Resolve(push.Answer{Status: "ok", Payload: payload(2)}) {
-					t.Fatal("answered twice")
+				if r.Resolve(promise.Result{Status: "ok", Payload: payload(2)}) {
+					t.Fatal("a second result was accepted")
 				}
 				if when == "after" {
 					got = listen(p, all...)
@@ -107,12 +107,12 @@ func TestClientAnswers(t *testing.T) { // K240, L258, L261
 					if !errors.Is(err, test.err) {
 						t.Fatal(err)
 					}
-				case test.answer.Status == "ok":
+				case test.result.Status == "ok":
 					if text, _ := v.JSON(); err != nil || string(text) != "1" {
 						t.Fatal(text, err)
 					}
 				default:
-					if !errors.As(err, &reply) || reply.Status != test.answer.Status {
+					if !errors.As(err, &reply) || reply.Status != test.result.Status {
 						t.Fatal(err)
 					}
 				}
@@ -122,15 +122,14 @@ func TestClientAnswers(t *testing.T) { // K240, L258, L261
 	}
 }
 
-func TestClientStickyHooks(t *testing.T) { // K241
+func TestHooksOfAJoinRunForEveryResult(t *testing.T) { // K241
 	t.Parallel()
-	o, r := newPush(true)
-	p := r.Push()
+	o, r, p := newPush(true)
 	got := listen(p, "ok", "error")
-	r.Resolve(push.Answer{Status: "error", Payload: payload(1)})
-	r.Resolve(push.Answer{Status: "ok", Payload: payload(2)})
-	more := listen(p, "ok", "error") // the latest answer is replayed
-	r.Resolve(push.Answer{Status: "ok", Payload: payload(3)})
+	r.Resolve(promise.Result{Status: "error", Payload: payload(1)})
+	r.Resolve(promise.Result{Status: "ok", Payload: payload(2)})
+	more := listen(p, "ok", "error") // the latest result is repeated
+	r.Resolve(promise.Result{Status: "ok", Payload: payload(3)})
 	o.run()
 	if want := []string{"error 1", "ok 2", "ok 3"}; !slices.Equal(*got, want) {
 		t.Fatalf("%q", *got)
@@ -140,15 +139,14 @@ func TestClientStickyHooks(t *testing.T) { // K241
 	}
 	var refused *push.Error
 	if _, err := p.Wait(context.Background()); !errors.As(err, &refused) {
-		t.Fatalf("the first answer stays Wait's: %v", err)
+		t.Fatalf("Wait returned %v, want the first result", err)
 	}
 }
 
-func TestClientWait(t *testing.T) {
+func TestWaitEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		o, r := newPush(false)
-		p := r.Push()
+		o, r, p := newPush(false)
 		ctx, cancel := context.WithCancel(t.Context())
 		errs := make(chan error, 3)
 		go func() { _, err := p.Wait(ctx); errs <- err }()
@@ -159,7 +157,7 @@ func TestClientWait(t *testing.T) {
 		}
 		select {
 		case <-p.Done():
-			t.Fatal("done without an answer")
+			t.Fatal("Done is closed without a result")
 		default:
 		}
 		p.Cancel()
@@ -167,7 +165,7 @@ func TestClientWait(t *testing.T) {
 			go func() { _, err := p.Wait(t.Context()); errs <- err }()
 		}
 		synctest.Wait()
-		r.Resolve(push.Answer{Status: "ok"})
+		r.Resolve(promise.Result{Status: "ok"})
 		for range 2 {
 			if err := <-errs; err != nil {
 				t.Fatal(err)
@@ -175,20 +173,19 @@ func TestClientWait(t *testing.T) {
 		}
 		p.Cancel()
 		if o.canceled != 1 {
-			t.Fatalf("canceled %d times: once before the answer, and not after it", o.canceled)
+			t.Fatalf("canceled %d times, want once: Cancel has no effect after the result", o.canceled)
 		}
 	})
 }
 
-func TestClientManyGoroutines(t *testing.T) { // for the race detector
+func TestConcurrentUse(t *testing.T) { // for the race detector
 	t.Parallel()
-	o, r := newPush(false)
-	p := r.Push()
+	o, r, p := newPush(false)
 	var wg sync.WaitGroup
 	var first, ran sync.Map
 	for i := range 8 {
 		wg.Go(func() {
-			if r.Resolve(push.Answer{Status: "ok", Payload: payload(i)}) {
+			if r.Resolve(promise.Result{Status: "ok", Payload: payload(i)}) {
 				first.Store(i, true)
 			}
 		})
@@ -204,7 +201,7 @@ func TestClientManyGoroutines(t *testing.T) { // for the race detector
 	n := 0
 	first.Range(func(any, any) bool { n++; return true })
 	if n != 1 {
-		t.Fatalf("%d first answers", n)
+		t.Fatalf("%d first results", n)
 	}
 	n = 0
 	ran.Range(func(any, any) bool { n++; return true })

@@ -14,8 +14,9 @@ import (
 var layers = [][]string{
 	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
-	{"internal/link", "transport", "push", "pubsub", "socket/token"},
-	{"engine/internal/broker", "internal/reason"},
+	{"internal/link", "internal/promise", "transport", "pubsub", "socket/token"},
+	{"engine/internal/broker", "push"},
+	{"internal/reason"},
 	{"channel", "engine/natsengine", "engine/redisengine"},
 	{"socket", "presence"},
 	{"examples/chat/room"},
