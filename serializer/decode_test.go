@@ -33,7 +33,7 @@ type decodeInner struct {
 	Deep   **bool
 }
 
-// decodeTargets are types to decode into, those for which there is a short way and those for which there is none.
+// decodeTargets returns values of many types to decode into, some of which are not empty.
 func decodeTargets() []any {
 	n := 3
 	return []any{
@@ -45,7 +45,7 @@ func decodeTargets() []any {
 	}
 }
 
-// clone copies a target, so that both ways begin with the same.
+// clone returns a target that equals v, so that both decoders begin with the same.
 func clone(t *testing.T, v any) any {
 	t.Helper()
 	for _, fresh := range decodeTargets() {
@@ -57,7 +57,7 @@ func clone(t *testing.T, v any) any {
 	return nil
 }
 
-// testDecode compares Decode with what encoding/json makes of the same payload.
+// testDecode compares Decode with what encoding/json decodes from the payload's JSON.
 func testDecode(t *testing.T, p serializer.Payload) {
 	t.Helper()
 	raw, err := p.JSON()
@@ -109,7 +109,7 @@ var decodeSeeds = []string{
 	"\x83\xa4name\xa1r\xa3sub\x92\x81\xa4name\xa1a\xc0\xa4data\xc4\x01x",
 }
 
-// The short way from MessagePack into a Go value ends where the way through encoding/json does.
+// TestDecodeMsgpackAsJSON decodes MessagePack as encoding/json decodes the same payload in JSON.
 func TestDecodeMsgpackAsJSON(t *testing.T) {
 	t.Parallel()
 	for _, s := range decodeSeeds {

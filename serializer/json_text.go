@@ -132,6 +132,13 @@ const maxPooled = 64 << 10
 
 // withJSON calls f with v as encoding/json has it, in a buffer that is only valid during the call.
 func withJSON(v any, f func(raw []byte)) error {
+	if raw, ok := v.(json.RawMessage); ok && raw != nil {
+		if !validJSON(raw) {
+			return payloadError(errInvalidJSON)
+		}
+		f(trimSpace(raw))
+		return nil
+	}
 	e := jsonEncoders.Get().(*jsonEncoder)
 	e.buf.Reset()
 	if err := e.enc.Encode(v); err != nil {

@@ -208,13 +208,6 @@ func appendMpFloat(dst []byte, f float64) []byte {
 	return binary.BigEndian.AppendUint64(append(dst, 0xcb), math.Float64bits(f))
 }
 
-func appendMpBool(dst []byte, b bool) []byte {
-	if b {
-		return append(dst, 0xc3)
-	}
-	return append(dst, 0xc2)
-}
-
 func appendMpStr[T string | []byte](dst []byte, s T) []byte {
 	return append(appendMpStrHead(dst, len(s)), s...)
 }

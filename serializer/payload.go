@@ -85,9 +85,6 @@ func (p Payload) Decode(v any) error {
 		}
 		*to = p.raw
 	default:
-		if p.form == formMsgpack && decodeMsgpack(p.raw, v) {
-			return nil
-		}
 		scratch := scratches.Get().(*[]byte)
 		*scratch, err = p.appendJSON((*scratch)[:0])
 		if err != nil {
@@ -129,12 +126,6 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 		return appendMsgpackAsJSON(dst, p.raw), nil
 	case formBinary:
 		return dst, payloadError(errBinary)
-	}
-	if raw, ok := p.value.(json.RawMessage); ok && raw != nil {
-		if !validJSON(raw) {
-			return dst, payloadError(errInvalidJSON)
-		}
-		return append(dst, trimSpace(raw)...), nil
 	}
 	err := withJSON(p.value, func(raw []byte) { dst = append(dst, raw...) })
 	return dst, err

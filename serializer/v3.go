@@ -6,19 +6,21 @@ import (
 	"unicode/utf8"
 )
 
-// V3 is MessagePack, which answers to 3.0.0 and all later versions of 3, as Phoenix knows none: a stock Phoenix refuses them. A message
-// is the array of 2.0.0 in a binary frame, a binary payload is a bin in it, and the rules for payloads are those of 2.0.0. The refs may
-// be any scalar but bin and extensions.
+// V3 returns the serializer of MessagePack. It answers to 3.0.0 and all later versions of 3, which
+// Phoenix refuses. A message is the array of 2.0.0 in a binary frame, and a binary payload is a bin
+// in it. The rules for payloads are those of 2.0.0. A ref may be any scalar except bin and
+// extensions.
 //
-// A topic's subscribers need not speak the same version, so payloads pass from one to the other:
-//   - From JSON, a number without fraction and exponent is an integer if 64 bits hold it, and any other is a float. An integer too
-//     large for that too is its digits as a str.
-//   - To JSON, bin and extensions are base64 strings, but a timestamp is written by RFC 3339; a float that is not a number or
-//     infinite is null; a map's key that is no str is its JSON text or base64. Arrays, maps and extensions are no keys: such a
-//     message is malformed.
+// Subscribers of a topic may use different versions, so payloads are converted:
+//   - From JSON, a number without fraction and exponent becomes an integer if 64 bits hold it, and
+//     a float otherwise. An integer that is too large for a float becomes a str of its digits.
+//   - To JSON, bin and extensions become base64 strings, but a timestamp is written by RFC 3339.
+//     A float that is NaN or infinite becomes null. A map key that is not a str becomes its JSON
+//     text or base64. A message with an array, a map or an extension as a key is malformed.
 //
-// A Go value gives the same as its JSON would, by the same tags, but a []byte is a bin and not base64. That does not hold within
-// types which marshal themselves, which embed others, or which are maps whose keys are no strings: these go through JSON.
+// A Go value is encoded by encoding/json and converted, except that a []byte is a bin and not
+// base64. The exception does not apply within types that marshal themselves, that embed other
+// types, or that are maps with keys other than strings.
 func V3() Serializer { return msgpack{} }
 
 type msgpack struct{}
@@ -80,7 +82,7 @@ func (p Payload) appendMsgpack(dst []byte) ([]byte, error) {
 	case formBinary:
 		return appendMpBin(dst, p.raw), nil
 	}
-	return appendMpAny(dst, p.value, 0)
+	return appendValueAsMsgpack(dst, p.value)
 }
 
 func (msgpack) Parse(op Op, data []byte) (m Message, err error) {

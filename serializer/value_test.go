@@ -3,6 +3,7 @@ package serializer_test
 import (
 	"encoding/json"
 	"errors"
+	"math"
 	"math/big"
 	"net/netip"
 	"reflect"
@@ -128,7 +129,7 @@ func TestValuesMeanTheSame(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		for range 2 { // pooled encoders must forget
+		for range 2 { // a pooled buffer must keep nothing of the first
 			m := serializer.Message{Kind: request, Ref: `"1"`, Payload: p}
 			op, frame, err := serializer.V3().Append(nil, &m)
 			if err != nil {
@@ -160,19 +161,84 @@ func TestValuesMeanTheSame(t *testing.T) {
 	}
 }
 
+// TestBytesAreBin looks for each []byte in its frame, as a bin. A string that equals its base64
+// stays a str.
 func TestBytesAreBin(t *testing.T) {
 	t.Parallel()
 	type withTime struct {
+		S string // the base64 of what follows it
 		T time.Time
 		B []byte
 	}
+	type cyclic struct {
+		Next *cyclic `json:"next,omitempty"`
+		Data []octets
+	}
+	bin := []byte("BIN!")
+	pointer := &bin
 	for name, v := range map[string]any{
-		"plain": plain{G: []byte("BIN!")}, "map": map[string]any{"b": []byte("BIN!")}, "beside a time": withTime{B: []byte("BIN!")},
-		"in a list": []any{[]byte("BIN!")}, "named": octets("BIN!"), "tree": tree{Data: []byte("BIN!")}, "part": map[string]any{"p": serializer.Binary([]byte("BIN!"))},
+		"struct":            plain{A: "QklOIQ==", G: bin},
+		"map of interfaces": map[string]any{"a": "QklOIQ==", "b": bin, "c": []any{}, "d": map[string]int{}},
+		"map of bytes":      map[word][]byte{"x": bin},
+		"key with escapes":  map[string][]byte{"\"\n": bin},
+		"list":              []any{map[string]any{}, "QklOIQ==", 1.5, bin},
+		"array":             [2][]byte{nil, bin},
+		"beside a time":     withTime{S: "QklOIQ==", B: bin},
+		"named":             octets(bin),
+		"pointers":          &pointer,
+		"contains itself":   cyclic{Next: &cyclic{Next: &cyclic{Data: []octets{{}, bin}}}},
+		"payload":           map[string]any{"p": serializer.Binary(bin)},
+		"value in payload":  []any{serializer.Value([]any{serializer.Value(tree{Data: bin})})},
 	} {
 		_, frame, err := serializer.V3().Append(nil, &serializer.Message{Kind: reply, Status: "ok", Payload: serializer.Value(v)})
-		if err != nil || !strings.Contains(string(frame), "\xc4\x04BIN!") {
+		if err != nil || strings.Count(string(frame), "\xc4\x04BIN!") != 1 {
 			t.Errorf("%s: %q, %v", name, frame, err)
+		}
+		raw, err := serializer.Value(v).JSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.Count(string(frame), "\xa8QklOIQ=="), strings.Count(string(raw), "QklOIQ==")-1; got != want {
+			t.Errorf("%s: %d strs equal the base64, want %d: %q", name, got, want, frame)
+		}
+	}
+	for name, v := range map[string]any{ // their JSON does not tell where the bytes are
+		"embedded": struct{ plain }{plain{G: bin}}, "number keys": map[int][]byte{1: bin},
+		"an unusual name": struct {
+			A []byte `json:"a b"`
+		}{bin},
+	} {
+		_, frame, err := serializer.V3().Append(nil, &serializer.Message{Kind: reply, Status: "ok", Payload: serializer.Value(v)})
+		if err != nil || !strings.Contains(string(frame), "\xa8QklOIQ==") {
+			t.Errorf("%s: %q, %v", name, frame, err)
+		}
+	}
+}
+
+// TestMsgpackPartsStay sends MessagePack as a part of a Go value.
+func TestMsgpackPartsStay(t *testing.T) {
+	t.Parallel()
+	const part = "\x82\xa1t\xd6\xff\x00\x00\x00\x05\xa1b\xc4\x01\xff" // a timestamp and a bin
+	m, err := serializer.V3().Parse(binary, []byte("\x95\xc0\xc0\xa1t\xa1e"+part))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := serializer.Value([]any{[]any{1}, m.Payload, []any{2}})
+	_, frame, err := serializer.V3().Append(nil, &serializer.Message{Topic: "t", Event: "e", Payload: v})
+	if want := "\x95\xc0\xc0\xa1t\xa1e\x93\x91\x01" + part + "\x91\x02"; err != nil || string(frame) != want {
+		t.Errorf("%q, %v", frame, err)
+	}
+}
+
+// TestNumbersWithoutJSON holds that a value which JSON cannot carry is refused in every version:
+// whether a message can be sent must not depend on the client.
+func TestNumbersWithoutJSON(t *testing.T) {
+	t.Parallel()
+	for _, f := range []float64{math.NaN(), math.Inf(1), math.Inf(-1)} {
+		for _, v := range []any{map[string]float64{"x": f}, map[string]any{"x": f}, struct{ X float32 }{float32(f)}} {
+			for _, s := range serializer.Default() {
+				testRefused(t, s, push, serializer.Value(v))
+			}
 		}
 	}
 }

@@ -123,40 +123,40 @@ func timestamp(v *mpValue) (t time.Time, ok bool) {
 // appendJSONAsMsgpack appends the MessagePack of the valid JSON value raw.
 func appendJSONAsMsgpack(dst, raw []byte) []byte {
 	var room [32]int
-	sizes := containerSizes(room[:0], raw) // MessagePack has them before the elements
+	sizes := containerSizes(room[:0], raw)
 	for i := 0; i < len(raw); {
-		switch c := raw[i]; c {
-		case '{', '[':
-			if c == '{' {
-				dst = appendMpMapHead(dst, sizes[0])
-			} else {
-				dst = appendMpArrayHead(dst, sizes[0])
-			}
-			sizes = sizes[1:]
-			i++
-		case '"':
-			end := scanString(raw, i)
-			dst = appendStringAsMsgpack(dst, raw[i:end])
-			i = end
-		case 't', 'n':
-			if c == 't' {
-				dst = append(dst, 0xc3)
-			} else {
-				dst = append(dst, 0xc0)
-			}
-			i += 4
-		case 'f':
-			dst = append(dst, 0xc2)
-			i += 5
-		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
-			end := scanNumber(raw, i)
-			dst = appendNumberAsMsgpack(dst, raw[i:end])
-			i = end
-		default: // space and punctuation
-			i++
-		}
+		dst, sizes, i = appendJSONToken(dst, sizes, raw, i)
 	}
 	return dst
+}
+
+// appendJSONToken appends the scalar or the beginning of a container at i. It skips punctuation.
+// sizes are those of the containers to come, since MessagePack has them before the elements. The
+// results are the new dst, sizes and i.
+func appendJSONToken(dst []byte, sizes []int, raw []byte, i int) ([]byte, []int, int) {
+	end := i + 1
+	switch raw[i] {
+	case '{':
+		dst, sizes = appendMpMapHead(dst, sizes[0]), sizes[1:]
+	case '[':
+		dst, sizes = appendMpArrayHead(dst, sizes[0]), sizes[1:]
+	case '"':
+		end = scanString(raw, i)
+		dst = appendStringAsMsgpack(dst, raw[i:end])
+	case 'n':
+		end = i + len("null")
+		dst = append(dst, 0xc0)
+	case 't':
+		end = i + len("true")
+		dst = append(dst, 0xc3)
+	case 'f':
+		end = i + len("false")
+		dst = append(dst, 0xc2)
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		end = scanNumber(raw, i)
+		dst = appendNumberAsMsgpack(dst, raw[i:end])
+	}
+	return dst, sizes, end
 }
 
 // containerSizes appends the number of elements or members of each container in raw, in the order in which they begin.
