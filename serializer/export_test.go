@@ -1,14 +1,14 @@
 package serializer
 
-// What the tests look at from inside.
+// Unexported functions for the tests.
 var (
 	ValidJSON           = validJSON
 	AppendJSONAsMsgpack = appendJSONAsMsgpack
 	AppendMsgpackAsJSON = appendMsgpackAsJSON
 )
 
-// ValidMsgpack reports whether b is one value.
+// ValidMsgpack reports whether b is exactly one value.
 func ValidMsgpack(b []byte) bool { return scanMsgpack(b, 0, 0) == len(b) }
 
-// MaxDepth is how deep a message may nest.
+// MaxDepth is the number of levels that a message may have.
 const MaxDepth = maxDepth

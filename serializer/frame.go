@@ -6,7 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// Frame is one encoded message on its way out. It may be shared by any number of connections and is never written to.
+// Frame is an encoded message to be sent. Any number of connections may share it. It must not be
+// modified.
 type Frame struct {
 	Op   Op
 	Data []byte
@@ -14,15 +15,16 @@ type Frame struct {
 	deflated atomic.Pointer[deflated]
 }
 
-// deflated is a frame's data in fewer bytes.
+// deflated holds a frame's compressed data.
 type deflated struct {
 	once sync.Once
 	data []byte
 }
 
-// Deflated returns what deflate makes of the frame's data, which is nil if it cannot be made shorter. It calls deflate once, whoever asks and
-// how often, so that a frame for many connections is deflated once; of several deflate functions only the first is called. For package
-// transport.
+// Deflated returns the result of deflate for the frame's data, which is nil if compression does not
+// make it shorter. Only the first call for a frame calls deflate; later calls, also with another
+// function, return its result. So a frame for many connections is compressed once. It is used by
+// package transport.
 func (f *Frame) Deflated(deflate func(data []byte) []byte) []byte {
 	d := f.deflated.Load()
 	if d == nil {
@@ -35,11 +37,11 @@ func (f *Frame) Deflated(deflate func(data []byte) []byte) []byte {
 	return d.data
 }
 
-// Encode makes the frame of m, in memory of its own and no more than it needs.
+// Encode returns m as a frame. The frame owns its data.
 func Encode(s Serializer, m *Message) (*Frame, error) {
 	d := drafts.Get().(*draft)
 	defer drafts.Put(d)
-	d.message = *m // the caller's may stay on its stack
+	d.message = *m // so that the caller's can stay on the stack
 	op, data, err := s.Append(d.bytes[:0], &d.message)
 	d.message = Message{}
 	if err != nil {
@@ -51,7 +53,7 @@ func Encode(s Serializer, m *Message) (*Frame, error) {
 	return &Frame{Op: op, Data: bytes.Clone(data)}, nil
 }
 
-// draft is what a frame is made in.
+// draft is the scratch memory in which a frame is encoded.
 type draft struct {
 	message Message
 	bytes   []byte

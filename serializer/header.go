@@ -5,18 +5,19 @@ import (
 	"fmt"
 )
 
-// The four strings of a message are collected in one buffer, so that they cost one allocation: the refs as JSON text, topic and
-// event as themselves. The buffer begins on the stack of the parser, with room for what is usual.
+// headerRoom is the initial size of the buffer for the four strings of a message. They are
+// collected in one buffer, so that they cost one allocation: the refs as JSON text, topic and
+// event as they are. The buffer begins on the parser's stack.
 const headerRoom = 128
 
-// names says where in the buffer join_ref, ref and topic end; the event ends with it.
-type names struct {
+// headerEnds are the ends of join_ref, ref and topic in the buffer. The event ends with the buffer.
+type headerEnds struct {
 	ends     [3]int
-	rawTopic bool // the topic is no string, but JSON
+	rawTopic bool // the topic is JSON other than a string
 }
 
-// set makes the strings out of the buffer.
-func (m *Message) set(buf []byte, n names) {
+// set sets the strings from the buffer.
+func (m *Message) set(buf []byte, n headerEnds) {
 	s := string(buf)
 	m.JoinRef, m.Ref = Ref(s[:n.ends[0]]), Ref(s[n.ends[0]:n.ends[1]])
 	m.Topic, m.Event = s[n.ends[1]:n.ends[2]], s[n.ends[2]:]
@@ -25,10 +26,10 @@ func (m *Message) set(buf []byte, n names) {
 	}
 }
 
-// setJSON makes the strings out of valid JSON values; a joinRef of nil is null.
+// setJSON sets the strings from valid JSON values. Nil means null for joinRef.
 func (m *Message) setJSON(joinRef, ref, topic, event []byte) {
 	var room [headerRoom]byte
-	var n names
+	var n headerEnds
 	buf := appendRefOf(room[:0], joinRef)
 	n.ends[0] = len(buf)
 	buf = appendRefOf(buf, ref)
@@ -46,7 +47,7 @@ func appendRefOf(buf, raw []byte) []byte {
 	return appendCanonical(buf, raw)
 }
 
-// appendNameOf appends a topic or event: a string is its value, anything else its text.
+// appendNameOf appends a topic or event: the value of a string, or the JSON of anything else.
 func appendNameOf(buf, raw []byte) (_ []byte, isRaw bool) {
 	if raw[0] == '"' {
 		return appendUnquoted(buf, raw), false
@@ -61,7 +62,7 @@ func appendRef(dst []byte, r Ref) []byte {
 	return append(dst, r...)
 }
 
-// appendTopicEvent appends the JSON of the topic, what stands between, and the JSON of the event.
+// appendTopicEvent appends the topic and the event as JSON, with between between them.
 func appendTopicEvent(dst []byte, m *Message, between string) []byte {
 	if m.RawTopic != "" {
 		dst = append(dst, m.RawTopic...)
@@ -75,7 +76,7 @@ func appendTopicEvent(dst []byte, m *Message, between string) []byte {
 	return AppendString(dst, m.Event)
 }
 
-// appendBody appends the payload as JSON, wrapped if it is a reply's.
+// appendBody appends the payload as JSON. The payload of a reply is wrapped with its status.
 func appendBody(dst []byte, m *Message) ([]byte, error) {
 	start := len(dst)
 	if m.Kind == KindReply {
@@ -90,7 +91,7 @@ func appendBody(dst []byte, m *Message) ([]byte, error) {
 	switch m.Kind {
 	case KindReply:
 		dst = append(dst, '}')
-	case KindRequest: // long polling sends requests as lines, and in valid JSON a line break is but a space
+	case KindRequest: // long polling sends requests as lines; in valid JSON, a line break equals a space
 		body := dst[start:]
 		for _, c := range [...]byte{'\n', '\r'} {
 			for i := bytes.IndexByte(body, c); i >= 0; i = bytes.IndexByte(body, c) {
@@ -105,7 +106,8 @@ func malformed(format string, args ...any) error {
 	return fmt.Errorf("serializer: %w: %s", ErrMalformed, fmt.Sprintf(format, args...))
 }
 
-// kindAtClient tells, by the refs, which kind of message a server has sent that is no reply.
+// kindAtClient returns the kind of a message from a server that is not a reply. It depends on the
+// refs.
 func kindAtClient(m *Message) Kind {
 	if m.JoinRef.IsNull() && m.Ref.IsNull() {
 		return KindBroadcast
@@ -113,8 +115,8 @@ func kindAtClient(m *Message) Kind {
 	return KindPush
 }
 
-// atClient makes of a text message what it is at the client's end. What is called a reply and has no status is none: it is
-// passed on as a push, for whoever wants to have it.
+// atClient sets the kind of a text message from a server and unwraps a reply. A message with the
+// event phx_reply but without a status is treated as a push.
 func atClient(m *Message) {
 	m.Kind = kindAtClient(m)
 	if m.Event != EventReply {
@@ -140,7 +142,7 @@ func atClient(m *Message) {
 	}
 }
 
-// statusOf is the string of a status. The usual ones cost nothing.
+// statusOf returns text as a string. The usual statuses do not allocate.
 func statusOf(text []byte) string {
 	switch string(text) {
 	case "ok":
@@ -151,7 +153,7 @@ func statusOf(text []byte) string {
 	return string(text)
 }
 
-// isKey reports whether the valid JSON string raw is name.
+// isKey reports whether the value of the valid JSON string raw is name.
 func isKey(raw []byte, name string) bool {
 	if len(raw) == len(name)+2 {
 		return string(raw[1:len(raw)-1]) == name

@@ -7,17 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// The scanner below accepts what Jason accepts, in one pass and without recursion: RFC 8259, and beyond encoding/json's
-// notion of it no invalid UTF-8, no escape of half a surrogate pair and no number with a fraction or an exponent that
-// overflows a float64. Integers may be of any length.
+// The scanner below accepts what Jason accepts, in one pass and without recursion. That is RFC
+// 8259 with more restrictions than encoding/json has: no invalid UTF-8, no escape of half a
+// surrogate pair and no number with a fraction or an exponent that overflows a float64. Integers
+// may have any length.
 //
-// Its functions take the position of a token's first byte and return the position after its last; a negative result is the
-// complement of the position of the first wrong byte.
+// Its functions take the position of a token's first byte and return the position after its last
+// byte. A negative result is the complement of the position of the first invalid byte.
 
-// maxDepth is how many levels of arrays and objects a message may have, that of its own included. It is encoding/json's limit.
+// maxDepth is the number of levels of arrays and objects that a message may have, including its
+// own. It is encoding/json's limit.
 const maxDepth = 10_000
 
-// validJSON reports whether b is one JSON value, perhaps between spaces.
+// validJSON reports whether b is one JSON value, with optional spaces around it.
 func validJSON(b []byte) bool {
 	if !utf8.Valid(b) {
 		return false
@@ -33,7 +35,7 @@ func skipSpace(b []byte, i int) int {
 	return i
 }
 
-// trimSpace is b without the JSON spaces around it.
+// trimSpace returns b without the spaces around the value.
 func trimSpace(b []byte) []byte {
 	i, end := skipSpace(b, 0), len(b)
 	for end > i && skipSpace(b[end-1:end], 0) == 1 {
@@ -42,7 +44,7 @@ func trimSpace(b []byte) []byte {
 	return b[i:end:end]
 }
 
-// scanValue scans the value at i, inside of depth levels that are open already. UTF-8 is not checked.
+// scanValue scans the value at i, which is within depth open levels. It does not check UTF-8.
 func scanValue(b []byte, i, depth int) int {
 	var open levels
 	for {
@@ -79,7 +81,7 @@ func scanValue(b []byte, i, depth int) int {
 		if i < 0 {
 			return i
 		}
-		for { // a value has ended, or an empty container is about to
+		for { // after a value, or before the end of an empty container
 			if open.n == 0 {
 				return i
 			}
@@ -148,10 +150,11 @@ func scanString(b []byte, i int) int {
 	}
 }
 
-// skipPlain skips what stands for itself in a string: it stops at a quote, a backslash, a control character or the end.
+// skipPlain skips unescaped characters of a string. It stops at a quote, a backslash, a control
+// character or the end.
 func skipPlain(b []byte, i int) int {
 	const ones, highs = 0x0101010101010101, 0x8080808080808080
-	for len(b)-i >= 8 { // eight bytes at a time; the lowest high bit set marks the first byte that stops us
+	for len(b)-i >= 8 { // eight bytes at a time; the lowest high bit that is set marks the first byte to stop at
 		w := binary.LittleEndian.Uint64(b[i:])
 		quote, slash := w^(ones*'"'), w^(ones*'\\')
 		stop := ((w - ones*0x20) &^ w) | ((quote - ones) &^ quote) | ((slash - ones) &^ slash)
@@ -181,8 +184,8 @@ func scanEscape(b []byte, i int) int {
 	return ^i
 }
 
-// unescapeRune decodes the \uXXXX, or the two that make a surrogate pair, at the start of s, which is known to begin with \u.
-// The size is 0 if it is neither.
+// unescapeRune decodes the escape at the start of s, which begins with \u: one \uXXXX, or two that
+// form a surrogate pair. Size is zero if the escape is invalid.
 func unescapeRune[T string | []byte](s T) (r rune, size int) {
 	r, ok := hex4(s)
 	if !ok || (r >= 0xdc00 && r < 0xe000) {
@@ -201,7 +204,7 @@ func unescapeRune[T string | []byte](s T) (r rune, size int) {
 	return 0x10000 + (r-0xd800)<<10 + (low - 0xdc00), 12
 }
 
-// hex4 reads the four digits after the two bytes of \u.
+// hex4 returns the value of the four digits after \u.
 func hex4[T string | []byte](s T) (r rune, ok bool) {
 	if len(s) < 6 {
 		return 0, false
@@ -231,7 +234,7 @@ func scanNumber(b []byte, i int) int {
 		return ^i
 	}
 	i = whole
-	float, risky := false, whole-start > 200 // fewer digits than that, and an exponent of two, cannot overflow
+	float, risky := false, whole-start > 200 // fewer digits with an exponent of two digits cannot overflow
 	if i < len(b) && b[i] == '.' {
 		float = true
 		end := skipDigits(b, i+1)
@@ -268,7 +271,8 @@ func skipDigits(b []byte, i int) int {
 	return i
 }
 
-// levels is a stack of one bit per open container: whether it is an object. Sixty-four levels take no memory of their own.
+// levels is a stack with one bit for each open container: whether it is an object. It does not
+// allocate for up to 64 levels.
 type levels struct {
 	n    int
 	top  uint64
@@ -297,14 +301,14 @@ func (l *levels) pop() {
 
 func (l *levels) object() bool { return l.top&1 == 1 }
 
-// cursor walks over the members of one array or object, scanning each.
+// cursor iterates over the members of one array or object and scans each.
 type cursor struct {
 	b  []byte
-	at int // where the next token is looked for; negative, the complement of where it went wrong
-	n  int // how many were found
+	at int // the position of the next token; negative: the complement of the first invalid byte's
+	n  int // the number of members so far
 }
 
-// open enters the container at the start of b, after spaces, which begins with the delimiter.
+// open returns a cursor for the container at the start of b, which begins with delim.
 func open(b []byte, delim byte) cursor {
 	i := skipSpace(b, 0)
 	if i >= len(b) || b[i] != delim {
@@ -313,7 +317,8 @@ func open(b []byte, delim byte) cursor {
 	return cursor{b: b, at: i + 1}
 }
 
-// next moves to the next member. It is false at the end, which is marked by the delimiter, and where the text is wrong.
+// next moves to the next member. It returns false at the end, which is marked by delim, and if the
+// text is invalid.
 func (c *cursor) next(delim byte) bool {
 	if c.at < 0 {
 		return false
@@ -321,7 +326,7 @@ func (c *cursor) next(delim byte) bool {
 	c.at = skipSpace(c.b, c.at)
 	if c.at < len(c.b) {
 		switch d := c.b[c.at]; {
-		case d == delim: // the first value of a container is never empty, so "[,1]" and "[1,]" fail in scanValue
+		case d == delim: // "[,1]" and "[1,]" fail in scanValue, which needs a value
 			c.at++
 			return false
 		case c.n == 0:
@@ -337,7 +342,7 @@ func (c *cursor) next(delim byte) bool {
 	return false
 }
 
-// value scans the member that next moved to. It is nil where the text is wrong.
+// value scans the current member. It returns nil if the text is invalid.
 func (c *cursor) value() []byte {
 	if c.at < 0 {
 		return nil
@@ -359,7 +364,8 @@ func (c *cursor) member() (key, value []byte) {
 	return key, c.value()
 }
 
-// done reports whether the container ended well, with nothing but spaces behind it. Call it after next was false.
+// done reports whether the container is valid and followed by spaces only. Call it after next
+// returned false.
 func (c *cursor) done() bool {
 	if c.at >= 0 {
 		if c.at = skipSpace(c.b, c.at); c.at < len(c.b) {

@@ -7,7 +7,8 @@ import (
 	"unicode/utf8"
 )
 
-// AppendString appends s as a JSON string. Nothing is escaped but what must be; invalid UTF-8 becomes U+FFFD.
+// AppendString appends s as a JSON string with as few escapes as possible. Bytes that are not UTF-8
+// become U+FFFD.
 func AppendString(dst []byte, s string) []byte {
 	const hex = "0123456789abcdef"
 	dst = append(dst, '"')
@@ -49,7 +50,7 @@ func AppendString(dst []byte, s string) []byte {
 	return append(append(dst, s[start:]...), '"')
 }
 
-// appendUnquoted appends what the valid JSON string s, quotes included, stands for.
+// appendUnquoted appends the value of the valid JSON string s, which includes its quotes.
 func appendUnquoted[T string | []byte](dst []byte, s T) []byte {
 	if !escaped(s) {
 		return append(dst, s[1:len(s)-1]...)
@@ -83,7 +84,7 @@ func appendUnquoted[T string | []byte](dst []byte, s T) []byte {
 	return dst
 }
 
-// escaped reports whether there is an escape in s.
+// escaped reports whether s contains an escape.
 func escaped[T string | []byte](s T) bool {
 	for i := range len(s) {
 		if s[i] == '\\' {
@@ -93,7 +94,7 @@ func escaped[T string | []byte](s T) bool {
 	return false
 }
 
-// appendCanonical appends a valid JSON value without spaces and with nothing escaped that need not be.
+// appendCanonical appends a valid JSON value without spaces and needless escapes.
 func appendCanonical(dst, raw []byte) []byte {
 	for i := 0; i < len(raw); {
 		end := i + 1
@@ -114,7 +115,7 @@ func appendCanonical(dst, raw []byte) []byte {
 	return dst
 }
 
-// jsonEncoder is an encoding/json encoder that can be used again. It leaves HTML alone.
+// jsonEncoder is a reusable encoding/json encoder, which does not escape HTML.
 type jsonEncoder struct {
 	buf bytes.Buffer
 	enc *json.Encoder
@@ -127,10 +128,11 @@ var jsonEncoders = sync.Pool{New: func() any {
 	return e
 }}
 
-// maxPooled is the size over which a buffer is left to the garbage collector, so that one large message does not stay for good.
+// maxPooled is the capacity above which a buffer is not returned to its pool, so that a large
+// message does not occupy memory permanently.
 const maxPooled = 64 << 10
 
-// withJSON calls f with v as encoding/json has it, in a buffer that is only valid during the call.
+// withJSON encodes v and calls f with the valid JSON. The buffer may be used only during the call.
 func withJSON(v any, f func(raw []byte)) error {
 	if raw, ok := v.(json.RawMessage); ok && raw != nil {
 		if !validJSON(raw) {
@@ -146,7 +148,7 @@ func withJSON(v any, f func(raw []byte)) error {
 		return payloadError(err)
 	}
 	raw := bytes.TrimSuffix(e.buf.Bytes(), []byte("\n"))
-	// encoding/json copies what a json.Marshaler returns, a json.RawMessage among them, without looking at all that matters here.
+	// encoding/json checks the output of a json.Marshaler less strictly than validJSON does.
 	ok := validJSON(raw)
 	if ok {
 		f(raw)
@@ -160,7 +162,7 @@ func withJSON(v any, f func(raw []byte)) error {
 	return nil
 }
 
-// toValidUTF8 is s with whatever is not UTF-8 replaced, as AppendString does it.
+// toValidUTF8 returns s with invalid bytes replaced as in AppendString.
 func toValidUTF8(s string) string {
 	if utf8.ValidString(s) {
 		return s

@@ -13,15 +13,16 @@ const (
 	EventClose     = "phx_close"
 )
 
-// ErrMalformed is wrapped by every error of Parse and ParseClient: the frame is not one of this protocol's.
-// Phoenix ends the connection that sent it.
+// ErrMalformed is wrapped by every error of Parse and ParseClient: the frame violates the protocol.
+// Phoenix closes the connection that sent it.
 var ErrMalformed = errors.New("malformed message")
 
-// ErrPayload is wrapped by the errors of Append that are about a payload which the serializer cannot carry: a value that
-// does not encode, a push or broadcast that is neither an object nor binary (but in 1.0.0), binary in 1.0.0.
+// ErrPayload is wrapped by the errors of Append about a payload that cannot be sent: a value that
+// cannot be encoded, a push or broadcast that is neither an object nor binary (1.0.0 allows any
+// JSON), or binary in 1.0.0.
 var ErrPayload = errors.New("payload cannot be sent")
 
-// Op is the kind of a frame. On a WebSocket it is the opcode.
+// Op is the type of a frame. On a WebSocket it is the opcode.
 type Op uint8
 
 // The values are those of RFC 6455.
@@ -30,41 +31,48 @@ const (
 	OpBinary Op = 2
 )
 
-// Kind tells the four forms of a message apart; the binary frames of 2.0.0 differ in layout.
+// Kind is one of the four forms of a message. Their binary frames differ in 2.0.0.
 type Kind uint8
 
 const (
-	KindRequest   Kind = iota // from a client: has a ref, and is answered by a reply
-	KindPush                  // from a server to one client's channel: no ref, but phx_close and phx_error repeat the join_ref
-	KindReply                 // the answer to a request: event phx_reply, and a status
-	KindBroadcast             // from a server to everyone on a topic: neither join_ref nor ref
+	// KindRequest is a message from a client. It has a ref and is answered by a reply.
+	KindRequest Kind = iota
+	// KindPush is a message from a server to the channel of one client. It has no ref, except that
+	// phx_close and phx_error repeat the join_ref.
+	KindPush
+	// KindReply is the answer to a request. Its event is phx_reply, and it has a status.
+	KindReply
+	// KindBroadcast is a message from a server to all subscribers of a topic. It has no refs.
+	KindBroadcast
 )
 
-// Message is one message, in or out. It is a plain value without locks: whoever holds it may change it.
+// Message is a message that was received or is to be sent. It is a plain value without locks.
 type Message struct {
 	Kind    Kind
 	JoinRef Ref    // the ref of the join it belongs to
-	Ref     Ref    // chosen by who sent the request, echoed in the reply
-	Topic   string // "" with RawTopic set if the topic is not a string
-	Event   string // an event that is not a string is its JSON text, which equals no sensible name
-	Status  string // of a KindReply: "ok", "error" or any other
+	Ref     Ref    // chosen by the sender of a request and repeated in the reply
+	Topic   string // empty if RawTopic is set
+	Event   string // the JSON text of an event that is not a string
+	Status  string // of a KindReply: "ok", "error" or another
 
-	// RawTopic is the JSON of a topic that is no string. Such a topic has no route, and is named in the answer as it came.
+	// RawTopic is the JSON of a topic that is not a string. Such a topic has no route. The reply
+	// repeats it.
 	RawTopic string
 
-	// Payload is the body; of a KindReply, the response.
+	// Payload is the body. In a KindReply it is the response.
 	Payload Payload
 }
 
-// Ref is a join_ref or ref as its JSON text, so that any type comes back as it came and is compared as Phoenix compares:
-// `"1"` is not `1`, and `""` is not null. The text has no spaces and no needless escapes, so that equal strings are equal refs
-// however they were spelled. The zero value is null. A ref that does not come from Parse is made by [StringRef].
+// Ref is a join_ref or ref as JSON text. So a ref of any type is repeated as it was received, and
+// refs are compared as Phoenix compares them: `"1"` is not `1`, and `""` is not null. The text
+// has no spaces and no needless escapes, so that equal strings are equal refs. The zero value is
+// null. Use [StringRef] to make a Ref.
 type Ref string
 
-// EmptyRef is the empty string, which is another thing than null.
+// EmptyRef is the ref with the empty string, which differs from null.
 const EmptyRef Ref = `""`
 
-// StringRef is the ref whose value is the string s.
+// StringRef returns the ref with the value s.
 func StringRef(s string) Ref {
 	for i := range len(s) {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= 0x7f {
@@ -77,7 +85,8 @@ func StringRef(s string) Ref {
 // IsNull reports whether r is null.
 func (r Ref) IsNull() bool { return r == "" }
 
-// Text is the string that r holds. Null is "" and any other type is its JSON text, as Elixir's to_string would have it.
+// Text returns the value of a string, the empty string for null, and the JSON text of any other
+// type, as Elixir's to_string does.
 func (r Ref) Text() string {
 	if len(r) < 2 || r[0] != '"' {
 		return string(r)
@@ -88,20 +97,21 @@ func (r Ref) Text() string {
 	return string(appendUnquoted(nil, string(r)))
 }
 
-// Serializer is one version of the wire. It is safe for use by any number of goroutines. Its methods must not panic, whatever the
-// input: a panic may end the program.
+// Serializer encodes and decodes messages in one version of the protocol. It must be safe for
+// concurrent use. Its methods must not panic for any input: a panic may end the program.
 type Serializer interface {
-	// Version is what it answers to, read as Elixir's "~>" does: "2.0.0" takes every 2.0.x, "3.0" every 3.x.
+	// Version returns the requirement that a client's version must meet, with the meaning of Elixir's
+	// "~>": "2.0.0" accepts every 2.0.x, and "3.0" every 3.x.
 	Version() string
 
-	// Append appends the frame of m to dst. On an error, which wraps ErrPayload if the payload is the cause, dst comes
-	// back as it was.
+	// Append appends the frame of m to dst. If it fails it returns dst unchanged. The error wraps
+	// ErrPayload if the payload is the cause.
 	Append(dst []byte, m *Message) (Op, []byte, error)
 
-	// Parse reads what a client sent. The message's strings are copies; its payload aliases data, which must not change
-	// any more. The error wraps ErrMalformed.
+	// Parse decodes a frame from a client. The message's strings are copies, but its payload aliases
+	// data, which must not be modified afterwards. The error wraps ErrMalformed.
 	Parse(op Op, data []byte) (Message, error)
 
-	// ParseClient reads, at the client's end, what a server sent: replies are told apart and unwrapped.
+	// ParseClient decodes, in a client, a frame from a server. It sets the kind and unwraps replies.
 	ParseClient(op Op, data []byte) (Message, error)
 }

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// appendMsgpackAsJSON appends the JSON that the valid MessagePack value b stands for, as [V3] describes it.
+// appendMsgpackAsJSON appends the valid MessagePack value b as JSON, as described at [V3].
 func appendMsgpackAsJSON(dst, b []byte) []byte {
 	var room [16]mpLevel
 	open := mpLevels(room[:0])
 	for i := 0; ; {
 		v, next := readMsgpack(b, i)
 		if next < 0 {
-			return append(dst, "null"...) // never: b is valid
+			return append(dst, "null"...) // unreachable, since b is valid
 		}
 		i = next
 		key := false
@@ -81,7 +81,7 @@ func appendScalarAsJSON(dst []byte, v *mpValue) []byte {
 	return append(dst, "null"...)
 }
 
-// appendFloat appends f as encoding/json and JavaScript have it; what is no number is null.
+// appendFloat appends f as encoding/json and JavaScript do. NaN and infinities become null.
 func appendFloat(dst []byte, f float64) []byte {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
 		return append(dst, "null"...)
@@ -96,7 +96,8 @@ func appendFloat(dst []byte, f float64) []byte {
 	return strconv.AppendFloat(dst, f, 'f', -1, 64)
 }
 
-// timestamp reads MessagePack's one predefined extension, if RFC 3339 can write it.
+// timestamp decodes MessagePack's timestamp extension. It returns false for times that RFC 3339
+// cannot express.
 func timestamp(v *mpValue) (t time.Time, ok bool) {
 	if v.ext != -1 {
 		return t, false
@@ -159,11 +160,12 @@ func appendJSONToken(dst []byte, sizes []int, raw []byte, i int) ([]byte, []int,
 	return dst, sizes, end
 }
 
-// containerSizes appends the number of elements or members of each container in raw, in the order in which they begin.
+// containerSizes appends the number of elements or members of each container in raw, in the order
+// in which the containers begin.
 func containerSizes(sizes []int, raw []byte) []int {
 	var room [16]int
-	open := room[:0] // the containers that have not ended, as indexes of sizes
-	empty := false   // the innermost has no element yet
+	open := room[:0] // the open containers, as indexes of sizes
+	empty := false   // whether the innermost has no element yet
 	for i := 0; i < len(raw); {
 		switch c := raw[i]; c {
 		case ' ', '\n', '\r', '\t':
@@ -191,7 +193,7 @@ func containerSizes(sizes []int, raw []byte) []int {
 			i++
 		case '"':
 			i = scanString(raw, i)
-		default: // the beginning or a part of a number or word, or a colon
+		default: // a part of a number or word, or a colon
 			i++
 		}
 	}
@@ -206,11 +208,11 @@ func appendStringAsMsgpack(dst, raw []byte) []byte {
 	return appendMpStr(dst, appendUnquoted(nil, raw))
 }
 
-// appendNumberAsMsgpack appends the JSON number raw: what is written as an integer is one if 64 bits hold it, anything else a
-// float. An integer that is too large for a float is its digits, as a str.
+// appendNumberAsMsgpack appends the JSON number raw: an integer if it is written as one and 64 bits
+// hold it, otherwise a float. An integer that is too large for a float becomes a str of its digits.
 func appendNumberAsMsgpack(dst, raw []byte) []byte {
 	text := string(raw)
-	if text != "-0" && !strings.ContainsAny(text, ".eE") { // no integer is -0
+	if text != "-0" && !strings.ContainsAny(text, ".eE") { // -0 must be a float
 		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 			return appendMpInt(dst, n)
 		}

@@ -5,14 +5,14 @@ import (
 	"math"
 )
 
-// mpKind is what a MessagePack value is.
+// mpKind is the type of a MessagePack value.
 type mpKind uint8
 
 const (
 	mpNil mpKind = iota
 	mpBool
 	mpInt   // fits an int64
-	mpUint  // is over that
+	mpUint  // is larger
 	mpFloat // 32 and 64 bits
 	mpStr
 	mpBin
@@ -21,12 +21,12 @@ const (
 	mpMap
 )
 
-// mpValue is one scalar, or the beginning of a container, as it was read.
+// mpValue is a decoded scalar, or the decoded head of a container.
 type mpValue struct {
 	kind mpKind
 	ext  int8   // the type of an extension
 	bits uint64 // of a number; 1 for true
-	size int    // values to follow: an array's elements, a map's keys and values
+	size int    // the number of values that follow: an array's elements, or a map's keys and values
 	data []byte // of str, bin and ext
 }
 
@@ -35,15 +35,16 @@ func (v *mpValue) float() float64 { return math.Float64frombits(v.bits) }
 // container reports whether v is an array or a map.
 func (v *mpValue) container() bool { return v.kind >= mpArray }
 
-// readMsgpack reads the value at i, of a container no more than its beginning. The second result is where what follows begins; it
-// is negative, the complement of i, where there is no value. A size is no larger than what is left could hold.
+// readMsgpack decodes the scalar or the head of the container at i. next is the position after
+// it, or the complement of i if there is no valid value. A size never exceeds the number of bytes
+// left.
 func readMsgpack(b []byte, i int) (v mpValue, next int) {
 	if i >= len(b) {
 		return v, ^i
 	}
 	rest := b[i+1:]
 	c := b[i]
-	var head int // bytes of the number or length that follows
+	var head int // the width of the number or length that follows
 	var n uint64 // the number, or the length
 	if head = mpHead(c); len(rest) < head {
 		return v, ^i
@@ -115,7 +116,7 @@ func readMsgpack(b []byte, i int) (v mpValue, next int) {
 	return v, len(b) - len(rest)
 }
 
-// mpHead is the number of bytes that the first byte c announces for a number or a length.
+// mpHead returns the width in bytes of the number or length after the first byte c.
 func mpHead(c byte) int {
 	switch c {
 	case 0xc4, 0xc7, 0xcc, 0xd0, 0xd9:
@@ -130,15 +131,16 @@ func mpHead(c byte) int {
 	return 0
 }
 
-// mpLevels is a stack of containers that are being read.
+// mpLevels is a stack of open containers.
 type mpLevels []mpLevel
 
 type mpLevel struct {
-	left   int // values to come
+	left   int // the number of values to come
 	object bool
 }
 
-// enter opens the container v. Growing is done in large steps, so that depth costs memory only a few times over.
+// enter pushes the container v. The stack grows in large steps, so that deep nesting allocates
+// rarely.
 func (s mpLevels) enter(v *mpValue) mpLevels {
 	if len(s) == cap(s) {
 		s = append(make(mpLevels, 0, 4*cap(s)), s...)
@@ -146,8 +148,9 @@ func (s mpLevels) enter(v *mpValue) mpLevels {
 	return append(s, mpLevel{v.size, v.kind == mpMap})
 }
 
-// scanMsgpack is where the value at i ends, inside of depth levels that are open already. It is negative, the complement of the position,
-// where there is something wrong: no value, too many levels, or a map's key that has no text.
+// scanMsgpack returns the end of the value at i, which is within depth open levels. The result is
+// negative, the complement of a position, if the value there is invalid, has too many levels, or
+// is a map key that has no text.
 func scanMsgpack(b []byte, i, depth int) int {
 	var room [16]mpLevel
 	open := mpLevels(room[:0])
@@ -237,14 +240,15 @@ func appendMpMapHead(dst []byte, n int) []byte {
 	return appendMpSize(dst, uint64(n), 0, 0xde, 0xdf, 0)
 }
 
-// appendMpSize appends n behind the first of four bytes that stands for a number of its width; 0 is a width that there is not.
+// appendMpSize appends n in the smallest width that holds it, after the byte for that width. Zero
+// means that the width does not exist.
 func appendMpSize(dst []byte, n uint64, in8, in16, in32, in64 byte) []byte {
 	switch {
 	case n <= math.MaxUint8 && in8 != 0:
 		return append(dst, in8, byte(n))
 	case n <= math.MaxUint16:
 		return binary.BigEndian.AppendUint16(append(dst, in16), uint16(n))
-	case n <= math.MaxUint32 || in64 == 0: // nothing is as large as to get here with more
+	case n <= math.MaxUint32 || in64 == 0: // lengths never exceed 32 bits
 		return binary.BigEndian.AppendUint32(append(dst, in32), uint32(n))
 	}
 	return binary.BigEndian.AppendUint64(append(dst, in64), n)

@@ -9,11 +9,11 @@ import (
 	"sync"
 )
 
-// A Go value becomes MessagePack through its JSON, so that it means the same to every client. Only
-// a []byte, which JSON has as a base64 string, is found again in the Go value and written as a bin.
+// A Go value is encoded as JSON and converted to MessagePack, so that it means the same to every
+// client. Only a []byte, which is a base64 string in JSON, is looked up in the Go value and written
+// as a bin.
 
-// appendValueAsMsgpack appends the MessagePack of the Go value v. On an error dst comes back as it
-// was.
+// appendValueAsMsgpack appends the Go value v as MessagePack. If it fails it returns dst unchanged.
 func appendValueAsMsgpack(dst []byte, v any) ([]byte, error) {
 	holds := shapeOf(reflect.TypeOf(v)).holds
 	err := withJSON(v, func(raw []byte) {
@@ -28,7 +28,7 @@ func appendValueAsMsgpack(dst []byte, v any) ([]byte, error) {
 	return dst, err
 }
 
-// transcoder transcodes the JSON of a Go value beside that value.
+// transcoder converts the JSON of a Go value to MessagePack, with access to the value.
 type transcoder struct {
 	raw   []byte
 	i     int    // the position in raw
@@ -40,8 +40,8 @@ func (t *transcoder) token() {
 	t.dst, t.sizes, t.i = appendJSONToken(t.dst, t.sizes, t.raw, t.i)
 }
 
-// value transcodes one JSON value, which is that of v. Where v is invalid there is nothing known of
-// it, and a string is a str.
+// value converts the next JSON value, which encodes v. If v is invalid, its Go value is not known
+// and every string becomes a str.
 func (t *transcoder) value(v reflect.Value) {
 	for v.Kind() == reflect.Pointer || v.Kind() == reflect.Interface {
 		v = v.Elem()
@@ -84,7 +84,7 @@ func (t *transcoder) value(v reflect.Value) {
 	}
 }
 
-// open transcodes the beginning of a container and returns how many elements or members follow.
+// open converts the head of a container and returns the number of its elements or members.
 func (t *transcoder) open() int {
 	n := t.sizes[0]
 	t.token()
@@ -94,7 +94,7 @@ func (t *transcoder) open() int {
 	return n
 }
 
-// plain transcodes one JSON value of which nothing more is known.
+// plain converts the next JSON value without its Go value.
 func (t *transcoder) plain() {
 	end := t.i + 1
 	if c := t.raw[t.i]; c == '{' || c == '[' {
@@ -105,29 +105,29 @@ func (t *transcoder) plain() {
 	}
 }
 
-// payload transcodes a Payload that is a part of the value. What came as MessagePack stays as it is.
+// payload converts a Payload that is a part of the value. MessagePack and binary stay as they are.
 func (t *transcoder) payload(p Payload) {
 	switch p.form {
 	case formValue:
 		t.value(reflect.ValueOf(p.value))
 	case formMsgpack, formBinary:
 		dst := t.dst
-		t.plain()                       // in whose place comes the original
-		t.dst, _ = p.appendMsgpack(dst) // fails only for Go values
+		t.plain()                       // is overwritten by the original
+		t.dst, _ = p.appendMsgpack(dst) // only Go values can fail
 	default:
 		t.plain()
 	}
 }
 
-// shape is what is known of a Go type.
+// shape describes a Go type.
 type shape struct {
-	holds   bool           // a value may be or contain a []byte that encoding/json writes as base64
-	bytes   bool           // it is a []byte
-	payload bool           // it is a Payload
-	fields  map[string]int // the fields of a struct by their name in JSON
+	holds   bool           // a value may be or contain a []byte or Payload
+	bytes   bool           // the type is a []byte
+	payload bool           // the type is Payload
+	fields  map[string]int // the fields of a struct by their names in JSON
 }
 
-// member returns the part of the struct or map v that has the given JSON string as its key.
+// member returns the field or element of v that has the JSON string key as its key.
 func (s *shape) member(v reflect.Value, key []byte) reflect.Value {
 	name := string(appendUnquoted(nil, key))
 	switch v.Kind() {
@@ -146,7 +146,7 @@ var shapes sync.Map // from reflect.Type to *shape
 func shapeOf(t reflect.Type) *shape { return shapeWithin(t, nil) }
 
 // shapeWithin returns the shape of t, which is a part of the types in within. A type that contains
-// itself counts as one that holds a []byte: looking for one costs time, but changes nothing.
+// itself is taken to hold a []byte: if it does not, the lookup only costs time.
 func shapeWithin(t reflect.Type, within []reflect.Type) *shape {
 	if s, ok := shapes.Load(t); ok {
 		return s.(*shape)
@@ -189,8 +189,8 @@ func marshalsItself(t reflect.Type) bool {
 	return t.Implements(marshaler) || t.Implements(text) || p.Implements(marshaler) || p.Implements(text)
 }
 
-// fieldsOf returns the fields of the struct t by their names in JSON. It returns nil if encoding/json
-// has more rules for them: if t embeds a type, or if names are unusual or given twice.
+// fieldsOf returns the fields of the struct t by their names in JSON. It returns nil if t embeds a
+// type or has unusual or repeated names, for which encoding/json has further rules.
 func fieldsOf(t reflect.Type) map[string]int {
 	fields := map[string]int{}
 	for i := range t.NumField() {

@@ -10,9 +10,10 @@ import (
 	"bennu.example/internal/exactjson"
 )
 
-// Payload is an event's body, not decoded until asked: the bytes that came, or a Go value still to be encoded. The zero
-// Payload is "nothing given" and is sent as an empty object. A Payload may be copied and used by several goroutines as long as
-// nobody changes what it was made from.
+// Payload is the body of an event: bytes that were received and not decoded yet, or a Go value
+// that was not encoded yet. The zero Payload is sent as an empty object. A Payload may be copied
+// and used by several goroutines as long as the value or bytes that it was made from do not
+// change.
 type Payload struct {
 	form  form
 	raw   []byte
@@ -23,15 +24,15 @@ type form uint8
 
 const (
 	formNone    form = iota
-	formValue        // value, encoded by the serializer it meets
+	formValue        // value, which the serializer encodes
 	formJSON         // raw is valid JSON
 	formMsgpack      // raw is one valid MessagePack value
-	formBinary       // raw is bytes, opaque to the protocol
+	formBinary       // raw is opaque to the protocol
 )
 
-// Value is the payload v: a Payload is taken as it is, nil is the zero Payload, anything else is encoded when it is sent, by
-// encoding/json or, for a connection that speaks MessagePack, as described at [V3]. A json.RawMessage is sent as it is, once it
-// was found to be valid.
+// Value returns the payload v. A Payload is returned as it is. Nil means the zero Payload. Any
+// other value is encoded when it is sent: by encoding/json, or as described at [V3] for a
+// connection that uses MessagePack. A json.RawMessage is sent as it is if it is valid.
 func Value(v any) Payload {
 	switch v := v.(type) {
 	case nil:
@@ -42,32 +43,36 @@ func Value(v any) Payload {
 	return Payload{form: formValue, value: v}
 }
 
-// Binary is the payload of the bytes b, which are sent untouched. 1.0.0 has no such payloads.
+// Binary returns a payload of the bytes b, which are sent unchanged. Version 1.0.0 cannot carry it.
 func Binary(b []byte) Payload { return Payload{form: formBinary, raw: b} }
 
-// IsBinary reports whether the payload is opaque bytes.
+// IsBinary reports whether the payload consists of opaque bytes.
 func (p Payload) IsBinary() bool { return p.form == formBinary }
 
-// IsZero reports whether nothing was given.
+// IsZero reports whether p is the zero Payload.
 func (p Payload) IsZero() bool { return p.form == formNone }
 
-// Bytes is the payload as it stands on the wire: JSON, MessagePack, or the bytes of a binary payload. It is nil for a Go
-// value that was not encoded yet and for the zero Payload. The caller must not change it.
+// Bytes returns the payload as it was received: JSON, MessagePack, or the bytes of a binary
+// payload. It returns nil for the zero Payload and for a Go value that was not encoded yet. The
+// caller must not modify the bytes.
 func (p Payload) Bytes() []byte { return p.raw }
 
 var (
-	errBinary      = errors.New("it is binary")
-	errInvalidJSON = errors.New("it is not valid JSON")
-	errNotObject   = errors.New("a push or broadcast takes an object, or binary")
+	errBinary      = errors.New("payload is binary")
+	errInvalidJSON = errors.New("invalid JSON")
+	errNotObject   = errors.New("a push or broadcast must be an object or binary")
 	emptyObject    = []byte("{}")
 )
 
 func payloadError(why error) error { return fmt.Errorf("serializer: %w: %w", ErrPayload, why) }
 
-// Decode stores the payload in v, as json.Unmarshal does, but an integer that is decoded into an interface keeps its value: it is
-// a float64 as usual, unless a float64 cannot hold it (most integers beyond 2^53), and a [json.Number] then. MessagePack is decoded as the JSON that it stands for (see [V3]), so
-// that a handler need not know what its client speaks. Into a *Payload it is stored as it is. Binary payloads decode into *[]byte
-// and *Payload only. The zero Payload leaves v alone.
+// Decode stores the payload in v, as json.Unmarshal does, with one difference. An integer that is
+// decoded into an interface keeps its value: it becomes a float64 as usual, or a [json.Number] if a
+// float64 cannot hold it, as for most integers beyond 2^53.
+//
+// MessagePack is converted to JSON first (see [V3]), so that a handler need not know which
+// version its client uses. If v is a *Payload, the payload is stored undecoded. A binary payload
+// can only be decoded into a *[]byte or a *Payload. Decoding the zero Payload does nothing.
 func (p Payload) Decode(v any) error {
 	if to, ok := v.(*Payload); ok {
 		*to = p
@@ -90,7 +95,7 @@ func (p Payload) Decode(v any) error {
 		if err != nil {
 			return err
 		}
-		err = exactjson.Unmarshal(*scratch, v) // nothing that it makes refers to its input
+		err = exactjson.Unmarshal(*scratch, v) // its results do not alias its input
 		if cap(*scratch) <= maxPooled {
 			scratches.Put(scratch)
 		}
@@ -103,8 +108,8 @@ func (p Payload) Decode(v any) error {
 
 var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
-// JSON is the payload as JSON, whatever its form; the zero Payload is {}. The caller must not change it. Binary payloads have no
-// JSON: the error wraps ErrPayload.
+// JSON returns the payload as JSON. The zero Payload is {}. A binary payload has no JSON: the error
+// wraps ErrPayload. The caller must not modify the result.
 func (p Payload) JSON() ([]byte, error) {
 	switch p.form {
 	case formNone:
@@ -115,7 +120,7 @@ func (p Payload) JSON() ([]byte, error) {
 	return p.appendJSON(nil)
 }
 
-// appendJSON appends the payload as JSON. On an error dst comes back as it was.
+// appendJSON appends the payload as JSON. If it fails it returns dst unchanged.
 func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 	switch p.form {
 	case formNone:
@@ -131,8 +136,9 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 	return dst, err
 }
 
-// Encoded is the payload with its Go value encoded as JSON, so that it is encoded once and by the caller's goroutine; other forms
-// come back as they are. The error wraps ErrPayload.
+// Encoded returns the payload with its Go value encoded as JSON, so that it is encoded only once
+// and on the caller's goroutine. Other payloads are returned as they are. The error wraps
+// ErrPayload.
 func (p Payload) Encoded() (Payload, error) {
 	if p.form != formValue {
 		return p, nil
@@ -144,7 +150,8 @@ func (p Payload) Encoded() (Payload, error) {
 	return Payload{form: formJSON, raw: raw}, nil
 }
 
-// MarshalJSON makes a payload part of a larger value, as the JSON that it stands for; binary becomes base64, as a []byte does.
+// MarshalJSON returns the payload as JSON, so that it can be a part of a larger value. A binary
+// payload becomes base64, as a []byte does.
 func (p Payload) MarshalJSON() ([]byte, error) {
 	if p.form == formBinary {
 		return json.Marshal(p.raw)
@@ -152,7 +159,7 @@ func (p Payload) MarshalJSON() ([]byte, error) {
 	return p.JSON()
 }
 
-// UnmarshalJSON keeps a part of a larger value as it is, to be decoded later.
+// UnmarshalJSON stores a copy of raw, so that a part of a larger value can be decoded later.
 func (p *Payload) UnmarshalJSON(raw []byte) error {
 	*p = Payload{form: formJSON, raw: bytes.Clone(raw)}
 	return nil

@@ -5,11 +5,11 @@ import (
 	"fmt"
 )
 
-// errForm is an encoded payload that AppendBinary cannot have written.
-var errForm = errors.New("not an encoded payload")
+// errForm is the error for bytes that AppendBinary did not write.
+var errForm = errors.New("invalid encoded payload")
 
-// AppendBinary appends the payload as the nodes of a cluster exchange it: a byte for its form, then its bytes. A Go value is encoded as JSON;
-// the error wraps ErrPayload.
+// AppendBinary appends the payload as the nodes of a cluster exchange it: a byte for its form, then
+// its bytes. A Go value is encoded as JSON; if that fails, the error wraps ErrPayload.
 func (p Payload) AppendBinary(dst []byte) ([]byte, error) {
 	p, err := p.Encoded()
 	if err != nil {
@@ -18,8 +18,9 @@ func (p Payload) AppendBinary(dst []byte) ([]byte, error) {
 	return append(append(dst, byte(p.form)), p.raw...), nil
 }
 
-// UnmarshalBinary reads what AppendBinary wrote, and refuses anything else with an error that wraps ErrMalformed: no frame is made of what
-// a peer cannot read. The payload aliases data, which must not change any more.
+// UnmarshalBinary decodes the output of AppendBinary. It validates the payload, so that a broken
+// node cannot cause invalid frames; the error wraps ErrMalformed. The payload aliases data, which
+// must not be modified afterwards.
 func (p *Payload) UnmarshalBinary(data []byte) error {
 	if len(data) == 0 {
 		return fmt.Errorf("serializer: %w: %w", ErrMalformed, errForm)

@@ -2,9 +2,10 @@ package serializer
 
 import "unicode/utf8"
 
-// V1 is JSON 1.0.0: one object per message, always in a text frame. It has no binary payloads, and a server's messages have no join_ref. A
-// client's have it, which servers take: the phx_close and phx_error of a join name it as their ref then, so that those of an earlier join
-// can be told apart.
+// V1 returns the serializer of JSON 1.0.0: one object per message, always in a text frame. It
+// cannot carry binary payloads, and a server's messages have no join_ref. The messages of a
+// client may have one. Then phx_close and phx_error repeat it as their ref, so that the client
+// can tell which of its joins they belong to.
 func V1() Serializer { return jsonV1{} }
 
 type jsonV1 struct{}
@@ -32,7 +33,7 @@ func (jsonV1) Append(dst []byte, m *Message) (Op, []byte, error) {
 	return OpText, append(b, '}'), nil
 }
 
-// Parse takes binary frames for text, as Phoenix does.
+// Parse treats binary frames as text, as Phoenix does.
 func (jsonV1) Parse(_ Op, data []byte) (Message, error) {
 	if !utf8.Valid(data) {
 		return Message{}, malformed("not UTF-8")
@@ -40,7 +41,7 @@ func (jsonV1) Parse(_ Op, data []byte) (Message, error) {
 	var joinRef, ref, topic, event, payload []byte
 	c := open(data, '{')
 	for c.next('}') {
-		switch key, value := c.member(); { // of a key that is there twice the last one counts, as in Phoenix
+		switch key, value := c.member(); { // the last of several equal keys counts, as in Phoenix
 		case isKey(key, "join_ref"):
 			joinRef = value
 		case isKey(key, "ref"):

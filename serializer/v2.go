@@ -2,7 +2,8 @@ package serializer
 
 import "unicode/utf8"
 
-// V2 is JSON 2.0.0: one array per message in a text frame, and a binary frame for a binary payload.
+// V2 returns the serializer of JSON 2.0.0: one array per message in a text frame. A message with a
+// binary payload is a binary frame.
 func V2() Serializer { return jsonV2{} }
 
 type jsonV2 struct{}

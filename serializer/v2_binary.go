@@ -6,7 +6,8 @@ import (
 	"unicode/utf8"
 )
 
-// The binary frames of 2.0.0: a kind, the lengths of the fields in a byte each, the fields, and the payload up to the end.
+// A binary frame of 2.0.0 consists of its kind, the length of each field in one byte, the fields,
+// and the payload.
 const (
 	binaryPush      = 0 // from a client: join_ref, ref, topic, event; from a server: join_ref, topic, event
 	binaryReply     = 1 // join_ref, ref, topic, status
@@ -37,7 +38,7 @@ func appendFields(dst []byte, kind byte, payload []byte, fields ...field) ([]byt
 	b := append(dst, kind)
 	for _, f := range fields {
 		if len(f.text) > 255 {
-			return dst, fmt.Errorf("serializer: %s has %d bytes, in a binary frame 255 is the most", f.name, len(f.text))
+			return dst, fmt.Errorf("serializer: %s of %d bytes is too long for a binary frame: at most 255", f.name, len(f.text))
 		}
 		b = append(b, byte(len(f.text)))
 	}
@@ -47,8 +48,8 @@ func appendFields(dst []byte, kind byte, payload []byte, fields ...field) ([]byt
 	return append(b, payload...), nil
 }
 
-// cutFields cuts n fields off a binary frame. They must be UTF-8: Phoenix, too, ends a connection whose names are not, when it
-// answers.
+// cutFields returns the n fields of a binary frame and its payload. Fields must be UTF-8: Phoenix
+// closes a connection that sends others when it replies.
 func cutFields(data []byte, n int) (f [4][]byte, payload []byte, err error) {
 	if len(data) < 1+n {
 		return f, nil, malformed("binary frame of %d bytes", len(data))
@@ -56,7 +57,7 @@ func cutFields(data []byte, n int) (f [4][]byte, payload []byte, err error) {
 	lengths, rest := data[1:1+n], data[1+n:]
 	for i, l := range lengths {
 		if len(rest) < int(l) {
-			return f, nil, malformed("binary frame ends within its field %d", i)
+			return f, nil, malformed("binary frame is truncated in field %d", i)
 		}
 		if f[i], rest = rest[:l], rest[l:]; !utf8.Valid(f[i]) {
 			return f, nil, malformed("field %d of a binary frame is not UTF-8", i)
@@ -65,11 +66,11 @@ func cutFields(data []byte, n int) (f [4][]byte, payload []byte, err error) {
 	return f, slices.Clip(rest), nil
 }
 
-// setText makes the strings out of those of a binary frame. A ref without text is the empty string and not null, as in Phoenix;
-// where there is no ref at all, hasJoinRef or hasRef is false.
+// setText sets the strings from the fields of a binary frame. As in Phoenix, an empty ref is the
+// empty string and not null. hasJoinRef and hasRef are false for frames without that field.
 func (m *Message) setText(joinRef, ref, topic, event []byte, hasJoinRef, hasRef bool) {
 	var room [headerRoom]byte
-	var n names
+	var n headerEnds
 	buf := room[:0]
 	if hasJoinRef {
 		buf = AppendString(buf, string(joinRef))
@@ -86,7 +87,7 @@ func (m *Message) setText(joinRef, ref, topic, event []byte, hasJoinRef, hasRef 
 
 func parseBinary(data []byte) (m Message, err error) {
 	if len(data) == 0 || data[0] != binaryPush {
-		return m, malformed("binary frame that is no push")
+		return m, malformed("binary frame is not a push")
 	}
 	f, payload, err := cutFields(data, 4)
 	if err != nil {
@@ -99,7 +100,7 @@ func parseBinary(data []byte) (m Message, err error) {
 
 func parseBinaryAtClient(data []byte) (m Message, err error) {
 	if len(data) == 0 || data[0] > binaryBroadcast {
-		return m, malformed("binary frame of an unknown kind")
+		return m, malformed("binary frame has an unknown kind")
 	}
 	kind := data[0]
 	f, payload, err := cutFields(data, [...]int{binaryPush: 3, binaryReply: 4, binaryBroadcast: 2}[kind])

@@ -97,12 +97,12 @@ func (msgpack) Parse(op Op, data []byte) (m Message, err error) {
 		return m, malformed("%d elements instead of five", array.size)
 	}
 	var room [headerRoom]byte
-	var n names
+	var n headerEnds
 	buf := room[:0]
 	for element := range array.size {
 		start := i
 		if i = scanMsgpack(data, start, 1); i < 0 {
-			return Message{}, malformed("not MessagePack: byte %d", ^i)
+			return Message{}, malformed("invalid MessagePack at byte %d", ^i)
 		}
 		raw, ok := data[start:i:i], true
 		switch element {
@@ -116,20 +116,20 @@ func (msgpack) Parse(op Op, data []byte) (m Message, err error) {
 			m.Payload = mpPayload(raw)
 		}
 		if !ok {
-			return Message{}, malformed("element %d is not what it may be", element)
+			return Message{}, malformed("element %d has an invalid type or value", element)
 		}
 		if element < len(n.ends) {
 			n.ends[element] = len(buf)
 		}
 	}
 	if i < len(data) {
-		return Message{}, malformed("data after the message: byte %d", i)
+		return Message{}, malformed("data after the message at byte %d", i)
 	}
 	m.set(buf, n)
 	return m, nil
 }
 
-// mpPayload is the payload of the valid value raw.
+// mpPayload returns the valid value raw as a payload.
 func mpPayload(raw []byte) Payload {
 	if v, _ := readMsgpack(raw, 0); v.kind == mpBin {
 		return Binary(v.data)
@@ -137,7 +137,8 @@ func mpPayload(raw []byte) Payload {
 	return Payload{form: formMsgpack, raw: raw}
 }
 
-// appendMpRefOf appends the valid value raw as a ref. A float is written so that it comes back as one.
+// appendMpRefOf appends the valid value raw as a ref. A float keeps an exponent, so that the reply
+// repeats it as a float.
 func appendMpRefOf(buf, raw []byte) (_ []byte, ok bool) {
 	switch v, _ := readMsgpack(raw, 0); v.kind {
 	case mpNil:
@@ -151,7 +152,8 @@ func appendMpRefOf(buf, raw []byte) (_ []byte, ok bool) {
 	return buf, false
 }
 
-// appendMpNameOf appends a topic or event: a str is its text, anything else its JSON. What would become a string by that is refused.
+// appendMpNameOf appends a topic or event: the text of a str, or the JSON of anything else. Bin and
+// extensions are refused, since their JSON is a string.
 func appendMpNameOf(buf, raw []byte) (_ []byte, isRaw, ok bool) {
 	switch v, _ := readMsgpack(raw, 0); v.kind {
 	case mpStr:
@@ -174,7 +176,7 @@ func (s msgpack) ParseClient(op Op, data []byte) (Message, error) {
 	return m, nil
 }
 
-// unwrapMsgpack does for MessagePack what atClient does for JSON.
+// unwrapMsgpack unwraps a reply, as atClient does for JSON.
 func (m *Message) unwrapMsgpack() {
 	b := m.Payload.raw
 	object, i := readMsgpack(b, 0)

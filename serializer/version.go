@@ -5,15 +5,16 @@ import (
 	"strings"
 )
 
-// Default is V1, V2 and V3, in this order. The slice is the caller's.
+// Default returns V1, V2 and V3, in this order. The caller may modify the slice.
 func Default() []Serializer { return []Serializer{V1(), V2(), V3()} }
 
-// Select is the first serializer of list that answers to the version vsn, as a client names it in its URL. It goes by Elixir's
-// rules: vsn is a complete semantic version, MAJOR.MINOR.PATCH with perhaps a pre-release and build metadata. A serializer of
-// version X.Y.Z answers to X.Y.Z and the later patches of X.Y, one of version X.Y to X.Y.0 and everything later of X. A pre-release
-// counts as earlier than its release; build metadata does not count.
+// Select returns the first serializer of list that accepts the version vsn of a client. It
+// follows Elixir's rules. vsn is a semantic version: MAJOR.MINOR.PATCH, optionally with a
+// pre-release and build metadata. A serializer of version X.Y.Z accepts X.Y.Z and later patches
+// of X.Y. A serializer of version X.Y accepts X.Y.0 and all later versions of X. A pre-release is
+// earlier than its release. Build metadata is ignored.
 //
-// A client that names no version at all means 1.0.0, which is for the caller to put in.
+// For a client without a vsn the caller must pass 1.0.0.
 func Select(list []Serializer, vsn string) (Serializer, bool) {
 	v, ok := parseVersion(vsn)
 	if !ok {
@@ -33,7 +34,7 @@ func Select(list []Serializer, vsn string) (Serializer, bool) {
 	return nil, false
 }
 
-// Vsn is the full version of s, as a client names it in its URL: 3.0.0 for "3.0".
+// Vsn returns the full version of s, which a client sends in its URL: 3.0.0 for "3.0".
 func Vsn(s Serializer) string {
 	v := s.Version()
 	end := strings.IndexAny(v, "-+")
@@ -46,7 +47,7 @@ func Vsn(s Serializer) string {
 	return v
 }
 
-// version is a semantic version. Its numbers stay digits, which may be any number of them.
+// version is a semantic version. Its numbers are kept as digits, because they may have any length.
 type version struct {
 	core [3]string
 	pre  []string
@@ -87,7 +88,7 @@ func (v version) compare(w version) int {
 		}
 	}
 	if len(v.pre) == 0 || len(w.pre) == 0 {
-		return cmp.Compare(len(w.pre), len(v.pre)) // the release is later than what came before it
+		return cmp.Compare(len(w.pre), len(v.pre)) // a release is later than its pre-releases
 	}
 	for i := range min(len(v.pre), len(w.pre)) {
 		a, b := v.pre[i], w.pre[i]
