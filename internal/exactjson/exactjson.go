@@ -1,4 +1,5 @@
-// Package exactjson decodes JSON as encoding/json does, but keeps the value of integers that a float64 cannot hold.
+// Package exactjson decodes JSON as encoding/json does, but keeps the value of integers that a
+// float64 cannot hold.
 package exactjson
 
 import (
@@ -12,9 +13,10 @@ import (
 	"sync"
 )
 
-// Unmarshal is json.Unmarshal, with one difference. A number that is decoded into an interface is a float64, as ever, unless it
-// is written as an integer and that float64 would be written as another number. Then it is a json.Number, which has its digits.
-// So a value that was decoded into any is encoded again as it came.
+// Unmarshal is json.Unmarshal with one difference, which concerns numbers that are decoded into an
+// interface. An integer that a float64 cannot hold becomes a json.Number, which keeps its digits.
+// All other numbers become a float64, as usual. So an integer that was decoded into any is encoded
+// again without a change.
 func Unmarshal(raw []byte, v any) error {
 	if !hasLongNumber(raw) || !holdsInterface(reflect.TypeOf(v)) {
 		return json.Unmarshal(raw, v)
@@ -23,7 +25,7 @@ func Unmarshal(raw []byte, v any) error {
 	dec.UseNumber()
 	err := dec.Decode(v)
 	f := fixer{seen: make(map[visit]bool)}
-	f.fix(reflect.ValueOf(v)) // also after an error, which may have come late
+	f.fix(reflect.ValueOf(v)) // also after an error, because a part may have been decoded
 	if err != nil {
 		return err
 	}
@@ -33,11 +35,11 @@ func Unmarshal(raw []byte, v any) error {
 	return f.err
 }
 
-// long is how many digits an integer has at least that a float64 may not hold: 2^53 has 16.
+// long is the least number of digits of an integer that a float64 may not hold: 2^53 has 16.
 const long = 16
 
-// hasLongNumber reports whether raw has as many digits in a row, in a string or outside of one. It looks at every 16th byte
-// only, one of which such a row must have.
+// hasLongNumber reports whether raw has that many digits in a row, in a string or outside of one.
+// It looks at every 16th byte only, because such a row contains at least one of these.
 func hasLongNumber(raw []byte) bool {
 	for i := long - 1; i < len(raw); i += long {
 		if !isDigit(raw[i]) {
@@ -59,7 +61,7 @@ func hasLongNumber(raw []byte) bool {
 
 func isDigit(c byte) bool { return c-'0' <= 9 }
 
-// value returns what a number is decoded into an interface as: a float64, or the number itself.
+// value returns the value that an interface gets for a number: a float64, or the number itself.
 func value(n json.Number) (any, error) {
 	text := string(n)
 	f, err := strconv.ParseFloat(text, 64)
@@ -69,7 +71,7 @@ func value(n json.Number) (any, error) {
 		}
 		return f, nil
 	}
-	if err != nil { // as encoding/json has it
+	if err != nil { // the error of encoding/json
 		return nil, &json.UnmarshalTypeError{Value: "number " + text, Type: reflect.TypeFor[float64]()}
 	}
 	return f, nil
@@ -84,21 +86,24 @@ func isInteger(text string) bool {
 	return true
 }
 
-// visit is a pointer that was followed, so that a value that refers to itself has an end.
+// visit is a pointer that was followed. It ends the search in a value that refers to itself.
 type visit struct {
 	at uintptr
 	of reflect.Type
 }
 
-// fixer replaces each json.Number that stands in an interface by what value makes of it. Numbers that a program asked for as
-// such, in a field of that type, stay as they are, and so does what an UnmarshalJSON method has made.
+// fixer replaces each json.Number in an interface by the result of value. It leaves fields of type
+// json.Number alone, and also values that an UnmarshalJSON method made.
 type fixer struct {
 	seen map[visit]bool
 	err  error
 }
 
 func (f *fixer) fix(v reflect.Value) {
-	if !v.IsValid() || !holdsInterface(v.Type()) || !v.CanInterface() && v.Kind() != reflect.Struct && v.Kind() != reflect.Pointer {
+	if !v.IsValid() || !holdsInterface(v.Type()) {
+		return
+	}
+	if !v.CanInterface() && v.Kind() != reflect.Struct && v.Kind() != reflect.Pointer {
 		return
 	}
 	switch v.Kind() {
@@ -148,7 +153,8 @@ func (f *fixer) fix(v reflect.Value) {
 	}
 }
 
-// dynamic fixes what is in an interface. What encoding/json makes by itself needs no reflection.
+// dynamic fixes the value of an interface. The types that encoding/json makes by itself need no
+// reflection.
 func (f *fixer) dynamic(v any) {
 	switch v := v.(type) {
 	case string, float64, bool, nil:
@@ -175,7 +181,7 @@ func (f *fixer) dynamic(v any) {
 			}
 		}
 	default:
-		if v := reflect.ValueOf(v); v.Kind() == reflect.Pointer { // it was there before, and was followed
+		if v := reflect.ValueOf(v); v.Kind() == reflect.Pointer { // a pointer that was there before and was decoded into
 			f.fix(v)
 		}
 	}
@@ -207,9 +213,10 @@ func (f *fixer) enter(v reflect.Value) bool {
 	return true
 }
 
-var interfaces sync.Map // of reflect.Type to bool: what holdsInterface has found
+var interfaces sync.Map // of reflect.Type to bool: the results of holdsInterface
 
-// holdsInterface reports whether a value of the type may have an interface in it that encoding/json decodes into.
+// holdsInterface reports whether a value of the type may contain an interface that encoding/json
+// decodes into.
 func holdsInterface(t reflect.Type) bool {
 	if t == nil {
 		return false

@@ -19,7 +19,9 @@ func TestNumbers(t *testing.T) {
 	const n = "number" // a json.Number, of the same text
 	for text, want := range map[string]any{
 		"0": 0., "-0": nil, "12": 12., "999999999999999": 999999999999999.,
-		"9007199254740992": 9007199254740992., "9007199254740993": n, "-9007199254740993": n, "9007199254740994": 9007199254740994.,
+		"9007199254740992": 9007199254740992., "9007199254740993": n,
+		"-9007199254740993":   n,
+		"9007199254740994":    9007199254740994.,
 		"1152921504606846976": n, "9223372036854775807": n, "-9223372036854775808": n, "18446744073709551615": n,
 		"100000000000000000000": 1e20, "123456789012345678901234567890": n, "1" + strings.Repeat("0", 400): n,
 		"0.1": .1, "52.520006599999998": 52.520006599999998, "9007199254740993.0": 9007199254740992.,
@@ -79,8 +81,8 @@ type node struct {
 
 func TestTypes(t *testing.T) {
 	t.Parallel()
-	const raw = `{"Embedded":9007199254740993,"ID":9007199254740993,"Any":9007199254740995,"Map":{"a":1,"b":9007199254740997},` +
-		`"List":[2,[9007199254740999]],"Two":[9007199254741001,3],"Nested":{"x":{"V":9007199254741003},"y":{"V":4}},` +
+	const raw = `{"Embedded":9007199254740993,"ID":9007199254740993,"Any":9007199254740995,` +
+		`"Map":{"a":1,"b":9007199254740997},"List":[2,[9007199254740999]],"Two":[9007199254741001,3],"Nested":{"x":{"V":9007199254741003},"y":{"V":4}},` +
 		`"Number":5,"Ptr":{"Any":[9007199254741005,6]},"Raw":9007199254741007}`
 	self := &node{hidden: json.Number("7")}
 	self.Ptr = &node{Ptr: self} // a cycle that the JSON does not follow
@@ -91,8 +93,9 @@ func TestTypes(t *testing.T) {
 	type number = json.Number
 	want := &node{
 		base: base{number("9007199254740993")}, ID: 9007199254740993, Any: number("9007199254740995"),
-		Map: map[string]any{"a": 1., "b": number("9007199254740997")}, List: []any{2., []any{number("9007199254740999")}},
-		Two: [2]any{number("9007199254741001"), 3.}, Number: "5", hidden: number("7"),
+		Map:  map[string]any{"a": 1., "b": number("9007199254740997")},
+		List: []any{2., []any{number("9007199254740999")}},
+		Two:  [2]any{number("9007199254741001"), 3.}, Number: "5", hidden: number("7"),
 		Nested: map[string]struct{ V any }{"x": {number("9007199254741003")}, "y": {4.}},
 		Ptr:    &node{Any: []any{number("9007199254741005"), 6.}}, Raw: json.RawMessage("9007199254741007"),
 	}
@@ -102,23 +105,28 @@ func TestTypes(t *testing.T) {
 
 	within := struct{ N any }{}
 	var v any = &within // decoded into what it points to
-	if err := exactjson.Unmarshal([]byte(`{"N":[9007199254740993,1]}`), &v); err != nil || !reflect.DeepEqual(within.N, []any{number("9007199254740993"), 1.}) {
+	err := exactjson.Unmarshal([]byte(`{"N":[9007199254740993,1]}`), &v)
+	if err != nil || !reflect.DeepEqual(within.N, []any{number("9007199254740993"), 1.}) {
 		t.Errorf("%v: %+v", err, within)
 	}
 }
 
 func TestErrors(t *testing.T) {
 	t.Parallel()
-	for _, raw := range []string{`{"a":9007199254740993`, `9007199254740993 1`, `9007199254740993x`, `[1e400,9007199254740993]`, `{"a":[9007199254740993]}`} {
+	for _, raw := range []string{
+		`{"a":9007199254740993`, `9007199254740993 1`, `9007199254740993x`,
+		`[1e400,9007199254740993]`, `{"a":[9007199254740993]}`,
+	} {
 		var to any
 		if strings.HasPrefix(raw, `{"a":[`) {
 			to = &struct{ A int }{}
 		} else {
 			to = new(any)
 		}
-		mine, theirs := exactjson.Unmarshal([]byte(raw), to), json.Unmarshal([]byte(raw), reflect.New(reflect.TypeOf(to).Elem()).Interface())
-		if mine == nil || theirs == nil {
-			t.Errorf("%s: %v, and encoding/json says %v", raw, mine, theirs)
+		got := exactjson.Unmarshal([]byte(raw), to)
+		want := json.Unmarshal([]byte(raw), reflect.New(reflect.TypeOf(to).Elem()).Interface())
+		if got == nil || want == nil {
+			t.Errorf("%s: the error is %v, that of encoding/json %v", raw, got, want)
 		}
 	}
 	var wrong *json.UnmarshalTypeError
@@ -128,7 +136,9 @@ func TestErrors(t *testing.T) {
 }
 
 func FuzzUnmarshal(f *testing.F) {
-	for _, s := range []string{`1`, `{"a":9007199254740993}`, `[1.5,-18446744073709551616,"1234567890123456789"]`, `{"a":[{}],"b":1e400}`} {
+	for _, s := range []string{
+		`1`, `{"a":9007199254740993}`, `[1.5,-18446744073709551616,"1234567890123456789"]`, `{"a":[{}],"b":1e400}`,
+	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, raw []byte) {

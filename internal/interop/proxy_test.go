@@ -63,10 +63,12 @@ func echoServer(t *testing.T) (addr string) {
 	return s.Listener.Addr().String()
 }
 
-// useProxy lets clients on both transports talk through the proxy at addr, as a page of that host does.
+// useProxy lets clients on both transports talk through the proxy at addr, as a page of that host
+// does.
 func useProxy(t *testing.T, addr string) {
 	t.Helper()
-	for name, transport := range map[string]socket.ClientTransport{"websocket": socket.WebSocket, "longpoll": socket.LongPoll} {
+	transports := map[string]socket.ClientTransport{"websocket": socket.WebSocket, "longpoll": socket.LongPoll}
+	for name, transport := range transports {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
@@ -148,7 +150,8 @@ func TestProxyNginx(t *testing.T) {
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&paths, "%s_temp_path %s;\n", name, filepath.Join(dir, name))
 	}
-	config := fmt.Sprintf("daemon off;\nmaster_process off;\npid %s;\nevents {}\nhttp {\naccess_log off;\n%s%s\nserver {\nlisten %s;\n%s}\n}\n",
+	config := fmt.Sprintf("daemon off;\nmaster_process off;\npid %s;\nevents {}\n"+
+		"http {\naccess_log off;\n%s%s\nserver {\nlisten %s;\n%s}\n}\n",
 		filepath.Join(dir, "pid"), paths.String(), blocks[1], addr, location)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {

@@ -56,9 +56,10 @@ type Up interface {
 	Detach(topic string, d Down)
 	// IsOpen reports whether the socket is connected.
 	IsOpen() bool
-	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine. Tasks
-	// run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s. The socket
-	// waits for the goroutine. f's context is canceled by cancel and when the socket is closed.
+	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine.
+	// Tasks run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s.
+	// The socket waits for the goroutine. f's context is canceled by cancel and when the socket is
+	// closed.
 	Go(f func(ctx context.Context), task loop.Task) (cancel func())
 	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool

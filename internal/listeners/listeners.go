@@ -7,8 +7,9 @@ import (
 	"sync/atomic"
 )
 
-// A List is a list of functions of users, in the order in which they were added. Its methods may be called from any goroutine, also
-// from a function of the list. The zero List is empty and ready to use.
+// A List is a list of user functions in the order in which they were added. Its methods may be
+// called from any goroutine, also from a function of the list. The zero List is empty and ready to
+// use.
 type List[T any] struct {
 	mu        sync.Mutex
 	listeners []*Listener[T] // never changed, only replaced
@@ -20,7 +21,8 @@ type Listener[T any] struct {
 	removed atomic.Bool
 }
 
-// Add adds f. The function that it returns removes f again: once it has returned, no call of f begins. Calling it twice has no effect.
+// Add adds f and returns a function that removes it again. Once remove has returned, no call of f
+// begins. Calling remove twice has no effect.
 func (l *List[T]) Add(f func(T)) (remove func()) {
 	x := &Listener[T]{f: f}
 	l.mu.Lock()
@@ -41,7 +43,8 @@ func (l *List[T]) Snapshot() Snapshot[T] {
 	return l.listeners
 }
 
-// Notify calls the functions that the list has now, in order, on the caller's goroutine. The caller must not hold a lock.
+// Notify calls the functions that the list has now, in order, on the caller's goroutine. The caller
+// must not hold a lock.
 func (l *List[T]) Notify(v T) { l.Snapshot().Notify(v) }
 
 // A Snapshot is the functions that a List had at one moment.

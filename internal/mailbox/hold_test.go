@@ -10,16 +10,16 @@ import (
 	"bennu.example/internal/mailbox"
 )
 
-// gated is a mailbox whose function holds every item while the gate is shut.
+// gated is a mailbox whose function holds every item while shut is true.
 type gated struct {
 	*mailbox.Mailbox[int]
-	shut bool // changed while the mailbox rests only
+	shut bool // changed only while the mailbox is idle
 	got  []int
 }
 
 func newGated(workers *mailbox.Workers, max int) *gated {
 	g := &gated{shut: true}
-	g.Mailbox = newBox(workers, max, func(i int) {
+	g.Mailbox = newMailbox(workers, max, func(i int) {
 		if g.shut && g.Hold() {
 			return
 		}
@@ -33,7 +33,7 @@ func (g *gated) open() {
 	g.Resume()
 }
 
-func post(t *testing.T, b *mailbox.Mailbox[int], from, to int) {
+func enqueue(t *testing.T, b *mailbox.Mailbox[int], from, to int) {
 	t.Helper()
 	for i := from; i < to; i++ {
 		if err := b.Enqueue(i, 10); err != nil {
@@ -50,9 +50,9 @@ func TestHeldItemComesBackFirst(t *testing.T) {
 				workers = new(mailbox.Workers) // of this bubble
 			}
 			g := newGated(workers, 1<<20)
-			post(t, g.Mailbox, 0, 1)
+			enqueue(t, g.Mailbox, 0, 1)
 			synctest.Wait()
-			post(t, g.Mailbox, 1, 100)
+			enqueue(t, g.Mailbox, 1, 100)
 			synctest.Wait()
 			if workers != nil {
 				workers.Wait() // a held mailbox keeps no goroutine
@@ -67,7 +67,7 @@ func TestHeldItemComesBackFirst(t *testing.T) {
 			}
 			g.Resume() // nothing is held
 			g.shut = true
-			post(t, g.Mailbox, 100, 103)
+			enqueue(t, g.Mailbox, 100, 103)
 			synctest.Wait()
 			if len(g.got) != 100 {
 				t.Fatal("an earlier Resume counted for an item that came later")
@@ -81,11 +81,11 @@ func TestHeldItemComesBackFirst(t *testing.T) {
 	})
 }
 
-func TestCloseDropsWhatIsHeld(t *testing.T) {
+func TestCloseDropsHeldItem(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := newGated(nil, 1<<20)
-		post(t, g.Mailbox, 0, 5)
+		enqueue(t, g.Mailbox, 0, 5)
 		synctest.Wait()
 		g.Mailbox.Close(false, 9)
 		g.Wait()
@@ -95,14 +95,13 @@ func TestCloseDropsWhatIsHeld(t *testing.T) {
 	})
 }
 
-// A Resume between the function's question and its return is not lost.
 func TestResumeWhileTheItemRuns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var got []int
 		asked := 0
 		var b *mailbox.Mailbox[int]
-		b = newBox(nil, 1<<20, func(i int) {
+		b = newMailbox(nil, 1<<20, func(i int) {
 			if asked++; asked == 1 {
 				b.Hold()
 				b.Resume()
@@ -110,7 +109,7 @@ func TestResumeWhileTheItemRuns(t *testing.T) {
 			}
 			got = append(got, i)
 		})
-		post(t, b, 7, 8)
+		enqueue(t, b, 7, 8)
 		synctest.Wait()
 		b.Close(true)
 		b.Wait()
@@ -120,20 +119,20 @@ func TestResumeWhileTheItemRuns(t *testing.T) {
 	})
 }
 
-// The time for which a mailbox is held does not count for those who wait for room.
-func TestPostWaitWhileHeld(t *testing.T) {
+// The time for which a mailbox is held does not count for callers that wait for room.
+func TestEnqueueWaitWhileHeld(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		var b *mailbox.Mailbox[int]
 		held := true
-		b = newBox(nil, 100, func(int) {
+		b = newMailbox(nil, 100, func(int) {
 			if held && b.Hold() {
 				return
 			}
 			<-gate
 		})
-		post(t, b, 0, 1)
+		enqueue(t, b, 0, 1)
 		synctest.Wait()
 		done := make(chan error, 1)
 		go func() { done <- b.EnqueueWait(1, 50, time.Second) }()

@@ -1,5 +1,5 @@
-// Package mailbox provides a queue, bounded in bytes, whose items are handled in order on a goroutine
-// that exists only while there is work.
+// Package mailbox provides a queue, bounded in bytes, whose items are handled in order. It has a
+// goroutine only while there is work.
 package mailbox
 
 import (
@@ -65,9 +65,9 @@ func (b *Mailbox[T]) Enqueue(v T, size int) error {
 	return b.enqueue(v, size+overhead, b.max)
 }
 
-// EnqueueOwn is like Enqueue, for an item that the mailbox's own function produces. Such an item has
-// room up to ownFactor times the bound. Otherwise callers of EnqueueWait, who keep the mailbox full,
-// would leave no room for it.
+// EnqueueOwn is like Enqueue, for an item that the mailbox's own function produces. Such an item
+// has room up to ownFactor times the bound. Otherwise callers of EnqueueWait could keep the mailbox
+// full and leave no room for it.
 func (b *Mailbox[T]) EnqueueOwn(v T, size int) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -110,9 +110,9 @@ func (b *Mailbox[T]) Hold() bool {
 	return b.held
 }
 
-// Resume restarts a mailbox that stopped because of Hold. The function receives the held item again.
-// If an item is running, Resume cancels the effect of a Hold of that item, before or after. It does
-// nothing else, and nothing to an idle mailbox.
+// Resume restarts a mailbox that stopped because of Hold. The function receives the held item
+// again. While an item is running, Resume only cancels a Hold of that item, whether it is called
+// before or after Hold. It does nothing to an idle mailbox.
 func (b *Mailbox[T]) Resume() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

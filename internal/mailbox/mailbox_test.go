@@ -15,13 +15,13 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-func newBox[T any](workers *mailbox.Workers, max int, run func(T)) *mailbox.Mailbox[T] {
+func newMailbox[T any](workers *mailbox.Workers, max int, run func(T)) *mailbox.Mailbox[T] {
 	b := new(mailbox.Mailbox[T])
 	b.InitShared(workers, max, run)
 	return b
 }
 
-// each runs a test of one mailbox with goroutines of its own, and with a workers's.
+// each runs a test of one mailbox on its own goroutine and on the goroutines of a pool.
 func each(t *testing.T, test func(t *testing.T, workers *mailbox.Workers)) {
 	t.Parallel()
 	t.Run("alone", func(t *testing.T) { test(t, nil) })
@@ -34,8 +34,8 @@ func each(t *testing.T, test func(t *testing.T, workers *mailbox.Workers)) {
 
 func TestRunsInOrderOneAtATime(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
-		var got []int // unguarded on purpose: the race detector finds a second runner
-		b := newBox(workers, 1<<20, func(i int) { got = append(got, i) })
+		var got []int // without a lock, so that the race detector finds concurrent runs
+		b := newMailbox(workers, 1<<20, func(i int) { got = append(got, i) })
 		for i := range 1000 {
 			if err := b.Enqueue(i, 1); err != nil {
 				t.Fatal(err)
@@ -47,18 +47,18 @@ func TestRunsInOrderOneAtATime(t *testing.T) {
 			t.Fatalf("%d items, sorted %v", len(got), slices.IsSorted(got))
 		}
 		if b.Used() != 0 {
-			t.Fatalf("%d bytes in use at rest", b.Used())
+			t.Fatalf("%d bytes in use when idle", b.Used())
 		}
 		if err := b.Enqueue(1, 1); !errors.Is(err, mailbox.ErrClosed) {
-			t.Fatalf("post after close: %v", err)
+			t.Fatalf("enqueue after close: %v", err)
 		}
 	})
 }
 
-func TestManyPosters(t *testing.T) {
+func TestManySenders(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		var got [8][]int
-		b := newBox(workers, 1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
+		b := newMailbox(workers, 1<<24, func(v [2]int) { got[v[0]] = append(got[v[0]], v[1]) })
 		var wg sync.WaitGroup
 		for p := range len(got) {
 			wg.Go(func() {
@@ -74,7 +74,7 @@ func TestManyPosters(t *testing.T) {
 		b.Wait()
 		for p := range got {
 			if len(got[p]) != 500 || !slices.IsSorted(got[p]) {
-				t.Errorf("poster %d: %d items, sorted %v", p, len(got[p]), slices.IsSorted(got[p]))
+				t.Errorf("sender %d: %d items, sorted %v", p, len(got[p]), slices.IsSorted(got[p]))
 			}
 		}
 	})
@@ -83,15 +83,15 @@ func TestManyPosters(t *testing.T) {
 func TestBound(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		gate := make(chan struct{})
-		b := newBox(workers, 1000, func(int) { <-gate })
+		b := newMailbox(workers, 1000, func(int) { <-gate })
 		if err := b.Enqueue(0, 5000); err != nil {
 			t.Fatalf("an item of any size fits in an empty mailbox: %v", err)
 		}
 		if err := b.Enqueue(1, 1); !errors.Is(err, mailbox.ErrFull) {
-			t.Fatalf("post into a full mailbox: %v", err)
+			t.Fatalf("enqueue in a full mailbox: %v", err)
 		}
 		gate <- struct{}{}
-		for b.Used() > 0 { // the runner counts the item out just after the function has returned
+		for b.Used() > 0 { // the size is subtracted just after the function has returned
 			runtime.Gosched()
 		}
 		for range 3 {
@@ -100,7 +100,7 @@ func TestBound(t *testing.T) {
 			}
 		}
 		if err := b.Enqueue(1, 300); !errors.Is(err, mailbox.ErrFull) {
-			t.Fatalf("post over the bound: %v", err)
+			t.Fatalf("enqueue beyond the bound: %v", err)
 		}
 		close(gate)
 		b.Close(true)
@@ -108,18 +108,19 @@ func TestBound(t *testing.T) {
 	})
 }
 
-func TestPostWait(t *testing.T) {
+func TestEnqueueWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		ran := 0
-		b := newBox(nil, 100, func(int) { <-gate; ran++ })
+		b := newMailbox(nil, 100, func(int) { <-gate; ran++ })
 		if err := b.EnqueueWait(1, 100, time.Second); err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if err := b.EnqueueWait(2, 100, 5*time.Second); !errors.Is(err, mailbox.ErrFull) || time.Since(start) != 5*time.Second {
-			t.Fatalf("no room: %v after %v", err, time.Since(start))
+		err := b.EnqueueWait(2, 100, 5*time.Second)
+		if took := time.Since(start); !errors.Is(err, mailbox.ErrFull) || took != 5*time.Second {
+			t.Fatalf("no room: %v after %v", err, took)
 		}
 		go func() { time.Sleep(time.Second); gate <- struct{}{} }()
 		start = time.Now()
@@ -127,7 +128,7 @@ func TestPostWait(t *testing.T) {
 			t.Fatalf("room after a second: %v after %v", err, time.Since(start))
 		}
 		if b.WaitFor(time.Second) {
-			t.Fatal("at rest while it runs")
+			t.Fatal("idle while it runs")
 		}
 		done := make(chan error)
 		go func() { done <- b.EnqueueWait(4, 100, time.Hour) }()
@@ -159,7 +160,7 @@ func TestCloseDropsOrKeeps(t *testing.T) {
 				t.Parallel()
 				var got []int
 				gate := make(chan struct{})
-				b := newBox(workers, 1<<20, func(i int) { <-gate; got = append(got, i) })
+				b := newMailbox(workers, 1<<20, func(i int) { <-gate; got = append(got, i) })
 				for i := range 4 {
 					if err := b.Enqueue(i, 1); err != nil {
 						t.Fatal(err)
@@ -182,20 +183,20 @@ func TestCloseDropsOrKeeps(t *testing.T) {
 func TestCloseIdleRunsLast(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		got := 0
-		b := newBox(workers, 1, func(i int) { got = i })
+		b := newMailbox(workers, 1, func(i int) { got = i })
 		b.Close(false, 7)
 		b.Wait()
 		if got != 7 {
 			t.Fatalf("got %d", got)
 		}
-		b.Wait() // may be asked again
+		b.Wait() // may be called again
 	})
 }
 
 func TestSurvivesGoexit(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		var got []int
-		b := newBox(workers, 1<<20, func(i int) {
+		b := newMailbox(workers, 1<<20, func(i int) {
 			got = append(got, i)
 			if i%2 == 0 {
 				runtime.Goexit()
@@ -214,10 +215,10 @@ func TestSurvivesGoexit(t *testing.T) {
 	})
 }
 
-func BenchmarkPostIdle(b *testing.B) {
+func BenchmarkEnqueueIdle(b *testing.B) {
 	b.ReportAllocs()
 	done := make(chan struct{})
-	x := newBox(nil, 1<<20, func(int) { done <- struct{}{} })
+	x := newMailbox(nil, 1<<20, func(int) { done <- struct{}{} })
 	for b.Loop() {
 		if err := x.Enqueue(1, 1); err != nil {
 			b.Fatal(err)
@@ -226,9 +227,9 @@ func BenchmarkPostIdle(b *testing.B) {
 	}
 }
 
-func BenchmarkPostBusy(b *testing.B) {
+func BenchmarkEnqueueBusy(b *testing.B) {
 	b.ReportAllocs()
-	x := newBox(nil, 1<<30, func(int) {})
+	x := newMailbox(nil, 1<<30, func(int) {})
 	for b.Loop() {
 		if err := x.EnqueueWait(1, 1, time.Minute); err != nil {
 			b.Fatal(err)

@@ -12,20 +12,20 @@ import (
 	"bennu.example/internal/mailbox"
 )
 
-// A mailbox whose function blocks holds up no other, however many block.
-func TestCrewBlocked(t *testing.T) {
+// A mailbox whose function blocks delays no other, regardless of how many block.
+func TestBlockedMailboxes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var workers mailbox.Workers
 		gate := make(chan struct{})
 		var blocked [10]*mailbox.Mailbox[int]
 		for i := range blocked {
-			blocked[i] = newBox(&workers, 100, func(int) { <-gate })
+			blocked[i] = newMailbox(&workers, 100, func(int) { <-gate })
 			if err := blocked[i].Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
 			ran := false
-			free := newBox(&workers, 100, func(int) { ran = true })
+			free := newMailbox(&workers, 100, func(int) { ran = true })
 			if err := free.Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
@@ -38,20 +38,20 @@ func TestCrewBlocked(t *testing.T) {
 		workers.Wait()
 		for _, b := range blocked {
 			if b.Used() != 0 {
-				t.Error("a blocked mailbox did not go on")
+				t.Error("a blocked mailbox did not continue")
 			}
 		}
 	})
 }
 
-// A mailbox that never empties lets others go first now and then, on a single processor too.
+// A mailbox that is never empty yields to others, also on a single processor.
 func TestTurns(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for name, workers := range map[string]*mailbox.Workers{"alone": nil, "workers": new(mailbox.Workers)} {
 		var ran atomic.Int64
 		var over atomic.Bool
 		var busy *mailbox.Mailbox[int]
-		busy = newBox(workers, 1<<20, func(int) {
+		busy = newMailbox(workers, 1<<20, func(int) {
 			ran.Add(1)
 			if !over.Load() {
 				if err := busy.Enqueue(1, 1); err != nil {
@@ -60,14 +60,14 @@ func TestTurns(t *testing.T) {
 			}
 		})
 		turn := make(chan int64)
-		other := newBox(workers, 1<<20, func(int) { turn <- ran.Load() })
+		other := newMailbox(workers, 1<<20, func(int) { turn <- ran.Load() })
 		for _, b := range []*mailbox.Mailbox[int]{busy, other} {
 			if err := b.Enqueue(1, 1); err != nil {
 				t.Fatal(err)
 			}
 		}
 		if n := <-turn; n > 1000 {
-			t.Errorf("%s: another mailbox had its turn after %d items", name, n)
+			t.Errorf("%s: another mailbox ran after %d items", name, n)
 		}
 		over.Store(true)
 		for _, b := range []*mailbox.Mailbox[int]{busy, other} {
@@ -77,15 +77,15 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// A workers for which somebody always waits needs no more memory the longer that lasts.
-func TestCrewNeverIdle(t *testing.T) {
+// The queue of a pool that always has waiting mailboxes does not grow with time.
+func TestWorkersNeverIdle(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // with few goroutines, most mailboxes wait
 	const mailboxes, runs = 1000, 200_000
 	var workers mailbox.Workers
-	var all [mailboxes]*mailbox.Mailbox[int] // in pairs, of which the one that was run gives the other work
+	var all [mailboxes]*mailbox.Mailbox[int] // in pairs that enqueue for each other
 	var ran, room atomic.Int64
 	for i := range all {
-		all[i] = newBox(&workers, 1<<20, func(int) {
+		all[i] = newMailbox(&workers, 1<<20, func(int) {
 			room.Store(max(room.Load(), int64(mailbox.WorkersQueueCap(&workers))))
 			if ran.Add(1) < runs {
 				if err := all[i^1].Enqueue(1, 1); err != nil {
@@ -101,19 +101,20 @@ func TestCrewNeverIdle(t *testing.T) {
 	}
 	workers.Wait()
 	if n := room.Load(); n > 8*mailboxes {
-		t.Errorf("of %d mailboxes, there was room for %d to wait", mailboxes, n)
+		t.Errorf("%d mailboxes had a queue with room for %d", mailboxes, n)
 	}
 }
 
-// Whatever mailboxes do and whenever they are given work: all of it is done, in order, and nobody stays.
-func TestCrewRandom(t *testing.T) {
+// All items of many mailboxes run in order, and no goroutine is left, with functions that call
+// Goexit or yield at random.
+func TestWorkersRandom(t *testing.T) {
 	t.Parallel()
-	const mailboxes, posters, items = 20, 4, 300
+	const mailboxes, senders, items = 20, 4, 300
 	var workers mailbox.Workers
 	var all [mailboxes]*mailbox.Mailbox[[2]int]
-	var got [mailboxes][posters][]int // unguarded on purpose: the race detector finds a second runner
+	var got [mailboxes][senders][]int // without a lock, so that the race detector finds concurrent runs
 	for i := range all {
-		all[i] = newBox(&workers, 1<<20, func(v [2]int) {
+		all[i] = newMailbox(&workers, 1<<20, func(v [2]int) {
 			got[i][v[0]] = append(got[i][v[0]], v[1])
 			switch rand.IntN(20) {
 			case 0:
@@ -124,7 +125,7 @@ func TestCrewRandom(t *testing.T) {
 		})
 	}
 	var wg sync.WaitGroup
-	for p := range posters {
+	for p := range senders {
 		wg.Go(func() {
 			for n := range items {
 				for i := range all {
@@ -143,13 +144,13 @@ func TestCrewRandom(t *testing.T) {
 	for i := range all {
 		for p, ns := range got[i] {
 			if len(ns) != items || !slices.IsSorted(ns) {
-				t.Errorf("mailbox %d, poster %d: %d items, sorted %v", i, p, len(ns), slices.IsSorted(ns))
+				t.Errorf("mailbox %d, sender %d: %d items, sorted %v", i, p, len(ns), slices.IsSorted(ns))
 			}
 		}
 	}
 }
 
-// work needs a stack that has to grow from what a new goroutine has, as callbacks do.
+// work needs a larger stack than a new goroutine has, as callbacks do.
 //
 //go:noinline
 func work(depth int) byte {
@@ -161,8 +162,8 @@ func work(depth int) byte {
 	return frame[depth/2]
 }
 
-// Many mailboxes get an item each from many readers, as a server's channels do.
-func BenchmarkManyBoxes(b *testing.B) {
+// Many readers enqueue one item each in mailboxes of their own, as a server's connections do.
+func BenchmarkManyMailboxes(b *testing.B) {
 	for name, workers := range map[string]*mailbox.Workers{"alone": nil, "workers": new(mailbox.Workers)} {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
@@ -171,7 +172,7 @@ func BenchmarkManyBoxes(b *testing.B) {
 			readers := make([]chan struct{}, mailboxes)
 			for i := range readers {
 				readers[i] = make(chan struct{}, 1)
-				x := newBox(workers, 1<<20, func(int) { work(20); wg.Done() })
+				x := newMailbox(workers, 1<<20, func(int) { work(20); wg.Done() })
 				go func() {
 					for range readers[i] {
 						if x.Enqueue(1, 1) != nil {

@@ -17,8 +17,8 @@ import (
 	"bennu.example/internal/testenv/require"
 )
 
-// tested are the commands of the README and the guides, each with the test that runs it. A command that is too long for a test of this
-// package names the place that runs it.
+// tested are the commands of the README and the guides, each with the test that runs it. A command
+// that is too long for a test of this package names the place that runs it.
 var tested = map[string]string{
 	"go run ./examples/chat":                      "TestGuideExamples",
 	"go run ./examples/bot -user ann":             "TestGuideExamples",
@@ -232,7 +232,8 @@ func waitFor(t *testing.T, addr string) {
 	}
 }
 
-// TestGuideInstall uses the modules from a clone, as the guides say, and builds a program with them.
+// TestGuideInstall uses the modules from a clone as the guides describe, and builds a program with
+// them.
 func TestGuideInstall(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

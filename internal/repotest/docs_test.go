@@ -28,7 +28,10 @@ func TestDocLinks(t *testing.T) {
 				t.Errorf("%s links to %s, which does not exist", name, m[1])
 				continue
 			}
-			if anchor != "" && strings.HasSuffix(file, ".md") && !anchors(string(read(t, filepath.Join(root(t), file))))[anchor] {
+			if anchor == "" || !strings.HasSuffix(file, ".md") {
+				continue
+			}
+			if !anchors(string(read(t, filepath.Join(root(t), file))))[anchor] {
 				t.Errorf("%s links to %s, but %s has no such heading", name, m[1], file)
 			}
 		}

@@ -42,7 +42,8 @@ func TestExamples(t *testing.T) {
 			case excused:
 				delete(left, full)
 			default:
-				t.Errorf("%s has no example: add func Example%s, or one of a method of it, to %s/example_test.go; or give a reason in %s",
+				t.Errorf("%s has no example: add func Example%s, or one of a method of it, "+
+					"to %s/example_test.go; or give a reason in %s",
 					full, name, p.name(), "internal/repotest/examples_test.go")
 			}
 		}

@@ -203,7 +203,9 @@ var (
 	}()
 	isNo = regexp.MustCompile(`(\w+) is no (\w+)`)
 	// plainNo are the words after "is no" in idioms that are plain English.
-	plainNo = []string{"longer", "more", "other", "such", "later", "earlier", "larger", "less", "need", "way", "better", "worse"}
+	plainNo = []string{
+		"longer", "more", "other", "such", "later", "earlier", "larger", "less", "need", "way", "better", "worse",
+	}
 )
 
 // phrases returns the problems of a text. It ignores indented lines, which are code.

@@ -25,7 +25,8 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "internal/testenv/chromium", "internal/repotest", "internal/interop", "internal/testenv/leak", "internal/testenv/require",
+	"engine/internal/broker/brokertest", "internal/interop", "internal/repotest",
+	"internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/require",
 	"pubsub/pubsubtest",
 }
 
@@ -98,7 +99,8 @@ func place(name string) (int, string) {
 
 func matches(patterns []string, name string) bool {
 	for _, p := range patterns {
-		if below, ok := strings.CutSuffix(p, "/..."); p == name || ok && (name == below || strings.HasPrefix(name, below+"/")) {
+		below, ok := strings.CutSuffix(p, "/...")
+		if p == name || ok && (name == below || strings.HasPrefix(name, below+"/")) {
 			return true
 		}
 	}
@@ -132,7 +134,8 @@ func (p pkg) internal() bool { return slices.Contains(strings.Split(p.name(), "/
 // packages returns the packages of all modules of the workspace.
 func packages(t *testing.T) []pkg {
 	t.Helper()
-	dec := json.NewDecoder(strings.NewReader(goCmd(t, "list", "-json=Dir,ImportPath,Name,GoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports", "work")))
+	fields := "-json=Dir,ImportPath,Name,GoFiles,TestGoFiles,XTestGoFiles,Imports,TestImports,XTestImports"
+	dec := json.NewDecoder(strings.NewReader(goCmd(t, "list", fields, "work")))
 	var all []pkg
 	for {
 		var p pkg

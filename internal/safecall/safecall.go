@@ -1,4 +1,4 @@
-// Package safecall calls functions of users so that a panic in one of them ends nothing else.
+// Package safecall calls user functions and turns their panics into errors.
 package safecall
 
 import (
@@ -7,8 +7,10 @@ import (
 	"runtime/debug"
 )
 
-// PanicError is the error of a call that panicked. It does not unwrap to the panic's value, which may be an error that means
-// something else where it is returned, such as a rejection. Public packages export the type by an alias.
+// PanicError is the error of a call that panicked. Public packages export the type by an alias.
+//
+// It does not unwrap to the panic's value. That may be an error with a meaning to the caller, such
+// as a rejection.
 type PanicError struct {
 	Value any    // the value given to panic
 	Stack []byte // the stack at that moment, as debug.Stack returns it
@@ -17,11 +19,14 @@ type PanicError struct {
 // Error returns the panic's value as text.
 func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
-// ErrGoexit is passed to the exited function of Do. The call ended its goroutine by runtime.Goexit.
+// ErrGoexit is the error of a call that ended its goroutine by runtime.Goexit. Do does not return
+// it, because it does not return then; it is for its callers.
 var ErrGoexit = errors.New("callback ended its goroutine")
 
-// Do calls f and returns its error. If f panics, Do returns a *PanicError. If f ends its goroutine by runtime.Goexit, Do does not
-// return; it calls exited, if that is not nil, and the goroutine ends.
+// Do calls f and returns its error. If f panics, Do returns a *PanicError.
+//
+// If f ends its goroutine by runtime.Goexit, Do cannot return. It calls exited, if that is not nil,
+// and the goroutine ends.
 func Do(f func() error, exited func()) (err error) {
 	returned := false
 	defer func() {

@@ -15,7 +15,8 @@ func TestMain(m *testing.M) { leak.Main(m) }
 
 func TestDoReturnsTheError(t *testing.T) {
 	for _, want := range []error{nil, io.EOF} {
-		if err := safecall.Do(func() error { return want }, nil); err != want { //nolint:errorlint // the same error, not one like it
+		err := safecall.Do(func() error { return want }, nil)
+		if err != want { //nolint:errorlint // the same error, not one that wraps it
 			t.Errorf("Do returned %v, want %v", err, want)
 		}
 	}

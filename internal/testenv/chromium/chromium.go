@@ -63,7 +63,8 @@ func Start(t testing.TB) *Browser {
 		"--no-first-run", "--no-default-browser-check", "--disable-background-networking", "--disable-component-update",
 		"--disable-sync", "--disable-extensions", "--disable-default-apps",
 		// Do not throttle background tabs.
-		"--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
+		"--disable-background-timer-throttling", "--disable-renderer-backgrounding",
+		"--disable-backgrounding-occluded-windows",
 	}
 	if os.Geteuid() == 0 {
 		args = append(args, "--no-sandbox") // Chromium's sandbox does not run as root, which CI uses
@@ -114,7 +115,8 @@ func Start(t testing.TB) *Browser {
 // profile creates an empty directory. It is removed on a best-effort basis, because Chromium's
 // helper processes may write to it for a moment after the exit.
 func profile(t testing.TB) string {
-	dir, err := os.MkdirTemp("", "bennu-chrome-*") //nolint:usetesting // t.TempDir fails the test if it cannot remove everything
+	//nolint:usetesting // t.TempDir fails the test if it cannot remove everything
+	dir, err := os.MkdirTemp("", "bennu-chrome-*")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,7 +14,8 @@ import (
 func TestMain(m *testing.M) { leak.Main(m) }
 
 func TestPage(t *testing.T) {
-	const html = `<title>t</title><form onsubmit="console.log('sent', this.q.value); return false"><input name="q" autofocus></form>
+	const html = `<title>t</title>
+		<form onsubmit="console.log('sent', this.q.value); return false"><input name="q" autofocus></form>
 		<script>console.log("hello", 1, {a: 1}.a); setTimeout(() => { throw new Error("oops") })</script>`
 	lines := make(chan string, 8)
 	p := chromium.Start(t).Open("data:text/html,"+url.PathEscape(html), func(line string) { lines <- line })
@@ -33,7 +34,8 @@ func TestPage(t *testing.T) {
 		Visible string
 		N       int
 	}
-	if err := p.Eval(`new Promise(r => setTimeout(() => r({Visible: document.visibilityState, N: 2})))`, &seen); err != nil {
+	const later = `new Promise(r => setTimeout(() => r({Visible: document.visibilityState, N: 2})))`
+	if err := p.Eval(later, &seen); err != nil {
 		t.Fatal(err)
 	}
 	if seen.Visible != "visible" || seen.N != 2 {

@@ -42,9 +42,10 @@ func Missing(t testing.TB, what string) {
 
 var announce sync.Once
 
-// notify writes a line to the standard error of the go command, which is the parent of a test process. The go command discards
-// what a passing package prints to its own standard output and error. Where the parent's standard error cannot be opened (it can on
-// Linux, unless it is a socket), the line goes to the terminal, or nowhere.
+// notify writes a line to the standard error of the go command, which is the parent of a test
+// process. The go command discards the output of a package that passes. If the parent's standard
+// error cannot be opened, the line goes to the terminal, or nowhere. On Linux it can be opened
+// unless it is a socket.
 func notify(line string) {
 	for _, name := range []string{fmt.Sprintf("/proc/%d/fd/2", os.Getppid()), "/dev/tty"} {
 		f, err := os.OpenFile(name, os.O_WRONLY|os.O_APPEND, 0)
