@@ -5,52 +5,62 @@ import (
 	"time"
 )
 
-// Adapter carries broadcasts between the nodes of a cluster, by an engine like NATS or Redis. Its methods may be called from any goroutine
-// and, but for Run, wait neither for the engine nor for each other. Package pubsubtest has the suite that every adapter passes.
+// Adapter carries broadcasts between the nodes of a cluster, through an engine such as NATS or
+// Redis. Its methods may be called from any goroutine. Except for Run, they must not wait for the
+// engine or for each other. Package pubsubtest contains the test suite that every adapter must
+// pass.
 //
-// While the engine is up and nodes keep up, a broadcast arrives at every node that subscribed to its topic exactly once, and those of one
-// publisher in their order. An adapter never buffers without bound: what finds no room is an error at its publisher. When it cannot know
-// that everything arrived (the connection was lost, a queue overflowed), it says so by Inbox.Gap.
+// While the engine is up and the nodes keep up, a broadcast arrives exactly once at every node that
+// subscribed to its topic, and the broadcasts of one publisher arrive in their order. An adapter
+// never buffers without bound: if its queue is full, Publish fails. When the adapter cannot know
+// whether everything arrived, because the connection was lost or a queue overflowed, it calls
+// Inbox.Gap.
 //
-// A topic may be any string. An adapter only compares it: Inbox.Deliver must get the topic of a Broadcast as Publish
-// got it. The topics that begin with a zero byte are made by PubSub itself, for messages between nodes.
+// A topic may be any string. An adapter only compares topics: the broadcast given to Inbox.Deliver
+// must have the topic that Publish was called with. Topics that begin with a zero byte are made by
+// PubSub itself, for messages between nodes.
 type Adapter interface {
-	// Node is this node's name, unique in the cluster and other after each start.
+	// Node returns the name of this node. It is unique in the cluster and differs after each start.
 	Node() string
 
-	// Run connects to the engine, reconnects when the connection is lost, and delivers what other nodes
-	// publish, but never what this node published. When ctx ends, Run returns nil, after everything
-	// that it started has ended. An error means that retrying cannot help. Run is called at most once.
+	// Run connects to the engine, reconnects when the connection is lost, and delivers what other
+	// nodes publish, but never what this node published. When ctx ends, Run returns nil, after
+	// everything that it started has ended. An error means that retrying cannot help. Run is called at
+	// most once.
 	Run(ctx context.Context, in Inbox) error
 
-	// Publish queues b for one node, or for all others that subscribed to its topic if node is "". An error says that it will not arrive: the
-	// queue is full, or Run is not running. A node that is not there is no error.
+	// Publish queues b for one node. If node is empty, it queues b for all other nodes that subscribed
+	// to its topic. An error means that b will not arrive, because the queue is full or Run is not
+	// running. It is not an error if the node does not exist.
 	Publish(ctx context.Context, node string, b *Broadcast) error
 
-	// Subscribe tells that this node has its first subscriber of a topic; Unsubscribe, that the last one left. For one topic they take
-	// turns. They are called under the topics' locks. A broadcast of another node that is made after the subscription reached the engine is
-	// delivered; until then it may be missed, as it would have been a moment earlier.
+	// Subscribe is called when a topic gets its first subscriber on this node, and Unsubscribe when
+	// the last one is gone. For one topic the calls alternate. They are made under the topic's lock.
+	//
+	// Once the subscription has reached the engine, broadcasts of other nodes are delivered. Those
+	// made earlier may be missed.
 	Subscribe(topic string)
 	Unsubscribe(topic string)
 
-	// Health is how things stand.
+	// Health returns the state of the connection.
 	Health() Health
 }
 
-// Inbox is where an adapter brings what it receives. Its functions may be called from any goroutine; for one publisher, in order.
+// Inbox receives what an adapter gets from other nodes. Its functions may be called from any
+// goroutine, but for the broadcasts of one publisher they must be called in order.
 type Inbox struct {
-	// Deliver takes a broadcast of another node. Neither function panics: see PubSub.OnPanic.
+	// Deliver delivers a broadcast of another node. Neither function panics: see PubSub.OnPanic.
 	Deliver func(*Broadcast)
-	// Gap tells that broadcasts of other nodes may have been missed until now.
+	// Gap reports that broadcasts of other nodes may have been missed before this call.
 	Gap func(reason error)
 }
 
 // Health is the state of an adapter.
 type Health struct {
-	Connected bool      // the engine answers, and is where the other nodes are, as far as is known
-	Since     time.Time // when Connected last changed; zero: never connected
-	Err       error     // why it is not, or that nodes were silent and some still are; otherwise nil
-	Queued    int       // bytes that wait for the engine
-	Dropped   uint64    // broadcasts of this node that found no room
+	Connected bool      // the engine responds and, as far as is known, the other nodes use it too
+	Since     time.Time // when Connected last changed; zero if it never was true
+	Err       error     // why it is not connected, or that some nodes do not answer; nil if all is well
+	Queued    int       // bytes that wait to be sent to the engine
+	Dropped   uint64    // broadcasts of this node that the queue had no room for
 	Gaps      uint64    // calls of Inbox.Gap
 }

@@ -7,13 +7,15 @@ import (
 	"bennu.example/serializer"
 )
 
-// Broadcast is one event for everyone on a topic. It is shared by all its subscribers: nobody changes it, and it is not copied.
+// Broadcast is an event for all subscribers of a topic. They share it, so it must not be changed or
+// copied.
 type Broadcast struct {
 	Topic   string
 	Event   string
 	Payload serializer.Payload
 
-	// The frames made so far, one per serializer. Nearly every topic has subscribers of one version only, hence the first in front.
+	// The frames encoded so far, one for each serializer. On nearly every topic all subscribers use
+	// the same serializer, so the first frame can be read without the lock.
 	first atomic.Pointer[encoding]
 	mu    sync.Mutex
 	more  []*encoding
@@ -25,7 +27,7 @@ type encoding struct {
 	err   error
 }
 
-// Frame is the broadcast in the form of a serializer, made when it is first asked for and shared from then on.
+// Frame returns the broadcast encoded by s. It is encoded once for each serializer and then shared.
 func (b *Broadcast) Frame(s serializer.Serializer) (*serializer.Frame, error) {
 	if e := b.first.Load(); e != nil && e.by == s {
 		return e.frame, e.err

@@ -10,7 +10,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// uncomparable is what == panics on, though the compiler takes it for a Subscriber and a Preparer.
+// uncomparable implements Subscriber and Preparer, but == panics on it.
 type uncomparable struct {
 	delivered, prepared, sum *atomic.Int32
 	_                        []int
@@ -32,13 +32,12 @@ func (u uncomparable) DeliverPrepared(_ *pubsub.Broadcast, value any) error {
 	return nil
 }
 
-// wrapped can be compared or not, by what is in it.
+// wrapped is comparable if its value is.
 type wrapped struct{ any }
 
 func (wrapped) Deliver(*pubsub.Broadcast) error { return nil }
 
-// What cannot be compared is delivered to like all others. To leave it out is an error, and nobody gets the broadcast then.
-func TestUncomparableSubscriber(t *testing.T) {
+func TestBroadcastFromRejectsUncomparableSubscribers(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
 	u := newUncomparable()
@@ -46,12 +45,12 @@ func TestUncomparableSubscriber(t *testing.T) {
 	ps.Subscribe("t", wrapped{[]int{1}})
 	for _, from := range []pubsub.Subscriber{u, wrapped{[]int{1}}, wrapped{u}} {
 		err := ps.BroadcastFrom(context.Background(), from, "t", "e", nil)
-		if err == nil || !strings.Contains(err.Error(), "cannot be compared") {
+		if err == nil || !strings.Contains(err.Error(), "is not comparable") {
 			t.Errorf("from %T: %v", from, err)
 		}
 	}
 	if n := u.delivered.Load(); n != 0 {
-		t.Errorf("%d came", n)
+		t.Errorf("%d broadcasts were delivered in spite of the error", n)
 	}
 	for _, from := range []pubsub.Subscriber{nil, wrapped{1}, wrapped{}, &wrapped{u}} {
 		if err := ps.BroadcastFrom(context.Background(), from, "t", "e", nil); err != nil {
@@ -59,11 +58,11 @@ func TestUncomparableSubscriber(t *testing.T) {
 		}
 	}
 	if n := u.delivered.Load(); n != 4 {
-		t.Errorf("%d came", n)
+		t.Errorf("%d broadcasts were delivered, want 4", n)
 	}
 }
 
-func TestUncomparablePreparer(t *testing.T) {
+func TestUncomparablePreparersAreNotShared(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
 	u := newUncomparable()
@@ -79,6 +78,6 @@ func TestUncomparablePreparer(t *testing.T) {
 		s.Cancel()
 	}
 	if n := ps.Subscribers("t"); n != 0 {
-		t.Errorf("%d left", n)
+		t.Errorf("%d subscriptions are left", n)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// topicLog keeps the topic and the event of what is delivered.
+// topicLog records the topics and events that are delivered.
 type topicLog struct{ got []string }
 
 func (l *topicLog) Deliver(b *pubsub.Broadcast) error {
@@ -24,8 +24,10 @@ func (l *topicLog) take() []string {
 	return got
 }
 
-// reservedNames have the bytes by which control topics are told from topics.
-var reservedNames = []string{"", "t", "c", "\x00", "\x00t", "\x00c", "\x00\x00", "\x00ct", "\x00tt", "\x00t\x00t", "\x00c\x00c", "bennu:x"}
+// reservedNames contain the bytes that distinguish control topics from topics.
+var reservedNames = []string{
+	"", "t", "c", "\x00", "\x00t", "\x00c", "\x00\x00", "\x00ct", "\x00tt", "\x00t\x00t", "\x00c\x00c", "bennu:x",
+}
 
 func TestControlTopicsAreNotTopics(t *testing.T) {
 	t.Parallel()
@@ -66,8 +68,8 @@ func TestControlTopicsAreNotTopics(t *testing.T) {
 	}
 }
 
-// An adapter gets one string per topic and control topic, and gives it back.
-func TestControlKeysAtTheAdapter(t *testing.T) {
+// The adapter sees a different key for each topic and control topic.
+func TestAdapterKeepsControlTopicsApart(t *testing.T) {
 	t.Parallel()
 	a := &fakeAdapter{interest: make(map[string]int), in: make(chan *pubsub.Broadcast), delivered: make(chan struct{})}
 	ps := pubsub.New(a)
@@ -80,7 +82,7 @@ func TestControlKeysAtTheAdapter(t *testing.T) {
 		subs = append(subs, ps.Subscribe(name, topics), ps.Control().Subscribe(name, controls))
 	}
 	if len(a.interest) != 2*len(reservedNames) {
-		t.Errorf("%d names for the adapter, want %d: %v", len(a.interest), 2*len(reservedNames), a.interest)
+		t.Errorf("the adapter has %d keys, want %d: %v", len(a.interest), 2*len(reservedNames), a.interest)
 	}
 	for _, name := range reservedNames {
 		for _, send := range []func() error{
@@ -97,7 +99,7 @@ func TestControlKeysAtTheAdapter(t *testing.T) {
 			local := [2][]string{topics.take(), controls.take()}
 			topic := strings.TrimSuffix(strings.SplitN(a.published[len(a.published)-1], "/", 2)[1], "/e")
 			if a.interest[topic] != 1 {
-				t.Fatalf("%q was published as %q, which nobody subscribed to", name, topic)
+				t.Fatalf("%q was published as %q, to which the adapter is not subscribed", name, topic)
 			}
 			a.in <- &pubsub.Broadcast{Topic: topic, Event: "e"}
 			<-a.delivered
@@ -131,8 +133,9 @@ func TestControlKeysAtTheAdapter(t *testing.T) {
 	}
 }
 
-// Server code closes the sockets of an id by broadcasting "disconnect" on it. What relays clients' events does not.
-func TestDisconnectByBroadcast(t *testing.T) {
+// Broadcasts by server code close the sockets of an id. BroadcastFrom does not, because it may
+// relay an event of a client.
+func TestDisconnectEventClosesSockets(t *testing.T) {
 	t.Parallel()
 	a := &fakeAdapter{interest: make(map[string]int)}
 	ps := pubsub.New(a)
@@ -171,6 +174,6 @@ func TestDisconnectByBroadcast(t *testing.T) {
 	}
 	a.err = errors.New("queue full")
 	if err := ps.Broadcast(ctx, "u", "disconnect", nil); !errors.Is(err, a.err) {
-		t.Errorf("the adapter's error: %v", err)
+		t.Errorf("Broadcast returned %v, want the error of the adapter", err)
 	}
 }

@@ -1,19 +1,27 @@
-// Package pubsub brings a broadcast to every subscriber of a topic, in this process and the others.
+// Package pubsub delivers broadcasts to the subscribers of a topic, in this process and on the
+// other nodes of a cluster.
 //
-// Most programs have one [PubSub], that of [bennu.example/socket.Handler.PubSub], and call its Broadcast. One that runs on several machines
-// makes it, by [New] of an [Adapter] such as that of package natsengine or redisengine, and gives it to everything that broadcasts:
+// Most programs use one [PubSub], the one of [bennu.example/socket.Handler.PubSub], and call its
+// Broadcast. A program that runs on several machines creates the PubSub itself, with an [Adapter]
+// such as that of package natsengine or redisengine, and gives it to everything that broadcasts:
 //
 //	ps := pubsub.New(adapter)
-//	go ps.Run(ctx) // what others broadcast comes in, until ctx ends
+//	go ps.Run(ctx) // connects this node to the others until ctx ends
 //
 // # Ordering and concurrency
 //
-// A broadcast is delivered to this node's subscribers before Broadcast returns, and then handed to the [Adapter], which takes it to
-// the other nodes. Broadcasts of one goroutine arrive at every subscriber in the order in which it made them; those of several
-// goroutines have no order among them. Nothing is stored: who subscribes later does not get it.
+// Broadcast delivers to this node's subscribers, and then hands the broadcast to the [Adapter],
+// which carries it to the other nodes. Broadcasts made by one goroutine arrive at every subscriber
+// in the order in which they were made. There is no order between goroutines. Nothing is stored: a
+// later subscriber does not receive earlier broadcasts.
 //
-// All methods may be called from any goroutine, but not by a [Subscriber]'s Deliver, which runs on the broadcaster's.
+// All methods may be called from any goroutine, except from the Deliver method of a [Subscriber],
+// which runs on the broadcaster's goroutine and under a lock.
 //
-// Who made a PubSub ends it, by the end of Run's context, after all that broadcasts: a shutdown and a presence still have to tell the other
-// nodes. What they told is on its way when Run has returned, so a program waits for that. Without an adapter there is nothing to end.
+// # Shutdown
+//
+// The creator of a PubSub ends it by ending the context of Run. It must do so after the shutdown of
+// everything that broadcasts, because socket handlers and presences still notify the other nodes
+// while they shut down. The program must wait until Run returns: only then has the adapter sent
+// these notifications. A PubSub without an adapter needs no shutdown.
 package pubsub

@@ -10,14 +10,14 @@ import (
 	"bennu.example/pubsub"
 )
 
-// A hub joins nodes by nothing but memory. It shows what an adapter does; those of package pubsubtest and of the engines also keep their
-// queues bounded in bytes, and tell of gaps.
+// A hub connects nodes in memory. It shows what an adapter must do. The adapters of package
+// pubsubtest and of the engines also bound their queues in bytes and report all gaps.
 type hub struct {
 	mu    sync.Mutex
 	nodes map[string]*spoke
 }
 
-// A spoke is one node's Adapter.
+// A spoke is the Adapter of one node.
 type spoke struct {
 	hub    *hub
 	name   string
@@ -31,7 +31,7 @@ func (h *hub) adapter(name string) *spoke {
 
 func (s *spoke) Node() string { return s.name }
 
-// Run is what the node hears, until ctx ends.
+// Run delivers what the node receives, until ctx ends.
 func (s *spoke) Run(ctx context.Context, in pubsub.Inbox) error {
 	s.hub.mu.Lock()
 	s.hub.nodes[s.name] = s
@@ -56,7 +56,7 @@ func (s *spoke) Run(ctx context.Context, in pubsub.Inbox) error {
 	}
 }
 
-// Publish never waits: what finds no room is an error.
+// Publish never waits. It returns an error if a queue is full.
 func (s *spoke) Publish(_ context.Context, node string, b *pubsub.Broadcast) error {
 	data, err := b.AppendBinary(nil)
 	if err != nil {
@@ -71,7 +71,7 @@ func (s *spoke) Publish(_ context.Context, node string, b *pubsub.Broadcast) err
 		select {
 		case to.queue <- data:
 		default:
-			err = errors.New("hub: " + to.name + " does not keep up")
+			err = errors.New("hub: " + to.name + ": queue full")
 		}
 	}
 	return err
@@ -92,7 +92,7 @@ func (s *spoke) Health() pubsub.Health {
 	return pubsub.Health{Connected: s.hub.nodes[s.name] != nil}
 }
 
-// waitFor waits until the nodes are running, which they are in a moment.
+// waitFor waits until the nodes are running. It does not take long.
 func waitFor(nodes ...*pubsub.PubSub) {
 	for _, ps := range nodes {
 		for !ps.Health().Connected {
@@ -101,7 +101,7 @@ func waitFor(nodes ...*pubsub.PubSub) {
 	}
 }
 
-// An Adapter for another engine does five things. Whether it does them well, pubsubtest.Run finds out.
+// An Adapter for another engine. Its test should call pubsubtest.Run.
 func ExampleAdapter() {
 	h := &hub{nodes: make(map[string]*spoke)}
 	one, two := pubsub.New(h.adapter("one")), pubsub.New(h.adapter("two"))

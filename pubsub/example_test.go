@@ -9,13 +9,14 @@ import (
 	"bennu.example/serializer"
 )
 
-// inbox keeps what is delivered to it, for somebody who reads it in time. Deliver must not block.
+// inbox is a subscriber that buffers broadcasts. Deliver must not block, so it drops what does not
+// fit.
 type inbox chan *pubsub.Broadcast
 
 func (in inbox) Deliver(b *pubsub.Broadcast) error {
 	select {
 	case in <- b:
-	default: // nobody reads
+	default: // the buffer is full
 	}
 	return nil
 }
@@ -36,19 +37,21 @@ func Example() {
 	// Output: room:lobby new_msg {"body":"hello"}
 }
 
-// printer is a Subscriber: it is called on the broadcaster's goroutine, and so may neither block nor call the PubSub.
+// printer is a Subscriber. Its Deliver runs on the broadcaster's goroutine, so it must not block
+// and must not call the PubSub.
 type printer struct{ name string }
 
 func (p *printer) Deliver(b *pubsub.Broadcast) error {
 	var v struct{ Body string }
 	if err := b.Payload.Decode(&v); err != nil {
-		return fmt.Errorf("%s: %w", p.name, err) // the broadcaster gets it; the others get the broadcast
+		return fmt.Errorf("%s: %w", p.name, err) // returned to the broadcaster; the other subscribers get the broadcast
 	}
 	fmt.Println(p.name, "got", v.Body)
 	return nil
 }
 
-// Subscribers are told in this process, before Broadcast returns. BroadcastFrom leaves out one: who said it.
+// Subscribers of this process receive a broadcast before Broadcast returns. BroadcastFrom leaves
+// out one subscriber, usually the sender.
 func ExampleSubscriber() {
 	ps := pubsub.New(nil)
 	ann, bob := &printer{"ann"}, &printer{"bob"}
@@ -57,7 +60,7 @@ func ExampleSubscriber() {
 
 	ctx := context.Background()
 	fmt.Println(ps.BroadcastFrom(ctx, ann, "room:lobby", "new_msg", map[string]string{"body": "hello"}))
-	sub.Cancel() // nothing is delivered to bob once it has returned
+	sub.Cancel() // after it returns, bob receives nothing
 	fmt.Println(ps.Broadcast(ctx, "room:lobby", "new_msg", map[string]string{"body": "anyone?"}))
 	fmt.Println(ps.Subscribers("room:lobby"))
 	// Output:
@@ -68,7 +71,7 @@ func ExampleSubscriber() {
 	// 1
 }
 
-// Cancel may be deferred: further calls do nothing.
+// Cancel may also be deferred, because further calls have no effect.
 func ExampleSubscription_Cancel() {
 	ps := pubsub.New(nil)
 	sub := ps.Subscribe("room:lobby", make(inbox, 1))
@@ -80,7 +83,7 @@ func ExampleSubscription_Cancel() {
 	// 0
 }
 
-// Nodes are joined by an adapter. Run is what brings in the broadcasts of the others.
+// An adapter connects the nodes of a cluster. Run receives the broadcasts of the other nodes.
 func ExampleNew() {
 	cluster := pubsubtest.NewCluster() // natsengine or redisengine, outside of a test
 	one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
@@ -109,7 +112,7 @@ func ExampleNew() {
 	// <nil>
 }
 
-// LocalBroadcast is for what each node says to its own clients, such as that it is going down.
+// LocalBroadcast notifies only the clients of this node, for example of its shutdown.
 func ExamplePubSub_LocalBroadcast() {
 	ps := pubsub.New(nil)
 	got := make(inbox, 1)
@@ -121,7 +124,7 @@ func ExamplePubSub_LocalBroadcast() {
 	// {"minutes":5}
 }
 
-// A node is asked, and answers the one that asked.
+// A request to all nodes, and a response to the node that sent the request.
 func ExamplePubSub_SendTo() {
 	cluster := pubsubtest.NewCluster()
 	one, two := pubsub.New(cluster.Node("one")), pubsub.New(cluster.Node("two"))
@@ -133,24 +136,25 @@ func ExamplePubSub_SendTo() {
 	waitFor(one, two)
 	defer func() { stop(); <-done; <-done }()
 
-	asked, answered := make(inbox, 1), make(inbox, 1)
-	two.Subscribe("questions", asked)
-	one.Subscribe("answers", answered)
-	if err := one.Broadcast(ctx, "questions", "how_many", map[string]string{"from": one.Node()}); err != nil {
+	requests, responses := make(inbox, 1), make(inbox, 1)
+	two.Subscribe("requests", requests)
+	one.Subscribe("responses", responses)
+	if err := one.Broadcast(ctx, "requests", "count", map[string]string{"from": one.Node()}); err != nil {
 		fmt.Println(err)
 	}
 	var q struct{ From string }
-	if err := (<-asked).Payload.Decode(&q); err != nil {
+	if err := (<-requests).Payload.Decode(&q); err != nil {
 		fmt.Println(err)
 	}
-	if err := two.SendTo(ctx, q.From, "answers", "so_many", map[string]int{"n": 3}); err != nil {
+	if err := two.SendTo(ctx, q.From, "responses", "count", map[string]int{"n": 3}); err != nil {
 		fmt.Println(err)
 	}
-	fmt.Println(string((<-answered).Payload.Bytes()))
+	fmt.Println(string((<-responses).Payload.Bytes()))
 	// Output: {"n":3}
 }
 
-// Whoever must not miss anything asks for the whole state after a gap. Health is for whoever watches the nodes.
+// Code that depends on every broadcast must request the whole state after a gap. Health is for
+// monitoring.
 func ExamplePubSub_OnGap() {
 	cluster := pubsubtest.NewCluster()
 	ps := pubsub.New(cluster.Node("one"))
@@ -163,8 +167,8 @@ func ExamplePubSub_OnGap() {
 	gaps := make(chan error, 1)
 	off := ps.OnGap(func(reason error) {
 		select {
-		case gaps <- reason: // somebody else does the work: the adapter's goroutine must not be held up
-		default: // it is to be done already
+		case gaps <- reason: // another goroutine requests the state: this one must not block
+		default: // a request is pending already
 		}
 	})
 	defer off()
@@ -181,15 +185,15 @@ func ExamplePubSub_OnGap() {
 	// true
 }
 
-// Health tells an operator whether the engine answers, and what waits for it.
+// Health reports whether the engine responds, and how much waits to be sent to it.
 func ExampleHealth() {
 	ps := pubsub.New(nil)
 	var h pubsub.Health = ps.Health()
-	fmt.Println(h.Connected, h.Queued, h.Dropped) // without an adapter, always well
+	fmt.Println(h.Connected, h.Queued, h.Dropped) // without an adapter, Connected is true
 	// Output: true 0 0
 }
 
-// A Broadcast is encoded once for each serializer, however many connections it goes to.
+// A broadcast is encoded once for each serializer, regardless of the number of connections.
 func ExampleBroadcast_Frame() {
 	ps := pubsub.New(nil)
 	got := make(inbox, 1)

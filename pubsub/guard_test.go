@@ -10,7 +10,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// faulty panics in whatever is asked of it.
+// faulty is a subscriber that panics.
 type faulty struct{}
 
 func (faulty) Deliver(*pubsub.Broadcast) error { panic("in Deliver") }
@@ -23,15 +23,15 @@ func (faultyPreparer) Prepare(*pubsub.Broadcast) (any, error)          { panic("
 
 func (f faultyPreparer) DeliverPrepared(b *pubsub.Broadcast, _ any) error { return f.Deliver(b) }
 
-// panics keeps what OnPanic functions are called with.
+// panics records the arguments of OnPanic functions.
 type panics []string
 
 func (p *panics) add(t *testing.T, ps *pubsub.PubSub) (off func()) {
 	return ps.OnPanic(func(v any, stack []byte) {
 		if !strings.Contains(string(stack), "faulty") && !strings.Contains(string(stack), "func") {
-			t.Errorf("the stack is not of the panic:\n%s", stack)
+			t.Errorf("the stack is not that of the panic:\n%s", stack)
 		}
-		ps.Subscribe("t", new(topicLog)).Cancel() // no lock is held
+		ps.Subscribe("t", new(topicLog)).Cancel() // fails if a lock is held
 		*p = append(*p, v.(string))
 	})
 }
@@ -42,59 +42,59 @@ func (p *panics) take() []string {
 	return got
 }
 
-func TestSubscribersThatPanic(t *testing.T) {
+func TestPanickingSubscriberHarmsNoOther(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	var told panics
-	off := told.add(t, ps)
+	var seen panics
+	off := seen.add(t, ps)
 	first, last := new(topicLog), new(topicLog)
 	for _, s := range []pubsub.Subscriber{faulty{}, first, faulty{}, faulty{}, last, faulty{}} {
 		ps.Subscribe("t", s)
 	}
-	for range 2 { // no lock is kept
+	for range 2 { // the second round fails if a lock is still held
 		err := ps.Broadcast(t.Context(), "t", "e", nil)
-		if err == nil || !strings.Contains(err.Error(), "subscriber panicked: in Deliver") {
+		if err == nil || !strings.Contains(err.Error(), "panic: in Deliver") {
 			t.Errorf("the broadcaster got %v", err)
 		}
 		if len(first.take()) != 1 || len(last.take()) != 1 {
-			t.Error("others were not delivered to once")
+			t.Error("the other subscribers did not receive the broadcast once")
 		}
-		if got := told.take(); !slices.Equal(got, []string{"in Deliver", "in Deliver", "in Deliver", "in Deliver"}) {
+		if got := seen.take(); !slices.Equal(got, []string{"in Deliver", "in Deliver", "in Deliver", "in Deliver"}) {
 			t.Errorf("OnPanic got %q", got)
 		}
 	}
 	off()
-	if err := ps.LocalBroadcast("t", "e", nil); err == nil || len(told.take()) != 0 || len(last.take()) != 1 {
+	if err := ps.LocalBroadcast("t", "e", nil); err == nil || len(seen.take()) != 0 || len(last.take()) != 1 {
 		t.Errorf("after off: %v", err)
 	}
 }
 
-func TestPreparersThatPanic(t *testing.T) {
+func TestPanickingPreparer(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	var told panics
-	told.add(t, ps)
+	var seen panics
+	seen.add(t, ps)
 	l := new(topicLog)
 	ps.Subscribe("t", faultyPreparer{l})
 	err := ps.Broadcast(t.Context(), "t", "e", nil)
-	if err == nil || !strings.Contains(err.Error(), "preparer panicked: in Prepare") {
+	if err == nil || !strings.Contains(err.Error(), "panic: in Prepare") {
 		t.Errorf("the broadcaster got %v", err)
 	}
-	if got := told.take(); len(l.take()) != 1 || !slices.Equal(got, []string{"in Prepare"}) {
+	if got := seen.take(); len(l.take()) != 1 || !slices.Equal(got, []string{"in Prepare"}) {
 		t.Errorf("OnPanic got %q", got)
 	}
 }
 
-// What panics on an adapter's goroutine does not end the process, and others are called.
-func TestPanicsAtTheAdapter(t *testing.T) {
+// A panic on a goroutine of the adapter does not end the process.
+func TestPanicsDuringReceive(t *testing.T) {
 	t.Parallel()
 	a := &fakeAdapter{interest: make(map[string]int), in: make(chan *pubsub.Broadcast), delivered: make(chan struct{})}
 	ps := pubsub.New(a)
 	ctx, cancel := context.WithCancel(t.Context())
 	ran := make(chan error)
 	go func() { ran <- ps.Run(ctx) }()
-	var told panics
-	told.add(t, ps)
+	var seen panics
+	seen.add(t, ps)
 	ps.OnPanic(func(any, []byte) { panic("in OnPanic") })
 	gaps := 0
 	for range 5 {
@@ -109,8 +109,8 @@ func TestPanicsAtTheAdapter(t *testing.T) {
 		a.in <- &pubsub.Broadcast{Topic: topic, Event: "e"} // and then a gap
 		<-a.delivered
 	}
-	slices.Sort(told)
-	got := slices.Compact(told.take())
+	slices.Sort(seen)
+	got := slices.Compact(seen.take())
 	if !slices.Equal(got, []string{"in Deliver", "in OnGap", "in Prepare"}) || gaps != 10 || len(l.take()) != 1 {
 		t.Errorf("OnPanic got %q, %d calls for gaps", got, gaps)
 	}
@@ -120,7 +120,7 @@ func TestPanicsAtTheAdapter(t *testing.T) {
 	}
 }
 
-// brittleAdapter panics at some topics.
+// brittleAdapter panics when the topic "bad" is subscribed to.
 type brittleAdapter struct{ *fakeAdapter }
 
 func (a brittleAdapter) Subscribe(topic string) {
@@ -130,8 +130,9 @@ func (a brittleAdapter) Subscribe(topic string) {
 	a.fakeAdapter.Subscribe(topic)
 }
 
-// An adapter that panics leaves nothing locked, and no subscription without the adapter's knowledge.
-func TestAdapterThatPanics(t *testing.T) {
+// A panic of the adapter reaches the caller of Subscribe. It leaves no lock and no subscription
+// behind.
+func TestPanickingAdapter(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(brittleAdapter{&fakeAdapter{interest: make(map[string]int)}})
 	for range 2 {

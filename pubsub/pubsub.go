@@ -9,15 +9,18 @@ import (
 	"slices"
 	"sync"
 
+	"bennu.example/internal/listeners"
 	"bennu.example/internal/prepare"
+	"bennu.example/internal/safecall"
 	"bennu.example/serializer"
 )
 
-// Subscriber gets the broadcasts of the topics it subscribed to.
+// Subscriber receives the broadcasts of the topics that it subscribed to.
 type Subscriber interface {
-	// Deliver is called on the broadcaster's goroutine and under the topic's read lock: it must not block, nor call the PubSub. An error
-	// says that this subscriber cannot have the broadcast, because its payload has no form in the subscriber's serializer; the
-	// broadcaster gets it. A panic counts as an error: see PubSub.OnPanic.
+	// Deliver is called on the broadcaster's goroutine and under the topic's read lock, so it must not
+	// block and must not call the PubSub. An error means that this subscriber cannot receive the
+	// broadcast, because its serializer cannot encode the payload. The error is returned to the
+	// broadcaster. A panic counts as an error: see PubSub.OnPanic.
 	Deliver(b *Broadcast) error
 }
 
@@ -27,25 +30,27 @@ type (
 	preparedSubscriber = prepare.Subscriber[*Broadcast]
 )
 
-// shards is how many locks the topics are spread over. Two cores show no gain over one (architecture 2.2); it costs 4 kB.
+// shards is the number of locks for the maps of topics. On two cores, 64 shards measured no faster
+// than one. They cost 4 kB.
 const shards = 64
 
-// PubSub connects the subscribers of a process, and through its adapter those of a cluster. Its methods may be called from any
-// goroutine.
+// PubSub connects the subscribers of a process and, through its adapter, those of a cluster. Its
+// methods may be called from any goroutine.
 type PubSub struct {
-	adapter Adapter // nil: this process only
+	adapter Adapter // nil means this process only
 	seed    maphash.Seed
 	shards  [shards]shard
 
-	onGap   hooks[func(error)]
-	onPanic hooks[func(v any, stack []byte)]
+	onGap   listeners.List[error]
+	onPanic listeners.List[*safecall.PanicError]
 }
 
-// shard guards a part of the topics. Lock order: shard, topic, and then whatever a subscriber's Deliver takes.
+// shard guards a part of the topics. The lock order is: shard, topic, and then the locks that a
+// subscriber's Deliver takes.
 type shard struct {
 	mu     sync.RWMutex
 	topics map[string]*topic
-	_      [24]byte // a cache line each
+	_      [24]byte // fills a cache line
 }
 
 type topic struct {
@@ -61,16 +66,17 @@ type preparation struct {
 	users int // subscriptions that share it
 }
 
-// Subscription is one subscriber's place at a topic.
+// Subscription is a subscriber's membership of a topic.
 type Subscription struct {
 	ps    *PubSub
 	topic *topic
 	sub   Subscriber
-	index int // in topic.subs, -1 once cancelled
+	index int // in topic.subs; -1 after Cancel
 	prep  *preparation
 }
 
-// New returns a PubSub. A nil adapter keeps it to this process; otherwise Run must be called for broadcasts of other nodes to come in.
+// New returns a PubSub. With a nil adapter it is limited to this process. Otherwise Run must be
+// called to receive the broadcasts of other nodes.
 func New(a Adapter) *PubSub {
 	p := &PubSub{adapter: a, seed: maphash.MakeSeed()}
 	for i := range p.shards {
@@ -83,7 +89,8 @@ func (p *PubSub) shard(key string) *shard {
 	return &p.shards[maphash.String(p.seed, key)%shards]
 }
 
-// Subscribe adds a subscriber. One that subscribes twice is delivered to twice. The subscription holds until it is cancelled.
+// Subscribe subscribes s to a topic until the subscription is cancelled. A subscriber that
+// subscribes twice receives every broadcast twice.
 func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
 	return p.subscribe(topicKey(name), s)
 }
@@ -129,7 +136,8 @@ func (t *topic) prepare(by preparer) *preparation {
 	return prep
 }
 
-// Cancel ends the subscription: when it returns no Deliver is running for it and none will. Further calls do nothing.
+// Cancel ends the subscription. When it returns, no Deliver is running for the subscription and
+// none will be called. Further calls have no effect.
 func (s *Subscription) Cancel() {
 	t := s.topic
 	sh := s.ps.shard(t.key)
@@ -159,7 +167,7 @@ func (s *Subscription) Cancel() {
 	}
 }
 
-// Subscribers is how many subscriptions this node has for a topic.
+// Subscribers returns the number of subscriptions to a topic on this node.
 func (p *PubSub) Subscribers(name string) int { return p.subscribers(topicKey(name)) }
 
 func (p *PubSub) subscribers(key string) int {
@@ -175,16 +183,20 @@ func (p *PubSub) subscribers(key string) int {
 	return len(t.subs)
 }
 
-// Broadcast sends an event to all subscribers of a topic on all nodes. It may be called from anywhere: an HTTP
-// handler, a job. The payload is a Go value, or a serializer.Payload. Nil means an empty object.
+// Broadcast sends an event to all subscribers of a topic on all nodes. It may be called from
+// anywhere, for example from an HTTP handler or a job. The payload is a Go value or a
+// serializer.Payload. Nil means an empty object.
 //
-// Every subscriber that can be reached is reached, even if Broadcast returns an error. The error is the first that
-// occurred: the payload does not encode (wrapping serializer.ErrPayload), it has no form in the serializer of some
-// subscriber (the same), or the adapter's queue is full.
+// An error does not keep the broadcast from the subscribers that can receive it, unless the payload
+// cannot be encoded at all. Such an error wraps serializer.ErrPayload, and so does the error of a
+// subscriber whose serializer cannot encode the payload. Of several errors of subscribers,
+// Broadcast returns the first. It also returns the adapter's error, for example if its queue is
+// full.
 //
-// The event "disconnect" also closes the sockets whose id equals the topic, as Endpoint.broadcast does in Phoenix:
-// see socket.Handler.Disconnect. So server code must not pass an event name chosen by a client to Broadcast,
-// LocalBroadcast or SendTo. BroadcastFrom and the methods of channel.Channel never close sockets.
+// The event "disconnect" also closes the sockets whose id equals the topic, as Endpoint.broadcast
+// does in Phoenix; see socket.Handler.Disconnect. So server code must not pass an event name chosen
+// by a client to Broadcast, LocalBroadcast or SendTo. BroadcastFrom and the methods of
+// channel.Channel never close sockets.
 func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any) error {
 	err := p.BroadcastFrom(ctx, nil, topic, event, payload)
 	if event == eventDisconnect {
@@ -193,13 +205,14 @@ func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any
 	return err
 }
 
-// BroadcastFrom is Broadcast to all but the subscriber from, which is compared by ==. If from is not comparable,
-// BroadcastFrom returns an error and delivers nothing. Its event "disconnect" has no special meaning.
+// BroadcastFrom is Broadcast to all subscribers except from, which is compared by ==. If from is
+// not comparable, BroadcastFrom returns an error and delivers nothing. The event "disconnect" has
+// no special meaning.
 func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
 	return p.broadcast(ctx, from, address{topicKey(topic), topic}, event, payload)
 }
 
-// LocalBroadcast is Broadcast to the subscribers of this node only.
+// LocalBroadcast is Broadcast to the subscribers on this node only.
 func (p *PubSub) LocalBroadcast(topic, event string, payload any) error {
 	err := p.localBroadcast(address{topicKey(topic), topic}, event, payload)
 	if event == eventDisconnect {
@@ -208,8 +221,8 @@ func (p *PubSub) LocalBroadcast(topic, event string, payload any) error {
 	return err
 }
 
-// SendTo sends an event to a topic's subscribers on one node only, which may be this one. It is no error if there is
-// no such node.
+// SendTo sends an event to the subscribers of a topic on one node, which may be this one. It is not
+// an error if the node does not exist.
 func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload any) error {
 	err := p.sendTo(ctx, node, address{topicKey(topic), topic}, event, payload)
 	if event == eventDisconnect {
@@ -220,7 +233,7 @@ func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload 
 
 func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, event string, payload any) error {
 	if from != nil && !reflect.ValueOf(from).Comparable() {
-		return fmt.Errorf("pubsub: broadcast %s to %s: %T cannot be compared and so cannot be left out", event, to.name, from)
+		return fmt.Errorf("pubsub: broadcast %s to %s: from: %T is not comparable", event, to.name, from)
 	}
 	b, err := newBroadcast(to.name, event, payload)
 	if err != nil {
@@ -254,7 +267,7 @@ func (p *PubSub) sendTo(ctx context.Context, node string, to address, event stri
 	return p.adapter.Publish(ctx, node, b.addressed(to.key))
 }
 
-// Node is this node's name in the cluster; "" without an adapter.
+// Node returns the name of this node in the cluster. It is empty without an adapter.
 func (p *PubSub) Node() string {
 	if p.adapter == nil {
 		return ""
@@ -262,7 +275,7 @@ func (p *PubSub) Node() string {
 	return p.adapter.Node()
 }
 
-// Health is the adapter's; without one, always well.
+// Health returns the state of the adapter. Without an adapter, Connected is true.
 func (p *PubSub) Health() Health {
 	if p.adapter == nil {
 		return Health{Connected: true}
@@ -270,20 +283,22 @@ func (p *PubSub) Health() Health {
 	return p.adapter.Health()
 }
 
-// Run connects this node to the others until ctx ends, and then returns nil. Any other end is an error of
-// the adapter that retrying cannot cure, such as a second call of Run. Before Run is called, a broadcast
-// reaches only this node's subscribers and returns an error. Without an adapter Run returns nil at once.
+// Run connects this node to the others until ctx ends, and then returns nil. Any other end is an
+// error of the adapter that retrying cannot cure, such as a second call of Run. Before Run is
+// called, a broadcast reaches only this node's subscribers and returns an error. Without an adapter
+// Run returns nil at once.
 func (p *PubSub) Run(ctx context.Context) error {
 	if p.adapter == nil {
 		return nil
 	}
 	return p.adapter.Run(ctx, Inbox{
 		Deliver: p.receive,
-		Gap:     p.gap,
+		Gap:     p.onGap.Notify,
 	})
 }
 
-// receive delivers a broadcast of another node. An error is not reported: the broadcaster is on that node.
+// receive delivers a broadcast of another node. Errors are dropped, because the broadcaster is not
+// here.
 func (p *PubSub) receive(b *Broadcast) {
 	key := b.Topic
 	name, ok := nameOf(key)
@@ -296,7 +311,7 @@ func (p *PubSub) receive(b *Broadcast) {
 	_ = p.deliver(key, b, nil)
 }
 
-// deliver hands b to this node's subscribers under a key and returns the first error.
+// deliver delivers b to the subscribers of a key on this node and returns the first error.
 func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
 	sh := p.shard(key)
 	sh.mu.RLock()
@@ -307,7 +322,7 @@ func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
 	}
 	t.mu.RLock()
 	sh.mu.RUnlock()
-	d := deliveries{b: b, from: from}
+	d := delivery{b: b, from: from}
 	if preps := t.prep; len(preps) > 0 {
 		t.mu.RUnlock() // preparers are others' code
 		d.prepared, d.first = p.prepare(preps, b)
@@ -315,17 +330,17 @@ func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
 	}
 	d.left = t.subs
 	func() {
-		defer t.mu.RUnlock() // also if a subscriber ends its goroutine
+		defer t.mu.RUnlock() // deferred, because a subscriber may end its goroutine
 		d.run()
 	}()
-	for _, e := range d.panics {
-		p.report(e)
+	for _, err := range d.panics {
+		p.report(err)
 	}
 	return d.first
 }
 
+// newBroadcast encodes the payload. That may call a user's MarshalJSON, so no lock may be held.
 func newBroadcast(topic, event string, payload any) (*Broadcast, error) {
-	// Encoding may call the user's MarshalJSON: here, not under the topic's lock.
 	body, err := serializer.Value(payload).Encoded()
 	if err != nil {
 		return nil, fmt.Errorf("pubsub: broadcast %s to %s: %w", event, topic, err)

@@ -17,7 +17,7 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// collector is a subscriber that keeps what it gets, as frames of one serializer.
+// collector is a subscriber that encodes broadcasts by one serializer and records the frames.
 type collector struct {
 	by serializer.Serializer
 	mu sync.Mutex
@@ -59,16 +59,18 @@ func TestBroadcast(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := ps.Broadcast(t.Context(), "room:none", "said", nil); err != nil {
-		t.Fatalf("nobody there: %v", err)
+		t.Fatalf("without subscribers: %v", err)
 	}
-	if got, want := a.got(), []string{`[null,null,"room:1","said",{"n":1}]`, `[null,null,"room:1","said",{"n":3}]`}; !slices.Equal(got, want) {
+	want := []string{`[null,null,"room:1","said",{"n":1}]`, `[null,null,"room:1","said",{"n":3}]`}
+	if got := a.got(); !slices.Equal(got, want) {
 		t.Errorf("2.0.0 got %q", got)
 	}
 	if got := b.got(); len(got) != 3 {
 		t.Errorf("1.0.0 got %q", got)
 	} else {
 		var m map[string]any
-		if err := json.Unmarshal([]byte(got[1]), &m); err != nil || m["event"] != "said" || len(m["payload"].(map[string]any)) != 0 {
+		err := json.Unmarshal([]byte(got[1]), &m)
+		if err != nil || m["event"] != "said" || len(m["payload"].(map[string]any)) != 0 {
 			t.Errorf("1.0.0 got %q (%v)", got[1], err)
 		}
 	}
@@ -77,8 +79,8 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
-// G157: subscribing twice delivers twice; cancelling twice does nothing more.
-func TestSubscriptions(t *testing.T) {
+// G157
+func TestSubscribingTwiceDeliversTwice(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
 	c := &collector{by: serializer.V2()}
@@ -104,11 +106,11 @@ func TestSubscriptions(t *testing.T) {
 	}
 	third.Cancel()
 	if n := ps.Subscribers("t"); n != 0 {
-		t.Fatalf("%d subscribers of an empty topic", n)
+		t.Fatalf("%d subscribers after the last Cancel", n)
 	}
 }
 
-func TestPayloadsThatCannotBeSent(t *testing.T) {
+func TestUnencodablePayloads(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
 	v1, v2 := &collector{by: serializer.V1()}, &collector{by: serializer.V2()}
@@ -121,16 +123,16 @@ func TestPayloadsThatCannotBeSent(t *testing.T) {
 	if len(v1.got())+len(v2.got()) != 0 {
 		t.Error("it was delivered")
 	}
-	// G155: who can have it gets it, and the broadcaster is told of the others.
+	// G155: subscribers that can receive it do, and the broadcaster gets an error for the others.
 	if err := ps.Broadcast(t.Context(), "t", "e", serializer.Binary([]byte{1})); !errors.Is(err, serializer.ErrPayload) {
-		t.Errorf("binary with a 1.0.0 member: %v", err)
+		t.Errorf("binary with a 1.0.0 subscriber: %v", err)
 	}
 	if len(v2.got()) != 1 || len(v1.got()) != 0 {
 		t.Errorf("got %d and %d", len(v2.got()), len(v1.got()))
 	}
-	// B58: 2.0.0 takes objects only, 1.0.0 anything.
+	// B58: 2.0.0 accepts only objects, 1.0.0 any value.
 	if err := ps.Broadcast(t.Context(), "t", "e", []int{1}); !errors.Is(err, serializer.ErrPayload) {
-		t.Errorf("a list with a 2.0.0 member: %v", err)
+		t.Errorf("a list with a 2.0.0 subscriber: %v", err)
 	}
 	if len(v2.got()) != 1 || len(v1.got()) != 1 {
 		t.Errorf("got %d and %d", len(v2.got()), len(v1.got()))
@@ -174,15 +176,15 @@ func TestOrderPerBroadcaster(t *testing.T) {
 	ps.Subscribe("t", c)
 	var wg sync.WaitGroup
 	const broadcasters, each = 4, 200
-	for who := range broadcasters {
+	for from := range broadcasters {
 		wg.Go(func() {
 			for i := range each {
-				if err := ps.Broadcast(context.Background(), "t", fmt.Sprint(who), map[string]int{"i": i}); err != nil {
+				if err := ps.Broadcast(context.Background(), "t", fmt.Sprint(from), map[string]int{"i": i}); err != nil {
 					t.Error(err)
 				}
 			}
 		})
-		wg.Go(func() { // others come and go meanwhile
+		wg.Go(func() { // concurrent changes of the topic
 			for range each {
 				ps.Subscribe("t", &collector{by: serializer.V2()}).Cancel()
 			}
@@ -199,19 +201,19 @@ func TestOrderPerBroadcaster(t *testing.T) {
 		if err := json.Unmarshal(m[4], &body); err != nil {
 			t.Fatal(err)
 		}
-		if who := string(m[3]); next[who] != body.I {
-			t.Fatalf("%s: got %d, want %d", who, body.I, next[who])
+		if from := string(m[3]); next[from] != body.I {
+			t.Fatalf("%s: got %d, want %d", from, body.I, next[from])
 		}
 		next[string(m[3])]++
 	}
-	for who, n := range next {
+	for from, n := range next {
 		if n != each {
-			t.Errorf("%s: got %d", who, n)
+			t.Errorf("%s: got %d, want %d", from, n, each)
 		}
 	}
 }
 
-// fakeAdapter records what it is asked, and delivers what the test hands it.
+// fakeAdapter records its calls, and delivers the broadcasts that the test sends to in.
 type fakeAdapter struct {
 	mu        sync.Mutex
 	interest  map[string]int
@@ -272,14 +274,14 @@ func TestAdapter(t *testing.T) {
 	}
 	second.Cancel()
 	if a.interest["t"] != 1 {
-		t.Errorf("interest %v while one is left", a.interest)
+		t.Errorf("interest %v while one subscriber is left", a.interest)
 	}
 	a.err = errors.New("queue full")
 	if err := ps.Broadcast(t.Context(), "t", "e", nil); !errors.Is(err, a.err) {
-		t.Errorf("the adapter's error: %v", err)
+		t.Errorf("Broadcast returned %v, want the error of the adapter", err)
 	}
 	if len(c.got()) != 1 {
-		t.Error("local delivery does not depend on the adapter")
+		t.Error("the error of the adapter prevented local delivery")
 	}
 	if !slices.Equal(a.published, []string{"/t/e"}) {
 		t.Errorf("published %q", a.published)
@@ -295,7 +297,7 @@ func TestAdapter(t *testing.T) {
 		t.Errorf("from another node: got %q", c.got())
 	}
 	if len(a.published) != 1 {
-		t.Error("what came from another node was published again")
+		t.Error("a broadcast of another node was published again")
 	}
 	off()
 	a.in <- &pubsub.Broadcast{Topic: "none", Event: "remote"}
@@ -304,18 +306,20 @@ func TestAdapter(t *testing.T) {
 		t.Errorf("gaps %v", gaps)
 	}
 	a.err = nil
-	if err := ps.SendTo(t.Context(), "b", "t", "direct", nil); err != nil || a.published[1] != "b/t/direct" || len(c.got()) != 3 {
+	err := ps.SendTo(t.Context(), "b", "t", "direct", nil)
+	if err != nil || a.published[1] != "b/t/direct" || len(c.got()) != 3 {
 		t.Errorf("to another node: %v, published %q", err, a.published)
 	}
-	if err := ps.SendTo(t.Context(), "a", "t", "direct", nil); err != nil || len(a.published) != 2 || len(c.got()) != 4 {
+	err = ps.SendTo(t.Context(), "a", "t", "direct", nil)
+	if err != nil || len(a.published) != 2 || len(c.got()) != 4 {
 		t.Errorf("to this node: %v, published %q, got %q", err, a.published, c.got())
 	}
 	if ps.Node() != "a" || ps.Health().Queued != 7 {
-		t.Error("name or health are not the adapter's")
+		t.Error("Node or Health differ from those of the adapter")
 	}
 	first.Cancel()
 	if a.interest["t"] != 0 {
-		t.Errorf("interest %v after the last left", a.interest)
+		t.Errorf("interest %v after the last Cancel", a.interest)
 	}
 	cancel()
 	if err := <-ran; err != nil {
@@ -323,7 +327,7 @@ func TestAdapter(t *testing.T) {
 	}
 }
 
-// nothing is the cheapest subscriber: what remains is pubsub's own work.
+// nothing is a subscriber that costs little, so that a benchmark measures pubsub.
 type nothing struct{ by serializer.Serializer }
 
 func (n *nothing) Deliver(b *pubsub.Broadcast) error {
@@ -339,8 +343,7 @@ func crowd(n int) *pubsub.PubSub {
 	return ps
 }
 
-// Fan-out allocates for the broadcast, never per subscriber.
-func TestFanOutAllocations(t *testing.T) {
+func TestFanOutAllocatesOncePerBroadcast(t *testing.T) {
 	body := serializer.Value(json.RawMessage(`{"body":"hello"}`))
 	encoded, err := body.Encoded()
 	if err != nil {
@@ -355,7 +358,7 @@ func TestFanOutAllocations(t *testing.T) {
 		})
 	}
 	few, many := allocs(1), allocs(1000)
-	if many > few+2 { // a pool may have been emptied meanwhile; per subscriber it would be a thousand
+	if many > few+2 { // the collector may have emptied a pool
 		t.Errorf("%v allocations for 1 subscriber, %v for 1,000", few, many)
 	}
 	if few > 8 {

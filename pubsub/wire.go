@@ -6,14 +6,14 @@ import (
 	"fmt"
 )
 
-// wireVersion begins every encoded broadcast. Nodes that read another version refuse it, so a cluster is upgraded by way of a release that reads both.
+// wireVersion is the first byte of an encoded broadcast. Nodes reject every other version. To
+// change the format, a cluster must first be upgraded to a release that reads both versions.
 const wireVersion = 1
 
-// errWire is a broadcast that another node's adapter cannot have written.
-var errWire = errors.New("pubsub: not an encoded broadcast")
+var errWire = errors.New("pubsub: malformed broadcast")
 
-// AppendBinary appends b as adapters exchange it: a version, and the lengths and bytes of topic and event, then the payload. The format is
-// private to the nodes of a cluster.
+// AppendBinary appends b in the encoding that adapters exchange: a version, the topic and the event
+// with their lengths, and the payload. The format is private to the nodes of a cluster.
 func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
 	dst = append(dst, wireVersion)
 	for _, s := range []string{b.Topic, b.Event} {
@@ -23,7 +23,8 @@ func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
 	return b.Payload.AppendBinary(dst)
 }
 
-// ParseBroadcast reads what AppendBinary wrote. The broadcast's payload aliases data, which must not change any more.
+// ParseBroadcast decodes the encoding of AppendBinary. The payload of the result aliases data, so
+// data must not be changed afterwards.
 func ParseBroadcast(data []byte) (*Broadcast, error) {
 	if len(data) == 0 || data[0] != wireVersion {
 		return nil, errWire

@@ -12,12 +12,14 @@ import (
 	"bennu.example/socket"
 )
 
-// join serves one callback, for the event "ask", and joins a client to it.
+// join starts a server with a callback for the event "ask" and joins a client to its channel.
 func join(ask func(n int) (push.Reply, error)) (room *channel.Client, end func()) {
 	ctx := context.Background()
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room": channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
-		channel.On("ask", func(_ *struct{}, _ context.Context, _ *channel.Channel, n int) (push.Reply, error) { return ask(n) }),
+		channel.On("ask", func(_ *struct{}, _ context.Context, _ *channel.Channel, n int) (push.Reply, error) {
+			return ask(n)
+		}),
 	)}})
 	server := httptest.NewServer(h)
 	client := socket.NewClient(server.URL, nil)
@@ -31,7 +33,7 @@ func join(ask func(n int) (push.Reply, error)) (room *channel.Client, end func()
 	}
 }
 
-// A callback answers with OK, with another status, or not at all; an error made by Reject is an answer too.
+// A callback replies with OK, with another status, or with an error made by Reject.
 func ExampleReply() {
 	room, end := join(func(n int) (push.Reply, error) {
 		switch {
@@ -53,7 +55,7 @@ func ExampleReply() {
 	// "" push: replied later
 }
 
-// A client is told why, in words or in a value that its program understands.
+// The reason may be a string for people, or a value for programs.
 func ExampleReject() {
 	type tooSoon struct {
 		Seconds int `json:"seconds"`
@@ -72,7 +74,7 @@ func ExampleReject() {
 	// Output: <nil> 30
 }
 
-// An error reply is an Error; whatever else Wait returns says that there is no reply.
+// An error reply is an Error. Any other error of Wait means that there is no reply.
 func ExampleError() {
 	room, end := join(func(int) (push.Reply, error) { return push.NoReply, push.Reject("not today") })
 	defer end()
@@ -82,14 +84,14 @@ func ExampleError() {
 	case errors.As(err, &refused):
 		fmt.Println("refused:", refused.Reason())
 	case errors.Is(err, push.ErrLost), errors.Is(err, push.ErrTimeout):
-		fmt.Println("nobody knows whether it was done")
+		fmt.Println("it may have been done")
 	case err != nil:
 		fmt.Println("it was not done:", err)
 	}
 	// Output: refused: not today
 }
 
-// OK takes any value, or a payload as it came.
+// OK takes any value, or a payload.
 func ExampleOK() {
 	room, end := join(func(n int) (push.Reply, error) { return push.OK(map[string]int{"double": 2 * n}), nil })
 	defer end()
@@ -98,11 +100,11 @@ func ExampleOK() {
 	// Output: {"double":8} <nil>
 }
 
-// Wait returns the reply, or why there is none.
+// Wait returns the reply, or an error that says why there is none.
 func ExamplePush_Wait() {
 	room, end := join(func(n int) (push.Reply, error) { return push.OK(n + 1), nil })
 	defer end()
-	p := room.Push("ask", 1) // it is on its way; wait now, later, or not at all
+	p := room.Push("ask", 1) // returns at once; call Wait now, later, or not at all
 	reply, err := p.Wait(context.Background())
 	if err != nil {
 		fmt.Println(err)
@@ -113,15 +115,15 @@ func ExamplePush_Wait() {
 	// Output: <nil> 2
 }
 
-// Receive is phoenix.js's way: nobody waits, a function is called.
+// Receive works as in phoenix.js: it registers a function instead of waiting.
 func ExamplePush_Receive() {
 	room, end := join(func(n int) (push.Reply, error) {
 		if n == 0 {
-			return push.NoReply, push.Reject("nothing asked")
+			return push.NoReply, push.Reject("nothing to do")
 		}
 		return push.OK(n), nil
 	})
-	defer end() // waits for the callbacks, too
+	defer end() // also waits for the callbacks
 	for n := range 2 {
 		room.Push("ask", n).
 			Receive(push.StatusOK, func(p serializer.Payload) { fmt.Println("ok", string(p.Bytes())) }).
@@ -130,13 +132,14 @@ func ExamplePush_Receive() {
 			Receive(push.StatusFailed, func(p serializer.Payload) { fmt.Println("failed", string(p.Bytes())) })
 	}
 	// Output:
-	// error {"reason":"nothing asked"}
+	// error {"reason":"nothing to do"}
 	// ok 1
 }
 
-// A push that nobody wants answered any more is withdrawn. If it has not been sent yet, it never will be.
+// Cancel withdraws a push whose reply is no longer needed. If it was not sent yet, it never will
+// be.
 func ExamplePush_Cancel() {
-	client := socket.NewClient("ws://localhost:4000/socket", nil) // not connected, so that all waits
+	client := socket.NewClient("ws://localhost:4000/socket", nil) // not connected, so nothing is sent
 	defer client.Close(context.Background())
 	room := client.Channel("room", nil)
 	room.Join()
@@ -147,12 +150,12 @@ func ExamplePush_Cancel() {
 	// Output: true
 }
 
-// With Done several pushes, or a push and something else, are waited for in one select.
+// Done allows to wait for several pushes, or for a push and other events, in one select.
 func ExamplePush_Done() {
 	room, end := join(func(n int) (push.Reply, error) { return push.OK(n), nil })
 	defer end()
 	p := room.Push("ask", 3)
-	stop := make(chan struct{}) // closed when the program ends, say
+	stop := make(chan struct{}) // closed when the program ends, for example
 	select {
 	case <-p.Done():
 		reply, err := p.Wait(context.Background()) // returns at once

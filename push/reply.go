@@ -1,11 +1,11 @@
-// Package push is one event sent and the reply it gets.
+// Package push defines replies, on the server and on the client, and the client's handle of a push.
 //
-// [Reply] is what a server's callback answers: [OK] of a value, or [NoReply]. [Error] is an error reply at both ends: made by [Reject] and
-// returned by the server's code, received by the client's.
+// A callback of the server returns a [Reply]: the result of [OK], or [NoReply]. It may also return
+// an [Error], which [Reject] creates. The client receives it as an Error again.
 //
-// A [Push] is the client's handle for the answer, returned by [bennu.example/channel.Client.Push] and the like. It is answered once: wait for
-// that by [Push.Wait], or have a function called by [Push.Receive]; who does neither need do nothing. Its methods may be called from any
-// goroutine; the functions are called as all callbacks of the channel, one at a time, in order.
+// A [Push] is the client's handle of an event that it sent, for example with
+// [bennu.example/channel.Client.Push]. It has one result. A client waits for it with [Push.Wait],
+// registers functions for it with [Push.Receive], or ignores it.
 package push
 
 import (
@@ -14,36 +14,37 @@ import (
 	"bennu.example/serializer"
 )
 
-// The statuses that every client knows. Any other string is passed on as it is.
+// The statuses that every client knows. Other statuses are allowed, and are sent unchanged.
 const (
 	StatusOK    = "ok"
 	StatusError = "error"
 )
 
-// Reply answers a push. The zero Reply is no reply: the client's push stays unanswered, and times out if it waits.
+// Reply is the reply to a push. The zero Reply means that no reply is sent. A client that waits for
+// one times out.
 type Reply struct {
 	Status  string
-	Payload any // a Go value, or a serializer.Payload; nil is an empty object
+	Payload any // a Go value or a serializer.Payload; nil means an empty object
 }
 
-// NoReply answers nothing.
+// NoReply means that no reply is sent.
 var NoReply Reply
 
-// OK is the reply with status "ok". A nil payload is an empty object.
+// OK returns a reply with status "ok". Nil means an empty object.
 func OK(payload any) Reply { return Reply{Status: StatusOK, Payload: payload} }
 
-// IsZero reports whether r is no reply.
+// IsZero reports whether r is NoReply.
 func (r Reply) IsZero() bool { return r.Status == "" && r.Payload == nil }
 
-// Error is an error reply, the same at both ends: a server's callback returns it and its client receives it. What it
-// carries goes over the wire, so put nothing in it that the client may not see.
+// Error is an error reply. A callback of the server returns it, and the client receives it. All of
+// it is sent to the client, so it must not contain secrets.
 type Error struct {
 	Status  string // "error" unless the server chose another
 	Payload serializer.Payload
 }
 
-// Reject is an *Error with status "error". A string becomes {"reason": …}, as Phoenix's own errors have it; other values, and
-// payloads, are sent as they are.
+// Reject returns an *Error with status "error". A string is sent as {"reason": …}, like the errors
+// of Phoenix itself. Other values are sent unchanged.
 func Reject(payload any) error {
 	if s, ok := payload.(string); ok {
 		payload = map[string]string{"reason": s}
@@ -51,7 +52,7 @@ func Reject(payload any) error {
 	return &Error{Status: StatusError, Payload: serializer.Value(payload)}
 }
 
-// Reason is the payload's "reason", or "" if it has none.
+// Reason returns the "reason" of the payload. It is empty if the payload has none.
 func (e *Error) Reason() string {
 	var p struct {
 		Reason string `json:"reason"`

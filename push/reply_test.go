@@ -9,7 +9,7 @@ import (
 	"bennu.example/serializer"
 )
 
-func TestReply(t *testing.T) {
+func TestIsZero(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		reply push.Reply

@@ -1,5 +1,5 @@
-// Package promise implements push.Push. It keeps the functions by which package channel answers a push
-// out of what users see of package push.
+// Package promise implements push.Push. It keeps the functions by which package channel answers a
+// push out of what users see of package push.
 package promise
 
 import (
@@ -43,9 +43,9 @@ type hook struct {
 	f      func(serializer.Payload)
 }
 
-// Init must be called before all other methods. If sticky is true, the functions given to Receive run
-// for every result. Otherwise they run for the first result only, and later results are ignored. Wait
-// returns the first result in both cases.
+// Init must be called before all other methods. If sticky is true, the functions given to Receive
+// run for every result. Otherwise they run for the first result only, and later results are
+// ignored. Wait returns the first result in both cases.
 func (p *Promise) Init(o Owner, sticky bool) { p.owner, p.sticky = o, sticky }
 
 // Wait waits for the result, or returns ctx's error if ctx ends first.
@@ -71,7 +71,8 @@ func (p *Promise) Wait(ctx context.Context) (Result, error) {
 	return p.result, nil
 }
 
-// Receive registers f for results of a status. If the latest result has that status, f is called for it.
+// Receive registers f for results of a status. If the latest result has that status, f is called
+// for it.
 func (p *Promise) Receive(status string, f func(serializer.Payload)) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

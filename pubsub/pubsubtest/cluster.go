@@ -11,17 +11,18 @@ import (
 	"bennu.example/pubsub"
 )
 
-// ErrDown is the error of Publish while the cluster is stopped, and the reason of the gap after it.
+// ErrDown is the error of Publish while the cluster is stopped, and the reason of the gap that
+// follows.
 var ErrDown = errors.New("pubsubtest: the cluster is down")
 
 // errFull is the reason of a gap at a node that did not keep up.
 var errFull = errors.New("pubsubtest: the node's queue was full")
 
-// maxQueue bounds what waits for one node, in bytes.
+// maxQueue bounds the broadcasts that wait for one node, in bytes.
 const maxQueue = 16 << 20
 
-// Cluster joins the nodes of one process, for tests of what happens between nodes: an engine that takes no time, and that can be cut and
-// stopped. Its methods may be called from any goroutine.
+// Cluster connects nodes in one process, for tests. It is an engine without latency. Tests can stop
+// it and cut the connections between nodes. Its methods may be called from any goroutine.
 type Cluster struct {
 	mu    sync.Mutex
 	nodes map[string]*Node
@@ -35,7 +36,8 @@ func NewCluster() *Cluster {
 	return &Cluster{nodes: make(map[string]*Node), cut: make(map[[2]string]bool)}
 }
 
-// Node makes a node. Its name is name and a number, as a node that starts again is another.
+// Node creates a node. Its name is name with a number appended, because the names of nodes differ
+// after each start.
 func (c *Cluster) Node(name string) *Node {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -45,7 +47,8 @@ func (c *Cluster) Node(name string) *Node {
 	return n
 }
 
-// Cut keeps two nodes from each other. Neither is told: to an adapter the engine is there.
+// Cut drops all broadcasts between two nodes. The nodes are not notified, because each is still
+// connected to the engine.
 func (c *Cluster) Cut(a, b *Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -53,17 +56,17 @@ func (c *Cluster) Cut(a, b *Node) {
 	c.cut[[2]string{b.name, a.name}] = true
 }
 
-// Heal ends all cuts.
+// Heal undoes all cuts.
 func (c *Cluster) Heal() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	clear(c.cut)
 }
 
-// Stop stops the engine; what is under way still arrives.
+// Stop stops the engine. Broadcasts that were published before still arrive.
 func (c *Cluster) Stop() { c.set(true) }
 
-// Start starts it again. Every node is told of a gap.
+// Start starts the engine again. Every node receives a gap.
 func (c *Cluster) Start() { c.set(false) }
 
 func (c *Cluster) set(down bool) {
@@ -80,22 +83,22 @@ func (c *Cluster) set(down bool) {
 			n.health.Err = ErrDown
 			continue
 		}
-		n.tell(delivery{gap: ErrDown})
+		n.enqueue(delivery{gap: ErrDown})
 	}
 }
 
-// Node is a node's adapter.
+// Node is the pubsub.Adapter of a node.
 type Node struct {
 	c      *Cluster
 	name   string
 	in     mailbox.Mailbox[delivery]
 	inbox  pubsub.Inbox
-	topics map[string]bool // under c.mu, as what follows
-	full   bool            // deliveries were dropped, which it was not told yet
+	topics map[string]bool // c.mu guards this and the following fields
+	full   bool            // deliveries were dropped, and the gap is not enqueued yet
 	health pubsub.Health
 }
 
-// delivery is an encoded broadcast on its way to a node, or a gap.
+// delivery is an encoded broadcast for a node, or a gap.
 type delivery struct {
 	data []byte
 	gap  error
@@ -135,16 +138,16 @@ func (n *Node) Publish(_ context.Context, node string, b *pubsub.Broadcast) erro
 	}
 	for _, to := range n.c.nodes {
 		if to != n && (node == "" || node == to.name) && to.topics[b.Topic] && !n.c.cut[[2]string{n.name, to.name}] {
-			to.tell(delivery{data: data})
+			to.enqueue(delivery{data: data})
 		}
 	}
 	return nil
 }
 
-// tell queues d for the node. The caller holds c.mu.
-func (n *Node) tell(d delivery) {
+// enqueue adds d to the queue of the node. The caller must hold c.mu.
+func (n *Node) enqueue(d delivery) {
 	size := len(d.data)
-	if n.full && n.in.Used() < maxQueue/2 { // there is room again: what was missed is told first
+	if n.full && n.in.Used() < maxQueue/2 { // there is room again: report the gap first
 		n.full = n.in.Enqueue(delivery{gap: errFull}, 0) != nil
 	}
 	if n.full {
@@ -163,7 +166,7 @@ func (n *Node) receive(d delivery) {
 	}
 	b, err := pubsub.ParseBroadcast(d.data)
 	if err != nil {
-		panic(err) // it comes from AppendBinary
+		panic(err) // AppendBinary encoded it
 	}
 	n.inbox.Deliver(b)
 }

@@ -24,7 +24,7 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-func TestCut(t *testing.T) {
+func TestCutDropsBroadcasts(t *testing.T) {
 	c := pubsubtest.NewCluster()
 	var nodes []*pubsubtest.Node
 	var all []*pubsub.PubSub
@@ -37,7 +37,7 @@ func TestCut(t *testing.T) {
 		ps.Subscribe("t", recorder{i, got})
 		nodes, all = append(nodes, n), append(all, ps)
 		go func() { done <- ps.Run(ctx) }()
-		for !n.Health().Connected { // Run has begun in a moment
+		for !n.Health().Connected { // until Run has begun, which does not take long
 			runtime.Gosched()
 		}
 	}
@@ -67,7 +67,7 @@ func TestCut(t *testing.T) {
 		<-done
 	}
 	if len(got) > 0 {
-		t.Errorf("got %s besides", <-got)
+		t.Errorf("got %s, want no more broadcasts", <-got)
 	}
 }
 

@@ -1,5 +1,7 @@
-// Package pubsubtest has the suite that every adapter of package pubsub passes, and a cluster in memory to test with.
+// Package pubsubtest contains the test suite that every adapter of package pubsub must pass, and a
+// cluster in memory for tests of programs.
 //
-// Who writes an adapter calls [Run] in its test, with an [Engine] that can be stopped and started. Who tests a program on several nodes makes a
-// [Cluster], a [Node] of it for each PubSub, and runs these by [Start], which also ends them.
+// The test of an adapter calls [Run], with an [Engine] that can be stopped and started. The test of
+// a program on several nodes creates a [Cluster], and a [Node] of it for each PubSub. It runs each
+// PubSub with [Start], which also ends it.
 package pubsubtest

@@ -11,7 +11,8 @@ import (
 	"bennu.example/pubsub/pubsubtest"
 )
 
-// events keeps the names of what is delivered, with room for all of a test: Deliver must not block.
+// events is a subscriber that buffers the events. Deliver must not block, so the buffer must be
+// large enough for the whole test.
 type events chan string
 
 func (e events) Deliver(b *pubsub.Broadcast) error {
@@ -19,7 +20,7 @@ func (e events) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// start runs a node, and returns when it is connected.
+// start runs a node and waits until it is connected.
 func start(ctx context.Context, n *pubsubtest.Node, done chan<- error) *pubsub.PubSub {
 	ps := pubsub.New(n)
 	go func() { done <- ps.Run(ctx) }()
@@ -29,7 +30,7 @@ func start(ctx context.Context, n *pubsubtest.Node, done chan<- error) *pubsub.P
 	return ps
 }
 
-// Two nodes that a test can keep from each other: neither notices.
+// A test can cut the connection between two nodes. The nodes do not notice.
 func ExampleCluster() {
 	cluster := pubsubtest.NewCluster()
 	a, b := cluster.Node("a"), cluster.Node("b")
@@ -38,18 +39,18 @@ func ExampleCluster() {
 	here, there := start(ctx, a, done), start(ctx, b, done)
 	got := make(events, 10)
 	there.Subscribe("room:lobby", got)
-	say := func(event string) {
+	send := func(event string) {
 		if err := here.Broadcast(ctx, "room:lobby", event, nil); err != nil {
 			fmt.Println(err)
 		}
 	}
 
-	say("before")
+	send("before")
 	fmt.Println(<-got)
 	cluster.Cut(a, b)
-	say("meanwhile") // is lost, and nobody is told
+	send("meanwhile") // is lost, and nobody is notified
 	cluster.Heal()
-	say("after")
+	send("after")
 	fmt.Println(<-got)
 
 	stop()
@@ -60,7 +61,7 @@ func ExampleCluster() {
 	// after
 }
 
-// The engine can be away, too: then nodes know, and are told of a gap when it is back.
+// A test can stop the engine, too. The nodes notice that, and receive a gap when it is back.
 func ExampleCluster_Stop() {
 	cluster := pubsubtest.NewCluster()
 	node := cluster.Node("a")
@@ -83,7 +84,7 @@ func ExampleCluster_Stop() {
 	// true
 }
 
-// The test of an adapter gives the suite its engine, here a cluster in memory.
+// The test of an adapter gives the suite an engine. Here it is a cluster in memory.
 func ExampleRun() {
 	testAdapter := func(t *testing.T) { // func TestAdapter(t *testing.T), in its package
 		pubsubtest.Run(t, func(t *testing.T) pubsubtest.Engine {
@@ -98,7 +99,7 @@ func ExampleRun() {
 	_ = testAdapter
 }
 
-// A test of what happens between nodes starts them, and is sure that they have ended when it ends.
+// Start ends the nodes at the end of a test, if the test did not do so before.
 func ExampleStart() {
 	testNodes := func(t *testing.T) { // func TestNodes(t *testing.T)
 		cluster := pubsubtest.NewCluster()
@@ -107,7 +108,7 @@ func ExampleStart() {
 		pubsubtest.Start(t, two)
 		got := make(events, 10)
 		two.Subscribe("room:lobby", got)
-		for !one.Health().Connected || !two.Health().Connected { // in a moment they are
+		for !one.Health().Connected || !two.Health().Connected { // which does not take long
 			runtime.Gosched()
 		}
 		if err := one.Broadcast(t.Context(), "room:lobby", "new_msg", nil); err != nil {
@@ -116,7 +117,7 @@ func ExampleStart() {
 		if event := <-got; event != "new_msg" {
 			t.Errorf("got %s", event)
 		}
-		stopOne() // before the end, to see what two makes of it
+		stopOne() // before the end of the test, to see the effect on node two
 	}
 	_ = testNodes
 }

@@ -13,20 +13,21 @@ import (
 	"bennu.example/serializer"
 )
 
-// patience is how long what must happen may take on a busy machine.
+// patience is how long the suite waits for an event, on a busy machine.
 const patience = 30 * time.Second
 
-// Engine is what the suite needs to know of an adapter.
+// Engine describes an adapter and its engine to the suite.
 type Engine struct {
-	// New makes an adapter for a further node, not yet running.
+	// New creates the adapter of another node. Run has not been called.
 	New func(t testing.TB) pubsub.Adapter
-	// Stop stops the engine and Start starts it again, empty, at the same place.
+	// Stop stops the engine. Start starts it again, empty and at the same address.
 	Stop, Start func(t testing.TB)
-	// Queue is the bound of what waits for the engine at one node, in bytes, that New was told; 0 if there is no such queue.
+	// Queue is the bound of the queue that New configured for each node, in bytes. Zero means that the
+	// adapter has no such queue.
 	Queue int
 }
 
-// Run runs the suite. Each test gets an engine of its own by setup.
+// Run runs the suite. It calls setup for each test, which must return a new engine.
 func Run(t *testing.T, setup func(t *testing.T) Engine) {
 	for _, test := range []struct {
 		name string
@@ -49,7 +50,7 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 	}
 }
 
-// node is an adapter under a PubSub, running.
+// node is a running PubSub with its adapter.
 type node struct {
 	t    testing.TB
 	ps   *pubsub.PubSub
@@ -74,7 +75,8 @@ func start(t testing.TB, e Engine) *node {
 	return n
 }
 
-// Start runs a PubSub until stop is called, at the latest at the test's end, and fails the test if it does not end well.
+// Start runs a PubSub until stop is called, or until the test ends. The test fails if Run returns
+// an error or does not return.
 func Start(t testing.TB, ps *pubsub.PubSub) (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -87,14 +89,14 @@ func Start(t testing.TB, ps *pubsub.PubSub) (stop func()) {
 				t.Errorf("%s: Run returned %v", ps.Node(), err)
 			}
 		case <-time.After(patience):
-			t.Errorf("%s: Run does not return", ps.Node())
+			t.Errorf("%s: Run did not return", ps.Node())
 		}
 	})
 	t.Cleanup(stop)
 	return stop
 }
 
-// until waits for a condition.
+// until waits until ok returns true.
 func (n *node) until(what string, ok func() bool) {
 	n.t.Helper()
 	for end := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
@@ -110,7 +112,7 @@ func (n *node) gapped() int {
 	return len(n.gaps)
 }
 
-// listener keeps the events that it gets.
+// listener records the broadcasts that it receives.
 type listener struct {
 	mu  sync.Mutex
 	got []*pubsub.Broadcast
@@ -123,7 +125,7 @@ func (l *listener) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// events are the names of what came, but for probes.
+// events returns the events received, without probes.
 func (l *listener) events() []string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,7 +156,7 @@ func (l *listener) probed() int {
 	return n
 }
 
-// probe is the event that finds out whether a subscription has reached the engine.
+// probe is an event that tests whether a subscription has reached the engine.
 const probe = "probe"
 
 func (n *node) listen(topic string) *listener {
@@ -164,7 +166,7 @@ func (n *node) listen(topic string) *listener {
 	return l
 }
 
-// reach waits until what from broadcasts on a topic arrives at all the listeners.
+// reach waits until broadcasts of from on a topic arrive at all the listeners.
 func reach(from *node, topic string, all ...*listener) {
 	from.t.Helper()
 	before := make([]int, len(all))
@@ -174,7 +176,8 @@ func reach(from *node, topic string, all ...*listener) {
 	next := time.Time{}
 	from.until("reaching "+topic, func() bool {
 		if time.Now().After(next) {
-			_ = from.ps.Broadcast(context.Background(), topic, probe, nil) // while the engine is away: it is asked again
+			// It fails while the engine is down. The next one may arrive.
+			_ = from.ps.Broadcast(context.Background(), topic, probe, nil)
 			next = time.Now().Add(20 * time.Millisecond)
 		}
 		for i, l := range all {
@@ -193,11 +196,12 @@ func (n *node) broadcast(topic, event string, payload any) {
 	}
 }
 
-// wants waits until a listener has got these events and no others. The last one comes from each node that may have sent something else, so
-// that whatever was to come has come.
+// wants waits until a listener has received these events, and fails if it received others. Each
+// node that may have sent others must have sent the last event, so that the others would have
+// arrived before it.
 func (n *node) wants(l *listener, events ...string) {
 	n.t.Helper()
-	n.until(fmt.Sprintf("having %q", events), func() bool { return len(l.events()) >= len(events) })
+	n.until(fmt.Sprintf("in possession of %q", events), func() bool { return len(l.events()) >= len(events) })
 	if got := l.events(); !slices.Equal(got, events) {
 		n.t.Errorf("%s: got %q, want %q", n.a.Node(), got, events)
 	}
@@ -212,9 +216,9 @@ func twoNodes(t *testing.T, e Engine) {
 	b.wants(lb, "from a")
 	b.broadcast("t", "from b", nil)
 	a.wants(la, "from a", "from b")
-	b.wants(lb, "from a", "from b") // its own once, by itself
+	b.wants(lb, "from a", "from b") // its own broadcast once, not again through the engine
 	if got, err := lb.got[len(lb.got)-2].Payload.JSON(); err != nil || string(got) != `{"n":1}` {
-		t.Errorf("the payload came as %s, %v", got, err)
+		t.Errorf("the payload arrived as %s, %v", got, err)
 	}
 }
 
@@ -246,7 +250,7 @@ func threeNodes(t *testing.T, e Engine) {
 	}
 }
 
-// Topics that a node did not subscribe to do not come, nor after it unsubscribed.
+// A node does not receive broadcasts on topics to which it is not subscribed, or not any more.
 func interest(t *testing.T, e Engine) {
 	a, b := start(t, e), start(t, e)
 	every := b.listen("end")
@@ -316,7 +320,7 @@ func payloads(t *testing.T, e Engine) {
 	} {
 		before := len(l.events())
 		a.broadcast("t", name, p)
-		b.until("having it", func() bool { return len(l.events()) > before })
+		b.until("in possession of it", func() bool { return len(l.events()) > before })
 		got := l.last()
 		want, err := p.Encoded()
 		if err != nil {
@@ -324,15 +328,18 @@ func payloads(t *testing.T, e Engine) {
 		}
 		if got.Event != name || got.Payload.IsBinary() != want.IsBinary() || got.Payload.IsZero() != want.IsZero() ||
 			string(got.Payload.Bytes()) != string(want.Bytes()) {
-			t.Errorf("%s: came as %s, %d bytes", name, got.Event, len(got.Payload.Bytes()))
+			t.Errorf("%s: arrived as %s, %d bytes", name, got.Event, len(got.Payload.Bytes()))
 		}
 	}
 }
 
-// Topics of any shape are told apart, whatever they mean to the engine.
+// Topics may contain any bytes, also those with a meaning for the engine.
 func topics(t *testing.T, e Engine) {
 	a, b := start(t, e), start(t, e)
-	names := []string{"", "a", "a.b", "a b", "a.*", "a.>", ">", "*", "a..b", ".", "a\nb", "a\x00b", "ž☃", "{a}b", strings.Repeat("long", 500), "\xff"}
+	names := []string{
+		"", "a", "a.b", "a b", "a.*", "a.>", ">", "*", "a..b", ".", "a\nb", "a\x00b", "ž☃", "{a}b",
+		strings.Repeat("long", 500), "\xff",
+	}
 	var all []*listener
 	for _, name := range names {
 		all = append(all, b.listen(name))
@@ -346,12 +353,12 @@ func topics(t *testing.T, e Engine) {
 	for i, name := range names {
 		b.wants(all[i], fmt.Sprint(i))
 		if got := all[i].last().Topic; got != name {
-			t.Errorf("%q came as %q", name, got)
+			t.Errorf("%q arrived as %q", name, got)
 		}
 	}
 }
 
-// control holds that control topics are told from topics of the same text, and from those that look like them.
+// control tests that control topics are distinct from topics of the same or a similar text.
 func control(t *testing.T, e Engine) {
 	a, b := start(t, e), start(t, e)
 	names := []string{"", "a", "bennu:presence:presence:0", "\x00", "\x00c", "\x00ca", "\x00t\x00ca"}
@@ -380,7 +387,7 @@ func control(t *testing.T, e Engine) {
 		b.wants(topics[i], "topic "+event)
 		b.wants(controls[i], "control "+event, "direct "+event)
 		if got := controls[i].last().Topic; got != name {
-			t.Errorf("control topic %q came as %q", name, got)
+			t.Errorf("control topic %q arrived as %q", name, got)
 		}
 	}
 }
@@ -396,7 +403,7 @@ func direct(t *testing.T, e Engine) {
 		}
 	}
 	if err := a.ps.SendTo(context.Background(), "no such node", "t", "lost", nil); err != nil {
-		t.Errorf("to a node that is not there: %v", err)
+		t.Errorf("to a node that does not exist: %v", err)
 	}
 	a.broadcast("t", "end", nil)
 	a.wants(la, "to "+a.a.Node(), "end")
@@ -411,8 +418,8 @@ func nodeNames(t *testing.T, e Engine) {
 	}
 }
 
-// The engine goes and comes back: this node's own subscribers notice nothing, the others are reached again, nothing comes twice, and it is told
-// that something may be missing.
+// The engine stops and starts again. Local subscribers do not notice. Broadcasts reach the other
+// node again, none arrives twice, and the node receives a gap.
 func restart(t *testing.T, e Engine) {
 	a, b := start(t, e), start(t, e)
 	la, lb := a.listen("t"), b.listen("t")
@@ -420,17 +427,17 @@ func restart(t *testing.T, e Engine) {
 	a.broadcast("t", "before", nil)
 	b.wants(lb, "before")
 	e.Stop(t)
-	a.until("away", func() bool { return !a.ps.Health().Connected })
-	b.until("away", func() bool { return !b.ps.Health().Connected })
+	a.until("disconnected", func() bool { return !a.ps.Health().Connected })
+	b.until("disconnected", func() bool { return !b.ps.Health().Connected })
 	if a.ps.Health().Err == nil {
-		t.Error("health does not say why")
+		t.Error("Health.Err is nil while disconnected")
 	}
-	_ = a.ps.Broadcast(context.Background(), "t", "meanwhile", nil) // it arrives, or there is an error, or a gap
+	_ = a.ps.Broadcast(context.Background(), "t", "meanwhile", nil) // arrives, or fails, or is part of the gap
 	a.wants(la, "before", "meanwhile")
-	late := b.listen("late") // subscribed while the engine is away
+	late := b.listen("late") // subscribed while the engine is down
 	e.Start(t)
-	a.until("back", func() bool { return a.ps.Health().Connected })
-	b.until("back", func() bool { return b.ps.Health().Connected })
+	a.until("connected again", func() bool { return a.ps.Health().Connected })
+	b.until("connected again", func() bool { return b.ps.Health().Connected })
 	reach(a, "t", lb)
 	reach(a, "late", late)
 	a.broadcast("t", "after", nil)
@@ -443,17 +450,17 @@ func restart(t *testing.T, e Engine) {
 			}
 		}
 		if n > 1 || n == 0 && event != "meanwhile" {
-			t.Errorf("%s came %d times", event, n)
+			t.Errorf("%s arrived %d times", event, n)
 		}
 	}
-	b.until("told of the gap", func() bool { return b.gapped() > 0 && b.ps.Health().Gaps > 0 })
+	b.until("notified of the gap", func() bool { return b.gapped() > 0 && b.ps.Health().Gaps > 0 })
 }
 
-// While the engine is away, what waits for it is bounded, and a publisher is told of what finds no room.
+// While the engine is down, the queue is bounded, and a broadcast that does not fit is an error.
 func bound(t *testing.T, e Engine) {
 	a := start(t, e)
 	e.Stop(t)
-	a.until("away", func() bool { return !a.ps.Health().Connected })
+	a.until("disconnected", func() bool { return !a.ps.Health().Connected })
 	body := serializer.Binary(make([]byte, 10_000))
 	failed := 0
 	for range 2*e.Queue/10_000 + 10 {
@@ -466,27 +473,27 @@ func bound(t *testing.T, e Engine) {
 		}
 	}
 	if failed == 0 {
-		t.Error("everything found room")
+		t.Error("no broadcast failed")
 	}
 	h := a.ps.Health()
 	if h.Queued > e.Queue || h.Dropped == 0 {
-		t.Errorf("%d bytes wait, bound %d; %d dropped of %d", h.Queued, e.Queue, h.Dropped, failed)
+		t.Errorf("%d bytes are queued, bound %d; %d dropped, %d failed", h.Queued, e.Queue, h.Dropped, failed)
 	}
 	e.Start(t)
-	a.until("back", func() bool { return a.ps.Health().Connected })
+	a.until("connected again", func() bool { return a.ps.Health().Connected })
 	b := start(t, e)
 	lb := b.listen("t")
 	reach(a, "t", lb)
 }
 
-// A node that stops is gone: the others go on, and it cannot publish any more.
+// After its Run has returned, a node cannot publish, and the other nodes are not affected.
 func stop(t *testing.T, e Engine) {
 	a, b := start(t, e), start(t, e)
 	la, lb := a.listen("t"), b.listen("t")
 	reach(a, "t", lb)
 	b.stop()
 	if err := b.ps.Broadcast(context.Background(), "t", "x", nil); err == nil {
-		t.Error("a node that has stopped publishes")
+		t.Error("a stopped node could publish")
 	}
 	a.broadcast("t", "alone", nil)
 	c := start(t, e)
@@ -494,6 +501,6 @@ func stop(t *testing.T, e Engine) {
 	reach(a, "t", lc)
 	reach(c, "t", la)
 	if got := lb.events(); slices.Contains(got, "alone") {
-		t.Errorf("a node that has stopped got %q", got)
+		t.Errorf("a stopped node received %q", got)
 	}
 }
