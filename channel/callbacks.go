@@ -103,16 +103,28 @@ func (c *Channel) handleEvent(it item) {
 		c.refuseReserved(it)
 		return
 	}
-	c.setRef(Ref{ref: it.ref, ok: !it.ref.IsNull()})
+	c.beginEvent(it.ref)
 	var reply push.Reply
 	err := c.guard(func() (err error) { reply, err = c.h.run(c.ctx, c, it.event, it.payload); return err })
-	c.setRef(Ref{})
 	c.settle(it, reply, err)
+	c.endEvent()
 }
 
-func (c *Channel) setRef(r Ref) {
+// beginEvent prepares the channel for the callback of a client's event.
+func (c *Channel) beginEvent(ref serializer.Ref) {
 	c.mu.Lock()
-	c.ref = r
+	c.ref = Ref{ref}
+	if !ref.IsNull() {
+		c.held = noDiffs
+	}
+	c.mu.Unlock()
+}
+
+// endEvent is called after the reply was sent.
+func (c *Channel) endEvent() {
+	c.mu.Lock()
+	c.ref = Ref{}
+	c.sendHeld()
 	c.mu.Unlock()
 }
 

@@ -38,7 +38,7 @@ type Channel struct {
 	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
 
 	mu             sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
-	ref            Ref        // of the message that is being handled
+	ref            Ref        // of the message that is being handled; of the join until that was answered
 	leaving        bool       // a leave is in the mailbox
 	replaced       bool       // a new join has taken the topic over, and has yet to tell this one's end
 	asked          bool       // the handler is being asked about the join
@@ -47,6 +47,7 @@ type Channel struct {
 	warnedReserved bool       // of a push of a reserved event; owned by the callbacks' goroutine
 	prev           *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
 	watch          *joinWatch // nil: the join is not watched
+	held           *heldDiffs // diffs that wait for a reply; nil if they do not have to wait
 	others         map[*pubsub.Subscription]struct{}
 	onEnd          []func()
 }
@@ -83,10 +84,7 @@ type Carrier interface {
 }
 
 // Ref names a message of the client, so that it can be replied to later: Phoenix's socket_ref. The zero Ref names none.
-type Ref struct {
-	ref serializer.Ref
-	ok  bool
-}
+type Ref struct{ ref serializer.Ref }
 
 // Topic is the topic that the client joined.
 func (c *Channel) Topic() string { return c.topic }
@@ -144,6 +142,9 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 func (c *Channel) Ref() Ref {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.phase.Load() == joining { // a join is answered by the result of its callback only
+		return Ref{}
+	}
 	return c.ref
 }
 
@@ -151,11 +152,18 @@ func (c *Channel) Ref() Ref {
 // error is ErrNoRef, or as in Push.
 func (c *Channel) Reply(ref Ref, r push.Reply) error {
 	err := c.open()
-	if err == nil && !ref.ok {
+	if err == nil && ref.ref.IsNull() {
 		err = ErrNoRef
 	}
 	if err == nil {
 		err = c.reply(ref.ref, r)
+	}
+	if err == nil {
+		c.mu.Lock()
+		if c.ref == ref {
+			c.sendHeld()
+		}
+		c.mu.Unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("channel: reply on %s: %w", c.topic, err)
@@ -267,6 +275,9 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	}
 	how := c.h.broadcast(b, key)
 	how.Caused = c.handling.Load()
+	if b.Event == eventDiff && c.holdDiff(f, how) {
+		return nil
+	}
 	_ = c.up.Send(f, how) // a connection that has ended is no error of the broadcaster's
 	return nil
 }

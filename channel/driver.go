@@ -18,7 +18,7 @@ type Driver struct{ c *Channel }
 // Mailbox is the bound of what waits for the channel's callbacks, in bytes; workers is the goroutines that they run on.
 func Start(ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, mailbox int, workers *mailbox.Workers) Driver {
 	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, state: h.newState()}
-	c.ref = Ref{ref: join.Ref} // until the join is answered
+	c.ref = Ref{join.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
 		c.pushRef = join.Ref
 	}

@@ -170,12 +170,12 @@ func TestChannel(t *testing.T) {
 				da.Receive(&serializer.Message{Ref: "3", Topic: topic, Event: "update", Payload: serializer.Value(device{"status": "away"})}, time.Second)
 				changed := ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`
 				want(b, changed)
-				want(a, changed, `1 phx_reply {}`)
+				want(a, `1 phx_reply {}`, changed)
 				da.Receive(&serializer.Message{Ref: "3", Topic: topic, Event: "set", Payload: serializer.Value(device{})}, time.Second)
-				want(a, ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}]}}}`, `1 phx_reply {}`)
+				want(a, `1 phx_reply {}`, ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}]}}}`)
 				b.take(&n.names)
 				da.Receive(&serializer.Message{Ref: "4", Topic: topic, Event: "untrack"}, time.Second)
-				want(a, ` presence_diff {"joins":{},"leaves":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}}}`, `1 phx_reply {"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}}`)
+				want(a, `1 phx_reply {"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}}`, ` presence_diff {"joins":{},"leaves":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}}}`)
 				b.take(&n.names)
 
 				for i, end := range []func(){

@@ -59,7 +59,7 @@ func (w *wire) Run(ctx context.Context, in pubsub.Inbox) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case b := <-w.queue:
 			in.Deliver(b)
 		}
