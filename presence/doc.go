@@ -26,10 +26,12 @@
 //
 // The subscribers on this node receive the diffs of a topic in the order of the changes. Applied to
 // an earlier State, the diffs produce a later one, with metas in the same order. Queued changes may
-// be merged into one diff. While the callback of an event runs, the diffs for its client wait for the
-// reply, for at most a second; other clients receive them at once. Otherwise a diff may arrive
-// before or after the channel's other messages. It may repeat what the client found in its
-// presence_state; clients detect this by phx_ref.
+// be merged into one diff.
+//
+// While the callback of an event runs, the diffs for its client wait for the reply, for at most a
+// second. Other clients receive them at once. Otherwise a diff may arrive before or after the
+// channel's other messages. It may repeat what the client found in its presence_state; clients
+// detect this by phx_ref.
 //
 // The goroutine that made a change broadcasts its diff. If Fetch, OnDiff or Window is set, worker
 // goroutines broadcast instead; they exit when there are no diffs. Fetch and OnDiff are never
