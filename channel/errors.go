@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+
+	"bennu.example/internal/safecall"
 )
 
 var (
@@ -31,13 +33,9 @@ var (
 	ErrNoRef = errors.New("no message to reply to")
 )
 
-// PanicError is the reason given to Terminate when a callback panicked. The client learns nothing of it.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("channel: panic: %v", e.Value) }
+// PanicError is the reason given to Terminate when a callback panicked. The client does not receive
+// its text.
+type PanicError = safecall.PanicError
 
 // payloadError is a payload that does not decode into the type that its callback takes.
 type payloadError struct {

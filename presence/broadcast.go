@@ -3,10 +3,11 @@ package presence
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"runtime/debug"
 	"time"
 
+	"bennu.example/internal/safecall"
 	"bennu.example/serializer"
 )
 
@@ -315,12 +316,11 @@ func encodeExtra(v any) (extra map[string]json.RawMessage, err error) {
 	return extra, err
 }
 
-// callUser calls user code and returns a panic as an error.
-func callUser(f func() error) (err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %v\n%s", v, debug.Stack())
-		}
-	}()
-	return f()
+// callUser calls user code and returns a panic as an error, with its stack.
+func callUser(f func() error) error {
+	err := safecall.Do(f, nil)
+	if p, ok := errors.AsType[*safecall.PanicError](err); ok {
+		return fmt.Errorf("%w\n%s", err, p.Stack)
+	}
+	return err
 }

@@ -5,11 +5,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"runtime/debug"
 	"sync"
 	"time"
 
-	"bennu.example/channel"
 	"bennu.example/transport"
 )
 
@@ -153,12 +151,9 @@ func (a *admission) admit(r *http.Request) (*client, error) {
 
 // keyOf calls the user's function.
 func (a *admission) keyOf(r *http.Request) (key string, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %w", errPanic, &channel.PanicError{Value: v, Stack: debug.Stack()})
-		}
-	}()
-	key = a.key(r)
+	if err = callUser(func() error { key = a.key(r); return nil }); err != nil {
+		return "", err
+	}
 	if len(key) > maxKey {
 		sum := sha256.Sum256([]byte(key))
 		key = string(sum[:])

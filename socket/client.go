@@ -215,7 +215,8 @@ const clientCloseGrace = 2 * time.Second
 // waits for the answers that somebody waits for (by Wait, Done or Receive), and of the rest for those that come within a second of a sign
 // that the server has received it all. Then it closes the connection and all channels, and returns when nothing runs any more, callbacks
 // and functions of the configuration included. It returns an error if ctx ended before that was done, or if these still run two seconds
-// after it ended. Called from one of them it does not wait for them.
+// after it ended. If a callback or a function of the configuration calls Close,
+// Close does not wait for these functions.
 func (c *Client) Close(ctx context.Context) error {
 	inCallback := link.InCallback()
 	if c.isClosing.Swap(true) {

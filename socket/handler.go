@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"reflect"
-	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/safecall"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -383,12 +383,8 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 	if h.cfg.Connect == nil {
 		return context.Background(), nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			err = fmt.Errorf("%w: %w", errPanic, &channel.PanicError{Value: v, Stack: debug.Stack()})
-		}
-	}()
-	got, err := h.cfg.Connect(ctx, req)
+	var got context.Context
+	err = callUser(func() (err error) { got, err = h.cfg.Connect(ctx, req); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -397,6 +393,15 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 	}
 	// The handshake's context is the likely thing to come back, or the request's.
 	return context.WithoutCancel(got), nil
+}
+
+// callUser calls a user function of the handshake. A panic becomes an error that wraps errPanic.
+func callUser(f func() error) error {
+	err := safecall.Do(f, nil)
+	if p, ok := errors.AsType[*channel.PanicError](err); ok {
+		return fmt.Errorf("%w: %w", errPanic, p)
+	}
+	return err
 }
 
 // refused counts and logs a handshake that was refused.

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -299,11 +299,19 @@ func (t *Tracker) Idle() <-chan struct{} {
 	return t.idle
 }
 
-// Callbacks wraps run, which calls user functions, so that InCallback can detect it on the stack.
-// It must not be inlined: its frame would have the name of its caller.
+// Callbacks wraps run, which calls user functions, so that InCallback can detect it.
+func Callbacks[T any](run func(T)) func(T) {
+	return func(v T) { inCallback(func() { run(v) }) }
+}
+
+// inCallback marks the calling goroutine by its own frame while f runs. It must not be inlined,
+// because an inlined function has no frame.
 //
 //go:noinline
-func Callbacks[T any](run func(T)) func(T) { return func(v T) { run(v) } }
+func inCallback(f func()) { f() }
+
+// inCallbackEntry identifies the frames of inCallback.
+var inCallbackEntry = reflect.ValueOf(inCallback).Pointer()
 
 // InCallback reports whether a function made by Callbacks is on the stack of the calling goroutine.
 // A function that waits for user functions to return must not wait if they are its callers.
@@ -318,7 +326,7 @@ func InCallback() bool {
 		for more := true; more; {
 			var f runtime.Frame
 			f, more = frames.Next()
-			if strings.Contains(f.Function, "internal/link.Callbacks[") {
+			if f.Entry == inCallbackEntry {
 				return true
 			}
 		}
