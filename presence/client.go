@@ -13,30 +13,32 @@ import (
 	"bennu.example/serializer"
 )
 
-// maxPending bounds the diffs that wait for the first state, in bytes.
+// maxPending bounds the diffs that wait for the first state of a join, in bytes.
 const maxPending = 4 << 20
 
-// Client keeps who is on a client's channel, by the presence_state that the server pushes after every join and the diffs that follow.
+// Client keeps the list of the presences on a client's channel. It uses the presence_state that the
+// server pushes after every join, and the diffs that follow.
 //
-// After a rejoin the list stays as it was until the new state has come; then what changed meanwhile is told, and only that. The list holds
-// for ever if the server pushes no state.
+// After a rejoin, the list stays unchanged until the new state arrives. Then the callbacks are
+// called for the differences only. If the server pushes no state, the list stays unchanged forever.
 //
-// Its methods may be called from any goroutine, its callbacks among them. The callbacks run as the channel's do: one at a time, in
-// order. Those of one diff or state run when the list has changed already, joins first, then leaves, then OnSync. A callback that
-// panics ends the program.
+// Its methods may be called from any goroutine, and from its callbacks. The callbacks run like
+// those of the channel: one at a time, in order. For one diff or state, they run after the list has
+// changed: first the joins, then the leaves, then OnSync. A callback that panics ends
+// the program.
 type Client struct {
 	log    zerolog.Logger
 	room   *channel.Client // nil in some tests
-	events [2]string       // of the state and of the diff
+	events [2]string       // the names of the state and diff events
 	off    []func()
 
 	mu      sync.Mutex
 	state   State
-	shared  bool // the state was given away: change a copy
+	shared  bool // List returned the state, so it must be copied before a change
 	joinRef serializer.Ref
-	synced  bool // there was a state in the join of joinRef
+	synced  bool // a state arrived in the join of joinRef
 	lost    bool // that join has ended, or Close was called
-	holed   bool // events were lost that it may not have
+	holed   bool // events were dropped that the list may be missing
 	pending []pendingDiff
 	waiting int // bytes of pending
 
@@ -44,11 +46,11 @@ type Client struct {
 	onSync          []*listener[func()]
 }
 
-// ClientConfig is for what is not as usual. The zero ClientConfig is.
+// ClientConfig overrides the defaults. The zero value uses Phoenix's event names and does not log.
 type ClientConfig struct {
-	StateEvent string          // "": presence_state
-	DiffEvent  string          // "": presence_diff
-	Logger     *zerolog.Logger // is told of payloads that make no sense; nil: silent
+	StateEvent string          // Empty means presence_state.
+	DiffEvent  string          // Empty means presence_diff.
+	Logger     *zerolog.Logger // Receives malformed payloads. Nil means that nothing is logged.
 }
 
 type pendingDiff struct {
@@ -61,7 +63,8 @@ type listener[F any] struct {
 	off atomic.Bool
 }
 
-// NewClient follows who is on a channel, from now on: call it before the channel's Join. A nil config is the zero ClientConfig.
+// NewClient returns a Client for a channel. It must be called before the channel's Join, so that no
+// event is missed. Nil means the zero ClientConfig.
 func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
 	p := &Client{log: zerolog.Nop(), room: c, events: [2]string{EventState, EventDiff}}
 	if cfg != nil {
@@ -79,7 +82,7 @@ func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
 	return p
 }
 
-// Close stops following. The list stays as it is, and Synced is false from now on.
+// Close stops the client. The list stays unchanged, and Synced returns false from then on.
 func (p *Client) Close() {
 	for _, off := range p.off {
 		off()
@@ -87,7 +90,7 @@ func (p *Client) Close() {
 	p.failed(nil)
 }
 
-// failed is called when the channel has dropped events, and when its join has ended.
+// failed is called when the channel dropped events, and when its join has ended.
 func (p *Client) failed(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -99,7 +102,7 @@ func (p *Client) failed(err error) {
 	}
 }
 
-// List is who is there now.
+// List returns the current presences.
 func (p *Client) List() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -107,19 +110,22 @@ func (p *Client) List() State {
 	return p.state
 }
 
-// All yields who is there now, in the order in which they came.
+// All returns an iterator over the current presences, in the order in which they joined.
 func (p *Client) All() iter.Seq2[string, Entry] { return p.List().All() }
 
-// Get is what is known of one key.
+// Get returns the entry of a key. It reports false if the key is not present.
 func (p *Client) Get(key string) (Entry, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state.Get(key)
 }
 
-// Synced reports whether the list is right, as far as the client can know. The channel is joined, the server has pushed a state
-// since that join, and no later event was dropped because too many waited. So it is false while the client is disconnected, after
-// a leave, and after a rejoin until the new state has arrived. Meanwhile the list is that of the join before, or empty.
+// Synced reports whether the list is current, as far as the client can know. That is the case if
+// the channel is joined, the server has pushed a state since the join, and no later event was
+// dropped because too many were waiting.
+//
+// So Synced returns false while the client is disconnected, after a leave, and after a rejoin until
+// the new state arrives. Until then the list is that of the previous join, or empty.
 func (p *Client) Synced() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -129,28 +135,33 @@ func (p *Client) Synced() bool {
 	if p.room == nil {
 		return true
 	}
-	status, _ := p.room.State() // known before the callbacks of its change have run
+	status, _ := p.room.State() // it changes before the callbacks for the change run
 	return status == channel.StateJoined
 }
 
-// OnJoin has f called when a key comes, or one more meta of it, with the entry before, which has no metas if the key was not there, and
-// the entry that came, which has the new metas only. As in phoenix.js it is called again for a meta that comes again: a server that tracks
-// before it pushes the state, as is usual, tells a client of itself twice, in the state and in a diff. Whoever counts goes by Meta.Ref: the
-// second time, current has it.
+// OnJoin registers a function that is called when a key joins, or when a key that is present gets
+// another meta. Current is the entry before; it has no metas if the key was not present. Joined has
+// only the new metas. The function off removes f.
+//
+// As in phoenix.js, f is called again for a meta that arrives again. Servers usually track before
+// they push the state, so a client receives its own presence twice, in the state and in a diff. A
+// program that counts must compare Meta.Ref: the second time, current contains it.
 func (p *Client) OnJoin(f func(key string, current, joined Entry)) (off func()) {
 	return listen(&p.mu, &p.onJoin, f)
 }
 
-// OnLeave has f called when a key leaves, or one meta of it, with the entry that remains, which has no metas if the key is gone, and the
-// entry that left.
+// OnLeave registers a function that is called when a key leaves, or when it loses a meta. Current
+// is the entry that remains; it has no metas if the key is gone. Left has only the metas that left.
+// The function off removes f.
 func (p *Client) OnLeave(f func(key string, current, left Entry)) (off func()) {
 	return listen(&p.mu, &p.onLeave, f)
 }
 
-// OnSync has f called when a state or a diff has changed the list.
+// OnSync registers a function that is called after a state or a diff has changed the list. The
+// function off removes f.
 func (p *Client) OnSync(f func()) (off func()) { return listen(&p.mu, &p.onSync, f) }
 
-// listen adds f to listeners, which are never changed, only replaced.
+// listen adds f to a list of listeners. Such a list is never modified, only replaced.
 func listen[F any](mu *sync.Mutex, to *[]*listener[F], f F) (off func()) {
 	l := &listener[F]{f: f}
 	mu.Lock()
@@ -164,17 +175,17 @@ func listen[F any](mu *sync.Mutex, to *[]*listener[F], f F) (off func()) {
 	}
 }
 
-// receive takes an event of the channel.
+// receive handles an event of the channel.
 func (p *Client) receive(m serializer.Message) {
 	var calls []func()
 	switch m.Event {
 	case p.events[0]:
 		if next, ok := read(p, &m, (*parser).state); ok {
-			calls = p.takeState(&m, next)
+			calls = p.applyState(&m, next)
 		}
 	case p.events[1]:
 		if d, ok := read(p, &m, (*parser).diff); ok {
-			calls = p.takeDiff(&m, d)
+			calls = p.applyDiff(&m, d)
 		}
 	}
 	for _, f := range calls {
@@ -182,7 +193,7 @@ func (p *Client) receive(m serializer.Message) {
 	}
 }
 
-// read is the payload of m.
+// read decodes the payload of m.
 func read[T any](p *Client, m *serializer.Message, f func(*parser, *T)) (v T, ok bool) {
 	raw, err := m.Payload.JSON()
 	if err == nil {
@@ -194,11 +205,12 @@ func read[T any](p *Client, m *serializer.Message, f func(*parser, *T)) (v T, ok
 	return v, err == nil
 }
 
-// takeState returns the callbacks that are due.
-func (p *Client) takeState(m *serializer.Message, next State) (calls []func()) {
+// applyState applies a state and returns the callbacks to call.
+func (p *Client) applyState(m *serializer.Message, next State) (calls []func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.holed = p.waiting > maxPending && p.joinRef == m.JoinRef // a diff that was ignored may be newer than the state, though it came before
+	// A diff that was ignored may be newer than the state, although it arrived earlier.
+	p.holed = p.waiting > maxPending && p.joinRef == m.JoinRef
 	p.joinRef, p.synced, p.lost = m.JoinRef, true, false
 	p.merge(difference(p.state, next), &calls)
 	for _, d := range p.pending {
@@ -210,21 +222,21 @@ func (p *Client) takeState(m *serializer.Message, next State) (calls []func()) {
 	return p.sync(calls)
 }
 
-// takeDiff returns the callbacks that are due.
-func (p *Client) takeDiff(m *serializer.Message, d Diff) (calls []func()) {
+// applyDiff applies a diff, or keeps it until the state arrives. It returns the callbacks to call.
+func (p *Client) applyDiff(m *serializer.Message, d Diff) (calls []func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.synced && p.joinRef == m.JoinRef {
 		p.merge(d, &calls)
 		return p.sync(calls)
 	}
-	if p.joinRef != m.JoinRef { // what waits is of a join before
+	if p.joinRef != m.JoinRef { // the pending diffs belong to an earlier join
 		p.pending, p.waiting = nil, 0
 	}
 	p.joinRef, p.synced = m.JoinRef, false
 	if p.waiting += len(m.Payload.Bytes()); p.waiting > maxPending {
 		if p.pending != nil {
-			p.log.Error().Str("topic", m.Topic).Msg("presence: too many diffs and no state: they are ignored")
+			p.log.Error().Str("topic", m.Topic).Msg("presence: diffs ignored, too many without a state")
 		}
 		p.pending = nil
 		return nil
@@ -233,7 +245,7 @@ func (p *Client) takeDiff(m *serializer.Message, d Diff) (calls []func()) {
 	return nil
 }
 
-// merge applies d and appends the callbacks that are due. The caller holds mu, as in sync.
+// merge applies d and appends the callbacks to call. The caller must hold mu.
 func (p *Client) merge(d Diff, calls *[]func()) {
 	if p.shared {
 		p.state, p.shared = p.state.Clone(), false
@@ -255,6 +267,7 @@ func (p *Client) merge(d Diff, calls *[]func()) {
 	p.state.merge(d, collect(p.onJoin), collect(p.onLeave))
 }
 
+// sync appends the OnSync callbacks. The caller must hold mu.
 func (p *Client) sync(calls []func()) []func() {
 	for _, l := range p.onSync {
 		calls = append(calls, func() {

@@ -2,23 +2,27 @@ package presence
 
 import "slices"
 
-// Merge is s with a diff applied, as phoenix.js's Presence.syncDiff. The arguments stay as they are.
+// Merge returns s with a diff applied, like Presence.syncDiff of phoenix.js. It does not modify its
+// arguments.
 //
-// For each key that joins, onJoin gets the entry before (without metas if there was none) and the one that joined; for each that
-// leaves, onLeave gets the entry that remains (without metas if all have left) and the one that left. Both may be nil.
+// For each key that joins, Merge calls onJoin with the previous entry, which has no metas if there
+// was none, and the joined one. For each key that leaves, it calls onLeave with the remaining
+// entry, which has no metas if all have left, and the one that left. Both functions may be nil.
 func Merge(s State, d Diff, onJoin, onLeave func(key string, current, changed Entry)) State {
 	s.entries = s.entries.clone()
 	s.merge(d, onJoin, onLeave)
 	return s
 }
 
-// Sync is what becomes of s when the server says that next is who is there: next, in the order of s where that has one, and the
-// difference is told as by Merge. It is phoenix.js's Presence.syncState. The arguments stay as they are.
+// Sync returns the state after the server has pushed next, like Presence.syncState of phoenix.js.
+// The result has the presences of next. Those that are also in s come first, in the order of s.
+// Sync calls onJoin and onLeave for the differences, as Merge does. It does not modify its
+// arguments.
 func Sync(s, next State, onJoin, onLeave func(key string, current, changed Entry)) State {
 	return Merge(s, difference(s, next), onJoin, onLeave)
 }
 
-// difference is the diff that makes next of s.
+// difference returns the diff between s and next.
 func difference(s, next State) Diff {
 	var d Diff
 	for key, e := range s.All() {

@@ -477,7 +477,7 @@ func TestRefused(t *testing.T) {
 		eventually(t, 0, []*node{b})
 		a.wire.refuse(false)
 		eventually(t, 2*time.Second, []*node{a, b}, "u1")
-		if n := strings.Count(log.String(), "telling other nodes"); n != 2 {
+		if n := strings.Count(log.String(), "broadcast to other nodes"); n != 2 {
 			t.Errorf("%d lines in the log:\n%s", n, log.String())
 		}
 	})
@@ -576,7 +576,7 @@ func TestFlood(t *testing.T) {
 		if got := b.Count(topic); got != 20 {
 			t.Errorf("b has %d of 20", got)
 		}
-		if !strings.Contains(log.String(), "too much") {
+		if !strings.Contains(log.String(), "inbox full") {
 			t.Errorf("log:\n%s", log.String())
 		}
 	})

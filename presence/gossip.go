@@ -13,49 +13,51 @@ import (
 
 const (
 	gossipEvent = "gossip"
-	// maxInbox bounds what other nodes sent and was not looked at yet, in bytes. What does not fit is lost, and asked for later.
+	// maxInbox bounds the received messages that were not processed yet, in bytes. Messages that do
+	// not fit are dropped. Their content is requested later.
 	maxInbox = 16 << 20
-	// transferTicks is how many ticks lie between the decisions to ask others.
+	// transferTicks is the number of ticks between checks for missing data, which send requests.
 	transferTicks = 2
-	// patience is how many ticks pass before a node that did not answer is asked again.
+	// patience is the number of ticks after which a request that got no answer is sent again.
 	patience = 2
 )
 
-// gossiper tells the replicas of a shard on other nodes what is new, and listens to them. Its shard guards it.
+// gossiper exchanges changes with the replicas of a shard on other nodes. The lock of the shard
+// guards it.
 type gossiper struct {
 	s     *shard
 	cfg   *Config
-	addr  string // this node's, for the adapter
+	addr  string // of this node, for the adapter
 	topic string // a control topic
 	inbox mailbox.Mailbox[*pubsub.Broadcast]
 	sub   *pubsub.Subscription
 	noGap func()
-	wake  chan struct{} // has a token when something is to be told soon
+	wake  chan struct{} // has a token when a message is due before the next tick
 	stop  chan struct{}
 	done  chan struct{}
 
-	gens    *crdt.Generations[*entry]
-	members map[string]*member
-	silent  int       // ticks since the last message to all
-	sent    time.Time // the last message to all
-	said    uint64    // this node's clock then
-	told    int       // ticks since the last one with all clocks
-	soon    bool      // something is to be told before the next tick
-	eager   bool      // others may know more: ask soon
-	ticks   int
-	failing bool // the last message to all was not taken
-	twin    bool // another node has this node's name, and that was logged
+	gens        *crdt.Generations[*entry]
+	members     map[string]*member
+	silent      int       // ticks since the last message to all nodes
+	sent        time.Time // when the last message to all nodes was sent
+	sentClock   uint64    // the clock of this node in that message
+	sinceClocks int       // ticks since the last message with all clocks
+	isDue       bool      // a message is due before the next tick
+	isMissing   bool      // data may be missing: send requests soon
+	ticks       int
+	failing     bool // the adapter refused the last message to all nodes
+	nameClash   bool // another node has this node's name, and that was logged
 }
 
 // member is another node.
 type member struct {
-	replica crdt.Replica
-	addr    string
-	heard   time.Time
-	up      bool
-	back    time.Time   // when it was heard again after it was down
-	clocks  crdt.Clocks // the last that it told
-	asked   time.Time   // when, if it has not answered
+	replica   crdt.Replica
+	addr      string
+	lastSeen  time.Time // when its last heartbeat or update arrived
+	up        bool
+	back      time.Time   // when its first message after a silence arrived
+	clocks    crdt.Clocks // the last that it sent
+	requested time.Time   // when the request that it has not answered was sent
 }
 
 func newGossiper(s *shard, topic, addr string) *gossiper {
@@ -64,7 +66,7 @@ func newGossiper(s *shard, topic, addr string) *gossiper {
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), done: make(chan struct{}),
 		gens: crdt.NewGenerations[*entry](100, 1000, 10_000), members: make(map[string]*member),
 	}
-	g.silent, g.told = g.cfg.Silence, 1 // the first message tells that this node is here
+	g.silent, g.sinceClocks = g.cfg.Silence, 1 // so that the first tick announces this node
 	g.inbox.Init(maxInbox, g.receive)
 	return g
 }
@@ -75,7 +77,7 @@ func (g *gossiper) start() {
 	go g.run()
 }
 
-// end stops the gossiper, and tells the others that this node is gone for good, unless they are to keep what they have.
+// end stops the gossiper and sends a goodbye message, unless Config.KeepOnClose is set.
 func (g *gossiper) end(ctx context.Context) error {
 	g.noGap()
 	g.sub.Cancel()
@@ -88,7 +90,7 @@ func (g *gossiper) end(ctx context.Context) error {
 	if g.cfg.KeepOnClose {
 		last = g.toAll(time.Now())
 	}
-	g.s.mu.Unlock() // the adapter is others' code
+	g.s.mu.Unlock() // the adapter is others' code, so it is called under no lock
 	var err error
 	for _, o := range last {
 		err = g.send(ctx, o)
@@ -96,10 +98,10 @@ func (g *gossiper) end(ctx context.Context) error {
 	return err
 }
 
-// Deliver takes a message, for package pubsub.
+// Deliver is part of pubsub.Subscriber.
 func (g *gossiper) Deliver(b *pubsub.Broadcast) error {
 	if g.inbox.Enqueue(b, len(b.Payload.Bytes())) == mailbox.ErrFull {
-		g.s.p.log.Warn().Int("bytes", g.inbox.Used()).Msg("presence: too much from other nodes at once: some is dropped, and asked for later")
+		g.s.p.log.Warn().Int("bytes", g.inbox.Used()).Msg("presence: inbox full, messages of other nodes dropped")
 		return nil
 	}
 	return nil
@@ -112,13 +114,13 @@ func (g *gossiper) gap() {
 	g.announce()
 }
 
-// announce has the others told soon how far this node has come, and asked.
+// announce makes a message with all clocks and requests for missing data due soon.
 func (g *gossiper) announce() {
-	g.silent, g.told, g.eager = g.cfg.Silence+1, 1, true
+	g.silent, g.sinceClocks, g.isMissing = g.cfg.Silence+1, 1, true
 	g.stir()
 }
 
-// stir has what is new told soon.
+// stir makes a message with the latest changes due soon.
 func (s *shard) stir() {
 	if s.gossip != nil {
 		s.gossip.stir()
@@ -126,10 +128,10 @@ func (s *shard) stir() {
 }
 
 func (g *gossiper) stir() {
-	if g.soon {
+	if g.isDue {
 		return
 	}
-	g.soon = true
+	g.isDue = true
 	select {
 	case g.wake <- struct{}{}:
 	default:
@@ -154,14 +156,15 @@ func (g *gossiper) run() {
 			g.tick(now, now.Sub(next))
 			next = time.Now().Add(g.cfg.Period)
 		}
-		timer.Reset(time.Until(g.hurry(now, next)))
+		timer.Reset(time.Until(g.sendDue(now, next)))
 	}
 }
 
-// hurry tells what is to be told soon if it is time, and returns when to come again.
-func (g *gossiper) hurry(now, next time.Time) time.Time {
+// sendDue sends the message that is due soon if Delay has passed since the last one. It returns
+// when to call it again.
+func (g *gossiper) sendDue(now, next time.Time) time.Time {
 	g.s.mu.Lock()
-	if !g.soon {
+	if !g.isDue {
 		g.s.mu.Unlock()
 		return next
 	}
@@ -172,34 +175,34 @@ func (g *gossiper) hurry(now, next time.Time) time.Time {
 		}
 		return next
 	}
-	g.soon = false
+	g.isDue = false
 	out := g.toAll(now)
-	if g.eager {
-		out = append(out, g.ask(now)...)
+	if g.isMissing {
+		out = append(out, g.requests(now)...)
 	}
 	g.s.mu.Unlock()
 	g.sendAll(out)
 	return next
 }
 
-// tick does what is done every period. Late is how late it is: this process may have been stopped meanwhile, and the others' messages
-// wait; that is not their silence.
+// tick does the periodic work. Late is its delay. If the process was suspended, messages of other
+// nodes may wait in the inbox, so the delay does not count as silence of these nodes.
 func (g *gossiper) tick(now time.Time, late time.Duration) {
 	g.s.mu.Lock()
-	g.soon = false
+	g.isDue = false
 	g.silent++
-	g.told++
+	g.sinceClocks++
 	out := g.toAll(now)
-	if g.ticks++; g.ticks >= transferTicks || g.eager {
+	if g.ticks++; g.ticks >= transferTicks || g.isMissing {
 		g.ticks = 0
-		out = append(out, g.ask(now)...)
+		out = append(out, g.requests(now)...)
 	}
 	var leaves []*entry
 	for name, m := range g.members {
 		if late > g.cfg.Period {
-			m.heard = m.heard.Add(late)
+			m.lastSeen = m.lastSeen.Add(late)
 		}
-		switch silence := now.Sub(m.heard); {
+		switch silence := now.Sub(m.lastSeen); {
 		case silence > g.cfg.Permdown:
 			leaves = append(leaves, g.forget(name)...)
 		case silence > g.cfg.Down && m.up:
@@ -208,13 +211,13 @@ func (g *gossiper) tick(now time.Time, late time.Duration) {
 			g.s.p.log.Info().Str("node", name).Dur("silence", silence).Msg("presence: node is down")
 		}
 	}
-	rooms := g.s.apply(g.riseAll(now), leaves)
+	rooms := g.s.apply(g.readmitAll(now), leaves)
 	g.s.mu.Unlock()
 	g.sendAll(out)
 	g.s.broadcastRooms(rooms...)
 }
 
-// toAll is the message to all that is due, if one is.
+// toAll returns the message to all nodes, if one is due.
 func (g *gossiper) toAll(now time.Time) []outgoing {
 	d := g.s.set.TakeDelta()
 	if d == nil && g.silent <= g.cfg.Silence {
@@ -225,47 +228,48 @@ func (g *gossiper) toAll(now time.Time) []outgoing {
 	}
 	g.silent, g.sent = 0, now
 	self := g.s.set.Self()
-	g.said = g.s.set.Clock(self)
+	g.sentClock = g.s.set.Clock(self)
 	m := &gossip{kind: beat, from: self, addr: g.addr, delta: d}
-	if d != nil && g.told == 0 { // all clocks once a tick are enough
-		m.kind, m.clocks = news, crdt.Clocks{self: g.said}
+	if d != nil && g.sinceClocks == 0 { // all clocks are sent at most once per tick
+		m.kind, m.clocks = news, crdt.Clocks{self: g.sentClock}
 	} else {
-		g.told, m.clocks = 0, g.s.set.Clocks()
+		g.sinceClocks, m.clocks = 0, g.s.set.Clocks()
 	}
 	return []outgoing{{"", m}}
 }
 
-// ask is a request to each of those who together know what this node lacks.
-func (g *gossiper) ask(now time.Time) (out []outgoing) {
-	hasty := g.eager // those who were asked just now are to answer first: of several that know the same, one is enough
-	g.eager = false
+// requests returns requests for missing data. It chooses a small set of members that together have
+// all of it.
+func (g *gossiper) requests(now time.Time) (out []outgoing) {
+	urgent := g.isMissing // wait for answers that are pending instead of requesting the same from another member
+	g.isMissing = false
 	self, own := g.s.set.Self(), g.s.set.Clocks()
 	for _, m := range g.members {
-		if m.up { // though it may be down in the set still: see rise
+		if m.up { // the set may still have it as down: see readmit
 			own[m.replica] = g.s.set.Clock(m.replica)
 		}
 	}
 	var ws crdt.Witnesses
 	for _, m := range g.members {
-		if m.up && (hasty || !g.pending(m, now)) {
+		if m.up && (urgent || !g.pending(m, now)) {
 			ws = ws.Add(crdt.Witness{Replica: m.replica, Clocks: m.clocks.Only(own)})
 		}
 	}
 	for _, w := range ws.Add(crdt.Witness{Replica: self, Clocks: own}) {
 		if m := g.members[w.Replica.Name]; w.Replica != self && !g.pending(m, now) {
-			m.asked = now
+			m.requested = now
 			out = append(out, outgoing{m.addr, &gossip{kind: request, from: self, addr: g.addr, to: m.replica, clocks: own}})
 		}
 	}
 	return out
 }
 
-// pending reports whether a member was asked and may answer yet.
+// pending reports whether an answer of a member may still arrive.
 func (g *gossiper) pending(m *member, now time.Time) bool {
-	return now.Sub(m.asked) < patience*g.cfg.Period
+	return now.Sub(m.requested) < patience*g.cfg.Period
 }
 
-// forget drops a member and all about it.
+// forget removes a member and its presences.
 func (g *gossiper) forget(name string) (leaves []*entry) {
 	m := g.members[name]
 	delete(g.members, name)
@@ -274,7 +278,7 @@ func (g *gossiper) forget(name string) (leaves []*entry) {
 	return g.s.set.Forget(m.replica)
 }
 
-// outgoing is a message for a node, or for all if that is "".
+// outgoing is a message to a node. If to is empty, it goes to all nodes.
 type outgoing struct {
 	to string
 	*gossip
@@ -284,17 +288,17 @@ func (g *gossiper) sendAll(out []outgoing) {
 	for _, o := range out {
 		err := g.send(context.Background(), o)
 		if o.to != "" {
-			continue // it will be asked again
+			continue // the request is sent again, after patience
 		}
 		g.s.mu.Lock()
 		if err != nil {
-			g.silent = g.cfg.Silence // they do not know what is new: at the next tick, tell them so
+			g.silent = g.cfg.Silence // the change was not sent, so the next tick sends all clocks
 		}
 		changed := g.failing != (err != nil)
 		g.failing = err != nil
 		g.s.mu.Unlock()
 		if changed {
-			g.s.p.log.Warn().Err(err).Bool("failing", err != nil).Msg("presence: telling other nodes")
+			g.s.p.log.Warn().Err(err).Bool("failing", err != nil).Msg("presence: broadcast to other nodes")
 		}
 	}
 }
@@ -307,7 +311,7 @@ func (g *gossiper) send(ctx context.Context, o outgoing) error {
 	return g.s.p.ps.Control().SendTo(ctx, o.to, g.topic, gossipEvent, payload)
 }
 
-// receive takes a message of another node. It is the inbox's function.
+// receive handles a message of another node. The inbox calls it.
 func (g *gossiper) receive(b *pubsub.Broadcast) {
 	m, err := parseGossip(b.Payload.Bytes())
 	if err != nil || b.Event != gossipEvent {
@@ -321,10 +325,10 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 	switch {
 	case g.s.closed || m.from == self:
 	case m.from.Name == self.Name:
-		g.namesake(m)
+		g.handleNameClash(m)
 	case m.kind == beat || m.kind == news:
-		out = g.nudge(m)
-		rooms = g.heard(m)
+		out = g.updateFor(m)
+		rooms = g.handleAlive(m)
 	case m.kind == goodbye:
 		if mem := g.members[m.from.Name]; mem != nil && mem.replica == m.from {
 			rooms = g.s.apply(nil, g.forget(m.from.Name))
@@ -334,10 +338,10 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 		out = append(out, outgoing{m.addr, &gossip{kind: answer, from: self, addr: g.addr, to: m.from, delta: g.extract(m)}})
 	case m.kind == answer:
 		if mem := g.members[m.from.Name]; mem != nil && mem.replica == m.from {
-			mem.asked = time.Time{}
+			mem.requested = time.Time{}
 		}
 		joins, leaves := g.merge(m.delta)
-		joins = append(joins, g.riseAll(time.Now())...)
+		joins = append(joins, g.readmitAll(time.Now())...)
 		rooms = g.s.apply(joins, append(leaves, g.s.arrived(joins)...))
 	}
 	g.s.mu.Unlock()
@@ -345,34 +349,42 @@ func (g *gossiper) receive(b *pubsub.Broadcast) {
 	g.s.broadcastRooms(rooms...)
 }
 
-// namesake takes a message of one with this node's name: a former life of it, or a mistake.
-func (g *gossiper) namesake(m *gossip) {
-	if m.from.Vsn > g.s.set.Self().Vsn && !g.twin {
-		g.twin = true
-		g.s.p.log.Error().Str("node", m.from.Name).Str("address", m.addr).Msg("presence: another node has this node's name, and other nodes see one of them only")
+// handleNameClash handles a message from a node with the name of this one. It comes from an earlier
+// start of this node, or two nodes are configured with the same name.
+func (g *gossiper) handleNameClash(m *gossip) {
+	if m.from.Vsn > g.s.set.Self().Vsn && !g.nameClash {
+		g.nameClash = true
+		g.s.p.log.Error().Str("node", m.from.Name).Str("address", m.addr).
+			Msg("presence: two nodes have the same name, other nodes see only one of them")
 	}
 }
 
-// nudge tells one who has missed what was said here, by its clocks, how far this node is, so that it asks. Without that it would know at the
-// next sign of life only: what waited for the engine while that was away may have gone out before the other one was back. It is no beat,
-// which could be answered likewise.
-func (g *gossiper) nudge(m *gossip) []outgoing {
+// updateFor returns an update for the sender of a heartbeat whose clocks show that it missed
+// messages of this node. The update has the clocks of this node, so the other node sends a request.
+// This is faster than to wait for the next heartbeat. Messages are missed if the adapter sent its
+// queue, after the engine was back, before the other node was connected.
+//
+// The update is not a heartbeat, because the other node could answer that with an update of its
+// own.
+func (g *gossiper) updateFor(m *gossip) []outgoing {
 	self := g.s.set.Self()
-	if mem := g.members[m.from.Name]; m.kind != beat || m.clocks[self] >= g.said || mem == nil || mem.replica != m.from || !mem.up {
-		return nil // it lacks nothing; or it is new or back, and all are told
+	mem := g.members[m.from.Name]
+	if m.kind != beat || m.clocks[self] >= g.sentClock || mem == nil || mem.replica != m.from || !mem.up {
+		return nil // it missed nothing; or it is new or back, and handleAlive makes a message to all nodes due
 	}
-	clocks := g.s.set.Clocks() // all, so that it need not ask several
-	clocks[self] = g.said      // what is not said yet will be
-	return []outgoing{{m.addr, &gossip{kind: news, from: self, addr: g.addr, clocks: clocks, delta: &crdt.Delta[*entry]{}}}}
+	clocks := g.s.set.Clocks() // of all replicas, so that one request is enough
+	clocks[self] = g.sentClock // later changes are still to be sent to all nodes
+	reply := &gossip{kind: news, from: self, addr: g.addr, clocks: clocks, delta: &crdt.Delta[*entry]{}}
+	return []outgoing{{m.addr, reply}}
 }
 
-// heard takes a sign of life.
-func (g *gossiper) heard(m *gossip) []*room {
+// handleAlive handles a heartbeat or an update.
+func (g *gossiper) handleAlive(m *gossip) []*room {
 	var leaves []*entry
 	mem := g.members[m.from.Name]
 	if mem != nil && mem.replica != m.from {
 		if mem.up && m.from.Vsn < mem.replica.Vsn {
-			return nil // from its former life, and late
+			return nil // delayed, from an earlier start of the node
 		}
 		leaves = g.forget(m.from.Name)
 		mem = nil
@@ -381,46 +393,47 @@ func (g *gossiper) heard(m *gossip) []*room {
 		mem = &member{replica: m.from}
 		g.members[m.from.Name] = mem
 	}
-	mem.heard, mem.addr = time.Now(), m.addr
+	mem.lastSeen, mem.addr = time.Now(), m.addr
 	if m.kind == beat || mem.clocks == nil {
 		mem.clocks = m.clocks
 	} else {
 		mem.clocks.Raise(m.clocks)
 	}
 	if !mem.up {
-		mem.up, mem.back = true, mem.heard
+		mem.up, mem.back = true, mem.lastSeen
 		g.announce()
 		g.s.p.log.Info().Str("node", m.from.Name).Msg("presence: node is up")
 	}
 	if known, _ := g.s.set.Known(m.from); !known {
-		g.s.set.Up(m.from) // so that what it tells is taken
+		g.s.set.Up(m.from) // so that merge accepts its changes
 	}
 	joins, gone := g.merge(m.delta)
-	joins = append(g.rise(mem, mem.heard), joins...)
-	if g.s.set.Clock(m.from) < m.clocks[m.from] { // something before it was lost
-		g.eager = true
+	joins = append(g.readmit(mem, mem.lastSeen), joins...)
+	if g.s.set.Clock(m.from) < m.clocks[m.from] { // an earlier message was lost
+		g.isMissing = true
 		g.stir()
 	}
 	return g.s.apply(joins, append(append(leaves, gone...), g.s.arrived(joins)...))
 }
 
-// rise returns what a member has that is back, as soon as that is what it has now, so that nobody comes back who has left meanwhile; or if
-// nobody can say.
-func (g *gossiper) rise(m *member, now time.Time) (joins []*entry) {
+// readmit brings back the presences of a member that was down. It waits until this node has the
+// current ones, so that presences that ended meanwhile do not appear again, but at most patience
+// ticks.
+func (g *gossiper) readmit(m *member, now time.Time) (joins []*entry) {
 	if m.up && (g.s.set.Clock(m.replica) >= m.clocks[m.replica] || now.Sub(m.back) >= patience*g.cfg.Period) {
 		return g.s.set.Up(m.replica)
 	}
 	return nil
 }
 
-func (g *gossiper) riseAll(now time.Time) (joins []*entry) {
+func (g *gossiper) readmitAll(now time.Time) (joins []*entry) {
 	for _, m := range g.members {
-		joins = append(joins, g.rise(m, now)...)
+		joins = append(joins, g.readmit(m, now)...)
 	}
 	return joins
 }
 
-// merge takes over a delta, and returns what came and what went.
+// merge merges a delta and returns the presences that joined and left.
 func (g *gossiper) merge(d *crdt.Delta[*entry]) (joins, leaves []*entry) {
 	if d == nil {
 		return nil, nil
@@ -438,7 +451,7 @@ func (g *gossiper) merge(d *crdt.Delta[*entry]) (joins, leaves []*entry) {
 	return g.s.set.Merge(d)
 }
 
-// extract is what the sender of a request lacks.
+// extract returns the data that the sender of a request is missing.
 func (g *gossiper) extract(m *gossip) *crdt.Delta[*entry] {
 	if d := g.gens.Extract(m.clocks); d != nil {
 		return d

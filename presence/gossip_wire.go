@@ -9,33 +9,40 @@ import (
 	"bennu.example/internal/crdt"
 )
 
-// What the shards of different nodes tell each other. The format is private to the nodes of a cluster; its first byte is its version.
+// The messages between the shards of different nodes. The format is private to the nodes of a
+// cluster. The first byte of a message is the version of the format.
 const (
 	gossipVersion = 1
-	maxClock      = 1<<48 - 1 // what fits into a phx_ref
+	maxClock      = 1<<48 - 1 // the largest clock that fits into a phx_ref
 )
 
 type gossipKind byte
 
 const (
-	beat    gossipKind = iota + 1 // to all: I am alive, have come this far with everyone, and this is new, if anything
-	news                          // to all: this is new; the clocks are the sender's only. To one: I have come this far, and you have not
-	request                       // to one: this is how far I have come, tell me what I lack
-	answer                        // to one: what it lacks
-	goodbye                       // to all: I am gone for good
+	// beat goes to all nodes. It has the clocks of all replicas, and the latest changes, if any.
+	beat gossipKind = iota + 1
+	// news is an update. To all nodes it has the latest changes and the sender's own clock. To one
+	// node, which missed messages, it has the clocks of all replicas.
+	news
+	// request goes to one node. It has the clocks of all replicas, and requests all later changes.
+	request
+	// answer goes to one node. It has the requested changes.
+	answer
+	// goodbye goes to all nodes. The sender has stopped for good.
+	goodbye
 )
 
 // gossip is one message.
 type gossip struct {
 	kind   gossipKind
 	from   crdt.Replica
-	addr   string       // the sender's node, for the adapter
-	to     crdt.Replica // of a request and an answer
+	addr   string       // of the sender's node, for the adapter
+	to     crdt.Replica // only of a request and an answer
 	clocks crdt.Clocks
 	delta  *crdt.Delta[*entry]
 }
 
-// tagOf is a replica's part of the refs of its presences.
+// tagOf returns the part of the refs of presences that identifies their replica.
 func tagOf(r crdt.Replica) uint64 {
 	h := fnv.New64a()
 	h.Write([]byte(r.Name))
@@ -44,7 +51,8 @@ func tagOf(r crdt.Replica) uint64 {
 	return (sum ^ sum>>48) & maxClock
 }
 
-// encode is the message as bytes. It reads entries, but no field that changes.
+// encode encodes the message. It reads only fields of entries that never change, so it needs no
+// lock.
 func (g *gossip) encode() []byte {
 	w := writer{b: []byte{gossipVersion, byte(g.kind)}, replicas: map[crdt.Replica]int{}, topics: map[string]int{}}
 	w.replica(g.from)
@@ -66,7 +74,7 @@ func (g *gossip) encode() []byte {
 	return w.b
 }
 
-// writer writes a replica or topic in full when it comes first, and as a number from then on.
+// writer encodes messages. It writes a replica or topic in full once, and as a number after that.
 type writer struct {
 	b        []byte
 	replicas map[crdt.Replica]int
@@ -152,9 +160,9 @@ func (w *writer) part(p *crdt.Part[*entry]) {
 	}
 }
 
-var errGossip = errors.New("not a message of a presence")
+var errGossip = errors.New("malformed message")
 
-// parseGossip reads a message. It keeps no part of data.
+// parseGossip decodes a message. It retains no part of data.
 func parseGossip(data []byte) (g *gossip, err error) {
 	if len(data) < 2 || data[0] != gossipVersion {
 		return nil, errGossip
@@ -187,7 +195,7 @@ func parseGossip(data []byte) (g *gossip, err error) {
 	return g, nil
 }
 
-// reader reads what is well formed, and zero values from where it is not.
+// reader decodes messages. After malformed input, bad is true and it returns zero values.
 type reader struct {
 	data     []byte
 	bad      bool
@@ -211,12 +219,12 @@ func (r *reader) uint(max uint64) uint64 {
 
 func (r *reader) bit() bool { return r.uint(1) == 1 }
 
-// count is the number of things of at least size bytes each that follow.
+// count reads the number of elements that follow, of which each has at least size bytes.
 func (r *reader) count(size int) int { return int(r.uint(uint64(len(r.data) / size))) }
 
 func (r *reader) bytes() []byte {
 	n := r.count(1)
-	if n > len(r.data) { // the length itself took the last of them
+	if n > len(r.data) { // count compared with data before the length was read
 		r.fail()
 		return nil
 	}
