@@ -8,19 +8,22 @@ import (
 	"bennu.example/serializer"
 )
 
-// chat is what most messages look like; the payload has some 128 bytes, as in the measurements of the design.
+// chat is a typical message. Its payload has about 128 bytes.
 type chat struct {
 	User string `json:"user"`
 	Body string `json:"body"`
 	ID   int    `json:"id"`
 }
 
-var aChat = chat{"ann", "the quick brown fox jumps over the lazy dog, and then it does so once more because it was such fun", 1234567}
+var aChat = chat{"ann",
+	"the quick brown fox jumps over the lazy dog, and then it does so once more because it was such fun", 1234567}
 
-// frameOf is the frame of a chat message as s has it.
-func frameOf(tb testing.TB, s serializer.Serializer, kind serializer.Kind, p serializer.Payload) (serializer.Op, []byte) {
+// frameOf returns the frame of a message with the payload p.
+func frameOf(tb testing.TB, s serializer.Serializer, kind serializer.Kind, p serializer.Payload) (serializer.Op,
+	[]byte) {
 	tb.Helper()
-	op, frame, err := s.Append(nil, &serializer.Message{Kind: kind, JoinRef: `"3"`, Ref: `"41"`, Topic: "room:lobby", Event: "new_msg", Status: "ok", Payload: p})
+	op, frame, err := s.Append(nil, &serializer.Message{Kind: kind, JoinRef: `"3"`, Ref: `"41"`, Topic: "room:lobby",
+		Event: "new_msg", Status: "ok", Payload: p})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -29,7 +32,8 @@ func frameOf(tb testing.TB, s serializer.Serializer, kind serializer.Kind, p ser
 
 func BenchmarkParse(b *testing.B) {
 	for _, s := range serializer.Default() {
-		for name, p := range map[string]serializer.Payload{"object": serializer.Value(aChat), "binary": serializer.Binary(make([]byte, 128))} {
+		for name, p := range map[string]serializer.Payload{"object": serializer.Value(aChat),
+			"binary": serializer.Binary(make([]byte, 128))} {
 			if s.Version() == "1.0.0" && p.IsBinary() {
 				continue
 			}
@@ -62,8 +66,8 @@ func BenchmarkParseClient(b *testing.B) {
 	}
 }
 
-// BenchmarkAppend makes a broadcast of a payload that was received (from a client of the same version, or of JSON), of a Go
-// value, and of binary.
+// BenchmarkAppend encodes a broadcast of a payload that was received from a client of the same
+// version or of JSON, of a Go value, and of bytes.
 func BenchmarkAppend(b *testing.B) {
 	for _, s := range serializer.Default() {
 		op, frame := frameOf(b, s, serializer.KindRequest, serializer.Value(aChat))
@@ -77,7 +81,8 @@ func BenchmarkAppend(b *testing.B) {
 		}
 		for name, p := range map[string]serializer.Payload{
 			"received": same.Payload, "json": other, "struct": serializer.Value(aChat),
-			"map": serializer.Value(map[string]any{"user": aChat.User, "body": aChat.Body, "id": aChat.ID}), "binary": serializer.Binary(make([]byte, 128)),
+			"map":    serializer.Value(map[string]any{"user": aChat.User, "body": aChat.Body, "id": aChat.ID}),
+			"binary": serializer.Binary(make([]byte, 128)),
 		} {
 			if s.Version() == "1.0.0" && p.IsBinary() {
 				continue
@@ -117,7 +122,7 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-// BenchmarkValid compares the scanner with encoding/json's, which checks less.
+// BenchmarkValid compares the scanner with encoding/json's, which has fewer checks.
 func BenchmarkValid(b *testing.B) {
 	_, frame := frameOf(b, serializer.V2(), serializer.KindRequest, serializer.Value(aChat))
 	for name, valid := range map[string]func([]byte) bool{"ours": serializer.ValidJSON, "encoding-json": json.Valid} {
@@ -125,7 +130,7 @@ func BenchmarkValid(b *testing.B) {
 			b.SetBytes(int64(len(frame)))
 			for b.Loop() {
 				if !valid(frame) {
-					b.Fatal("refused")
+					b.Fatal("rejected")
 				}
 			}
 		})
@@ -137,7 +142,7 @@ func BenchmarkSelect(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, ok := serializer.Select(list, "2.0.0"); !ok {
-			b.Fatal("refused")
+			b.Fatal("rejected")
 		}
 	}
 }

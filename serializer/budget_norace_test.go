@@ -8,7 +8,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// Go values are encoded in pooled buffers, and with the race detector on a sync.Pool forgets at random.
+// TestAllocationsOfValues is not run under the race detector, with which a sync.Pool drops items at
+// random.
 func TestAllocationsOfValues(t *testing.T) {
 	dst := make([]byte, 0, 1024)
 	for _, s := range serializer.Default() {

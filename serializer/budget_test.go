@@ -6,7 +6,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// Budgets, in allocations. The design allows three for a parse; one is what the names of a message cost.
+// TestAllocations holds the number of allocations of each operation. Parsing needs one, for the
+// strings of the message.
 func TestAllocations(t *testing.T) {
 	object, binaryPayload := serializer.Value(aChat), serializer.Binary(make([]byte, 128))
 	for _, s := range serializer.Default() {
@@ -29,7 +30,7 @@ func TestAllocations(t *testing.T) {
 			}
 			dst := make([]byte, 0, 1024)
 			for kind := request; kind <= broadcast; kind++ {
-				for _, p := range []serializer.Payload{m.Payload, encoded, {}} { // as it came, JSON, nothing
+				for _, p := range []serializer.Payload{m.Payload, encoded, {}} { // as received, JSON, the zero Payload
 					out := m
 					out.Kind, out.Status, out.Payload = kind, "ok", p
 					budget(t, s.Version()+" Append "+name, 0, func() error {
@@ -65,6 +66,6 @@ func budget(t *testing.T, what string, most float64, f func() error) {
 		}
 	})
 	if got > most {
-		t.Errorf("%s: %v allocations, %v is the budget", what, got, most)
+		t.Errorf("%s: %v allocations, want at most %v", what, got, most)
 	}
 }

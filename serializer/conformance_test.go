@@ -10,18 +10,22 @@ import (
 	"bennu.example/serializer"
 )
 
-// What every serializer owes its users: a message comes out at the other end as it went in, but for what its version does not carry.
-func TestConformance(t *testing.T) {
+// TestRoundTrip encodes and decodes messages of all kinds in all versions. A message must not
+// change, except for parts that its version cannot carry.
+func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	payloads := map[string]serializer.Payload{
-		"nothing": {}, "object": serializer.Value(map[string]any{"a": 1.0, "b": []any{nil, true, "é\n"}}), "raw": serializer.Value(json.RawMessage(`{"a":1}`)),
-		"array": serializer.Value([]any{1.0}), "null": serializer.Value(json.RawMessage("null")), "string": serializer.Value("x"),
+		"nothing": {}, "object": serializer.Value(map[string]any{"a": 1.0, "b": []any{nil, true, "é\n"}}),
+		"raw":   serializer.Value(json.RawMessage(`{"a":1}`)),
+		"array": serializer.Value([]any{1.0}), "null": serializer.Value(json.RawMessage("null")),
+		"string": serializer.Value("x"),
 		"binary": serializer.Binary([]byte{0, 255, '"'}), "empty binary": serializer.Binary([]byte{}),
 	}
 	objects := map[string]bool{"nothing": true, "object": true, "raw": true, "binary": true, "empty binary": true}
 	refs := []serializer.Ref{"", serializer.EmptyRef, `"1"`, `"a\"b"`, `5`, `1.5e+00`, `true`}
 	messages := []serializer.Message{
-		{Topic: "room:7", Event: "say"}, {Topic: "", Event: ""}, {Topic: "röm:\"7\"\n", Event: "säy\\"}, {RawTopic: `{"a":[1,"x"]}`, Event: "e"},
+		{Topic: "room:7", Event: "say"}, {Topic: "", Event: ""}, {Topic: "röm:\"7\"\n", Event: "säy\\"},
+		{RawTopic: `{"a":[1,"x"]}`, Event: "e"},
 	}
 	for _, s := range serializer.Default() {
 		v1 := s.Version() == "1.0.0"
@@ -43,7 +47,7 @@ func TestConformance(t *testing.T) {
 						op, frame, err := s.Append(nil, &m)
 						if refused {
 							if !errors.Is(err, serializer.ErrPayload) {
-								t.Fatalf("%s: %s in kind %d is not refused: %v", s.Version(), name, kind, err)
+								t.Fatalf("%s: %s in kind %d is accepted: %v", s.Version(), name, kind, err)
 							}
 							continue
 						}
@@ -64,13 +68,13 @@ func TestConformance(t *testing.T) {
 							t.Errorf("%s, kind %d: %q\n got %+v\nwant %+v", s.Version(), kind, frame, g, w)
 						}
 						if _, again, err := s.Append(nil, &got); err != nil || !sameFrame(again, kept, p) {
-							t.Errorf("%s, kind %d: %q was read and written as %q, %v", s.Version(), kind, kept, again, err)
+							t.Errorf("%s, kind %d: %q was encoded again as %q, %v", s.Version(), kind, kept, again, err)
 						}
 						if f, err := serializer.Encode(s, &m); err != nil || f.Op != op || !sameFrame(f.Data, kept, p) {
-							t.Errorf("%s: Encode made %v, %v", s.Version(), f, err)
+							t.Errorf("%s: Encode returned %v, %v", s.Version(), f, err)
 						}
 						if !bytes.Equal(frame, kept) {
-							t.Errorf("%s: %q was changed to %q", s.Version(), kept, frame)
+							t.Errorf("%s: %q was modified to %q", s.Version(), kept, frame)
 						}
 					}
 				}
@@ -79,10 +83,10 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// expected is m as it arrives.
+// expected returns m as the receiver must decode it.
 func expected(s serializer.Serializer, op serializer.Op, m serializer.Message) serializer.Message {
 	switch {
-	case s.Version() == "1.0.0": // where only a client's messages have a join_ref, and pushes are like broadcasts
+	case s.Version() == "1.0.0": // only a client's messages have a join_ref, and pushes equal broadcasts
 		if m.Kind != request {
 			m.JoinRef = ""
 		}
@@ -99,7 +103,7 @@ func expected(s serializer.Serializer, op serializer.Op, m serializer.Message) s
 		if m.Kind != broadcast && m.Kind != push {
 			m.Ref = serializer.StringRef(m.Ref.Text())
 		}
-	case m.Kind == push && m.JoinRef.IsNull(): // nothing tells it from a broadcast
+	case m.Kind == push && m.JoinRef.IsNull(): // it equals a broadcast
 		m.Kind = broadcast
 	}
 	return m
@@ -113,7 +117,7 @@ func sameMessage(a, b parsed) bool {
 	return a == b && reflect.DeepEqual(x, y)
 }
 
-// sameFrame compares frames; the order of a Go map's keys is nobody's.
+// sameFrame compares frames. Payloads with JSON may differ in spelling.
 func sameFrame(a, b []byte, p serializer.Payload) bool {
 	if _, err := p.JSON(); err == nil && !p.IsZero() {
 		return len(a) == len(b)
@@ -121,13 +125,14 @@ func sameFrame(a, b []byte, p serializer.Payload) bool {
 	return bytes.Equal(a, b)
 }
 
-// Frames are shared and buffers used again: what Parse returns must not change with them, but for the payload, and Append only
-// appends.
+// TestMessagesOwnTheirStrings overwrites a parsed frame. Only the payload of the message may
+// alias it.
 func TestMessagesOwnTheirStrings(t *testing.T) {
 	t.Parallel()
 	for _, s := range serializer.Default() {
 		for _, p := range []serializer.Payload{serializer.Value(map[string]int{"a": 1}), serializer.Binary([]byte("xy"))} {
-			in := serializer.Message{Kind: reply, JoinRef: `"3"`, Ref: `"4"`, Topic: "room:7", Event: "phx_reply", Status: "ok", Payload: p}
+			in := serializer.Message{Kind: reply, JoinRef: `"3"`, Ref: `"4"`, Topic: "room:7", Event: "phx_reply",
+				Status: "ok", Payload: p}
 			op, frame, err := s.Append(nil, &in)
 			if err != nil {
 				continue
@@ -140,7 +145,7 @@ func TestMessagesOwnTheirStrings(t *testing.T) {
 				frame[i] = '?'
 			}
 			if m.Ref != in.Ref || m.Topic != in.Topic || m.Event != in.Event || m.Status != in.Status {
-				t.Errorf("%s: the frame was overwritten, and the message with it: %+v", s.Version(), m)
+				t.Errorf("%s: the message aliases its frame: %+v", s.Version(), m)
 			}
 			raw := m.Payload.Bytes()
 			if cap(raw) != len(raw) {
@@ -150,8 +155,9 @@ func TestMessagesOwnTheirStrings(t *testing.T) {
 	}
 }
 
-// Payloads pass from a client of any version to subscribers of any version.
-func TestPayloadsPassOn(t *testing.T) {
+// TestPayloadsBetweenVersions sends payloads from a client of each version to a client of each
+// other.
+func TestPayloadsBetweenVersions(t *testing.T) {
 	t.Parallel()
 	want := map[string]any{"n": 1.0, "f": 1.5, "s": "é\"", "l": []any{nil, true, map[string]any{}}}
 	for _, from := range serializer.Default() {

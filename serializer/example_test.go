@@ -9,7 +9,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// A server reads what a client sent, and answers. The refs go back as they came.
+// A server decodes a request and replies. The reply repeats the refs.
 func ExampleSerializer() {
 	v2 := serializer.V2()
 	m, err := v2.Parse(serializer.OpText, []byte(`["1","2","room:lobby","new_msg",{"body":"hello"}]`))
@@ -33,28 +33,29 @@ func ExampleSerializer() {
 	// true ["1","2","room:lobby","phx_reply",{"status":"ok","response":{"id":7}}] <nil>
 }
 
-// traced counts what goes out. It is a Serializer of its own, for socket.Config.Serializers, made of another: the methods that it does not
-// have are those of the one within.
-type traced struct {
+// counting is a Serializer that counts encoded frames. It embeds another one for everything else.
+// socket.Config.Serializers accepts it.
+type counting struct {
 	serializer.Serializer
 	sent *atomic.Int64
 }
 
-func (t traced) Append(dst []byte, m *serializer.Message) (serializer.Op, []byte, error) {
+func (t counting) Append(dst []byte, m *serializer.Message) (serializer.Op, []byte, error) {
 	t.sent.Add(1)
 	return t.Serializer.Append(dst, m)
 }
 
-// A version of the wire can be wrapped, or written anew: a Version, and how to write and to read a message.
+// A program can wrap a serializer or implement its own.
 func ExampleSerializer_wrap() {
 	var sent atomic.Int64
-	s, ok := serializer.Select([]serializer.Serializer{traced{serializer.V2(), &sent}}, "2.0.0")
+	s, ok := serializer.Select([]serializer.Serializer{counting{serializer.V2(), &sent}}, "2.0.0")
 	if !ok {
-		fmt.Println("nothing answers to this version")
+		fmt.Println("no serializer for this version")
 		return
 	}
 	for range 3 {
-		if _, err := serializer.Encode(s, &serializer.Message{Kind: serializer.KindBroadcast, Topic: "room:1", Event: "tick"}); err != nil {
+		if _, err := serializer.Encode(s, &serializer.Message{Kind: serializer.KindBroadcast, Topic: "room:1",
+			Event: "tick"}); err != nil {
 			fmt.Println(err)
 		}
 	}
@@ -62,7 +63,7 @@ func ExampleSerializer_wrap() {
 	// Output: 3 frames of version 2.0.0
 }
 
-// At the client's end a heartbeat is written, and a reply is read.
+// A client encodes a heartbeat and decodes the reply.
 func ExampleMessage() {
 	v2 := serializer.V2()
 	_, beat, err := v2.Append(nil, &serializer.Message{
@@ -84,23 +85,23 @@ func ExampleMessage() {
 	// true
 }
 
-// The client names a version in its URL; the first serializer of the list that answers to it is taken.
+// A client sends a version in its URL. The server uses the first serializer that accepts it.
 func ExampleSelect() {
 	for _, vsn := range []string{"2.0.0", "3.1.4", "4.0.0"} {
 		s, ok := serializer.Select(serializer.Default(), vsn)
 		if !ok {
-			fmt.Println(vsn, "is not spoken here")
+			fmt.Println(vsn, "is not supported")
 			continue
 		}
-		fmt.Println(vsn, "is answered by", s.Version())
+		fmt.Println(vsn, "selects", s.Version())
 	}
 	// Output:
-	// 2.0.0 is answered by 2.0.0
-	// 3.1.4 is answered by 3.0
-	// 4.0.0 is not spoken here
+	// 2.0.0 selects 2.0.0
+	// 3.1.4 selects 3.0
+	// 4.0.0 is not supported
 }
 
-// A server that speaks JSON only leaves MessagePack out: socket.Config{Serializers: …}.
+// A server that supports only JSON sets socket.Config.Serializers to a list without MessagePack.
 func ExampleDefault() {
 	for _, s := range serializer.Default() {
 		fmt.Println(serializer.Vsn(s))
@@ -115,7 +116,7 @@ func ExampleDefault() {
 	// false
 }
 
-// The same message in each version: an object, an array, and as MessagePack fewer bytes than either.
+// The same message in each version: an object, an array, and MessagePack, which is shorter.
 func ExampleEncode() {
 	m := &serializer.Message{
 		Kind:    serializer.KindBroadcast,
@@ -124,7 +125,7 @@ func ExampleEncode() {
 		Payload: serializer.Value(map[string]int{"x": 3}),
 	}
 	for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {
-		f, err := serializer.Encode(s, m) // a Frame may go to any number of connections
+		f, err := serializer.Encode(s, m) // any number of connections can share a Frame
 		if err != nil {
 			fmt.Println(err)
 			continue
@@ -141,9 +142,10 @@ func ExampleEncode() {
 	// 24 bytes of MessagePack
 }
 
-// What came is decoded when somebody asks, and can be passed on without.
+// A payload is decoded only by Decode. It can be sent on without decoding it.
 func ExamplePayload_Decode() {
-	m, err := serializer.V2().Parse(serializer.OpText, []byte(`["1","2","room:lobby","new_msg",{"user":"ann","body":"hello"}]`))
+	m, err := serializer.V2().Parse(serializer.OpText,
+		[]byte(`["1","2","room:lobby","new_msg",{"user":"ann","body":"hello"}]`))
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -154,8 +156,8 @@ func ExamplePayload_Decode() {
 		return
 	}
 	fmt.Println(msg.User, "says", msg.Body)
-	fmt.Println(string(m.Payload.Bytes())) // as it came, whatever the version
-	raw, err := m.Payload.JSON()           // as JSON, also if it came as MessagePack
+	fmt.Println(string(m.Payload.Bytes())) // as it was received, in any version
+	raw, err := m.Payload.JSON()           // as JSON, even if it was received as MessagePack
 	fmt.Println(string(raw), err)
 	// Output:
 	// ann says hello
@@ -163,7 +165,7 @@ func ExamplePayload_Decode() {
 	// {"user":"ann","body":"hello"} <nil>
 }
 
-// As a field, a Payload keeps a part of a message as it is, for whoever knows what is in it.
+// A field of type Payload keeps a part of a message undecoded until its type is known.
 func ExamplePayload_UnmarshalJSON() {
 	var job struct {
 		Kind string
@@ -180,7 +182,7 @@ func ExamplePayload_UnmarshalJSON() {
 	// Output: <nil> ann
 }
 
-// Anything that encoding/json takes is a payload, and so is JSON that is there already: as json.RawMessage it is sent as it stands.
+// Every value that encoding/json accepts can be a payload. A json.RawMessage is sent as it is.
 func ExampleValue() {
 	type position struct {
 		X int `json:"x"`
@@ -199,7 +201,7 @@ func ExampleValue() {
 	// true
 }
 
-// Bytes that are no JSON go untouched: an image, a chunk of sound.
+// Bytes such as an image or a chunk of sound are sent unchanged.
 func ExampleBinary() {
 	p := serializer.Binary([]byte{0xff, 0xd8, 0xff})
 	fmt.Println(p.IsBinary(), len(p.Bytes()))
@@ -207,7 +209,7 @@ func ExampleBinary() {
 	m := &serializer.Message{Kind: serializer.KindBroadcast, Topic: "camera:1", Event: "frame", Payload: p}
 	f, err := serializer.Encode(serializer.V2(), m)
 	fmt.Println(f.Op == serializer.OpBinary, err)
-	_, err = serializer.Encode(serializer.V1(), m) // has no form for it
+	_, err = serializer.Encode(serializer.V1(), m) // cannot carry it
 	fmt.Println(errors.Is(err, serializer.ErrPayload))
 	// Output:
 	// true 3
@@ -215,7 +217,7 @@ func ExampleBinary() {
 	// true
 }
 
-// A ref is compared as it stands on the wire: the string "1" is not the number 1, and neither is null.
+// Refs are compared as JSON: the string "1" is not the number 1, and neither is null.
 func ExampleStringRef() {
 	ref := serializer.StringRef("1")
 	fmt.Println(ref, ref.Text(), ref == "1")
@@ -226,7 +228,7 @@ func ExampleStringRef() {
 	// true false
 }
 
-// JSON that is put together by hand has its strings from AppendString.
+// AppendString encodes a string for JSON that a program assembles itself.
 func ExampleAppendString() {
 	b := []byte(`{"name":`)
 	b = serializer.AppendString(b, "Ann \"the\"\nboss")

@@ -9,7 +9,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// fuzzParse feeds frames to one end of s. What is taken must be sound: it can be written and read again, and stays the same.
+// fuzzParse decodes frames as a server or a client. An accepted message must be valid, and must not
+// change when it is encoded and decoded again.
 func fuzzParse(f *testing.F, s serializer.Serializer, op serializer.Op, client bool, seeds ...string) {
 	f.Helper()
 	for _, seed := range seeds {
@@ -34,13 +35,13 @@ func fuzzParse(f *testing.F, s serializer.Serializer, op serializer.Op, client b
 		again, frame, err := s.Append(nil, &m)
 		if err != nil {
 			if !errors.Is(err, serializer.ErrPayload) || m.Kind == serializer.KindRequest {
-				t.Fatalf("%+v cannot be written: %v", m, err)
+				t.Fatalf("%+v cannot be encoded: %v", m, err)
 			}
-			return // what a server may not send
+			return // a message that a server may not send
 		}
 		back, err := parse(again, frame)
 		if err != nil {
-			t.Fatalf("%q came in, %q went out: %v", data, frame, err)
+			t.Fatalf("%q was encoded as %q: %v", data, frame, err)
 		}
 		got, want := look(t, back), look(t, m)
 		if s.Version() == "1.0.0" {
@@ -55,18 +56,19 @@ func fuzzParse(f *testing.F, s serializer.Serializer, op serializer.Op, client b
 			got.Payload, want.Payload = oneLine(got.Payload), oneLine(want.Payload)
 		}
 		if got != want {
-			t.Fatalf("%q came in, %q went out\n got %+v\nwant %+v", data, frame, got, want)
+			t.Fatalf("%q was encoded as %q\n got %+v\nwant %+v", data, frame, got, want)
 		}
-		for _, other := range serializer.Default() { // a payload must be fit for the others
-			op, frame, err := other.Append(nil, &serializer.Message{Kind: reply, Topic: m.Topic, Status: "ok", Payload: m.Payload})
+		for _, other := range serializer.Default() { // every version must carry the payload
+			op, frame, err := other.Append(nil, &serializer.Message{Kind: reply, Topic: m.Topic, Status: "ok",
+				Payload: m.Payload})
 			if err != nil {
-				if other.Version() != "1.0.0" && !(other.Version() == "2.0.0" && m.Payload.IsBinary()) { // names over 255 bytes
-					t.Fatalf("%s cannot carry it: %v", other.Version(), err)
+				if other.Version() != "1.0.0" && !(other.Version() == "2.0.0" && m.Payload.IsBinary()) {
+					t.Fatalf("%s cannot encode it: %v", other.Version(), err)
 				}
 				continue
 			}
 			if _, err := other.ParseClient(op, frame); err != nil && len(data) < serializer.MaxDepth {
-				t.Fatalf("%s reads %q: %v", other.Version(), frame, err)
+				t.Fatalf("%s cannot decode %q: %v", other.Version(), frame, err)
 			}
 		}
 	})
@@ -76,7 +78,7 @@ func checkSound(t *testing.T, m serializer.Message) {
 	t.Helper()
 	for _, ref := range []serializer.Ref{m.JoinRef, m.Ref} {
 		if !ref.IsNull() && !serializer.ValidJSON([]byte(ref)) {
-			t.Fatalf("the ref %q is no JSON", ref)
+			t.Fatalf("the ref %q is not JSON", ref)
 		}
 		_ = ref.Text()
 	}
@@ -108,16 +110,26 @@ func oneLine(s string) string {
 
 var (
 	v1Seeds = []string{
-		`{"topic":"room:7","event":"phx_join","payload":{"tok":"x"},"ref":"1"}`, `{"topic":"t","event":"phx_reply","ref":"2","payload":{"status":"ok","response":{"id":9}}}`,
-		`{"join_ref":[1],"topic":null,"event":5,"payload":null,"ref":1.5,"x":[{}]}`, " {\"t\\u006fpic\":\"\",\n\"event\":\"\",\"payload\":\"\",\"ref\":\"\\n\"} ",
+		`{"topic":"room:7","event":"phx_join","payload":{"tok":"x"},"ref":"1"}`,
+		`{"topic":"t","event":"phx_reply","ref":"2","payload":{"status":"ok","response":{"id":9}}}`,
+		`{"join_ref":[1],"topic":null,"event":5,"payload":null,"ref":1.5,"x":[{}]}`,
+		" {\"t\\u006fpic\":\"\",\n\"event\":\"\",\"payload\":\"\",\"ref\":\"\\n\"} ",
 	}
 	v2Seeds = []string{
-		`["3","3","room:7","phx_join",{"tok":"x"}]`, `["3","4","t","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"t","said",{"t":"hi"}]`, `[1,{"a":[]},null,5,[1e5,"\ud83d\ude00"],6]`, " [ \"\\u0033\" , 4.5 ,\n\"a\\nb\", \"\" ,\r\nnull ] ",
+		`["3","3","room:7","phx_join",{"tok":"x"}]`, `["3","4","t","phx_reply",{"status":"ok","response":{}}]`,
+		`[null,null,"t","said",{"t":"hi"}]`, `[1,{"a":[]},null,5,[1e5,"\ud83d\ude00"],6]`,
+		" [ \"\\u0033\" , 4.5 ,\n\"a\\nb\", \"\" ,\r\nnull ] ",
 	}
-	v2BinarySeeds = []string{"\x00\x01\x02\x06\x04341room:7blob\xde\xad", "\x01\x01\x02\x06\x02341room:7ok\xde\xad", "\x00\x01\x06\x043room:7blob\xde\xad", "\x02\x06\x04room:7blob\xde\xad", "\x00\x00\x00\x00\x00", "\x00\x02\x00\x00\x00\"\n"}
-	v3Seeds       = []string{
-		"\x95\xa13\xa13\xa6room:7\xa8phx_join\x81\xa3tok\xa1x", "\x95\xc0\xa14\xa1t\xa9phx_reply\x82\xa6status\xa2ok\xa8response\xc4\x01x", "\x96\x05\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x90\xc0\xde\x00\x01\xd6\xff\x00\x00\x00\x05\xdd\x00\x00\x00\x00\x01",
-		"\x95\xc0\xc0\xa1t\xa1e\x85\x05\xca\x7f\x80\x00\x00\xc4\x01a\xd1\xff\x00\xa1a\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc7\x01\x05x\xc3\xd9\x01\xff", "\x95\xc0\xc0\xa1t\xa1e\xdd\xff\xff\xff\xff",
+	v2BinarySeeds = []string{"\x00\x01\x02\x06\x04341room:7blob\xde\xad", "\x01\x01\x02\x06\x02341room:7ok\xde\xad",
+		"\x00\x01\x06\x043room:7blob\xde\xad", "\x02\x06\x04room:7blob\xde\xad", "\x00\x00\x00\x00\x00",
+		"\x00\x02\x00\x00\x00\"\n"}
+	v3Seeds = []string{
+		"\x95\xa13\xa13\xa6room:7\xa8phx_join\x81\xa3tok\xa1x",
+		"\x95\xc0\xa14\xa1t\xa9phx_reply\x82\xa6status\xa2ok\xa8response\xc4\x01x",
+		"\x96\x05\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\x90\xc0\xde\x00\x01\xd6\xff\x00\x00\x00\x05\xdd\x00\x00\x00\x00\x01",
+		"\x95\xc0\xc0\xa1t\xa1e\x85\x05\xca\x7f\x80\x00\x00\xc4\x01a\xd1\xff\x00\xa1a\xcf\xff\xff\xff\xff\xff\xff" +
+			"\xff\xff\xcb\x3f\xf8\x00\x00\x00\x00\x00\x00\xc7\x01\x05x\xc3\xd9\x01\xff", "\x95\xc0\xc0\xa1t\xa1e\xdd" +
+			"\xff\xff\xff\xff",
 	}
 )
 
@@ -132,14 +144,15 @@ func FuzzV2ParseClientBinary(f *testing.F) {
 func FuzzV3Parse(f *testing.F)       { fuzzParse(f, serializer.V3(), binary, false, v3Seeds...) }
 func FuzzV3ParseClient(f *testing.F) { fuzzParse(f, serializer.V3(), binary, true, v3Seeds...) }
 
-// FuzzRoundTrip makes messages instead of frames.
+// FuzzRoundTrip encodes and decodes messages of random content.
 func FuzzRoundTrip(f *testing.F) {
 	f.Add(uint8(0), uint8(0), "3", "4", "room:7", "say", "ok", []byte("blob"))
 	f.Add(uint8(1), uint8(2), "", "\"", "é\n", "phx_reply", "\\", []byte(`{"a":1}`))
 	f.Fuzz(func(t *testing.T, version, kind uint8, joinRef, ref, topic, event, status string, payload []byte) {
 		s := serializer.Default()[int(version)%3]
-		m := serializer.Message{Kind: serializer.Kind(kind % 4), JoinRef: serializer.StringRef(joinRef), Ref: serializer.StringRef(ref), Topic: topic, Event: event, Payload: serializer.Binary(payload)}
-		if json.Unmarshal(payload, new(any)) == nil && serializer.ValidJSON(payload) { // integers too large for a float64 have no meaning to compare
+		m := serializer.Message{Kind: serializer.Kind(kind % 4), JoinRef: serializer.StringRef(joinRef),
+			Ref: serializer.StringRef(ref), Topic: topic, Event: event, Payload: serializer.Binary(payload)}
+		if json.Unmarshal(payload, new(any)) == nil && serializer.ValidJSON(payload) { // a float64 holds its integers
 			m.Payload = serializer.Value(json.RawMessage(payload))
 		}
 		parse := s.ParseClient
@@ -154,7 +167,7 @@ func FuzzRoundTrip(f *testing.F) {
 				m.JoinRef = ""
 			}
 			if m.Event == serializer.EventReply {
-				m.Event = "" // it would be taken for one
+				m.Event = "" // it would be decoded as a reply
 			}
 		}
 		dst := []byte("before")
@@ -191,15 +204,15 @@ func FuzzSelect(f *testing.F) {
 			t.Fatalf("%v, %v", s, ok)
 		}
 		_ = serializer.Vsn(versioned{version: version})
-		if own := serializer.Vsn(versioned{version: vsn}); own == vsn && vsn != "" { // whoever is of a version answers to it
+		if own := serializer.Vsn(versioned{version: vsn}); own == vsn && vsn != "" { // a serializer accepts its own version
 			if _, valid := serializer.Select([]serializer.Serializer{versioned{version: vsn}}, vsn); ok && !valid {
-				t.Fatalf("%q does not answer to itself", vsn)
+				t.Fatalf("%q does not accept itself", vsn)
 			}
 		}
 	})
 }
 
-// FuzzTranscode goes from JSON to MessagePack and back.
+// FuzzTranscode converts JSON to MessagePack and back.
 func FuzzTranscode(f *testing.F) {
 	for _, s := range []string{`{"a":[1,-5,1.5,"x\n",null,{"b":[]}]}`, `[18446744073709551616,1e300]`, `" "`} {
 		f.Add([]byte(s))

@@ -10,12 +10,12 @@ import (
 	"bennu.example/serializer"
 )
 
-// bigIntegers is a payload of integers that a float64 cannot hold, beside some that it can and some that are no integers.
+// bigIntegers is a payload with integers that a float64 cannot hold, and with some other numbers.
 const bigIntegers = `{"a":[9007199254740993,-9007199254740993,{"b":9223372036854775807}],"c":18446744073709551615,` +
 	`"d":-9223372036854775808,"e":[0,-1,9007199254740992,1.5,1e+300],"f":"9007199254740993"}`
 
-// TestIntegersKeepTheirValue decodes into any what came by each version and sends it on by each other, from the server to a
-// client and back. Every hop is a frame of its own.
+// TestIntegersKeepTheirValue receives a payload in each version, decodes it into an interface, and
+// sends it to a client of each other version and back.
 func TestIntegersKeepTheirValue(t *testing.T) {
 	t.Parallel()
 	for _, first := range serializer.Default() {
@@ -48,7 +48,7 @@ func TestIntegersKeepTheirValue(t *testing.T) {
 	}
 }
 
-// passOn sends a payload in a message and returns what the receiver decoded into any, as a payload.
+// passOn sends a payload in a message and returns the value that the receiver decodes from it.
 func passOn(t *testing.T, p serializer.Payload, over func(*serializer.Message) serializer.Message) serializer.Payload {
 	t.Helper()
 	got := over(&serializer.Message{Ref: `"2"`, JoinRef: `"1"`, Topic: "t", Event: "e", Payload: p})
@@ -59,7 +59,8 @@ func passOn(t *testing.T, p serializer.Payload, over func(*serializer.Message) s
 	return serializer.Value(v)
 }
 
-func reparsed(t *testing.T, err error, parse func(serializer.Op, []byte) (serializer.Message, error), op serializer.Op, data []byte) serializer.Message {
+func reparsed(t *testing.T, err error, parse func(serializer.Op, []byte) (serializer.Message, error),
+	op serializer.Op, data []byte) serializer.Message {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -71,13 +72,15 @@ func reparsed(t *testing.T, err error, parse func(serializer.Op, []byte) (serial
 	return m
 }
 
-// TestGoIntegersKeepTheirValue sends Go's own integers in any.
+// TestGoIntegersKeepTheirValue sends Go integers in interfaces.
 func TestGoIntegersKeepTheirValue(t *testing.T) {
 	t.Parallel()
-	value := map[string]any{"i": int64(math.MinInt64), "u": uint64(math.MaxUint64), "n": json.Number("9007199254740993"), "f": 0.5}
+	value := map[string]any{"i": int64(math.MinInt64), "u": uint64(math.MaxUint64),
+		"n": json.Number("9007199254740993"), "f": 0.5}
 	const want = `{"f":0.5,"i":-9223372036854775808,"n":9007199254740993,"u":18446744073709551615}`
 	for _, s := range serializer.Default() {
-		op, data, err := s.Append(nil, &serializer.Message{Ref: `"1"`, Topic: "t", Event: "e", Payload: serializer.Value(value)})
+		op, data, err := s.Append(nil, &serializer.Message{Ref: `"1"`, Topic: "t", Event: "e",
+			Payload: serializer.Value(value)})
 		m := reparsed(t, err, s.Parse, op, data)
 		var v map[string]any
 		if err := m.Payload.Decode(&v); err != nil {
@@ -89,12 +92,13 @@ func TestGoIntegersKeepTheirValue(t *testing.T) {
 	}
 }
 
-// TestDecodedNumberTypes holds which Go types numbers become: programs have type switches on them.
+// TestDecodedNumberTypes holds the Go types of decoded numbers, since programs switch on them.
 func TestDecodedNumberTypes(t *testing.T) {
 	t.Parallel()
 	for _, s := range serializer.Default() {
 		op, data, err := s.Append(nil, &serializer.Message{
-			Ref: `"1"`, Topic: "t", Event: "e", Payload: serializer.Value(json.RawMessage(`{"v":[1,0.5,9007199254740992,9007199254740993]}`)),
+			Ref: `"1"`, Topic: "t", Event: "e",
+			Payload: serializer.Value(json.RawMessage(`{"v":[1,0.5,9007199254740992,9007199254740993]}`)),
 		})
 		m := reparsed(t, err, s.Parse, op, data)
 		var v struct{ V any }

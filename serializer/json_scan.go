@@ -61,7 +61,7 @@ func scanValue(b []byte, i, depth int) int {
 			open.push(c == '{')
 			i = skipSpace(b, i+1)
 			if i < len(b) && b[i] == c+2 { // ] is [+2, } is {+2
-				break // empty: closed below
+				break // it is empty and is closed below
 			}
 			if c == '{' {
 				if i = scanKey(b, i); i < 0 {

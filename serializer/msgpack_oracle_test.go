@@ -39,7 +39,7 @@ func withFloats(v any) any {
 		for k := range v {
 			v[k] = withFloats(v[k])
 		}
-	case map[any]any: // go-msgpack makes one of an empty map
+	case map[any]any: // the type that go-msgpack returns for an empty map
 		m := map[string]any{}
 		for k, e := range v {
 			m[k.(string)] = withFloats(e)

@@ -16,7 +16,8 @@ var (
 
 func TestPayloadBinary(t *testing.T) {
 	t.Parallel()
-	msgpack, err := serializer.V3().Parse(serializer.OpBinary, []byte("\x95\xc0\xa11\xa1t\xa1e\x81\xa1k\x93\x01\xc0\xc4\x01\xff"))
+	msgpack, err := serializer.V3().Parse(serializer.OpBinary,
+		[]byte("\x95\xc0\xa11\xa1t\xa1e\x81\xa1k\x93\x01\xc0\xc4\x01\xff"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,10 +46,12 @@ func TestPayloadBinary(t *testing.T) {
 			t.Errorf("%s: came back as %q", name, back.Bytes())
 		}
 	}
-	if data, err := serializer.Value(make(chan int)).AppendBinary([]byte("x")); !errors.Is(err, serializer.ErrPayload) || string(data) != "x" {
+	if data, err := serializer.Value(make(chan int)).AppendBinary([]byte("x")); !errors.Is(err,
+		serializer.ErrPayload) || string(data) != "x" {
 		t.Errorf("no JSON: %q, %v", data, err)
 	}
-	for _, bad := range []string{"", "\x00x", "\x01{}", "\x02{", "\x02{}x", "\x02 {}", "\x02\"\xff\"", "\x03", "\x03\x01\x01", "\x03\xdd\xff\xff\xff\xff", "\x05", "\xff{}"} {
+	for _, bad := range []string{"", "\x00x", "\x01{}", "\x02{", "\x02{}x", "\x02 {}", "\x02\"\xff\"", "\x03",
+		"\x03\x01\x01", "\x03\xdd\xff\xff\xff\xff", "\x05", "\xff{}"} {
 		var p serializer.Payload
 		if err := p.UnmarshalBinary([]byte(bad)); !errors.Is(err, serializer.ErrMalformed) {
 			t.Errorf("%q: %v", bad, err)

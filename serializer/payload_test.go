@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ type note struct {
 	ID   uuid.UUID `json:"id"`
 }
 
-// carried is v as a client of each version would have sent it.
+// carried returns v as a payload that was received in each version.
 func carried(t *testing.T, v any) map[string]serializer.Payload {
 	t.Helper()
 	all := map[string]serializer.Payload{"value": serializer.Value(v)}
@@ -39,16 +40,17 @@ func carried(t *testing.T, v any) map[string]serializer.Payload {
 	return all
 }
 
-// A handler need not know what its client speaks.
-func TestDecodeIsTheSameForAll(t *testing.T) {
+// TestDecodeInEveryVersion decodes the same payload from clients of each version.
+func TestDecodeInEveryVersion(t *testing.T) {
 	t.Parallel()
-	in := note{"hi", 1 << 40, []byte{0, 255}, time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC), map[string]any{"a": 1.0, "b": []any{"x"}}, uuid.MustParse("6ba7b810-9dad-11d1-80b4-00c04fd430c8")}
+	in := note{"hi", 1 << 40, []byte{0, 255}, time.Date(2024, 1, 2, 3, 4, 5, 6, time.UTC),
+		map[string]any{"a": 1.0, "b": []any{"x"}}, uuid.MustParse("6ba7b810-9dad-11d1-80b4-00c04fd430c8")}
 	for from, p := range carried(t, in) {
 		var out note
 		if err := p.Decode(&out); err != nil || !reflect.DeepEqual(out, in) {
 			t.Errorf("from %s: %+v, %v", from, out, err)
 		}
-		var loose struct{ BODY string } // as encoding/json has it, case does not matter
+		var loose struct{ BODY string } // case does not matter, as in encoding/json
 		if err := p.Decode(&loose); err != nil || loose.BODY != "hi" {
 			t.Errorf("from %s: %+v, %v", from, loose, err)
 		}
@@ -88,8 +90,8 @@ func TestDecodeIsTheSameForAll(t *testing.T) {
 	}
 }
 
-// A part of a payload can be kept for later, and be sent as a part of another.
-func TestPayloadInside(t *testing.T) {
+// TestPayloadAsField decodes a part of a payload later and sends it in another payload.
+func TestPayloadAsField(t *testing.T) {
 	t.Parallel()
 	type envelope struct {
 		From string             `json:"from"`
@@ -104,8 +106,10 @@ func TestPayloadInside(t *testing.T) {
 		if err != nil || string(raw) != `{"a":[1,2]}` {
 			t.Errorf("from %s: %s, %v", from, raw, err)
 		}
+		want := []string{`{"from":"bob","body":{"a":[1,2]}}`, `{"body":{"a":[1,2]},"from":"bob"}`}
 		for to, q := range carried(t, envelope{"bob", e.Body}) {
-			if raw, err := q.JSON(); err != nil || (string(raw) != `{"from":"bob","body":{"a":[1,2]}}` && string(raw) != `{"body":{"a":[1,2]},"from":"bob"}`) {
+			raw, err := q.JSON()
+			if err != nil || !slices.Contains(want, string(raw)) {
 				t.Errorf("from %s to %s: %s, %v", from, to, raw, err)
 			}
 		}
@@ -183,7 +187,8 @@ func TestRef(t *testing.T) {
 		ref  serializer.Ref
 		text string
 	}{
-		{"", ""}, {serializer.EmptyRef, ""}, {`"a"`, "a"}, {`"a\"\\\n"`, "a\"\\\n"}, {`5`, "5"}, {`[1]`, "[1]"}, {`true`, "true"}, {`"é"`, "é"},
+		{"", ""}, {serializer.EmptyRef, ""}, {`"a"`, "a"}, {`"a\"\\\n"`, "a\"\\\n"}, {`5`, "5"}, {`[1]`, "[1]"},
+		{`true`, "true"}, {`"é"`, "é"},
 	} {
 		if got := tt.ref.Text(); got != tt.text {
 			t.Errorf("%s has the text %q, want %q", tt.ref, got, tt.text)
@@ -192,7 +197,8 @@ func TestRef(t *testing.T) {
 			t.Errorf("%q is null: %v", tt.ref, tt.ref.IsNull())
 		}
 	}
-	for in, want := range map[string]serializer.Ref{"": `""`, "12": `"12"`, "a\"": `"a\""`, "\n": `"\n"`, "é": `"é"`, "\xff": "\"\ufffd\"", "\x7f": "\"\x7f\""} {
+	for in, want := range map[string]serializer.Ref{"": `""`, "12": `"12"`, "a\"": `"a\""`, "\n": `"\n"`, "é": `"é"`,
+		"\xff": "\"\ufffd\"", "\x7f": "\"\x7f\""} {
 		if got := serializer.StringRef(in); got != want {
 			t.Errorf("StringRef(%q) = %s, want %s", in, got, want)
 		}

@@ -2,7 +2,7 @@ package serializer
 
 import "unicode/utf8"
 
-// V1 returns the serializer of JSON 1.0.0: one object per message, always in a text frame. It
+// V1 returns the serializer of JSON 1.0.0, with one object per message, always in a text frame. It
 // cannot carry binary payloads, and a server's messages have no join_ref. The messages of a
 // client may have one. Then phx_close and phx_error repeat it as their ref, so that the client
 // can tell which of its joins they belong to.

@@ -8,7 +8,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// parsed is a message with its payload as text, for comparing.
+// parsed is a comparable message, with its payload as text.
 type parsed struct {
 	Kind                                    serializer.Kind
 	JoinRef, Ref                            serializer.Ref
@@ -51,7 +51,8 @@ func testParse(t *testing.T, parse func(serializer.Op, []byte) (serializer.Messa
 	}
 }
 
-func testMalformed(t *testing.T, parse func(serializer.Op, []byte) (serializer.Message, error), op serializer.Op, frames ...string) {
+func testMalformed(t *testing.T, parse func(serializer.Op, []byte) (serializer.Message, error), op serializer.Op,
+	frames ...string) {
 	t.Helper()
 	for _, data := range frames {
 		m, err := parse(op, []byte(data))
@@ -73,33 +74,37 @@ const (
 func TestV1Parse(t *testing.T) {
 	t.Parallel()
 	testParse(t, serializer.V1().Parse, []parseTest{
-		{"B49 four keys", text, `{"topic":"room:7","event":"phx_join","payload":{"tok":"x"},"ref":"1"}`,
+		{"four keys", text, `{"topic":"room:7","event":"phx_join","payload":{"tok":"x"},"ref":"1"}`,
 			parsed{request, "", `"1"`, "room:7", "phx_join", "", "", `{"tok":"x"}`}},
-		{"B49 join_ref", text, `{"join_ref":"4","topic":"t","event":"e","payload":{},"ref":"1"}`,
+		{"join_ref", text, `{"join_ref":"4","topic":"t","event":"e","payload":{},"ref":"1"}`,
 			parsed{request, `"4"`, `"1"`, "t", "e", "", "", `{}`}},
-		{"B49 unknown keys, any order, spaces", text, " {\n\"ref\" : 1 , \"x\":[{}], \"payload\" : [ 1 ] , \"event\":\"e\", \"topic\":\"t\" } ",
+		{"unknown keys, any order, spaces", text,
+			" {\n\"ref\" : 1 , \"x\":[{}], \"payload\" : [ 1 ] , \"event\":\"e\", \"topic\":\"t\" } ",
 			parsed{request, "", `1`, "t", "e", "", "", `[ 1 ]`}},
-		{"B49 all null", text, `{"topic":null,"event":null,"payload":null,"ref":null,"join_ref":null}`,
+		{"all null", text, `{"topic":null,"event":null,"payload":null,"ref":null,"join_ref":null}`,
 			parsed{request, "", "", "", "null", "", "null", `null`}},
-		{"B51 in a binary frame", binary, `{"topic":"t","event":"e","payload":{},"ref":"1"}`,
+		{"in a binary frame", binary, `{"topic":"t","event":"e","payload":{},"ref":"1"}`,
 			parsed{request, "", `"1"`, "t", "e", "", "", `{}`}},
-		{"B52 payload of any type", text, `{"topic":"t","event":"e","payload":"x","ref":"1"}`,
+		{"payload of any type", text, `{"topic":"t","event":"e","payload":"x","ref":"1"}`,
 			parsed{request, "", `"1"`, "t", "e", "", "", `"x"`}},
-		{"keys with escapes are the same keys", text, `{"t\u006fpic":"t","\u0065vent":"e","payload":1,"re\u0066":"1"}`,
+		{"keys with escapes", text, `{"t\u006fpic":"t","\u0065vent":"e","payload":1,"re\u0066":"1"}`,
 			parsed{request, "", `"1"`, "t", "e", "", "", `1`}},
-		{"the last of two counts", text, `{"topic":"a","event":"e","payload":1,"ref":"1","topic":"b","payload":2}`,
+		{"the last of two equal keys counts", text, `{"topic":"a","event":"e","payload":1,"ref":"1","topic":"b","payload":2}`,
 			parsed{request, "", `"1"`, "b", "e", "", "", `2`}},
 		{"keys are exact", text, `{"topic":"t","Topic":"no","event":"e","payload":{},"ref":"1","REF":"2"}`,
 			parsed{request, "", `"1"`, "t", "e", "", "", `{}`}},
 	})
 	testMalformed(t, serializer.V1().Parse, text,
-		``, `null`, `"x"`, `[null,"1","t","e",{}]`, // B50
-		`{}`, `{"event":"e","payload":{},"ref":"1"}`, `{"topic":"t","payload":{},"ref":"1"}`, `{"topic":"t","event":"e","ref":"1"}`, `{"topic":"t","event":"e","payload":{}}`, // B50
+		``, `null`, `"x"`, `[null,"1","t","e",{}]`,
+		`{}`, `{"event":"e","payload":{},"ref":"1"}`, `{"topic":"t","payload":{},"ref":"1"}`,
+		`{"topic":"t","event":"e","ref":"1"}`, `{"topic":"t","event":"e","payload":{}}`,
 		`{"TOPIC":"t","event":"e","payload":{},"ref":"1"}`, `{"topic ":"t","event":"e","payload":{},"ref":"1"}`,
-		`{"topic":"t","event":"e","payload":{},"ref":"1"`, `{"topic":"t","event":"e","payload":{},"ref":"1"}x`, `{"topic":"t","event":"e","payload":{},"ref":"1"}{}`,
+		`{"topic":"t","event":"e","payload":{},"ref":"1"`, `{"topic":"t","event":"e","payload":{},"ref":"1"}x`,
+		`{"topic":"t","event":"e","payload":{},"ref":"1"}{}`,
 		`{"topic":"t","event":"e","payload":{,"ref":"1"}`, `{"topic":"t","event":"e","payload":,"ref":"1"}`,
 		"{\"topic\":\"t\",\"event\":\"e\",\"payload\":\"\xff\",\"ref\":\"1\"}",
-		`{"topic":"t","event":"e","payload":`+strings.Repeat("[", serializer.MaxDepth)+strings.Repeat("]", serializer.MaxDepth)+`,"ref":"1"}`)
+		`{"topic":"t","event":"e","payload":`+strings.Repeat("[", serializer.MaxDepth)+strings.Repeat("]",
+			serializer.MaxDepth)+`,"ref":"1"}`)
 }
 
 func TestV1ParseClient(t *testing.T) {
@@ -132,8 +137,8 @@ func testAppend(t *testing.T, s serializer.Serializer, tests []appendTest) {
 	}
 }
 
-// testRefused checks that s refuses each payload with ErrPayload and leaves dst as it was.
-func testRefused(t *testing.T, s serializer.Serializer, kind serializer.Kind, payloads ...serializer.Payload) {
+// testRejected checks that s rejects each payload with ErrPayload and does not change dst.
+func testRejected(t *testing.T, s serializer.Serializer, kind serializer.Kind, payloads ...serializer.Payload) {
 	t.Helper()
 	for _, p := range payloads {
 		dst := []byte("before")
@@ -151,24 +156,29 @@ func TestV1Append(t *testing.T) {
 	t.Parallel()
 	value := serializer.Value
 	testAppend(t, serializer.V1(), []appendTest{
-		{"B49 a client's join_ref", serializer.Message{Kind: request, JoinRef: `"4"`, Ref: `"1"`, Topic: "room:7", Event: "say", Payload: value(map[string]string{"t": "<hi>"})}, text,
+		{"a client's join_ref", serializer.Message{Kind: request, JoinRef: `"4"`, Ref: `"1"`, Topic: "room:7",
+			Event: "say", Payload: value(map[string]string{"t": "<hi>"})}, text,
 			`{"topic":"room:7","event":"say","ref":"1","join_ref":"4","payload":{"t":"<hi>"}}`},
 		{"a client without one", serializer.Message{Kind: request, Ref: `"1"`, Topic: "phoenix", Event: "heartbeat"}, text,
 			`{"topic":"phoenix","event":"heartbeat","ref":"1","payload":{}}`},
-		{"B48 no join_ref from a server", serializer.Message{Kind: reply, JoinRef: `"4"`, Ref: `5`, Topic: "room:7", Event: "ignored", Status: "ok", Payload: value([]int{1})}, text,
+		{"no join_ref from a server", serializer.Message{Kind: reply, JoinRef: `"4"`, Ref: `5`, Topic: "room:7",
+			Event: "ignored", Status: "ok", Payload: value([]int{1})}, text,
 			`{"topic":"room:7","event":"phx_reply","ref":5,"payload":{"status":"ok","response":[1]}}`},
 		{"empty reply", serializer.Message{Kind: reply, Ref: `"1"`, Topic: "t", Status: "maybe"}, text,
 			`{"topic":"t","event":"phx_reply","ref":"1","payload":{"status":"maybe","response":{}}}`},
-		{"B52 push of any JSON", serializer.Message{Kind: push, JoinRef: `"4"`, Topic: "t", Event: "e", Payload: value("x")}, text,
+		{"push of any JSON", serializer.Message{Kind: push, JoinRef: `"4"`, Topic: "t", Event: "e", Payload: value("x")},
+			text,
 			`{"topic":"t","event":"e","ref":null,"payload":"x"}`},
-		{"phx_close keeps its ref", serializer.Message{Kind: push, JoinRef: `"4"`, Ref: `"4"`, Topic: "t", Event: "phx_close"}, text,
+		{"phx_close keeps its ref", serializer.Message{Kind: push, JoinRef: `"4"`, Ref: `"4"`, Topic: "t",
+			Event: "phx_close"}, text,
 			`{"topic":"t","event":"phx_close","ref":"4","payload":{}}`},
-		{"broadcast", serializer.Message{Kind: broadcast, JoinRef: `"4"`, Ref: `"4"`, Topic: "t", Event: "e", Payload: value([]int{})}, text,
+		{"broadcast", serializer.Message{Kind: broadcast, JoinRef: `"4"`, Ref: `"4"`, Topic: "t", Event: "e",
+			Payload: value([]int{})}, text,
 			`{"topic":"t","event":"e","ref":null,"payload":[]}`},
-		{"E96 topic that is none", serializer.Message{Kind: reply, Ref: `"1"`, RawTopic: `{"a":1}`, Status: "error"}, text,
+		{"topic other than a string", serializer.Message{Kind: reply, Ref: `"1"`, RawTopic: `{"a":1}`, Status: "error"}, text,
 			`{"topic":{"a":1},"event":"phx_reply","ref":"1","payload":{"status":"error","response":{}}}`},
 	})
 	for kind := request; kind <= broadcast; kind++ {
-		testRefused(t, serializer.V1(), kind, serializer.Binary([]byte("x")), value(func() {}))
+		testRejected(t, serializer.V1(), kind, serializer.Binary([]byte("x")), value(func() {}))
 	}
 }

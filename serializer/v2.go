@@ -2,8 +2,8 @@ package serializer
 
 import "unicode/utf8"
 
-// V2 returns the serializer of JSON 2.0.0: one array per message in a text frame. A message with a
-// binary payload is a binary frame.
+// V2 returns the serializer of JSON 2.0.0, with one array per message in a text frame. A message
+// with a binary payload is a binary frame.
 func V2() Serializer { return jsonV2{} }
 
 type jsonV2 struct{}
