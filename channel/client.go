@@ -17,38 +17,47 @@ import (
 	"bennu.example/serializer"
 )
 
-// ErrDuplicate is wrapped by the error of a Join whose topic another channel of the same socket has, or that was called before. (phoenix.js
-// would leave the other channel, whose owner could not know why; and if that one joins again the two throw each other out for ever.)
-// Share the channel, or leave the one first. Leave need not be waited for: a Join behind it waits by itself.
-var ErrDuplicate = errors.New("topic is joined already")
+// ErrDuplicate is wrapped by the error of a Join if another channel of the same socket has the
+// topic, or if Join was called before. Share the channel, or leave it first. A Join after Leave
+// need not wait for the answer of the Leave: the channel waits by itself.
+//
+// phoenix.js leaves the other channel instead. Its owner cannot know why, and if it joins again,
+// the two channels keep replacing each other.
+var ErrDuplicate = errors.New("topic is already joined")
 
-// pushOverhead is what a push costs of MaxBuffer besides its payload.
+// pushOverhead is the size in bytes of a push in MaxBuffer without its payload.
 const pushOverhead = 64
 
-// Client is a client's channel: one topic, joined by [Client.Join], and joined again after every loss of the connection and every crash of
-// the server's channel, until Leave is called, the server closes it or the socket is closed.
+// Client is a client's channel for one topic. [Client.Join] joins it. It is joined again whenever
+// the connection was lost or the server's channel crashed, until Leave is called, the server
+// closes it or the socket is closed.
 //
-// Its methods may be called from any goroutine, also from its callbacks, and never block. Callbacks (those of On, OnMessage, OnJoin,
-// OnError, OnClose and of [push.Push.Receive]) run one at a time, in the order in which things happened, on a goroutine that lives only
-// while there is something to do. They may block, also by waiting for a reply of the same channel: that delays only this channel's other
-// callbacks. What waits for them is bounded: see [OverflowError]. A callback that panics ends the program.
+// Its methods may be called from any goroutine, including its callbacks, and never block. The
+// callbacks of On, OnMessage, OnJoin, OnError, OnClose and [push.Push.Receive] run one at a time,
+// in order, on a goroutine that exits when there are no more. A callback may block, for example
+// until a reply arrives on the same channel. That delays only the other callbacks of this
+// channel. Their backlog is bounded: see [OverflowError]. A callback that panics ends the
+// program.
 //
-// A push is answered exactly once. Made before the join is answered, or while there is no connection, it waits for the join, which is
-// bounded in bytes ([push.ErrFull]); when that has come, all that waited is sent in order. Its timeout runs from the push, and anew when
-// it is sent. A push that was sent when the connection was lost fails at once with [push.ErrLost]. Of a push that gets no reply some 400
-// bytes are kept until its timeout: give such pushes a short one, if they are many.
+// A push is answered exactly once. Before the join is answered, and while there is no connection,
+// pushes are kept in a buffer, which is bounded in bytes ([push.ErrFull]). After the join they
+// are sent in order. A push's timeout starts when Push is called, and again when it is sent. If
+// the connection is lost after it was sent, it fails immediately with [push.ErrLost].
+//
+// A push without reply occupies about 400 bytes until its timeout. If there are many such pushes,
+// give them a short timeout.
 type Client struct {
 	up       link.Up
 	cfg      ClientConfig
 	topic    string
-	params   func(context.Context) (any, error) // nil: fixed
+	params   func(context.Context) (any, error) // nil means fixed
 	fixed    serializer.Payload
 	fixedErr error
-	room     link.Budget
+	budget   link.Budget
 	events   clientEvents
 	done     chan struct{}
 
-	// The loop's.
+	// Owned by the loop.
 	state                              clientState
 	inputs                             []clientInput
 	outputs                            []clientOutput
@@ -65,20 +74,22 @@ type Client struct {
 	leave      *clientPush
 }
 
-// ClientConfig is what a socket tells its channels. For package socket; not covered by the compatibility promise. There are no defaults.
+// ClientConfig configures NewClient. It has no defaults. It is for package socket and not covered
+// by the compatibility promise.
 type ClientConfig struct {
 	Timeout     time.Duration
 	RejoinAfter func(tries int) time.Duration
-	MaxBuffer   int // bytes of pushes not yet sent
-	MaxBacklog  int // bytes of events not yet handled
+	MaxBuffer   int // size in bytes of pushes that were not sent yet
+	MaxBacklog  int // size in bytes of events that were not handled yet
 }
 
-// NewClient returns a channel that is carried by up. For package socket: programs call [bennu.example/socket.Client.Channel].
+// NewClient returns a channel of the socket up. It is for package socket; programs call
+// [bennu.example/socket.Client.Channel].
 func NewClient(up link.Up, topic string, params any, cfg ClientConfig) *Client {
 	c := &Client{up: up, cfg: cfg, topic: topic, done: make(chan struct{})}
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: up.NextRef}
-	c.room = link.Budget{Max: cfg.MaxBuffer, Total: &up.Total().Queued}
+	c.budget = link.Budget{Max: cfg.MaxBuffer, Total: &up.Total().Queued}
 	c.events.init(topic, cfg.MaxBacklog, up)
 	c.joinTimer.Task = &clientTimeout{c, inJoinTimeout}
 	c.rejoinTimer.Task = &clientTimeout{c, inRejoin}
@@ -96,19 +107,21 @@ func NewClient(up link.Up, topic string, params any, cfg ClientConfig) *Client {
 	return c
 }
 
-// Topic is the channel's topic.
+// Topic returns the channel's topic.
 func (c *Client) Topic() string { return c.topic }
 
-// Join joins the topic, and keeps it joined. It may be called before the socket is connected, and once. The push is answered by the first
-// join that is answered or times out; one that a lost connection cut short does not count, and is made again. If it is refused, or
-// times out, the channel goes on trying after the socket's RejoinAfter: call Leave to stop it.
+// Join joins the topic and keeps it joined. It may be called only once, also before the socket is
+// connected. The push is answered when the first join is answered or times out. A join that is
+// interrupted by the loss of the connection is repeated. If the join is refused or times out, the
+// channel tries again after the socket's RejoinAfter until Leave is called.
 //
-// If another channel is still leaving the topic, the join is sent when that Leave was answered or has timed out, and its timeout
-// starts again then. (phoenix.js sends it at once. Phoenix then ends the old channel without answering its last pushes.)
+// If another channel is still leaving the topic, the join is sent when that Leave was answered or
+// timed out, and then its timeout starts again. phoenix.js sends it immediately, and Phoenix then
+// ends the old channel without answering its last pushes.
 func (c *Client) Join() *push.Push { return c.JoinTimeout(0) }
 
-// JoinTimeout is Join with a timeout of the channel's own: for this join and those after it, and for pushes and the leave. 0 is the
-// socket's.
+// JoinTimeout calls Join with a timeout for this channel: for its joins, pushes and leave. Zero
+// means the socket's timeout.
 func (c *Client) JoinTimeout(d time.Duration) *push.Push {
 	if d > 0 {
 		c.timeout.Store(int64(d))
@@ -118,9 +131,11 @@ func (c *Client) JoinTimeout(d time.Duration) *push.Push {
 	return (*push.Push)(&p.handle)
 }
 
-// Leave leaves the topic. No more events come, and no more pushes are taken; those that were sent are still answered, those that wait
-// fail. The push is answered when the server has said that the channel is left, or at once if there is nothing to leave. After that
-// the channel is closed: to join again, make another. Before Join it does nothing.
+// Leave leaves the topic. From now on there are no more events, and pushes fail. Pushes that were
+// sent before are still answered; those in the buffer fail. The push that Leave returns is
+// answered when the server confirms, or immediately if there is nothing to leave. Then the
+// channel is closed: to join the topic again, create another channel. Before Join, Leave does
+// nothing.
 func (c *Client) Leave() *push.Push {
 	c.mu.Lock()
 	p := c.leave
@@ -136,13 +151,14 @@ func (c *Client) Leave() *push.Push {
 	return (*push.Push)(&p.handle)
 }
 
-// Push sends an event. The payload is a Go value, or a serializer.Payload (by serializer.Binary: opaque bytes); nil is an empty object. It
-// is encoded before Push returns. A push that cannot be made is answered with the reason.
+// Push sends an event. The payload is a Go value or a serializer.Payload, such as one of bytes from
+// serializer.Binary. Nil means an empty object. The payload is encoded before Push returns. If that
+// fails, or the channel accepts no pushes, the push is answered with an error.
 func (c *Client) Push(event string, payload any) *push.Push {
 	return c.PushTimeout(event, payload, 0)
 }
 
-// PushTimeout is Push with a timeout of its own. 0 is the channel's.
+// PushTimeout calls Push with a timeout for this push. Zero means the channel's timeout.
 func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.Push {
 	p := c.newPush(event, d, false)
 	body, err := serializer.Value(payload).Encoded()
@@ -151,7 +167,7 @@ func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.P
 		return (*push.Push)(&p.handle)
 	}
 	size := pushOverhead + len(event) + len(body.Bytes())
-	if !p.hold.Take(&c.room, size) {
+	if !p.hold.Take(&c.budget, size) {
 		c.refuse(p, push.ErrFull)
 		return (*push.Push)(&p.handle)
 	}
@@ -173,16 +189,16 @@ func (c *Client) newPush(event string, timeout time.Duration, sticky bool) *clie
 	return p
 }
 
-// refuse answers a push that does not get as far as the loop.
+// refuse answers a push that is not posted to the loop.
 func (c *Client) refuse(p *clientPush, err error) {
 	err = p.wrap(c.topic, err)
 	if p.event != serializer.EventJoin {
-		c.failed(err)
+		c.recordFailure(err)
 	}
 	p.handle.Resolve(failed(err))
 }
 
-// post hands a push to the loop, or fails it if the socket takes no more.
+// post posts a push to the loop. If the socket is closed, it answers the push and returns false.
 func (c *Client) post(p *clientPush, t loop.Task) bool {
 	if err := c.up.Closing(); err != nil && p.event != serializer.EventLeave {
 		c.refuse(p, fmt.Errorf("%w: %w", ErrClosed, err))
@@ -199,8 +215,8 @@ func (c *Client) post(p *clientPush, t loop.Task) bool {
 	return true
 }
 
-// Call pushes an event and waits for its reply, decoded into a Reply. If ctx ends first, the push is withdrawn: it will not be sent any
-// more if it was not yet.
+// Call pushes an event, waits for the reply and decodes its payload. If ctx ends first, the push is
+// canceled: if it was not sent yet, it never is.
 func Call[Reply any](ctx context.Context, c *Client, event string, payload any) (reply Reply, err error) {
 	p := c.Push(event, payload)
 	got, err := p.Wait(ctx)
@@ -214,47 +230,50 @@ func Call[Reply any](ctx context.Context, c *Client, event string, payload any) 
 	return reply, nil
 }
 
-// On has f called with the payload of every event of that name, from now until off is called. Once off has returned f is not called any
-// more, though a call that has begun may still run.
+// On registers f to be called with the payload of every event of that name, until off is called.
+// After off returns, no new call of f begins, but one may still be running.
 func (c *Client) On(event string, f func(serializer.Payload)) (off func()) {
-	return c.events.listen(event, &clientListener{f: f})
+	return c.events.listen(event, f)
 }
 
-// OnMessage has f called with every event, whatever its name. The message's JoinRef tells the joins of the channel apart, also where the
-// wire does not say (broadcasts).
+// OnMessage registers f to be called with every event. The message's JoinRef identifies the join
+// of the channel in which it was received, also for broadcasts, which have none when they are
+// sent.
 func (c *Client) OnMessage(f func(serializer.Message)) (off func()) {
-	return c.events.listen("", &clientListener{any: f})
+	return c.events.all.Add(f)
 }
 
-// Events returns the events of these names, or all if there are none, that come from now on: they are kept, up to a bound, from the
-// moment Events is called. The sequence waits for more, until the channel or the socket is closed; leaving the loop ends it. Where events were
-// dropped because too many waited, it yields an [*OverflowError] and goes on.
+// Events returns a sequence of the events with these names, or of all events if there are no
+// names. It collects events from the moment when Events is called, in a bounded backlog. In place
+// of events that were dropped because the backlog was full, it yields an [*OverflowError]. The
+// sequence ends when the channel or the socket is closed, or when the loop over it ends.
 func (c *Client) Events(names ...string) iter.Seq2[serializer.Message, error] {
 	return c.EventsContext(context.Background(), names...)
 }
 
-// EventsContext is Events until ctx ends.
+// EventsContext returns the sequence of Events, which also ends with ctx.
 func (c *Client) EventsContext(ctx context.Context, names ...string) iter.Seq2[serializer.Message, error] {
-	return c.events.stream(names).all(ctx)
+	return c.events.newStream(names).all(ctx)
 }
 
-// OnJoin has f called with the reply of every join that succeeds.
-func (c *Client) OnJoin(f func(reply serializer.Payload)) (off func()) { return c.events.onJoin.add(f) }
+// OnJoin registers f to be called with the reply of every successful join.
+func (c *Client) OnJoin(f func(reply serializer.Payload)) (off func()) { return c.events.onJoin.Add(f) }
 
-// OnError has f called whenever the channel becomes errored, with the cause: a *push.Error if the join was refused, push.ErrTimeout, a
-// *RemoteError if the server's channel crashed, the connection's error if it was lost. It is also called with an *OverflowError when
-// events for callbacks were dropped, which changes nothing else.
-func (c *Client) OnError(f func(error)) (off func()) { return c.events.onError.add(f) }
+// OnError registers f to be called with the cause whenever the channel becomes errored: a
+// *push.Error if the join was refused, push.ErrTimeout, a *RemoteError if the server's channel
+// crashed, or the connection's error if it was lost. It is also called with an *OverflowError
+// when events for callbacks were dropped; this does not change the state of the channel.
+func (c *Client) OnError(f func(error)) (off func()) { return c.events.onError.Add(f) }
 
-// OnClose has f called once, when the channel is closed for good, with the cause: ErrLeft, a *RemoteError if the server closed it, or the
-// socket's error if that was closed.
-func (c *Client) OnClose(f func(error)) (off func()) { return c.events.onClose.add(f) }
+// OnClose registers f to be called once, with the cause, when the channel is closed permanently:
+// ErrLeft, a *RemoteError if the server closed it, or the socket's error if that was closed.
+func (c *Client) OnClose(f func(error)) (off func()) { return c.events.onClose.Add(f) }
 
-// Done is closed when the channel, once joined, is closed for good.
+// Done returns a channel that is closed when the joined channel is closed permanently.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// State is where the channel is, and the cause if it is errored or closed for good. What Join and Leave ask for shows a moment later, and
-// not after their answer.
+// State returns the channel's state, and the cause if it is errored or permanently closed. The
+// state follows calls of Join and Leave asynchronously, but never after their answer.
 func (c *Client) State() (ClientState, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -267,30 +286,30 @@ func (c *Client) setStatus(s ClientState, cause error) {
 	c.status, c.cause = s, cause
 }
 
-// ClientStats is what waits in a client's channel at one moment.
+// ClientStats counts what is pending in a client's channel at one moment.
 type ClientStats struct {
 	Topic       string
 	State       ClientState
-	Unanswered  int   // pushes without an answer yet
-	Queued      int   // those of them that were not handed to the network yet
-	QueuedBytes int64 // and their bytes, which count against MaxBuffer
+	Unanswered  int   // pushes that were not answered yet
+	Queued      int   // those of them that were not passed to the network yet
+	QueuedBytes int64 // the size of these, which counts against MaxBuffer
 	Callbacks   ClientBacklog
 	Iterators   []ClientBacklog
 }
 
-// ClientBacklog is what waits for callbacks or for an iterator.
+// ClientBacklog describes the events that are waiting for callbacks or for an iterator.
 type ClientBacklog struct {
-	Events  []string // nil: all
+	Events  []string // empty means all
 	Count   int
 	Bytes   int64
-	Dropped uint64 // so far, for want of room
+	Dropped uint64 // the number of dropped events since the beginning
 }
 
-// Stats may be called at any time.
+// Stats returns the current counts. It may be called at any time.
 func (c *Client) Stats() ClientStats {
 	s := ClientStats{Topic: c.topic, Unanswered: int(c.unanswered.Load())}
 	s.State, _ = c.State()
-	s.Queued, s.QueuedBytes = c.room.Gauge.Load()
+	s.Queued, s.QueuedBytes = c.budget.Gauge.Load()
 	e := &c.events
 	s.Callbacks.Count, s.Callbacks.Bytes = e.backlog.Load()
 	s.Callbacks.Dropped = e.dropped.Load()

@@ -12,18 +12,19 @@ import (
 	"bennu.example/serializer"
 )
 
-// clientCarriage is what carrying out the rules needs to know of a push. It belongs to the loop once the push was posted.
-type clientCarriage struct {
-	payload serializer.Payload // until it goes to the connection
-	size    int                // bytes that count against the channel's budget
-	hold    link.Hold          // until it was written, or answered
-	number  uint64             // from Up.Enter; 0: none
+// pushIO is the part of a push that the driver needs. It belongs to the loop once the push is
+// posted.
+type pushIO struct {
+	payload serializer.Payload // until it is passed to the connection
+	size    int                // the bytes that count against the channel's budget
+	hold    link.Hold          // until it is written or answered
+	number  uint64             // from Up.Enter; zero means none
 	timer   loop.Timer
 
 	isCounted bool // in Client.unanswered
 }
 
-// Tasks on the loop, each a push seen in another way, so that posting one allocates nothing.
+// Tasks on the loop. Each is a push with another type, so that posting one does not allocate.
 type (
 	clientPushTask   clientPush
 	clientJoinTask   clientPush
@@ -52,7 +53,7 @@ func (t *clientJoinTask) Run() {
 			p.handle.Resolve(failed(p.wrap(c.topic, err)))
 			return
 		}
-		c.state.open, c.state.held = c.up.IsOpen(), busy
+		c.state.open, c.state.taken = c.up.IsOpen(), busy
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
 }
@@ -60,7 +61,7 @@ func (t *clientJoinTask) Run() {
 func (t *clientLeaveTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
-	if c.state.join == nil { // there is nothing to leave; a Leave after the Join is another
+	if c.state.join == nil { // nothing to leave; a Leave after Join is another one
 		c.mu.Lock()
 		c.leave = nil
 		c.mu.Unlock()
@@ -74,7 +75,7 @@ func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushTimeout, pus
 
 // Call is part of promise.Owner: it enqueues a callback.
 func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload) {
-	p.c.events.call(func() { f(payload) })
+	p.c.events.enqueue(func() { f(payload) })
 }
 
 func (p *clientPush) Cancel() {
@@ -91,7 +92,7 @@ type clientTimeout struct {
 
 func (t *clientTimeout) Run() { t.c.feed(clientInput{kind: t.kind}) }
 
-// clientParams brings the params of a join back to the loop.
+// clientParams is the task that passes the params of a join to the loop.
 type clientParams struct {
 	c       *Client
 	attempt uint64
@@ -103,7 +104,7 @@ func (t *clientParams) Run() {
 	t.c.feed(clientInput{kind: inParams, attempt: t.attempt, payload: t.payload, err: t.err})
 }
 
-// clientDown is the socket's hold on the channel. Its methods run on the loop.
+// clientDown is the channel as the socket sees it. Its methods run on the loop.
 type clientDown struct{ c *Client }
 
 func (d clientDown) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
@@ -143,7 +144,8 @@ func (d clientDown) Refused(ref uint64, err error) {
 	d.c.feed(clientInput{kind: inRefused, ref: ref, err: err})
 }
 
-// Unsent marks a push that is to be sent again, and has it hold its payload and room again. Others, joins among them, are made anew.
+// Unsent marks a push that is to be sent again. The push takes back its payload and its share of
+// the budget. Other messages, such as joins, are not sent again.
 func (d clientDown) Unsent(o *link.Out) {
 	p := d.c.state.flight[o.Ref]
 	if p == nil {
@@ -154,10 +156,12 @@ func (d clientDown) Unsent(o *link.Out) {
 	p.hold.Retake(p.size)
 }
 
-// clientKept is the room for inputs and outputs that a channel keeps: enough for a push and for a reply. A join's is given back.
+// clientKept is the capacity for inputs and outputs that a channel keeps: enough for a push and
+// for a reply. The larger slices of a join are released.
 const clientKept = 2
 
-// feed takes a step and carries out what comes of it, which may feed further inputs: they wait their turn.
+// feed performs a step and its outputs. Outputs may feed further inputs, which are processed in
+// order.
 func (c *Client) feed(in clientInput) {
 	c.inputs = append(c.inputs, in)
 	if len(c.inputs) > 1 {
@@ -180,39 +184,40 @@ func (c *Client) feed(in clientInput) {
 func (c *Client) perform(o *clientOutput) {
 	switch o.kind {
 	case outParams:
-		c.evaluate(o.attempt)
+		c.evaluateParams(o.attempt)
 	case outNoParams:
 		c.stopParams()
 	case outSend:
 		c.transmit(o)
 	case outAnswer:
 		c.answer(o.push, o.answer)
-	case outDeliver:
-		c.deliver(o.msg)
+	case outEvent:
+		c.enqueueEvent(o.msg)
 	case outDrop:
 		c.up.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
-			Str("join_ref", string(o.msg.JoinRef)).Msg("channel: dropped: " + o.why)
+			Str("join_ref", string(o.msg.JoinRef)).Str("reason", o.why).Msg("message dropped")
 	case outArm:
 		c.arm(o)
 	case outDisarm:
-		c.up.Disarm(c.timer(o.timer))
+		c.up.Disarm(c.timerFor(o.timer))
 	case outState:
 		c.setStatus(o.status, o.err)
-		c.up.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("cause", o.err).Msg("channel: state")
+		c.up.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).Msg("channel state changed")
 	case outJoined:
-		c.events.onJoin.call(o.payload)
+		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:
-		c.events.onError.call(o.err)
+		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
 		c.up.Detach(c.topic, clientDown{c})
-		c.events.end(o.err)
+		c.events.close(o.err)
 		close(c.done)
 	}
 }
 
-// evaluate finds the params: at once if they are a value, on a goroutine of its own if they are a function. Either way joins are
-// sent in the order in which they began: a value waits for the functions before it.
-func (c *Client) evaluate(attempt uint64) {
+// evaluateParams evaluates the params of a join: immediately if they are a value, and on a
+// goroutine if they are a function. Joins are sent in the order in which they began, so a value
+// waits for the functions before it.
+func (c *Client) evaluateParams(attempt uint64) {
 	if c.params == nil && !c.up.HasTurns() {
 		c.feed(clientInput{kind: inParams, attempt: attempt, payload: c.fixed, err: c.fixedErr})
 		return
@@ -223,7 +228,7 @@ func (c *Client) evaluate(attempt uint64) {
 		c.noParams = c.up.Go(func(context.Context) {}, t)
 		return
 	}
-	t.err = fmt.Errorf("params: %w", link.ErrExited) // unless it returns
+	t.err = fmt.Errorf("params: %w", link.ErrExited) // unless the function returns
 	c.noParams = c.up.Go(func(ctx context.Context) {
 		v, err := c.params(ctx)
 		if err == nil {
@@ -257,7 +262,7 @@ func (c *Client) transmit(o *clientOutput) {
 	c.up.Send(out)
 }
 
-// joinRef is clientRef, which makes the text of a join_ref once.
+// joinRef returns clientRef(n). It encodes each join_ref only once.
 func (c *Client) joinRef(n uint64) serializer.Ref {
 	if n != c.refOf {
 		c.refOf, c.refText = n, clientRef(n)
@@ -269,19 +274,19 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	if p.timer.Task != nil {
 		c.up.Disarm(&p.timer)
 	}
-	if p.hold.IsHeld() { // before the caller is told, who may push again at once
-		if p.ref != 0 { // it may still wait for the writer: that must not outlive its share of the budget
+	if p.hold.IsHeld() { // before the caller is notified, who may push again immediately
+		if p.ref != 0 { // if it is still enqueued, it must not outlive its share of the budget
 			c.up.Withdraw(p.ref)
 		}
 		p.hold.Release()
 	}
 	p.payload = serializer.Payload{}
-	if p.isCounted { // before anybody is told
+	if p.isCounted { // before the caller is notified
 		c.unanswered.Add(-1)
 		p.isCounted = false
 	}
 	if p.event != serializer.EventJoin {
-		c.failed(a.Err)
+		c.recordFailure(a.Err)
 	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
@@ -290,14 +295,14 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	}
 }
 
-// failed keeps the error of a push or leave that got no reply for the socket's Flush.
-func (c *Client) failed(err error) {
+// recordFailure keeps the error of a push or leave without reply for the socket's Flush.
+func (c *Client) recordFailure(err error) {
 	if err != nil && !errors.Is(err, push.ErrCanceled) {
 		c.up.Total().Failed.Add(err)
 	}
 }
 
-func (c *Client) timer(t clientTimer) *loop.Timer {
+func (c *Client) timerFor(t clientTimer) *loop.Timer {
 	switch t {
 	case timerJoin:
 		return &c.joinTimer

@@ -9,117 +9,118 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bennu.example/internal/fifo"
 	"bennu.example/internal/link"
+	"bennu.example/internal/listeners"
 	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 )
 
-// eventOverhead is what an event costs in a backlog besides its payload.
+// eventOverhead is the size in bytes of an event in a backlog without its payload.
 const eventOverhead = 128
 
-// OverflowError says that events were dropped because a backlog was full. It stands where they would have stood: an iterator yields it
-// there, and for callbacks OnError is called with it there. The channel itself goes on.
+// OverflowError reports that events were dropped because a backlog was full. It takes their place
+// in the order of events: an iterator yields it, and for callbacks the functions of OnError are
+// called with it. The channel is not affected otherwise.
 type OverflowError struct {
 	Topic   string
 	Dropped int
 }
 
 func (e *OverflowError) Error() string {
-	return fmt.Sprintf("channel: %s: %d events dropped: too many waited to be handled", e.Topic, e.Dropped)
+	return fmt.Sprintf("channel: %s: %d events dropped: backlog is full", e.Topic, e.Dropped)
 }
 
-// clientEvents are a client channel's listeners, and the queues between them and the loop: one for all callbacks, one for each iterator.
+// clientEvents holds the listeners of a client's channel and the queues between them and the loop:
+// one for all callbacks, and one for each iterator.
 type clientEvents struct {
 	topic string
-	max   int // bytes of each backlog
+	max   int // size of each backlog in bytes
 	total *link.Totals
-	gone  <-chan struct{} // closed with the socket, which does not tell a channel that was never joined
+	gone  <-chan struct{} // closed with the socket, which does not notify channels that were never joined
 
 	callbacks mailbox.Mailbox[clientItem]
-	backlog   link.Gauge // of events in callbacks
+	backlog   link.Gauge // the events in callbacks
 	dropped   atomic.Uint64
-	gap       *OverflowError // the last thing in callbacks, if it is one; under mu
+	gap       *OverflowError // the last item in callbacks, if it is an overflow; guarded by mu
 
-	onJoin  clientHooks[serializer.Payload]
-	onError clientHooks[error]
-	onClose clientHooks[error]
+	onJoin  listeners.List[serializer.Payload]
+	onError listeners.List[error]
+	onClose listeners.List[error]
+	all     listeners.List[serializer.Message]
 
-	mu      sync.Mutex
-	byEvent map[string][]*clientListener // the slices are never changed, only replaced
-	all     []*clientListener
-	streams []*clientStream
-	ended   bool
+	mu      sync.Mutex // acquired before the mutex of a list or of a stream
+	byEvent map[string]*listeners.List[serializer.Payload]
+	streams []*clientStream // never modified, only replaced
+	closed  bool
 }
 
-// clientListener is a function that gets events.
-type clientListener struct {
-	f   func(serializer.Payload) // of one event
-	any func(serializer.Message) // of all
-	off atomic.Bool
-}
-
-// clientItem is what waits in the callback queue: an event for its listeners, or anything else to do.
+// clientItem is an item of the callback queue: an event with its listeners, or another function.
 type clientItem struct {
-	byEvent, all []*clientListener
-	payload      serializer.Payload  // for byEvent
-	msg          *serializer.Message // for all; nil if there are none
-	size         int
-	do           func()
+	byEvent listeners.Snapshot[serializer.Payload]
+	all     listeners.Snapshot[serializer.Message]
+	payload serializer.Payload  // for byEvent
+	msg     *serializer.Message // for all; nil if there are none
+	size    int
+	call    func()
 }
 
 func (e *clientEvents) init(topic string, max int, up link.Up) {
 	e.topic, e.max, e.total, e.gone = topic, max, up.Total(), up.Done()
-	e.callbacks.Init(math.MaxInt, link.Callbacks(e.run)) // bounded by backlog; what is not an event always has room
-	for _, h := range []interface{ init(*clientEvents) }{&e.onJoin, &e.onError, &e.onClose} {
-		h.init(e)
-	}
+	e.callbacks.Init(math.MaxInt, link.Callbacks(e.dispatch)) // backlog bounds the events
 }
 
-// run is the callback queue's function.
-func (e *clientEvents) run(it clientItem) {
+// dispatch calls the callbacks of one item.
+func (e *clientEvents) dispatch(it clientItem) {
 	defer e.total.Running.Done()
-	if it.do != nil {
-		it.do()
+	if it.call != nil {
+		it.call()
 		return
 	}
 	defer func() {
 		e.backlog.Add(-1, -it.size)
 		e.total.Backlog.Add(-1, -it.size)
 	}()
-	for _, l := range it.byEvent {
-		if !l.off.Load() {
-			l.f(it.payload)
-		}
-	}
-	for _, l := range it.all {
-		if !l.off.Load() {
-			l.any(*it.msg)
-		}
+	it.byEvent.Notify(it.payload)
+	if len(it.all) > 0 {
+		it.all.Notify(*it.msg)
 	}
 }
 
-// call queues a callback that is no event's.
-func (e *clientEvents) call(f func()) {
+// enqueue enqueues a function that is not an event's.
+func (e *clientEvents) enqueue(f func()) {
 	e.total.Running.Add()
-	if e.callbacks.Enqueue(clientItem{do: f}, 0) != nil {
+	if e.callbacks.Enqueue(clientItem{call: f}, 0) != nil {
 		e.total.Running.Done()
 	}
 }
 
-// deliver gives an event to who listens. It is the loop's, and never waits: who is too slow misses events, and is told.
-func (c *Client) deliver(m *serializer.Message) {
+// notify enqueues calls of the functions that are in list now.
+func notify[T any](e *clientEvents, list *listeners.List[T], v T) {
+	if now := list.Snapshot(); len(now) > 0 {
+		e.enqueue(func() { now.Notify(v) })
+	}
+}
+
+// enqueueEvent enqueues an event for the callbacks and iterators that want it. It runs on the loop
+// and never waits: if a backlog is full the event is dropped there.
+func (c *Client) enqueueEvent(m *serializer.Message) {
 	e := &c.events
 	msg := *m
-	if isNullClientRef(msg.JoinRef) { // to whom a rejoin matters it says which join it came in
+	if isNullClientRef(msg.JoinRef) { // so that listeners can tell the joins of the channel apart
 		msg.JoinRef = c.joinRef(c.state.joinRef)
 	}
 	size := eventOverhead + len(msg.Payload.Bytes())
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range e.streams {
-		s.put(&msg, size)
+		s.enqueue(&msg, size)
 	}
-	byEvent, all := e.byEvent[msg.Event], e.all
+	var byEvent listeners.Snapshot[serializer.Payload]
+	if list := e.byEvent[msg.Event]; list != nil {
+		byEvent = list.Snapshot()
+	}
+	all := e.all.Snapshot()
 	if len(byEvent) == 0 && len(all) == 0 {
 		return
 	}
@@ -133,7 +134,7 @@ func (c *Client) deliver(m *serializer.Message) {
 	e.total.Running.Add()
 	it := clientItem{byEvent: byEvent, all: all, payload: msg.Payload, size: size}
 	if len(all) > 0 {
-		whole := msg // so that only this case costs an allocation
+		whole := msg // so that only this case allocates
 		it.msg = &whole
 	}
 	if e.callbacks.Enqueue(it, size) != nil {
@@ -141,7 +142,8 @@ func (c *Client) deliver(m *serializer.Message) {
 	}
 }
 
-// overflow counts an event that finds no room among the callbacks. The caller holds mu.
+// overflow counts an event that does not fit in the backlog of the callbacks. The caller must
+// hold mu.
 func (e *clientEvents) overflow() {
 	e.dropped.Add(1)
 	e.total.Dropped.Add(1)
@@ -151,110 +153,48 @@ func (e *clientEvents) overflow() {
 	}
 	gap := &OverflowError{Topic: e.topic, Dropped: 1}
 	e.gap = gap
-	e.call(func() {
+	e.enqueue(func() {
 		e.mu.Lock()
 		err := *gap
 		if e.gap == gap {
 			e.gap = nil
 		}
 		e.mu.Unlock()
-		e.onError.run(&err)
+		e.onError.Notify(&err)
 	})
 }
 
-// end tells that the channel is closed: after all that came before.
-func (e *clientEvents) end(err error) {
-	e.onClose.call(err)
+// close enqueues the notification that the channel is closed, and closes the iterators.
+func (e *clientEvents) close(err error) {
+	notify(e, &e.onClose, err)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.ended = true
+	e.closed = true
 	for _, s := range e.streams {
-		s.end()
+		s.close()
 	}
 	e.streams = nil
 }
 
-// listen adds l to the listeners of an event, or of all.
-func (e *clientEvents) listen(event string, l *clientListener) (off func()) {
+// listen adds f to the listeners of an event.
+func (e *clientEvents) listen(event string, f func(serializer.Payload)) (off func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if l.any != nil {
-		e.all = append(slices.Clip(e.all), l)
-	} else {
+	list := e.byEvent[event]
+	if list == nil {
+		list = new(listeners.List[serializer.Payload])
 		if e.byEvent == nil {
-			e.byEvent = make(map[string][]*clientListener)
+			e.byEvent = make(map[string]*listeners.List[serializer.Payload])
 		}
-		e.byEvent[event] = append(slices.Clip(e.byEvent[event]), l)
+		e.byEvent[event] = list
 	}
+	remove := list.Add(f)
 	return func() {
-		if l.off.Swap(true) {
-			return
-		}
+		remove()
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if l.any != nil {
-			e.all = withoutListener(e.all, l)
-		} else if rest := withoutListener(e.byEvent[event], l); len(rest) > 0 {
-			e.byEvent[event] = rest
-		} else {
+		if e.byEvent[event] == list && len(list.Snapshot()) == 0 {
 			delete(e.byEvent, event)
-		}
-	}
-}
-
-// withoutListener copies list but for x.
-func withoutListener[T comparable](list []T, x T) []T {
-	return slices.DeleteFunc(slices.Clone(list), func(y T) bool { return y == x })
-}
-
-// clientHooks are callbacks for one kind of thing.
-type clientHooks[T any] struct {
-	e    *clientEvents
-	list []*clientHook[T] // never changed, only replaced; under e.mu
-}
-
-type clientHook[T any] struct {
-	f   func(T)
-	off atomic.Bool
-}
-
-func (h *clientHooks[T]) init(e *clientEvents) { h.e = e }
-
-func (h *clientHooks[T]) add(f func(T)) (off func()) {
-	hook := &clientHook[T]{f: f}
-	h.e.mu.Lock()
-	defer h.e.mu.Unlock()
-	h.list = append(slices.Clip(h.list), hook)
-	return func() {
-		hook.off.Store(true)
-		h.e.mu.Lock()
-		defer h.e.mu.Unlock()
-		h.list = withoutListener(h.list, hook)
-	}
-}
-
-// call queues the callbacks that are there now.
-func (h *clientHooks[T]) call(v T) {
-	h.e.mu.Lock()
-	list := h.list
-	h.e.mu.Unlock()
-	if len(list) > 0 {
-		h.e.call(func() { runClientHooks(list, v) })
-	}
-}
-
-// run runs them here, in the callback queue.
-func (h *clientHooks[T]) run(v T) {
-	h.e.mu.Lock()
-	list := h.list
-	h.e.mu.Unlock()
-	runClientHooks(list, v)
-}
-
-func runClientHooks[T any](list []*clientHook[T], v T) {
-	for _, hook := range list {
-		if !hook.off.Load() {
-			hook.f(v)
 		}
 	}
 }
@@ -262,57 +202,57 @@ func runClientHooks[T any](list []*clientHook[T], v T) {
 // clientStream is the queue of one iterator.
 type clientStream struct {
 	e     *clientEvents
-	names []string // nil: all
+	names []string // empty means all events
 
 	mu      sync.Mutex
-	queue   []streamItem
-	head    int
+	queue   fifo.Queue[streamItem]
 	used    int
 	dropped uint64
-	ended   bool
+	closed  bool
 	wake    chan struct{}
 }
 
-// streamItem is an event, or where some were dropped.
+// streamItem is an event, or the number of events that were dropped in its place.
 type streamItem struct {
 	msg  serializer.Message
 	size int
 	gap  int
 }
 
-func (e *clientEvents) stream(names []string) *clientStream {
+// newStream returns a stream of the named events, or of all if there are no names.
+func (e *clientEvents) newStream(names []string) *clientStream {
 	s := &clientStream{e: e, names: slices.Clone(names), wake: make(chan struct{}, 1)}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.ended {
-		s.ended = true
+	if e.closed {
+		s.closed = true
 		return s
 	}
 	e.streams = append(slices.Clip(e.streams), s)
 	return s
 }
 
-func (s *clientStream) put(m *serializer.Message, size int) {
+func (s *clientStream) enqueue(m *serializer.Message, size int) {
 	if len(s.names) > 0 && !slices.Contains(s.names, m.Event) {
 		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ended {
+	if s.closed {
 		return
 	}
 	if s.used > 0 && s.used+size > s.e.max {
 		s.dropped++
 		s.e.total.Dropped.Add(1)
-		if last := len(s.queue) - 1; last >= s.head && s.queue[last].gap > 0 {
-			s.queue[last].gap++
+		if last := s.queue.Last(); last != nil && last.gap > 0 {
+			last.gap++
 			return
 		}
-		s.queue = append(s.queue, streamItem{gap: 1})
+		s.queue.Push(streamItem{gap: 1})
 	} else {
 		s.used += size
 		s.e.total.Backlog.Add(1, size)
-		s.queue = append(s.queue, streamItem{msg: *m, size: size})
+		s.queue.Push(streamItem{msg: *m, size: size})
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -320,52 +260,48 @@ func (s *clientStream) put(m *serializer.Message, size int) {
 	}
 }
 
-// end lets the iterator finish what it has.
-func (s *clientStream) end() {
+// close lets the iterator yield the rest of the queue and then end.
+func (s *clientStream) close() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = true
+	s.closed = true
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
 }
 
-// stop unsubscribes and forgets what is queued.
+// stop unsubscribes the stream and drops its queue.
 func (s *clientStream) stop() {
 	s.e.mu.Lock()
-	s.e.streams = withoutListener(s.e.streams, s)
+	s.e.streams = slices.DeleteFunc(slices.Clone(s.e.streams), func(x *clientStream) bool { return x == s })
 	s.e.mu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.ended = true
-	for _, it := range s.queue[s.head:] {
+	s.closed = true
+	for _, it := range s.queue.All() {
 		if it.gap == 0 {
 			s.e.total.Backlog.Add(-1, -it.size)
 		}
 	}
-	s.queue, s.head, s.used = nil, 0, 0
+	s.queue.Clear(0)
+	s.used = 0
 }
 
-// next takes the next item without waiting. More reports whether there may be some later.
-func (s *clientStream) next() (it streamItem, ok, more bool) {
+// streamKept is the number of items for which an empty queue keeps its array.
+const streamKept = 64
+
+// dequeue returns the next item without waiting. If there is none, more reports whether the
+// stream is still open.
+func (s *clientStream) dequeue() (it streamItem, ok, more bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.head == len(s.queue) {
-		return it, false, !s.ended
+	if s.queue.Len() == 0 {
+		return it, false, !s.closed
 	}
-	it = s.queue[s.head]
-	s.queue[s.head] = streamItem{}
-	s.head++
-	switch {
-	case s.head == len(s.queue) && s.head > 64:
-		s.queue, s.head = nil, 0
-	case s.head == len(s.queue):
-		s.queue, s.head = s.queue[:0], 0
-	case s.head >= 64 && s.head*2 >= len(s.queue):
-		n := copy(s.queue, s.queue[s.head:])
-		clear(s.queue[n:])
-		s.queue, s.head = s.queue[:n], 0
+	it = s.queue.Pop()
+	if s.queue.Len() == 0 {
+		s.queue.Clear(streamKept)
 	}
 	if it.gap == 0 {
 		s.used -= it.size
@@ -377,8 +313,8 @@ func (s *clientStream) next() (it streamItem, ok, more bool) {
 func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, error] {
 	return func(yield func(serializer.Message, error) bool) {
 		defer s.stop()
-		for ctx.Err() == nil { // also if events go on coming
-			it, ok, more := s.next()
+		for ctx.Err() == nil { // checked even while there are events
+			it, ok, more := s.dequeue()
 			switch {
 			case ok && it.gap > 0:
 				if !yield(serializer.Message{}, &OverflowError{Topic: s.e.topic, Dropped: it.gap}) {
@@ -394,7 +330,7 @@ func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, er
 				select {
 				case <-s.wake:
 				case <-s.e.gone:
-					s.end()
+					s.close()
 				case <-ctx.Done():
 				}
 			}
@@ -405,5 +341,5 @@ func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, er
 func (s *clientStream) stats() ClientBacklog {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return ClientBacklog{Events: s.names, Count: len(s.queue) - s.head, Bytes: int64(s.used), Dropped: s.dropped}
+	return ClientBacklog{Events: s.names, Count: s.queue.Len(), Bytes: int64(s.used), Dropped: s.dropped}
 }

@@ -10,29 +10,29 @@ import (
 	"testing"
 )
 
-// clientModel is the rules of client.md 5 and 6 (and the deviations that client_state.go names) written once more, in another way: everything
-// is looked up in lists of what has happened, nothing is optimized, and what is expected of a step is collected as facts.
+// clientModel is a second implementation of the rules of clientStep, against which random inputs
+// are checked. It is simple instead of fast, and collects the expected results of a step.
 type clientModel struct {
 	online bool
 	phase  string // fresh, joining, joined, errored, leaving, gone
 	ref    int    // the last ref that was used
 
-	wish    int  // the number of the present join
-	joinRef int  // its ref, once sent; 0
+	wish    int  // the number of the current join
+	joinRef int  // its ref; zero if it was not sent
 	told    bool // Join's handle was answered
 	fails   int  // rejoins since the last success or connection
-	leave   int  // ref of the leave; 0
-	asked   bool // Leave was called and not answered
+	leave   int  // the ref of the leave, or zero
+	asked   bool // Leave was called and is not answered yet
 	taken   bool // another channel is leaving the topic
 
-	waiting []string       // pushes in line
-	sent    map[string]int // pushes on the wire, and their refs
+	waiting []string       // buffered pushes
+	sent    map[string]int // the refs of pushes in flight
 	kept    map[string]bool
 	timers  map[string]bool
 
 	answers map[string]string // of this step
 	sends   []string          // of this step
-	shown   string            // deliver or drop, of this step
+	shown   string            // event or drop, of this step
 }
 
 func (m *clientModel) use() int { m.ref++; return m.ref }
@@ -54,7 +54,7 @@ func (m *clientModel) answer(name, how string) {
 	delete(m.timers, name)
 }
 
-// newJoin is a join that begins now.
+// newJoin starts a join.
 func (m *clientModel) newJoin() {
 	m.phase, m.joinRef = "joining", 0
 	m.wish++
@@ -62,7 +62,7 @@ func (m *clientModel) newJoin() {
 	delete(m.timers, "rejoin")
 }
 
-// fault is how a channel becomes errored.
+// fault makes the channel errored.
 func (m *clientModel) fault() {
 	m.phase = "errored"
 	if m.told {
@@ -79,7 +79,7 @@ func (m *clientModel) joinAnswered(how string) {
 	delete(m.timers, "join")
 }
 
-// loseSent fails what is on the wire.
+// loseSent fails the pushes in flight.
 func (m *clientModel) loseSent(keep bool, how string) {
 	var back []string
 	for _, name := range m.onWire() {
@@ -236,7 +236,7 @@ func (m *clientModel) step(line string) {
 	}
 }
 
-// giveUp answers a push that waits, in line or on the wire.
+// giveUp answers a push that is buffered or in flight.
 func (m *clientModel) giveUp(name, how string) {
 	_, onWire := m.sent[name]
 	i := slices.Index(m.waiting, name)
@@ -356,14 +356,14 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			m.gone()
 		}
 	default:
-		m.shown = "deliver"
+		m.shown = "event"
 		if m.phase == "leaving" || m.phase == "fresh" {
 			m.shown = "drop"
 		}
 	}
 }
 
-// TestClientRandom plays random histories against the model and checks what must always hold.
+// TestClientRandom compares random histories with the model and checks invariants.
 func TestClientRandom(t *testing.T) {
 	t.Parallel()
 	for seed := range 2000 {
@@ -412,7 +412,7 @@ func clientHistory(t *testing.T, seed uint64) {
 				answers[f[1]] = f[2]
 			case "send":
 				sends = append(sends, strings.TrimPrefix(o, "send "))
-			case "deliver", "drop":
+			case "event", "drop":
 				shown = f[0]
 			}
 		}
@@ -442,7 +442,7 @@ func clientHistory(t *testing.T, seed uint64) {
 			fail("tries %d, model %d", r.s.tries, m.fails)
 		}
 
-		// What must hold whatever the model says.
+		// Invariants that do not depend on the model.
 		for name := range answers {
 			if name != "join" && answered[name] {
 				fail("%s was answered twice", name)

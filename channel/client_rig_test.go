@@ -10,7 +10,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// clientRig drives clientStep by lines of text and renders what comes of them as text.
+// clientRig feeds clientStep with lines of text and returns its outputs as text.
 //
 //	open, closed, join, leave, end, giveup   the inputs of these names
 //	taken                                    marks the topic as still being left by another channel, before join
@@ -19,7 +19,7 @@ import (
 //	push NAME, cancel NAME                   pushes are named
 //	due join|rejoin|leave|NAME               a timer
 //	refused REF                              an encoding error
-//	unsent NAME                              marks it before closed
+//	unsent NAME                              marks a push before closed
 //	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string
 type clientRig struct {
 	s      clientState
@@ -71,7 +71,7 @@ func rigRef(s string) serializer.Ref {
 	return serializer.Ref(`"` + s + `"`)
 }
 
-// input makes the input of a line.
+// input returns the input of a line.
 func (r *clientRig) input(line string) clientInput {
 	f := strings.Fields(line)
 	switch f[0] {
@@ -132,7 +132,7 @@ func (r *clientRig) do(line string) string {
 		return ""
 	}
 	if line == "taken" {
-		r.s.held = true
+		r.s.taken = true
 		return ""
 	}
 	r.s, r.out = clientStep(r.s, r.input(line), r.out[:0])
@@ -151,14 +151,14 @@ func (r *clientRig) render(o *clientOutput) string {
 	case outParams:
 		return fmt.Sprintf("params %d", o.attempt)
 	case outNoParams:
-		return "" // always harmless
+		return "" // is never wrong
 	case outSend:
 		return fmt.Sprintf("send %d %d %s", o.joinRef, o.ref, o.event)
 	case outAnswer:
 		delete(r.armed, r.nameOf(o.push))
 		return fmt.Sprintf("answer %s %s", r.nameOf(o.push), rigAnswer(o.answer))
-	case outDeliver:
-		return "deliver " + o.msg.Event
+	case outEvent:
+		return "event " + o.msg.Event
 	case outDrop:
 		return "drop"
 	case outArm:
@@ -187,7 +187,7 @@ func (r *clientRig) render(o *clientOutput) string {
 	panic("no such output")
 }
 
-// rigAnswer is what an answer comes to.
+// rigAnswer returns the text of an answer.
 func rigAnswer(a promise.Result) string {
 	if a.Err == nil {
 		return a.Status

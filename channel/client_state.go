@@ -12,18 +12,18 @@ import (
 	"bennu.example/serializer"
 )
 
-// The rules of a client's channel: phoenix.js's, where they mean something, as a step function without clock, network or goroutine. What
-// happens is a clientInput, what is to be done about it are clientOutputs; client_driver.go carries them out. Where the rules differ from
-// phoenix.js on purpose, a comment says so.
+// This file has the rules of a client's channel as a step function without clock, network and
+// goroutines. It turns a clientInput into clientOutputs, which client_driver.go performs. The rules
+// are those of phoenix.js. Comments describe the intended differences.
 
-// ClientState is where a client's channel is.
+// ClientState is the state of a client's channel.
 type ClientState uint8
 
 const (
-	StateClosed  ClientState = iota // not joined yet, or over: left, or closed by the server or with the socket
+	StateClosed  ClientState = iota // not joined yet; or left, or closed by the server or with the socket
 	StateJoining                    // phx_join was sent and not answered, or waits for a connection
 	StateJoined
-	StateErrored // it was refused, crashed, or lost its connection; it will be joined again
+	StateErrored // refused, crashed, or without connection; it will be joined again
 	StateLeaving // phx_leave was sent and not answered
 )
 
@@ -35,31 +35,32 @@ func (s ClientState) String() string {
 	return fmt.Sprintf("ClientState(%d)", s)
 }
 
-// clientState is all that the rules depend on. A step takes it over and returns the next: like a slice given to append, the old one must
-// not be used again.
+// clientState is the state on which the rules depend. clientStep returns the next state. As with a
+// slice passed to append, the old one must not be used afterwards.
 type clientState struct {
 	topic  string
 	status ClientState
 	open   bool          // the socket is connected
-	held   bool          // another channel is still leaving the topic: joins wait
-	over   bool          // closed for good
+	taken  bool          // another channel is still leaving the topic: joins wait
+	over   bool          // closed permanently
 	gaveUp bool          // because a join failed
-	cause  error         // of StateErrored, and of over
+	cause  error         // of StateErrored or over
 	refs   func() uint64 // the next ref of the socket
 
-	join     *clientPush // of Join; nil before
-	answered bool        // join was answered, so that its handle has had its answer
-	attempt  uint64      // counts joins: params that come late are told from those of this one
-	joinRef  uint64      // of the join that counts; 0 when there is none
+	join     *clientPush // from Join; nil before
+	answered bool        // the handle of join was answered
+	attempt  uint64      // the number of the join, which identifies its params
+	joinRef  uint64      // of the current join; zero if it was not sent
 	tries    int         // rejoins since the last success or the last connection
-	leave    *clientPush // of Leave
+	leave    *clientPush // from Leave
 
 	buffer []*clientPush          // pushes that wait for the join, in order
 	flight map[uint64]*clientPush // pushes that were sent, by ref
-	most   int                    // of them at a time, since flight was made
+	peak   int                    // the largest length of flight since it was made
 }
 
-// RemoteError is an end that the server told: by phx_error, after which the channel is joined again, or by phx_close, after which it is not.
+// RemoteError is the cause when the server ended the channel: with phx_error, after which the
+// channel is joined again, or with phx_close, after which it is not.
 type RemoteError struct {
 	Event   string
 	Payload serializer.Payload
@@ -72,13 +73,13 @@ func (e *RemoteError) Error() string {
 	return "channel: server sent " + e.Event
 }
 
-// clientMachine is a step being made.
+// clientMachine is the state during a step, and the outputs so far.
 type clientMachine struct {
 	clientState
 	out []clientOutput
 }
 
-// clientStep turns a state and an input into the next state, and appends what is to be done to out.
+// clientStep returns the state after an input, and appends the outputs to out.
 func clientStep(s clientState, in clientInput, out []clientOutput) (clientState, []clientOutput) {
 	m := clientMachine{s, out}
 	switch in.kind {
@@ -89,13 +90,13 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 	case inOpened:
 		m.opened()
 	case inClosed:
-		m.closed(in.err)
+		m.disconnected(in.err)
 	case inMessage:
 		m.message(in.msg)
 	case inPush:
 		m.pushCalled(in.push)
 	case inCancel:
-		if m.forget(in.push) {
+		if m.remove(in.push) {
 			m.fail(in.push, push.ErrCanceled)
 		}
 	case inLeave:
@@ -112,7 +113,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 			m.left(failed(m.wrap(m.leave, push.ErrTimeout)))
 		}
 	case inPushTimeout:
-		if m.forget(in.push) {
+		if m.remove(in.push) {
 			m.fail(in.push, push.ErrTimeout)
 		}
 	case inRefused:
@@ -123,18 +124,18 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 			m.end(m.cause, nil)
 		}
 	case inFree:
-		m.free()
+		m.topicFreed()
 	case inEnd:
 		m.end(in.err, nil)
 	}
 	return m.clientState, m.out
 }
 
-func (m *clientMachine) do(o clientOutput) { m.out = append(m.out, o) }
+func (m *clientMachine) add(o clientOutput) { m.out = append(m.out, o) }
 
 func (m *clientMachine) set(s ClientState, cause error) {
 	m.status, m.cause = s, cause
-	m.do(clientOutput{kind: outState, status: s, err: cause})
+	m.add(clientOutput{kind: outState, status: s, err: cause})
 }
 
 func (m *clientMachine) joinCalled(p *clientPush) {
@@ -149,40 +150,42 @@ func (m *clientMachine) joinCalled(p *clientPush) {
 	}
 }
 
-// begin starts a join, the first or another. Its timeout runs from here, connected or not.
+// begin starts a join or a rejoin. Its timeout starts here, whether there is a connection or not.
 func (m *clientMachine) begin() {
 	m.attempt++
 	m.joinRef = 0
 	m.set(StateJoining, nil)
-	m.do(clientOutput{kind: outArm, timer: timerJoin})
-	m.askParams()
+	m.add(clientOutput{kind: outArm, timer: timerJoin})
+	m.requestParams()
 }
 
-// askParams has the params of the present join evaluated, unless it waits for a connection or for the topic.
-func (m *clientMachine) askParams() {
-	if m.open && !m.held {
-		m.do(clientOutput{kind: outParams, attempt: m.attempt})
+// requestParams requests the params of the current join, unless it waits for a connection or the
+// topic.
+func (m *clientMachine) requestParams() {
+	if m.open && !m.taken {
+		m.add(clientOutput{kind: outParams, attempt: m.attempt})
 	}
 }
 
-// free ends the wait for a channel that was leaving the topic. Phoenix kills a channel when a phx_join for its topic arrives,
-// also one that is being left, and with it the answers to what was pushed before. (phoenix.js does not wait.) The timeout of the
-// join starts again, because its first run may have gone by while the leave was answered.
-func (m *clientMachine) free() {
-	if !m.held {
+// topicFreed ends the wait for a channel that was leaving the topic. It differs from phoenix.js,
+// which does not wait: Phoenix kills a channel, even one that is leaving, when a phx_join for its
+// topic arrives, and its last pushes get no replies. The timeout of the join starts again,
+// because most of it may have passed during the wait.
+func (m *clientMachine) topicFreed() {
+	if !m.taken {
 		return
 	}
-	m.held = false
+	m.taken = false
 	if m.status == StateJoining {
-		m.do(clientOutput{kind: outArm, timer: timerJoin})
-		m.askParams()
+		m.add(clientOutput{kind: outArm, timer: timerJoin})
+		m.requestParams()
 	}
 }
 
-// params has the join sent. (Unlike phoenix.js nothing is sent that an earlier connection left over: params are asked for when
-// there is one, and the ref is new.)
+// params sends the join. It differs from phoenix.js, which may send a join from an earlier
+// connection: params are requested once there is a connection, and the ref is new.
 func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err error) {
-	if attempt != m.attempt || m.status != StateJoining || !m.open || m.held || m.joinRef != 0 {
+	if attempt != m.attempt || m.status != StateJoining || !m.open || m.taken || m.joinRef != 0 {
 		return
 	}
 	if err != nil {
@@ -190,43 +193,43 @@ func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err e
 		return
 	}
 	m.joinRef = m.refs()
-	m.do(clientOutput{kind: outSend, ref: m.joinRef, joinRef: m.joinRef, event: serializer.EventJoin, payload: payload})
+	m.add(clientOutput{kind: outSend, ref: m.joinRef, joinRef: m.joinRef, event: serializer.EventJoin, payload: payload})
 }
 
 func (m *clientMachine) opened() {
 	m.open, m.tries = true, 0
 	switch m.status {
-	case StateJoining: // Join was called before; its timeout goes on
-		m.askParams()
+	case StateJoining: // Join was called before; its timeout continues
+		m.requestParams()
 	case StateErrored:
-		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
+		m.add(clientOutput{kind: outDisarm, timer: timerRejoin})
 		m.begin()
 	}
 }
 
-// closed is about the connection. Pushes that the server may have got fail at once (phoenix.js lets them time out), those that it
-// cannot have got wait for the next join.
-func (m *clientMachine) closed(err error) {
+// disconnected handles the loss of the connection. Pushes that the server may have received fail
+// immediately, whereas in phoenix.js they time out. Others wait for the next join.
+func (m *clientMachine) disconnected(err error) {
 	m.open = false
-	m.do(clientOutput{kind: outNoParams})
+	m.add(clientOutput{kind: outNoParams})
 	switch m.status {
-	case StateLeaving: // the server ends its channels with the connection; so there is no leave to send later, as phoenix.js does
+	case StateLeaving: // the connection ended the server's channel; phoenix.js sends a leave later
 		m.left(promise.Result{Status: push.StatusOK})
 	case StateJoining, StateJoined:
-		m.errored(err)
-		m.lose(err)
-		m.retry(err)
+		m.setErrored(err)
+		m.failInFlight(err)
+		m.scheduleRejoin(err)
 		m.joinRef = 0
 	case StateErrored:
-		m.do(clientOutput{kind: outDisarm, timer: timerRejoin})
+		m.add(clientOutput{kind: outDisarm, timer: timerRejoin})
 	}
 }
 
-// lose fails what is in flight, but for what was not sent, which goes before all that waits already.
-func (m *clientMachine) lose(err error) {
+// failInFlight fails the pushes in flight. Those that were not sent go to the front of the buffer.
+func (m *clientMachine) failInFlight(err error) {
 	var back []*clientPush
 	for _, p := range m.inFlight() {
-		m.landed(p.ref)
+		m.removeInFlight(p.ref)
 		if p.unsent {
 			p.ref, p.unsent = 0, false
 			back = append(back, p)
@@ -250,31 +253,33 @@ func (m *clientMachine) inFlight() []*clientPush {
 	return list
 }
 
-// errored comes before those are answered who may then ask for the state; retry after that. A join that nobody answered yet keeps its
-// timeout, so that who waits for it is told, whatever becomes of the connection.
-func (m *clientMachine) errored(err error) {
+// setErrored must be called before pushes are answered, whose callers may then read the state,
+// and scheduleRejoin after that. A join that was not answered yet keeps its timeout, so that its
+// caller is notified even if no connection follows.
+func (m *clientMachine) setErrored(err error) {
 	if m.status == StateJoining && m.answered {
-		m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+		m.add(clientOutput{kind: outDisarm, timer: timerJoin})
 	}
 	m.set(StateErrored, err)
 }
 
-// retry has the channel joined again: after a while if connected, else with the next connection.
-func (m *clientMachine) retry(err error) {
+// scheduleRejoin arms the timer of the rejoin. Without a connection, the next one starts the
+// rejoin.
+func (m *clientMachine) scheduleRejoin(err error) {
 	if m.open {
-		m.do(clientOutput{kind: outArm, timer: timerRejoin, tries: m.tries + 1})
+		m.add(clientOutput{kind: outArm, timer: timerRejoin, tries: m.tries + 1})
 	}
-	m.do(clientOutput{kind: outErrored, err: err})
+	m.add(clientOutput{kind: outErrored, err: err})
 }
 
 func (m *clientMachine) joinTimeout() {
 	err := m.wrap(m.join, push.ErrTimeout)
 	switch m.status {
 	case StateJoining:
-		if m.open && m.joinRef != 0 { // so that a join that the server makes late is undone
-			m.do(clientOutput{kind: outSend, ref: m.refs(), joinRef: m.joinRef, event: serializer.EventLeave})
+		if m.open && m.joinRef != 0 { // to undo a join that the server accepts late
+			m.add(clientOutput{kind: outSend, ref: m.refs(), joinRef: m.joinRef, event: serializer.EventLeave})
 		}
-		m.do(clientOutput{kind: outNoParams})
+		m.add(clientOutput{kind: outNoParams})
 		m.joinFailed(failed(err), err)
 	case StateErrored:
 		m.answerJoin(failed(err))
@@ -283,35 +288,35 @@ func (m *clientMachine) joinTimeout() {
 
 func (m *clientMachine) joinFailed(a promise.Result, err error) {
 	m.joinRef = 0
-	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
-	m.errored(err)
+	m.add(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.setErrored(err)
 	m.answerJoin(a)
-	m.retry(err)
+	m.scheduleRejoin(err)
 }
 
 func (m *clientMachine) answerJoin(a promise.Result) {
 	m.answered = true
-	m.do(clientOutput{kind: outAnswer, push: m.join, answer: a})
+	m.add(clientOutput{kind: outAnswer, push: m.join, answer: a})
 }
 
-// message takes what came for the topic. What names another join than this one is of the past; what names none is a broadcast, or an
-// older version's, and taken.
+// message handles a message for the topic. A message with the ref of another join is outdated. A
+// message without join_ref is a broadcast, or uses version 1.0.0, and is accepted.
 func (m *clientMachine) message(msg *serializer.Message) {
 	if m.over {
 		return
 	}
-	if m.held {
-		m.do(clientOutput{kind: outDrop, msg: msg, why: "message for the channel that is leaving"})
+	if m.taken {
+		m.add(clientOutput{kind: outDrop, msg: msg, why: "topic is being left by another channel"})
 		return
 	}
 	of := msg.JoinRef
 	isEnd := msg.Event == serializer.EventClose || msg.Event == serializer.EventError
 	if isNullClientRef(of) && isEnd && msg.Kind != serializer.KindReply {
-		of = msg.Ref // 1.0.0 has no join_ref; there the ref of an end is the join's
+		of = msg.Ref // 1.0.0 has no join_ref: phx_close and phx_error repeat the join's ref
 	}
 	if !isNullClientRef(of) {
 		if n, ok := parseClientRef(of); !ok || n != m.joinRef || n == 0 {
-			m.do(clientOutput{kind: outDrop, msg: msg, why: "outdated message"})
+			m.add(clientOutput{kind: outDrop, msg: msg, why: "outdated message"})
 			return
 		}
 	}
@@ -323,17 +328,17 @@ func (m *clientMachine) message(msg *serializer.Message) {
 	case msg.Event == serializer.EventError:
 		m.crashed(&RemoteError{msg.Event, msg.Payload})
 	case m.status == StateLeaving, m.status == StateClosed:
-		m.do(clientOutput{kind: outDrop, msg: msg, why: "channel was left"})
+		m.add(clientOutput{kind: outDrop, msg: msg, why: "channel was left"})
 	default:
-		m.do(clientOutput{kind: outDeliver, msg: msg})
+		m.add(clientOutput{kind: outEvent, msg: msg})
 	}
 }
 
 func (m *clientMachine) reply(msg *serializer.Message) {
 	ref, ok := parseClientRef(msg.Ref)
 	if p := m.flight[ref]; ok && p != nil {
-		m.landed(ref)
-		m.do(clientOutput{kind: outAnswer, push: p, answer: promise.Result{Status: msg.Status, Payload: msg.Payload}})
+		m.removeInFlight(ref)
+		m.add(clientOutput{kind: outAnswer, push: p, answer: promise.Result{Status: msg.Status, Payload: msg.Payload}})
 		return
 	}
 	switch {
@@ -341,8 +346,8 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 		m.joinReply(msg)
 	case ok && m.status == StateLeaving && ref == m.leave.ref:
 		m.left(promise.Result{Status: msg.Status, Payload: msg.Payload})
-	default: // a second reply, one that comes after its timeout, or one to nothing
-		m.do(clientOutput{kind: outDrop, msg: msg, why: "reply to nothing"})
+	default: // a second reply, a reply after its timeout, or a reply with an unknown ref
+		m.add(clientOutput{kind: outDrop, msg: msg, why: "no push waits for this reply"})
 	}
 }
 
@@ -353,30 +358,30 @@ func (m *clientMachine) joinReply(msg *serializer.Message) {
 		return
 	}
 	m.tries = 0
-	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.add(clientOutput{kind: outDisarm, timer: timerJoin})
 	m.set(StateJoined, nil)
 	for _, p := range m.buffer {
 		m.send(p)
 	}
 	m.buffer = nil
 	m.answerJoin(a)
-	m.do(clientOutput{kind: outJoined, payload: msg.Payload})
+	m.add(clientOutput{kind: outJoined, payload: msg.Payload})
 }
 
-// crashed is the server's phx_error: what was asked of its channel will not be answered any more.
+// crashed handles the server's phx_error, after which the pushes in flight get no replies.
 func (m *clientMachine) crashed(err error) {
 	switch m.status {
 	case StateJoining:
 		m.joinRef = 0
-		m.errored(err)
-		m.retry(err)
+		m.setErrored(err)
+		m.scheduleRejoin(err)
 	case StateJoined:
-		for _, p := range m.flight { // also what is still on its way: it finds no channel
+		for _, p := range m.flight { // even if not sent yet: it would reach no channel
 			p.unsent = false
 		}
-		m.errored(err)
-		m.lose(err)
-		m.retry(err)
+		m.setErrored(err)
+		m.failInFlight(err)
+		m.scheduleRejoin(err)
 	case StateLeaving:
 		m.left(promise.Result{Status: push.StatusOK})
 	}
@@ -394,37 +399,38 @@ func (m *clientMachine) pushCalled(p *clientPush) {
 		m.send(p)
 	default:
 		m.buffer = append(m.buffer, p)
-		m.do(clientOutput{kind: outArm, timer: timerPush, push: p})
+		m.add(clientOutput{kind: outArm, timer: timerPush, push: p})
 	}
 }
 
-// send gives the push its ref and starts its timeout, anew if it was buffered.
+// send assigns the ref of a push, starts or restarts its timeout, and sends it.
 func (m *clientMachine) send(p *clientPush) {
 	p.ref = m.refs()
 	if m.flight == nil {
 		m.flight = make(map[uint64]*clientPush)
 	}
 	m.flight[p.ref] = p
-	m.most = max(m.most, len(m.flight))
-	m.do(clientOutput{kind: outArm, timer: timerPush, push: p})
-	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: p.event})
+	m.peak = max(m.peak, len(m.flight))
+	m.add(clientOutput{kind: outArm, timer: timerPush, push: p})
+	m.add(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: p.event})
 }
 
-// clientFlightKept is how many pushes' room flight keeps when it is empty.
+// clientFlightKept is the number of pushes for which an empty flight keeps its memory.
 const clientFlightKept = 64
 
-// landed takes a push out of flight. A map does not shrink: one that was large is let go of.
-func (m *clientMachine) landed(ref uint64) {
+// removeInFlight removes a push from flight. Maps do not shrink, so a large one is replaced when
+// empty.
+func (m *clientMachine) removeInFlight(ref uint64) {
 	delete(m.flight, ref)
-	if len(m.flight) == 0 && m.most > clientFlightKept {
-		m.flight, m.most = nil, 0
+	if len(m.flight) == 0 && m.peak > clientFlightKept {
+		m.flight, m.peak = nil, 0
 	}
 }
 
-// forget takes a push out of what is waited for, and reports whether it was there.
-func (m *clientMachine) forget(p *clientPush) bool {
+// remove removes a push from flight or the buffer, and reports whether it was there.
+func (m *clientMachine) remove(p *clientPush) bool {
 	if p.ref != 0 && m.flight[p.ref] == p {
-		m.landed(p.ref)
+		m.removeInFlight(p.ref)
 		return true
 	}
 	i := slices.Index(m.buffer, p)
@@ -440,9 +446,10 @@ func (m *clientMachine) forget(p *clientPush) bool {
 	return true
 }
 
+// refused handles a message that could not be encoded.
 func (m *clientMachine) refused(ref uint64, err error) {
 	if p := m.flight[ref]; p != nil {
-		m.landed(ref)
+		m.removeInFlight(ref)
 		m.fail(p, err)
 		return
 	}
@@ -452,8 +459,9 @@ func (m *clientMachine) refused(ref uint64, err error) {
 	}
 }
 
-// leaveCalled says goodbye if the server knows the channel. The channel is left when the server says so, or the leave times out.
-// (phoenix.js takes it for left at once.) What was pushed before is answered first, what was not sent yet never is.
+// leaveCalled sends phx_leave if the server knows the channel. The channel is left when the
+// server replies or the leave times out, whereas phoenix.js closes it immediately. So earlier
+// pushes are still answered. Pushes that were not sent yet fail.
 func (m *clientMachine) leaveCalled(p *clientPush) {
 	m.leave = p
 	known := m.open && m.joinRef != 0 && (m.status == StateJoining || m.status == StateJoined)
@@ -465,18 +473,18 @@ func (m *clientMachine) leaveCalled(p *clientPush) {
 		m.left(promise.Result{Status: push.StatusOK})
 		return
 	}
-	m.do(clientOutput{kind: outDisarm, timer: timerJoin})
+	m.add(clientOutput{kind: outDisarm, timer: timerJoin})
 	m.set(StateLeaving, nil)
 	m.failJoin(ErrLeft)
 	m.failBuffer(ErrLeft)
 	p.ref = m.refs()
-	m.do(clientOutput{kind: outArm, timer: timerLeave})
-	m.do(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
+	m.add(clientOutput{kind: outArm, timer: timerLeave})
+	m.add(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
 }
 
 func (m *clientMachine) answerLeave(a promise.Result) {
 	if m.leave != nil {
-		m.do(clientOutput{kind: outAnswer, push: m.leave, answer: a})
+		m.add(clientOutput{kind: outAnswer, push: m.leave, answer: a})
 		m.leave = nil
 	}
 }
@@ -484,16 +492,17 @@ func (m *clientMachine) answerLeave(a promise.Result) {
 // left closes the channel because Leave was called.
 func (m *clientMachine) left(a promise.Result) { m.end(ErrLeft, &a) }
 
-// end closes the channel for good. A Leave that waits is answered by leave; nil: it fails.
+// end closes the channel permanently. A pending Leave is answered with leave. Nil means that it
+// fails.
 func (m *clientMachine) end(cause error, leave *promise.Result) {
 	if m.over {
 		return
 	}
 	m.over = true
 	for _, t := range []clientTimer{timerJoin, timerRejoin, timerLeave} {
-		m.do(clientOutput{kind: outDisarm, timer: t})
+		m.add(clientOutput{kind: outDisarm, timer: t})
 	}
-	m.do(clientOutput{kind: outNoParams})
+	m.add(clientOutput{kind: outNoParams})
 	m.joinRef = 0
 	m.set(StateClosed, cause)
 	for _, p := range m.inFlight() {
@@ -513,11 +522,11 @@ func (m *clientMachine) end(cause error, leave *promise.Result) {
 	default:
 		m.answerLeave(*leave)
 	}
-	m.do(clientOutput{kind: outClosed, err: cause})
+	m.add(clientOutput{kind: outClosed, err: cause})
 }
 
-// closedBy is ErrClosed and its cause. What failed a join that was given up is no cause that others are to be taken for: it stands there by
-// its text only.
+// closedBy returns ErrClosed with its cause. If rejoining was given up, the error includes only the
+// text of the cause, so that errors.Is does not report that other pushes were refused or timed out.
 func (m *clientMachine) closedBy(cause error) error {
 	if m.gaveUp {
 		return fmt.Errorf("%w: %s", ErrClosed, cause.Error())
@@ -540,12 +549,12 @@ func (m *clientMachine) failJoin(cause error) {
 }
 
 func (m *clientMachine) fail(p *clientPush, err error) {
-	m.do(clientOutput{kind: outAnswer, push: p, answer: failed(m.wrap(p, err))})
+	m.add(clientOutput{kind: outAnswer, push: p, answer: failed(m.wrap(p, err))})
 }
 
 func (m *clientMachine) wrap(p *clientPush, err error) error { return p.wrap(m.topic, err) }
 
-// wrap says which push it was.
+// wrap adds the event and the topic to err.
 func (p *clientPush) wrap(topic string, err error) error {
 	switch p.event {
 	case serializer.EventJoin:
@@ -565,16 +574,16 @@ func failed(err error) promise.Result {
 	return promise.Result{Status: push.StatusFailed, Payload: reason, Err: err}
 }
 
-// clientPush is a push, a join or a leave, and the handle to it.
+// clientPush is a push, a join or a leave, with its handle.
 type clientPush struct {
 	handle  promise.Promise
 	c       *Client
 	event   string
 	timeout time.Duration
 
-	// The rules' own.
-	ref    uint64 // 0: not sent
-	unsent bool   // it is known not to have been handed to the network
+	// Used by the rules only.
+	ref    uint64 // zero if it was not sent
+	unsent bool   // certainly not passed to the network
 
-	clientCarriage
+	pushIO
 }

@@ -10,29 +10,30 @@ import (
 	"bennu.example/push"
 )
 
-// TestClientRules names the lines of the checklist that each table is about. A line without "=>" must come to nothing that shows.
+// TestClientRules runs scripts of inputs and expected outputs. A line without "=>" must have no
+// visible output. clientRig describes the inputs.
 func TestClientRules(t *testing.T) {
 	t.Parallel()
-	// joined is how most tables begin: refs 1 and 2 are spent in the second.
+	// joined is the beginning of most scripts. The next ref is 2.
 	const joined = `
 		open
 		join => joining; params 1
 		params 1 => send 1 1 phx_join
 		msg 1 1 phx_reply ok => joined; answer join ok; joined!`
 	for _, test := range []struct{ name, script, armed string }{
-		{"K233 a new channel is closed and takes no push; L254", `
+		{"a new channel is closed and rejects pushes", `
 			open
 			push a => answer a not joined`, ""},
-		{"K234 join sends phx_join, ref is join_ref; a second join is refused", `
+		{"join sends phx_join, ref is join_ref; a second join is refused", `
 			open
 			join => joining; params 1
 			join2 => answer join2 duplicate
 			params 1 => send 1 1 phx_join`, "join"},
-		{"K234 join before the connection waits for it; its timeout runs", `
+		{"join before the connection waits for it; its timeout runs", `
 			join => joining
 			open => params 1
 			params 1 => send 1 1 phx_join`, "join"},
-		{"K235 params that come late are not for this join", `
+		{"params of an earlier join are ignored", `
 			open
 			join => joining; params 1
 			closed => errored; error!
@@ -41,11 +42,11 @@ func TestClientRules(t *testing.T) {
 			params 1
 			params 2 => send 1 1 phx_join
 			params 2`, "join"},
-		{"K235 params that fail are as a refusal", `
+		{"failed params count as a refusal", `
 			open
 			join => joining; params 1
 			params 1 error => errored; answer join cause; rejoin in 1; error!`, "rejoin"},
-		{"K237 the buffer is sent before the join's answer is told, in order", `
+		{"the buffer is sent in order, before the join is answered", `
 			open
 			join => joining; params 1
 			push a
@@ -53,7 +54,7 @@ func TestClientRules(t *testing.T) {
 			params 1 => send 1 1 phx_join
 			push c
 			msg 1 1 phx_reply ok => joined; send 1 2 a; send 1 3 b; send 1 4 c; answer join ok; joined!`, "a b c"},
-		{"K238 K241 K242 refused: again after 1, 2, 3 tries, each with its own ref, each answered", `
+		{"a refused join is repeated with a new ref, and each is answered", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
@@ -66,17 +67,17 @@ func TestClientRules(t *testing.T) {
 			params 3 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!
 			msg 3 3 phx_error => errored; rejoin in 1; error!`, "rejoin"},
-		{"K238 any status but ok is a refusal", `
+		{"every status except ok is a refusal", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_reply maybe => errored; answer join maybe; rejoin in 1; error!`, "rejoin"},
-		{"D95 a refusal whose join_ref is null", `
+		{"a refusal whose join_ref is null", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			msg - 1 phx_reply error => errored; answer join error; rejoin in 1; error!`, "rejoin"},
-		{"K239 a join that times out is undone by a leave, a late ok ignored", `
+		{"a join that times out is undone by a leave, and a late ok is ignored", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
@@ -86,48 +87,48 @@ func TestClientRules(t *testing.T) {
 			due rejoin => joining; params 2
 			params 2 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
-		{"K239 offline a join times out without a leave, and is made later", `
+		{"offline, a join times out without a leave, and is repeated later", `
 			join => joining
 			due join => errored; answer join timeout; error!
 			open => joining; params 2
 			params 2 => send 1 1 phx_join`, "join"},
-		{"K239 a join that waits for its params times out without a leave", `
+		{"a join that waits for its params times out without a leave", `
 			open
 			join => joining; params 1
 			due join => errored; answer join timeout; rejoin in 1; error!
 			params 1`, "rejoin"},
-		{"a lost connection answers no join, but its timeout goes on", `
+		{"a lost connection does not answer the join, and its timeout continues", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			closed => errored; error!
 			due join => answer join timeout
 			open => joining; params 2`, "join"},
-		{"a rejoin that a lost connection cut short leaves no timer behind", joined + `
+		{"a lost connection during a rejoin stops its timer", joined + `
 			closed => errored; error!
 			open => joining; params 2
 			closed => errored; error!`, ""},
-		{"a connection that cannot be made is an error to who waits for it, once", `
+		{"a failed connection is reported once", `
 			join => joining
 			closed => errored; error!
 			closed
 			open => joining; params 2`, "join"},
-		{"K243 phx_error: again after a second, not twice", joined + `
+		{"phx_error starts one rejoin", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			msg 1 1 phx_error
 			due rejoin => joining; params 2`, "join"},
-		{"K243 phx_error while joining", `
+		{"phx_error while joining", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			msg 1 1 phx_reply ok => drop`, "join rejoin"},
-		{"I212 K244 no rejoin and no error when closed", joined + `
+		{"a closed channel does not rejoin", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			leave => closed; answer leave ok; closed!
 			due rejoin
 			open`, ""},
-		{"K245 phx_close: closed for good, and what waits is told", joined + `
+		{"phx_close closes the channel permanently and fails its pushes", joined + `
 			push a => send 1 2 a
 			msg 1 1 phx_close => closed; answer a lost; closed!
 			push b => answer b closed
@@ -135,19 +136,19 @@ func TestClientRules(t *testing.T) {
 			closed
 			open
 			msg 1 2 phx_reply ok`, ""},
-		{"K245 phx_close while joining answers the join", `
+		{"phx_close while joining answers the join", `
 			open
 			join => joining; params 1
 			push a
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_close => closed; answer a closed; answer join closed; closed!`, ""},
-		{"K245 phx_close without refs, as in 1.0.0 from a join without join_ref", joined + `
+		{"phx_close without refs, as in 1.0.0 for a join without join_ref", joined + `
 			msg - - phx_close => closed; closed!`, ""},
-		{"an end of an earlier join in 1.0.0 is known by its ref", joined + `
+		{"in 1.0.0 the ref tells that an earlier join ended", joined + `
 			msg - 9 phx_close => drop
 			msg - 9 phx_error => drop
 			msg - 1 phx_close => closed; closed!`, ""},
-		{"K246 leave: phx_leave with the join_ref, closed by its reply (K247: not before)", joined + `
+		{"leave sends phx_leave with the join_ref, and the reply closes the channel", joined + `
 			push a => send 1 2 a
 			leave => leaving; send 1 3 phx_leave
 			push b => answer b closed
@@ -155,26 +156,26 @@ func TestClientRules(t *testing.T) {
 			msg 1 2 phx_reply ok => answer a ok
 			msg 1 3 phx_reply ok => closed; answer leave ok; closed!
 			msg 1 1 phx_close`, ""},
-		{"leave: phx_close comes first, what is in flight fails", joined + `
+		{"phx_close before the reply to a leave fails the pushes in flight", joined + `
 			push a => send 1 2 a
 			leave => leaving; send 1 3 phx_leave
 			msg 1 1 phx_close => closed; answer a lost; answer leave ok; closed!`, ""},
-		{"leave: the channel crashes meanwhile", joined + `
+		{"phx_error while leaving", joined + `
 			leave => leaving; send 1 2 phx_leave
 			msg 1 1 phx_error => closed; answer leave ok; closed!`, ""},
 		{"leave times out", joined + `
 			leave => leaving; send 1 2 phx_leave
 			due leave => closed; answer leave timeout; closed!`, ""},
-		{"K248 leave: the connection is lost, and the server's channel with it", joined + `
+		{"lost connection while leaving", joined + `
 			leave => leaving; send 1 2 phx_leave
 			closed => closed; answer leave ok; closed!
 			open`, ""},
-		{"K248 leave while offline", joined + `
+		{"leave while offline", joined + `
 			closed => errored; error!
 			push a
 			leave => closed; answer a closed; answer leave ok; closed!
 			open`, ""},
-		{"a join waits until the channel before has left the topic", `
+		{"a join waits until the previous channel has left the topic", `
 			open
 			taken
 			join => joining
@@ -186,10 +187,10 @@ func TestClientRules(t *testing.T) {
 			msg - - phx_error => drop
 			free => params 1
 			params 1 => send 1 1 phx_join
-			msg - - said => deliver said
+			msg - - said => event said
 			msg 1 1 phx_reply ok => joined; send 1 2 a; answer join ok; joined!
 			free`, "a"},
-		{"a join that waits for the topic times out, and is made again", `
+		{"a join that waits for the topic times out and is repeated", `
 			open
 			taken
 			join => joining
@@ -220,39 +221,39 @@ func TestClientRules(t *testing.T) {
 			closed => errored; error!
 			free
 			open => joining; params 2`, "join"},
-		{"leave before join is nothing, and join comes after", `
+		{"leave before join does nothing", `
 			open
 			leave => answer leave ok
 			join => joining; params 1`, "join"},
-		{"leave while joining: phx_leave, and a late ok is ignored", `
+		{"leave while joining sends phx_leave, and a late ok is ignored", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			leave => leaving; answer join closed; send 1 2 phx_leave
 			msg 1 1 phx_reply ok => drop
 			msg 1 2 phx_reply ok => closed; answer leave ok; closed!`, ""},
-		{"leave while the params are not there yet", `
+		{"leave while the params are evaluated", `
 			open
 			join => joining; params 1
 			leave => closed; answer join closed; answer leave ok; closed!
 			params 1`, ""},
-		{"K250 other join_refs are dropped, null and empty ones taken, in any state", joined + `
+		{"other join_refs are dropped, and null and empty ones accepted, in any state", joined + `
 			msg 9 - said => drop
 			msg x - said => drop
 			msg 01 - said => drop
-			msg - - said => deliver said
-			msg '' - said => deliver said
-			msg 1 - said => deliver said
+			msg - - said => event said
+			msg '' - said => event said
+			msg 1 - said => event said
 			msg 1 1 phx_error => errored; rejoin in 1; error!
-			msg 1 - said => deliver said
-			msg - - said => deliver said
+			msg 1 - said => event said
+			msg - - said => event said
 			due rejoin => joining; params 2
 			msg 1 - said => drop
-			msg - - said => deliver said`, "join"},
-		{"E122 the client's own events coming from a server are events", joined + `
-			msg 1 - phx_join => deliver phx_join
-			msg 1 - phx_leave => deliver phx_leave`, ""},
-		{"K253 on open errored channels join at once, and the count begins again", joined + `
+			msg - - said => event said`, "join"},
+		{"phx_join and phx_leave from a server are events", joined + `
+			msg 1 - phx_join => event phx_join
+			msg 1 - phx_leave => event phx_leave`, ""},
+		{"a new connection rejoins immediately and resets the number of tries", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			due rejoin => joining; params 2
 			params 2 => send 2 2 phx_join
@@ -261,11 +262,11 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 3
 			params 3 => send 3 3 phx_join
 			msg 3 3 phx_reply error => errored; answer join error; rejoin in 1; error!`, "rejoin"},
-		{"rejoin may be given up", joined + `
+		{"rejoining can be given up", joined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			giveup => closed; closed!`, ""},
 
-		{"L255 sent at once when joined, else when joined again", joined + `
+		{"a push is sent immediately if joined, otherwise after the rejoin", joined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply ok => answer a ok
 			closed => errored; error!
@@ -274,7 +275,7 @@ func TestClientRules(t *testing.T) {
 			push c
 			params 2 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; send 3 4 b; send 3 5 c; answer join ok; joined!`, "b c"},
-		{"L256 a buffered push that timed out is not sent", `
+		{"a buffered push that timed out is not sent", `
 			open
 			join => joining; params 1
 			push a
@@ -284,18 +285,18 @@ func TestClientRules(t *testing.T) {
 			due a => answer a timeout
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_reply ok => joined; send 1 2 c; answer join ok; joined!`, "c"},
-		{"L258 no timeout after ok, no ok after the timeout", joined + `
+		{"no timeout after ok, no ok after the timeout", joined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply ok => answer a ok
 			due a
 			push b => send 1 3 b
 			due b => answer b timeout
 			msg 1 3 phx_reply ok => drop`, ""},
-		{"L260 in flight when the connection drops: lost, at once", joined + `
+		{"a lost connection fails the pushes in flight immediately", joined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			closed => errored; answer a lost; answer b lost; error!`, ""},
-		{"L260 what never went out is sent again, before what came later", joined + `
+		{"pushes that were not sent are sent after the rejoin, before later ones", joined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			push c => send 1 4 c
@@ -306,19 +307,19 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 2
 			params 2 => send 5 5 phx_join
 			msg 5 5 phx_reply ok => joined; send 5 6 b; send 5 7 c; send 5 8 d; answer join ok; joined!`, "b c d"},
-		{"in flight when the channel crashes: lost, whether sent or not", joined + `
+		{"a crash fails all pushes in flight, sent or not", joined + `
 			push a => send 1 2 a
 			unsent a
 			msg 1 1 phx_error => errored; answer a lost; rejoin in 1; error!
 			msg - 2 phx_reply error => drop`, "rejoin"},
-		{"L261 any status; a second reply is dropped", joined + `
+		{"a reply may have any status; a second one is dropped", joined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply maybe => answer a maybe
 			msg 1 2 phx_reply ok => drop`, ""},
-		{"L262 an unmatched topic is an error reply, with null join_ref", joined + `
+		{"an error reply for an unknown topic has a null join_ref", joined + `
 			push a => send 1 2 a
 			msg - 2 phx_reply error => answer a error`, ""},
-		{"replies to nothing", joined + `
+		{"replies that no push waits for", joined + `
 			msg 1 1 phx_reply error => drop
 			msg 1 99 phx_reply ok => drop
 			msg 1 - phx_reply ok => drop
@@ -328,13 +329,13 @@ func TestClientRules(t *testing.T) {
 			push a => send 1 2 a
 			refused 2 => answer a payload
 			refused 2`, ""},
-		{"a join that cannot be encoded is as a refusal", `
+		{"a join that cannot be encoded counts as a refusal", `
 			open
 			join => joining; params 1
 			params 1 => send 1 1 phx_join
 			refused 1 => errored; answer join payload; rejoin in 1; error!
 			refused 1`, "rejoin"},
-		{"cancel withdraws what waits, and ignores the reply of what was sent", joined + `
+		{"cancel removes a buffered push and ignores the reply to a sent one", joined + `
 			push a => send 1 2 a
 			cancel a => answer a canceled
 			msg 1 2 phx_reply ok => drop
@@ -345,13 +346,13 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 2
 			params 2 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
-		{"the end of the socket", joined + `
+		{"the socket closes", joined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			unsent b
 			end => closed; answer a lost; answer b closed; closed!
 			end`, ""},
-		{"the end while leaving", joined + `
+		{"the socket closes while leaving", joined + `
 			leave => leaving; send 1 2 phx_leave
 			end => closed; answer leave closed; closed!`, ""},
 	} {

@@ -7,7 +7,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// clientInput is one thing that happens.
+// clientInput is an input of clientStep.
 type clientInput struct {
 	kind    clientInputKind
 	push    *clientPush         // inJoin, inLeave, inPush, inCancel, inPushTimeout
@@ -21,25 +21,25 @@ type clientInput struct {
 type clientInputKind uint8
 
 const (
-	inJoin         clientInputKind = iota // Join was called
-	inParams                              // the join's params are there, or failed
-	inOpened                              // the socket is connected
-	inClosed                              // the socket lost its connection, or made none
-	inMessage                             // a message of the topic came
-	inPush                                // Push was called
-	inCancel                              // a push is withdrawn
-	inLeave                               // Leave was called
-	inJoinTimeout                         // timers
-	inRejoin                              //
-	inLeaveTimeout                        //
-	inPushTimeout                         //
-	inRefused                             // a message could not be encoded
-	inGiveUp                              // there is to be no rejoin
-	inFree                                // the channel that was leaving the topic is closed
-	inEnd                                 // the socket is closed for good
+	inJoin        clientInputKind = iota // Join was called
+	inParams                             // the params of a join were evaluated, or their function failed
+	inOpened                             // the socket is connected
+	inClosed                             // the socket lost its connection or failed to connect
+	inMessage                            // a message for the topic was received
+	inPush                               // Push was called
+	inCancel                             // a push was canceled
+	inLeave                              // Leave was called
+	inJoinTimeout                        // this and the next three: a timer fired
+	inRejoin
+	inLeaveTimeout
+	inPushTimeout
+	inRefused // a message could not be encoded
+	inGiveUp  // the socket does not want the channel to rejoin
+	inFree    // the channel that was leaving the topic is closed
+	inEnd     // the socket is closed permanently
 )
 
-// clientOutput is one thing to do.
+// clientOutput is an output of clientStep, which client_driver.go performs.
 type clientOutput struct {
 	kind    clientOutputKind
 	timer   clientTimer         // outArm, outDisarm
@@ -51,7 +51,7 @@ type clientOutput struct {
 	answer  promise.Result      // outAnswer
 	attempt uint64              // outParams
 	tries   int                 // outArm of timerRejoin, from 1
-	msg     *serializer.Message // outDeliver, outDrop
+	msg     *serializer.Message // outEvent, outDrop
 	status  ClientState         // outState
 	err     error               // outState, outErrored, outClosed
 	why     string              // outDrop
@@ -60,18 +60,18 @@ type clientOutput struct {
 type clientOutputKind uint8
 
 const (
-	outParams   clientOutputKind = iota // find the params of a join
-	outNoParams                         // they are not wanted any more
+	outParams   clientOutputKind = iota // evaluate the params of a join
+	outNoParams                         // stop evaluating params
 	outSend                             // send a message
 	outAnswer                           // answer a push, and stop its timer
-	outDeliver                          // give a message to who listens
-	outDrop                             // log a message that nobody gets
-	outArm                              // start a timer, also one that runs
+	outEvent                            // enqueue an event for the listeners
+	outDrop                             // log a dropped message
+	outArm                              // start or restart a timer
 	outDisarm                           // stop a timer
 	outState                            // the state changed
-	outJoined                           // tell of a join
-	outErrored                          // tell of an error
-	outClosed                           // tell of the end, and let go of the topic
+	outJoined                           // notify of a join
+	outErrored                          // notify of an error
+	outClosed                           // notify of the end, and release the topic
 )
 
 type clientTimer uint8
@@ -83,10 +83,11 @@ const (
 	timerPush                      // a push's timeout
 )
 
-// isNullClientRef takes the empty string for null, as phoenix.js does: that is what a binary frame says for null.
+// isNullClientRef reports whether r is null or empty. phoenix.js treats both alike, because a
+// binary frame has an empty ref for null.
 func isNullClientRef(r serializer.Ref) bool { return r == "" || r == serializer.EmptyRef }
 
-// clientRef writes the ref n; 0 is null.
+// clientRef returns the ref with the number n. Zero means null.
 func clientRef(n uint64) serializer.Ref {
 	if n == 0 {
 		return ""
@@ -96,7 +97,7 @@ func clientRef(n uint64) serializer.Ref {
 	return serializer.Ref(append(b, '"'))
 }
 
-// parseClientRef reads a ref that this client may have made: digits in quotes.
+// parseClientRef returns the number of a ref from clientRef.
 func parseClientRef(r serializer.Ref) (n uint64, ok bool) {
 	if len(r) < 3 || len(r) > 21 || r[0] != '"' || r[len(r)-1] != '"' || r[1] == '0' {
 		return 0, false

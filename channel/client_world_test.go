@@ -8,7 +8,7 @@ import (
 	"strconv"
 )
 
-// clientWorld makes up what happens, from what may happen.
+// clientWorld generates random inputs that are possible in the state of the model.
 type clientWorld struct {
 	*rand.Rand
 	m      *clientModel
@@ -20,7 +20,7 @@ type clientWorld struct {
 
 func (w *clientWorld) pick(list ...string) string { return list[w.IntN(len(list))] }
 
-// aRef is a ref that means something, or nothing.
+// aRef returns a ref that may be known or unknown.
 func (w *clientWorld) aRef() string {
 	switch w.IntN(6) {
 	case 0:
@@ -38,7 +38,7 @@ func (w *clientWorld) aRef() string {
 	}
 }
 
-// aJoinRef is mostly that of the present join.
+// aJoinRef returns a join_ref, mostly that of the current join.
 func (w *clientWorld) aJoinRef() string {
 	switch w.IntN(8) {
 	case 0:
