@@ -82,7 +82,8 @@ type node struct {
 func TestTypes(t *testing.T) {
 	t.Parallel()
 	const raw = `{"Embedded":9007199254740993,"ID":9007199254740993,"Any":9007199254740995,` +
-		`"Map":{"a":1,"b":9007199254740997},"List":[2,[9007199254740999]],"Two":[9007199254741001,3],"Nested":{"x":{"V":9007199254741003},"y":{"V":4}},` +
+		`"Map":{"a":1,"b":9007199254740997},` +
+		`"List":[2,[9007199254740999]],"Two":[9007199254741001,3],"Nested":{"x":{"V":9007199254741003},"y":{"V":4}},` +
 		`"Number":5,"Ptr":{"Any":[9007199254741005,6]},"Raw":9007199254741007}`
 	self := &node{hidden: json.Number("7")}
 	self.Ptr = &node{Ptr: self} // a cycle that the JSON does not follow

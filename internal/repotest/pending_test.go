@@ -2,8 +2,6 @@ package repotest_test
 
 // pendingProse are the files and directories whose comments and texts have not been rewritten yet.
 var pendingProse = []string{
-	"CHANGELOG.md",
-	"CONTRIBUTING.md",
 	"channel",
 	"engine/internal/broker",
 	"engine/internal/broker/brokertest",
