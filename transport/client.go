@@ -106,30 +106,6 @@ type ClientConfig struct {
 	PollTimeout time.Duration
 }
 
-// withDefaults returns c with every zero value replaced.
-func (c ClientConfig) withDefaults() ClientConfig {
-	if c.Vsn == "" {
-		c.Vsn = "2.0.0"
-	}
-	if c.MaxMessage <= 0 {
-		c.MaxMessage = 16 << 20
-	}
-	c.MaxMessage = min(c.MaxMessage, math.MaxInt64/8) // so that sizes can be calculated with
-	if c.WriteTimeout <= 0 {
-		c.WriteTimeout = 10 * time.Second
-	}
-	if c.CloseTimeout <= 0 {
-		c.CloseTimeout = 1500 * time.Millisecond
-	}
-	if c.RequestTimeout <= 0 {
-		c.RequestTimeout = 30 * time.Second
-	}
-	if c.PollTimeout <= 0 {
-		c.PollTimeout = c.RequestTimeout
-	}
-	return c
-}
-
 // HandshakeError is a connection that the server refused, or an answer that is not its own: a proxy's, a portal's.
 type HandshakeError struct {
 	// StatusCode is HTTP's, 200 if the answer made no sense; of a long-poll session that was refused it is the body's status.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
@@ -21,8 +22,32 @@ const (
 	clientIdleConns = 30 * time.Second
 )
 
-// endpoint is the URL to dial: last is the path's last segment, plain and secure are the schemes.
-func (c *ClientConfig) endpoint(last, plain, secure string) (*url.URL, error) {
+// clientDefaults returns c with every zero value replaced.
+func clientDefaults(c ClientConfig) ClientConfig {
+	if c.Vsn == "" {
+		c.Vsn = "2.0.0"
+	}
+	if c.MaxMessage <= 0 {
+		c.MaxMessage = 16 << 20
+	}
+	c.MaxMessage = min(c.MaxMessage, math.MaxInt64/8) // so that sizes can be calculated with
+	if c.WriteTimeout <= 0 {
+		c.WriteTimeout = 10 * time.Second
+	}
+	if c.CloseTimeout <= 0 {
+		c.CloseTimeout = 1500 * time.Millisecond
+	}
+	if c.RequestTimeout <= 0 {
+		c.RequestTimeout = 30 * time.Second
+	}
+	if c.PollTimeout <= 0 {
+		c.PollTimeout = c.RequestTimeout
+	}
+	return c
+}
+
+// clientEndpointURL is the URL to dial: last is the path's last segment, plain and secure are the schemes.
+func clientEndpointURL(c *ClientConfig, last, plain, secure string) (*url.URL, error) {
 	u, err := url.Parse(c.URL)
 	if err != nil {
 		return nil, fmt.Errorf("transport: %w: %w", ErrURL, clientErrorWithoutURL(err))
@@ -68,10 +93,10 @@ func (c *ClientConfig) endpoint(last, plain, secure string) (*url.URL, error) {
 	return u, nil
 }
 
-// client returns the client that makes the requests of one connection, and its transport. The transport is a clone that
+// clientHTTP returns the client that makes the requests of one connection, and its transport. The transport is a clone that
 // belongs to this connection: an attempt must not use what died with an earlier one, such as a pooled connection of
 // HTTP/2 over a path that is gone. The transport is nil if the user's RoundTripper cannot be cloned.
-func (c *ClientConfig) client() (*http.Client, *http.Transport) {
+func clientHTTP(c *ClientConfig) (*http.Client, *http.Transport) {
 	var hc http.Client
 	if c.HTTPClient != nil {
 		hc = *c.HTTPClient
@@ -172,4 +197,9 @@ func clientErrorWithoutURL(err error) error {
 		return e.Err
 	}
 	return err
+}
+
+// clientCloseError is an error that is, by errors.As, a *CloseError, and by errors.Is its cause.
+func clientCloseError(code int, reason string, cause error) error {
+	return fmt.Errorf("%w: %w", &CloseError{Code: code, Reason: reason}, cause)
 }

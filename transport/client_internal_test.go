@@ -93,8 +93,8 @@ func FuzzClientEndpoint(f *testing.F) {
 	f.Add("ws://host/?", "&&", "#", "ü")
 	f.Add("ws://::", "0", "0", "0")
 	f.Fuzz(func(t *testing.T, base, params, vsn, token string) {
-		cfg := ClientConfig{URL: base, Params: params, Vsn: vsn, AuthToken: token}.withDefaults()
-		u, err := cfg.endpoint("websocket", "http", "https")
+		cfg := clientDefaults(ClientConfig{URL: base, Params: params, Vsn: vsn, AuthToken: token})
+		u, err := clientEndpointURL(&cfg, "websocket", "http", "https")
 		if err != nil {
 			if !errors.Is(err, ErrURL) {
 				t.Fatalf("%q %q: %v", base, params, err)

@@ -16,8 +16,8 @@ import (
 // DialLongPoll opens a long-poll session. The context bounds the opening request only. The error is, by errors.As, a
 // *HandshakeError if the server answered anything but a session.
 func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
-	cfg = cfg.withDefaults()
-	u, err := cfg.endpoint("longpoll", "http", "https")
+	cfg = clientDefaults(cfg)
+	u, err := clientEndpointURL(&cfg, "longpoll", "http", "https")
 	if err != nil {
 		return nil, err
 	}
@@ -37,7 +37,7 @@ func DialLongPoll(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
 		settled:      make(chan struct{}),
 	}
 	c.header, c.host = clientRequestHeader(cfg.Header)
-	hc, own := cfg.client()
+	hc, own := clientHTTP(&cfg)
 	hc.Timeout = 0 // of any request, which a poll would exceed
 	c.http = hc
 	if own != nil {

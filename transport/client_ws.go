@@ -30,12 +30,12 @@ const clientFrameHeader = 14
 // DialWebSocket opens a WebSocket. The context bounds the handshake only, and without a deadline it is not bounded. The error is,
 // by errors.As, a *HandshakeError if the server answered anything but a WebSocket.
 func DialWebSocket(ctx context.Context, cfg ClientConfig) (ClientConn, error) {
-	cfg = cfg.withDefaults()
-	u, err := cfg.endpoint("websocket", "ws", "wss")
+	cfg = clientDefaults(cfg)
+	u, err := clientEndpointURL(&cfg, "websocket", "ws", "wss")
 	if err != nil {
 		return nil, err
 	}
-	hc, own := cfg.client()
+	hc, own := clientHTTP(&cfg)
 	if own != nil {
 		own.DisableKeepAlives = true // the connection is ours after the handshake, and after a refusal nobody's
 	}
@@ -290,9 +290,4 @@ func (c *wsClient) over() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.readErr != nil && c.readErr != ErrClosed
-}
-
-// clientCloseError is an error that is, by errors.As, a *CloseError, and by errors.Is its cause.
-func clientCloseError(code int, reason string, cause error) error {
-	return fmt.Errorf("%w: %w", &CloseError{Code: code, Reason: reason}, cause)
 }

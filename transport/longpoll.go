@@ -64,8 +64,8 @@ func (c LongPollConfig) withDefaults() LongPollConfig {
 	c.Path = cmp.Or(c.Path, "/longpoll")
 	c.Window = cmp.Or(c.Window, 10*time.Second)
 	c.MaxBody = min(cmp.Or(c.MaxBody, 8_000_000), math.MaxInt/2) // so that sizes can be calculated with, of base64 too
-	c.MaxMessage = min(cmp.Or(c.MaxMessage, defaultMaxMessage), c.MaxBody)
-	c.MaxQueue = cmp.Or(c.MaxQueue, defaultMaxQueue)
+	c.MaxMessage = min(cmp.Or(c.MaxMessage, 1<<20), c.MaxBody)
+	c.MaxQueue = cmp.Or(c.MaxQueue, 1<<20)
 	c.MaxSessions = cmp.Or(c.MaxSessions, 100_000)
 	c.TokenMaxAge = cmp.Or(c.TokenMaxAge, 14*24*time.Hour)
 	c.PeerTimeout = cmp.Or(c.PeerTimeout, 2*time.Second)

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"math"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -332,30 +333,13 @@ func (l *localSession) take(ctx context.Context) (messages []*serializer.Frame) 
 	l.waiter = nil
 	if l.ready() && ctx.Err() == nil {
 		l.writer = p
-		messages = l.queue.takeAll()
+		messages = l.queue.take(make([]*serializer.Frame, 0, l.queue.count()), math.MaxInt)
 		l.taken = len(messages)
 	}
 	if l.ended {
 		l.dropQueue()
 	}
 	return messages
-}
-
-// takeAll returns the frames of q and marks them as taken.
-func (q *frameQueue) takeAll() []*serializer.Frame {
-	waiting := q.entries[q.head:]
-	frames := make([]*serializer.Frame, 0, len(waiting)-q.holes)
-	for _, e := range waiting {
-		q.taken++
-		if e.frame == nil {
-			continue
-		}
-		if e.policy == DropOldest {
-			q.droppable -= e.cost()
-		}
-		frames = append(frames, e.frame)
-	}
-	return frames
 }
 
 // settle is part of pollSession.

@@ -67,6 +67,9 @@ const (
 	defaultIdleTimeout  = 60 * time.Second
 	defaultWriteTimeout = 30 * time.Second
 	defaultCloseTimeout = 5 * time.Second
+
+	// handshakeTimeout is how long a client may take to read the answer to its handshake.
+	handshakeTimeout = 15 * time.Second
 )
 
 // WebSocket is the server's end of any number of WebSocket connections. Its methods may be called from any goroutine.
@@ -207,7 +210,7 @@ func (s *WebSocket) Serve(w http.ResponseWriter, r *http.Request, protocol strin
 		return err
 	}
 	// net/http takes it back when the connection is hijacked.
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(handshakeTimeout))
 	c := newWSConn(s)
 	opts := websocket.AcceptOptions{
 		InsecureSkipVerify: true, // the caller checked

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"runtime/debug"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,41 +27,6 @@ const (
 
 // maxCloseReason is what fits in a close frame.
 const maxCloseReason = 123
-
-// notifyPanic, deferred, ends a panic and calls onPanic.
-func notifyPanic(onPanic func(value any, stack []byte)) {
-	if v := recover(); v != nil {
-		callOnPanic(onPanic, v)
-	}
-}
-
-// callOnPanic calls onPanic, unless it is nil, in the place of a panic. If it panics too, nobody is left to notify.
-func callOnPanic(onPanic func(value any, stack []byte), v any) {
-	if onPanic == nil {
-		return
-	}
-	defer func() { _ = recover() }()
-	onPanic(v, debug.Stack())
-}
-
-// PanicError is the reason of a connection's end when the session panicked. It wraps a *CloseError with CodeInternal.
-type PanicError struct {
-	Value any
-	Stack []byte
-}
-
-func (e *PanicError) Error() string { return fmt.Sprintf("transport: session panicked: %v", e.Value) }
-
-// Unwrap returns what the client is told.
-func (e *PanicError) Unwrap() error { return &CloseError{Code: CodeInternal} }
-
-// crashed is how a connection ends whose session panicked with v or, if that is nil, ended its goroutine by runtime.Goexit.
-func crashed(v any) error {
-	if v == nil {
-		return &CloseError{Code: CodeInternal}
-	}
-	return &PanicError{Value: v, Stack: debug.Stack()}
-}
 
 // errSlow is the reason of a connection's end when the client took nothing for too long.
 var errSlow = fmt.Errorf("nothing could be written for too long: %w", ErrFull)

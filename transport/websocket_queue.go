@@ -157,9 +157,12 @@ func (q *frameQueue) forget(i int) {
 	}
 }
 
-// take appends to dst, which is empty, the frames at the front until they are size bytes or more, but at least one, and marks them as taken. What
-// was taken before is taken again.
-func (q *frameQueue) take(dst []outgoing, size int) []outgoing {
+// count returns the number of frames.
+func (q *frameQueue) count() int { return len(q.entries) - q.head - q.holes }
+
+// take appends the frames at the front to dst, which is empty, until they have size bytes or more, but at least one
+// frame, and marks them as taken. Frames that were taken before are taken again.
+func (q *frameQueue) take(dst []*serializer.Frame, size int) []*serializer.Frame {
 	before := q.head + q.taken
 	q.taken, q.inHand = 0, 0
 	for i := q.head; i < len(q.entries) && (size > 0 || len(dst) == 0); i++ {
@@ -175,7 +178,7 @@ func (q *frameQueue) take(dst []outgoing, size int) []outgoing {
 		if !e.own {
 			q.inHand += e.cost()
 		}
-		dst = append(dst, outgoing{frame: e.frame, first: 0x80 | byte(e.frame.Op), payload: e.frame.Data})
+		dst = append(dst, e.frame)
 	}
 	return dst
 }

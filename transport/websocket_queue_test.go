@@ -21,7 +21,7 @@ func TestFrameQueueModel(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		q := &frameQueue{entries: make([]entry, 0, 4)}
 		var model []item
-		var taken []outgoing
+		var taken []*serializer.Frame
 		ending := false
 		check := func(op string) {
 			t.Helper()
@@ -115,7 +115,7 @@ func TestFrameQueueModel(t *testing.T) {
 				for i := 0; i < len(model) && (size > 0 || i == 0); i++ {
 					model[i].taken = true
 					size -= model[i].cost()
-					if i >= len(taken) || taken[i].frame != model[i].frame {
+					if i >= len(taken) || taken[i] != model[i].frame {
 						t.Fatalf("seed %d: take gives %d frames, or others", seed, len(taken))
 					}
 				}
@@ -124,7 +124,7 @@ func TestFrameQueueModel(t *testing.T) {
 				n := rnd.IntN(len(taken) + 1)
 				partly := n < len(taken) && rnd.IntN(2) == 0
 				last, obsolete := q.written(n, partly)
-				if n > 0 && last != taken[n-1].frame {
+				if n > 0 && last != taken[n-1] {
 					t.Fatalf("seed %d: written returns another frame", seed)
 				}
 				model = slices.Delete(model, 0, n)
@@ -187,11 +187,11 @@ func TestFrameQueueKeepsTheLatest(t *testing.T) {
 		q.push(e)
 	}
 	latest := func(of string) Delivery { return Delivery{Policy: KeepLatest, Key: NewKey("topic", "event", of)} }
-	var in []outgoing
+	var in []*serializer.Frame
 	taken := func() (data []string) {
 		in = q.take(in[:0], 5000)
 		for _, o := range in {
-			data = append(data, string(o.payload))
+			data = append(data, string(o.Data))
 		}
 		return data
 	}

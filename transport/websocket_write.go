@@ -52,6 +52,7 @@ func (o *outgoing) headerSize() int {
 
 // writer is a goroutine's tools for writing to one connection after another.
 type writer struct {
+	taken    []*serializer.Frame // the queue's, for frames
 	frames   []outgoing
 	i        int  // the frame to go on with
 	offset   int  // how many of its bytes were written
@@ -146,8 +147,9 @@ func (w *writer) attemptOrWait(fd uintptr) bool {
 
 // clear forgets the frames.
 func (w *writer) clear() {
+	clear(w.taken)
 	clear(w.frames)
-	w.frames = w.frames[:0]
+	w.taken, w.frames = w.taken[:0], w.frames[:0]
 	w.i, w.offset, w.stalled, w.err = 0, 0, false, nil
 }
 
@@ -270,7 +272,10 @@ func (c *wsConn) take(w *writer) bool {
 		c.mu.Unlock()
 		return false
 	}
-	w.frames = c.queue.take(w.frames, min(batchSize, c.s.cfg.MaxQueue/4)) // leaves policy DropOldest something to drop
+	w.taken = c.queue.take(w.taken, min(batchSize, c.s.cfg.MaxQueue/4)) // leaves policy DropOldest something to drop
+	for _, f := range w.taken {
+		w.frames = append(w.frames, outgoing{frame: f, first: 0x80 | byte(f.Op), payload: f.Data})
+	}
 	w.offset = c.offset
 	c.mu.Unlock()
 	if c.deflate {

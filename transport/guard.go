@@ -1,0 +1,27 @@
+package transport
+
+import "runtime/debug"
+
+// crashed is how a connection ends whose session panicked with v or, if that is nil, ended its goroutine by runtime.Goexit.
+func crashed(v any) error {
+	if v == nil {
+		return &CloseError{Code: CodeInternal}
+	}
+	return &PanicError{Value: v, Stack: debug.Stack()}
+}
+
+// notifyPanic, deferred, ends a panic and calls onPanic.
+func notifyPanic(onPanic func(value any, stack []byte)) {
+	if v := recover(); v != nil {
+		callOnPanic(onPanic, v)
+	}
+}
+
+// callOnPanic calls onPanic, unless it is nil, in the place of a panic. If it panics too, nobody is left to notify.
+func callOnPanic(onPanic func(value any, stack []byte), v any) {
+	if onPanic == nil {
+		return
+	}
+	defer func() { _ = recover() }()
+	onPanic(v, debug.Stack())
+}
