@@ -8,7 +8,7 @@ import (
 	"sync"
 	"time"
 
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // Admission bounds what all sockets of one client may do together, so that a client gains nothing by
@@ -110,11 +110,11 @@ func addressKey(a netip.Addr) string {
 // Why Admission refuses a handshake.
 var (
 	errKeyTooFast = fmt.Errorf("too many handshakes of one client: see socket.Admission.HandshakeRate: %w",
-		transport.StatusError(http.StatusTooManyRequests))
+		longpoll.StatusError(http.StatusTooManyRequests))
 	errKeySockets = fmt.Errorf("too many sockets of one client: see socket.Admission.MaxSockets: %w",
-		transport.StatusError(http.StatusTooManyRequests))
+		longpoll.StatusError(http.StatusTooManyRequests))
 	errManyKeys = fmt.Errorf("too many clients: see socket.Admission.MaxKeys: %w",
-		transport.StatusError(http.StatusServiceUnavailable))
+		longpoll.StatusError(http.StatusServiceUnavailable))
 )
 
 // admit counts a handshake. If it may go on, release must be called when it has failed, or when its

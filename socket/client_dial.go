@@ -9,8 +9,11 @@ import (
 	"time"
 
 	"bennu.example/internal/link"
+	"bennu.example/internal/urlparams"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // clientDialer opens a connection: a seam for tests.
@@ -18,9 +21,9 @@ type clientDialer func(ctx context.Context, by ClientTransport, cfg transport.Cl
 
 func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
 	if by == LongPoll {
-		return transport.DialLongPoll(ctx, cfg)
+		return longpoll.Dial(ctx, cfg)
 	}
-	return transport.DialWebSocket(ctx, cfg)
+	return websocket.Dial(ctx, cfg)
 }
 
 // clientDialed is what came of an attempt.
@@ -192,7 +195,7 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 		}
 	}
 	if params != nil {
-		query, err := transport.EncodeParams(params)
+		query, err := urlparams.Encode(params)
 		if err != nil && !isFunc {
 			err = fmt.Errorf("%w: %w", transport.ErrURL, err)
 		}

@@ -11,7 +11,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // TestClientLongPollWindow has servers that hold a poll for longer than the client's timeout. An idle client stays connected,
@@ -31,7 +31,7 @@ func TestClientLongPollWindow(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				h := socket.NewHandler(socket.Config{
 					Channels: channel.Routes{"room:*": exampleRoom()},
-					LongPoll: transport.LongPollConfig{Window: tt.window},
+					LongPoll: longpoll.Config{Window: tt.window},
 				})
 				l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 				server := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}

@@ -21,7 +21,7 @@ import (
 	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/serializer"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // clusterNode is one node: its handler and its place in the cluster.
@@ -254,7 +254,7 @@ func TestLongPollSessionsOfOneHandler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ps, stop := runPubSub(t, pubsubtest.NewCluster().Node("a"))
-		shared := transport.LongPollConfig{Secret: []byte("shared")}
+		shared := longpoll.Config{Secret: []byte("shared")}
 		for _, cfg := range []socket.Config{{LongPoll: shared}, {PubSub: ps}} {
 			a, b := socket.NewHandler(cfg), socket.NewHandler(cfg)
 			get := func(h *socket.Handler, token string) string {

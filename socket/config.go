@@ -14,6 +14,8 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // Config says how sockets are served. Every zero value works; Channels alone make a server.
@@ -66,8 +68,8 @@ type Config struct {
 
 	// WebSocket and LongPoll are the transports' own settings. Both are on. With a PubSub that joins several nodes, set LongPoll.Secret, the
 	// same on all: then any node serves any long-poll request, by way of the PubSub. Otherwise a balancer has to be sticky.
-	WebSocket transport.WebSocketConfig
-	LongPoll  transport.LongPollConfig
+	WebSocket websocket.Config
+	LongPoll  longpoll.Config
 
 	// MaxMessage bounds a message from a client, in bytes; 0 is 1 MiB. A larger one ends the connection with 1009.
 	MaxMessage int64

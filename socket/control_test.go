@@ -18,7 +18,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // tap is a node that keeps what its adapter is asked to do: what an attacker may know, or guess.
@@ -99,7 +99,7 @@ func newAttacked(t *testing.T) *attacked {
 		cfg := socket.Config{
 			PubSub:   ps,
 			Channels: channel.Routes{"*": relay()},
-			LongPoll: transport.LongPollConfig{Secret: []byte("shared")},
+			LongPoll: longpoll.Config{Secret: []byte("shared")},
 			Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
 				var p struct{ User string }
 				if err := r.Params.Decode(&p); err != nil {

@@ -18,6 +18,7 @@ import (
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // A counter is one client's own count, kept for as long as it is joined.
@@ -349,7 +350,7 @@ func ExampleConfig_cluster() {
 		nodes = append(nodes, socket.NewHandler(socket.Config{
 			PubSub:   ps,
 			Channels: channel.Routes{"room:*": exampleRoom()},
-			LongPoll: transport.LongPollConfig{Secret: secret},
+			LongPoll: longpoll.Config{Secret: secret},
 		}))
 		for !ps.Health().Connected {
 			runtime.Gosched()

@@ -22,6 +22,8 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // Handler serves sockets. Mount it by net/http, under a path that ends in "/". Its methods may be called from any goroutine. Shutdown ends it.
@@ -29,8 +31,8 @@ type Handler struct {
 	cfg       Config
 	routes    *channel.Router
 	origins   originCheck
-	websocket *transport.WebSocket
-	longpoll  *transport.LongPoll
+	websocket *websocket.Server
+	longpoll  *longpoll.Server
 	counts    counters
 	handshake sharedLimiter
 	admission *admission // nil: off
@@ -88,8 +90,8 @@ func NewHandler(cfg Config) *Handler {
 		cfg:       cfg,
 		routes:    routes,
 		origins:   origins,
-		websocket: transport.NewWebSocket(cfg.WebSocket),
-		longpoll:  transport.NewLongPoll(cfg.LongPoll),
+		websocket: websocket.NewServer(cfg.WebSocket),
+		longpoll:  longpoll.NewServer(cfg.LongPoll),
 		sessions:  make(map[*session]struct{}),
 		opening:   make(map[*handshake]struct{}),
 		gone:      make(chan struct{}),
@@ -214,7 +216,7 @@ func (h *Handler) logHandshake(err error) {
 // refuse answers a WebSocket request that is not accepted.
 func (h *Handler) refuse(w http.ResponseWriter, err error) {
 	var refusal *Refusal
-	var status transport.StatusError
+	var status longpoll.StatusError
 	switch {
 	case errors.As(err, &refusal) && refusal != nil:
 		for k, v := range refusal.Header {
@@ -234,7 +236,7 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 // that clients do not come back together. A handler that shuts down sets none: the client's next attempt reaches
 // another node, so it should not wait longer than its own back-off does.
 func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
-	var status transport.StatusError
+	var status longpoll.StatusError
 	if !errors.As(err, &status) || h.isDraining() {
 		return
 	}
@@ -293,10 +295,10 @@ func (h *Handler) allowsSite(r *http.Request) bool {
 
 // Refusals that are not the user's. With long polling, too, they have an HTTP status of their own.
 var (
-	errBadRequest = fmt.Errorf("bad request: %w", transport.StatusError(http.StatusBadRequest))
-	errPanic      = fmt.Errorf("connect panicked: %w", transport.StatusError(http.StatusInternalServerError))
-	errTooFast    = fmt.Errorf("too many handshakes: %w", transport.StatusError(http.StatusServiceUnavailable))
-	errDraining   = fmt.Errorf("shutting down: %w", transport.StatusError(http.StatusServiceUnavailable))
+	errBadRequest = fmt.Errorf("bad request: %w", longpoll.StatusError(http.StatusBadRequest))
+	errPanic      = fmt.Errorf("connect panicked: %w", longpoll.StatusError(http.StatusInternalServerError))
+	errTooFast    = fmt.Errorf("too many handshakes: %w", longpoll.StatusError(http.StatusServiceUnavailable))
+	errDraining   = fmt.Errorf("shutting down: %w", longpoll.StatusError(http.StatusServiceUnavailable))
 )
 
 // connect decides about a new socket. Of what it returns, open opens the socket's session on its connection, and done is to be called once

@@ -15,7 +15,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/websocket"
 )
 
 // The ways in which a client's own message can make frames for it.
@@ -143,7 +143,7 @@ func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 			const queue, mailbox = 256 << 10, 64 << 10
 			s := serve(t, socket.Config{
 				Channels: channel.Routes{"room:*": ownInput()}, MaxQueue: queue, MaxMailbox: mailbox, JoinRate: -1, MaxMessage: 64 << 10,
-				WebSocket: transport.WebSocketConfig{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
+				WebSocket: websocket.Config{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
 			})
 			c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 			if err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // Bounds of a query. Phoenix takes 1,000,000 bytes, see Config.MaxQuery.
@@ -21,8 +21,8 @@ var errQueryUTF8 = errors.New("socket: query is not UTF-8")
 
 // Plug answers a query that is too long with 414 as well.
 var (
-	errQuerySize  = fmt.Errorf("socket: query too long: see socket.Config.MaxQuery: %w", transport.StatusError(http.StatusRequestURITooLong))
-	errQueryPairs = fmt.Errorf("socket: query of too many pairs: %w", transport.StatusError(http.StatusBadRequest))
+	errQuerySize  = fmt.Errorf("socket: query too long: see socket.Config.MaxQuery: %w", longpoll.StatusError(http.StatusRequestURITooLong))
+	errQueryPairs = fmt.Errorf("socket: query of too many pairs: %w", longpoll.StatusError(http.StatusBadRequest))
 )
 
 // checkQuery looks at a query before anything parses it.

@@ -19,6 +19,7 @@ import (
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // A service of several nodes behind one address is restarted node after node, as the README wires it, while its clients talk.
@@ -58,7 +59,7 @@ func startRollingNode(t *testing.T, c *pubsubtest.Cluster, r rolling) *rollingNo
 				return push.OK(p), nil
 			}),
 			channel.Terminate(func(*nobody, context.Context, *channel.Channel, error) { n.left.Add(1) }))},
-		LongPoll: transport.LongPollConfig{Secret: []byte("shared")},
+		LongPoll: longpoll.Config{Secret: []byte("shared")},
 		Drain:    r.drain,
 	}
 	cfg.PubSub, n.leave = runPubSub(t, c.Node("node"))

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // get asks for a long-poll session.
@@ -45,7 +45,7 @@ func TestShutdownForEachCaller(t *testing.T) {
 			return h, asking.Wait
 		},
 		"the last wait": func(gate chan struct{}) (*socket.Handler, func()) {
-			h := socket.NewHandler(socket.Config{LongPoll: transport.LongPollConfig{Peers: stuck{gate}, Secret: []byte("secret")}})
+			h := socket.NewHandler(socket.Config{LongPoll: longpoll.Config{Peers: stuck{gate}, Secret: []byte("secret")}})
 			return h, func() {}
 		},
 	} {

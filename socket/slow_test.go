@@ -11,6 +11,7 @@ import (
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 type cursor struct {
@@ -113,7 +114,7 @@ func TestSlowPolicies(t *testing.T) {
 func TestSlowPolicyOfAHandler(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []socket.Config{
-		{OnSlow: transport.KeepLatest}, {OnSlow: transport.Inherit}, {LongPoll: transport.LongPollConfig{OnSlow: transport.KeepLatest}},
+		{OnSlow: transport.KeepLatest}, {OnSlow: transport.Inherit}, {LongPoll: longpoll.Config{OnSlow: transport.KeepLatest}},
 	} {
 		func() {
 			defer func() {

@@ -5,7 +5,8 @@ import (
 	"sync/atomic"
 
 	"bennu.example/channel"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // Stats are counts of a Handler since it was made. What is refused, dropped or ended for a bound's sake is counted by its reason.
@@ -31,8 +32,8 @@ type Stats struct {
 
 	BadMessages uint64 // sockets that ended because they sent what is no message, or is nested too deeply
 
-	WebSocket transport.WebSocketStats
-	LongPoll  transport.LongPollStats
+	WebSocket websocket.Stats
+	LongPoll  longpoll.Stats
 }
 
 // counters are what Stats are made of.

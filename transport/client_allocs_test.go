@@ -10,6 +10,8 @@ import (
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/websocket"
 )
 
 // What a frame may allocate: nothing when it is sent, and when it is received the memory that is then the reader's.
@@ -17,11 +19,11 @@ func TestClientWSAllocs(t *testing.T) {
 	dial := func(h http.Handler) transport.ClientConn {
 		s := httptest.NewServer(h)
 		t.Cleanup(s.Close)
-		return clientDial(t, transport.DialWebSocket, transport.ClientConfig{URL: s.URL})
+		return transporttest.Dial(t, websocket.Dial, transport.ClientConfig{URL: s.URL})
 	}
 	writes := dial(clientDiscard)
-	one := []*serializer.Frame{clientText(strings.Repeat("x", 125))}
-	many := []*serializer.Frame{one[0], one[0], clientBinary(strings.Repeat("y", 10_000)), one[0]}
+	one := []*serializer.Frame{transporttest.Text(strings.Repeat("x", 125))}
+	many := []*serializer.Frame{one[0], one[0], transporttest.Binary(strings.Repeat("y", 10_000)), one[0]}
 	reads := dial(clientFlood("\x81\x7d" + strings.Repeat("x", 125)))
 	for _, tt := range []struct {
 		name string

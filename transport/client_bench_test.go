@@ -11,21 +11,25 @@ import (
 
 	"github.com/coder/websocket"
 
+	"bennu.example/internal/urlparams"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/longpoll"
+	ws "bennu.example/transport/websocket"
 )
 
 // clientBenchConn dials a server over a real socket.
-func clientBenchConn(b *testing.B, h http.Handler, dial clientDialer) transport.ClientConn {
+func clientBenchConn(b *testing.B, h http.Handler, dial transporttest.Dialer) transport.ClientConn {
 	b.Helper()
 	s := httptest.NewServer(h)
 	b.Cleanup(s.Close)
-	return clientDial(b, dial, transport.ClientConfig{URL: s.URL + "/socket"})
+	return transporttest.Dial(b, dial, transport.ClientConfig{URL: s.URL + "/socket"})
 }
 
 // clientDiscard is an endpoint that reads bytes and nothing else, at no cost of its own in allocations.
 var clientDiscard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-	conn := clientHijack(w, r)
+	conn := transporttest.Hijack(w, r)
 	io.Copy(io.Discard, conn)
 	conn.Close()
 })
@@ -34,7 +38,7 @@ var clientDiscard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request
 func clientFlood(frame string) http.Handler {
 	many := []byte(strings.Repeat(frame, 64<<10/len(frame)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		conn := clientHijack(w, r)
+		conn := transporttest.Hijack(w, r)
 		defer conn.Close()
 		for {
 			if _, err := conn.Write(many); err != nil {
@@ -45,10 +49,10 @@ func clientFlood(frame string) http.Handler {
 }
 
 func BenchmarkClientWSWrite(b *testing.B) {
-	f := clientText(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
+	f := transporttest.Text(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
 	for _, n := range []int{1, 16} {
 		b.Run(fmt.Sprint(n, " in a flush"), func(b *testing.B) {
-			c := clientBenchConn(b, clientDiscard, transport.DialWebSocket)
+			c := clientBenchConn(b, clientDiscard, ws.Dial)
 			frames := make([]*serializer.Frame, n)
 			for i := range frames {
 				frames[i] = f
@@ -70,7 +74,7 @@ func BenchmarkClientWSRead(b *testing.B) {
 			if size > 125 {
 				frame = "\x81\x7e" + string([]byte{byte(size >> 8), byte(size)}) + strings.Repeat("x", size)
 			}
-			c := clientBenchConn(b, clientFlood(frame), transport.DialWebSocket)
+			c := clientBenchConn(b, clientFlood(frame), ws.Dial)
 			b.SetBytes(int64(size))
 			b.ReportAllocs()
 			for b.Loop() {
@@ -83,7 +87,7 @@ func BenchmarkClientWSRead(b *testing.B) {
 }
 
 func BenchmarkClientWSRoundTrip(b *testing.B) {
-	c := clientBenchConn(b, clientWSHandler(func(c *websocket.Conn, _ *http.Request) {
+	c := clientBenchConn(b, transporttest.WebSocketHandler(func(c *websocket.Conn, _ *http.Request) {
 		buf := make([]byte, 1000)
 		for {
 			typ, r, err := c.Reader(context.Background())
@@ -95,8 +99,8 @@ func BenchmarkClientWSRoundTrip(b *testing.B) {
 				return
 			}
 		}
-	}), transport.DialWebSocket)
-	f := clientText(strings.Repeat("x", 125))
+	}), ws.Dial)
+	f := transporttest.Text(strings.Repeat("x", 125))
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := c.Write(f); err != nil {
@@ -115,11 +119,11 @@ func BenchmarkClientLPRead(b *testing.B) {
 			answer := `{"status":200,"token":"T","messages":["` + strings.Repeat(`[null,null,\"room:lobby\",\"new_msg\",{\"body\":\"hello\"}]","`, n-1) + `[]"]}`
 			c := clientBenchConn(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("X-Phoenix-Longpoll-Token") == "" {
-					clientAnswer(w, 410, "T")
+					transporttest.Answer(w, 410, "T")
 					return
 				}
 				io.WriteString(w, answer)
-			}), transport.DialLongPoll)
+			}), longpoll.Dial)
 			b.ReportAllocs()
 			for b.Loop() {
 				if _, _, err := c.Read(); err != nil {
@@ -136,12 +140,12 @@ func BenchmarkClientLPWrite(b *testing.B) {
 			io.Copy(io.Discard, r.Body)
 			io.WriteString(w, `{"status":200}`)
 		} else if r.Header.Get("X-Phoenix-Longpoll-Token") == "" {
-			clientAnswer(w, 410, "T")
+			transporttest.Answer(w, 410, "T")
 		} else {
 			<-r.Context().Done()
 		}
-	}), transport.DialLongPoll)
-	f := clientText(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
+	}), longpoll.Dial)
+	f := transporttest.Text(`["1","2","room:lobby","new_msg",{"body":"` + strings.Repeat("x", 80) + `"}]`)
 	b.ReportAllocs()
 	for b.Loop() {
 		if err := c.Write(f); err != nil {
@@ -154,7 +158,7 @@ func BenchmarkEncodeParams(b *testing.B) {
 	v := map[string]any{"token": "abc", "user": map[string]any{"id": 7, "tags": []string{"a", "b c"}}}
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := transport.EncodeParams(v); err != nil {
+		if _, err := urlparams.Encode(v); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // freezer dials connections that can be frozen: nothing goes through any more, and neither end is told.
@@ -125,8 +128,8 @@ func TestClientDialsAnew(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			lp := newClientLP()
-			ws := clientWSHandler(clientEcho)
+			lp := transporttest.NewLongPollServer()
+			ws := transporttest.WebSocketHandler(transporttest.Echo)
 			var protocol atomic.Int32
 			s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				switch {
@@ -134,7 +137,7 @@ func TestClientDialsAnew(t *testing.T) {
 					ws.ServeHTTP(w, r)
 				case r.Header.Get("X-Phoenix-Longpoll-Token") == "":
 					protocol.Store(int32(r.ProtoMajor))
-					clientAnswer(w, 410, "T")
+					transporttest.Answer(w, 410, "T")
 				default:
 					lp.ServeHTTP(w, r)
 				}
@@ -158,7 +161,7 @@ func TestClientDialsAnew(t *testing.T) {
 				resp.Body.Close()
 			}
 			for range 3 {
-				for i, dial := range []clientDialer{transport.DialLongPoll, transport.DialWebSocket} {
+				for i, dial := range []transporttest.Dialer{longpoll.Dial, websocket.Dial} {
 					if i == 1 && tr.DialTLSContext != nil {
 						continue // it negotiates HTTP/2, which has no WebSockets here
 					}
@@ -193,9 +196,9 @@ func (c *closingTripper) CloseIdleConnections() { c.closed.Add(1) }
 
 func TestClientForeignRoundTripper(t *testing.T) {
 	t.Parallel()
-	n := newClientNet(t, clientEndpoint())
+	n := transporttest.NewNet(t, transporttest.Endpoint())
 	foreign := &closingTripper{RoundTripper: n.Transport}
-	c := clientDial(t, transport.DialLongPoll, transport.ClientConfig{HTTPClient: &http.Client{Transport: foreign}})
+	c := transporttest.Dial(t, longpoll.Dial, transport.ClientConfig{HTTPClient: &http.Client{Transport: foreign}})
 	if foreign.closed.Load() != 0 {
 		t.Fatal("idle connections were closed before the end")
 	}

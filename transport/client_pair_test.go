@@ -14,12 +14,15 @@ import (
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // clientPair is our own server, for either transport, whose sessions echo. Text that begins with ["close" ends the session.
 type clientPair struct {
-	ws *transport.WebSocket
-	lp *transport.LongPoll
+	ws *websocket.Server
+	lp *longpoll.Server
 
 	mu     sync.Mutex
 	refuse error
@@ -27,8 +30,8 @@ type clientPair struct {
 	ends   []error // of sessions, in order
 }
 
-func newClientPair(lp transport.LongPollConfig) *clientPair {
-	return &clientPair{ws: transport.NewWebSocket(transport.WebSocketConfig{}), lp: transport.NewLongPoll(lp)}
+func newClientPair(lp longpoll.Config) *clientPair {
+	return &clientPair{ws: websocket.NewServer(websocket.Config{}), lp: longpoll.NewServer(lp)}
 }
 
 func (p *clientPair) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -73,20 +76,20 @@ func (s *clientPairSession) Closed(err error) {
 }
 
 // clientPairTest runs f in a bubble for each transport, with the client's end of a connection to our own server.
-func clientPairTest(t *testing.T, f func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn)) {
+func clientPairTest(t *testing.T, f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
 	clientPairBound(t, 0, f)
 }
 
 // clientPairBound is clientPairTest with a bound for messages, at both ends.
-func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn)) {
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
+	for name, dial := range map[string]transporttest.Dialer{"ws": websocket.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				p := newClientPair(transport.LongPollConfig{MaxMessage: max, MaxBody: max})
-				p.ws = transport.NewWebSocket(transport.WebSocketConfig{MaxMessage: max})
-				n := newClientNet(t, p)
-				c := clientDial(t, dial, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: max})
+				p := newClientPair(longpoll.Config{MaxMessage: max, MaxBody: max})
+				p.ws = websocket.NewServer(websocket.Config{MaxMessage: max})
+				n := transporttest.NewNet(t, p)
+				c := transporttest.Dial(t, dial, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: max})
 				f(t, n, p, c)
 				c.Close(1000, "")
 				time.Sleep(time.Minute) // a session of long poll ends when nobody polls
@@ -99,10 +102,10 @@ func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *clientNet,
 
 func TestClientPairEcho(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
 		var frames []*serializer.Frame
 		for i := range 300 {
-			text := clientText(fmt.Sprintf(`["%d",%q]`, i, strings.Repeat("ü\n", i)))
+			text := transporttest.Text(fmt.Sprintf(`["%d",%q]`, i, strings.Repeat("ü\n", i)))
 			binary := make([]byte, 1+i*i/16)
 			for j := range binary {
 				binary[j] = byte(rand.Uint32())
@@ -120,7 +123,7 @@ func TestClientPairEcho(t *testing.T) {
 			}
 		}()
 		for _, f := range frames {
-			clientWants(t, c, f.Op, string(f.Data))
+			transporttest.Wants(t, c, f.Op, string(f.Data))
 		}
 		p.mu.Lock()
 		defer p.mu.Unlock()
@@ -135,13 +138,13 @@ func TestClientPairEcho(t *testing.T) {
 // The largest bound there is, which means none, is one that nothing exceeds.
 func TestClientPairUnbounded(t *testing.T) {
 	t.Parallel()
-	clientPairBound(t, math.MaxInt64, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+	clientPairBound(t, math.MaxInt64, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
 		binary := &serializer.Frame{Op: serializer.OpBinary, Data: make([]byte, 2<<20)}
-		for _, f := range []*serializer.Frame{clientText("[1]"), binary, clientText(`{"alone":1}`)} {
+		for _, f := range []*serializer.Frame{transporttest.Text("[1]"), binary, transporttest.Text(`{"alone":1}`)} {
 			if err := c.Write(f); err != nil {
 				t.Fatal(err)
 			}
-			clientWants(t, c, f.Op, string(f.Data))
+			transporttest.Wants(t, c, f.Op, string(f.Data))
 		}
 	})
 }
@@ -149,15 +152,15 @@ func TestClientPairUnbounded(t *testing.T) {
 // Objects of 1.0.0 cannot be lines of a batch.
 func TestClientPairObjects(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
 		for i := range 10 {
-			if err := c.Write(clientText(fmt.Sprintf(`{"a":%d}`, i)), clientText("[\n]")); err != nil {
+			if err := c.Write(transporttest.Text(fmt.Sprintf(`{"a":%d}`, i)), transporttest.Text("[\n]")); err != nil {
 				t.Fatal(err)
 			}
 		}
 		for i := range 10 {
-			clientWants(t, c, serializer.OpText, fmt.Sprintf(`{"a":%d}`, i))
-			clientWants(t, c, serializer.OpText, "[\n]")
+			transporttest.Wants(t, c, serializer.OpText, fmt.Sprintf(`{"a":%d}`, i))
+			transporttest.Wants(t, c, serializer.OpText, "[\n]")
 		}
 	})
 }
@@ -165,17 +168,17 @@ func TestClientPairObjects(t *testing.T) {
 // How each end learns that the other has gone. Long poll has no goodbyes and no codes.
 func TestClientPairServerCloses(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
-		c.Write(clientText(`["last"]`))
-		clientWants(t, c, serializer.OpText, `["last"]`)
-		c.Write(clientText(`["close"]`))
-		clientWithin(t, time.Second, func() {
-			err := clientWantsEnd(t, c)
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
+		c.Write(transporttest.Text(`["last"]`))
+		transporttest.Wants(t, c, serializer.OpText, `["last"]`)
+		c.Write(transporttest.Text(`["close"]`))
+		transporttest.Within(t, time.Second, func() {
+			err := transporttest.WantsEnd(t, c)
 			var closed *transport.CloseError
 			if !errors.As(err, &closed) {
 				t.Fatalf("Read: %v", err)
 			}
-			if isWebSocket(c) {
+			if transporttest.IsWebSocket(c) {
 				if closed.Code != transport.CodeRestart || closed.Reason != "bye" {
 					t.Errorf("Read: %v", err)
 				}
@@ -188,11 +191,11 @@ func TestClientPairServerCloses(t *testing.T) {
 
 func TestClientPairClientCloses(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
 		if err := c.Close(1000, "enough"); err != nil {
 			t.Errorf("Close: %v", err)
 		}
-		if isWebSocket(c) {
+		if transporttest.IsWebSocket(c) {
 			synctest.Wait()
 		} else {
 			time.Sleep(30 * time.Second)
@@ -202,7 +205,7 @@ func TestClientPairClientCloses(t *testing.T) {
 			t.Fatalf("%d sessions ended: %v", len(ends), ends)
 		}
 		var closed *transport.CloseError
-		if isWebSocket(c) && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
+		if transporttest.IsWebSocket(c) && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
 			t.Errorf("the session ended with %v", ends[0])
 		}
 	})
@@ -211,27 +214,27 @@ func TestClientPairClientCloses(t *testing.T) {
 // Without heartbeats a WebSocket is cut off for idleness; long poll needs none.
 func TestClientPairIdle(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
-		if isWebSocket(c) {
-			clientWithin(t, 61*time.Second, func() { clientWantsCode(t, c, transport.CodeProtocol) })
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
+		if transporttest.IsWebSocket(c) {
+			transporttest.Within(t, 61*time.Second, func() { transporttest.WantsCode(t, c, transport.CodeProtocol) })
 			return
 		}
 		time.Sleep(6 * time.Hour)
-		c.Write(clientText("[]"))
-		clientWants(t, c, serializer.OpText, "[]")
+		c.Write(transporttest.Text("[]"))
+		transporttest.Wants(t, c, serializer.OpText, "[]")
 	})
 }
 
 // All connections break at once: the session cannot be trusted any more, on either transport, and Read says so.
 func TestClientPairCut(t *testing.T) {
 	t.Parallel()
-	clientPairTest(t, func(t *testing.T, n *clientNet, p *clientPair, c transport.ClientConn) {
-		c.Write(clientText(`["a"]`))
-		clientWants(t, c, serializer.OpText, `["a"]`)
+	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
+		c.Write(transporttest.Text(`["a"]`))
+		transporttest.Wants(t, c, serializer.OpText, `["a"]`)
 		synctest.Wait()
-		n.cut()
-		clientWithin(t, time.Second, func() {
-			if err := clientWantsEnd(t, c); errors.Is(err, transport.ErrClosed) {
+		n.Cut()
+		transporttest.Within(t, time.Second, func() {
+			if err := transporttest.WantsEnd(t, c); errors.Is(err, transport.ErrClosed) {
 				t.Errorf("Read: %v", err)
 			}
 		})
@@ -242,19 +245,19 @@ func TestClientPairRefused(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
-		dial   clientDialer
+		dial   transporttest.Dialer
 		err    error
 		status int
 	}{
-		{"ws", transport.DialWebSocket, errors.New("no"), 403},
-		{"longpoll", transport.DialLongPoll, errors.New("no"), 403},
-		{"longpoll, later", transport.DialLongPoll, transport.StatusError(503), 503},
+		{"ws", websocket.Dial, errors.New("no"), 403},
+		{"longpoll", longpoll.Dial, errors.New("no"), 403},
+		{"longpoll, later", longpoll.Dial, longpoll.StatusError(503), 503},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			p := newClientPair(transport.LongPollConfig{})
+			p := newClientPair(longpoll.Config{})
 			p.refuse = tt.err
-			n := newClientNet(t, p)
+			n := transporttest.NewNet(t, p)
 			_, err := tt.dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			var refused *transport.HandshakeError
 			if !errors.As(err, &refused) || refused.StatusCode != tt.status {

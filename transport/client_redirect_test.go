@@ -14,20 +14,10 @@ import (
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/longpoll"
+	ws "bennu.example/transport/websocket"
 )
-
-// clientEndpoint is an endpoint for either transport: it accepts WebSockets, and long-poll sessions as clientLP does.
-func clientEndpoint() http.Handler {
-	lp := newClientLP()
-	ws := clientWSHandler(clientEcho)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/longpoll") {
-			lp.ServeHTTP(w, r)
-		} else {
-			ws.ServeHTTP(w, r)
-		}
-	})
-}
 
 func TestClientRedirects(t *testing.T) {
 	t.Parallel()
@@ -36,7 +26,7 @@ func TestClientRedirects(t *testing.T) {
 	t.Cleanup(elsewhere.Close)
 	away := strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1)
 
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			last := map[string]string{"ws": "/websocket", "longpoll": "/longpoll"}[name]
@@ -64,9 +54,9 @@ func TestClientRedirects(t *testing.T) {
 			} {
 				t.Run(tt.name, func(t *testing.T) {
 					t.Parallel()
-					endpoint := clientEndpoint()
+					endpoint := transporttest.Endpoint()
 					var asked atomic.Int32
-					n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						asked.Add(1)
 						if strings.HasPrefix(r.URL.Path, "/real") {
 							endpoint.ServeHTTP(w, r)
@@ -85,11 +75,11 @@ func TestClientRedirects(t *testing.T) {
 						}
 						// On long poll everything else goes straight to where the session was opened.
 						before := asked.Load()
-						if err := c.Write(clientText("[]")); err != nil {
+						if err := c.Write(transporttest.Text("[]")); err != nil {
 							t.Error(err)
 						}
 						if name == "ws" {
-							clientWants(t, c, serializer.OpText, "[]")
+							transporttest.Wants(t, c, serializer.OpText, "[]")
 						}
 						if err := c.Close(1000, ""); err != nil {
 							t.Errorf("Close: %v", err)
@@ -120,7 +110,7 @@ func TestClientRedirects(t *testing.T) {
 // A redirect to another port or scheme of the same host would carry the token and the parameters to another server.
 func TestClientRedirectsToAnotherServer(t *testing.T) {
 	t.Parallel()
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
 		for _, tt := range []struct{ from, to, want string }{
 			{"http://server", "http://server:8080", ""},
 			{"http://server:8080", "http://server", ""},
@@ -135,7 +125,7 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 		} {
 			t.Run(name+" "+tt.from+" to "+tt.to, func(t *testing.T) {
 				t.Parallel()
-				endpoint := clientEndpoint()
+				endpoint := transporttest.Endpoint()
 				var followed atomic.Bool
 				h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/a/longpoll" || r.URL.Path == "/a/websocket" {
@@ -148,7 +138,7 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 					}
 					endpoint.ServeHTTP(w, r)
 				})
-				n := newClientNet(t, h)
+				n := transporttest.NewNet(t, h)
 				tr := n.Transport.(*http.Transport)
 				tr.DialTLSContext = tr.DialContext // without TLS, as the redirect is all that matters
 				c, err := dial(t.Context(), transport.ClientConfig{
@@ -173,11 +163,11 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 // A Referer that the user sets is sent as it is.
 func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 	t.Parallel()
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			endpoint := clientEndpoint()
-			n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			endpoint := transporttest.Endpoint()
+			n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if got := r.Header.Get("Referer"); got != "https://mine.example/" {
 					t.Errorf("%s: Referer %q", r.URL.Path, got)
 				}
@@ -187,7 +177,7 @@ func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 				}
 				endpoint.ServeHTTP(w, r)
 			}))
-			clientDial(t, dial, transport.ClientConfig{
+			transporttest.Dial(t, dial, transport.ClientConfig{
 				URL: "ws://server/socket", Header: http.Header{"Referer": {"https://mine.example/"}}, HTTPClient: n.Client,
 			})
 		})
@@ -197,10 +187,10 @@ func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 // The user's own CheckRedirect is asked, and may refuse.
 func TestClientRedirectsChecked(t *testing.T) {
 	t.Parallel()
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newClientNet(t, http.RedirectHandler("/real?vsn=2.0.0", http.StatusFound))
+			n := transporttest.NewNet(t, http.RedirectHandler("/real?vsn=2.0.0", http.StatusFound))
 			no := errors.New("no redirects here")
 			n.CheckRedirect = func(*http.Request, []*http.Request) error { return no }
 			if _, err := dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, no) {
@@ -223,25 +213,25 @@ func TestClientOverSockets(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := httptest.NewUnstartedServer(clientEndpoint())
+			s := httptest.NewUnstartedServer(transporttest.Endpoint())
 			start(s)
 			t.Cleanup(s.Close)
 			cfg := transport.ClientConfig{URL: s.URL + "/socket"}
 			if name != "http" {
 				cfg.HTTPClient = s.Client()
 			}
-			c := clientDial(t, transport.DialWebSocket, cfg)
-			if err := c.Write(clientText("hello"), clientBinary(strings.Repeat("x", 1<<20))); err != nil {
+			c := transporttest.Dial(t, ws.Dial, cfg)
+			if err := c.Write(transporttest.Text("hello"), transporttest.Binary(strings.Repeat("x", 1<<20))); err != nil {
 				t.Error(err)
 			}
-			clientWants(t, c, serializer.OpText, "hello")
-			clientWants(t, c, serializer.OpBinary, strings.Repeat("x", 1<<20))
+			transporttest.Wants(t, c, serializer.OpText, "hello")
+			transporttest.Wants(t, c, serializer.OpBinary, strings.Repeat("x", 1<<20))
 			if err := c.Close(1000, "bye"); err != nil {
 				t.Error(err)
 			}
 
-			lp := clientDial(t, transport.DialLongPoll, cfg)
-			if err := lp.Write(clientText("[]")); err != nil {
+			lp := transporttest.Dial(t, longpoll.Dial, cfg)
+			if err := lp.Write(transporttest.Text("[]")); err != nil {
 				t.Error(err)
 			}
 			if err := lp.Close(1000, ""); err != nil {
@@ -255,14 +245,14 @@ func TestClientOverSockets(t *testing.T) {
 func TestClientWSCloseStuckTLS(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
-	s := httptest.NewTLSServer(clientWSHandler(func(*websocket.Conn, *http.Request) { <-release }))
+	s := httptest.NewTLSServer(transporttest.WebSocketHandler(func(*websocket.Conn, *http.Request) { <-release }))
 	t.Cleanup(s.Close)
 	defer close(release)
-	c := clientDial(t, transport.DialWebSocket, transport.ClientConfig{URL: s.URL, HTTPClient: s.Client(), CloseTimeout: 100 * time.Millisecond})
+	c := transporttest.Dial(t, ws.Dial, transport.ClientConfig{URL: s.URL, HTTPClient: s.Client(), CloseTimeout: 100 * time.Millisecond})
 	stuck := make(chan error, 1)
 	go func() {
 		for {
-			if err := c.Write(clientBinary(strings.Repeat("x", 1<<20))); err != nil {
+			if err := c.Write(transporttest.Binary(strings.Repeat("x", 1<<20))); err != nil {
 				stuck <- err
 				return
 			}
@@ -276,7 +266,7 @@ func TestClientWSCloseStuckTLS(t *testing.T) {
 		before = out
 		<-time.After(100 * time.Millisecond)
 	}
-	clientWithin(t, 3*time.Second, func() {
+	transporttest.Within(t, 3*time.Second, func() {
 		if err := c.Close(1000, ""); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Close: %v", err)
 		}

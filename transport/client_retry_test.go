@@ -4,9 +4,13 @@ import (
 	"errors"
 	"net/http"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 func TestHandshakeErrorRetryAfter(t *testing.T) {
@@ -59,29 +63,39 @@ func TestClientRefusedWithAdvice(t *testing.T) {
 			t.Errorf("no advice in %v", err)
 		}
 	}
-	for name, dial := range map[string]clientDialer{"ws": transport.DialWebSocket, "longpoll": transport.DialLongPoll} {
+	for name, dial := range map[string]transporttest.Dialer{"ws": websocket.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newClientNet(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refuse(w) }))
+			n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refuse(w) }))
 			_, err := dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			advised(t, err)
 		})
 	}
 	t.Run("poll", func(t *testing.T) {
 		t.Parallel()
-		s := newClientLP()
-		s.get = func(i int, w http.ResponseWriter, _ *http.Request) bool { return i == 1 && refuse(w) }
-		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, _ *clientNet, c transport.ClientConn) {
-			advised(t, clientWantsEnd(t, c))
+		s := transporttest.NewLongPollServer()
+		s.Get = func(i int, w http.ResponseWriter, _ *http.Request) bool { return i == 1 && refuse(w) }
+		longPollTest(t, s, func(t *testing.T, c transport.ClientConn) {
+			advised(t, transporttest.WantsEnd(t, c))
 		})
 	})
 	t.Run("post", func(t *testing.T) {
 		t.Parallel()
-		s := newClientLP()
-		s.post = func(_ int, w http.ResponseWriter, _ *http.Request) bool { return refuse(w) }
-		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, _ *clientNet, c transport.ClientConn) {
-			advised(t, c.Write(clientText("[]")))
-			advised(t, clientWantsEnd(t, c))
+		s := transporttest.NewLongPollServer()
+		s.Post = func(_ int, w http.ResponseWriter, _ *http.Request) bool { return refuse(w) }
+		longPollTest(t, s, func(t *testing.T, c transport.ClientConn) {
+			advised(t, c.Write(transporttest.Text("[]")))
+			advised(t, transporttest.WantsEnd(t, c))
 		})
+	})
+}
+
+// longPollTest runs f in a bubble with a connection to s.
+func longPollTest(t *testing.T, s *transporttest.LongPollServer, f func(t *testing.T, c transport.ClientConn)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s.Out = make(chan string, 1000)
+		n := transporttest.NewNet(t, s)
+		f(t, transporttest.Dial(t, longpoll.Dial, transport.ClientConfig{HTTPClient: n.Client}))
 	})
 }

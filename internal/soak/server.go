@@ -20,6 +20,8 @@ import (
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // The messages between the clients and the server.
@@ -137,8 +139,8 @@ func newServer() *soakServer {
 			return ctx, err
 		},
 		// Short timeouts, so that they expire during a test.
-		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second},
-		LongPoll:  transport.LongPollConfig{Window: 500 * time.Millisecond},
+		WebSocket: websocket.Config{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second},
+		LongPoll:  longpoll.Config{Window: 500 * time.Millisecond},
 		MaxQueue:  256 << 10,
 		Drain:     socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
 	}

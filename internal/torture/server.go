@@ -18,7 +18,8 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+	"bennu.example/transport/websocket"
 )
 
 // state is what the server tells of itself.
@@ -50,8 +51,8 @@ func serve() error {
 	})
 	h := socket.NewHandler(socket.Config{
 		Channels:  channel.Routes{"room:*": rooms, "stuck:*": stuck},
-		WebSocket: transport.WebSocketConfig{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second},
-		LongPoll:  transport.LongPollConfig{Window: time.Second, MaxSessions: maxSessions},
+		WebSocket: websocket.Config{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second},
+		LongPoll:  longpoll.Config{Window: time.Second, MaxSessions: maxSessions},
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", h)

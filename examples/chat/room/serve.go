@@ -17,7 +17,7 @@ import (
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // drainTime is how long the clients get to take their leave when the server ends.
@@ -47,7 +47,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	sockets := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": newRoom(who, cfg.Node)},
 		PubSub:   cfg.PubSub,
-		LongPoll: transport.LongPollConfig{Secret: cfg.Secret},
+		LongPoll: longpoll.Config{Secret: cfg.Secret},
 		// A message has at most bodyLimit characters, and nobody types faster than this.
 		MaxMessage:  64 << 10,
 		MessageRate: 100,

@@ -16,7 +16,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/socket"
-	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
 )
 
 // Config is the configuration that test suites vary. Zero values mean the defaults of the
@@ -68,7 +68,7 @@ func New(cfg Config) *App {
 		JoinRate:          -1,
 		MaxTopic:          128 << 10, // also limits refs, and the suites use long ones
 		IdleTimeout:       cfg.IdleTimeout,
-		LongPoll:          transport.LongPollConfig{Window: cfg.Window},
+		LongPoll:          longpoll.Config{Window: cfg.Window},
 		Logger:            cfg.Logger,
 	})
 	mux := http.NewServeMux()

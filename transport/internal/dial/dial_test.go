@@ -1,0 +1,96 @@
+package dial
+
+import (
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+
+	"bennu.example/transport"
+)
+
+// Whatever the parts, the URL makes a request for one path with the version at its end, or there is an error that no retry can mend.
+func FuzzClientEndpoint(f *testing.F) {
+	f.Add("wss://host:1/a%2Fb/?x=y#z", "?a=1&", "2.0.0+b", "token")
+	f.Add("http://[::1]", "a b", "", "")
+	f.Add("ws://user:pw@host//", "a=%", "\r\n", "\n")
+	f.Add("ws://host/?", "&&", "#", "ü")
+	f.Add("ws://::", "0", "0", "0")
+	f.Fuzz(func(t *testing.T, base, params, vsn, token string) {
+		cfg := WithDefaults(transport.ClientConfig{URL: base, Params: params, Vsn: vsn, AuthToken: token})
+		u, err := Endpoint(&cfg, "websocket", "http", "https")
+		if err != nil {
+			if !errors.Is(err, transport.ErrURL) {
+				t.Fatalf("%q %q: %v", base, params, err)
+			}
+			return
+		}
+		req, err := http.NewRequest(http.MethodGet, u.String(), nil)
+		if err != nil {
+			t.Fatalf("%q %q: %v", base, params, err)
+		}
+		uri := req.URL.RequestURI()
+		for _, b := range []byte(uri) {
+			if b <= ' ' || b == 0x7f {
+				t.Fatalf("%q %q: request for %q", base, params, uri)
+			}
+		}
+		path, query, _ := strings.Cut(uri, "?")
+		if !strings.HasSuffix(path, "/websocket") || !strings.HasSuffix("&"+query, "&vsn="+url.QueryEscape(cfg.Vsn)) {
+			t.Fatalf("%q %q %q: request for %q", base, params, vsn, uri)
+		}
+	})
+}
+
+// A request that was just given up leaves a connection of HTTP/2 that is not idle yet. It must end all the same.
+func TestClientConnsCloseAll(t *testing.T) {
+	t.Parallel()
+	asked := make(chan struct{}, 1)
+	var mu sync.Mutex
+	open := map[net.Conn]bool{}
+	none := make(chan struct{}, 10) // told when there are none any more
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+	}))
+	s.EnableHTTP2 = true
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch state {
+		case http.StateNew:
+			open[c] = true
+		case http.StateClosed:
+			if delete(open, c); len(open) == 0 {
+				none <- struct{}{}
+			}
+		}
+	}
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	tr := http.DefaultTransport.(*http.Transport).Clone()
+	tr.TLSClientConfig = s.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	conns := Track(tr)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if resp, err := (&http.Client{Transport: tr}).Get(s.URL); err == nil {
+			resp.Body.Close()
+			t.Error("Get: no error")
+		}
+	}()
+	<-asked
+	conns.CloseAll()
+	<-none
+	<-done
+	if _, err := (&http.Client{Transport: tr}).Get(s.URL); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("a connection after closeAll: %v", err)
+	}
+}

@@ -1,0 +1,493 @@
+package longpoll_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/internal/mailbox"
+	"bennu.example/serializer"
+	"bennu.example/transport/longpoll"
+)
+
+// lpBus joins LongPolls: a Peers that loses what it is told to lose.
+type lpBus struct {
+	mu   sync.Mutex
+	at   map[string]*mailbox.Mailbox[[]byte]
+	sent int
+	most int                         // the longest message
+	lose func(n int, to string) bool // the nth message
+}
+
+func newLPBus() *lpBus { return &lpBus{at: make(map[string]*mailbox.Mailbox[[]byte])} }
+
+func (b *lpBus) Listen(address string, receive func([]byte)) (stop func()) {
+	in := new(mailbox.Mailbox[[]byte])
+	in.Init(1<<30, receive)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.at[address] = in
+	return func() {
+		b.mu.Lock()
+		delete(b.at, address)
+		b.mu.Unlock()
+		in.Close(false)
+		in.Wait()
+	}
+}
+
+func (b *lpBus) Send(address string, data []byte) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sent++
+	b.most = max(b.most, len(data))
+	if in := b.at[address]; in != nil && (b.lose == nil || !b.lose(b.sent, address)) {
+		return in.Enqueue(data, len(data))
+	}
+	return nil
+}
+
+// losing sets what is lost, counting from 1 again.
+func (b *lpBus) losing(lose func(n int, to string) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.sent, b.lose = 0, lose
+}
+
+func (b *lpBus) count() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sent
+}
+
+// lpCluster makes nodes that share sessions.
+func lpCluster(t *testing.T, n int, cfg longpoll.Config) (*lpBus, []*lpServer) {
+	b := newLPBus()
+	cfg.Secret, cfg.Peers = []byte("shared"), b
+	nodes := make([]*lpServer, n)
+	for i := range nodes {
+		nodes[i] = newLPServer(t, cfg)
+	}
+	return b, nodes
+}
+
+// endAll ends nodes as Shutdown does.
+func endAll(nodes ...*lpServer) {
+	for _, s := range nodes {
+		s.end()
+		s.Close()
+	}
+}
+
+// H188: a session is served by any node, as by its own.
+func TestLongPollOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, n := lpCluster(t, 2, longpoll.Config{})
+		defer endAll(n...)
+		near, far := n[0], n[1]
+		token, session := near.open()
+		session.receive = nil
+
+		session.send(`["1"]`, `["2"]`)
+		far.get(token).is(t, 200, `["1"]`, `["2"]`)
+		session.send(`["3"]`)
+		a := near.get(token)
+		a.is(t, 200, `["3"]`)
+		if a.Token != token {
+			t.Errorf("the token changed")
+		}
+
+		// It waits for its window, or for the first message.
+		start := time.Now()
+		a = far.get(token)
+		a.is(t, 204)
+		if d := time.Since(start); d != 10*time.Second || a.Token != token {
+			t.Errorf("after %v: %s", d, a.body)
+		}
+		go func() {
+			time.Sleep(3 * time.Second)
+			session.send(`["4"]`)
+		}()
+		start = time.Now()
+		far.get(token).is(t, 200, `["4"]`)
+		if d := time.Since(start); d != 3*time.Second {
+			t.Errorf("after %v", d)
+		}
+
+		far.post(token, "[1]\n[2]\nAf8=").is(t, 200)
+		near.post(token, "[3]").is(t, 200)
+		far.post(token, "[4]").is(t, 200)
+		if got, want := session.received(), []string{"1:[1]", "1:[2]", "2:\x01\xff", "1:[3]", "1:[4]"}; !slices.Equal(got, want) {
+			t.Errorf("received %q, want %q", got, want)
+		}
+		if a := far.post(token, "no base64"); a.http != 500 {
+			t.Errorf("got %d", a.http)
+		}
+
+		// A poll counts as activity, wherever it comes in.
+		for range 5 {
+			far.get(token).is(t, 204)
+		}
+		time.Sleep(31 * time.Second)
+		far.post(token, "[5]").is(t, 410)
+		a = far.get(token)
+		a.is(t, 410)
+		if a.Token == token {
+			t.Error("the old token")
+		}
+		near.get(a.Token).is(t, 204) // and this one is the other way round
+	})
+}
+
+// Statuses of a POST are the same from another node, and come at the same time.
+func TestLongPollPostOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, n := lpCluster(t, 2, longpoll.Config{})
+		defer endAll(n...)
+		for name, via := range map[string]*lpServer{"its own": n[0], "another": n[1]} {
+			token, session := n[0].open()
+			session.receive = func(_ serializer.Op, data []byte) error {
+				switch string(data) {
+				case "[12]":
+					time.Sleep(12 * time.Second)
+				case "[6]":
+					time.Sleep(6 * time.Second)
+				case "[0]":
+					return errors.New("no")
+				}
+				return nil
+			}
+			for _, test := range []struct {
+				body   string
+				status int
+				after  time.Duration
+			}{{"[6]\n[6]", 200, 12 * time.Second}, {"[12]\n[1]", 408, 10 * time.Second}, {"[2]", 200, 2*time.Second - time.Millisecond}, {"[0]\n[1]", 408, 0}, {"[1]", 410, 0}} {
+				start := time.Now()
+				via.post(token, test.body).is(t, test.status)
+				if d := time.Since(start); d != test.after {
+					t.Errorf("%s node, %q: after %v, want %v", name, test.body, d, test.after)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				via.getWith(ctx, token) // takes a millisecond; without it the session would be idle
+				cancel()
+			}
+			if got, want := session.received(), []string{"1:[6]", "1:[6]", "1:[12]", "1:[2]", "1:[0]"}; !slices.Equal(got, want) {
+				t.Errorf("%s node: received %q, want %q", name, got, want)
+			}
+		}
+	})
+}
+
+// What is large goes in pieces, and comes whole.
+func TestLongPollLargeOfAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bus, n := lpCluster(t, 2, longpoll.Config{MaxMessage: 4 << 20, MaxQueue: 8 << 20})
+		defer endAll(n...)
+		token, session := n[0].open()
+		var texts []string
+		for i := range 5 {
+			texts = append(texts, fmt.Sprintf("[%d,%q]", i, strings.Repeat("x", i*300_000)))
+		}
+		session.send(texts...)
+		n[1].get(token).is(t, 200, texts...)
+		n[1].post(token, strings.Join(texts, "\n")).is(t, 200)
+		for i, got := range session.received() {
+			if got != "1:"+texts[i] {
+				t.Errorf("message %d has %d bytes, want %d", i, len(got)-2, len(texts[i]))
+			}
+		}
+		if got := len(session.received()); got != len(texts) {
+			t.Errorf("received %d messages", got)
+		}
+		if bus.most > 256<<10+100 {
+			t.Errorf("a message of %d bytes", bus.most)
+		}
+		if a := n[1].post(token, strings.Repeat("x", 8_000_001)); a.http != 400 {
+			t.Errorf("got %d", a.http)
+		}
+	})
+}
+
+// Whichever single message between the nodes is lost, every frame comes once and in order, and every post at most once.
+func TestLongPollLostBetweenNodes(t *testing.T) {
+	t.Parallel()
+	large := strings.Repeat("x", 600_000)
+	for lost := 1; lost <= 12; lost++ {
+		synctest.Test(t, func(t *testing.T) {
+			bus, n := lpCluster(t, 2, longpoll.Config{})
+			defer endAll(n...)
+			token, session := n[0].open()
+			session.send(`["1"]`, large)
+			bus.losing(func(i int, _ string) bool { return i == lost })
+			var got []string
+			for i := range 8 {
+				a := n[1].get(token)
+				if a.Status == 410 { // taken for gone, though it is not
+					if a.Token == token {
+						t.Error("410 with the same token")
+					}
+					continue
+				}
+				got = append(got, a.Messages...)
+				if i == 0 {
+					session.send(`["2"]`)
+				}
+				if len(got) == 3 {
+					break
+				}
+			}
+			if len(got) == 2 {
+				session.send(`["2"]`)
+				got = append(got, n[1].get(token).Messages...)
+			}
+			if len(got) != 3 || got[0] != `["1"]` || got[1] != large || got[2] != `["2"]` {
+				t.Errorf("without message %d: got %d frames %.100q", lost, len(got), got)
+			}
+
+			bus.losing(func(i int, _ string) bool { return i == lost })
+			body := "[1]\n[" + large + "]"
+			a := n[1].post(token, body)
+			bus.losing(nil)
+			time.Sleep(3 * time.Second)
+			if got := session.received(); len(got) > 2 || a.Status == 200 && len(got) != 2 || a.Status != 200 && a.Status != 410 {
+				t.Errorf("without message %d: answered %s, received %d", lost, a.body, len(got))
+			}
+		})
+	}
+}
+
+// A node that does not answer has no sessions; what was on its way stays, and its sessions are found again once it can be reached.
+func TestLongPollUnreachableNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		bus, n := lpCluster(t, 2, longpoll.Config{})
+		defer endAll(n...)
+		token, session := n[0].open()
+		session.send(`["1"]`)
+		bus.losing(func(int, string) bool { return true })
+		start := time.Now()
+		a := n[1].get(token)
+		a.is(t, 410)
+		if d := time.Since(start); d != 2*time.Second || a.Token == token {
+			t.Errorf("after %v: %s", d, a.body)
+		}
+		start = time.Now()
+		n[1].post(token, "[1]").is(t, 410)
+		if d := time.Since(start); d != 2*time.Second {
+			t.Errorf("after %v", d)
+		}
+		bus.losing(nil)
+		n[1].get(token).is(t, 200, `["1"]`)
+
+		// Cut while a poll waits: it waits out its window. Its frames stay where they are.
+		go func() {
+			time.Sleep(3 * time.Second)
+			bus.losing(func(int, string) bool { return true })
+			session.send(`["2"]`)
+			time.Sleep(12 * time.Second)
+			bus.losing(nil)
+		}()
+		start = time.Now()
+		n[1].get(token).is(t, 204)
+		if d := time.Since(start); d < 10*time.Second || d > 12*time.Second {
+			t.Errorf("after %v", d)
+		}
+		time.Sleep(4 * time.Second)
+		n[1].get(token).is(t, 200, `["2"]`)
+
+		// A node that is gone for good. Of what waits there nothing is left; a client begins anew.
+		endAll(n[0])
+		n[1].get(token).is(t, 410)
+	})
+}
+
+// H185: the latest poll gets the messages, wherever the polls are.
+func TestLongPollTwoPollsOfNodes(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][2]int{{0, 1}, {1, 0}, {1, 1}, {1, 2}} {
+		synctest.Test(t, func(t *testing.T) {
+			_, n := lpCluster(t, 3, longpoll.Config{})
+			defer endAll(n...)
+			token, session := n[0].open()
+			start := time.Now()
+			var first lpAnswer
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				first = n[order[0]].get(token)
+				if d := time.Since(start); d != 10*time.Second {
+					t.Errorf("%v: the earlier poll waited %v", order, d)
+				}
+			}()
+			time.Sleep(time.Second)
+			go func() {
+				time.Sleep(time.Second)
+				session.send(`["1"]`)
+			}()
+			n[order[1]].get(token).is(t, 200, `["1"]`)
+			<-done
+			first.is(t, 204)
+		})
+	}
+}
+
+// A client that gave up a poll loses nothing by it.
+func TestLongPollGivenUpAtAnotherNode(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, n := lpCluster(t, 2, longpoll.Config{})
+		defer endAll(n...)
+		token, session := n[0].open()
+		for i := range 3 {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			n[1].getWith(ctx, token)
+			cancel()
+			session.send(fmt.Sprintf("[%d]", i))
+			n[1].get(token).is(t, 200, fmt.Sprintf("[%d]", i))
+		}
+
+		// Nor by an answer that could not be written.
+		session.send("[3]")
+		n[1].ServeHTTP(&lpBroken{header: http.Header{}, err: errors.New("broken pipe")}, httptest.NewRequest("GET", "/?token="+token, nil))
+		n[1].get(token).is(t, 200, "[3]")
+	})
+}
+
+// Shutdown answers the polls that wait here for sessions of other nodes, and nothing is left.
+func TestLongPollCloseAnswersRemotePolls(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, n := lpCluster(t, 2, longpoll.Config{})
+		token, session := n[0].open()
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			start := time.Now()
+			n[1].get(token).is(t, 204)
+			if d := time.Since(start); d != time.Second {
+				t.Errorf("after %v", d)
+			}
+		}()
+		time.Sleep(time.Second)
+		endAll(n[1])
+		<-done
+		session.send(`["1"]`)
+		n[0].get(token).is(t, 200, `["1"]`)
+		n[1].post(token, "[1]").is(t, 410)
+
+		// The other way: a session that ends here gives its last messages to the poll that waits elsewhere.
+		_, n2 := lpCluster(t, 2, longpoll.Config{})
+		token, session = n2[0].open()
+		done = make(chan struct{})
+		go func() {
+			defer close(done)
+			n2[1].get(token).is(t, 200, `["last"]`)
+		}()
+		synctest.Wait()
+		session.send(`["last"]`)
+		endAll(n2[0])
+		<-done
+		endAll(n[0], n2[1])
+	})
+}
+
+// Without bounds a node could be made to work, and to hold, whatever comes from others.
+func TestLongPollPeerBounds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		_, n := lpCluster(t, 2, longpoll.Config{})
+		defer endAll(n...)
+		token, session := n[0].open()
+		free := make(chan struct{})
+		session.receive = func(serializer.Op, []byte) error { <-free; return nil }
+		var all sync.WaitGroup
+		var mu sync.Mutex
+		statuses := map[int]int{}
+		for range 7 {
+			all.Go(func() {
+				a := n[1].post(token, "[1]")
+				mu.Lock()
+				defer mu.Unlock()
+				statuses[a.Status]++
+			})
+		}
+		synctest.Wait()
+		close(free)
+		all.Wait()
+		if statuses[200] != 4 || statuses[408] != 3 {
+			t.Errorf("statuses %v, want 4 of 200 and 3 of 408", statuses)
+		}
+	})
+}
+
+// Whatever is lost between three nodes, at random, and whichever node serves: frames come in order and none twice; posts likewise.
+func TestLongPollRandomLossBetweenNodes(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			random, losses := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
+			bus, n := lpCluster(t, 3, longpoll.Config{})
+			defer endAll(n...)
+			token, session := n[0].open()
+			bus.losing(func(int, string) bool { return losses.IntN(10) == 0 })
+			var got []string
+			ok := 0
+			for i := range 60 {
+				session.send(fmt.Sprintf("[%03d]", i))
+				if a := n[random.IntN(3)].get(token); a.Token == token {
+					got = append(got, a.Messages...)
+				}
+				if a := n[random.IntN(3)].post(token, fmt.Sprintf("[%03d]", i)); a.Status == 200 {
+					ok++
+				}
+			}
+			bus.losing(nil)
+			session.send("[end]")
+			for range 3 {
+				got = append(got, n[1].get(token).Messages...)
+				if got[len(got)-1] == "[end]" {
+					break
+				}
+			}
+			check := func(what string, list []string) {
+				if !slices.IsSorted(list) || len(slices.Compact(slices.Clone(list))) != len(list) {
+					t.Errorf("seed %d: %s out of order or twice: %q", seed, what, list)
+				}
+			}
+			check("frames", got)
+			check("posts", session.received())
+			if len(got) < 55 || got[len(got)-1] != "[end]" || len(session.received()) < ok {
+				t.Errorf("seed %d: %d frames, %d posts of %d that were answered with 200", seed, len(got), len(session.received()), ok)
+			}
+		})
+	}
+}
+
+// Without a Secret, or without Peers, nothing is said to anybody.
+func TestLongPollWithoutPeers(t *testing.T) {
+	t.Parallel()
+	bus := newLPBus()
+	for _, cfg := range []longpoll.Config{{Secret: []byte("shared")}, {Peers: bus}} {
+		a, b := newLPServer(t, cfg), newLPServer(t, cfg)
+		token, _ := a.open()
+		b.post(token, "[1]").is(t, 410)
+		b.get(token).is(t, 410)
+		a.post(token, "[1]").is(t, 200)
+		endAll(a, b)
+	}
+	if n := bus.count(); n != 0 || len(bus.at) != 0 {
+		t.Errorf("%d messages, %d listen", n, len(bus.at))
+	}
+}

@@ -1,0 +1,59 @@
+package longpoll
+
+import (
+	"bytes"
+	"reflect"
+	"testing"
+
+	"bennu.example/serializer"
+)
+
+// FuzzPeerMessage holds that what another node says is read as it was said, and that nothing else makes a node panic.
+func FuzzPeerMessage(f *testing.F) {
+	m := peerMessage{kind: peerPost, from: tokenID{1}, call: 2, session: tokenID{3}, number: 4, total: 500, offset: 6}
+	m.data = packParts([]part{{serializer.OpText, []byte("[1]")}, {serializer.OpBinary, nil}})
+	f.Add(m.append(nil))
+	f.Add([]byte{peerVersion})
+	f.Add([]byte(nil))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m, err := parsePeer(data)
+		if err != nil {
+			return
+		}
+		again, err := parsePeer(m.append(nil))
+		if err != nil || !reflect.DeepEqual(m, again) {
+			t.Errorf("%+v became %+v, %v", m, again, err)
+		}
+		parts, err := unpackParts(m.data)
+		frames, err2 := unpackFrames(m.data)
+		if (err == nil) != (err2 == nil) || len(parts) != len(frames) {
+			t.Errorf("%d parts, %v; %d frames, %v", len(parts), err, len(frames), err2)
+		}
+		for i, p := range parts {
+			if p.op != frames[i].Op || !bytes.Equal(p.data, frames[i].Data) {
+				t.Errorf("part %d: %v, frame %v", i, p, frames[i])
+			}
+		}
+	})
+}
+
+// noPeers is a cluster of which nothing is heard.
+type noPeers struct{}
+
+func (noPeers) Listen(string, func([]byte)) (stop func()) { return func() {} }
+func (noPeers) Send(string, []byte) error                 { return nil }
+
+// Another node may say anything, at any time: it is none of what a call is waiting for, or is, but does no harm.
+func TestPeerSaysAnything(t *testing.T) {
+	t.Parallel()
+	s := NewServer(Config{Secret: []byte("secret"), Peers: noPeers{}})
+	defer s.Close()
+	node := tokenID{1}
+	for _, p := range []*poll{nil, {}} {
+		c := s.peers.call(node, p)
+		for kind := range peerStatus + 2 {
+			s.peers.receive((&peerMessage{kind: kind, from: node, call: c.id}).append(nil))
+		}
+		c.end()
+	}
+}

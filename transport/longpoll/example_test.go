@@ -1,0 +1,74 @@
+package longpoll_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+	"bennu.example/transport/longpoll"
+)
+
+// echo is a Session: it sends back what it gets, and tells how its connection ended.
+type echo struct {
+	conn transport.Conn
+	end  chan error
+}
+
+func (e *echo) Receive(op serializer.Op, data []byte) error {
+	if string(data) == "bye" {
+		return &transport.CloseError{Code: transport.CodeGoingAway, Reason: "you said so"}
+	}
+	return e.conn.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
+}
+
+func (e *echo) Closed(err error) { e.end <- err }
+
+// Long poll needs no more of a proxy than plain requests. A client cannot say goodbye: its session ends some time after
+// its last poll, or by Close.
+func ExampleServer() {
+	lp := longpoll.NewServer(longpoll.Config{MaxSessions: 1000})
+	conns := make(chan transport.Conn, 1)
+	end := make(chan error, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		lp.Serve(w, r, func() (func(transport.Conn) transport.Session, error) {
+			if r.FormValue("user") == "" {
+				return nil, errors.New("anonymous") // is answered with 403
+			}
+			return func(c transport.Conn) transport.Session {
+				conns <- c
+				return &echo{c, end}
+			}, nil
+		})
+	}))
+	defer server.Close()
+	defer lp.Close()
+	defer lp.Wait()
+
+	ctx := context.Background()
+	_, err := longpoll.Dial(ctx, transport.ClientConfig{URL: server.URL})
+	var refused *transport.HandshakeError
+	fmt.Println(errors.As(err, &refused) && refused.StatusCode == http.StatusForbidden)
+
+	c, err := longpoll.Dial(ctx, transport.ClientConfig{URL: server.URL, Params: "user=ann"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	if err := c.Write(&serializer.Frame{Op: serializer.OpText, Data: []byte("hello")}); err != nil {
+		fmt.Println(err)
+	}
+	_, data, err := c.Read()
+	fmt.Println(string(data), err)
+	fmt.Println(c.Close(0, ""))
+	(<-conns).Close(transport.CodeRestart, "")
+	fmt.Println(<-end)
+	// Output:
+	// true
+	// hello <nil>
+	// <nil>
+	// transport: closed with 1012
+}

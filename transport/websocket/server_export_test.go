@@ -1,0 +1,24 @@
+package websocket
+
+import (
+	"time"
+	"unsafe"
+)
+
+// ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
+func (s *Server) ForcePortable() { s.portable = true }
+
+// SetDrainTime sets how long s reads what a client still sends after the close frame.
+func (s *Server) SetDrainTime(d time.Duration) { s.drainTime = d }
+
+// DrainBytes bounds the same in bytes.
+const DrainBytes = drainBytes
+
+// WSConnSize is the size of the struct that each connection has.
+const WSConnSize = unsafe.Sizeof(serverConn{})
+
+// ScanFragments is what a connection does with the bytes that come.
+func ScanFragments(max int) func(p []byte) bool {
+	var f fragments
+	return func(p []byte) bool { return f.scan(p, max) }
+}

@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package websocket
+
+const optNotSentLowat = 0 // not used

@@ -1,0 +1,291 @@
+package websocket_test
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
+	"bennu.example/transport/websocket"
+)
+
+// inBubble runs f in virtual time, with a connection over a pipe.
+func inBubble(t *testing.T, cfg websocket.Config, f func(t *testing.T, p *wsPeer, session *wsSession)) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newWSServer(t, cfg)
+		l := transporttest.NewPipeListener()
+		hs := &http.Server{Handler: s}
+		served := make(chan struct{})
+		go func() {
+			hs.Serve(l)
+			close(served)
+		}()
+		client, server := net.Pipe()
+		l.Conns <- server
+		p := handshake(t, client, "/")
+		f(t, p, <-s.opened)
+		client.Close()
+		s.ws.Wait()
+		hs.Close()
+		<-served
+	})
+}
+
+// collect reads all that comes, so that the pipe takes what the server writes.
+func (p *wsPeer) collect() (frames <-chan wsMessage) {
+	ch := make(chan wsMessage, 10000)
+	go func() {
+		defer close(ch)
+		for {
+			first, b, err := p.read()
+			if err != nil {
+				return
+			}
+			ch <- wsMessage{serializer.Op(first & 15), string(b)}
+		}
+	}()
+	return ch
+}
+
+func wantAfter(t *testing.T, start time.Time, want time.Duration) {
+	t.Helper()
+	if d := time.Since(start); d != want {
+		t.Errorf("after %v, want %v", d, want)
+	}
+}
+
+func TestWebSocketIdle(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		p.wantClose(1002)
+		wantAfter(t, start, 60*time.Second)
+		p.send(fin|opClose, closePayload(1002, ""))
+		p.wantEnd()
+		if err := session.end(t); err != transport.ErrIdle {
+			t.Errorf("Closed(%v)", err)
+		}
+		wantAfter(t, start, 60*time.Second)
+	})
+}
+
+// The same by the clock, where the server has a descriptor.
+func TestWebSocketIdleDescriptor(t *testing.T) {
+	t.Parallel()
+	s := startWS(t, websocket.Config{IdleTimeout: time.Second}, wsPaths[0])
+	p, session := s.connect()
+	var last time.Time
+	for range 5 {
+		time.Sleep(300 * time.Millisecond)
+		last = time.Now()
+		p.send(fin|opPing, "")
+		p.want(fin|opPong, "")
+	}
+	p.wantClose(1002)
+	if d := time.Since(last); d < time.Second {
+		t.Errorf("closed %v after the last ping", d)
+	}
+	p.send(fin|opClose, "")
+	p.wantEnd()
+	if err := session.end(t); err != transport.ErrIdle {
+		t.Errorf("Closed(%v)", err)
+	}
+}
+
+// Whatever the client sends keeps the connection up, if only a byte. What it is sent does not.
+func TestWebSocketNotIdle(t *testing.T) {
+	inBubble(t, websocket.Config{IdleTimeout: 90 * time.Second}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		frames := p.collect()
+		parts := [][]byte{maskedFrame(fin|opText, "x"), maskedFrame(fin|opPing, "x"), maskedFrame(fin|opPong, ""), maskedFrame(opText, ""), maskedFrame(fin|opCont, "")}
+		for i := range 100 {
+			time.Sleep(89 * time.Second)
+			part := parts[i%len(parts)]
+			p.write(part[:1])
+			time.Sleep(3 * time.Second) // the library gives a control frame 5 s
+			p.write(part[1:])
+			session.text(t, "broadcast")
+		}
+		last := time.Now()
+		for range 10 {
+			time.Sleep(8 * time.Second)
+			session.text(t, "broadcast")
+		}
+		var m wsMessage
+		for m = range frames {
+			if m.op == opClose {
+				break
+			}
+		}
+		if m.data != closePayload(1002, "") {
+			t.Errorf("close frame %q", m.data)
+		}
+		wantAfter(t, last, 90*time.Second)
+		p.send(fin|opClose, closePayload(1002, ""))
+		if err := session.end(t); err != transport.ErrIdle {
+			t.Errorf("Closed(%v) after %v", err, time.Since(start))
+		}
+	})
+}
+
+// A client that the session keeps waiting is not idle.
+func TestWebSocketBusySession(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		session.receive = func(serializer.Op, []byte) error {
+			time.Sleep(10 * time.Minute)
+			return nil
+		}
+		frames := p.collect()
+		p.sendText("x")
+		start := time.Now()
+		if m := <-frames; m.op != opClose {
+			t.Errorf("got %v", m)
+		}
+		if d := time.Since(start); d < 10*time.Minute || d > 12*time.Minute {
+			t.Errorf("closed after %v", d)
+		}
+		p.send(fin|opClose, closePayload(1002, ""))
+		session.end(t)
+	})
+}
+
+// A control frame that does not arrive in time ends the connection.
+func TestWebSocketSlowControlFrame(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		p.write(maskedFrame(fin|opPing, "0123456789")[:10])
+		if err := session.end(t); !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("Closed(%v)", err)
+		}
+		wantAfter(t, start, 5*time.Second)
+		p.wantEnd()
+	})
+}
+
+func TestWebSocketCloseUnanswered(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		session.Close(1012, "")
+		p.wantClose(1012)
+		p.sendText("no close frame")
+		p.wantEnd()
+		wantAfter(t, start, 500*time.Millisecond)
+		session.wantCode(t, 1012)
+	})
+}
+
+func TestWebSocketShortCloseTimeoutBoundsDrain(t *testing.T) {
+	cfg := websocket.Config{CloseTimeout: 100 * time.Millisecond}
+	inBubble(t, cfg, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		session.Close(1001, "")
+		p.wantClose(1001)
+		p.wantEnd()
+		wantAfter(t, start, 100*time.Millisecond)
+		session.wantCode(t, 1001)
+	})
+}
+
+// A client that does not even take what is queued before the close frame gets CloseTimeout. Its connection is cut off.
+func TestWebSocketCloseUnread(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		for range 10 {
+			session.text(t, strings.Repeat("x", 50_000))
+		}
+		session.Close(1012, "")
+		err := session.end(t)
+		wantAfter(t, start, 5*time.Second)
+		if ce, ok := errors.AsType[*transport.CloseError](err); !ok || ce.Code != 1012 {
+			t.Errorf("Closed(%v)", err)
+		}
+	})
+}
+
+// What was queued before Close gets CloseTimeout in all, also if the client takes a little of it now and then.
+func TestWebSocketCloseSlowly(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		for range 10 {
+			session.text(t, strings.Repeat("x", 50_000))
+		}
+		session.Close(1012, "")
+		b := make([]byte, 1000)
+		for {
+			time.Sleep(time.Second)
+			if _, err := io.ReadFull(p.br, b); err != nil {
+				break
+			}
+		}
+		session.wantCode(t, 1012)
+		if d := time.Since(start); d < 5*time.Second || d > 7*time.Second { // the client looks once a second
+			t.Errorf("after %v", d)
+		}
+	})
+}
+
+// A connection that ends since its queue is full is counted once, though its client does not take what it is still to get either.
+func TestWebSocketSlowOnce(t *testing.T) {
+	cfg := websocket.Config{MaxQueue: 1000, WriteTimeout: 2 * time.Second}
+	inBubble(t, cfg, func(t *testing.T, _ *wsPeer, session *wsSession) {
+		start := time.Now()
+		for session.Send(textFrame(strings.Repeat("x", 500)), transport.Delivery{}) == nil {
+			synctest.Wait() // a writer has the first
+		}
+		if err := session.end(t); err != transport.ErrFull {
+			t.Errorf("Closed(%v)", err)
+		}
+		wantAfter(t, start, 2*time.Second)
+		if st := session.ws.Stats(); st.Slow != 1 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A client that takes nothing is dropped, one that takes a little at a time is not.
+func TestWebSocketWriteTimeout(t *testing.T) {
+	inBubble(t, websocket.Config{IdleTimeout: time.Hour}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		const n = 300_000
+		session.text(t, strings.Repeat("x", n))
+		b := make([]byte, chunk)
+		for left := n + 10; left > 0; {
+			time.Sleep(29 * time.Second)
+			got, err := io.ReadFull(p.br, b[:min(left, chunk)])
+			if err != nil {
+				t.Fatal(err)
+			}
+			left -= got
+		}
+		time.Sleep(time.Minute)
+		session.text(t, "still there")
+		p.want(fin|opText, "still there")
+
+		session.text(t, strings.Repeat("x", n))
+		start := time.Now()
+		if err := session.end(t); !errors.Is(err, transport.ErrFull) {
+			t.Errorf("Closed(%v)", err)
+		}
+		wantAfter(t, start, 30*time.Second)
+	})
+}
+
+// chunk is how much a client without a descriptor must take at a time to count as alive.
+const chunk = 16 << 10
+
+// Between a client's close frame and the end of the connection lies only what was queued, if the client takes it.
+func TestWebSocketClientClosesUnread(t *testing.T) {
+	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
+		start := time.Now()
+		session.text(t, "one")
+		p.send(fin|opClose, closePayload(1001, ""))
+		session.wantCode(t, 1001)
+		wantAfter(t, start, 5*time.Second)
+	})
+}

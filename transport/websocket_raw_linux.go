@@ -1,4 +1,0 @@
-package transport
-
-// optNotSentLowat is TCP_NOTSENT_LOWAT, which package syscall does not have.
-const optNotSentLowat = 25

@@ -1,5 +1,0 @@
-//go:build unix && !linux
-
-package transport
-
-const optNotSentLowat = 0 // not used
