@@ -12,9 +12,9 @@ import (
 	"bennu.example/engine/natsengine"
 )
 
-// newCluster starts three servers that are connected with each other. All routes to the third one lead through a proxy: it does not
-// connect by itself.
-func newCluster(t *testing.T) (servers []*engine, third *brokertest.Proxy) {
+// newCluster starts three connected servers. All routes to the third one pass through a proxy,
+// since it does not connect by itself.
+func newCluster(t *testing.T) (servers []*testServer, third *brokertest.Proxy) {
 	var ports []int
 	for range 3 {
 		ports = append(ports, brokertest.Port(t))
@@ -22,7 +22,7 @@ func newCluster(t *testing.T) (servers []*engine, third *brokertest.Proxy) {
 	third = brokertest.NewProxy(t, fmt.Sprint("127.0.0.1:", ports[2]))
 	addresses := []string{fmt.Sprint("127.0.0.1:", ports[0]), fmt.Sprint("127.0.0.1:", ports[1]), third.Addr}
 	for i, routes := range [][]int{{1, 2}, {0, 2}, nil} {
-		servers = append(servers, newEngine(t, func(o *server.Options) {
+		servers = append(servers, newServer(t, func(o *server.Options) {
 			o.ServerName = fmt.Sprint("server", i)
 			o.Cluster = server.ClusterOpts{Name: "bennu", Host: "127.0.0.1", Port: ports[i], Advertise: addresses[i]}
 			for _, to := range routes {
@@ -30,12 +30,12 @@ func newCluster(t *testing.T) (servers []*engine, third *brokertest.Proxy) {
 			}
 		}))
 	}
-	until(t, "a cluster", func() bool { return routed(servers, 2) })
+	waitUntil(t, "a cluster", func() bool { return routed(servers, 2) })
 	return servers, third
 }
 
-// routed reports whether each server has routes to so many others.
-func routed(servers []*engine, others int) bool {
+// routed reports whether each server has routes to the given number of other servers.
+func routed(servers []*testServer, others int) bool {
 	for _, e := range servers {
 		z, err := e.server().Routez(nil)
 		if err != nil {
@@ -52,8 +52,8 @@ func routed(servers []*engine, others int) bool {
 	return true
 }
 
-// at is a configuration for a node that tries these servers, and notices faults soon.
-func at(servers ...*engine) natsengine.Config {
+// at returns a configuration for these servers, with which a node notices faults soon.
+func at(servers ...*testServer) natsengine.Config {
 	var addresses []string
 	for _, e := range servers {
 		addresses = append(addresses, "nats://"+e.addr())
@@ -61,53 +61,56 @@ func at(servers ...*engine) natsengine.Config {
 	return natsengine.Config{URL: strings.Join(addresses, ", "), Timeout: brokertest.Timeout, Ping: brokertest.Ping}
 }
 
-// A server that lost its routes for a moment: what was missed on both sides is announced, also at nodes that started meanwhile.
-func TestRoutesFlap(t *testing.T) {
+// A server loses its routes for a moment. Nodes on both sides report gaps, including nodes that are
+// started meanwhile.
+func TestShortLossOfRoutes(t *testing.T) {
 	t.Parallel()
 	servers, proxy := newCluster(t)
 	c := brokertest.NewNumbered(t)
 	for _, e := range servers {
 		c.Start(newAdapter(t, at(e)))
 	}
-	c.Heals()
-	proxy.Cut() // the routes come back by themselves, after a second
+	c.WaitHealed()
+	proxy.Cut() // the servers restore the routes after a second
 	c.Start(newAdapter(t, at(servers[2])))
 	c.Start(newAdapter(t, at(servers[0])))
 	if c.Check() == 0 {
-		t.Error("nothing was missed: the test tests nothing")
+		t.Error("nothing was missed, so the test has tested nothing")
 	}
 }
 
-// A server that lost its routes for long: a node that is alone there says so in Health and goes on to another server. A node that knows no
-// other server stays, and all is announced when the routes are back.
-func TestRoutesLost(t *testing.T) {
+// A server loses its routes for longer. A node that is alone there reports that in Health and
+// connects to another server. A node without another server stays. When the routes are back, all
+// nodes report gaps.
+func TestLongLossOfRoutes(t *testing.T) {
 	t.Parallel()
 	servers, proxy := newCluster(t)
 	c := brokertest.NewNumbered(t)
 	var log buffer
 	moved := at(servers[2], servers[0], servers[1])
 	first, second := c.Start(newAdapter(t, at(servers[0]))), c.Start(newAdapter(t, at(servers[1])))
-	// Servers are tried in a random order: this node is made until it is on the third one.
+	// Servers are tried in random order, so nodes are started until one is connected to the third
+	// server.
 	var lone *brokertest.NumberedNode
 	for lone == nil || servers[2].server().NumClients() == 0 {
 		if lone != nil {
 			lone.Stop()
 		}
-		lone = c.Start(newAdapter(t, logged(moved, &log)))
+		lone = c.Start(newAdapter(t, withLog(moved, &log)))
 	}
-	c.Heals()
-	proxy.Deaf()
+	c.WaitHealed()
+	proxy.Stall()
 	proxy.Cut()
-	until(t, "told", func() bool { return strings.Contains(log.String(), "other nodes are not heard") })
-	until(t, "moved", func() bool { return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected })
-	c.Heals()
+	waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "other nodes are silent") })
+	waitUntil(t, "moved", func() bool { return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected })
+	c.WaitHealed()
 	stuck := c.Start(newAdapter(t, at(servers[2])))
-	until(t, "well", func() bool {
+	waitUntil(t, "healthy", func() bool {
 		return first.PubSub.Health().Err == nil && second.PubSub.Health().Err == nil && lone.PubSub.Health().Err == nil
 	})
-	proxy.Hear()
+	proxy.Resume()
 	if c.Check() == 0 {
-		t.Error("nothing was missed: the test tests nothing")
+		t.Error("nothing was missed, so the test has tested nothing")
 	}
 	for i, n := range []*brokertest.NumberedNode{first, second, lone, stuck} {
 		if h := n.PubSub.Health(); !h.Connected || n.Gaps() == 0 {
@@ -116,12 +119,13 @@ func TestRoutesLost(t *testing.T) {
 	}
 }
 
-// Servers that end in order or at once: their nodes go on to others, and all is announced, also at nodes that start meanwhile.
-func TestServerEnds(t *testing.T) {
+// A server stops, orderly or not. Its nodes connect to other servers, and all nodes report gaps,
+// including nodes that are started meanwhile.
+func TestServerStops(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(e *engine){
-		"planned": func(e *engine) { go e.server().LameDuckShutdown() },
-		"killed":  func(e *engine) { e.server().Shutdown() },
+	for name, end := range map[string]func(e *testServer){
+		"planned": func(e *testServer) { go e.server().LameDuckShutdown() },
+		"killed":  func(e *testServer) { e.server().Shutdown() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -130,7 +134,7 @@ func TestServerEnds(t *testing.T) {
 			for i := range 3 {
 				c.Start(newAdapter(t, at(servers[i], servers[(i+1)%3], servers[(i+2)%3])))
 			}
-			c.Heals()
+			c.WaitHealed()
 			end(servers[1])
 			c.Start(newAdapter(t, at(servers[0])))
 			c.Start(newAdapter(t, at(servers...)))

@@ -6,16 +6,16 @@ import (
 	"bennu.example/engine/internal/broker"
 )
 
-// Token is token.
+// Token exports token to tests.
 func Token(name string) string { return token(name) }
 
-// NewEngine is the engine of an adapter.
-func NewEngine(cfg Config) (broker.Engine, error) {
-	e := &engine{prefix: defaultPrefix, timeout: time.Second}
-	return e, e.configure(cfg)
+// NewBackend returns the backend of an engine.
+func NewBackend(cfg Config) (broker.Backend, error) {
+	b := &backend{prefix: defaultPrefix, timeout: time.Second}
+	return b, b.configure(cfg)
 }
 
-// CheckFrames checks bytes of a server that come in these pieces.
+// CheckFrames checks bytes of a server that arrive in these pieces.
 func CheckFrames(pieces ...[]byte) error { return check((&frames{}).check, pieces) }
 
 // CheckWebSocket is CheckFrames for a WebSocket.

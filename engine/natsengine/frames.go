@@ -7,24 +7,26 @@ import (
 )
 
 const (
-	// maxLine bounds a line of the protocol. An INFO line lists all servers of a cluster.
+	// maxLine limits a line of the protocol. An INFO line lists all servers of a cluster.
 	maxLine = 1 << 20
 
-	// maxFrame bounds a message. It is the most that a server's max_payload may be.
+	// maxFrame limits a message. A server's max_payload cannot be larger.
 	maxFrame = 64 << 20
 )
 
 var errProtocol = errors.New("the server broke the protocol")
 
-// frames checks what a server sends, before the client parses it: the client makes room for any length that it is told, and ends the
-// process when there is none. A server is trusted with what it says, but not with how.
+// frames checks what a server sends before the client parses it. The client allocates any length
+// that a message announces, and the process ends if there is not enough memory. The contents that a
+// server sends are trusted, but not their form.
 type frames struct {
-	line []byte // the beginning of a line that is incomplete
-	rest int    // bytes of a message, including the line break behind it, that have yet to come
+	line []byte // the beginning of an incomplete line
+	rest int    // missing bytes of a message, including the line break after it
 	info func(data []byte)
 }
 
-// check returns an error if p, behind what was checked before, breaks the protocol.
+// check returns an error if p, which follows the bytes that were checked before, breaks the
+// protocol.
 func (f *frames) check(p []byte) error {
 	for len(p) > 0 {
 		if f.rest > 0 {
@@ -65,7 +67,7 @@ func (f *frames) check(p []byte) error {
 	return nil
 }
 
-// payload takes bytes of a message. It reports false if there is no line break at its end.
+// payload checks bytes of a message. It returns false if the message does not end in a line break.
 func (f *frames) payload(p []byte) bool {
 	for i := max(0, f.rest-2); i < len(p); i++ {
 		if p[i] != "\n\r"[f.rest-i-1] {
@@ -76,11 +78,11 @@ func (f *frames) payload(p []byte) bool {
 	return true
 }
 
-// op checks a line, which has lost its last byte, a newline.
+// op checks a line, from which the final newline was removed.
 func (f *frames) op(line []byte) error {
 	line, ok := bytes.CutSuffix(line, []byte("\r"))
 	if !ok || bytes.IndexByte(line, '\r') >= 0 {
-		return fmt.Errorf("%w: a line without its end", errProtocol)
+		return fmt.Errorf("%w: a line without a carriage return at its end", errProtocol)
 	}
 	op, args, _ := bytes.Cut(line, []byte(" "))
 	switch string(op) {
@@ -103,7 +105,8 @@ func (f *frames) op(line []byte) error {
 	return fmt.Errorf("%w: unknown operation", errProtocol)
 }
 
-// message checks the arguments of a message: subject, subscription, perhaps a reply subject, the header's length if it has one, length.
+// message checks the arguments of a message: the subject, the subscription, an optional reply
+// subject, the length of the header if there is one, and the length.
 func (f *frames) message(args []byte, header bool) error {
 	var field [6][]byte
 	n := 0

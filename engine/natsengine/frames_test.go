@@ -18,13 +18,15 @@ import (
 	"bennu.example/engine/natsengine"
 )
 
-// evilPing is the ping that the evil server answers with more: after CONNECT, what a node subscribes to and its first probe.
-const evilPing = 4
+// attackPing is the number of the ping after whose answer a server attacks. Before it come CONNECT,
+// the subscriptions of a node and its first probe.
+const attackPing = 4
 
 const serverInfo = `INFO {"server_id":"x","version":"2.10.0","proto":1,"max_payload":1048576,"headers":true}` + "\r\n"
 
-// serve plays a server. After the first answers it sends evil, and then answers on until the client hangs up, or hangs up itself.
-func serve(c net.Conn, evil []byte, hangUp bool) {
+// serve acts as a server. After the first answers it sends the bytes of the attack. Then it hangs
+// up, or continues to answer until the client hangs up.
+func serve(c net.Conn, attack []byte, hangUp bool) {
 	defer func() { _ = c.Close() }()
 	_, _ = io.WriteString(c, serverInfo)
 	r := bufio.NewReader(c)
@@ -39,8 +41,8 @@ func serve(c net.Conn, evil []byte, hangUp bool) {
 		if _, err := io.WriteString(c, "PONG\r\n"); err != nil {
 			return
 		}
-		if pings++; pings == evilPing && (evil != nil || hangUp) {
-			_, _ = c.Write(evil)
+		if pings++; pings == attackPing && (attack != nil || hangUp) {
+			_, _ = c.Write(attack)
 			if hangUp {
 				return
 			}
@@ -48,8 +50,8 @@ func serve(c net.Conn, evil []byte, hangUp bool) {
 	}
 }
 
-// fakeServer listens with a server whose first connection turns evil.
-func fakeServer(t *testing.T, evil []byte) (addr string) {
+// fakeServer starts a server that attacks its first connection.
+func fakeServer(t *testing.T, attack []byte) (addr string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -62,9 +64,9 @@ func fakeServer(t *testing.T, evil []byte) (addr string) {
 				return
 			}
 			if !first {
-				evil = nil
+				attack = nil
 			}
-			bad := evil
+			bad := attack
 			wg.Go(func() { serve(c, bad, false) })
 		}
 	})
@@ -91,29 +93,33 @@ var malformed = map[string]string{
 	"an endless line":          strings.Repeat("INFO ", 250_000),
 }
 
-// Frames that would end the process in the client end the connection, which Health tells, and are a gap. Then the node is back.
+// Frames that would end the process inside the client end the connection instead. The node reports
+// a gap and reconnects.
 func TestMalformed(t *testing.T) {
 	t.Parallel()
-	for name, evil := range malformed {
+	for name, attack := range malformed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log buffer
-			a, gaps := runLogged(t, natsengine.Config{URL: fakeServer(t, []byte(evil)), Timeout: brokertest.Timeout, Ping: brokertest.Ping}, &log)
+			cfg := natsengine.Config{
+				URL: fakeServer(t, []byte(attack)), Timeout: brokertest.Timeout, Ping: brokertest.Ping,
+			}
+			a, gaps := runWithLog(t, cfg, &log)
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Log(log.String())
 				}
 			})
-			until(t, "told", func() bool { return strings.Contains(log.String(), "broke the protocol") })
-			until(t, "back", func() bool { return a.Health().Connected && gaps() > 0 })
-			if strings.Count(log.String(), "broke the protocol") != 2 { // not connected, gap
+			waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
+			waitUntil(t, "connected again", func() bool { return a.Health().Connected && gaps() > 0 })
+			if strings.Count(log.String(), "broke the protocol") != 2 { // once for the connection, once for the gap
 				t.Error(log.String())
 			}
 		})
 	}
 }
 
-// What a server may send passes, in pieces of any size.
+// Everything that a server may send is accepted, in pieces of any size.
 func TestWellFormed(t *testing.T) {
 	t.Parallel()
 	all := serverInfo + "PING\r\nPONG\r\n+OK\r\n-ERR 'Permissions Violation for Publish to \"x\"'\r\n" +
@@ -143,14 +149,15 @@ func TestWellFormed(t *testing.T) {
 	}
 	for name, frame := range map[string]string{
 		"masked": "\x82\x81aaaa ", "compressed": "\xc2\x01 ", "reserved": "\x83\x01 ", "a long ping": "\x89\x7e\x01\x00",
-		"half a ping": "\x09\x00", "huge": "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff", "with a malformed message": "\x82\x0fMSG x 1 99e99\r\n",
+		"half a ping": "\x09\x00", "huge": "\x82\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
+		"with a malformed message": "\x82\x0fMSG x 1 99e99\r\n",
 	} {
 		if natsengine.CheckWebSocket([]byte("HTTP/1.1 101 x\r\n\r\n"+frame)) == nil {
-			t.Errorf("a frame that is %s passes", name)
+			t.Errorf("accepted a frame that is %s", name)
 		}
 	}
 	if natsengine.CheckWebSocket(bytes.Repeat([]byte("x"), 1<<17)) == nil {
-		t.Error("an endless answer to the handshake passes")
+		t.Error("accepted an endless response to the handshake")
 	}
 }
 
@@ -162,48 +169,50 @@ func split(data []byte, size int) (pieces [][]byte) {
 	return pieces
 }
 
-// pipe is a server at the other end of a pipe.
+// pipe connects to a server through a net.Pipe.
 type pipe struct {
-	evil []byte
-	wg   *sync.WaitGroup
+	attack []byte
+	wg     *sync.WaitGroup
 }
 
 func (p pipe) InProcessConn() (net.Conn, error) {
 	ours, theirs := net.Pipe()
-	p.wg.Go(func() { serve(theirs, p.evil, true) })
+	p.wg.Go(func() { serve(theirs, p.attack, true) })
 	return ours, nil
 }
 
-// Whatever a server sends, the client behind the check survives it, and how it is cut into pieces does not matter.
+// The client survives whatever a server sends, since it is checked first. The result of the check
+// does not depend on how the bytes are split into pieces.
 func FuzzServer(f *testing.F) {
-	for _, evil := range malformed {
-		if len(evil) < 1000 {
-			f.Add([]byte(evil), uint8(7))
+	for _, attack := range malformed {
+		if len(attack) < 1000 {
+			f.Add([]byte(attack), uint8(7))
 		}
 	}
 	f.Add([]byte("MSG bennu.a.all 1 2\r\nxx\r\nHMSG x 1 12 12\r\nNATS/1.0\r\n\r\n\r\n"), uint8(3))
-	f.Add([]byte("-ERR 'Permissions Violation for Subscription to \"x\"'\r\n"+serverInfo+"PONG\r\nPONG\r\n+OK\r\n"), uint8(1))
-	f.Fuzz(func(t *testing.T, evil []byte, size uint8) {
-		whole, pieces := natsengine.CheckFrames(evil), natsengine.CheckFrames(split(evil, int(size)+1)...)
+	refused := "-ERR 'Permissions Violation for Subscription to \"x\"'\r\n"
+	f.Add([]byte(refused+serverInfo+"PONG\r\nPONG\r\n+OK\r\n"), uint8(1))
+	f.Fuzz(func(t *testing.T, attack []byte, size uint8) {
+		whole, pieces := natsengine.CheckFrames(attack), natsengine.CheckFrames(split(attack, int(size)+1)...)
 		if (whole == nil) != (pieces == nil) {
 			t.Errorf("at once: %v; in pieces: %v", whole, pieces)
 		}
-		_ = natsengine.CheckWebSocket(split(append([]byte("\r\n\r\n"), evil...), int(size)+1)...)
+		_ = natsengine.CheckWebSocket(split(append([]byte("\r\n\r\n"), attack...), int(size)+1)...)
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		e, err := natsengine.NewEngine(natsengine.Config{Options: []nats.Option{nats.InProcessServer(pipe{evil, &wg})}})
+		e, err := natsengine.NewBackend(natsengine.Config{Options: []nats.Option{nats.InProcessServer(pipe{attack, &wg})}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		ignore := func(error) {}
-		c, err := e.Dial(ctx, broker.In{Data: func([]byte) {}, Gap: ignore, Changed: ignore})
+		c, err := e.Dial(ctx, broker.Receiver{Message: func([]byte) {}, Gap: ignore, PathChanged: ignore})
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		for range evilPing {
+		for range attackPing {
 			_ = c.Send(ctx, &broker.Batch{Subscribe: []string{"bennu.a.all"}})
 		}
 	})

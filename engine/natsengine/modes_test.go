@@ -25,16 +25,16 @@ import (
 	"bennu.example/serializer"
 )
 
-// The client reads through other layers then, and its messages are delivered all the same.
+// With TLS, the client reads through more layers.
 func TestSecure(t *testing.T) {
 	serverTLS, clientTLS := certificate(t)
-	suite(t, func(e *engine) natsengine.Config {
+	suite(t, func(e *testServer) natsengine.Config {
 		return natsengine.Config{URL: "tls://" + e.addr(), Options: []nats.Option{nats.Secure(clientTLS)}}
 	}, func(o *server.Options) { o.TLSConfig, o.TLSTimeout = serverTLS, 5 })
 }
 
 func TestWebSocket(t *testing.T) {
-	suite(t, func(e *engine) natsengine.Config {
+	suite(t, func(e *testServer) natsengine.Config {
 		return natsengine.Config{URL: e.server().WebsocketURL(), Options: []nats.Option{nats.Compression(true)}}
 	}, func(o *server.Options) {
 		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: brokertest.Port(t), NoTLS: true, Compression: true}
@@ -42,24 +42,24 @@ func TestWebSocket(t *testing.T) {
 }
 
 func TestInProcess(t *testing.T) {
-	suite(t, func(e *engine) natsengine.Config {
+	suite(t, func(e *testServer) natsengine.Config {
 		return natsengine.Config{Options: []nats.Option{nats.InProcessServer(e)}}
 	})
 }
 
-// InProcessConn is part of nats.InProcessConnProvider.
-func (e *engine) InProcessConn() (net.Conn, error) { return e.server().InProcessConn() }
+// InProcessConn implements nats.InProcessConnProvider.
+func (e *testServer) InProcessConn() (net.Conn, error) { return e.server().InProcessConn() }
 
-// A dialer of the user's is used.
-func TestDialer(t *testing.T) {
-	e := newEngine(t)
-	hear(t, natsengine.Config{URL: "nats://example.invalid:1", Options: []nats.Option{
+func TestCustomDialer(t *testing.T) {
+	e := newServer(t)
+	waitReceived(t, natsengine.Config{URL: "nats://example.invalid:1", Options: []nats.Option{
 		nats.SkipHostLookup(), nats.SetCustomDialer(dialer(e.addr())),
 	}})
-	fails(t, natsengine.Config{URL: e.addr(), Options: []nats.Option{nats.SetCustomDialer(dialer(""))}}, "no address")
+	broken := []nats.Option{nats.SetCustomDialer(dialer(""))}
+	waitFailure(t, natsengine.Config{URL: e.addr(), Options: broken}, "no address")
 }
 
-// dialer dials an address whatever is asked for.
+// dialer dials its own address, whatever the requested address is.
 type dialer string
 
 func (d dialer) Dial(network, _ string) (net.Conn, error) {
@@ -69,7 +69,8 @@ func (d dialer) Dial(network, _ string) (net.Conn, error) {
 	return net.Dial(network, string(d))
 }
 
-// certificate makes one for 127.0.0.1, for the server, and what trusts it, for clients.
+// certificate makes a certificate for 127.0.0.1. It returns the configurations of a server that
+// uses it and of clients that trust it.
 func certificate(t *testing.T) (serverTLS, clientTLS *tls.Config) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -89,7 +90,8 @@ func certificate(t *testing.T) (serverTLS, clientTLS *tls.Config) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(cert)
-	serverTLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13}
+	chain := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+	serverTLS = &tls.Config{Certificates: []tls.Certificate{chain}, MinVersion: tls.VersionTLS13}
 	return serverTLS, &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS13}
 }
 
@@ -110,12 +112,12 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%s: %+v", a.Node(), a.Health())
 	}
 	if err := a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Payload: serializer.Value(1)}); err == nil {
-		t.Error("an adapter that does not run publishes")
+		t.Error("published before Run")
 	}
 }
 
-// run runs an adapter until the test ends, with the events that come.
-func run(t *testing.T, cfg natsengine.Config) (*natsengine.Adapter, <-chan string) {
+// run runs an adapter until the test ends. It returns the events that the adapter delivers.
+func run(t *testing.T, cfg natsengine.Config) (pubsub.Adapter, <-chan string) {
 	a := newAdapter(t, cfg)
 	events := make(chan string, 1000)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -127,16 +129,16 @@ func run(t *testing.T, cfg natsengine.Config) (*natsengine.Adapter, <-chan strin
 	return a, events
 }
 
-// logged is a configuration with a log.
-func logged(cfg natsengine.Config, log *buffer) natsengine.Config {
+// withLog returns cfg with a log.
+func withLog(cfg natsengine.Config, log *buffer) natsengine.Config {
 	logger := zerolog.New(log)
 	cfg.Logger = &logger
 	return cfg
 }
 
-// runLogged runs an adapter until the test ends, and counts its gaps.
-func runLogged(t *testing.T, cfg natsengine.Config, log *buffer) (a *natsengine.Adapter, gaps func() int64) {
-	a = newAdapter(t, logged(cfg, log))
+// runWithLog runs an adapter until the test ends, and counts its gaps.
+func runWithLog(t *testing.T, cfg natsengine.Config, log *buffer) (a pubsub.Adapter, gaps func() int64) {
+	a = newAdapter(t, withLog(cfg, log))
 	var n atomic.Int64
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
@@ -147,8 +149,8 @@ func runLogged(t *testing.T, cfg natsengine.Config, log *buffer) (a *natsengine.
 	return a, n.Load
 }
 
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
+// waitUntil waits for a condition.
+func waitUntil(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -159,24 +161,24 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// hear runs two adapters and waits until one hears the other.
-func hear(t *testing.T, cfg natsengine.Config) (a *natsengine.Adapter) {
+// waitReceived runs two adapters and waits until one receives a broadcast of the other.
+func waitReceived(t *testing.T, cfg natsengine.Config) (a pubsub.Adapter) {
 	t.Helper()
 	a, _ = run(t, cfg)
 	b, events := run(t, cfg)
 	b.Subscribe("t")
-	until(t, "heard", func() bool {
+	waitUntil(t, "received", func() bool {
 		_ = a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e"})
 		return len(events) > 0
 	})
 	return a
 }
 
-// fails waits until an adapter cannot connect, and for this reason.
-func fails(t *testing.T, cfg natsengine.Config, reason string) {
+// waitFailure waits until an adapter fails to connect for this reason.
+func waitFailure(t *testing.T, cfg natsengine.Config, reason string) {
 	t.Helper()
 	a, _ := run(t, cfg)
-	until(t, "told of "+reason, func() bool {
+	waitUntil(t, "failed with "+reason, func() bool {
 		err := a.Health().Err
 		return err != nil && strings.Contains(strings.ToLower(err.Error()), reason)
 	})
@@ -185,25 +187,29 @@ func fails(t *testing.T, cfg natsengine.Config, reason string) {
 	}
 }
 
-// Who may use the prefix, and nothing else, can do all that a node does; who may not is told why.
-func TestUsers(t *testing.T) {
-	e := newEngine(t, func(o *server.Options) {
+// A user who may use only the prefix can do everything that a node does. A user without that
+// permission receives the reason.
+func TestPermissions(t *testing.T) {
+	e := newServer(t, func(o *server.Options) {
 		ours := &server.SubjectPermission{Allow: []string{"bennu.>"}}
-		o.Users = []*server.User{{Username: "bennu", Password: "secret", Permissions: &server.Permissions{Publish: ours, Subscribe: ours}}}
+		permissions := &server.Permissions{Publish: ours, Subscribe: ours}
+		o.Users = []*server.User{{Username: "bennu", Password: "secret", Permissions: permissions}}
 	})
 	cfg := natsengine.Config{URL: e.addr(), Options: []nats.Option{nats.UserInfo("bennu", "secret")}}
-	hear(t, cfg)
+	waitReceived(t, cfg)
 	cfg.Prefix = "other"
-	fails(t, cfg, "permissions violation")
-	fails(t, natsengine.Config{URL: e.addr()}, "authorization")
+	waitFailure(t, cfg, "permissions violation")
+	waitFailure(t, natsengine.Config{URL: e.addr()}, "authorization")
 }
 
-// What the server does not take is refused, and the longest that it takes arrives.
+// Publish refuses a broadcast that is too long for the server, and accepts one of nearly the
+// largest size.
 func TestMaxPayload(t *testing.T) {
-	e := newEngine(t, func(o *server.Options) { o.MaxPayload = 10_000 })
-	a := hear(t, natsengine.Config{URL: e.addr()})
+	e := newServer(t, func(o *server.Options) { o.MaxPayload = 10_000 })
+	a := waitReceived(t, natsengine.Config{URL: e.addr()})
 	publish := func(size int) error {
-		return a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e", Payload: serializer.Binary(make([]byte, size))})
+		payload := serializer.Binary(make([]byte, size))
+		return a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e", Payload: payload})
 	}
 	if err := publish(9_900); err != nil {
 		t.Error(err)
@@ -211,13 +217,13 @@ func TestMaxPayload(t *testing.T) {
 	if err := publish(10_000); err == nil || a.Health().Dropped != 1 {
 		t.Errorf("%v; health %+v", err, a.Health())
 	}
-	until(t, "sent", func() bool { return a.Health().Queued == 0 })
+	waitUntil(t, "sent", func() bool { return a.Health().Queued == 0 })
 	if h := a.Health(); !h.Connected {
 		t.Errorf("health %+v", h)
 	}
 }
 
-// Names of any bytes are tokens, different ones if the names are.
+// Every name becomes a valid token, and different names become different tokens.
 func FuzzToken(f *testing.F) {
 	f.Add("room:1", "room.1")
 	f.Add("", "%")
@@ -229,7 +235,8 @@ func FuzzToken(f *testing.F) {
 		if (a == b) != (ta == tb) {
 			t.Errorf("%q and %q are %s and %s", a, b, ta, tb)
 		}
-		if ta == "" || len(ta) > 200 || strings.ContainsFunc(ta, func(r rune) bool { return r <= ' ' || r > '~' || r == '.' || r == '*' || r == '>' }) {
+		invalid := func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(".*>", r) }
+		if ta == "" || len(ta) > 200 || strings.ContainsFunc(ta, invalid) {
 			t.Errorf("%q is %q", a, ta)
 		}
 	})

@@ -1,31 +1,44 @@
 // Package natsengine joins the nodes of a cluster by NATS.
 //
-// Each node makes an [Adapter] by [New] and a PubSub of it, whose Run connects it, and again whenever the connection is lost. When Run has
-// returned nothing of it is left; the adapter itself needs no closing. Programs call the PubSub, not the adapter.
+// Each node makes an [Engine] with [New] and passes its Adapter to pubsub.New. The engine has no
+// connection until PubSub.Run is called. Run connects, and reconnects when the connection is lost.
+// When Run has returned, everything that it started has ended, and the Engine needs no further
+// cleanup. Programs call the PubSub, not the adapter.
 //
-// Each topic is a subject, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
-// bennu.t.<topic>, bennu.n.<node> and bennu.a.all. In these names letters, digits and a few other characters stand for themselves, and any
-// other byte as a percent sign and two hex digits. Topics longer than 200 characters are hashed. Who may connect needs permission to
-// publish and subscribe to bennu.>, nothing else: there is no JetStream, and nothing is requested.
+// # Subjects and permissions
 //
-// In a server's configuration that is
+// Each topic and each node has a subject. A node subscribes to the subjects of topics that have
+// subscribers on this node. With the prefix "bennu" the subjects are bennu.t.<topic>,
+// bennu.n.<node> and bennu.a.all. In these names, letters, digits and a few other characters stand
+// for themselves. Any other byte is written as a percent sign and two hex digits. Topics longer
+// than 200 characters are hashed.
+//
+// A node only needs permission to publish and to subscribe to bennu.>, since it uses neither
+// JetStream nor requests. In a server's configuration:
 //
 //	{ user: bennu, password: $SECRET, permissions: { publish: "bennu.>", subscribe: "bennu.>" } }
 //
-// Who may use the prefix at NATS is trusted: it can read and forge every broadcast. Use TLS and a user of its own wherever the network is
-// not yours alone. What a server sends is checked for its form before the client library parses it: malformed bytes end the
-// connection, never the process. Errors, logs and Health show no password and no token.
+// # Trust
 //
-// Core NATS delivers at most once. A node that lost its connection or did not keep up is told by a gap; so are the others if it was sending
-// just then. When the servers tell that the routes between
-// them have changed, that is a gap. Nodes also send each other small numbered probes, at least every five seconds in small clusters and at
-// most about twenty each second in large ones. A missing probe is a gap; a node that hears less than half of the others says so in
-// Health, and connects to the next server. Name several.
+// Everyone who may use the prefix at NATS is trusted: they can read and forge every broadcast. Use
+// TLS and a separate user wherever others can reach the network. The form of everything that a
+// server sends is checked before the client library parses it. Malformed bytes end the connection,
+// never the process. Errors, logs and Health contain no passwords or tokens.
+//
+// # Losses
+//
+// Core NATS delivers at most once. A node that lost its connection or did not keep up receives a
+// gap. So do the other nodes if the node was sending when it lost the connection. If the servers
+// announce that the routes between them have changed, every node reports a gap.
+//
+// Nodes also send each other small numbered probes, at least every 5 s in small clusters and at
+// most about 20 each second in large ones. A missing probe is a gap. A node that receives probes
+// from less than half of the other nodes reports that in Health, and connects to the next server.
+// Configure several.
 package natsengine
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"strings"
 	"time"
@@ -39,81 +52,51 @@ import (
 
 const defaultPrefix = "bennu"
 
-// Config of an adapter. Its zero value is for a server on this machine.
+// Config configures an Engine. The zero value uses a server on this machine.
 type Config struct {
-	// URL is where the servers are, separated by commas; "": nats.DefaultURL, 127.0.0.1:4222.
+	// URL is the address of the servers, separated by commas. Empty means nats.DefaultURL, which is
+	// nats://127.0.0.1:4222.
 	URL string
-	// Options are how to connect besides: credentials, TLS, a dialer. Those on reconnecting, buffers, pings, compression and handlers have no
-	// effect: the adapter has its own. A dialer gets names, not addresses.
+	// Options are further options of the client: credentials, TLS, a dialer. Options for reconnecting,
+	// buffers, pings, compression and handlers have no effect, because the engine sets them. A dialer
+	// receives host names, not addresses.
 	Options []nats.Option
-	// Prefix begins the subjects; "": "bennu". Nodes that are to hear each other have the same.
+	// Prefix begins the subjects. Empty means "bennu". All nodes of a cluster must use the same
+	// prefix.
 	Prefix string
-	// Name begins this node's name in the cluster; "": "node".
+	// Name begins the name of this node. Empty means "node".
 	Name string
-	// Queue bounds, in bytes, what waits for NATS, and as much again what came from it and waits for this node; 0: 8 MiB. A single broadcast
-	// may not be longer, nor longer than the servers' max_payload.
+	// Queue limits the bytes that wait for NATS, and those that were received and wait for this node,
+	// each. Zero means 8 MiB. A single broadcast must fit in it, and in the servers' max_payload.
 	Queue int
-	// Timeout is within which the server must answer; 0: 5 s. Ping is how long it is left alone before it is asked; 0: 5 s. A server that is
-	// connected but deaf is noticed within the sum of both.
-	Timeout, Ping time.Duration
-	// Logger gets what an operator should know, never payloads; nil: nothing.
+	// Timeout limits how long the server may take to answer. Zero means 5 s.
+	Timeout time.Duration
+	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
+	// connected but does not answer is noticed within Ping plus Timeout.
+	Ping time.Duration
+	// Logger receives what an operator should know, but never payloads. Nil means no logging.
 	Logger *zerolog.Logger
 }
 
-// Adapter is one node's place at NATS. See pubsub.Adapter.
-type Adapter struct{ broker *broker.Relay }
+// Engine connects a node to NATS. It needs no cleanup: see the package documentation.
+type Engine struct{ broker *broker.Broker }
 
-var _ pubsub.Adapter = (*Adapter)(nil)
-
-// New makes an adapter. It connects when it is run.
-func New(cfg Config) (*Adapter, error) {
+// New returns an Engine. It does not connect. An error means that cfg is invalid.
+func New(cfg Config) (*Engine, error) {
 	prefix := cmp.Or(cfg.Prefix, defaultPrefix)
 	if strings.ContainsAny(prefix, " \t\r\n*>") || strings.Contains("."+prefix+".", "..") {
-		return nil, fmt.Errorf("natsengine: prefix %q is no subject", prefix)
+		return nil, fmt.Errorf("natsengine: invalid subject prefix %q", prefix)
 	}
-	e := &engine{prefix: prefix, timeout: cmp.Or(cfg.Timeout, defaultTimeout)}
-	if err := e.configure(cfg); err != nil {
+	b := &backend{prefix: prefix, timeout: cmp.Or(cfg.Timeout, defaultTimeout)}
+	if err := b.configure(cfg); err != nil {
 		return nil, fmt.Errorf("natsengine: configure: %w", err)
 	}
-	return &Adapter{broker.New(e, broker.Config{
-		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Secrets: e.secrets, Logger: cfg.Logger,
+	return &Engine{broker.New(b, broker.Config{
+		Package: "natsengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
+		Secrets: b.secrets, Logger: cfg.Logger,
 	})}, nil
 }
 
-// Node is part of pubsub.Adapter.
-func (a *Adapter) Node() string { return a.broker.Node() }
-
-// Run is part of pubsub.Adapter. When ctx ends it goes on for up to a second to send what was published before.
-func (a *Adapter) Run(ctx context.Context, in pubsub.Inbox) error {
-	err := a.broker.Run(ctx, broker.Inbox{
-		Deliver: func(data []byte) error {
-			b, err := pubsub.ParseBroadcast(data)
-			if err == nil {
-				in.Deliver(b)
-			}
-			return err
-		},
-		Gap: in.Gap,
-	})
-	if err != nil {
-		return fmt.Errorf("natsengine: %w", err)
-	}
-	return nil
-}
-
-// Publish is part of pubsub.Adapter.
-func (a *Adapter) Publish(_ context.Context, node string, b *pubsub.Broadcast) error {
-	if err := a.broker.Publish(node, b.Topic, b, len(b.Topic)+len(b.Event)+len(b.Payload.Bytes())+16); err != nil {
-		return fmt.Errorf("natsengine: publish %s to %s: %w", b.Event, b.Topic, err)
-	}
-	return nil
-}
-
-// Subscribe is part of pubsub.Adapter.
-func (a *Adapter) Subscribe(topic string) { a.broker.Subscribe(topic) }
-
-// Unsubscribe is part of pubsub.Adapter.
-func (a *Adapter) Unsubscribe(topic string) { a.broker.Unsubscribe(topic) }
-
-// Health is part of pubsub.Adapter.
-func (a *Adapter) Health() pubsub.Health { return pubsub.Health(a.broker.Health()) }
+// Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
+// of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
+func (e *Engine) Adapter() pubsub.Adapter { return e.broker }

@@ -21,16 +21,18 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// engine is a NATS server in this process.
-type engine struct {
+// testServer is a NATS server in this process.
+type testServer struct {
 	opts server.Options
 
 	mu  sync.Mutex
-	srv *server.Server // see server
+	srv *server.Server
 }
 
-func newEngine(t testing.TB, prepare ...func(*server.Options)) *engine {
-	e := &engine{opts: server.Options{Host: "127.0.0.1", Port: brokertest.Port(t), MaxPending: 4 << 20, NoLog: true, NoSigs: true}}
+func newServer(t testing.TB, prepare ...func(*server.Options)) *testServer {
+	e := &testServer{opts: server.Options{
+		Host: "127.0.0.1", Port: brokertest.Port(t), MaxPending: 4 << 20, NoLog: true, NoSigs: true,
+	}}
 	for _, f := range prepare {
 		f(&e.opts)
 	}
@@ -39,7 +41,7 @@ func newEngine(t testing.TB, prepare ...func(*server.Options)) *engine {
 	return e
 }
 
-func (e *engine) start(t testing.TB) {
+func (e *testServer) start(t testing.TB) {
 	opts := e.opts
 	srv, err := server.NewServer(&opts)
 	if err != nil {
@@ -48,14 +50,14 @@ func (e *engine) start(t testing.TB) {
 	srv.SetLoggerV2(logger{t}, false, false, false)
 	go srv.Start()
 	if !srv.ReadyForConnections(30 * time.Second) {
-		t.Fatal("the NATS server does not start")
+		t.Fatal("the NATS server did not start")
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.srv = srv
 }
 
-// logger tells what keeps a server from starting.
+// logger reports why a server does not start.
 type logger struct{ t testing.TB }
 
 func (l logger) Fatalf(format string, v ...any) { l.t.Errorf("NATS server: "+format, v...) }
@@ -65,37 +67,38 @@ func (logger) Noticef(string, ...any)           {}
 func (logger) Debugf(string, ...any)            {}
 func (logger) Tracef(string, ...any)            {}
 
-// server is another one after each start.
-func (e *engine) server() *server.Server {
+// server returns the running server. Each start makes a new one.
+func (e *testServer) server() *server.Server {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.srv
 }
 
-func (e *engine) stop() {
+func (e *testServer) stop() {
 	e.server().Shutdown()
 	e.server().WaitForShutdown()
 }
 
-func (e *engine) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(e.opts.Port)) }
+func (e *testServer) addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(e.opts.Port)) }
 
-func newAdapter(t testing.TB, cfg natsengine.Config) *natsengine.Adapter {
+func newAdapter(t testing.TB, cfg natsengine.Config) pubsub.Adapter {
 	t.Helper()
-	a, err := natsengine.New(cfg)
+	e, err := natsengine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a
+	return e.Adapter()
 }
 
 func TestSuite(t *testing.T) {
-	suite(t, func(e *engine) natsengine.Config { return natsengine.Config{URL: e.addr()} })
+	suite(t, func(e *testServer) natsengine.Config { return natsengine.Config{URL: e.addr()} })
 }
 
-// suite runs the suite with adapters configured by config; each test has its own server, of which prepare may change the options.
-func suite(t *testing.T, config func(e *engine) natsengine.Config, prepare ...func(*server.Options)) {
+// suite runs the suite with adapters that config configures. Each test has its own server, whose
+// options prepare may change.
+func suite(t *testing.T, config func(e *testServer) natsengine.Config, prepare ...func(*server.Options)) {
 	pubsubtest.Run(t, func(t *testing.T) pubsubtest.Engine {
-		e := newEngine(t, prepare...)
+		e := newServer(t, prepare...)
 		return pubsubtest.Engine{
 			New: func(t testing.TB) pubsub.Adapter {
 				cfg := config(e)
@@ -109,10 +112,10 @@ func suite(t *testing.T, config func(e *engine) natsengine.Config, prepare ...fu
 	})
 }
 
-func TestFaults(t *testing.T) { brokertest.Run(t, faulty) }
+func TestFaults(t *testing.T) { brokertest.Run(t, newFaulty) }
 
-func faulty(t testing.TB) brokertest.Engine {
-	e := newEngine(t)
+func newFaulty(t testing.TB) brokertest.Engine {
+	e := newServer(t)
 	return brokertest.Engine{
 		Addr: e.addr(),
 		New: func(t testing.TB, addr string, log *zerolog.Logger) pubsub.Adapter {
@@ -133,8 +136,8 @@ func faulty(t testing.TB) brokertest.Engine {
 	}
 }
 
-// connect is a client that is no node.
-func (e *engine) connect(t testing.TB) *nats.Conn {
+// connect returns a client that is not a node.
+func (e *testServer) connect(t testing.TB) *nats.Conn {
 	nc, err := nats.Connect(e.addr())
 	if err != nil {
 		t.Fatal(err)
@@ -142,4 +145,4 @@ func (e *engine) connect(t testing.TB) *nats.Conn {
 	return nc
 }
 
-func BenchmarkPubSub(b *testing.B) { brokertest.Benchmark(b, faulty) }
+func BenchmarkPubSub(b *testing.B) { brokertest.Benchmark(b, newFaulty) }

@@ -14,7 +14,7 @@ import (
 	"bennu.example/engine/natsengine"
 )
 
-// buffer is a log that a test reads while it is written.
+// buffer is a log that a test can read while it is written.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -32,10 +32,11 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// No error, log line or Health shows a password or a token of a URL, valid or not, or of an option.
-func TestSecrets(t *testing.T) {
-	e := newEngine(t, func(o *server.Options) { o.Users = []*server.User{{Username: "bennu", Password: "right"}} })
-	dead := newEngine(t)
+// Errors, log messages and Health contain no password or token of a valid or invalid URL, or of an
+// option.
+func TestSecretsAreNotShown(t *testing.T) {
+	e := newServer(t, func(o *server.Options) { o.Users = []*server.User{{Username: "bennu", Password: "right"}} })
+	dead := newServer(t)
 	dead.stop()
 	for _, url := range []string{
 		"nats://bennu:hunter2@" + e.addr(),
@@ -72,7 +73,7 @@ func TestSecrets(t *testing.T) {
 			}
 		} else {
 			a, _ := run(t, cfg)
-			until(t, "refused", func() bool { return strings.Contains(log.String(), "not connected") })
+			waitUntil(t, "refused", func() bool { return strings.Contains(log.String(), "not connected") })
 			if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 				t.Errorf("%q: %s", url, all)
 			}

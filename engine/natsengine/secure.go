@@ -11,27 +11,28 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// info is what of a server's INFO matters here.
+// info contains the fields of a server's INFO that matter here.
 type info struct {
 	TLSRequired  bool     `json:"tls_required"`
 	TLSAvailable bool     `json:"tls_available"`
 	ConnectURLs  []string `json:"connect_urls"`
 }
 
-// secure makes what the client is to use of a connection. It makes the TLS handshake as the client would, so that what the client reads
-// passes the wire's check. TLS begins at once, or behind the server's INFO, which is read ahead.
+// secure returns the connection that the client uses. It performs the TLS handshake as the client
+// would, so that the client reads plain bytes that were checked by wire. TLS begins immediately, or
+// after the server's INFO, which is then read here and delivered to the client later.
 func (d dialer) secure(raw net.Conn, address string) (net.Conn, error) {
-	e := d.engine
-	if s, ok := e.opts.CustomDialer.(interface{ SkipTLSHandshake() bool }); ok && s.SkipTLSHandshake() {
+	b := d.backend
+	if s, ok := b.opts.CustomDialer.(interface{ SkipTLSHandshake() bool }); ok && s.SkipTLSHandshake() {
 		return raw, nil
 	}
-	_ = raw.SetDeadline(time.Now().Add(e.timeout))
+	_ = raw.SetDeadline(time.Now().Add(b.timeout))
 	defer func() { _ = raw.SetDeadline(time.Time{}) }()
-	secure := e.secure()
+	secure := b.secure()
 	switch {
-	case e.webSocket() && !secure:
+	case b.webSocket() && !secure:
 		return raw, nil
-	case e.webSocket(), secure && e.opts.TLSHandshakeFirst:
+	case b.webSocket(), secure && b.opts.TLSHandshakeFirst:
 		return d.handshake(raw, address)
 	}
 	line, err := readLine(raw)
@@ -43,10 +44,10 @@ func (d dialer) secure(raw net.Conn, address string) (net.Conn, error) {
 	text, isInfo := bytes.CutPrefix(line, []byte("INFO "))
 	end := bytes.IndexByte(text, '\n')
 	if !isInfo || end < 0 || json.Unmarshal(text[:end], &server) != nil {
-		return ahead, nil // the client says what is wrong
+		return ahead, nil // the client returns the error
 	}
 	if !server.TLSRequired && (!secure || !server.TLSAvailable) {
-		return ahead, nil // without TLS, or the client says that there is none
+		return ahead, nil // without TLS, or the client returns the error
 	}
 	if end != len(text)-1 {
 		return nil, fmt.Errorf("%w: bytes between INFO and the TLS handshake", errProtocol)
@@ -58,9 +59,9 @@ func (d dialer) secure(raw net.Conn, address string) (net.Conn, error) {
 	return &prefixed{Conn: secured, prefix: line}, nil
 }
 
-// handshake is the client's own, by its options.
+// handshake performs the TLS handshake by the client's options.
 func (d dialer) handshake(raw net.Conn, address string) (net.Conn, error) {
-	o := &d.engine.opts
+	o := &d.backend.opts
 	cfg := &tls.Config{MinVersion: tls.VersionTLS12}
 	if o.TLSConfig != nil {
 		cfg = o.TLSConfig.Clone()
@@ -89,7 +90,7 @@ func (d dialer) handshake(raw net.Conn, address string) (net.Conn, error) {
 	return secured, nil
 }
 
-// readLine reads until there is a newline in what was read.
+// readLine reads until it has received a newline. It may return more than one line.
 func readLine(c net.Conn) ([]byte, error) {
 	line, buf := []byte(nil), make([]byte, 4096)
 	for {
@@ -106,7 +107,7 @@ func readLine(c net.Conn) ([]byte, error) {
 	}
 }
 
-// prefixed is a connection of which some bytes were read ahead.
+// prefixed is a connection from which some bytes were already read.
 type prefixed struct {
 	net.Conn
 	prefix []byte

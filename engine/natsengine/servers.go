@@ -10,10 +10,11 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// errURL says no more, since the rest of the URL may be a password.
-var errURL = errors.New("malformed server URL (it is not shown, as it may contain a password)")
+// errURL contains no details, since any part of the URL may be a password.
+var errURL = errors.New("malformed server URL (not shown, since it may contain a password)")
 
-// parseServers splits a list of URLs. It returns them in the order in which they are tried, and the passwords and tokens in them.
+// parseServers splits a list of URLs. It returns the servers in the order in which they are tried,
+// and the passwords and tokens in the URLs.
 func parseServers(list string, shuffle bool) (servers []*url.URL, secrets []string, err error) {
 	for text := range strings.SplitSeq(list, ",") {
 		text = strings.TrimSpace(text)
@@ -27,7 +28,7 @@ func parseServers(list string, shuffle bool) (servers []*url.URL, secrets []stri
 		switch u.Scheme {
 		case "nats", "tls", "ws", "wss":
 		default:
-			return nil, nil, fmt.Errorf("%w: its scheme is none of nats, tls, ws and wss", errURL)
+			return nil, nil, fmt.Errorf("%w: its scheme must be nats, tls, ws or wss", errURL)
 		}
 		servers = append(servers, u)
 		secrets = append(secrets, urlSecrets(u)...)
@@ -38,7 +39,8 @@ func parseServers(list string, shuffle bool) (servers []*url.URL, secrets []stri
 	return servers, secrets, nil
 }
 
-// urlSecrets returns what must not be shown of a URL, as it is written there and without escapes. A user without a password is a token.
+// urlSecrets returns the parts of a URL that must not be shown, with and without escapes. A user
+// without a password is a token.
 func urlSecrets(u *url.URL) []string {
 	if u.User == nil {
 		return nil
@@ -53,27 +55,28 @@ func urlSecrets(u *url.URL) []string {
 	return []string{password, raw}
 }
 
-// next returns the servers for a connection, beginning with another one each time: a server that answers may still be cut off.
-func (e *engine) next() []string {
-	servers := make([]string, len(e.servers))
+// nextServers returns the servers for a connection. Each call begins with another server, because a
+// server that answers may still be cut off from the others.
+func (b *backend) nextServers() []string {
+	servers := make([]string, len(b.servers))
 	for i := range servers {
-		servers[i] = e.servers[(e.dials+i)%len(e.servers)].String()
+		servers[i] = b.servers[(b.dials+i)%len(b.servers)].String()
 	}
-	e.dials++
+	b.dials++
 	return servers
 }
 
-// secure reports whether the client wants TLS: it does for all servers if one of them does.
-func (e *engine) secure() bool {
-	for _, u := range e.servers {
+// secure reports whether the client requires TLS. It requires TLS for all servers if one URL does.
+func (b *backend) secure() bool {
+	for _, u := range b.servers {
 		if u.Scheme == "tls" || u.Scheme == "wss" {
 			return true
 		}
 	}
-	return e.opts.Secure
+	return b.opts.Secure
 }
 
-func (e *engine) webSocket() bool { return strings.HasPrefix(e.servers[0].Scheme, "ws") }
+func (b *backend) webSocket() bool { return strings.HasPrefix(b.servers[0].Scheme, "ws") }
 
-// optionSecrets returns what must not be shown of the client's options.
+// optionSecrets returns the parts of the client's options that must not be shown.
 func optionSecrets(o *nats.Options) []string { return []string{o.Password, o.Token} }

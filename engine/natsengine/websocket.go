@@ -5,16 +5,18 @@ import (
 	"fmt"
 )
 
-// webSocket checks what a server sends by a WebSocket: the answer to the handshake, frames without extensions, and what is in them.
+// webSocket checks what a server sends over a WebSocket: the response to the handshake, frames
+// without extensions, and their contents.
 type webSocket struct {
 	inner  frames
-	open   bool   // the handshake was answered
-	head   []byte // the beginning of the answer, or of a frame
-	rest   int64  // bytes of the frame that have yet to come
-	binary bool   // they are the server's protocol, and not a control frame
+	open   bool   // the handshake is complete
+	head   []byte // the beginning of the response, or of a frame
+	rest   int64  // missing bytes of the frame
+	binary bool   // the frame contains the server's protocol; otherwise it is a control frame
 }
 
-// check returns an error if p, behind what was checked before, breaks the protocol.
+// check returns an error if p, which follows the bytes that were checked before, breaks the
+// protocol.
 func (w *webSocket) check(p []byte) error {
 	for len(p) > 0 {
 		if w.rest > 0 {
@@ -37,14 +39,14 @@ func (w *webSocket) check(p []byte) error {
 	return nil
 }
 
-// header looks whether head is complete.
+// header parses head if it is complete.
 func (w *webSocket) header() error {
 	h := w.head
 	if !w.open {
 		if len(h) >= 4 && string(h[len(h)-4:]) == "\r\n\r\n" {
 			w.open, w.head = true, nil
 		} else if len(h) > 64<<10 {
-			return fmt.Errorf("%w: the answer to the handshake is too long", errProtocol)
+			return fmt.Errorf("%w: the response to the handshake is too long", errProtocol)
 		}
 		return nil
 	}

@@ -5,17 +5,20 @@ import (
 	"net"
 )
 
-// wire is the connection under the client: plain bytes, as the handshake of TLS is done.
+// wire is the connection that the client uses. It carries plain bytes: TLS is below it.
 type wire struct {
 	net.Conn
 	conn  *conn
-	check func(p []byte) error // of a frames or a webSocket
+	check func(p []byte) error // by frames or webSocket
 }
 
-// Read first delivers what the client parsed of what it read before, and then reads on. So messages are delivered on the client's own
-// reading goroutine, in the order in which they came, whatever their subjects; and no more of them wait in between than were read at
-// once, since reading goes on only when they are delivered. The client has no other way to do that: a subscription has either a
-// goroutine and queue of its own, or a Go channel from which messages are dropped when it is full.
+// Read first delivers the messages that the client has parsed since the last Read, and then reads.
+// So all messages are delivered on the client's reading goroutine, in the order of their arrival,
+// whatever their subjects. At most the messages of one Read wait in between, since the next Read
+// delivers them first.
+//
+// The client has no other way to achieve that: a subscription has either a goroutine and a queue,
+// or a Go channel, and messages are dropped when the channel is full.
 //
 // Bytes that break the protocol never reach the client.
 func (w *wire) Read(p []byte) (int, error) {
@@ -35,7 +38,7 @@ func (c *conn) deliver() {
 		select {
 		case m := <-c.parsed:
 			if !c.closed {
-				c.in.Data(m.Data)
+				c.receiver.Message(m.Data)
 			}
 		default:
 			return
@@ -43,7 +46,8 @@ func (c *conn) deliver() {
 	}
 }
 
-// Write ends the connection when it fails, since the client goes on without what it had gathered.
+// Write ends the connection if it fails, since the client continues without the bytes in its
+// buffer.
 func (w *wire) Write(p []byte) (int, error) {
 	n, err := w.Conn.Write(p)
 	if err != nil {
@@ -52,31 +56,31 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// dialer makes the wires of one connection, of which there are several if the first servers cannot be used.
+// dialer makes the wires of one connection. There are several if the first servers cannot be used.
 type dialer struct {
-	ctx    context.Context
-	conn   *conn
-	engine *engine
+	ctx     context.Context
+	conn    *conn
+	backend *backend
 }
 
-// Dial is part of nats.CustomDialer.
+// Dial implements nats.CustomDialer.
 func (d dialer) Dial(network, address string) (net.Conn, error) {
-	if custom := d.engine.opts.CustomDialer; custom != nil {
+	if custom := d.backend.opts.CustomDialer; custom != nil {
 		raw, err := custom.Dial(network, address)
 		return d.wire(raw, address, err)
 	}
-	plain := net.Dialer{Timeout: d.engine.timeout}
+	plain := net.Dialer{Timeout: d.backend.timeout}
 	raw, err := plain.DialContext(d.ctx, network, address)
 	return d.wire(raw, address, err)
 }
 
-// SkipTLSHandshake tells the client that the dialer does it.
+// SkipTLSHandshake tells the client that the dialer performs the handshake.
 func (d dialer) SkipTLSHandshake() bool { return true }
 
-// InProcessConn is part of nats.InProcessConnProvider.
+// InProcessConn implements nats.InProcessConnProvider.
 func (d dialer) InProcessConn() (net.Conn, error) {
-	raw, err := d.engine.opts.InProcessServer.InProcessConn()
-	return d.wire(raw, d.engine.servers[0].Host, err)
+	raw, err := d.backend.opts.InProcessServer.InProcessConn()
+	return d.wire(raw, d.backend.servers[0].Host, err)
 }
 
 func (d dialer) wire(raw net.Conn, address string, err error) (net.Conn, error) {
@@ -86,7 +90,7 @@ func (d dialer) wire(raw net.Conn, address string, err error) (net.Conn, error) 
 	d.conn.mu.Lock()
 	d.conn.raw = raw
 	d.conn.mu.Unlock()
-	if d.ctx.Err() != nil { // cut may have come too early
+	if d.ctx.Err() != nil { // cut may have been called before raw was set
 		_ = raw.Close()
 	}
 	secured, err := d.secure(raw, address)
@@ -95,7 +99,7 @@ func (d dialer) wire(raw net.Conn, address string, err error) (net.Conn, error) 
 		return nil, err
 	}
 	w := &wire{Conn: secured, conn: d.conn}
-	if d.engine.webSocket() && d.engine.opts.InProcessServer == nil {
+	if d.backend.webSocket() && d.backend.opts.InProcessServer == nil {
 		w.check = (&webSocket{inner: frames{info: d.conn.onInfo}}).check
 	} else {
 		w.check = (&frames{info: d.conn.onInfo}).check

@@ -13,49 +13,50 @@ import (
 	"bennu.example/pubsub"
 )
 
-// It needs a Redis, and so is compiled only.
+// This example needs a Redis server, so it is only compiled.
 func Example() {
-	adapter, err := redisengine.New(redisengine.Config{URL: os.Getenv("REDIS_URL")})
+	engine, err := redisengine.New(redisengine.Config{URL: os.Getenv("REDIS_URL")})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	ps := pubsub.New(adapter) // for socket.Config.PubSub, and presence.New
+	ps := pubsub.New(engine.Adapter()) // for socket.Config.PubSub and presence.New
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- ps.Run(ctx) }() // connects, and again whenever the connection is lost
+	go func() { done <- ps.Run(ctx) }() // connects, and reconnects when the connection is lost
 
-	// Broadcasts reach the subscribers of all nodes, also from a plain HTTP handler or a job.
+	// A broadcast reaches the subscribers of all nodes. Any code may send it, such as a plain HTTP
+	// handler or a job.
 	if err := ps.Broadcast(ctx, "room:lobby", "new_msg", map[string]string{"body": "hello"}); err != nil {
-		fmt.Println(err) // this node's subscribers got it; the others may not
+		fmt.Println(err) // the subscribers of other nodes may not receive it
 	}
 
-	stop() // after the shutdown of the sockets, which has to tell the other nodes
+	stop() // call it after Handler.Shutdown, which still notifies the other nodes
 	if err := <-done; err != nil {
 		fmt.Println(err)
 	}
 }
 
-// A user of its own over TLS, by a URL.
+// A separate user over TLS, configured by a URL.
 func ExampleConfig() {
 	logger := zerolog.New(os.Stderr)
-	adapter, err := redisengine.New(redisengine.Config{
+	engine, err := redisengine.New(redisengine.Config{
 		URL:    "rediss://bennu:secret@redis.example.com:6379",
-		Prefix: "bennu", // another one for each cluster at the same server
+		Prefix: "bennu", // a different one for each cluster at the same server
 		Name:   "web-1",
-		Logger: &logger, // gets what an operator should know, never payloads
+		Logger: &logger,
 	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(adapter.Health().Connected) // it connects when it is run: see pubsub.PubSub.Run
+	fmt.Println(engine.Adapter().Health().Connected) // PubSub.Run connects
 	// Output: false
 }
 
-// What no URL says, such as Sentinels, goes into the Options.
+// A configuration by Options, here with Sentinels and TLS.
 func ExampleConfig_sentinel() {
-	adapter, err := redisengine.New(redisengine.Config{Options: rueidis.ClientOption{
+	engine, err := redisengine.New(redisengine.Config{Options: rueidis.ClientOption{
 		InitAddress: []string{"sentinel-1.example.com:26379", "sentinel-2.example.com:26379"},
 		Sentinel:    rueidis.SentinelOption{MasterSet: "main"},
 		Username:    "bennu",
@@ -66,6 +67,6 @@ func ExampleConfig_sentinel() {
 		fmt.Println(err)
 		return
 	}
-	fmt.Println(adapter.Health().Connected)
+	fmt.Println(engine.Adapter().Health().Connected)
 	// Output: false
 }

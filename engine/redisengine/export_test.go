@@ -8,12 +8,12 @@ import (
 	"bennu.example/engine/internal/broker"
 )
 
-// NewEngine is the engine of an adapter.
-func NewEngine(opts rueidis.ClientOption) broker.Engine {
-	return newEngine(defaultPrefix, time.Second, 0, opts)
+// NewBackend returns the backend of an engine.
+func NewBackend(opts rueidis.ClientOption) broker.Backend {
+	return newBackend(defaultPrefix, time.Second, 0, opts)
 }
 
-// CheckFrames checks bytes of a server that come in these pieces and answer these commands.
+// CheckFrames checks bytes of a server that arrive in these pieces and answer these commands.
 func CheckFrames(commands []byte, pieces ...[]byte) error {
 	f := frames{bulk: maxBulk}
 	if err := f.sent(commands); err != nil {

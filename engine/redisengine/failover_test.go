@@ -17,29 +17,33 @@ import (
 	"bennu.example/engine/redisengine"
 )
 
-// quick is a configuration that notices faults soon.
+// quick returns cfg with settings with which a node notices faults soon.
 func quick(cfg redisengine.Config) redisengine.Config {
 	cfg.Timeout, cfg.Ping = brokertest.Timeout, brokertest.Ping
 	return cfg
 }
 
-// newReplica starts a replica of a server and waits until it is in step.
-func newReplica(t testing.TB, of *engine, args ...string) *engine {
+// newReplica starts a replica of a server and waits until it is synchronized.
+func newReplica(t testing.TB, of *testServer, args ...string) *testServer {
 	host, port, _ := net.SplitHostPort(of.addr)
-	e := newEngine(t, append([]string{"--replicaof", host + " " + port, "--repl-diskless-sync-delay", "0"}, args...)...)
-	brokertest.Until(t, "a replica", func() bool { return strings.Contains(e.do(t, "INFO", "replication"), "master_link_status:up") })
+	e := newServer(t, append([]string{"--replicaof", host + " " + port, "--repl-diskless-sync-delay", "0"}, args...)...)
+	brokertest.WaitUntil(t, "synchronized", func() bool {
+		return strings.Contains(e.do(t, "INFO", "replication"), "master_link_status:up")
+	})
 	return e
 }
 
-// promote makes a replica the primary, and the primary its replica, whose connections go on.
-func promote(t testing.TB, replica, primary *engine) {
+// promote makes a replica the primary, and the primary its replica. The connections to both remain
+// open.
+func promote(t testing.TB, replica, primary *testServer) {
 	replica.do(t, "REPLICAOF", "NO", "ONE")
 	host, port, _ := net.SplitHostPort(replica.addr)
 	primary.do(t, "REPLICAOF", host, port)
 }
 
-// newSentinel starts a Sentinel that watches a primary under the name bennu, and waits until it knows the replica.
-func newSentinel(t testing.TB, primary, replica *engine, lines ...string) *engine {
+// newSentinel starts a Sentinel that monitors a primary under the name bennu, and waits until it
+// knows the replica.
+func newSentinel(t testing.TB, primary, replica *testServer, lines ...string) *testServer {
 	host, port, _ := net.SplitHostPort(primary.addr)
 	addr, sentinelPort := freePort(t)
 	conf := filepath.Join(t.TempDir(), "sentinel.conf")
@@ -50,29 +54,30 @@ func newSentinel(t testing.TB, primary, replica *engine, lines ...string) *engin
 	if err := os.WriteFile(conf, []byte(strings.Join(lines, "\n")+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sentinel := startEngine(t, addr, []string{conf, "--sentinel"})
-	brokertest.Until(t, "watched", func() bool {
+	sentinel := startServer(t, addr, []string{conf, "--sentinel"})
+	brokertest.WaitUntil(t, "watched", func() bool {
 		answer := sentinel.do(t, "SENTINEL", "REPLICAS", "bennu")
 		return strings.Contains(answer, replica.addr) && strings.Contains(answer, "master-link-status:ok")
 	})
 	return sentinel
 }
 
-// A primary becomes a replica and keeps its connections. Its nodes follow it to the new primary, and everybody who may have missed
-// something learns that, also a node that started at the new primary.
-func TestDemoted(t *testing.T) {
+// A primary becomes a replica and keeps its connections. Its nodes connect to the new primary. All
+// nodes that may have missed something report gaps, including a node that was started at the new
+// primary.
+func TestNodesLeaveReplica(t *testing.T) {
 	t.Parallel()
-	primary := newEngine(t)
+	primary := newServer(t)
 	replica := newReplica(t, primary)
 	c := brokertest.NewNumbered(t)
 	old := quick(redisengine.Config{URL: "redis://" + primary.addr})
-	old.Ping = 2 * time.Second // a while in which they do not know
+	old.Ping = 2 * time.Second // the nodes notice the change only after a while
 	one, two := c.Start(newAdapter(t, old)), c.Start(newAdapter(t, old))
-	c.Heals()
+	c.WaitHealed()
 	promote(t, replica, primary)
 	three := c.Start(newAdapter(t, quick(redisengine.Config{URL: "redis://" + replica.addr})))
 	if missed := c.Check(); missed == 0 {
-		t.Error("nothing was missed: the test tests nothing")
+		t.Error("nothing was missed, so the test has tested nothing")
 	}
 	for i, n := range []*brokertest.NumberedNode{one, two, three} {
 		if h := n.PubSub.Health(); n.Gaps() == 0 || !h.Connected || h.Err != nil {
@@ -81,12 +86,13 @@ func TestDemoted(t *testing.T) {
 	}
 }
 
-// A user that may not ask a replica for its primary goes to the next configured address, and without one Health tells why it is not connected.
-func TestDemotedWithoutPermission(t *testing.T) {
+// A node whose user may not call ROLE connects to the next configured address. Without another
+// address, Health contains the reason why it is not connected.
+func TestNodesLeaveReplicaWithoutRole(t *testing.T) {
 	t.Parallel()
-	primary := newEngine(t)
+	primary := newServer(t)
 	replica := newReplica(t, primary)
-	for _, e := range []*engine{primary, replica} {
+	for _, e := range []*testServer{primary, replica} {
 		rules := "on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe"
 		e.do(t, append([]string{"ACL", "SETUSER", "bennu"}, strings.Fields(rules)...)...)
 	}
@@ -98,31 +104,32 @@ func TestDemotedWithoutPermission(t *testing.T) {
 	c.Start(newAdapter(t, both))
 	c.Start(newAdapter(t, both))
 	stuck, _ := run(t, one)
-	until(t, "connected", func() bool { return stuck.Health().Connected })
-	c.Heals()
+	waitUntil(t, "connected", func() bool { return stuck.Health().Connected })
+	c.WaitHealed()
 	promote(t, replica, primary)
 	c.Check()
-	until(t, "told that it is a replica", func() bool {
+	waitUntil(t, "notified of the replica", func() bool {
 		h := stuck.Health()
 		return !h.Connected && strings.Contains(fmt.Sprint(h.Err), "replica")
 	})
 	primary.do(t, "REPLICAOF", "NO", "ONE")
-	until(t, "connected again", func() bool { return stuck.Health().Connected && stuck.Health().Gaps > 0 })
+	waitUntil(t, "connected again", func() bool { return stuck.Health().Connected && stuck.Health().Gaps > 0 })
 }
 
-// Broadcasts are numbered through a failover by Sentinel, planned and not, by URL and by options, with nodes that start meanwhile.
+// A Sentinel performs a failover, planned or after a crash. Nodes are configured by URL and by
+// options, and some are started meanwhile.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	for name, fail := range map[string]func(t *testing.T, primary, sentinel *engine){
-		"planned": func(t *testing.T, _, sentinel *engine) {
-			// The first attempt can come before the Sentinel thinks the replica good enough.
-			until(t, "started", func() bool { _, err := sentinel.try("SENTINEL", "FAILOVER", "bennu"); return err == nil })
+	for name, fail := range map[string]func(t *testing.T, primary, sentinel *testServer){
+		"planned": func(t *testing.T, _, sentinel *testServer) {
+			// The Sentinel may refuse the first attempts, as long as it considers the replica unsuitable.
+			waitUntil(t, "started", func() bool { _, err := sentinel.try("SENTINEL", "FAILOVER", "bennu"); return err == nil })
 		},
-		"killed": func(_ *testing.T, primary, _ *engine) { primary.stop() },
+		"killed": func(_ *testing.T, primary, _ *testServer) { primary.stop() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			primary := newEngine(t)
+			primary := newServer(t)
 			replica := newReplica(t, primary)
 			sentinel := newSentinel(t, primary, replica)
 			dead, _ := freePort(t)
@@ -132,12 +139,12 @@ func TestFailover(t *testing.T) {
 			}})
 			c := brokertest.NewNumbered(t)
 			nodes := []*brokertest.NumberedNode{c.Start(newAdapter(t, byURL)), c.Start(newAdapter(t, byOptions))}
-			c.Heals()
+			c.WaitHealed()
 			fail(t, primary, sentinel)
 			nodes = append(nodes, c.Start(newAdapter(t, byURL)), c.Start(newAdapter(t, byURL)))
-			until(t, "promoted", func() bool { return strings.HasPrefix(replica.do(t, "ROLE"), "[master") })
+			waitUntil(t, "promoted", func() bool { return strings.HasPrefix(replica.do(t, "ROLE"), "[master") })
 			nodes = append(nodes, c.Start(newAdapter(t, byOptions)))
-			until(t, "told", func() bool { return nodes[0].Gaps() > 0 && nodes[1].Gaps() > 0 })
+			waitUntil(t, "notified", func() bool { return nodes[0].Gaps() > 0 && nodes[1].Gaps() > 0 })
 			t.Logf("%d were missed", c.Check())
 			for i, n := range nodes {
 				if h := n.PubSub.Health(); !h.Connected {
@@ -148,40 +155,41 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// A Sentinel that does not know the master set, or wants a password, is an error that says so.
+// The error names the cause if a Sentinel does not know the master set, or requires a password.
 func TestSentinelErrors(t *testing.T) {
 	t.Parallel()
-	primary := newEngine(t)
+	primary := newServer(t)
 	replica := newReplica(t, primary)
 	sentinel := newSentinel(t, primary, replica)
-	fails(t, redisengine.Config{URL: "redis://" + sentinel.addr + "?master_set=other"}, `unknown master set "other"`)
+	waitFailure(t, redisengine.Config{URL: "redis://" + sentinel.addr + "?master_set=other"}, `unknown master set "other"`)
 	closed := newSentinel(t, primary, replica)
 	closed.do(t, "ACL", "SETUSER", "node", "on", ">secret", "-@all", "+hello", "+sentinel|get-master-addr-by-name")
 	closed.do(t, "ACL", "SETUSER", "default", "resetpass", ">guarded")
 	opts := rueidis.ClientOption{InitAddress: []string{closed.addr}, Sentinel: rueidis.SentinelOption{MasterSet: "bennu"}}
-	fails(t, redisengine.Config{Options: opts}, "NOAUTH")
+	waitFailure(t, redisengine.Config{Options: opts}, "NOAUTH")
 	opts.Sentinel.Password = "guarded"
-	hear(t, redisengine.Config{Options: opts}, redisengine.Config{Options: opts})
-	// The permissions that the package's documentation names are enough.
+	waitReceived(t, redisengine.Config{Options: opts}, redisengine.Config{Options: opts})
+	// The permissions in the package documentation are sufficient.
 	opts.Sentinel.Username, opts.Sentinel.Password = "node", "secret"
-	hear(t, redisengine.Config{Options: opts}, redisengine.Config{Options: opts})
+	waitReceived(t, redisengine.Config{Options: opts}, redisengine.Config{Options: opts})
 }
 
-// The nodes of a Redis Cluster forward what is published, replicas too.
+// The nodes of a Redis Cluster forward messages, including replicas.
 func TestClusterReplica(t *testing.T) {
 	t.Parallel()
 	_, bus1 := freePort(t)
 	_, bus2 := freePort(t)
-	one := newEngine(t, "--cluster-enabled", "yes", "--cluster-port", bus1)
-	two := newEngine(t, "--cluster-enabled", "yes", "--cluster-port", bus2)
+	one := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus1)
+	two := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus2)
 	one.do(t, "CLUSTER", "ADDSLOTSRANGE", "0", "16383")
 	host, port, _ := net.SplitHostPort(two.addr)
 	one.do(t, "CLUSTER", "MEET", host, port, bus2)
 	id := strings.TrimSpace(one.do(t, "CLUSTER", "MYID"))
-	until(t, "a replica", func() bool { _, err := two.try("CLUSTER", "REPLICATE", id); return err == nil })
-	until(t, "one cluster", func() bool {
-		return strings.Contains(two.do(t, "CLUSTER", "INFO"), "cluster_state:ok") && strings.HasPrefix(two.do(t, "ROLE"), "[slave")
+	waitUntil(t, "a replica", func() bool { _, err := two.try("CLUSTER", "REPLICATE", id); return err == nil })
+	waitUntil(t, "one cluster", func() bool {
+		return strings.Contains(two.do(t, "CLUSTER", "INFO"), "cluster_state:ok") &&
+			strings.HasPrefix(two.do(t, "ROLE"), "[slave")
 	})
-	hear(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{URL: "redis://" + two.addr})
-	hear(t, redisengine.Config{URL: "redis://" + two.addr}, redisengine.Config{URL: "redis://" + one.addr})
+	waitReceived(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{URL: "redis://" + two.addr})
+	waitReceived(t, redisengine.Config{URL: "redis://" + two.addr}, redisengine.Config{URL: "redis://" + one.addr})
 }

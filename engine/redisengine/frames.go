@@ -9,59 +9,64 @@ import (
 )
 
 const (
-	maxLine  = 64 << 10 // of a line: an error, or a number
-	maxBulk  = 64 << 20 // of a string, or four times Config.Queue if that is more
-	maxItems = 4096     // of an array, a map or a push
-	maxDepth = 6        // of arrays and maps in each other
+	maxLine  = 64 << 10 // bytes of a line: an error, or a number
+	maxBulk  = 64 << 20 // bytes of a string, unless four times Config.Queue is more
+	maxItems = 4096     // items of an array, a map or a push
+	maxDepth = 6        // levels of nested arrays and maps
 )
 
 var errProtocol = errors.New("the server broke the protocol")
 
-// frames checks what a server sends before the client parses it. The client makes room for any length that it is told, takes a number
-// for a string if it stands in its place, and panics on answers that nobody asked for, on a goroutine of its own. A server is trusted
-// with what it says, but not with how.
+// frames checks what a server sends before the client parses it. The client allocates any length
+// that the server announces, uses a number as a string if the server sends one instead, and panics
+// on its own goroutine when it receives an answer without a command. The contents that a server
+// sends are trusted, but not their form.
 //
-// The types that pass are those of RESP3 that answers to the adapter's commands have. Pushes must be messages, or what a subscription
-// that was sent is answered with, and every answer must belong to a command.
+// frames accepts the types of RESP3 that occur in answers to the commands of this package. A push
+// must be a message, or the answer to a subscription that was sent. Every answer must belong to a
+// command.
 type frames struct {
-	bulk int64 // the longest string that passes
+	bulk int64 // the longest string that is accepted
 
 	in      scanner
 	stack   []level // open arrays, maps and pushes
-	kind    byte    // of the push that is read: the first letter of its first string
-	items   int     // of the push so far
-	version bool    // the last key of a map was that of the server's version
+	kind    byte    // the first letter of the first string of the current push
+	items   int     // values of the current push so far
+	version bool    // the last key of a map was "version"
 
-	// The command that is sent.
+	// The command that is being sent.
 	out       scanner
 	name      byte  // the expectation's kind
-	args, all int64 // strings of it that have yet to come, and all
+	args, all int64 // its missing strings, and all of its strings
 
 	mu       sync.Mutex
-	expected []expectation // of commands that were sent, the oldest first
+	expected []expectation // the answers to commands that were sent, oldest first
 }
 
-// level is an array, map or push of which items have yet to come.
+// level is an incomplete array, map or push.
 type level struct {
 	typ  byte
 	rest int64
 }
 
-// expectation is what a command, or several in a row, will be answered with.
+// expectation is the expected answer to a command, or to several commands in a row.
 type expectation struct {
-	kind  byte  // 's' and 'u' for the pushes of (un)subscriptions, 'p' for the answer to a ping, 'h' to HELLO, 'a' for any other answer
-	count int64 // pushes or answers that have yet to come
-	begun bool  // one came
+	// kind is 's' for the pushes of a subscription, 'u' for those of an unsubscription, 'p' for the
+	// answer to PING, 'h' for the answer to HELLO, and 'a' for any other answer.
+	kind  byte
+	count int64 // missing pushes or answers
+	begun bool  // at least one has arrived
 }
 
-// scanner cuts bytes into lines and strings.
+// scanner splits bytes into lines and strings.
 type scanner struct {
-	line []byte // the beginning of a line that is incomplete
-	rest int64  // bytes of a string, including the line break behind it, that have yet to come
-	head []byte // the first of them
+	line []byte // the beginning of an incomplete line
+	rest int64  // missing bytes of a string, including the line break after it
+	head []byte // the first bytes of the string
 }
 
-// next takes what is at the beginning of p. It returns the rest of p, and a line, or the beginning of a string when that is complete.
+// next parses the beginning of p. It returns the rest of p. It also returns a line if one is
+// complete, or the beginning of a string if the string is complete.
 func (s *scanner) next(p []byte) (rest, line, text []byte, err error) {
 	if s.rest > 0 {
 		n := min(s.rest, int64(len(p)))
@@ -106,7 +111,8 @@ func (s *scanner) next(p []byte) (rest, line, text []byte, err error) {
 	return p[i+1:], line, nil, nil
 }
 
-// check returns an error if p, behind what was checked before, breaks the protocol.
+// check returns an error if p, which follows the bytes that were checked before, breaks the
+// protocol.
 func (f *frames) check(p []byte) error {
 	for len(p) > 0 {
 		var line, text []byte
@@ -127,7 +133,8 @@ func (f *frames) check(p []byte) error {
 	return nil
 }
 
-// sent notes what answers the commands in p, behind what was sent before, will have.
+// sent records the answers to expect to the commands in p, which follows the bytes that were sent
+// before.
 func (f *frames) sent(p []byte) error {
 	for len(p) > 0 {
 		var line, text []byte
@@ -153,7 +160,7 @@ func (f *frames) sent(p []byte) error {
 	return nil
 }
 
-// argument takes the beginning of a command's string.
+// argument handles the beginning of a string of a command.
 func (f *frames) argument(text []byte) {
 	if f.args == f.all {
 		switch string(text) {
@@ -185,7 +192,7 @@ func (f *frames) argument(text []byte) {
 	}
 }
 
-// begin takes a line, which is a value or begins one.
+// begin handles a line, which is a value or begins one.
 func (f *frames) begin(line []byte) error {
 	typ, arg := line[0], line[1:]
 	switch typ {
@@ -240,7 +247,7 @@ func (f *frames) open(typ byte, arg []byte, each int64) error {
 	return nil
 }
 
-// value takes a value that is complete, of which text is at least the beginning if it has any.
+// value handles a complete value. If the value has a text, then text is at least its beginning.
 func (f *frames) value(typ byte, text []byte) error {
 	for len(f.stack) > 0 {
 		top := &f.stack[len(f.stack)-1]
@@ -263,7 +270,8 @@ func (f *frames) value(typ byte, text []byte) error {
 	return f.answer(typ, text)
 }
 
-// entry takes a key or a value of a map. The client takes the server's version for a string.
+// entry handles a key or a value of a map. The client requires that the server's version is a
+// string.
 func (f *frames) entry(m *level, typ byte, text []byte) error {
 	ok := typ == '$' || typ == '+'
 	if m.rest%2 == 0 {
@@ -277,7 +285,7 @@ func (f *frames) entry(m *level, typ byte, text []byte) error {
 	return nil
 }
 
-// pushed takes one of the three values of a push.
+// pushed handles one of the three values of a push.
 func (f *frames) pushed(typ byte, text []byte) error {
 	ok := typ == '$'
 	switch f.items++; f.items {
@@ -303,7 +311,7 @@ func (f *frames) pushed(typ byte, text []byte) error {
 	return nil
 }
 
-// answer takes a push, or an answer to a command.
+// answer handles a push, or an answer to a command.
 func (f *frames) answer(typ byte, text []byte) error {
 	if typ == '>' && f.kind == 'm' {
 		return nil
@@ -311,28 +319,28 @@ func (f *frames) answer(typ byte, text []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(f.expected) == 0 {
-		return fmt.Errorf("%w: an answer to no command", errProtocol)
+		return fmt.Errorf("%w: an answer without a command", errProtocol)
 	}
 	e := &f.expected[0]
 	ok := false
 	switch e.kind {
 	case 's', 'u':
-		if typ == '-' && !e.begun { // it stands for all of them
+		if typ == '-' && !e.begun { // one error answers all channels
 			e.count, ok = 1, true
 		} else {
 			ok = typ == '>' && f.kind == e.kind
 		}
 	case 'p':
-		// The client takes no other error behind the end of a subscription.
-		ok = typ == '+' && string(text) == "PONG" || typ == '-' &&
-			(bytes.HasPrefix(text, []byte("LOADING")) || bytes.HasPrefix(text, []byte("BUSY")) || bytes.Contains(text, []byte("'ping'")))
+		// The client accepts no other error after the end of a subscription.
+		ok = typ == '+' && string(text) == "PONG" || typ == '-' && (bytes.HasPrefix(text, []byte("LOADING")) ||
+			bytes.HasPrefix(text, []byte("BUSY")) || bytes.Contains(text, []byte("'ping'")))
 	case 'h':
 		ok = typ == '%' || typ == '-'
 	case 'a':
 		ok = typ != '>'
 	}
 	if !ok {
-		return fmt.Errorf("%w: an answer of another kind than the command's", errProtocol)
+		return fmt.Errorf("%w: an answer that does not fit its command", errProtocol)
 	}
 	e.begun = true
 	if e.count--; e.count == 0 {
@@ -341,7 +349,7 @@ func (f *frames) answer(typ byte, text []byte) error {
 	return nil
 }
 
-// number parses digits of a number up to most.
+// number parses a decimal number up to most.
 func number(text []byte, most int64) (n int64, ok bool) {
 	if len(text) == 0 || len(text) > 19 {
 		return 0, false
@@ -358,7 +366,7 @@ func number(text []byte, most int64) (n int64, ok bool) {
 	return n, true
 }
 
-// checked is a connection that the client reads only what is well-formed from.
+// checked is a connection from which the client reads only well-formed bytes.
 type checked struct {
 	net.Conn
 	frames frames

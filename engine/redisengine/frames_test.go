@@ -23,17 +23,20 @@ import (
 	"bennu.example/engine/redisengine"
 )
 
-const helloAnswer = "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n" +
+const helloAnswer = "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.0.0\r\n" +
+	"$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1\r\n" +
 	"$4\r\nmode\r\n$10\r\nstandalone\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n"
 
-// evil is what a server sends when its time has come: instead of the answer to a command, or behind the answer to HELLO.
-type evil struct {
-	instead string // the command, or "" for the latter
+// attack contains bytes that a server sends instead of the answer to a command, or after the answer
+// to HELLO.
+type attack struct {
+	instead string // the command; empty for bytes after the answer to HELLO
 	bytes   string
 }
 
-// serve plays a server. From the third HELLO on it is evil, and hangs up behind that if it should.
-func serve(c net.Conn, bad *evil, hangUp bool) {
+// serve acts as a server. An attack after HELLO begins with the third HELLO. If hangUp is true, it
+// closes the connection after the attack.
+func serve(c net.Conn, bad *attack, hangUp bool) {
 	defer func() { _ = c.Close() }()
 	r := bufio.NewReader(c)
 	for hellos := 0; ; {
@@ -94,8 +97,9 @@ func readLength(r *bufio.Reader, typ byte) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(line[1:]))
 }
 
-// fakeServer listens with a server whose first two connections are evil: the client has one that it does not use.
-func fakeServer(t *testing.T, bad *evil) (addr string) {
+// fakeServer starts a server that attacks its first two connections, since the client has a second
+// connection that carries nothing else.
+func fakeServer(t *testing.T, bad *attack) (addr string) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +122,7 @@ func fakeServer(t *testing.T, bad *evil) (addr string) {
 	return ln.Addr().String()
 }
 
-var malformed = map[string]evil{
+var malformed = map[string]attack{
 	"a length beyond memory":      {"", "$999999999999999\r\nx"},
 	"a length beyond int64":       {"", "$99999999999999999999\r\nx"},
 	"a negative length":           {"", "$-2\r\n"},
@@ -127,10 +131,10 @@ var malformed = map[string]evil{
 	"a map beyond int64":          {"", "%4611686018427387905\r\n"},
 	"a push beyond memory":        {"", ">999999999999\r\n"},
 	"deep arrays":                 {"", strings.Repeat("*1\r\n", 1000)},
-	"an answer to no command":     {"", "+OK\r\n"},
+	"an unexpected answer":        {"", "+OK\r\n"},
 	"a second answer":             {"PUBLISH", ":1\r\n:1\r\n:1\r\n:1\r\n"},
-	"a push to no subscription":   {"", ">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n"},
-	"an end of no subscription":   {"", ">3\r\n$11\r\nunsubscribe\r\n$1\r\nx\r\n:1\r\n"},
+	"an unexpected push":          {"", ">3\r\n$9\r\nsubscribe\r\n$1\r\nx\r\n:1\r\n"},
+	"an unexpected unsubscribe":   {"", ">3\r\n$11\r\nunsubscribe\r\n$1\r\nx\r\n:1\r\n"},
 	"a number as a push's kind":   {"", ">3\r\n:7\r\n$1\r\nx\r\n$1\r\nx\r\n"},
 	"a number as a message":       {"", ">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n:7\r\n"},
 	"a number as a channel":       {"", ">3\r\n$7\r\nmessage\r\n:7\r\n$1\r\nx\r\n"},
@@ -152,37 +156,43 @@ var malformed = map[string]evil{
 	"a key that is a number":      {"HELLO", "%1\r\n:7\r\n$7\r\nversion\r\n"},
 }
 
-// Bytes that would end the process in the client end the connection, which Health tells. Then the node is back, and has a gap if it was
-// connected before.
+// Bytes that would end the process inside the client end the connection instead. The node
+// reconnects, and reports a gap if it was connected before.
 func TestMalformed(t *testing.T) {
 	t.Parallel()
 	for name, bad := range malformed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			var log buffer
-			a, gaps := runLogged(t, redisengine.Config{URL: "redis://" + fakeServer(t, &bad), Timeout: brokertest.Timeout, Ping: brokertest.Ping}, &log)
+			cfg := redisengine.Config{
+				URL: "redis://" + fakeServer(t, &bad), Timeout: brokertest.Timeout, Ping: brokertest.Ping,
+			}
+			a, gaps := runWithLog(t, cfg, &log)
 			t.Cleanup(func() {
 				if t.Failed() {
 					t.Log(log.String())
 				}
 			})
-			until(t, "told", func() bool { return strings.Contains(log.String(), "broke the protocol") })
-			until(t, "back", func() bool { return a.Health().Connected && (gaps() > 0 || bad.instead != "") })
+			waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
+			waitUntil(t, "connected again", func() bool { return a.Health().Connected && (gaps() > 0 || bad.instead != "") })
 		})
 	}
 }
 
-// What a server may send passes, in pieces of any size.
+// Everything that a server may send is accepted, in pieces of any size.
 func TestWellFormed(t *testing.T) {
 	t.Parallel()
-	commands := "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$3\r\nb\r\n\r\n*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n" +
+	commands := "*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n" +
+		"*3\r\n$9\r\nSUBSCRIBE\r\n$1\r\na\r\n$3\r\nb\r\n\r\n*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nc\r\n" +
 		"*3\r\n$7\r\nPUBLISH\r\n$0\r\n\r\n$4\r\n\r\n\r\n\r\n*3\r\n$7\r\nPUBLISH\r\n$1\r\na\r\n$1\r\nx\r\n" +
 		"*2\r\n$11\r\nUNSUBSCRIBE\r\n$1\r\na\r\n*1\r\n$4\r\nPING\r\n*1\r\n$4\r\nROLE\r\n*1\r\n$4\r\nPING\r\n"
 	message := ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$4\r\n\r\n:1\r\n"
-	answers := helloAnswer + ">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n" + message + ">3\r\n$9\r\nsubscribe\r\n$3\r\nb\r\n\r\n:2\r\n" +
+	answers := helloAnswer + ">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n" + message +
+		">3\r\n$9\r\nsubscribe\r\n$3\r\nb\r\n\r\n:2\r\n" +
 		"-NOPERM this user has no permissions to access one of the channels\r\n:1\r\n" + message + "-ERR no\r\n" +
 		">3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n+PONG\r\n" + message + message +
-		"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:-1\r\n-NOPERM no permissions to run the 'ping' command\r\n" + message
+		"*5\r\n$5\r\nslave\r\n$9\r\n127.0.0.1\r\n:6379\r\n$9\r\nconnected\r\n:-1\r\n" +
+		"-NOPERM no permissions to run the 'ping' command\r\n" + message
 	for size := 1; size <= len(answers); size++ {
 		if err := redisengine.CheckFrames([]byte(commands), split([]byte(answers), size)...); err != nil {
 			t.Fatalf("in pieces of %d bytes: %v", size, err)
@@ -198,7 +208,8 @@ func split(data []byte, size int) (pieces [][]byte) {
 	return pieces
 }
 
-// Whatever a server sends at whatever time, the client behind the check survives it, and how it is cut into pieces does not matter.
+// The client survives whatever a server sends, since it is checked first. The result of the check
+// does not depend on how the bytes are split into pieces.
 func FuzzServer(f *testing.F) {
 	commands := []string{"", "HELLO", "SUBSCRIBE", "UNSUBSCRIBE", "PUBLISH", "PING"}
 	for _, bad := range malformed {
@@ -218,10 +229,10 @@ func FuzzServer(f *testing.F) {
 		if (whole == nil) != (pieces == nil) {
 			t.Errorf("at once: %v; in pieces: %v", whole, pieces)
 		}
-		bad := &evil{commands[int(at)%len(commands)], string(data)}
+		bad := &attack{commands[int(at)%len(commands)], string(data)}
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		e := redisengine.NewEngine(rueidis.ClientOption{
+		e := redisengine.NewBackend(rueidis.ClientOption{
 			InitAddress: []string{"pipe"},
 			DialCtxFn: func(context.Context, string, *net.Dialer, *tls.Config) (net.Conn, error) {
 				ours, theirs := net.Pipe()
@@ -232,7 +243,7 @@ func FuzzServer(f *testing.F) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		defer cancel()
 		ignore := func(error) {}
-		c, err := e.Dial(ctx, broker.In{Data: func([]byte) {}, Gap: ignore, Changed: ignore})
+		c, err := e.Dial(ctx, broker.Receiver{Message: func([]byte) {}, Gap: ignore, PathChanged: ignore})
 		if err != nil {
 			return
 		}

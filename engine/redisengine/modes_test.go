@@ -36,12 +36,13 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%s: %+v", a.Node(), a.Health())
 	}
 	if err := a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Payload: serializer.Value(1)}); err == nil {
-		t.Error("an adapter that does not run publishes")
+		t.Error("published before Run")
 	}
 }
 
-// run runs an adapter until the test ends, with the events that come.
-func run(t *testing.T, cfg redisengine.Config) (a *redisengine.Adapter, heard func(event string) bool) {
+// run runs an adapter until the test ends. received reports whether the adapter has delivered an
+// event.
+func run(t *testing.T, cfg redisengine.Config) (a pubsub.Adapter, received func(event string) bool) {
 	a = newAdapter(t, cfg)
 	var mu sync.Mutex
 	events := make(map[string]bool)
@@ -65,8 +66,8 @@ func run(t *testing.T, cfg redisengine.Config) (a *redisengine.Adapter, heard fu
 	}
 }
 
-// until waits for a condition.
-func until(t *testing.T, what string, ok func() bool) {
+// waitUntil waits for a condition.
+func waitUntil(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -77,30 +78,31 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// hear runs two adapters and waits until one hears the other; again waits for that once more.
-func hear(t *testing.T, from, to redisengine.Config) (again func()) {
+// waitReceived runs two adapters and waits until one receives a broadcast of the other. again sends
+// another broadcast and waits for it.
+func waitReceived(t *testing.T, from, to redisengine.Config) (again func()) {
 	t.Helper()
 	a, _ := run(t, from)
-	b, heard := run(t, to)
+	b, received := run(t, to)
 	b.Subscribe("t")
 	n := 0
 	again = func() {
 		n++
 		event := fmt.Sprint("event ", n)
-		until(t, "heard", func() bool {
+		waitUntil(t, "received", func() bool {
 			_ = a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: event})
-			return heard(event)
+			return received(event)
 		})
 	}
 	again()
 	return again
 }
 
-// fails waits until an adapter cannot connect, and for this reason.
-func fails(t *testing.T, cfg redisengine.Config, reason string) {
+// waitFailure waits until an adapter fails to connect for this reason.
+func waitFailure(t *testing.T, cfg redisengine.Config, reason string) {
 	t.Helper()
 	a, _ := run(t, cfg)
-	until(t, "told of "+reason, func() bool {
+	waitUntil(t, "failed with "+reason, func() bool {
 		err := a.Health().Err
 		return err != nil && strings.Contains(err.Error(), reason)
 	})
@@ -109,9 +111,10 @@ func fails(t *testing.T, cfg redisengine.Config, reason string) {
 	}
 }
 
-// The user that the package's documentation recommends can do all that a node does, and one that may not publish is told so.
-func TestUsers(t *testing.T) {
-	e := newEngine(t)
+// The permissions in the package documentation are sufficient for a node. A user without the
+// permission to publish receives the reason.
+func TestPermissions(t *testing.T) {
+	e := newServer(t)
 	doc, err := os.ReadFile("redisengine.go")
 	if err != nil {
 		t.Fatal(err)
@@ -119,62 +122,66 @@ func TestUsers(t *testing.T) {
 	_, line, ok := strings.Cut(string(doc), "//\tACL SETUSER ")
 	line, _, _ = strings.Cut(line, "\n")
 	if !ok {
-		t.Fatal("the documentation recommends no user")
+		t.Fatal("the documentation contains no user")
 	}
 	user := redisengine.Config{URL: "redis://bennu:secret@" + e.addr}
 	e.do(t, append([]string{"ACL", "SETUSER"}, strings.Fields(line)...)...)
-	hear(t, user, user)
-	fails(t, redisengine.Config{URL: user.URL, Prefix: "other"}, "NOPERM")
-	fails(t, redisengine.Config{URL: "redis://bennu:guess@" + e.addr}, "WRONGPASS")
+	waitReceived(t, user, user)
+	waitFailure(t, redisengine.Config{URL: user.URL, Prefix: "other"}, "NOPERM")
+	waitFailure(t, redisengine.Config{URL: "redis://bennu:guess@" + e.addr}, "WRONGPASS")
 }
 
-// A server that does not speak RESP3 is found out before anything is published.
-func TestOldServer(t *testing.T) {
-	e := newEngine(t, "--rename-command", "HELLO", "")
-	fails(t, redisengine.Config{URL: "redis://" + e.addr}, "RESP2")
+// A server without RESP3 is refused before anything is published.
+func TestOldServerIsRefused(t *testing.T) {
+	e := newServer(t, "--rename-command", "HELLO", "")
+	waitFailure(t, redisengine.Config{URL: "redis://" + e.addr}, "RESP2")
 }
 
-// Nodes hear each other through different nodes of a Redis Cluster.
+// Nodes receive from each other through different nodes of a Redis Cluster.
 func TestCluster(t *testing.T) {
 	_, bus1 := freePort(t)
 	_, bus2 := freePort(t)
-	one, two := newEngine(t, "--cluster-enabled", "yes", "--cluster-port", bus1), newEngine(t, "--cluster-enabled", "yes", "--cluster-port", bus2)
+	one := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus1)
+	two := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus2)
 	one.do(t, "CLUSTER", "ADDSLOTSRANGE", "0", "8191")
 	two.do(t, "CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
 	host, port, _ := net.SplitHostPort(two.addr)
 	one.do(t, "CLUSTER", "MEET", host, port, bus2)
-	until(t, "one cluster", func() bool {
-		return strings.Contains(one.do(t, "CLUSTER", "INFO"), "cluster_state:ok") && strings.Contains(two.do(t, "CLUSTER", "INFO"), "cluster_state:ok")
+	waitUntil(t, "one cluster", func() bool {
+		const ok = "cluster_state:ok"
+		return strings.Contains(one.do(t, "CLUSTER", "INFO"), ok) && strings.Contains(two.do(t, "CLUSTER", "INFO"), ok)
 	})
-	hear(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{URL: "redis://" + two.addr})
-	// The first address is dead: the next one is tried.
+	waitReceived(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{URL: "redis://" + two.addr})
+	// If the first address fails, the next one is tried.
 	dead, _ := freePort(t)
-	hear(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{Options: rueidis.ClientOption{InitAddress: []string{dead, two.addr}}})
+	second := rueidis.ClientOption{InitAddress: []string{dead, two.addr}}
+	waitReceived(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{Options: second})
 }
 
-// When Sentinel makes a replica the master, nodes follow.
+// When a Sentinel promotes a replica, nodes connect to the new primary.
 func TestSentinel(t *testing.T) {
-	master := newEngine(t)
+	master := newServer(t)
 	host, port, _ := net.SplitHostPort(master.addr)
-	replica := newEngine(t, "--replicaof", host+" "+port)
+	replica := newServer(t, "--replicaof", host+" "+port)
 	addr, sentinelPort := freePort(t)
 	conf := filepath.Join(t.TempDir(), "sentinel.conf")
-	text := fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor bennu %s %s 1\nsentinel down-after-milliseconds bennu 500\n", sentinelPort, host, port)
+	text := fmt.Sprintf("port %s\nbind 127.0.0.1\nsentinel monitor bennu %s %s 1\n"+
+		"sentinel down-after-milliseconds bennu 500\n", sentinelPort, host, port)
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sentinel := startEngine(t, addr, []string{conf, "--sentinel"})
-	until(t, "watched", func() bool {
+	sentinel := startServer(t, addr, []string{conf, "--sentinel"})
+	waitUntil(t, "watched", func() bool {
 		return strings.Contains(sentinel.do(t, "SENTINEL", "REPLICAS", "bennu"), replica.addr)
 	})
 	cfg := redisengine.Config{
 		Options: rueidis.ClientOption{InitAddress: []string{addr}, Sentinel: rueidis.SentinelOption{MasterSet: "bennu"}},
 		Timeout: 2 * time.Second, Ping: 200 * time.Millisecond,
 	}
-	again := hear(t, cfg, cfg)
+	again := waitReceived(t, cfg, cfg)
 	master.stop()
 	again()
 	if !strings.Contains(replica.do(t, "ROLE"), "master") {
-		t.Error("the replica is no master")
+		t.Error("the replica is not the primary")
 	}
 }

@@ -9,10 +9,10 @@ import (
 	"github.com/redis/rueidis"
 )
 
-var errReplica = errors.New("connected to a replica: what is published there does not reach the nodes at its primary")
+var errReplica = errors.New("connected to a replica, which does not forward messages to its primary")
 
-// checkRole returns an error if the server is a replica, given its answer to HELLO. The nodes of a Redis Cluster forward what is
-// published at any of them, so their roles do not matter.
+// checkRole returns an error if the server is a replica, according to its answer to HELLO. The
+// nodes of a Redis Cluster forward what is published at any of them, so their roles do not matter.
 func checkRole(hello rueidis.RedisResult) error {
 	info, err := hello.ToMap()
 	if err != nil {
@@ -29,8 +29,9 @@ func checkRole(hello rueidis.RedisResult) error {
 	return errReplica
 }
 
-// primary asks a replica for its primary's address. It returns "" if the server does not say, which takes the permission for ROLE.
-func primary(ctx context.Context, redis rueidis.DedicatedClient) string {
+// primaryOf asks a replica for the address of its primary. It returns "" if the server does not
+// name one, for example because the user has no permission for ROLE.
+func primaryOf(ctx context.Context, redis rueidis.DedicatedClient) string {
 	answer, err := redis.Do(ctx, redis.B().Role().Build()).ToArray()
 	if err != nil || len(answer) < 3 {
 		return ""
@@ -43,11 +44,11 @@ func primary(ctx context.Context, redis rueidis.DedicatedClient) string {
 	return net.JoinHostPort(host, fmt.Sprint(port))
 }
 
-// askSentinels returns the primary's address as the first Sentinel that answers knows it.
-func (e *engine) askSentinels(ctx context.Context, c *conn, addresses []string) (string, error) {
+// askSentinels returns the primary's address according to the first Sentinel that answers.
+func (b *backend) askSentinels(ctx context.Context, c *conn, addresses []string) (string, error) {
 	var failed error
 	for _, address := range addresses {
-		primary, err := e.askSentinel(ctx, c, address)
+		primary, err := b.askSentinel(ctx, c, address)
 		if err == nil {
 			return primary, nil
 		}
@@ -59,18 +60,18 @@ func (e *engine) askSentinels(ctx context.Context, c *conn, addresses []string) 
 	return "", failed
 }
 
-func (e *engine) askSentinel(ctx context.Context, c *conn, address string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, e.timeout)
+func (b *backend) askSentinel(ctx context.Context, c *conn, address string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, b.timeout)
 	defer cancel()
-	opts := e.opts
+	opts := b.opts
 	s := opts.Sentinel
 	opts.Dialer, opts.TLSConfig = s.Dialer, s.TLSConfig
 	opts.Username, opts.Password, opts.ClientName, opts.SelectDB = s.Username, s.Password, s.ClientName, 0
 	opts.AuthCredentialsFn = nil
 	if opts.Dialer.Timeout == 0 {
-		opts.Dialer.Timeout = e.timeout
+		opts.Dialer.Timeout = b.timeout
 	}
-	client, err := e.client(ctx, c, opts, address)
+	client, err := b.client(ctx, c, opts, address)
 	if err != nil {
 		return "", err
 	}

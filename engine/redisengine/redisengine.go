@@ -1,54 +1,72 @@
-// Package redisengine joins the nodes of a cluster by Redis 6 or newer, or what speaks its protocol RESP3 as well, such as Valkey.
+// Package redisengine joins the nodes of a cluster by Redis 6 or newer, or by another server that
+// speaks its protocol RESP3, such as Valkey.
 //
-// Each node makes an [Adapter] by [New] and a PubSub of it, whose Run connects it, and again whenever the connection is lost. When Run has
-// returned nothing of it is left; the adapter itself needs no closing. Programs call the PubSub, not the adapter.
+// Each node makes an [Engine] with [New] and passes its Adapter to pubsub.New. The engine has no
+// connection until PubSub.Run is called. Run connects, and reconnects when the connection is lost.
+// When Run has returned, everything that it started has ended, and the Engine needs no further
+// cleanup. Programs call the PubSub, not the adapter.
 //
-// Each topic is a channel, as is each node, and a node is subscribed to those that it has subscribers for: with the prefix "bennu" to
-// bennu:t:<topic>, bennu:n:<node> and bennu:a:all. Nothing is stored. A user for nodes alone needs
+// # Channels and permissions
+//
+// Each topic and each node has a channel. A node subscribes to the channels of topics that have
+// subscribers on this node. With the prefix "bennu" the channels are bennu:t:<topic>,
+// bennu:n:<node> and bennu:a:all. Nothing is stored. A user for nodes needs only these permissions:
 //
 //	ACL SETUSER bennu on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe +role
 //
-// ROLE is optional. A user at a Sentinel needs +hello and +sentinel|get-master-addr-by-name, nothing else.
+// ROLE is optional. A user at a Sentinel needs only +hello and +sentinel|get-master-addr-by-name.
 //
 // # Trust
 //
-// Who may use the prefix at Redis is trusted: it can read and forge every broadcast. Use TLS (rediss) and a user of its own wherever the
-// network is not yours alone. What Redis sends is checked for its form before the client library parses it: malformed bytes end the
-// connection, never the process. Errors, logs and Health show no password.
+// Everyone who may use the prefix at Redis is trusted: they can read and forge every broadcast. Use
+// TLS (rediss) and a separate user wherever others can reach the network. The form of everything
+// that Redis sends is checked before the client library parses it. Malformed bytes end the
+// connection, never the process. Errors, logs and Health contain no passwords.
 //
 // # Failover
 //
-// A replica takes every PUBLISH, but its primary and the nodes there never get it. So a node asks for the role when it connects and then
-// every Ping. A node that is on a replica says so in Health, and connects anew: to the primary that the replica names, if the user may
-// ask for it by ROLE and it can be reached, and otherwise to the next configured address. With Sentinels, a node asks them before each
-// connection. Name several, since only those are asked:
+// A replica accepts every PUBLISH, but its primary and the nodes there never receive it. So a node
+// checks the role of its server when it connects and then every Ping. A node that is connected to a
+// replica reports that in Health and reconnects: to the primary that the replica names, if the user
+// may call ROLE and the primary can be reached, and otherwise to the next configured address.
+//
+// With Sentinels, a node asks them for the primary before each connection. Name several, since a
+// node only asks those that are configured:
 //
 //	redis://bennu:secret@sentinel-1:26379?addr=sentinel-2:26379&addr=sentinel-3:26379&master_set=mymaster
 //
-// Nodes also send each other small numbered probes, at least every five seconds in small clusters and at most about twenty each second
-// in large ones. These find connections to different primaries, and subscriptions that are deaf for whatever cause. What may have been
-// missed is announced by a gap, also to nodes that start during a failover.
+// Nodes also send each other small numbered probes, at least every 5 s in small clusters and at
+// most about 20 each second in large ones. Probes detect connections to different primaries, and
+// subscriptions that receive nothing, whatever the cause. Whenever something may have been missed,
+// nodes report a gap, including nodes that start during a failover.
 //
-// Redis delivers at most once. A node that lost its connection or did not keep up (client-output-buffer-limit pubsub) is told by a gap; so
-// are the others if it was sending just then. What nodes of a Redis Cluster lose on the way to each other is noticed if a probe is lost, too.
+// # Losses
+//
+// Redis delivers at most once. A node that lost its connection or did not keep up (see
+// client-output-buffer-limit pubsub) receives a gap. So do the other nodes if the node was sending
+// when it lost the connection. If the nodes of a Redis Cluster lose messages on the way to each
+// other, that is noticed if they lose a probe, too.
 //
 // # Why rueidis
 //
-// With RESP3 it lets one connection publish, subscribe and ping, all in one pipeline whose answers come in order: so subscriptions reach Redis
-// before what is published after them, and there is one thing that can be lost, of which it tells. Messages come on its reading goroutine,
-// in order, whatever their channels. go-redis keeps subscriptions on a connection of their own, on which it reconnects and subscribes again
-// by itself without telling what may have been missed meanwhile, and it sends a PUBLISH again whose answer was lost, so that broadcasts
-// could come twice.
+// With RESP3, rueidis publishes, subscribes and pings on one connection, in one pipeline with
+// answers in order. So subscriptions reach Redis before messages that are published after them, and
+// there is only one connection that can be lost, which rueidis reports. Messages of all channels
+// arrive in order on its reading goroutine.
+//
+// go-redis uses a separate connection for subscriptions. It reconnects and subscribes again by
+// itself, and does not report which messages may have been missed. It also sends a PUBLISH again if
+// its answer was lost, so that broadcasts could arrive twice.
 //
 // # Why no sharded channels
 //
-// SSUBSCRIBE and SPUBLISH spread the channels of a Redis Cluster over its nodes, each to be connected to on its own. Broadcasts of one node to
-// several topics would have no order any more. Plain channels work in a Redis Cluster through any of its nodes.
+// SSUBSCRIBE and SPUBLISH distribute the channels of a Redis Cluster over its nodes, each of which
+// needs a connection. A node's broadcasts to several topics would no longer have an order. Plain
+// channels work through any node of a Redis Cluster.
 package redisengine
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -66,35 +84,38 @@ const (
 	defaultTimeout = 5 * time.Second
 )
 
-// Config of an adapter. Its zero value is for a server on this machine.
+// Config configures an Engine. The zero value uses a server on this machine.
 type Config struct {
-	// URL is where Redis is, as rueidis.ParseURL reads it. Empty means redis://127.0.0.1:6379. With the parameter master_set its
-	// addresses are those of Sentinels, which need no password then. Errors never show a URL, since it may contain a password.
+	// URL is the address of Redis, in the format of rueidis.ParseURL. Empty means redis://127.0.0.1:6379.
+	// With the parameter master_set, the addresses are those of Sentinels, which then need no password.
+	// Errors never contain the URL, since it may contain a password.
 	URL string
-	// Options are for who needs more than a URL says, which must be "" then: Sentinel, TLS, a dialer. Of several addresses, which are nodes of one
-	// Redis Cluster, they are tried in turn. Options on retrying, pipelines, caching and the lifetime of connections have no effect.
+	// Options configure what a URL cannot: Sentinels with a password, TLS, a dialer. URL must then be
+	// empty. Several addresses are those of nodes of one Redis Cluster, and are tried in turn. Options
+	// for retries, pipelines, caching and the lifetime of connections have no effect.
 	Options rueidis.ClientOption
-	// Prefix begins the channels; "": "bennu". Nodes that are to hear each other have the same. None may be another one's beginning.
+	// Prefix begins the channels. Empty means "bennu". All nodes of a cluster must use the same
+	// prefix. No prefix may be the beginning of another cluster's prefix.
 	Prefix string
-	// Name begins this node's name in the cluster; "": "node".
+	// Name begins the name of this node. Empty means "node".
 	Name string
-	// Queue bounds, in bytes, what waits for Redis, and as much again what came from it and waits for this node; 0: 8 MiB. A single broadcast may
-	// not be longer.
+	// Queue limits the bytes that wait for Redis, and those that were received and wait for this node,
+	// each. Zero means 8 MiB. A single broadcast must fit in it.
 	Queue int
-	// Timeout is within which the server must answer; 0: 5 s. Ping is how long it is left alone before it is asked; 0: 5 s. A server that is
-	// connected but deaf is noticed within the sum of both.
-	Timeout, Ping time.Duration
-	// Logger gets what an operator should know, never payloads; nil: nothing.
+	// Timeout limits how long the server may take to answer. Zero means 5 s.
+	Timeout time.Duration
+	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
+	// connected but does not answer is noticed within Ping plus Timeout.
+	Ping time.Duration
+	// Logger receives what an operator should know, but never payloads. Nil means no logging.
 	Logger *zerolog.Logger
 }
 
-// Adapter is one node's place at Redis. See pubsub.Adapter.
-type Adapter struct{ broker *broker.Relay }
+// Engine connects a node to Redis. It needs no cleanup: see the package documentation.
+type Engine struct{ broker *broker.Broker }
 
-var _ pubsub.Adapter = (*Adapter)(nil)
-
-// New makes an adapter. It connects when it is run.
-func New(cfg Config) (*Adapter, error) {
+// New returns an Engine. It does not connect. An error means that cfg is invalid.
+func New(cfg Config) (*Engine, error) {
 	opts := cfg.Options
 	var secrets []string
 	if len(opts.InitAddress) == 0 || cfg.URL != "" {
@@ -111,47 +132,13 @@ func New(cfg Config) (*Adapter, error) {
 	if opts.AlwaysRESP2 {
 		return nil, errors.New("redisengine: configure: RESP2 cannot subscribe and publish on one connection")
 	}
-	e := newEngine(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), cfg.Queue, opts)
-	return &Adapter{broker.New(e, broker.Config{
-		Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping, Echo: true, Logger: cfg.Logger,
-		Secrets: append(secrets, opts.Password, opts.Sentinel.Password),
+	b := newBackend(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), cfg.Queue, opts)
+	return &Engine{broker.New(b, broker.Config{
+		Package: "redisengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
+		Echo: true, Secrets: append(secrets, opts.Password, opts.Sentinel.Password), Logger: cfg.Logger,
 	})}, nil
 }
 
-// Node is part of pubsub.Adapter.
-func (a *Adapter) Node() string { return a.broker.Node() }
-
-// Run is part of pubsub.Adapter. When ctx ends it goes on for up to a second to send what was published before.
-func (a *Adapter) Run(ctx context.Context, in pubsub.Inbox) error {
-	err := a.broker.Run(ctx, broker.Inbox{
-		Deliver: func(data []byte) error {
-			b, err := pubsub.ParseBroadcast(data)
-			if err == nil {
-				in.Deliver(b)
-			}
-			return err
-		},
-		Gap: in.Gap,
-	})
-	if err != nil {
-		return fmt.Errorf("redisengine: %w", err)
-	}
-	return nil
-}
-
-// Publish is part of pubsub.Adapter.
-func (a *Adapter) Publish(_ context.Context, node string, b *pubsub.Broadcast) error {
-	if err := a.broker.Publish(node, b.Topic, b, len(b.Topic)+len(b.Event)+len(b.Payload.Bytes())+16); err != nil {
-		return fmt.Errorf("redisengine: publish %s to %s: %w", b.Event, b.Topic, err)
-	}
-	return nil
-}
-
-// Subscribe is part of pubsub.Adapter.
-func (a *Adapter) Subscribe(topic string) { a.broker.Subscribe(topic) }
-
-// Unsubscribe is part of pubsub.Adapter.
-func (a *Adapter) Unsubscribe(topic string) { a.broker.Unsubscribe(topic) }
-
-// Health is part of pubsub.Adapter.
-func (a *Adapter) Health() pubsub.Health { return pubsub.Health(a.broker.Health()) }
+// Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
+// of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
+func (e *Engine) Adapter() pubsub.Adapter { return e.broker }

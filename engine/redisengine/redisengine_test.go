@@ -27,22 +27,24 @@ import (
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
-// engine is a Redis server, a child process.
-type engine struct {
+// testServer is a Redis server in a child process.
+type testServer struct {
 	program string
 	addr    string
 	args    []string
 	cmd     *exec.Cmd
 }
 
-// newEngine starts a server on a free port, with these arguments besides. It ends with the test.
-func newEngine(t testing.TB, args ...string) *engine {
+// newEngine starts a server on a free port, with additional arguments. It is stopped when the test
+// ends.
+func newServer(t testing.TB, args ...string) *testServer {
 	addr, port := freePort(t)
-	return startEngine(t, addr, append([]string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"}, args...))
+	defaults := []string{"--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"}
+	return startServer(t, addr, append(defaults, args...))
 }
 
-func startEngine(t testing.TB, addr string, args []string) *engine {
-	e := &engine{program: require.Program(t, "redis-server", "valkey-server"), addr: addr, args: args}
+func startServer(t testing.TB, addr string, args []string) *testServer {
+	e := &testServer{program: require.Program(t, "redis-server", "valkey-server"), addr: addr, args: args}
 	e.start(t)
 	t.Cleanup(e.stop)
 	return e
@@ -54,7 +56,7 @@ func freePort(t testing.TB) (addr, port string) {
 	return net.JoinHostPort("127.0.0.1", port), port
 }
 
-func (e *engine) start(t testing.TB) {
+func (e *testServer) start(t testing.TB) {
 	e.cmd = exec.Command(e.program, e.args...)
 	e.cmd.Dir = t.TempDir()
 	e.cmd.Stderr = os.Stderr
@@ -67,22 +69,24 @@ func (e *engine) start(t testing.TB) {
 		if _, err := e.try("PING"); err == nil {
 			return
 		} else if time.Now().After(end) {
-			t.Fatal("the Redis server does not start: ", err)
+			t.Fatal("the Redis server did not start: ", err)
 		}
 	}
 }
 
 // stop kills the server.
-func (e *engine) stop() {
+func (e *testServer) stop() {
 	_ = e.cmd.Process.Kill()
 	_ = e.cmd.Wait()
 }
 
-func (e *engine) signal(s syscall.Signal) func() { return func() { _ = e.cmd.Process.Signal(s) } }
+func (e *testServer) signal(s syscall.Signal) func() { return func() { _ = e.cmd.Process.Signal(s) } }
 
-// try sends a command.
-func (e *engine) try(command ...string) (string, error) {
-	c, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{e.addr}, ForceSingleClient: true, DisableCache: true})
+// try sends a command and returns the answer.
+func (e *testServer) try(command ...string) (string, error) {
+	c, err := rueidis.NewClient(rueidis.ClientOption{
+		InitAddress: []string{e.addr}, ForceSingleClient: true, DisableCache: true,
+	})
 	if err != nil {
 		return "", err
 	}
@@ -91,8 +95,8 @@ func (e *engine) try(command ...string) (string, error) {
 	return fmt.Sprint(answer), err
 }
 
-// do sends a command that must not fail.
-func (e *engine) do(t testing.TB, command ...string) string {
+// do sends a command that must not fail, and returns the answer.
+func (e *testServer) do(t testing.TB, command ...string) string {
 	t.Helper()
 	answer, err := e.try(command...)
 	if err != nil {
@@ -101,18 +105,18 @@ func (e *engine) do(t testing.TB, command ...string) string {
 	return answer
 }
 
-func newAdapter(t testing.TB, cfg redisengine.Config) *redisengine.Adapter {
+func newAdapter(t testing.TB, cfg redisengine.Config) pubsub.Adapter {
 	t.Helper()
-	a, err := redisengine.New(cfg)
+	e, err := redisengine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a
+	return e.Adapter()
 }
 
 func TestSuite(t *testing.T) {
 	pubsubtest.Run(t, func(t *testing.T) pubsubtest.Engine {
-		e := newEngine(t)
+		e := newServer(t)
 		return pubsubtest.Engine{
 			New: func(t testing.TB) pubsub.Adapter {
 				return newAdapter(t, redisengine.Config{URL: "redis://" + e.addr, Queue: brokertest.Queue})
@@ -124,10 +128,10 @@ func TestSuite(t *testing.T) {
 	})
 }
 
-func TestFaults(t *testing.T) { brokertest.Run(t, faulty) }
+func TestFaults(t *testing.T) { brokertest.Run(t, newFaulty) }
 
-func faulty(t testing.TB) brokertest.Engine {
-	e := newEngine(t, "--client-output-buffer-limit", "pubsub 4mb 0 0")
+func newFaulty(t testing.TB) brokertest.Engine {
+	e := newServer(t, "--client-output-buffer-limit", "pubsub 4mb 0 0")
 	return brokertest.Engine{
 		Addr: e.addr,
 		New: func(t testing.TB, addr string, log *zerolog.Logger) pubsub.Adapter {
@@ -140,7 +144,7 @@ func faulty(t testing.TB) brokertest.Engine {
 		Freeze: e.signal(syscall.SIGSTOP),
 		Thaw:   e.signal(syscall.SIGCONT),
 		SlowConsumers: func(t testing.TB) int {
-			if strings.HasSuffix(e.do(t, "PUBSUB", "NUMSUB", "bennu:t:"+brokertest.Topic), "2]") { // there are two
+			if strings.HasSuffix(e.do(t, "PUBSUB", "NUMSUB", "bennu:t:"+brokertest.Topic), "2]") { // both nodes are connected
 				return 0
 			}
 			return 1
@@ -149,4 +153,4 @@ func faulty(t testing.TB) brokertest.Engine {
 	}
 }
 
-func BenchmarkPubSub(b *testing.B) { brokertest.Benchmark(b, faulty) }
+func BenchmarkPubSub(b *testing.B) { brokertest.Benchmark(b, newFaulty) }

@@ -19,7 +19,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// buffer is a log that a test reads while it is written.
+// buffer is a log that a test can read while it is written.
 type buffer struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -37,8 +37,8 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// runLogged runs an adapter until the test ends, and counts its gaps.
-func runLogged(t *testing.T, cfg redisengine.Config, log *buffer) (a *redisengine.Adapter, gaps func() int64) {
+// runWithLog runs an adapter until the test ends, and counts its gaps.
+func runWithLog(t *testing.T, cfg redisengine.Config, log *buffer) (a pubsub.Adapter, gaps func() int64) {
 	logger := zerolog.New(log)
 	cfg.Logger = &logger
 	a = newAdapter(t, cfg)
@@ -52,10 +52,10 @@ func runLogged(t *testing.T, cfg redisengine.Config, log *buffer) (a *redisengin
 	return a, n.Load
 }
 
-// No error, log line or Health shows a password of a URL, valid or not, or of the options.
-func TestSecrets(t *testing.T) {
+// Errors, log messages and Health contain no password of a valid or invalid URL, or of the options.
+func TestSecretsAreNotShown(t *testing.T) {
 	t.Parallel()
-	e := newEngine(t)
+	e := newServer(t)
 	e.do(t, "ACL", "SETUSER", "default", "resetpass", ">right")
 	dead, _ := freePort(t)
 	both := rueidis.ClientOption{
@@ -96,8 +96,8 @@ func TestSecrets(t *testing.T) {
 			continue
 		}
 		var log buffer
-		a, _ := runLogged(t, cfg, &log)
-		until(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
+		a, _ := runWithLog(t, cfg, &log)
+		waitUntil(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
 		if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 			t.Errorf("%q: %s", cfg.URL, all)
 		}

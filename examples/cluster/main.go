@@ -88,11 +88,11 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 // serve runs one node until ctx ends. It shuts down the chat first, because the chat notifies the
 // other nodes, and then the connection to them.
 func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config) error {
-	adapter, err := natsengine.New(natsengine.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
+	engine, err := natsengine.New(natsengine.Config{URL: natsURL, Name: cfg.Node, Logger: &cfg.Logger})
 	if err != nil {
 		return err
 	}
-	cfg.PubSub = pubsub.New(adapter)
+	cfg.PubSub = pubsub.New(engine.Adapter())
 	joined, leave := context.WithCancel(context.Background())
 	left := make(chan error, 1)
 	go func() { left <- cfg.PubSub.Run(joined) }()

@@ -85,7 +85,7 @@ type joinParams struct {
 
 func nodeProcess(ctx context.Context, path string) error {
 	logger := zerolog.New(os.Stderr).With().Timestamp().Logger()
-	adapter, err := natsengine.New(natsengine.Config{
+	engine, err := natsengine.New(natsengine.Config{
 		URL: engineAddr, Name: filepath.Base(path), Timeout: time.Second, Ping: time.Second, Logger: &logger,
 	})
 	if err != nil {
@@ -95,7 +95,7 @@ func nodeProcess(ctx context.Context, path string) error {
 	if err != nil {
 		return err
 	}
-	ps := pubsub.New(adapter)
+	ps := pubsub.New(engine.Adapter())
 	joined, leave := context.WithCancel(context.Background())
 	left := make(chan struct{})
 	go func() {

@@ -245,9 +245,9 @@ import (
 )
 
 func main() {
-	a, err := natsengine.New(natsengine.Config{})
+	engine, err := natsengine.New(natsengine.Config{})
 	if err == nil {
-		pubsub.New(a)
+		pubsub.New(engine.Adapter())
 	}
 }
 `

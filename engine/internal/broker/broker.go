@@ -2,7 +2,7 @@ package broker
 
 import (
 	"cmp"
-	"encoding"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/internal/mailbox"
+	"bennu.example/pubsub"
 )
 
 const (
@@ -19,200 +20,208 @@ const (
 	defaultTimeout = 5 * time.Second
 	defaultPing    = 5 * time.Second
 
-	// overhead is what a waiting message costs besides its bytes.
+	// overhead is the estimated memory of a queued message in addition to its bytes.
 	overhead = 64
+
+	// frameOverhead is the estimated size of an encoded broadcast in addition to its texts and
+	// payload.
+	frameOverhead = 16
 )
 
 var (
-	errNotRunning = errors.New("not running")
-	errFull       = errors.New("the queue of what waits for the engine is full")
-	errTooLong    = errors.New("longer than the engine takes")
-	errRunTwice   = errors.New("run was called before")
+	errNotRunning   = errors.New("not running")
+	errNotConnected = errors.New("not connected yet")
+	errFull         = errors.New("the queue to the engine is full")
+	errTooLong      = errors.New("longer than the engine accepts")
+	errRunTwice     = errors.New("run was called before")
 )
 
-// Config of a broker.
+// Config configures a Broker.
 type Config struct {
-	Name    string        // begins this node's name; "": "node"
-	Queue   int           // bound of what waits for the engine, and of what came from it and waits for this node, in bytes each; 0: 8 MiB
-	Timeout time.Duration // within which the engine must answer; 0: 5 s
-	Ping    time.Duration // how long the engine is left alone before it is asked whether it is there; 0: 5 s
-	Echo    bool          // the engine delivers to a node what the node published itself
-	Secrets []string      // that no error, log line or Health shows
-	Logger  *zerolog.Logger
+	// Package is the name of the engine's package. It begins the texts of errors.
+	Package string
+	// Name begins the name of this node. Empty means "node".
+	Name string
+	// Queue limits the bytes that wait for the engine, and those that were received and wait for this
+	// node, each. Zero means 8 MiB.
+	Queue int
+	// Timeout limits how long the engine may take to answer. Zero means 5 s.
+	Timeout time.Duration
+	// Ping is the longest time between two requests to the engine. Zero means 5 s.
+	Ping time.Duration
+	// Echo tells that the engine delivers the messages of this node to this node, too.
+	Echo bool
+	// Secrets are texts that no error, log message or Health may contain.
+	Secrets []string
+	// Logger receives what an operator should know. Nil means no logging.
+	Logger *zerolog.Logger
 }
 
-// Inbox is where a relay brings what other nodes published: one at a time, in order, and on a goroutine of its own.
-type Inbox struct {
-	// Deliver takes what AppendBinary gave to Publish at another node. An error says that it is not that; then it is skipped.
-	Deliver func(data []byte) error
-	// Gap tells that something may have been missed until now.
-	Gap func(reason error)
-}
-
-// Health is pubsub.Health, which says what the fields are.
-type Health struct {
-	Connected bool
-	Since     time.Time
-	Err       error
-	Queued    int
-	Dropped   uint64
-	Gaps      uint64
-}
-
-// Relay is one node's place at an engine. Its methods may be called from any goroutine and, but for Run, neither wait nor call anything of the
-// engine but Channel.
-type Relay struct {
-	cfg    Config
-	engine Engine
-	log    zerolog.Logger
-	id     uuid.UUID
-	node   string
-	wake   chan struct{} // has room for one: there is something for Run's goroutine
+// Broker is a node's membership in a cluster that is joined by an engine. It implements
+// pubsub.Adapter. Except for Run, its methods do not block, and of the backend they only call
+// Channel.
+type Broker struct {
+	cfg     Config
+	backend Backend
+	log     zerolog.Logger
+	id      uuid.UUID
+	node    string
+	wake    chan struct{} // has room for one signal to the goroutine of Run
 
 	mu      sync.Mutex
 	began   bool                // Run was called
-	open    bool                // and has not ended
-	want    map[string]struct{} // topics with subscribers here
-	pending map[string]struct{} // those of which the engine may not know; nil while there is no connection
-	queue   []Message           // that wait
-	used    int                 // bytes of these and of those being sent
-	longest int                 // that the engine takes; 0: unknown, or any
-	health  Health
+	open    bool                // messages are accepted: Run was called and has not ended
+	want    map[string]struct{} // topics with subscribers on this node
+	pending map[string]struct{} // topics whose changes were not sent yet; nil while not connected
+	queue   []Message           // messages that wait to be sent
+	used    int                 // bytes of queued messages and of those being sent
+	longest int                 // the largest message that the engine accepts; 0 if unknown or unlimited
+	health  pubsub.Health
 
-	// Owned by Run's goroutine.
-	epoch     uint32    // connections so far
-	connected bool      // the engine answered before
-	lost      bool      // messages may have been lost, which other nodes do not know yet
-	sending   []Message // taken from the queue
-	sent      int       // of these
+	// These fields are owned by the goroutine of Run.
+	epoch     uint32    // number of connections so far
+	connected bool      // the engine has answered at least once
+	lost      bool      // messages may have been lost, and the other nodes were not notified yet
+	sending   []Message // messages taken from the queue
+	sent      int       // how many of sending were sent
 
-	// What comes in passes a queue.
+	// Received messages pass through a queue.
 	in       mailbox.Mailbox[delivery]
-	inbox    Inbox
+	inbox    pubsub.Inbox
 	missedMu sync.Mutex
-	missed   error // a gap for which the queue has no room yet
+	missed   error // a gap that did not fit into the queue
 
 	probeMu sync.Mutex
 	probe   probing
 
-	// Owned by the queue's function.
-	seen    map[uuid.UUID]connection // of other nodes that had more than one
-	garbage bool                     // some was logged
+	// These fields are owned by the function of the queue of received messages.
+	seen      map[uuid.UUID]connection // latest connections of nodes that had more than one
+	malformed bool                     // a malformed message was logged
 }
 
-// New makes a broker. It holds nothing that needs an end unless Run is called.
-func New(engine Engine, cfg Config) *Relay {
+var _ pubsub.Adapter = (*Broker)(nil)
+
+// New returns a Broker. It uses no resources that need a release unless Run is called.
+func New(backend Backend, cfg Config) *Broker {
 	cfg.Queue = cmp.Or(cfg.Queue, defaultQueue)
 	cfg.Timeout = cmp.Or(cfg.Timeout, defaultTimeout)
 	cfg.Ping = cmp.Or(cfg.Ping, defaultPing)
 	id := uuid.New()
-	r := &Relay{
-		cfg:    cfg,
-		engine: engine,
-		log:    zerolog.Nop(),
-		id:     id,
-		node:   cmp.Or(cfg.Name, "node") + "-" + id.String(),
-		wake:   make(chan struct{}, 1),
-		want:   make(map[string]struct{}),
-		seen:   make(map[uuid.UUID]connection),
-		health: Health{Err: errNotRunning},
-		probe:  probing{peers: make(map[uuid.UUID]*peer)},
+	b := &Broker{
+		cfg:     cfg,
+		backend: backend,
+		log:     zerolog.Nop(),
+		id:      id,
+		node:    cmp.Or(cfg.Name, "node") + "-" + id.String(),
+		wake:    make(chan struct{}, 1),
+		want:    make(map[string]struct{}),
+		seen:    make(map[uuid.UUID]connection),
+		health:  pubsub.Health{Err: errNotRunning},
+		probe:   probing{peers: make(map[uuid.UUID]*peer)},
 	}
 	if cfg.Logger != nil {
-		r.log = cfg.Logger.With().Str("node", r.node).Logger()
+		b.log = cfg.Logger.With().Str("node", b.node).Logger()
 	}
-	r.in.Init(cfg.Queue, r.work)
-	return r
+	b.in.Init(cfg.Queue, b.handle)
+	return b
 }
 
-// Node is this node's name.
-func (r *Relay) Node() string { return r.node }
+// Node returns the name of this node.
+func (b *Broker) Node() string { return b.node }
 
-// Publish queues body for a node, or for all others that subscribed to the topic if node is "". Size is about how long it is.
-func (r *Relay) Publish(node, topic string, body encoding.BinaryAppender, size int) error {
-	data, err := body.AppendBinary(newEnvelope(kindMessage, r.id, size))
+// Publish queues a broadcast for the named node. If node is empty, it queues the broadcast for all
+// other nodes that have subscribed to its topic.
+func (b *Broker) Publish(_ context.Context, node string, m *pubsub.Broadcast) error {
+	size := len(m.Topic) + len(m.Event) + len(m.Payload.Bytes()) + frameOverhead
+	data, err := m.AppendBinary(newEnvelope(kindMessage, b.id, size))
+	if err == nil {
+		channel := b.backend.Channel(Topic, m.Topic)
+		if node != "" {
+			channel = b.backend.Channel(Node, node)
+		}
+		err = b.enqueue(Message{channel, data})
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: publish %s to %s: %w", b.cfg.Package, m.Event, m.Topic, err)
 	}
-	channel := r.engine.Channel(Topic, topic)
-	if node != "" {
-		channel = r.engine.Channel(Node, node)
-	}
-	return r.put(Message{channel, data})
-}
-
-func (r *Relay) put(m Message) error {
-	size := m.size()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case !r.open:
-		return errNotRunning
-	case !r.fits(m):
-		r.health.Dropped++
-		return fmt.Errorf("%d bytes: %w (%d)", len(m.Data), errTooLong, r.longest)
-	case r.used+size > r.cfg.Queue:
-		r.health.Dropped++
-		return errFull
-	}
-	r.used += size
-	r.queue = append(r.queue, m)
-	r.poke()
 	return nil
 }
 
-// fits tells whether the engine takes a message that long, as far as is known. The caller holds mu.
-func (r *Relay) fits(m Message) bool { return r.longest <= 0 || len(m.Data) <= r.longest }
-
-// Subscribe has messages of a topic delivered, Unsubscribe no longer.
-func (r *Relay) Subscribe(topic string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.want[topic] = struct{}{}
-	r.change(topic)
+func (b *Broker) enqueue(m Message) error {
+	size := m.size()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case !b.open:
+		return errNotRunning
+	case !b.fits(m):
+		b.health.Dropped++
+		return fmt.Errorf("%d bytes: %w (%d)", len(m.Data), errTooLong, b.longest)
+	case b.used+size > b.cfg.Queue:
+		b.health.Dropped++
+		return errFull
+	}
+	b.used += size
+	b.queue = append(b.queue, m)
+	b.signal()
+	return nil
 }
 
-// Unsubscribe is the opposite of Subscribe.
-func (r *Relay) Unsubscribe(topic string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.want, topic)
-	r.change(topic)
+// fits reports whether the engine accepts a message of this size, as far as is known. The caller
+// holds mu.
+func (b *Broker) fits(m Message) bool { return b.longest <= 0 || len(m.Data) <= b.longest }
+
+// Subscribe starts the delivery of broadcasts of a topic.
+func (b *Broker) Subscribe(topic string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.want[topic] = struct{}{}
+	b.changeTopic(topic)
 }
 
-// change notes that the engine is to be told of a topic. The caller holds mu.
-func (r *Relay) change(topic string) {
-	if r.pending != nil { // else all that is wanted is told once there is a connection
-		r.pending[topic] = struct{}{}
-		r.poke()
+// Unsubscribe ends the delivery of broadcasts of a topic.
+func (b *Broker) Unsubscribe(topic string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.want, topic)
+	b.changeTopic(topic)
+}
+
+// changeTopic schedules a topic's subscription or unsubscription to be sent. While not connected
+// there is nothing to schedule, since all topics are sent on connecting. The caller holds mu.
+func (b *Broker) changeTopic(topic string) {
+	if b.pending != nil {
+		b.pending[topic] = struct{}{}
+		b.signal()
 	}
 }
 
-func (r *Relay) poke() {
+// signal wakes the goroutine of Run.
+func (b *Broker) signal() {
 	select {
-	case r.wake <- struct{}{}:
+	case b.wake <- struct{}{}:
 	default:
 	}
 }
 
-// Health is how things stand.
-func (r *Relay) Health() Health {
-	r.mu.Lock()
-	h := r.health
-	h.Queued = r.used
-	r.mu.Unlock()
+// Health returns the current state.
+func (b *Broker) Health() pubsub.Health {
+	b.mu.Lock()
+	h := b.health
+	h.Queued = b.used
+	b.mu.Unlock()
 	if h.Connected && h.Err == nil {
-		h.Err = r.silence()
+		h.Err = b.silence()
 	}
 	return h
 }
 
-// state notes whether the engine answers, and if it does not, why.
-func (r *Relay) state(connected bool, why error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.health.Connected != connected {
-		r.health.Connected, r.health.Since = connected, time.Now()
+// setHealth records whether the engine answers, and if not, the reason.
+func (b *Broker) setHealth(connected bool, reason error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.health.Connected != connected {
+		b.health.Connected, b.health.Since = connected, time.Now()
 	}
-	r.health.Err = why
+	b.health.Err = reason
 }

@@ -12,6 +12,7 @@ import (
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/pubsub"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -22,26 +23,27 @@ var (
 	errRole = errors.New("the server is a replica")
 )
 
-// bus is an engine that takes no time, and that can be stopped, made deaf and full of faults.
+// bus is a backend in memory. It needs no time, and a test can stop it, keep it from answering, and
+// inject faults.
 type bus struct {
-	mu      sync.Mutex
-	conns   []*conn
-	dials   []time.Time
-	down    bool
-	deaf    bool // takes everything and answers nothing
-	longest int
-	refuse  error            // what Dial returns; nil: it connects
-	place   func() int       // the server of the next connection; nil: 0
-	split   bool             // servers do not forward to each other
-	demoted map[int]bool     // servers that have become replicas
-	faults  *rand.Rand       // if not nil, what is sent may fail in any way
-	cuts    int              // so many batches with messages cut their connection before they arrive
-	stuck   []broker.Message // of connections that were cut
+	mu           sync.Mutex
+	conns        []*conn
+	dials        []time.Time
+	down         bool
+	unresponsive bool // it executes everything, but answers nothing
+	longest      int
+	refuse       error            // returned by Dial unless nil
+	place        func() int       // returns the server of the next connection; nil means server 0
+	split        bool             // the servers do not forward to each other
+	demoted      map[int]bool     // servers that have become replicas
+	faults       *rand.Rand       // unless nil, any message may fail in any way
+	cuts         int              // the number of batches with messages that cut their connection before they arrive
+	delayed      []broker.Message // messages of connections that were cut
 }
 
 func (b *bus) Channel(kind broker.Kind, name string) string { return string(kind) + name }
 
-func (b *bus) Dial(_ context.Context, in broker.In) (broker.Conn, error) {
+func (b *bus) Dial(_ context.Context, r broker.Receiver) (broker.Conn, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.dials = append(b.dials, time.Now())
@@ -51,7 +53,7 @@ func (b *bus) Dial(_ context.Context, in broker.In) (broker.Conn, error) {
 	if b.refuse != nil {
 		return nil, b.refuse
 	}
-	c := &conn{bus: b, in: in, subs: make(map[string]bool), lost: make(chan error, 1)}
+	c := &conn{bus: b, receiver: r, subs: make(map[string]bool), lost: make(chan error, 1)}
 	if b.place != nil {
 		c.server = b.place()
 	}
@@ -59,10 +61,10 @@ func (b *bus) Dial(_ context.Context, in broker.In) (broker.Conn, error) {
 	return c, nil
 }
 
-// chance is one in n, if there are faults.
+// chance returns true once in n calls on average if faults are enabled.
 func (b *bus) chance(n int) bool { return b.faults != nil && b.faults.IntN(n) == 0 }
 
-// stop cuts all connections and refuses new ones until start.
+// stop cuts all connections and refuses new ones until down is reset.
 func (b *bus) stop() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -72,37 +74,38 @@ func (b *bus) stop() {
 	}
 }
 
+// set calls f with the bus locked.
 func (b *bus) set(f func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f()
 }
 
-// publish brings a message of any server to who subscribed.
+// publish delivers a message to the subscribers at all servers.
 func (b *bus) publish(m broker.Message) { b.publishFrom(nil, m) }
 
 func (b *bus) publishFrom(from *conn, m broker.Message) {
 	for _, c := range b.conns {
 		if c.subs[m.Channel] && (from == nil || !b.split || from.server == c.server) {
-			c.in.Data(m.Data)
+			c.receiver.Message(m.Data)
 		}
 	}
 }
 
-// conn is a connection to the bus. All of it is under the bus's mutex.
+// conn is a connection to the bus. It is guarded by the mutex of the bus.
 type conn struct {
-	bus     *bus
-	server  int
-	in      broker.In
-	subs    map[string]bool
-	lost    chan error
-	dead    bool
-	batches []broker.Batch
-	hold    chan struct{} // if not nil, Send waits for it
+	bus      *bus
+	server   int
+	receiver broker.Receiver
+	subs     map[string]bool
+	lost     chan error
+	dead     bool
+	batches  []broker.Batch
+	hold     chan struct{} // unless nil, Send waits for it
 }
 
 func (c *conn) Send(ctx context.Context, batch *broker.Batch) error {
-	if !c.take(batch) {
+	if !c.execute(batch) {
 		<-ctx.Done() // no answer
 		return ctx.Err()
 	}
@@ -125,8 +128,8 @@ func (c *conn) Send(ctx context.Context, batch *broker.Batch) error {
 	return nil
 }
 
-// take does what a batch says, and reports whether to answer.
-func (c *conn) take(batch *broker.Batch) bool {
+// execute executes a batch and reports whether to answer.
+func (c *conn) execute(batch *broker.Batch) (answer bool) {
 	b := c.bus
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -138,7 +141,9 @@ func (c *conn) take(batch *broker.Batch) bool {
 		return true
 	}
 	c.batches = append(c.batches, broker.Batch{
-		Subscribe: slices.Clone(batch.Subscribe), Unsubscribe: slices.Clone(batch.Unsubscribe), Messages: slices.Clone(batch.Messages),
+		Subscribe:   slices.Clone(batch.Subscribe),
+		Unsubscribe: slices.Clone(batch.Unsubscribe),
+		Messages:    slices.Clone(batch.Messages),
 	})
 	for _, s := range batch.Subscribe {
 		c.subs[s] = true
@@ -149,7 +154,7 @@ func (c *conn) take(batch *broker.Batch) bool {
 	for _, m := range batch.Messages {
 		switch {
 		case c.dead && b.chance(2):
-			b.stuck = append(b.stuck, m)
+			b.delayed = append(b.delayed, m)
 		case c.dead:
 		case b.chance(50):
 			c.cut()
@@ -160,10 +165,10 @@ func (c *conn) take(batch *broker.Batch) bool {
 	if b.chance(50) {
 		c.cut()
 	}
-	return !b.deaf && !b.chance(100)
+	return !b.unresponsive && !b.chance(100)
 }
 
-// cut ends the connection as its node sees it.
+// cut ends the connection.
 func (c *conn) cut() {
 	if !c.dead {
 		c.dead = true
@@ -182,52 +187,48 @@ func (c *conn) Close() {
 	c.bus.conns = slices.DeleteFunc(c.bus.conns, func(o *conn) bool { return o == c })
 }
 
-// node is a relay that runs, and all that it brought.
+// node is a running broker. It records what the broker delivers.
 type node struct {
-	*broker.Relay
+	*broker.Broker
 	stop func() error
 
-	mu   sync.Mutex
-	got  []event
-	gate chan struct{} // if not nil, Deliver waits for it
+	mu       sync.Mutex
+	received []record
+	gate     chan struct{} // unless nil, Deliver waits for it
 }
 
-// event is something that came: a body, or "gap: " and the reason.
-type event struct {
-	what string
+// record is the event of a delivered broadcast, or "gap: " and the reason of a gap.
+type record struct {
+	text string
 	when int64
 }
 
 func start(t *testing.T, b *bus, cfg broker.Config) *node {
 	t.Helper()
-	n := &node{Relay: broker.New(b, cfg)}
+	n := &node{Broker: broker.New(b, cfg)}
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		done <- n.Run(ctx, broker.Inbox{
-			Deliver: func(data []byte) error {
+		done <- n.Run(ctx, pubsub.Inbox{
+			Deliver: func(b *pubsub.Broadcast) {
 				n.mu.Lock()
 				gate := n.gate
 				n.mu.Unlock()
 				if gate != nil {
 					<-gate
 				}
-				if string(data) == "garbage" {
-					return errors.New("garbage")
-				}
-				n.note(string(data))
-				return nil
+				n.record(b.Event)
 			},
-			Gap: func(reason error) { n.note("gap: " + reason.Error()) },
+			Gap: func(reason error) { n.record("gap: " + reason.Error()) },
 		})
 	}()
 	n.stop = sync.OnceValue(func() error { cancel(); return <-done })
-	t.Cleanup(func() { n.stop() })
+	t.Cleanup(func() { _ = n.stop() })
 	synctest.Wait()
 	return n
 }
 
-// block has Deliver wait until the function is called, and all that can happen before has happened.
+// block blocks Deliver until unblock is called. unblock first waits until everything else is idle.
 func (n *node) block() (unblock func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -236,59 +237,56 @@ func (n *node) block() (unblock func()) {
 	return func() { synctest.Wait(); close(gate) }
 }
 
-func (n *node) note(what string) {
+func (n *node) record(text string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.got = append(n.got, event{what, clock.Add(1)})
+	n.received = append(n.received, record{text, clock.Add(1)})
 }
 
-// take returns what came since it was called last.
-func (n *node) take() []event {
+// take returns the records since the last call.
+func (n *node) take() []record {
 	synctest.Wait()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	got := n.got
-	n.got = nil
-	return got
+	received := n.received
+	n.received = nil
+	return received
 }
 
-// pass lets time pass.
-func pass(d time.Duration) {
+// takeTexts is take without the times.
+func (n *node) takeTexts() (texts []string) {
+	for _, r := range n.take() {
+		texts = append(texts, r.text)
+	}
+	return texts
+}
+
+// advance lets time pass.
+func advance(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// body is what a test publishes.
-type body string
-
-func (b body) AppendBinary(dst []byte) ([]byte, error) { return append(dst, b...), nil }
-
-func (n *node) say(topic string, bodies ...string) error {
+// publish publishes broadcasts with these events.
+func (n *node) publish(topic string, events ...string) error {
 	var err error
-	for _, b := range bodies {
-		err = errors.Join(err, n.Publish("", topic, body(b), len(b)))
+	for _, e := range events {
+		err = errors.Join(err, n.Publish(context.Background(), "", &pubsub.Broadcast{Topic: topic, Event: e}))
 	}
 	return err
 }
 
-// heard is take without the times.
-func (n *node) heard() (got []string) {
-	for _, e := range n.take() {
-		got = append(got, e.what)
-	}
-	return got
-}
-
-func (n *node) wants(t *testing.T, want ...string) {
+func (n *node) mustPublish(t *testing.T, topic string, events ...string) {
 	t.Helper()
-	if got := n.heard(); !slices.Equal(got, want) {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
-func mustSay(t *testing.T, n *node, topic string, bodies ...string) {
-	t.Helper()
-	if err := n.say(topic, bodies...); err != nil {
+	if err := n.publish(topic, events...); err != nil {
 		t.Errorf("publish: %v", err)
+	}
+}
+
+// wantReceived checks the texts that were received since the last call.
+func (n *node) wantReceived(t *testing.T, want ...string) {
+	t.Helper()
+	if got := n.takeTexts(); !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
 	}
 }

@@ -1,17 +1,21 @@
-// Package broker is the half of a pubsub adapter that does not know its engine: what waits for the engine and how much of it there may be,
-// which topics this node wants, connecting again, order across connections, and telling when something may have been missed. The other
-// half is an [Engine].
+// Package broker is the part of a pubsub adapter that all engines have in common. A [Broker]
+// implements pubsub.Adapter: it queues messages within bounds, tracks the topics of this node,
+// reconnects, keeps the order across connections and detects losses. A [Backend] implements the
+// rest for one engine.
 //
 // # How it works
 //
-// The goroutine of Run owns the connection. At each turn it hands all that came since the last one to the connection, first what was
-// subscribed to and unsubscribed from, then messages, and waits for the engine's answer. So batches form by themselves under load,
-// and what a node publishes after it subscribed reaches the engine after the subscription. Without anything to send, an empty batch
-// asks whether the engine is still there.
+// The goroutine of Run owns the connection. In each turn it sends everything that was queued since
+// the last turn as one batch, first subscriptions and unsubscriptions, then messages, and waits for
+// the engine's answer. So batches grow under load, and a message that a node publishes after a
+// subscription reaches the engine after the subscription. If there is nothing to send, an empty
+// batch checks whether the engine still answers.
 //
-// What the engine did not answer may have arrived or not. It is not sent again, so nothing arrives twice. Once connected again the node
-// tells all others, in front of what it sends next, that it may have lost something; they call Inbox.Gap.
+// Messages that the engine did not acknowledge may or may not have arrived. They are not sent
+// again, so nothing arrives twice. After reconnecting, the node notifies all other nodes, ahead of
+// its next messages, that it may have lost some. The other nodes call Inbox.Gap.
 //
-// Connections of a node are numbered, and each message carries its connection's number. A message of an earlier connection, stuck
-// somewhere in between, that arrives after one of a later connection is dropped (and is a gap), so that order holds across them.
+// A node numbers its connections, and each message contains the number of its connection. If a
+// delayed message of an earlier connection arrives after one of a later connection, the receiver
+// drops it and reports a gap. So the order of messages holds across connections.
 package broker

@@ -6,19 +6,19 @@ import (
 	"github.com/google/uuid"
 )
 
-// An envelope is what the engine carries: a kind, which is the format's version as well, the sender's id, the number of its connection, and
-// the body.
+// An envelope is the format of messages at the engine: a kind, which also determines the version of
+// the format, the sender's id, the number of the sender's connection, and the body.
 const (
-	kindMessage = 1 // the body is what Publish was given
+	kindMessage = 1 // the body is an encoded pubsub.Broadcast
 	kindLost    = 2 // the sender may have lost messages; the body is its name
 	kindProbe   = 3 // see appendProbe
-	kindBye     = 4 // the sender's last probe
+	kindLast    = 4 // the last probe of a node that ends
 
 	epochAt    = 1 + len(uuid.UUID{})
 	headerSize = epochAt + 4
 )
 
-// newEnvelope begins a message with room for a body. Its epoch is set when it is sent.
+// newEnvelope begins a message with room for a body of the given size. The epoch is set on sending.
 func newEnvelope(kind byte, from uuid.UUID, size int) []byte {
 	data := make([]byte, headerSize, headerSize+size)
 	data[0] = kind
@@ -28,7 +28,7 @@ func newEnvelope(kind byte, from uuid.UUID, size int) []byte {
 
 func setEpoch(data []byte, epoch uint32) { binary.BigEndian.PutUint32(data[epochAt:], epoch) }
 
-// envelope is one that was taken apart.
+// envelope is a parsed envelope.
 type envelope struct {
 	kind  byte
 	from  uuid.UUID
@@ -44,5 +44,5 @@ func parseEnvelope(data []byte) (e envelope, ok bool) {
 	copy(e.from[:], data[1:])
 	e.epoch = binary.BigEndian.Uint32(data[epochAt:])
 	e.body = data[headerSize:]
-	return e, kindMessage <= e.kind && e.kind <= kindBye
+	return e, kindMessage <= e.kind && e.kind <= kindLast
 }

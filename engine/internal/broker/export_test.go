@@ -1,12 +1,12 @@
 package broker
 
-// ParseProbe and AppendProbe are parseProbe and appendProbe.
+// ParseProbe and AppendProbe export parseProbe and appendProbe to tests.
 var (
 	ParseProbe  = parseProbe
 	AppendProbe = appendProbe
 )
 
-// Reparse takes an envelope apart and makes it again.
+// Reparse parses an envelope and encodes it again.
 func Reparse(data []byte) ([]byte, bool) {
 	e, ok := parseEnvelope(data)
 	again := append(newEnvelope(e.kind, e.from, len(e.body)), e.body...)

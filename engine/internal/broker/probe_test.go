@@ -1,7 +1,9 @@
 package broker_test
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -11,12 +13,14 @@ import (
 	"bennu.example/engine/internal/broker"
 )
 
-// hasGap reports whether a gap with this reason is among what came.
+// hasGap reports whether got contains a gap with this reason.
 func hasGap(got []string, reason string) bool {
-	return slices.ContainsFunc(got, func(s string) bool { return strings.HasPrefix(s, "gap: ") && strings.Contains(s, reason) })
+	return slices.ContainsFunc(got, func(s string) bool {
+		return strings.HasPrefix(s, "gap: ") && strings.Contains(s, reason)
+	})
 }
 
-// gaps returns how many gaps are among what came.
+// gaps returns the number of gaps in got.
 func gaps(got []string) (n int) {
 	for _, s := range got {
 		if strings.HasPrefix(s, "gap: ") {
@@ -28,7 +32,7 @@ func gaps(got []string) (n int) {
 
 const hole = "a probe of another node was missed"
 
-// Nodes that come, go and send without a fault cause no gap and no reconnection.
+// Nodes start, send and stop without a fault. There must be no gap and no reconnection.
 func TestProbesWithoutFaults(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -38,20 +42,20 @@ func TestProbesWithoutFaults(t *testing.T) {
 			n := start(t, e, broker.Config{Echo: true})
 			n.Subscribe("x")
 			nodes = append(nodes, n)
-			pass(time.Duration(i) * 700 * time.Millisecond)
-			mustSay(t, n, "x", "hello")
+			advance(time.Duration(i) * 700 * time.Millisecond)
+			n.mustPublish(t, "x", "hello")
 		}
-		pass(time.Hour)
+		advance(time.Hour)
 		for _, n := range nodes[10:] {
 			n.stop()
-			pass(300 * time.Millisecond)
+			advance(300 * time.Millisecond)
 		}
-		pass(time.Hour)
+		advance(time.Hour)
 		if len(e.dials) != 20 {
 			t.Errorf("%d connections were made", len(e.dials))
 		}
 		for i, n := range nodes {
-			if got := n.heard(); gaps(got) > 0 {
+			if got := n.takeTexts(); gaps(got) > 0 {
 				t.Errorf("node %d: %q", i, got)
 			}
 			if h := n.Health(); i < 10 && (!h.Connected || h.Err != nil) {
@@ -61,9 +65,9 @@ func TestProbesWithoutFaults(t *testing.T) {
 	})
 }
 
-// Two servers that do not forward to each other for a while: what was missed is announced on both sides, also to nodes that started
-// meanwhile, and nobody connects anew.
-func TestProbeHole(t *testing.T) {
+// Two servers do not forward to each other for a while. All nodes report gaps, including nodes that
+// were started meanwhile, and none reconnects.
+func TestMissingProbeIsGap(t *testing.T) {
 	t.Parallel()
 	for _, split := range []time.Duration{2 * time.Second, 6 * time.Second, 12 * time.Second} {
 		synctest.Test(t, func(t *testing.T) {
@@ -79,31 +83,31 @@ func TestProbeHole(t *testing.T) {
 			for range 5 {
 				add()
 			}
-			pass(time.Minute)
+			advance(time.Minute)
 			e.set(func() { e.split = true })
 			add() // one on each side
 			add()
 			for range int(split / (200 * time.Millisecond)) {
 				for i, n := range nodes {
-					mustSay(t, n, "x", fmt.Sprint(i))
+					n.mustPublish(t, "x", fmt.Sprint(i))
 				}
-				pass(200 * time.Millisecond)
+				advance(200 * time.Millisecond)
 			}
 			for i, n := range nodes {
-				if got := n.heard(); slices.Contains(got, fmt.Sprint((i+3)%5)) && places[i] != places[(i+3)%5] {
-					t.Fatalf("node %d heard through the split: %q", i, got)
+				if got := n.takeTexts(); slices.Contains(got, fmt.Sprint((i+3)%5)) && places[i] != places[(i+3)%5] {
+					t.Fatalf("node %d received messages through the split: %q", i, got)
 				}
 			}
 			e.set(func() { e.split = false })
-			pass(10 * time.Second)
+			advance(10 * time.Second)
 			for i, n := range nodes {
-				if got := n.heard(); !hasGap(got, hole) {
+				if got := n.takeTexts(); !hasGap(got, hole) {
 					t.Errorf("after %v node %d: %q", split, i, got)
 				}
 			}
-			pass(time.Minute)
+			advance(time.Minute)
 			for i, n := range nodes {
-				if got := n.heard(); len(got) > 0 {
+				if got := n.takeTexts(); len(got) > 0 {
 					t.Errorf("long after %v node %d: %q", split, i, got)
 				}
 			}
@@ -114,8 +118,9 @@ func TestProbeHole(t *testing.T) {
 	}
 }
 
-// A node that is alone on a server which lost the others says so and connects anew; the others stay. All announce it.
-func TestSilentMajority(t *testing.T) {
+// A node is alone on a server that lost the route to the others. It reports that in Health and
+// reconnects. The others stay connected. All report gaps.
+func TestIsolatedNodeReconnects(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		places := []int{0, 0, 0, 1, 0}
@@ -128,80 +133,82 @@ func TestSilentMajority(t *testing.T) {
 			nodes = append(nodes, n)
 		}
 		lone := nodes[3]
-		pass(time.Minute)
+		advance(time.Minute)
 		e.set(func() { e.split = true })
 		begun := time.Now()
 		for lone.Health().Connected && time.Since(begun) < time.Minute {
-			mustSay(t, lone, "x", "unheard")
-			pass(10 * time.Millisecond)
+			lone.mustPublish(t, "x", "not received")
+			advance(10 * time.Millisecond)
 		}
 		// Three intervals of 5 s, the timeout of 5 s, and until the next check.
 		if d := time.Since(begun); d < 15*time.Second || d > 26*time.Second {
 			t.Errorf("noticed after %v", d)
 		}
-		if h := lone.Health(); h.Err == nil || !strings.HasSuffix(h.Err.Error(), "of 3 other nodes are not heard") {
+		if h := lone.Health(); h.Err == nil || !strings.HasSuffix(h.Err.Error(), "of 3 other nodes are silent") {
 			t.Errorf("health %+v", h)
 		}
-		pass(10 * time.Second)
-		if got := lone.heard(); !hasGap(got, "of 3 other nodes are not heard") {
+		advance(10 * time.Second)
+		if got := lone.takeTexts(); !hasGap(got, "of 3 other nodes are silent") {
 			t.Errorf("the lone node: %q", got)
 		}
 		for i, n := range nodes {
 			if h := n.Health(); !h.Connected || h.Err != nil {
 				t.Errorf("node %d: health %+v", i, h)
 			}
-			if got := n.heard(); n != lone && gaps(got) == 0 {
+			if got := n.takeTexts(); n != lone && gaps(got) == 0 {
 				t.Errorf("node %d: %q", i, got)
 			}
 		}
 		if len(e.dials) != 5 {
 			t.Errorf("%d connections", len(e.dials))
 		}
-		mustSay(t, lone, "x", "heard")
-		nodes[0].wants(t, "heard")
+		lone.mustPublish(t, "x", "received")
+		nodes[0].wantReceived(t, "received")
 	})
 }
 
-// A node that vanished without a word is looked for on new connections a few times, and Health says so; then it counts as dead. One that
-// ended in order is not.
-func TestSilentDead(t *testing.T) {
+// A node disappears without its last probe. The other node reconnects a few times to look for it,
+// and reports that in Health. Then it considers the node dead. A node that stopped orderly is not
+// missed.
+func TestSilentNodeIsPresumedDead(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		e := &bus{}
 		e.place = func() int { return (len(e.dials) - 1) % 2 } // the second is on its own server
 		a, b := start(t, e, broker.Config{}), start(t, e, broker.Config{})
-		pass(time.Minute)
+		advance(time.Minute)
 		e.set(func() { e.split, e.place = true, func() int { return 0 } })
 		e.set(func() { e.conns[1].cut(); e.down = true }) // b never comes back
-		pass(25 * time.Second)
+		advance(25 * time.Second)
 		if h := a.Health(); h.Connected {
 			t.Errorf("health of the survivor: %+v", h)
 		}
 		b.stop()
 		e.set(func() { e.down, e.dials = false, nil })
-		pass(5 * time.Second)
-		if h := a.Health(); !h.Connected || h.Err == nil || h.Err.Error() != "1 of 1 other nodes are not heard" {
-			t.Errorf("health while it looks for the other: %+v", h)
+		advance(5 * time.Second)
+		if h := a.Health(); !h.Connected || h.Err == nil || h.Err.Error() != "1 of 1 other nodes are silent" {
+			t.Errorf("health while the other node is missing: %+v", h)
 		}
-		pass(10 * time.Minute)
+		advance(10 * time.Minute)
 		if h := a.Health(); !h.Connected || h.Err != nil || h.Gaps != 2 || len(e.dials) < 2 || len(e.dials) > 4 {
-			t.Errorf("health at last: %+v after %d connections", h, len(e.dials))
+			t.Errorf("final health: %+v after %d connections", h, len(e.dials))
 		}
 		c := start(t, e, broker.Config{})
-		pass(10 * time.Second)
+		advance(10 * time.Second)
 		e.set(func() { e.dials = nil })
 		a.take()
 		c.stop()
-		pass(10 * time.Minute)
+		advance(10 * time.Minute)
 		if h := a.Health(); !h.Connected || h.Err != nil || len(e.dials) > 0 {
-			t.Errorf("after an orderly end: %+v, %d connections", h, len(e.dials))
+			t.Errorf("after an orderly stop: %+v, %d connections", h, len(e.dials))
 		}
-		a.wants(t)
+		a.wantReceived(t)
 	})
 }
 
-// A subscription that the engine has forgotten is found out by the probe that does not come back, with other nodes and without.
-func TestNoEcho(t *testing.T) {
+// The engine has lost a subscription. The node notices that its own probe does not come back, with
+// and without other nodes.
+func TestMissingEchoReconnects(t *testing.T) {
 	t.Parallel()
 	for _, others := range []int{0, 2} {
 		synctest.Test(t, func(t *testing.T) {
@@ -210,31 +217,32 @@ func TestNoEcho(t *testing.T) {
 			for range others {
 				start(t, e, broker.Config{Echo: true, Ping: 3 * time.Second, Timeout: 2 * time.Second})
 			}
-			pass(time.Minute)
+			advance(time.Minute)
 			e.set(func() { delete(e.conns[0].subs, "aall") })
 			begun := time.Now()
 			for a.Health().Gaps == 0 && time.Since(begun) < time.Minute {
 				if others > 0 {
-					mustSay(t, a, "x", "a busy node sends probes more often")
+					a.mustPublish(t, "x", "a busy node sends probes more often")
 				}
-				pass(100 * time.Millisecond)
+				advance(100 * time.Millisecond)
 			}
 			if d := time.Since(begun); d > 8*time.Second+200*time.Millisecond {
 				t.Errorf("noticed after %v", d)
 			}
-			pass(time.Second)
-			if got := a.heard(); !hasGap(got, "does not deliver") || !a.Health().Connected {
+			advance(time.Second)
+			if got := a.takeTexts(); !hasGap(got, "does not deliver") || !a.Health().Connected {
 				t.Errorf("got %q; health %+v", got, a.Health())
 			}
-			pass(time.Minute)
-			a.wants(t)
+			advance(time.Minute)
+			a.wantReceived(t)
 		})
 	}
 }
 
-// A server that became a replica answers as before. Its nodes find that out, go on to another server, and announce a gap; so do nodes that
-// started at the new primary and could not hear them.
-func TestDemoted(t *testing.T) {
+// A server that became a replica answers as before. Its nodes notice the change, connect to another
+// server and report a gap. So do nodes that were started at the new primary and could not receive
+// their messages.
+func TestReplicaIsLeft(t *testing.T) {
 	t.Parallel()
 	for _, busy := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -243,62 +251,63 @@ func TestDemoted(t *testing.T) {
 			a, b := start(t, e, broker.Config{Echo: true}), start(t, e, broker.Config{Echo: true})
 			a.Subscribe("x")
 			b.Subscribe("x")
-			pass(time.Minute)
+			advance(time.Minute)
 			e.set(func() { server, e.demoted[0] = 1, true })
 			c := start(t, e, broker.Config{Echo: true})
 			c.Subscribe("x")
 			synctest.Wait()
-			mustSay(t, a, "x", "unheard by c")
+			a.mustPublish(t, "x", "not received by c")
 			for range 600 {
 				if busy {
-					mustSay(t, b, "other", "busy")
+					b.mustPublish(t, "other", "busy")
 				}
-				pass(10 * time.Millisecond)
+				advance(10 * time.Millisecond)
 			}
-			pass(time.Second)
+			advance(time.Second)
 			for name, n := range map[string]*node{"a": a, "b": b, "c": c} {
-				got := n.heard()
+				got := n.takeTexts()
 				if h := n.Health(); gaps(got) == 0 || !h.Connected {
 					t.Errorf("%s: %q; health %+v", name, got, h)
 				}
-				if name == "c" && slices.Contains(got, "unheard by c") {
-					t.Error("c heard what it could not")
+				if name == "c" && slices.Contains(got, "not received by c") {
+					t.Error("c received a message that was sent on the replica")
 				}
 			}
-			mustSay(t, a, "x", "heard")
-			c.wants(t, "heard")
+			a.mustPublish(t, "x", "received")
+			c.wantReceived(t, "received")
 		})
 	}
 }
 
-// A change of the path to other nodes is a gap at once and again a second later, whether messages are sent or not.
-func TestChanged(t *testing.T) {
+// A change of the path to other nodes is a gap immediately and again a second later, whether
+// messages are sent or not.
+func TestPathChangeIsReportedTwice(t *testing.T) {
 	t.Parallel()
 	for _, busy := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			e := &bus{}
 			a := start(t, e, broker.Config{Ping: time.Minute})
-			pass(time.Second)
-			e.conns[0].in.Changed(errCut)
-			a.wants(t, "gap: the connection was cut")
+			advance(time.Second)
+			e.conns[0].receiver.PathChanged(errCut)
+			a.wantReceived(t, "gap: the connection was cut")
 			for range 99 {
 				if busy {
-					mustSay(t, a, "x", "busy")
+					a.mustPublish(t, "x", "busy")
 				}
-				pass(10 * time.Millisecond)
+				advance(10 * time.Millisecond)
 			}
-			a.wants(t)
-			pass(20 * time.Millisecond)
-			mustSay(t, a, "x", "busy")
-			a.wants(t, "gap: the connection was cut")
-			pass(time.Hour)
-			a.wants(t)
+			a.wantReceived(t)
+			advance(20 * time.Millisecond)
+			a.mustPublish(t, "x", "busy")
+			a.wantReceived(t, "gap: the connection was cut")
+			advance(time.Hour)
+			a.wantReceived(t)
 		})
 	}
 }
 
-// However many nodes there are, each receives at most about twenty probes a second.
-func TestProbeRate(t *testing.T) {
+// Each node receives at most about 20 probes a second, whatever the number of nodes.
+func TestProbeRateIsLimited(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		const count = 200
@@ -307,7 +316,7 @@ func TestProbeRate(t *testing.T) {
 		for range count {
 			nodes = append(nodes, start(t, e, broker.Config{}))
 		}
-		pass(2 * time.Minute)
+		advance(2 * time.Minute)
 		e.set(func() {
 			for _, c := range e.conns {
 				c.batches = nil
@@ -316,9 +325,9 @@ func TestProbeRate(t *testing.T) {
 		const minutes = 3
 		for range minutes {
 			for _, n := range nodes {
-				mustSay(t, n, "x", "busy")
+				n.mustPublish(t, "x", "busy")
 			}
-			pass(time.Minute)
+			advance(time.Minute)
 		}
 		probes := 0
 		e.set(func() {
@@ -333,21 +342,22 @@ func TestProbeRate(t *testing.T) {
 			}
 		})
 		if rate := float64(probes) / (minutes * 60); rate < 15 || rate > 27 {
-			t.Errorf("%.1f probes each second", rate)
+			t.Errorf("%.1f probes per second", rate)
 		}
 	})
 }
 
 func FuzzProbe(f *testing.F) {
 	f.Add([]byte{1, 2, 3})
-	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	largest := binary.AppendUvarint(nil, math.MaxUint64)
+	f.Add(slices.Concat(largest, []byte{0}, largest))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		number, since, interval, ok := broker.ParseProbe(body)
 		if !ok {
 			return
 		}
 		if number == 0 || since < 0 || interval < 0 || interval > 10*time.Minute {
-			t.Errorf("%x is probe %d, %v after the one before, interval %v", body, number, since, interval)
+			t.Errorf("%x parsed as number %d, %v after the previous probe, interval %v", body, number, since, interval)
 		}
 		n, s, i, ok := broker.ParseProbe(broker.AppendProbe(nil, number, since, interval))
 		if !ok || n != number || s != since || i != interval {

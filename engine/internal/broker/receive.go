@@ -8,125 +8,131 @@ import (
 	"github.com/google/uuid"
 
 	"bennu.example/internal/mailbox"
+	"bennu.example/pubsub"
 )
 
-// maxSeen bounds how many nodes' connections are remembered. Only nodes that connected again count.
+// maxSeen limits the number of nodes whose connections are remembered. Only nodes that have
+// reconnected are counted.
 const maxSeen = 10_000
 
 var (
 	errSlow    = errors.New("this node did not keep up")
-	errStale   = errors.New("a message of an earlier connection came late and was dropped")
-	errForeign = errors.New("no node sent it")
+	errStale   = errors.New("a delayed message of an earlier connection was dropped")
+	errForeign = errors.New("not sent by a node")
 )
 
-// delivery is a message on its way to the inbox, or a gap.
+// delivery is a message or a gap in the queue to the inbox.
 type delivery struct {
 	data []byte
 	gap  error
 }
 
-// connection is the latest of another node.
+// connection is the latest known connection of another node.
 type connection struct {
-	epoch uint32
-	told  bool // of a gap, after it began: that covers all of the earlier ones
+	epoch    uint32
+	reported bool // a gap was reported after it began, which covers all earlier connections
 }
 
-// receive takes what the engine brings. It calls nothing but the queue.
-func (r *Relay) receive(data []byte) {
+// receive handles a message from the engine. It only enqueues.
+func (b *Broker) receive(data []byte) {
 	if e, ok := parseEnvelope(data); ok && e.kind >= kindProbe {
-		r.receiveProbe(e)
+		b.receiveProbe(e)
 		return
 	}
-	if len(data) >= headerSize && bytes.Equal(data[1:epochAt], r.id[:]) {
-		return // an echo
+	if len(data) >= headerSize && bytes.Equal(data[1:epochAt], b.id[:]) {
+		return // this node's own message
 	}
-	r.missedMu.Lock()
-	defer r.missedMu.Unlock()
-	r.postMissed()
-	if r.missed == nil && errors.Is(r.in.Enqueue(delivery{data: data}, len(data)), mailbox.ErrFull) {
-		r.missed = errSlow
-	}
-}
-
-// gap has the inbox told that something may have been missed.
-func (r *Relay) gap(why error) {
-	why = r.redact(why)
-	r.missedMu.Lock()
-	defer r.missedMu.Unlock()
-	if r.missed == nil && errors.Is(r.in.Enqueue(delivery{gap: why}, 0), mailbox.ErrFull) {
-		r.missed = why
+	b.missedMu.Lock()
+	defer b.missedMu.Unlock()
+	b.enqueueMissed()
+	if b.missed == nil && errors.Is(b.in.Enqueue(delivery{data: data}, len(data)), mailbox.ErrFull) {
+		b.missed = errSlow
 	}
 }
 
-// tellMissed is for when nothing comes in that would do it.
-func (r *Relay) tellMissed() {
-	r.missedMu.Lock()
-	defer r.missedMu.Unlock()
-	r.postMissed()
-}
-
-// postMissed posts the gap that found no room, once half of the room is free: a node that is slow is told now and then, not for every message.
-// The caller holds missedMu.
-func (r *Relay) postMissed() {
-	if r.missed != nil && r.in.Used() <= r.cfg.Queue/2 && r.in.Enqueue(delivery{gap: r.missed}, 0) == nil {
-		r.missed = nil
+// gap enqueues the report that messages may have been missed.
+func (b *Broker) gap(reason error) {
+	reason = b.redact(reason)
+	b.missedMu.Lock()
+	defer b.missedMu.Unlock()
+	if b.missed == nil && errors.Is(b.in.Enqueue(delivery{gap: reason}, 0), mailbox.ErrFull) {
+		b.missed = reason
 	}
 }
 
-// work is the queue's function.
-func (r *Relay) work(d delivery) {
+// retryMissed enqueues a gap that did not fit before. Run calls it in case nothing more is
+// received.
+func (b *Broker) retryMissed() {
+	b.missedMu.Lock()
+	defer b.missedMu.Unlock()
+	b.enqueueMissed()
+}
+
+// enqueueMissed enqueues the gap that did not fit, once half of the queue is free. So a slow node
+// receives a gap now and then, and not one for each message. The caller holds missedMu.
+func (b *Broker) enqueueMissed() {
+	if b.missed != nil && b.in.Used() <= b.cfg.Queue/2 && b.in.Enqueue(delivery{gap: b.missed}, 0) == nil {
+		b.missed = nil
+	}
+}
+
+// handle handles an item of the queue.
+func (b *Broker) handle(d delivery) {
 	if d.gap != nil {
-		r.tell(d.gap)
+		b.reportGap(d.gap)
 		return
 	}
 	e, ok := parseEnvelope(d.data)
 	if !ok {
-		r.skip(errForeign)
+		b.skip(errForeign)
 		return
 	}
-	c := r.seen[e.from]
+	c := b.seen[e.from]
 	switch {
 	case e.epoch < c.epoch:
-		if !c.told {
-			r.see(e.from, connection{c.epoch, true})
-			r.tell(errStale)
+		if !c.reported {
+			b.remember(e.from, connection{c.epoch, true})
+			b.reportGap(errStale)
 		}
 		return
 	case e.epoch > c.epoch && e.epoch > 1:
 		c = connection{epoch: e.epoch}
-		r.see(e.from, c)
+		b.remember(e.from, c)
 	}
 	if e.kind == kindLost {
 		if c.epoch > 0 {
-			r.see(e.from, connection{c.epoch, true})
+			b.remember(e.from, connection{c.epoch, true})
 		}
-		r.tell(fmt.Errorf("node %q lost its connection while it was sending", e.body))
+		b.reportGap(fmt.Errorf("node %q lost its connection while it was sending", e.body))
 		return
 	}
-	if err := r.inbox.Deliver(e.body); err != nil {
-		r.skip(err)
+	m, err := pubsub.ParseBroadcast(e.body)
+	if err != nil {
+		b.skip(err)
+		return
 	}
+	b.inbox.Deliver(m)
 }
 
-// see remembers a node's latest connection.
-func (r *Relay) see(from uuid.UUID, c connection) {
-	if len(r.seen) >= maxSeen {
-		clear(r.seen)
+// remember stores the latest connection of a node.
+func (b *Broker) remember(from uuid.UUID, c connection) {
+	if len(b.seen) >= maxSeen {
+		clear(b.seen)
 	}
-	r.seen[from] = c
+	b.seen[from] = c
 }
 
-func (r *Relay) tell(gap error) {
-	r.log.Warn().Err(gap).Msg("pubsub: broadcasts of other nodes may have been missed")
-	r.mu.Lock()
-	r.health.Gaps++
-	r.mu.Unlock()
-	r.inbox.Gap(gap)
+func (b *Broker) reportGap(reason error) {
+	b.log.Warn().Err(reason).Msg("broadcasts of other nodes may have been missed")
+	b.mu.Lock()
+	b.health.Gaps++
+	b.mu.Unlock()
+	b.inbox.Gap(reason)
 }
 
-func (r *Relay) skip(why error) {
-	if !r.garbage {
-		r.garbage = true
-		r.log.Warn().Err(why).Msg("pubsub: skipped what is no broadcast; any more are skipped silently")
+func (b *Broker) skip(reason error) {
+	if !b.malformed {
+		b.malformed = true
+		b.log.Warn().Err(reason).Msg("malformed message from the engine skipped; further ones are not logged")
 	}
 }

@@ -2,7 +2,8 @@ package broker
 
 import "strings"
 
-// redacted is an error whose text shows no secret. errors.Is and errors.As find the original.
+// redacted is an error whose text contains no secret. errors.Is and errors.As find the original
+// error.
 type redacted struct {
 	text string
 	err  error
@@ -11,14 +12,14 @@ type redacted struct {
 func (r *redacted) Error() string { return r.text }
 func (r *redacted) Unwrap() error { return r.err }
 
-// redact returns err without the secrets of the configuration in its text. An engine's client may put a URL into an error, and a
-// server what was sent to it.
-func (r *Relay) redact(err error) error {
+// redact replaces the configured secrets in the text of err. An engine's client may put a URL into
+// an error, and a server may repeat what it was sent.
+func (b *Broker) redact(err error) error {
 	if err == nil {
 		return nil
 	}
 	text := err.Error()
-	for _, secret := range r.cfg.Secrets {
+	for _, secret := range b.cfg.Secrets {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "xxxxx")
 		}

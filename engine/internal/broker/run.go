@@ -10,73 +10,79 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"bennu.example/pubsub"
 )
 
 const (
-	// maxTopics and maxBytes bound a batch, so that each is answered well within the timeout.
+	// maxTopics and maxBytes limit a batch, so that the engine answers well within the timeout.
 	maxTopics = 1024
 	maxBytes  = 256 << 10
 
-	// keep is how many messages' room is held on to when none wait.
+	// keep is the number of messages for which an empty queue keeps its memory.
 	keep = 1024
 
-	// grace is how long after its end Run goes on to send what was queued before.
+	// grace is how long Run continues to send queued messages after its context has ended.
 	grace = time.Second
 
-	// minDelay and maxDelay are between attempts to connect; the delay doubles.
+	// minDelay and maxDelay limit the delay between attempts to connect. It doubles each time.
 	minDelay = 50 * time.Millisecond
 	maxDelay = 2 * time.Second
 )
 
-// Run connects and delivers until ctx ends. Then it sends what still waits, within a second, and returns nil when nothing is left. It
-// is called once.
-func (r *Relay) Run(ctx context.Context, inbox Inbox) error {
-	r.mu.Lock()
-	if r.began {
-		r.mu.Unlock()
-		return errRunTwice
+// Run connects to the engine, reconnects when the connection is lost, and delivers what other nodes
+// publish, until ctx ends. It then sends what is still queued, for up to a second, and returns nil
+// when everything that it started has ended. Run is called at most once.
+func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
+	b.mu.Lock()
+	if b.began {
+		b.mu.Unlock()
+		return fmt.Errorf("%s: %w", b.cfg.Package, errRunTwice)
 	}
-	r.began, r.open, r.inbox = true, true, inbox
-	r.health.Err = errors.New("not connected yet")
-	r.mu.Unlock()
+	b.began, b.open, b.inbox = true, true, inbox
+	b.health.Err = errNotConnected
+	b.mu.Unlock()
 
-	sending, end := linger(ctx, grace)
-	delay, loud := minDelay, true
+	sending, end := withGrace(ctx, grace)
+	delay, warn := minDelay, true
 	for {
 		begun := time.Now()
-		connected, err := r.session(ctx, sending)
-		err = r.redact(err)
+		connected, err := b.session(ctx, sending)
+		err = b.redact(err)
 		if ctx.Err() != nil {
 			break
 		}
-		loud = loud || connected
-		r.down(err, loud)
-		loud = false
+		warn = warn || connected
+		b.disconnected(err, warn)
+		warn = false
 		if connected && time.Since(begun) > maxDelay {
 			delay = minDelay
 		}
-		pause(ctx, delay/2+rand.N(delay/2)) // nodes that lost the engine together do not come back together
+		// The jitter keeps nodes that lost the engine at the same time from reconnecting at the same
+		// time.
+		sleep(ctx, delay/2+rand.N(delay/2))
 		delay = min(2*delay, maxDelay)
 	}
 	end()
-	r.mu.Lock()
-	r.open, r.queue, r.used = false, nil, 0 // what still waits is lost
-	r.mu.Unlock()
-	r.state(false, ctx.Err())
-	r.in.Close(false)
-	r.in.Wait()
+	b.mu.Lock()
+	b.open, b.queue, b.used = false, nil, 0 // messages that are still queued are lost
+	b.mu.Unlock()
+	b.setHealth(false, ctx.Err())
+	b.in.Close(false)
+	b.in.Wait()
 	return nil
 }
 
-// linger returns a context that ends a while after ctx, or when the function is called, which waits until nothing is left of it.
-func linger(ctx context.Context, d time.Duration) (context.Context, func()) {
+// withGrace returns a context that ends d after ctx. Calling end ends it early and waits until its
+// goroutine has ended.
+func withGrace(ctx context.Context, d time.Duration) (longer context.Context, end func()) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		select {
 		case <-ctx.Done():
-			pause(longer, d)
+			sleep(longer, d)
 			cancel()
 		case <-longer.Done():
 		}
@@ -84,8 +90,8 @@ func linger(ctx context.Context, d time.Duration) (context.Context, func()) {
 	return longer, func() { cancel(); <-done }
 }
 
-// pause waits for d, or until ctx ends.
-func pause(ctx context.Context, d time.Duration) {
+// sleep waits for d, or until ctx ends.
+func sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -94,195 +100,205 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// close refuses further messages.
-func (r *Relay) close() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.open = false
+// refuse makes Publish refuse further messages.
+func (b *Broker) refuse() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.open = false
 }
 
-// down notes that a connection was lost, or not made.
-func (r *Relay) down(why error, loud bool) {
-	r.state(false, why)
+// disconnected records that a connection was lost or failed.
+func (b *Broker) disconnected(reason error, warn bool) {
+	b.setHealth(false, reason)
 	level := zerolog.DebugLevel
-	if loud {
+	if warn {
 		level = zerolog.WarnLevel
 	}
-	r.log.WithLevel(level).Err(why).Msg("pubsub: not connected")
+	b.log.WithLevel(level).Err(reason).Msg("engine not connected")
 }
 
-// session is the life of one connection. It reports whether the engine ever answered, and why it ended.
-func (r *Relay) session(ctx, sending context.Context) (connected bool, err error) {
-	conn, err := r.engine.Dial(ctx, In{Data: r.receive, Gap: r.gap, Changed: r.changed})
+// session makes one connection and uses it until it ends. It reports whether the engine ever
+// answered, and why the connection ended.
+func (b *Broker) session(ctx, sending context.Context) (connected bool, err error) {
+	conn, err := b.backend.Dial(ctx, Receiver{Message: b.receive, Gap: b.gap, PathChanged: b.pathChanged})
 	if err != nil {
 		return false, err
 	}
 	defer conn.Close()
-	r.begin(conn.MaxMessage())
-	defer r.end()
+	b.prepare(conn.MaxMessage())
+	defer b.stopTopics()
 
-	b := &Batch{Subscribe: []string{r.engine.Channel(All, "all"), r.engine.Channel(Node, r.node)}, Check: true}
-	for done := false; !done; b.reset() {
-		done = r.take(b)
-		if err := r.send(sending, conn, b); err != nil {
+	channels := []string{b.backend.Channel(All, "all"), b.backend.Channel(Node, b.node)}
+	batch := &Batch{Subscribe: channels, Check: true}
+	for done := false; !done; batch.reset() {
+		done = b.takeTopics(batch)
+		if err := b.send(sending, conn, batch); err != nil {
 			return false, err
 		}
 	}
-	before := r.Health()
-	r.joinedEngine()
-	defer func() { r.lost = r.leftEngine() || r.lost }()
-	r.state(true, nil)
-	r.log.Info().Msg("pubsub: connected")
-	if r.connected {
-		r.gap(fmt.Errorf("the connection was lost: %w", before.Err))
+	before := b.Health()
+	b.probesConnected()
+	defer func() { b.lost = b.probesDisconnected() || b.lost }()
+	b.setHealth(true, nil)
+	b.log.Info().Msg("engine connected")
+	if b.connected {
+		b.gap(fmt.Errorf("the connection was lost: %w", before.Err))
 	}
-	r.connected = true
-	return true, r.serve(ctx, sending, conn, b)
+	b.connected = true
+	return true, b.serve(ctx, sending, conn, batch)
 }
 
-// begin makes ready for a connection: all topics are to be told, and what it cannot carry is lost.
-func (r *Relay) begin(longest int) {
-	r.epoch++
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pending = maps.Clone(r.want)
-	r.longest = longest
-	r.sending, r.sent = r.shorten(r.sending[r.sent:]), 0
-	r.queue = r.shorten(r.queue)
+// prepare resets the state for a new connection: all topics have to be sent, and messages that the
+// connection cannot carry are dropped.
+func (b *Broker) prepare(longest int) {
+	b.epoch++
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending = maps.Clone(b.want)
+	b.longest = longest
+	b.sending, b.sent = b.dropTooLong(b.sending[b.sent:]), 0
+	b.queue = b.dropTooLong(b.queue)
 }
 
-func (r *Relay) shorten(queue []Message) []Message {
+// dropTooLong removes messages that the connection cannot carry. The caller holds mu.
+func (b *Broker) dropTooLong(queue []Message) []Message {
 	return slices.DeleteFunc(queue, func(m Message) bool {
-		if r.fits(m) {
+		if b.fits(m) {
 			return false
 		}
-		r.used -= m.size()
-		r.health.Dropped++
-		r.lost = true
+		b.used -= m.size()
+		b.health.Dropped++
+		b.lost = true
 		return true
 	})
 }
 
-func (r *Relay) end() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.pending = nil
+// stopTopics ends the recording of changed topics, since the connection has ended.
+func (b *Broker) stopTopics() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pending = nil
 }
 
-// serve sends what there is to send, until the connection is lost, or ctx has ended and nothing waits any more.
-func (r *Relay) serve(ctx, sending context.Context, conn Conn, b *Batch) error {
-	tick := time.NewTimer(0)
-	defer tick.Stop()
+// serve sends what is queued until the connection is lost, or until ctx has ended and the queue is
+// empty.
+func (b *Broker) serve(ctx, sending context.Context, conn Conn, batch *Batch) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	checked := time.Now()
 	for {
 		ending := ctx.Err() != nil
 		if ending {
-			r.close()
+			b.refuse()
 		}
-		// A probe that is due shortly before a check takes it along. The check comes before messages are taken, which would be lost.
-		probe, age := r.untilProbe() <= 0, time.Since(checked)
-		check := !ending && (age >= r.cfg.Ping || probe && age >= r.cfg.Ping/2)
+		// A probe that is due shortly before a check is sent with the check. The check comes before
+		// messages are taken from the queue, because they would be lost if it fails.
+		probe, age := b.untilProbe() <= 0, time.Since(checked)
+		check := !ending && (age >= b.cfg.Ping || probe && age >= b.cfg.Ping/2)
 		if check {
-			if err := r.checkProbes(); err != nil {
+			if err := b.checkProbes(); err != nil {
 				return err
 			}
 			checked = time.Now()
 		}
-		b.reset()
-		if r.take(b) {
-			r.messages(b)
+		batch.reset()
+		if b.takeTopics(batch) {
+			b.addMessages(batch)
 		}
-		if ending && b.empty() {
-			r.addProbe(b, kindBye)
-			return r.send(sending, conn, b)
+		if ending && batch.empty() {
+			b.addProbe(batch, kindLast)
+			return b.send(sending, conn, batch)
 		}
-		b.Check = check
+		batch.Check = check
 		if probe {
-			r.addProbe(b, kindProbe)
+			b.addProbe(batch, kindProbe)
 		}
-		if b.empty() && !b.Check {
-			tick.Reset(max(0, r.settled(min(r.untilProbe(), r.cfg.Ping-time.Since(checked)))))
+		if batch.empty() && !batch.Check {
+			timer.Reset(max(0, b.reportSettled(min(b.untilProbe(), b.cfg.Ping-time.Since(checked)))))
 			select {
-			case <-tick.C:
+			case <-timer.C:
 				continue
 			case err := <-conn.Lost():
 				return err
-			case <-r.wake:
+			case <-b.wake:
 				continue
 			case <-ctx.Done():
 				continue
 			}
 		}
-		if err := r.send(sending, conn, b); err != nil {
+		if err := b.send(sending, conn, batch); err != nil {
 			return err
 		}
-		r.tellMissed()
-		r.settled(0)
+		b.retryMissed()
+		b.reportSettled(0)
 	}
 }
 
-// take puts changes of topics into b. It reports whether these were all, and then has taken the messages that wait: a message that was
-// queued after a subscription is not sent before it.
-func (r *Relay) take(b *Batch) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for topic := range r.pending {
-		if len(b.Subscribe)+len(b.Unsubscribe) >= maxTopics {
+// takeTopics adds changed topics to the batch. If these were all, it also takes the queued messages
+// and returns true. So no message is sent before a subscription that was made before it was queued.
+func (b *Broker) takeTopics(batch *Batch) (all bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for topic := range b.pending {
+		if len(batch.Subscribe)+len(batch.Unsubscribe) >= maxTopics {
 			return false
 		}
-		delete(r.pending, topic)
-		if _, ok := r.want[topic]; ok {
-			b.Subscribe = append(b.Subscribe, r.engine.Channel(Topic, topic))
+		delete(b.pending, topic)
+		channel := b.backend.Channel(Topic, topic)
+		if _, ok := b.want[topic]; ok {
+			batch.Subscribe = append(batch.Subscribe, channel)
 		} else {
-			b.Unsubscribe = append(b.Unsubscribe, r.engine.Channel(Topic, topic))
+			batch.Unsubscribe = append(batch.Unsubscribe, channel)
 		}
 	}
-	if r.sent == len(r.sending) {
-		clear(r.sending)
-		if cap(r.sending) > keep {
-			r.sending = nil
+	if b.sent == len(b.sending) {
+		clear(b.sending)
+		if cap(b.sending) > keep {
+			b.sending = nil
 		}
-		r.sending, r.queue, r.sent = r.queue, r.sending[:0], 0
+		b.sending, b.queue, b.sent = b.queue, b.sending[:0], 0
 	}
 	return true
 }
 
-// messages puts those that were taken into b, behind word of what was lost.
-func (r *Relay) messages(b *Batch) {
-	if r.lost {
-		notice := append(newEnvelope(kindLost, r.id, len(r.node)), r.node...)
-		setEpoch(notice, r.epoch)
-		b.Messages, b.notice = append(b.Messages, Message{r.engine.Channel(All, "all"), notice}), true
+// addMessages adds the messages that were taken from the queue to the batch, after a notice if
+// messages may have been lost.
+func (b *Broker) addMessages(batch *Batch) {
+	if b.lost {
+		notice := append(newEnvelope(kindLost, b.id, len(b.node)), b.node...)
+		setEpoch(notice, b.epoch)
+		batch.Messages = append(batch.Messages, Message{b.backend.Channel(All, "all"), notice})
+		batch.notice = true
 	}
-	for ; r.sent < len(r.sending); r.sent++ {
-		m := r.sending[r.sent]
+	for ; b.sent < len(b.sending); b.sent++ {
+		m := b.sending[b.sent]
 		size := m.size()
-		if b.size > 0 && b.size+size > maxBytes {
+		if batch.size > 0 && batch.size+size > maxBytes {
 			return
 		}
-		b.size += size
-		setEpoch(m.Data, r.epoch)
-		b.Messages = append(b.Messages, m)
+		batch.size += size
+		setEpoch(m.Data, b.epoch)
+		batch.Messages = append(batch.Messages, m)
 	}
 }
 
-// send has a batch sent and answered. Without an answer its messages count as lost.
-func (r *Relay) send(ctx context.Context, conn Conn, b *Batch) error {
-	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
+// send sends a batch and waits for the answer. Without an answer its messages count as lost.
+func (b *Broker) send(ctx context.Context, conn Conn, batch *Batch) error {
+	ctx, cancel := context.WithTimeout(ctx, b.cfg.Timeout)
 	defer cancel()
-	err := conn.Send(ctx, b)
+	err := conn.Send(ctx, batch)
 	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("the engine did not answer within %v", r.cfg.Timeout)
+		err = fmt.Errorf("the engine did not answer within %v", b.cfg.Timeout)
 	}
-	r.sentProbe(b, err)
-	r.mu.Lock()
-	r.used -= b.size
-	r.mu.Unlock()
+	b.recordProbe(batch, err)
+	b.mu.Lock()
+	b.used -= batch.size
+	b.mu.Unlock()
 	switch {
-	case err != nil && b.size > 0:
-		r.lost = true
-	case err == nil && b.notice:
-		r.lost = false
+	case err != nil && batch.size > 0:
+		b.lost = true
+	case err == nil && batch.notice:
+		b.lost = false
 	}
 	return err
 }

@@ -12,7 +12,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// Benchmark measures two nodes: how much one can publish when the other one hears all of it, and how long one broadcast takes on its way.
+// Benchmark measures two nodes: how many broadcasts one can publish while the other receives all of
+// them, and how long one broadcast takes.
 func Benchmark(b *testing.B, setup func(t testing.TB) Engine) {
 	for _, size := range []int{128, 4096} {
 		b.Run(fmt.Sprintf("stream/%d", size), func(b *testing.B) { benchStream(b, setup(b), size) })
@@ -20,9 +21,10 @@ func Benchmark(b *testing.B, setup func(t testing.TB) Engine) {
 	b.Run("one by one/128", func(b *testing.B) { benchOne(b, setup(b), 128) })
 }
 
-// pair runs two adapters. It returns the first one, and how many messages the second one heard, told by a channel as well.
-func pair(b *testing.B, e Engine) (from pubsub.Adapter, heard *atomic.Int64, told chan struct{}) {
-	heard, told = new(atomic.Int64), make(chan struct{}, 1)
+// pair runs two adapters. It returns the first one, the number of messages that the second one has
+// received, and a channel that is signaled for each of them.
+func pair(b *testing.B, e Engine) (from pubsub.Adapter, received *atomic.Int64, arrived chan struct{}) {
+	received, arrived = new(atomic.Int64), make(chan struct{}, 1)
 	var probed atomic.Bool
 	from, to := e.New(b, e.Addr, nil), e.New(b, e.Addr, nil)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -32,9 +34,9 @@ func pair(b *testing.B, e Engine) (from pubsub.Adapter, heard *atomic.Int64, tol
 				probed.Store(true)
 				return
 			}
-			heard.Add(1)
+			received.Add(1)
 			select {
-			case told <- struct{}{}:
+			case arrived <- struct{}{}:
 			default:
 			}
 		},
@@ -55,32 +57,32 @@ func pair(b *testing.B, e Engine) (from pubsub.Adapter, heard *atomic.Int64, tol
 		}
 		runtime.Gosched()
 	}
-	return from, heard, told
+	return from, received, arrived
 }
 
 const message = "new_msg"
 
 func benchStream(b *testing.B, e Engine, size int) {
-	from, heard, told := pair(b, e)
+	from, received, arrived := pair(b, e)
 	m := &pubsub.Broadcast{Topic: Topic, Event: message, Payload: serializer.Binary(make([]byte, size))}
 	b.SetBytes(int64(size))
 	b.ReportAllocs()
 	for n := int64(0); b.Loop(); n++ {
-		for n-heard.Load() > int64(Queue/2/(size+256)) { // no more under way than finds room, at either end
-			<-told
+		for n-received.Load() > int64(Queue/2/(size+256)) { // no more than fit into the queues at both ends
+			<-arrived
 		}
 		if err := from.Publish(b.Context(), "", m); err != nil {
 			b.Fatal(err)
 		}
 	}
-	for heard.Load() < int64(b.N) {
-		<-told
+	for received.Load() < int64(b.N) {
+		<-arrived
 	}
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 }
 
 func benchOne(b *testing.B, e Engine, size int) {
-	from, heard, told := pair(b, e)
+	from, received, arrived := pair(b, e)
 	m := &pubsub.Broadcast{Topic: Topic, Event: message, Payload: serializer.Binary(make([]byte, size))}
 	next := int64(0)
 	b.ReportAllocs()
@@ -88,8 +90,8 @@ func benchOne(b *testing.B, e Engine, size int) {
 		if err := from.Publish(b.Context(), "", m); err != nil {
 			b.Fatal(err)
 		}
-		for next++; heard.Load() < next; {
-			<-told
+		for next++; received.Load() < next; {
+			<-arrived
 		}
 	}
 }

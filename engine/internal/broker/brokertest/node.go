@@ -18,7 +18,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// node is an adapter under a PubSub, running, and all that it heard.
+// node is a running adapter with a PubSub. It records what it receives.
 type node struct {
 	t      testing.TB
 	ps     *pubsub.PubSub
@@ -29,11 +29,11 @@ type node struct {
 	mu   sync.Mutex
 	log  bytes.Buffer
 	gaps []error
-	got  map[string][]int // by stream: the numbers that came, in their order
-	gate sync.RWMutex     // write-locked by who wants this node to be slow
+	got  map[string][]int // the received numbers, by stream
+	gate sync.RWMutex     // a test locks it to make this node slow
 }
 
-// start runs a node that listens to the topic.
+// start runs a node that subscribes to Topic.
 func start(t testing.TB, e Engine, addr string) *node {
 	t.Helper()
 	n := &node{t: t, got: make(map[string][]int)}
@@ -57,21 +57,21 @@ func start(t testing.TB, e Engine, addr string) *node {
 	return n
 }
 
-// Write takes what the adapter logs.
+// Write receives what the adapter logs.
 func (n *node) Write(p []byte) (int, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.log.Write(p)
 }
 
-// Deliver is part of pubsub.Subscriber. Events are a stream's name, a slash and a number.
+// Deliver implements pubsub.Subscriber. An event is the name of a stream, a slash and a number.
 func (n *node) Deliver(b *pubsub.Broadcast) error {
 	n.gate.RLock()
 	defer n.gate.RUnlock()
 	stream, number, _ := strings.Cut(b.Event, "/")
 	i, err := strconv.Atoi(number)
 	if err != nil {
-		n.t.Errorf("%s: got %q", n.a.Node(), b.Event)
+		n.t.Errorf("%s: received %q", n.a.Node(), b.Event)
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -79,33 +79,36 @@ func (n *node) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// heard are the numbers of a stream that came.
-func (n *node) heard(stream string) []int {
+// received returns the received numbers of a stream.
+func (n *node) received(stream string) []int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.got[stream][:len(n.got[stream]):len(n.got[stream])]
 }
 
-func (n *node) gapped() int {
+// gapCount returns the number of gaps.
+func (n *node) gapCount() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.gaps)
 }
 
-func (n *node) logged(what string) int {
+// countLog returns how often a text occurs in the log.
+func (n *node) countLog(text string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return strings.Count(n.log.String(), what)
+	return strings.Count(n.log.String(), text)
 }
 
 func (n *node) broadcast(stream string, i int) error { return n.broadcastSized(stream, i, 0) }
 
 func (n *node) broadcastSized(stream string, i, size int) error {
-	return n.ps.Broadcast(context.Background(), Topic, fmt.Sprintf("%s/%d", stream, i), serializer.Binary(make([]byte, size)))
+	event, payload := fmt.Sprintf("%s/%d", stream, i), serializer.Binary(make([]byte, size))
+	return n.ps.Broadcast(context.Background(), Topic, event, payload)
 }
 
-// until waits for a condition.
-func (n *node) until(what string, ok func() bool) {
+// waitUntil waits for a condition.
+func (n *node) waitUntil(what string, ok func() bool) {
 	n.t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -116,33 +119,34 @@ func (n *node) until(what string, ok func() bool) {
 	}
 }
 
-func (n *node) connected(want bool) {
+func (n *node) waitConnected(want bool) {
 	n.t.Helper()
-	n.until(fmt.Sprintf("connected: %v", want), func() bool { return n.ps.Health().Connected == want })
+	n.waitUntil(fmt.Sprintf("connected: %v", want), func() bool { return n.ps.Health().Connected == want })
 }
 
-// settle waits until the engine has taken all that the node published, and the node all that the engine had sent it before.
-func (n *node) settle() {
+// drain waits until the engine has acknowledged everything that the node published. The engine has
+// then also sent everything that was published to the node before.
+func (n *node) drain() {
 	n.t.Helper()
-	if err := n.a.Publish(context.Background(), "", &pubsub.Broadcast{Topic: "nobody's"}); err != nil {
+	if err := n.a.Publish(context.Background(), "", &pubsub.Broadcast{Topic: "without subscribers"}); err != nil {
 		n.t.Error(err)
 	}
-	n.until("settled", func() bool { return n.ps.Health().Queued == 0 })
+	n.waitUntil("drained", func() bool { return n.ps.Health().Queued == 0 })
 }
 
-// joined waits until each node hears each other.
-func joined(nodes ...*node) {
+// waitJoined waits until each node receives broadcasts of each other node.
+func waitJoined(nodes ...*node) {
 	nodes[0].t.Helper()
 	for _, from := range nodes {
 		from.probes++
 		probe := fmt.Sprintf("probe %d of %s", from.probes, from.a.Node())
 		next := time.Time{}
-		from.until("heard by all", func() bool {
+		from.waitUntil("received by all", func() bool {
 			if time.Now().After(next) {
-				_ = from.broadcast(probe, 0) // while the engine is away: it is asked again
+				_ = from.broadcast(probe, 0) // retried while the engine is not available
 				next = time.Now().Add(20 * time.Millisecond)
 			}
-			return !slices.ContainsFunc(nodes, func(to *node) bool { return len(to.heard(probe)) == 0 })
+			return !slices.ContainsFunc(nodes, func(to *node) bool { return len(to.received(probe)) == 0 })
 		})
 	}
 }

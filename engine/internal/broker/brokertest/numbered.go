@@ -17,16 +17,18 @@ import (
 // NumberedTopic is the topic of a Numbered cluster's broadcasts.
 const NumberedTopic = "numbered"
 
-// subscribed is how long a subscription may take to reach all servers of an engine after one of them has taken it.
+// subscribed is the time that a subscription may take to reach all servers of an engine after one
+// of them has acknowledged it.
 const subscribed = 200 * time.Millisecond
 
-// Numbered is a cluster in which every node broadcasts numbers all the time. It records what each node receives, and Check finds
-// what a node missed without a gap after it. Its methods are called by the test's goroutine.
+// Numbered is a cluster in which every node continuously broadcasts numbers. It records what each
+// node receives. Check finds numbers that a node missed without a gap after them. Its methods are
+// called by the goroutine of the test.
 type Numbered struct {
 	t     testing.TB
-	clock atomic.Int64 // ticks when a number is sent or anything arrives
+	clock atomic.Int64 // ticks when a number is sent or something is received
 	nodes []*NumberedNode
-	made  int // nodes so far
+	made  int // number of nodes so far
 }
 
 // NumberedNode is a node of a Numbered cluster.
@@ -38,8 +40,8 @@ type NumberedNode struct {
 	end  func()
 
 	mu    sync.Mutex
-	ready int64                // when it was subscribed
-	sent  []int64              // by number: when
+	ready int64                // the time of the subscription
+	sent  []int64              // the time at which each number was sent
 	got   map[string][]arrival // by sender
 	gaps  []int64
 }
@@ -64,9 +66,9 @@ func (c *Numbered) Start(a pubsub.Adapter) *NumberedNode {
 	})
 	n.PubSub.Subscribe(NumberedTopic, n)
 	stop := pubsubtest.Start(c.t, n.PubSub)
-	Until(c.t, "connected", func() bool { return n.PubSub.Health().Connected })
+	WaitUntil(c.t, "connected", func() bool { return n.PubSub.Health().Connected })
 	since := time.Now()
-	Until(c.t, "subscribed", func() bool { return time.Since(since) > subscribed })
+	WaitUntil(c.t, "subscribed", func() bool { return time.Since(since) > subscribed })
 	n.ready = c.clock.Add(1)
 
 	quit, done := make(chan struct{}), make(chan struct{})
@@ -96,13 +98,13 @@ func (n *NumberedNode) publish(quit <-chan struct{}, done chan<- struct{}) {
 		n.mu.Unlock()
 		if n.PubSub.Broadcast(context.Background(), NumberedTopic, fmt.Sprint(n.name, "/", number), nil) != nil {
 			n.mu.Lock()
-			n.sent[number] = -1 // it was refused, and its publisher knows
+			n.sent[number] = -1 // refused, which the publisher knows
 			n.mu.Unlock()
 		}
 	}
 }
 
-// Deliver is part of pubsub.Subscriber.
+// Deliver implements pubsub.Subscriber.
 func (n *NumberedNode) Deliver(b *pubsub.Broadcast) error {
 	from, text, _ := strings.Cut(b.Event, "/")
 	a := arrival{when: n.c.clock.Add(1)}
@@ -118,26 +120,26 @@ func (n *NumberedNode) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// Stop ends the node, which is not part of the cluster any more.
+// Stop stops the node and removes it from the cluster.
 func (n *NumberedNode) Stop() {
 	n.end()
 	n.c.nodes = slices.DeleteFunc(n.c.nodes, func(o *NumberedNode) bool { return o == n })
 }
 
-// Gaps returns how many gaps were reported to the node.
+// Gaps returns the number of gaps that the node has received.
 func (n *NumberedNode) Gaps() int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return len(n.gaps)
 }
 
-// Heals waits until each node receives what each other sends from now on.
-func (c *Numbered) Heals() {
+// WaitHealed waits until each node receives what each other node sends from now on.
+func (c *Numbered) WaitHealed() {
 	c.t.Helper()
-	c.since(c.clock.Load())
+	c.waitReceived(c.clock.Load())
 }
 
-func (c *Numbered) since(now int64) {
+func (c *Numbered) waitReceived(now int64) {
 	c.t.Helper()
 	for _, from := range c.nodes {
 		from.mu.Lock()
@@ -147,7 +149,7 @@ func (c *Numbered) since(now int64) {
 			if from == to {
 				continue
 			}
-			Until(c.t, fmt.Sprintf("received by %s from %s", to.name, from.name), func() bool {
+			WaitUntil(c.t, fmt.Sprintf("received by %s from %s", to.name, from.name), func() bool {
 				to.mu.Lock()
 				defer to.mu.Unlock()
 				got := to.got[from.name]
@@ -157,13 +159,13 @@ func (c *Numbered) since(now int64) {
 	}
 }
 
-// Check waits until all nodes receive each other and every hole has a gap after it, or fails. It returns how many numbers were missed
-// by all nodes together.
+// Check waits until all nodes receive from each other and a gap has followed every missed number.
+// It returns how many numbers all nodes together have missed.
 func (c *Numbered) Check() (missed int) {
 	c.t.Helper()
-	c.Heals()
+	c.WaitHealed()
 	healed := c.clock.Load()
-	Until(c.t, "announced by gaps", func() bool {
+	WaitUntil(c.t, "every missed number followed by a gap", func() bool {
 		missed = 0
 		var bad string
 		for _, to := range c.nodes {
@@ -186,8 +188,8 @@ func (c *Numbered) Check() (missed int) {
 	return missed
 }
 
-// missed returns how many numbers of another node did not arrive of those that were sent until healed, and one of them that no gap
-// followed, or -1. Numbers must arrive in order.
+// missed returns how many numbers of another node that were sent until healed did not arrive. It
+// also returns one of them that no gap followed, or -1. Numbers must arrive in order.
 func (n *NumberedNode) missed(from *NumberedNode, healed int64) (missed, unannounced int) {
 	from.mu.Lock()
 	sent := append([]int64(nil), from.sent...)
@@ -218,8 +220,8 @@ func (n *NumberedNode) missed(from *NumberedNode, healed int64) (missed, unannou
 	return missed, unannounced
 }
 
-// Until waits for a condition.
-func Until(t testing.TB, what string, ok func() bool) {
+// WaitUntil waits for a condition.
+func WaitUntil(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -8,14 +8,16 @@ import (
 	"testing"
 )
 
-// first and tried are where this process begins to try ports, since another one may at the same time, and how many it tried.
+// first is a random number from which this process begins to try ports, since another process may
+// do the same at the same time. tried is the number of tried ports.
 var (
 	first = rand.Uint32N(20_000)
 	tried atomic.Uint32
 )
 
-// Port is one for an engine that is stopped and started again, another one at each call. It is below those that systems give to the near ends
-// of connections, or else one of these could take it meanwhile, even a node's that tries to connect to it.
+// Port returns a free port for an engine that is stopped and started again. Each call returns
+// another one. The port is below those that operating systems assign to outgoing connections,
+// because otherwise such a connection could take it while the engine is stopped.
 func Port(t testing.TB) int {
 	t.Helper()
 	for range 100 {

@@ -6,30 +6,31 @@ import (
 	"testing"
 )
 
-// Proxy is a way to an engine that can be made deaf, and cut. Its methods may be called from any goroutine.
+// Proxy forwards connections to an engine. A test can stall and cut them. Its methods may be called
+// from any goroutine.
 type Proxy struct {
-	Addr string // where it listens
+	Addr string // the address on which it listens
 
 	to    string
 	ln    net.Listener
 	wg    sync.WaitGroup
 	mu    sync.Mutex
 	conns map[net.Conn]struct{} // both ends of each connection
-	hears chan struct{}         // closed while it forwards
+	open  chan struct{}         // closed while it forwards
 }
 
-// NewProxy starts a proxy to an address. It ends with the test.
+// NewProxy starts a proxy to an address. It is stopped when the test ends.
 func NewProxy(t testing.TB, to string) *Proxy {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &Proxy{Addr: ln.Addr().String(), to: to, ln: ln, conns: make(map[net.Conn]struct{}), hears: make(chan struct{})}
-	close(p.hears)
+	p := &Proxy{Addr: ln.Addr().String(), to: to, ln: ln, conns: make(map[net.Conn]struct{}), open: make(chan struct{})}
+	close(p.open)
 	p.wg.Go(p.accept)
 	t.Cleanup(func() {
 		_ = ln.Close()
-		p.Hear()
+		p.Resume()
 		p.Cut()
 		p.wg.Wait()
 	})
@@ -43,7 +44,7 @@ func (p *Proxy) accept() {
 			return
 		}
 		p.wg.Go(func() {
-			p.wait() // who connects to a deaf engine gets no answer either
+			p.wait() // new connections stall, too
 			b, err := net.Dial("tcp", p.to)
 			if err != nil {
 				_ = a.Close()
@@ -58,7 +59,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// forward copies until an end is closed, and then closes the other one.
+// forward copies until one end is closed, and then closes the other.
 func (p *Proxy) forward(from, to net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
@@ -80,34 +81,34 @@ func (p *Proxy) forward(from, to net.Conn) {
 
 func (p *Proxy) wait() {
 	p.mu.Lock()
-	hears := p.hears
+	open := p.open
 	p.mu.Unlock()
-	<-hears
+	<-open
 }
 
-// Deaf keeps all bytes, and the news of closed connections, until Hear.
-func (p *Proxy) Deaf() {
+// Stall holds back all bytes, and the closing of connections, until Resume.
+func (p *Proxy) Stall() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case <-p.hears:
-		p.hears = make(chan struct{})
+	case <-p.open:
+		p.open = make(chan struct{})
 	default:
 	}
 }
 
-// Hear lets them pass.
-func (p *Proxy) Hear() {
+// Resume forwards again.
+func (p *Proxy) Resume() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	select {
-	case <-p.hears:
+	case <-p.open:
 	default:
-		close(p.hears)
+		close(p.open)
 	}
 }
 
-// Cut closes all connections. Bytes that are under way are lost.
+// Cut closes all connections. Bytes in transit are lost.
 func (p *Proxy) Cut() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

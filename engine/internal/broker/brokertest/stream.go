@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// stream is a node that publishes numbers all the time.
+// stream continuously publishes numbers from a node.
 type stream struct {
 	name string
 	n    *node
@@ -15,7 +15,7 @@ type stream struct {
 	wg   sync.WaitGroup
 }
 
-// publish starts a stream. What the adapter refuses is missing in it.
+// publish starts a stream. Numbers that the adapter refuses are missing in it.
 func (n *node) publish(name string) *stream {
 	s := &stream{name: name, n: n, quit: make(chan struct{})}
 	s.wg.Go(func() {
@@ -35,14 +35,14 @@ func (n *node) publish(name string) *stream {
 	return s
 }
 
-// more waits until so many more were published, and returns the next number.
+// more waits until count more numbers were published, and returns the next number.
 func (s *stream) more(count int64) int {
 	end := s.next.Load() + count
-	s.n.until("publishing", func() bool { return s.next.Load() >= end })
+	s.n.waitUntil("publishing", func() bool { return s.next.Load() >= end })
 	return int(s.next.Load())
 }
 
-// stop ends the stream and returns its last number.
+// stop stops the stream and returns its last number.
 func (s *stream) stop() int {
 	select {
 	case <-s.quit:

@@ -1,5 +1,6 @@
-// Package brokertest is what the tests of adapters made of a relay share: engines that go away in the middle of a stream, that are connected but
-// deaf, that bring garbage, and nodes that do not keep up.
+// Package brokertest is a test suite for engines that use package broker: engines that stop in the
+// middle of a stream, that are connected but do not answer, or that send malformed messages, and
+// nodes that do not keep up.
 package brokertest
 
 import (
@@ -13,7 +14,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// What adapters under test are configured with.
+// Queue, Timeout and Ping are the configuration of adapters under test.
 const (
 	Queue   = 1 << 20
 	Timeout = 2 * time.Second
@@ -21,47 +22,48 @@ const (
 )
 
 const (
-	// patience is how long what must happen may take on a busy machine.
+	// patience limits how long a test waits for a condition on a busy machine.
 	patience = 30 * time.Second
 
-	Topic = "room:1" // is what all nodes listen to
+	Topic = "room:1" // the topic to which all nodes subscribe
 )
 
-// Engine is an engine and what a test can do to it.
+// Engine is an engine under test.
 type Engine struct {
-	// Addr is where the engine listens, host and port.
+	// Addr is the host and port on which the engine listens.
 	Addr string
-	// New makes an adapter that connects to an address. A nil logger is silent.
+	// New makes an adapter that connects to an address. A nil logger means no logging.
 	New func(t testing.TB, addr string, log *zerolog.Logger) pubsub.Adapter
 	// Stop kills the engine and Start starts it again, empty, at the same address.
 	Stop, Start func(t testing.TB)
-	// Freeze keeps the engine from doing anything until Thaw. They may be nil.
+	// Freeze suspends the engine until Thaw. Both may be nil.
 	Freeze, Thaw func()
-	// SlowConsumers is how many connections the engine has cut since their ends did not read. It may be nil.
+	// SlowConsumers returns the number of connections that the engine has closed because the other end
+	// did not read. It may be nil.
 	SlowConsumers func(t testing.TB) int
-	// Publish brings bytes to where nodes expect broadcasts of a topic.
+	// Publish publishes bytes on the channel of a topic, which need not be a message of a node.
 	Publish func(t testing.TB, topic string, data []byte)
 }
 
-// Run runs the suite. Each test gets an engine of its own by setup.
+// Run runs the suite. Each test calls setup for an engine of its own.
 func Run(t *testing.T, setup func(t testing.TB) Engine) {
 	for _, test := range []struct {
 		name string
 		f    func(t *testing.T, e Engine)
 	}{
 		{"outage/restart", restarted},
-		{"outage/deaf", deaf},
+		{"outage/stalled", stalled},
 		{"outage/frozen", frozen},
-		{"outage/one deaf", oneDeaf},
+		{"outage/one stalled", oneStalled},
 		{"outage/one cut", oneCut},
-		{"outage/presence", crowds},
+		{"outage/presence", presenceOutage},
 		{"idle", idle},
 		{"many topics", manyTopics},
 		{"slow", slow},
 		{"too slow", tooSlow},
-		{"garbage", garbage},
-		{"last words", lastWords},
-		{"prompt", prompt},
+		{"malformed", malformed},
+		{"publish before stop", publishBeforeStop},
+		{"prompt stop", promptStop},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -70,14 +72,14 @@ func Run(t *testing.T, setup func(t testing.TB) Engine) {
 	}
 }
 
-// cluster is three nodes that hear each other, each by a proxy of its own.
+// cluster starts three nodes, each with a proxy of its own.
 func cluster(t *testing.T, e Engine) (nodes []*node, proxies []*Proxy) {
 	for range 3 {
 		p := NewProxy(t, e.Addr)
 		proxies = append(proxies, p)
 		nodes = append(nodes, start(t, e, p.Addr))
 	}
-	joined(nodes...)
+	waitJoined(nodes...)
 	return nodes, proxies
 }
 
@@ -86,15 +88,15 @@ func restarted(t *testing.T, e Engine) {
 	outage(t, nodes, nodes, func() { e.Stop(t) }, func() { e.Start(t) })
 }
 
-func deaf(t *testing.T, e Engine) {
+func stalled(t *testing.T, e Engine) {
 	nodes, proxies := cluster(t, e)
 	outage(t, nodes, nodes, func() {
 		for _, p := range proxies {
-			p.Deaf()
+			p.Stall()
 		}
 	}, func() {
 		for _, p := range proxies {
-			p.Hear()
+			p.Resume()
 		}
 	})
 }
@@ -107,9 +109,9 @@ func frozen(t *testing.T, e Engine) {
 	outage(t, nodes, nodes, e.Freeze, e.Thaw)
 }
 
-func oneDeaf(t *testing.T, e Engine) {
+func oneStalled(t *testing.T, e Engine) {
 	nodes, proxies := cluster(t, e)
-	outage(t, nodes, nodes[:1], proxies[0].Deaf, proxies[0].Hear)
+	outage(t, nodes, nodes[:1], proxies[0].Stall, proxies[0].Resume)
 }
 
 func oneCut(t *testing.T, e Engine) {
@@ -117,8 +119,9 @@ func oneCut(t *testing.T, e Engine) {
 	outage(t, nodes, nodes[:1], proxies[0].Cut, func() {})
 }
 
-// outage has all nodes publish all the time, makes an outage that hits some of them, ends it, and checks what each heard: every stream in order
-// and nothing twice, and nothing missing but from the time of the outage, and then not without a gap.
+// outage lets all nodes publish continuously, causes an outage of some of them, ends it, and checks
+// what each node received: every stream in order and without duplicates. Only numbers from the time
+// of the outage may be missing, and then the node must have received a gap.
 func outage(t *testing.T, nodes, hit []*node, begin, end func()) {
 	const some = 200
 	var streams []*stream
@@ -134,27 +137,28 @@ func outage(t *testing.T, nodes, hit []*node, begin, end func()) {
 		}
 	}
 	each(func(to *node, s *stream) {
-		to.until("up to date before the outage", func() bool { return len(to.heard(s.name)) >= some })
+		to.waitUntil("up to date before the outage", func() bool { return len(to.received(s.name)) >= some })
 	})
 	each(func(to *node, s *stream) {
-		if h := to.heard(s.name); h[len(h)-1] != len(h)-1 || to.gapped() > 0 {
-			t.Fatalf("%s: heard %d of %s, up to %d, and %d gaps, before the outage", to.a.Node(), len(h), s.name, h[len(h)-1], to.gapped())
+		if h := to.received(s.name); h[len(h)-1] != len(h)-1 || to.gapCount() > 0 {
+			t.Fatalf("%s: received %d of %s, up to %d, and %d gaps, before the outage",
+				to.a.Node(), len(h), s.name, h[len(h)-1], to.gapCount())
 		}
 	})
 
 	begin()
 	for _, n := range hit {
-		n.until("hit", func() bool { return !n.ps.Health().Connected || n.gapped() > 0 })
+		n.waitUntil("hit", func() bool { return !n.ps.Health().Connected || n.gapCount() > 0 })
 	}
 	for _, s := range streams {
 		s.more(some)
 	}
 	end()
 	for _, n := range hit {
-		n.connected(true)
-		n.until("told", func() bool { return n.gapped() > 0 })
+		n.waitConnected(true)
+		n.waitUntil("notified", func() bool { return n.gapCount() > 0 })
 	}
-	joined(nodes...)
+	waitJoined(nodes...)
 
 	var after []int
 	for _, s := range streams {
@@ -164,31 +168,32 @@ func outage(t *testing.T, nodes, hit []*node, begin, end func()) {
 	for k, s := range streams {
 		last := s.stop()
 		for _, to := range nodes {
-			to.until(fmt.Sprint("at the end of ", s.name), func() bool {
-				h := to.heard(s.name)
+			to.waitUntil(fmt.Sprint("at the end of ", s.name), func() bool {
+				h := to.received(s.name)
 				return len(h) > 0 && h[len(h)-1] == last
 			})
 			holes := check(t, to, s.name, after[k])
-			if holes > 0 && to.gapped() == 0 {
-				t.Errorf("%s: %d of %s are missing and it was not told", to.a.Node(), holes, s.name)
+			if holes > 0 && to.gapCount() == 0 {
+				t.Errorf("%s: %d of %s are missing without a gap", to.a.Node(), holes, s.name)
 			}
-			t.Logf("%s: heard all but %d of %d of %s; %d gaps", to.a.Node(), holes, last+1, s.name, to.gapped())
+			t.Logf("%s: received all but %d of %d of %s; %d gaps", to.a.Node(), holes, last+1, s.name, to.gapCount())
 		}
 	}
 	for _, n := range nodes {
-		n.until("quiet", func() bool { return n.ps.Health().Queued == 0 })
+		n.waitUntil("quiet", func() bool { return n.ps.Health().Queued == 0 })
 	}
 }
 
-// check fails if a stream came out of order or something twice, or if something from after on is missing. It returns how many are missing before.
+// check fails if a stream was received out of order or with duplicates, or if a number from after
+// on is missing. It returns how many earlier numbers are missing.
 func check(t *testing.T, n *node, stream string, after int) (holes int) {
 	want := 0
-	for _, i := range n.heard(stream) {
+	for _, i := range n.received(stream) {
 		switch {
 		case i < want:
-			t.Fatalf("%s: heard %d of %s when it was at %d", n.a.Node(), i, stream, want)
+			t.Fatalf("%s: received %d of %s, want at least %d", n.a.Node(), i, stream, want)
 		case i > want && i > after:
-			t.Fatalf("%s: heard %d of %s after %d; the outage ended before %d", n.a.Node(), i, stream, want-1, after)
+			t.Fatalf("%s: received %d of %s after %d; the outage ended before %d", n.a.Node(), i, stream, want-1, after)
 		}
 		holes += i - want
 		want = i + 1
@@ -196,23 +201,25 @@ func check(t *testing.T, n *node, stream string, after int) (holes int) {
 	return holes
 }
 
-// An engine that is connected but deaf is noticed though nothing is sent, and nodes come back when it hears again.
+// An engine that is connected but does not answer is noticed although nothing is sent. Nodes
+// reconnect when it answers again.
 func idle(t *testing.T, e Engine) {
 	p := NewProxy(t, e.Addr)
 	a, b := start(t, e, p.Addr), start(t, e, p.Addr)
-	joined(a, b)
-	p.Deaf()
-	a.connected(false)
-	b.connected(false)
+	waitJoined(a, b)
+	p.Stall()
+	a.waitConnected(false)
+	b.waitConnected(false)
 	if a.ps.Health().Err == nil {
-		t.Error("health does not say why")
+		t.Error("health contains no reason")
 	}
-	p.Hear()
-	joined(a, b)
-	a.until("told", func() bool { return a.gapped() > 0 })
+	p.Resume()
+	waitJoined(a, b)
+	a.waitUntil("notified", func() bool { return a.gapCount() > 0 })
 }
 
-// Thousands of topics are subscribed to, and again when the engine is back, less those that were left meanwhile.
+// A node subscribes to thousands of topics, and again when the engine is back, except for those
+// that it has left meanwhile.
 func manyTopics(t *testing.T, e Engine) {
 	a, b := start(t, e, e.Addr), start(t, e, e.Addr)
 	const count = 3000
@@ -221,19 +228,21 @@ func manyTopics(t *testing.T, e Engine) {
 		cancel = append(cancel, b.ps.Subscribe(fmt.Sprint("many:", i), b).Cancel)
 	}
 	all := func(stream string, from int) {
-		joined(a, b)
+		waitJoined(a, b)
 		for i := from; i < count; i++ {
 			event := fmt.Sprintf("%s/%d", stream, i)
-			a.until("having room", func() bool { return a.ps.Broadcast(t.Context(), fmt.Sprint("many:", i), event, nil) == nil })
+			a.waitUntil("able to publish", func() bool {
+				return a.ps.Broadcast(t.Context(), fmt.Sprint("many:", i), event, nil) == nil
+			})
 		}
-		b.until("having all", func() bool { return len(b.heard(stream)) >= count-from })
+		b.waitUntil("complete", func() bool { return len(b.received(stream)) >= count-from })
 		if check(t, b, stream, from) != from {
-			t.Errorf("heard %d of %s", len(b.heard(stream)), stream)
+			t.Errorf("received %d of %s", len(b.received(stream)), stream)
 		}
 	}
 	all("first", 0)
 	e.Stop(t)
-	b.connected(false)
+	b.waitConnected(false)
 	for _, f := range cancel[:100] {
 		f()
 	}
@@ -245,65 +254,70 @@ func manyTopics(t *testing.T, e Engine) {
 	all("third", 200)
 }
 
-// A node that does not keep up misses what finds no room and is told so. It stays connected, and hears on.
+// A node that does not keep up misses messages and receives a gap. It stays connected and receives
+// later messages.
 func slow(t *testing.T, e Engine) {
 	a, b := start(t, e, e.Addr), start(t, e, e.Addr)
-	joined(a, b)
+	waitJoined(a, b)
 	b.gate.Lock()
 	const count, size = 300, 10_000
 	for i := range count {
-		a.until("having room", func() bool { return a.broadcastSized("s", i, size) == nil })
+		a.waitUntil("able to publish", func() bool { return a.broadcastSized("s", i, size) == nil })
 	}
-	a.settle()
-	b.settle()
+	a.drain()
+	b.drain()
 	b.gate.Unlock()
-	b.until("told", func() bool { return b.gapped() > 0 })
-	joined(a, b)
-	if holes := check(t, b, "s", count); holes+len(b.heard("s")) > count || len(b.heard("s"))*size > Queue+size {
-		t.Errorf("heard %d of %d", len(b.heard("s")), count)
+	b.waitUntil("notified", func() bool { return b.gapCount() > 0 })
+	waitJoined(a, b)
+	if holes := check(t, b, "s", count); holes+len(b.received("s")) > count || len(b.received("s"))*size > Queue+size {
+		t.Errorf("received %d of %d", len(b.received("s")), count)
 	}
-	if !b.ps.Health().Connected || b.gapped() > 2 || a.gapped() > 0 {
+	if !b.ps.Health().Connected || b.gapCount() > 2 || a.gapCount() > 0 {
 		t.Errorf("health %+v; gaps %v", b.ps.Health(), b.gaps)
 	}
 }
 
-// A node that the engine cuts since it does not read is told, and comes back.
+// The engine closes the connection of a node that does not read. The node receives a gap and
+// reconnects.
 func tooSlow(t *testing.T, e Engine) {
 	if e.SlowConsumers == nil {
-		t.Skip("this engine does not count them")
+		t.Skip("this engine does not count slow consumers")
 	}
 	p := NewProxy(t, e.Addr)
 	a, b := start(t, e, e.Addr), start(t, e, p.Addr)
-	joined(a, b)
-	p.Deaf()
+	waitJoined(a, b)
+	p.Stall()
 	for i := 0; e.SlowConsumers(t) == 0; i++ {
-		a.until("having room", func() bool { return a.broadcastSized("s", i, 100_000) == nil })
+		a.waitUntil("able to publish", func() bool { return a.broadcastSized("s", i, 100_000) == nil })
 	}
-	p.Hear()
-	joined(a, b)
-	b.until("told", func() bool { return b.gapped() > 0 })
+	p.Resume()
+	waitJoined(a, b)
+	b.waitUntil("notified", func() bool { return b.gapCount() > 0 })
 	check(t, b, "s", math.MaxInt)
 }
 
-// What is no broadcast is skipped, and logged once.
-func garbage(t *testing.T, e Engine) {
+// Malformed messages are skipped, and logged once.
+func malformed(t *testing.T, e Engine) {
 	a, b := start(t, e, e.Addr), start(t, e, e.Addr)
-	joined(a, b)
-	for _, g := range [][]byte{nil, {1}, []byte("hello"), make([]byte, 21), append([]byte{1}, make([]byte, 20)...), append([]byte{1}, make([]byte, 100)...)} {
+	waitJoined(a, b)
+	zeros := make([]byte, 100)
+	for _, g := range [][]byte{
+		nil, {1}, []byte("hello"), zeros[:21], append([]byte{1}, zeros[:20]...), append([]byte{1}, zeros...),
+	} {
 		e.Publish(t, Topic, g)
 	}
-	joined(a, b)
+	waitJoined(a, b)
 	for _, n := range []*node{a, b} {
-		if n.gapped() > 0 || n.logged("no broadcast") != 1 {
-			t.Errorf("%d gaps; logged %d times", n.gapped(), n.logged("no broadcast"))
+		if n.gapCount() > 0 || n.countLog("malformed message") != 1 {
+			t.Errorf("%d gaps; logged %d times", n.gapCount(), n.countLog("malformed message"))
 		}
 	}
 }
 
-// What was published before the end arrives.
-func lastWords(t *testing.T, e Engine) {
+// Broadcasts that were published before the node stopped arrive.
+func publishBeforeStop(t *testing.T, e Engine) {
 	a, b := start(t, e, e.Addr), start(t, e, e.Addr)
-	joined(a, b)
+	waitJoined(a, b)
 	const count = 500
 	for i := range count {
 		if err := a.broadcast("s", i); err != nil {
@@ -312,17 +326,17 @@ func lastWords(t *testing.T, e Engine) {
 	}
 	a.stop()
 	if a.broadcast("s", count) == nil {
-		t.Error("a node that has stopped publishes")
+		t.Error("a stopped node accepted a broadcast")
 	}
-	b.until("having all", func() bool { return len(b.heard("s")) >= count })
+	b.waitUntil("complete", func() bool { return len(b.received("s")) >= count })
 	check(t, b, "s", 0)
 }
 
-// Run returns soon after its context ended, whatever the engine does.
-func prompt(t *testing.T, e Engine) {
+// Run returns soon after its context has ended, whatever the engine does.
+func promptStop(t *testing.T, e Engine) {
 	p := NewProxy(t, e.Addr)
-	deaf, dialing, away := start(t, e, p.Addr), start(t, e, p.Addr), start(t, e, p.Addr)
-	joined(deaf, dialing, away)
+	stalled, dialing, stopped := start(t, e, p.Addr), start(t, e, p.Addr), start(t, e, p.Addr)
+	waitJoined(stalled, dialing, stopped)
 	soon := func(what string, n *node) {
 		t.Helper()
 		begun := time.Now()
@@ -331,15 +345,15 @@ func prompt(t *testing.T, e Engine) {
 			t.Errorf("%s: Run returned after %v", what, d)
 		}
 	}
-	p.Deaf()
-	_ = deaf.broadcast("s", 0)
-	soon("deaf", deaf)
-	dialing.connected(false)
+	p.Stall()
+	_ = stalled.broadcast("s", 0)
+	soon("stalled", stalled)
+	dialing.waitConnected(false)
 	soon("dialing", dialing)
-	p.Hear()
-	away.connected(true)
+	p.Resume()
+	stopped.waitConnected(true)
 	e.Stop(t)
-	away.connected(false)
-	soon("away", away)
+	stopped.waitConnected(false)
+	soon("stopped", stopped)
 	e.Start(t)
 }

@@ -19,10 +19,10 @@ import (
 const (
 	defaultTimeout = 5 * time.Second
 
-	// writeBuffer is how much the client gathers for one write.
+	// writeBuffer is the size of the client's write buffer.
 	writeBuffer = 64 << 10
 
-	// maxParsed is room for all messages that the client can make of what it reads at once, 32 KiB.
+	// maxParsed is the number of messages that fit into the client's read buffer, which has 32 KiB.
 	maxParsed = 4096
 )
 
@@ -31,17 +31,17 @@ var (
 	errServers = errors.New("the servers of the cluster have changed")
 )
 
-// engine is NATS as a relay sees it.
-type engine struct {
+// backend implements broker.Backend for NATS.
+type backend struct {
 	prefix  string
 	timeout time.Duration
 	opts    nats.Options
 	servers []*url.URL
-	secrets []string // that no error may show
+	secrets []string // texts that no error may contain
 	dials   int
 }
 
-func (e *engine) configure(cfg Config) error {
+func (b *backend) configure(cfg Config) error {
 	o := nats.GetDefaultOptions()
 	o.Url = cmp.Or(cfg.URL, nats.DefaultURL)
 	o.Name = cfg.Name
@@ -54,38 +54,39 @@ func (e *engine) configure(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	e.servers, e.secrets = servers, append(secrets, optionSecrets(&o)...)
+	b.servers, b.secrets = servers, append(secrets, optionSecrets(&o)...)
 	o.Url, o.NoRandomize = "", true
-	o.SkipHostLookup = true // the dialer does it
-	o.Compression = false   // what is in a WebSocket is checked
-	// Each connection is used until it is lost. The client's own ways to go on after that may send twice, and do not tell what was lost.
+	o.SkipHostLookup = true // the dialer resolves names
+	o.Compression = false   // the contents of WebSocket frames are checked
+	// Each connection is used until it is lost. The client's own way of reconnecting may send messages
+	// twice, and does not report which messages were lost.
 	o.AllowReconnect, o.RetryOnFailedConnect = false, false
 	o.NoEcho = true
-	o.Timeout, o.FlusherTimeout = e.timeout, e.timeout
-	o.PingInterval = 0 // the relay asks
+	o.Timeout, o.FlusherTimeout = b.timeout, b.timeout
+	o.PingInterval = 0 // the broker checks the connection
 	o.WriteBufferSize = writeBuffer
 	o.ConnectedCB, o.ReconnectedCB, o.DisconnectedCB, o.DisconnectedErrCB = nil, nil, nil, nil
-	e.opts = o
+	b.opts = o
 	return nil
 }
 
-// Channel is part of broker.Engine.
-func (e *engine) Channel(kind broker.Kind, name string) string {
-	return e.prefix + "." + string(kind) + "." + token(name)
+// Channel implements broker.Backend.
+func (b *backend) Channel(kind broker.Kind, name string) string {
+	return b.prefix + "." + string(kind) + "." + token(name)
 }
 
-// Dial is part of broker.Engine.
-func (e *engine) Dial(ctx context.Context, in broker.In) (broker.Conn, error) {
+// Dial implements broker.Backend.
+func (b *backend) Dial(ctx context.Context, r broker.Receiver) (broker.Conn, error) {
 	c := &conn{
-		in:     in,
-		subs:   make(map[string]*nats.Subscription),
-		parsed: make(chan *nats.Msg, maxParsed),
-		lost:   make(chan error, 1),
-		ended:  make(chan struct{}),
+		receiver: r,
+		subs:     make(map[string]*nats.Subscription),
+		parsed:   make(chan *nats.Msg, maxParsed),
+		lost:     make(chan error, 1),
+		ended:    make(chan struct{}),
 	}
-	opts := e.opts
-	opts.Servers = e.next()
-	d := dialer{ctx: ctx, conn: c, engine: e}
+	opts := b.opts
+	opts.Servers = b.nextServers()
+	d := dialer{ctx: ctx, conn: c, backend: b}
 	opts.CustomDialer = d
 	if opts.InProcessServer != nil {
 		opts.InProcessServer = d
@@ -103,38 +104,35 @@ func (e *engine) Dial(ctx context.Context, in broker.In) (broker.Conn, error) {
 	return c, nil
 }
 
-// conn is a connection, used until it is lost.
+// conn is a connection that is used until it is lost.
 type conn struct {
-	nc    *nats.Conn
-	in    broker.In
-	subs  map[string]*nats.Subscription // by subject
-	lost  chan error
-	ended chan struct{} // closed when the client has called its last handler
-
-	// What the client parsed; see wire.Read.
-	parsed chan *nats.Msg
-
-	servers []string // that the server told, sorted; used by its reading goroutine
+	nc       *nats.Conn
+	receiver broker.Receiver
+	subs     map[string]*nats.Subscription // by subject
+	lost     chan error
+	ended    chan struct{}  // closed when the client has called its last handler
+	parsed   chan *nats.Msg // messages that the client has parsed; see wire.Read
+	servers  []string       // as announced by the server, sorted; owned by the reading goroutine
 
 	mu     sync.Mutex
 	raw    net.Conn
-	failed error // why it is lost
+	failed error // why the connection is lost
 	closed bool
 }
 
-// Send is part of broker.Conn.
+// Send implements broker.Conn.
 func (c *conn) Send(ctx context.Context, b *broker.Batch) error {
 	err := c.send(ctx, b)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failed != nil { // which is why the client failed
+	if c.failed != nil { // the cause of the client's error
 		return c.failed
 	}
 	return err
 }
 
 func (c *conn) send(ctx context.Context, b *broker.Batch) error {
-	stop := context.AfterFunc(ctx, c.cut) // the client's writes know no context
+	stop := context.AfterFunc(ctx, c.cut) // the client's writes do not observe a context
 	defer stop()
 	for _, subject := range b.Subscribe {
 		if c.subs[subject] != nil {
@@ -162,20 +160,22 @@ func (c *conn) send(ctx context.Context, b *broker.Batch) error {
 	if err := c.nc.FlushWithContext(ctx); err != nil {
 		return err
 	}
-	// What the server refused it told before it answered. The handler may come later, and the client's last error be another one by then.
-	if err := c.nc.LastError(); errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
+	// If the server refused something, it sent the error before its answer. The error handler may run
+	// later, and another error may then be the client's last one.
+	err := c.nc.LastError()
+	if errors.Is(err, nats.ErrPermissionViolation) || errors.Is(err, nats.ErrMaxSubscriptionsExceeded) {
 		return err
 	}
 	return nil
 }
 
-// MaxMessage is part of broker.Conn.
+// MaxMessage implements broker.Conn.
 func (c *conn) MaxMessage() int { return int(c.nc.MaxPayload()) }
 
-// Lost is part of broker.Conn.
+// Lost implements broker.Conn.
 func (c *conn) Lost() <-chan error { return c.lost }
 
-// Close is part of broker.Conn.
+// Close implements broker.Conn.
 func (c *conn) Close() {
 	c.mu.Lock()
 	c.closed = true
@@ -185,7 +185,7 @@ func (c *conn) Close() {
 	<-c.ended
 }
 
-// cut ends the connection under the client, so that nothing that it does waits any more.
+// cut closes the network connection, so that no call of the client blocks any longer.
 func (c *conn) cut() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,8 +204,9 @@ func (c *conn) fail(err error) {
 	c.cut()
 }
 
-// onInfo takes the server's description of itself, which it sends again when the servers of its cluster have changed. Messages on their
-// way between servers are lost when a route is, and subscriptions take a moment to reach a new one.
+// onInfo handles the server's description of itself. The server sends it again when the servers of
+// its cluster have changed. When a route between servers is lost, messages on it are lost too, and
+// it takes a moment until subscriptions reach a new server.
 func (c *conn) onInfo(data []byte) {
 	var server info
 	if json.Unmarshal(data, &server) != nil {
@@ -213,18 +214,18 @@ func (c *conn) onInfo(data []byte) {
 	}
 	slices.Sort(server.ConnectURLs)
 	if c.servers != nil && !slices.Equal(c.servers, server.ConnectURLs) {
-		c.in.Changed(errServers)
+		c.receiver.PathChanged(errServers)
 	}
 	c.servers = append([]string{}, server.ConnectURLs...)
 }
 
-// onError takes what the client cannot tell by a result.
+// onError handles errors that the client cannot return from a call.
 func (c *conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	switch {
 	case errors.Is(err, nats.ErrSlowConsumer):
-		c.in.Gap(err)
-	case sub != nil: // a message with a bad header: it came nevertheless
-	default: // an error of the server, such as no permission, or of a write
+		c.receiver.Gap(err)
+	case sub != nil: // a message with an invalid header, which is delivered nevertheless
+	default: // an error of the server, such as a missing permission, or of a write
 		c.fail(err)
 	}
 }
