@@ -86,9 +86,9 @@ const (
 
 // Config configures an Engine. The zero value uses a server on this machine.
 type Config struct {
-	// URL is the address of Redis, in the format of rueidis.ParseURL. Empty means redis://127.0.0.1:6379.
-	// With the parameter master_set, the addresses are those of Sentinels, which then need no password.
-	// Errors never contain the URL, since it may contain a password.
+	// URL is the address of Redis, in the format of rueidis.ParseURL. Empty means
+	// redis://127.0.0.1:6379. With the parameter master_set, the addresses are those of Sentinels,
+	// which then need no password. Errors never contain the URL, since it may contain a password.
 	URL string
 	// Options configure what a URL cannot: Sentinels with a password, TLS, a dialer. URL must then be
 	// empty. Several addresses are those of nodes of one Redis Cluster, and are tried in turn. Options
