@@ -185,9 +185,13 @@ func (c *conn) send(ctx context.Context, batch *broker.Batch) error {
 	if errors.Is(err, errReplica) && c.backend.opts.Sentinel.MasterSet == "" {
 		c.backend.primary = primaryOf(ctx, c.redis)
 	}
+	if err != nil {
+		c.cmds = nil // the client may still be writing them, although it has returned an error
+		return err
+	}
 	clear(cmds)
 	c.cmds = cmds
-	return err
+	return nil
 }
 
 // MaxMessage implements broker.Conn.
