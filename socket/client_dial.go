@@ -84,7 +84,9 @@ func (c *Client) attempt(ctx context.Context, order []ClientTransport, proof cli
 		if got.err == nil || !isRefusal(got.err) && (isRefusal(err) || adviceOf(err) > 0) {
 			got.err = err
 		}
-		if ctx.Err() != nil || errors.Is(err, transport.ErrURL) || adviceOf(err) > 0 { // the server asks to be left alone
+		// A server that asks for patience, or that closes the WebSocket with a code, has been reached: another transport would not help.
+		var closed *transport.CloseError
+		if ctx.Err() != nil || errors.Is(err, transport.ErrURL) || adviceOf(err) > 0 || errors.As(err, &closed) {
 			break
 		}
 	}
