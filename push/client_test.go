@@ -59,7 +59,7 @@ func listen(p *push.Push, statuses ...string) *[]string {
 	return &got
 }
 
-func TestPushHasOneResult(t *testing.T) { // K240, L258, L261
+func TestPushHasOneResult(t *testing.T) {
 	t.Parallel()
 	refused := fmt.Errorf("channel: %w", push.ErrLost)
 	late := fmt.Errorf("channel: %w", push.ErrTimeout)
@@ -122,7 +122,7 @@ func TestPushHasOneResult(t *testing.T) { // K240, L258, L261
 	}
 }
 
-func TestHooksOfAJoinRunForEveryResult(t *testing.T) { // K241
+func TestHooksOfAJoinRunForEveryResult(t *testing.T) {
 	t.Parallel()
 	o, r, p := newPush(true)
 	got := listen(p, "ok", "error")

@@ -12,7 +12,7 @@ import (
 	"bennu.example/serializer"
 )
 
-func TestClientLeave(t *testing.T) { // K246, K247, K248
+func TestClientLeave(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.prepare = func(k *peerConn) { k.slow = time.Second }
@@ -64,7 +64,7 @@ func TestClientLeaveBeforeJoin(t *testing.T) {
 	})
 }
 
-func TestClientLeaveOffline(t *testing.T) { // K248
+func TestClientLeaveOffline(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -79,7 +79,7 @@ func TestClientLeaveOffline(t *testing.T) { // K248
 	})
 }
 
-func TestClientDuplicates(t *testing.T) { // K249
+func TestClientDuplicates(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.prepare = func(k *peerConn) { k.slow = time.Second }
@@ -115,7 +115,7 @@ func TestClientDuplicates(t *testing.T) { // K249
 }
 
 // A join that replaces an old one of another connection: its late end is not the new one's.
-func TestClientReorderedClose(t *testing.T) { // K250
+func TestClientReorderedClose(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -135,7 +135,7 @@ func TestClientReorderedClose(t *testing.T) { // K250
 	})
 }
 
-func TestClientServerCloses(t *testing.T) { // K245, L263
+func TestClientServerCloses(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -176,7 +176,7 @@ func TestClientServerCloses(t *testing.T) { // K245, L263
 	})
 }
 
-func TestClientRejoins(t *testing.T) { // K238, K241, K242, K243
+func TestClientRejoins(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		var at []time.Time
@@ -236,7 +236,7 @@ func TestClientRejoins(t *testing.T) { // K238, K241, K242, K243
 	})
 }
 
-func TestClientJoinTimesOut(t *testing.T) { // K239
+func TestClientJoinTimesOut(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		n := 0

@@ -109,7 +109,7 @@ func TestClientProgress(t *testing.T) {
 	})
 }
 
-func TestClientClose(t *testing.T) { // I204
+func TestClientClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer()

@@ -145,7 +145,7 @@ func TestClientFailed(t *testing.T) {
 	})
 }
 
-func TestClientParams(t *testing.T) { // I193, K235
+func TestClientParams(t *testing.T) {
 	t.Parallel()
 	n := new(atomic.Int64)
 	cfg := ClientConfig{
@@ -265,7 +265,7 @@ func TestClientFunctionsThatBlock(t *testing.T) {
 	})
 }
 
-func TestClientStates(t *testing.T) { // I217
+func TestClientStates(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPeer()

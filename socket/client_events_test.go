@@ -17,7 +17,7 @@ import (
 )
 
 // Callbacks run in order, one at a time, and may wait for replies of their own channel.
-func TestClientCallbacks(t *testing.T) { // I219, K252
+func TestClientCallbacks(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -109,7 +109,7 @@ func TestClientEventsContext(t *testing.T) {
 	})
 }
 
-func TestClientEvents(t *testing.T) { // K251
+func TestClientEvents(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)

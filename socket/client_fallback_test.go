@@ -64,7 +64,7 @@ func TestClientFallbackIsNotNeeded(t *testing.T) {
 	})
 }
 
-func TestClientFallback(t *testing.T) { // I221
+func TestClientFallback(t *testing.T) {
 	t.Parallel()
 	mute := func(k *peerConn) { // it opens, and never answers
 		if k.by == WebSocket {
@@ -283,7 +283,7 @@ func TestClientFallbackStops(t *testing.T) {
 	}
 }
 
-func TestClientLongPoll(t *testing.T) { // J224, J230
+func TestClientLongPoll(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)

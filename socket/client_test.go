@@ -16,11 +16,14 @@ import (
 	"bennu.example/transport"
 )
 
-// The letters and numbers are lines of the checklist, in the client's tests here, in channel and in push. Those of sections I and J that have
-// none here are of package transport's tests (I194, I195, J), or of what only a browser has (I213, I220, I222). Deviations on purpose, with
-// tests: I197 and I199 (1000 is as other codes unless asked otherwise), I205 (nothing is waited for: what was not sent is kept), K247 (a leave
-// is answered by the server), K248 (a leave is not sent late), K249 (the second channel is refused, not the first left), L260 (lost at once),
-// L263 (fails at once).
+// These tests cover the client's sections of testdata/checklist.md, together with those of channel,
+// push and transport. Deviations from phoenix.js on purpose, with tests:
+//
+//   - Close code 1000 is handled as other codes unless configured otherwise.
+//   - Disconnecting waits for nothing; messages that were not sent are kept.
+//   - A leave is answered by the server, and is not sent late.
+//   - Of two channels with one topic, the second is refused instead of the first being left.
+//   - Pushes of a lost connection fail immediately.
 
 // clientBubble runs f in virtual time, with a peer and a client of it that is closed afterwards.
 func clientBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client)) {
@@ -84,7 +87,7 @@ func denied(status int) error {
 	return fmt.Errorf("dial: %w", &transport.HandshakeError{StatusCode: status, Body: []byte("no")})
 }
 
-func TestClientDefaults(t *testing.T) { // I192, I198
+func TestClientDefaults(t *testing.T) {
 	t.Parallel()
 	c := (*ClientConfig)(nil).withDefaults()
 	if c.Timeout != 10*time.Second || c.HeartbeatInterval != 30*time.Second || c.HeartbeatTimeout != 30*time.Second ||
@@ -123,7 +126,7 @@ func TestClientDefaults(t *testing.T) { // I192, I198
 	}
 }
 
-func TestClientEcho(t *testing.T) { // K234, K237, L255, L261, L262
+func TestClientEcho(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -158,7 +161,7 @@ func TestClientEcho(t *testing.T) { // K234, K237, L255, L261, L262
 	})
 }
 
-func TestClientTimeouts(t *testing.T) { // K236, L256, L257, L258, L259
+func TestClientTimeouts(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{Timeout: 4 * time.Second}, func(t *testing.T, p *peer, c *Client) {
 		took := func(f func() *push.Push, want time.Duration) {
@@ -201,7 +204,7 @@ func TestClientTimeouts(t *testing.T) { // K236, L256, L257, L258, L259
 	})
 }
 
-func TestClientConnectIsIdempotent(t *testing.T) { // I196
+func TestClientConnectIsIdempotent(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		for range 3 {
@@ -214,7 +217,7 @@ func TestClientConnectIsIdempotent(t *testing.T) { // I196
 	})
 }
 
-func TestClientReconnectDelays(t *testing.T) { // I198
+func TestClientReconnectDelays(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
@@ -259,7 +262,7 @@ func TestClientFlappingServer(t *testing.T) {
 	})
 }
 
-func TestClientCloseCodes(t *testing.T) { // I197, I199, I211
+func TestClientCloseCodes(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name string
@@ -305,7 +308,7 @@ func TestClientCloseCodes(t *testing.T) { // I197, I199, I211
 	}
 }
 
-func TestClientPause(t *testing.T) { // I200, I205, I207, I210
+func TestClientPause(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -371,7 +374,7 @@ func TestClientPauseWhileConnecting(t *testing.T) {
 	})
 }
 
-// I206: the old connection's slow end does not keep the new one waiting, nor is it taken for its end.
+// The old connection's slow end neither delays the new connection nor counts as its end.
 func TestClientConnectDuringTeardown(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -392,7 +395,7 @@ func TestClientConnectDuringTeardown(t *testing.T) {
 	})
 }
 
-func TestClientPushesOffline(t *testing.T) { // I201, I202, I203, K234, K253
+func TestClientPushesOffline(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
@@ -418,7 +421,7 @@ func TestClientPushesOffline(t *testing.T) { // I201, I202, I203, K234, K253
 	})
 }
 
-func TestClientHeartbeats(t *testing.T) { // I208, I210, I215, I216
+func TestClientHeartbeats(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.prepare = func(k *peerConn) { k.slow = time.Second }
@@ -452,7 +455,7 @@ func TestClientHeartbeats(t *testing.T) { // I208, I210, I215, I216
 	})
 }
 
-func TestClientHeartbeatTimeout(t *testing.T) { // I209
+func TestClientHeartbeatTimeout(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -508,7 +511,7 @@ func TestClientHeartbeatPatience(t *testing.T) {
 	})
 }
 
-func TestClientGarbage(t *testing.T) { // I214, and what else a bad server says
+func TestClientGarbage(t *testing.T) { // also other malformed messages of a server
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -547,7 +550,7 @@ func TestClientGarbage(t *testing.T) { // I214, and what else a bad server says
 	})
 }
 
-func TestClientVersions(t *testing.T) { // I218, L264, and 1.0.0, 3.0.0
+func TestClientVersions(t *testing.T) { // also versions 1.0.0 and 3.0.0
 	t.Parallel()
 	for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {
 		t.Run(s.Version(), func(t *testing.T) {
