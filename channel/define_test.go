@@ -13,7 +13,7 @@ import (
 	"bennu.example/serializer"
 )
 
-func TestIntercept(t *testing.T) { // G151 to G153
+func TestIntercept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, channel.Define((*room).join,
@@ -49,7 +49,7 @@ type square struct{}
 
 func (square) sides() int { return 4 }
 
-func TestInfo(t *testing.T) { // F140, F141, F143
+func TestInfo(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var ch *channel.Channel
@@ -123,7 +123,7 @@ func TestMiddleware(t *testing.T) {
 	})
 }
 
-func TestRoutes(t *testing.T) { // D92 to D94
+func TestRoutes(t *testing.T) {
 	t.Parallel()
 	h := func() *channel.Handler { return channel.Define((*room).join) }
 	rooms, special, foods, foo, all := h(), h(), h(), h(), h()

@@ -17,7 +17,7 @@ import (
 	"bennu.example/serializer"
 )
 
-func TestEnds(t *testing.T) { // F127 to F135, B57, B58
+func TestEnds(t *testing.T) {
 	t.Parallel()
 	boom := errors.New("boom")
 	bye := `["1",null,"room:1","bye",{}]`
@@ -95,7 +95,7 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 	})
 }
 
-func TestLeave(t *testing.T) { // E118, F134, F135
+func TestLeave(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var reasons []error

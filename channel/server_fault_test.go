@@ -23,7 +23,7 @@ type explosive struct{}
 func (explosive) MarshalJSON() ([]byte, error) { panic("secret") }
 
 // What a callback returns is the user's code, too: errors and payloads whose methods panic end the channel and not the process.
-func TestResultsThatPanic(t *testing.T) { // F130
+func TestResultsThatPanic(t *testing.T) {
 	t.Parallel()
 	var typed *push.Error
 	var path *fs.PathError
@@ -74,7 +74,7 @@ func TestResultsThatPanic(t *testing.T) { // F130
 }
 
 // A callback that does not return keeps its channel from unsubscribing, but not from being silent.
-func TestStuckChannelGetsNoBroadcasts(t *testing.T) { // D109
+func TestStuckChannelGetsNoBroadcasts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
@@ -125,7 +125,7 @@ func TestCancelledSubscriptionsAreForgotten(t *testing.T) { // not in parallel: 
 }
 
 // The end of the channel before is told, also if the new join ends its goroutine.
-func TestDuplicateJoinThatExits(t *testing.T) { // D110
+func TestDuplicateJoinThatExits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, channel.Define((*room).join))

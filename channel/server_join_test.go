@@ -17,7 +17,7 @@ import (
 	"bennu.example/serializer"
 )
 
-func TestJoinOutcomes(t *testing.T) { // D97 to D101, D105
+func TestJoinOutcomes(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
@@ -98,7 +98,7 @@ func TestJoinParams(t *testing.T) {
 	})
 }
 
-// The join's answer precedes whatever is broadcast meanwhile, and nothing that is broadcast after it is missed (D102).
+// The join's answer precedes whatever is broadcast meanwhile, and nothing that is broadcast after it is missed.
 func TestJoinIsAnsweredFirst(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
@@ -149,7 +149,7 @@ func framesOf(c *carrier) []string {
 	return slices.Clone(c.frames)
 }
 
-func TestNotBeforeTheJoinIsAnswered(t *testing.T) { // D104
+func TestNotBeforeTheJoinIsAnswered(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		type hello struct{}
@@ -168,7 +168,7 @@ func TestNotBeforeTheJoinIsAnswered(t *testing.T) { // D104
 	})
 }
 
-func TestDuplicateJoin(t *testing.T) { // D108 to D110
+func TestDuplicateJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var reasons []error
@@ -201,7 +201,7 @@ func TestDuplicateJoin(t *testing.T) { // D108 to D110
 	})
 }
 
-// The join is not held up for ever by a callback that does not return (D109: Phoenix kills it after 5 s).
+// The join is not held up for ever by a callback that does not return (Phoenix kills it after 5 s).
 func TestDuplicateJoinOfAStuckChannel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

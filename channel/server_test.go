@@ -171,7 +171,7 @@ func ends(reasons *[]error) channel.Option[room] {
 	})
 }
 
-func TestReplies(t *testing.T) { // F123, F124, F126, F137
+func TestReplies(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var later channel.Ref
@@ -200,7 +200,7 @@ func TestReplies(t *testing.T) { // F123, F124, F126, F137
 		b.push("8", "later", nil)
 		b.want(reply("2", "ok", `{"text":"hi"}`), reply("3", "ok", "{}"), reply("4", "maybe", "{}"),
 			reply("6", "error", `{"reason":"not you"}`), reply("7", "error", `{"text":"structured"}`))
-		for range 2 { // F139: nothing prevents a second one
+		for range 2 { // nothing prevents a second one
 			if err := ch.Reply(later, push.OK(note{"at last"})); err != nil {
 				t.Error(err)
 			}
@@ -209,7 +209,7 @@ func TestReplies(t *testing.T) { // F123, F124, F126, F137
 		if err := ch.Reply(channel.Ref{}, push.OK(nil)); !errors.Is(err, channel.ErrNoRef) {
 			t.Errorf("reply to nothing: %v", err)
 		}
-		if err := ch.Reply(ch.Ref(), push.OK(nil)); !errors.Is(err, channel.ErrNoRef) { // F138
+		if err := ch.Reply(ch.Ref(), push.OK(nil)); !errors.Is(err, channel.ErrNoRef) {
 			t.Errorf("reply outside of a callback: %v", err)
 		}
 		b.push("9", "ok", "not an object")

@@ -149,7 +149,7 @@ func TestJoinBehindOneThatTimedOut(t *testing.T) {
 }
 
 // The end of the channel that a join replaces is told behind its answer, also if that is that it took too long.
-func TestJoinTimeoutOfADuplicate(t *testing.T) { // D110
+func TestJoinTimeoutOfADuplicate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, channel.Define((*room).join))

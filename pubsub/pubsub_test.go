@@ -79,7 +79,6 @@ func TestBroadcast(t *testing.T) {
 	}
 }
 
-// G157
 func TestSubscribingTwiceDeliversTwice(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
@@ -123,14 +122,14 @@ func TestUnencodablePayloads(t *testing.T) {
 	if len(v1.got())+len(v2.got()) != 0 {
 		t.Error("it was delivered")
 	}
-	// G155: subscribers that can receive it do, and the broadcaster gets an error for the others.
+	// Subscribers that can receive it do, and the broadcaster gets an error for the others.
 	if err := ps.Broadcast(t.Context(), "t", "e", serializer.Binary([]byte{1})); !errors.Is(err, serializer.ErrPayload) {
 		t.Errorf("binary with a 1.0.0 subscriber: %v", err)
 	}
 	if len(v2.got()) != 1 || len(v1.got()) != 0 {
 		t.Errorf("got %d and %d", len(v2.got()), len(v1.got()))
 	}
-	// B58: 2.0.0 accepts only objects, 1.0.0 any value.
+	// 2.0.0 accepts only objects, 1.0.0 any value.
 	if err := ps.Broadcast(t.Context(), "t", "e", []int{1}); !errors.Is(err, serializer.ErrPayload) {
 		t.Errorf("a list with a 2.0.0 subscriber: %v", err)
 	}
@@ -139,7 +138,7 @@ func TestUnencodablePayloads(t *testing.T) {
 	}
 }
 
-// G154: one encoding per serializer, however many subscribers.
+// One encoding per serializer, however many subscribers.
 func TestEncodesOncePerSerializer(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)

@@ -109,7 +109,7 @@ func (b *balancer) end(t *testing.T, clients []*socket.Client, nodes ...*cluster
 // said is what is broadcast in a room.
 type said struct{ By, N int }
 
-// H188: clients whose every request may go to another node notice nothing of it: all that is said comes, once and in order.
+// Clients whose every request may go to another node notice nothing of it: all that is said comes, once and in order.
 func TestClusterLongPoll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -278,7 +278,7 @@ func TestLongPollSessionsOfOneHandler(t *testing.T) {
 	})
 }
 
-// C82, H184: Disconnect ends the sockets of an id on every node, whatever they came by, and no others.
+// Disconnect ends the sockets of an id on every node, whatever they came by, and no others.
 func TestDisconnectReachesEveryNode(t *testing.T) {
 	t.Parallel()
 	cluster := pubsubtest.NewCluster()

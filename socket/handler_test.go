@@ -199,7 +199,7 @@ func (p *peer) heartbeat() {
 
 type whoKey struct{}
 
-func TestConnect(t *testing.T) { // A15 to A17, A22, A23
+func TestConnect(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
@@ -270,7 +270,7 @@ func TestConnect(t *testing.T) { // A15 to A17, A22, A23
 	}
 }
 
-func TestAuthToken(t *testing.T) { // A38, H186
+func TestAuthToken(t *testing.T) {
 	t.Parallel()
 	tokens := make(chan string, 10)
 	s := serve(t, socket.Config{AuthToken: true, Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
@@ -301,7 +301,7 @@ func TestAuthToken(t *testing.T) { // A38, H186
 	}
 }
 
-func TestOriginOnBothTransports(t *testing.T) { // A25, H161
+func TestOriginOnBothTransports(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Origins: []string{"https://good.test"}})
 	for origin, ok := range map[string]bool{"https://good.test": true, "https://evil.test": false, "null": false} {
@@ -346,7 +346,7 @@ func TestRefusedHandshakesAreLoggedInShort(t *testing.T) {
 	}
 }
 
-func TestMethodsAndPaths(t *testing.T) { // A2, A3, A21
+func TestMethodsAndPaths(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
 	for _, test := range []struct {
@@ -415,7 +415,7 @@ func TestNewHandlerPanicsOnMistakes(t *testing.T) {
 	}
 }
 
-func TestVersions(t *testing.T) { // A6, A7, A13
+func TestVersions(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
 	v1 := s.dial("")

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-func TestOrigins(t *testing.T) { // A24 to A33
+func TestOrigins(t *testing.T) {
 	t.Parallel()
 	list := func(o ...string) Config { return Config{Origins: o} }
 	for _, test := range []struct {
@@ -87,7 +87,7 @@ func TestOrigins(t *testing.T) { // A24 to A33
 	}
 }
 
-func TestSubprotocols(t *testing.T) { // A35 to A44
+func TestSubprotocols(t *testing.T) {
 	t.Parallel()
 	const tok = "base64url.bearer.phx."
 	for _, test := range []struct {

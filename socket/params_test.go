@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-func TestParseQuery(t *testing.T) { // A12, A22
+func TestParseQuery(t *testing.T) {
 	t.Parallel()
 	for query, want := range map[string]string{
 		"":                                    `{}`,
@@ -50,7 +50,7 @@ func TestParseQuery(t *testing.T) { // A12, A22
 	}
 }
 
-func TestPathVariablesWin(t *testing.T) { // A19
+func TestPathVariablesWin(t *testing.T) {
 	t.Parallel()
 	mux := http.NewServeMux()
 	var got map[string]any
@@ -63,7 +63,7 @@ func TestPathVariablesWin(t *testing.T) { // A19
 	}
 }
 
-func TestMatches(t *testing.T) { // A20, A21
+func TestMatches(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		pattern, path, transport string

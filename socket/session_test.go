@@ -37,7 +37,7 @@ func TestSlowJoin(t *testing.T) {
 	p.want(`["1","1","slow","phx_reply",{"status":"ok","response":{}}]`, `["1","2","slow","phx_reply",{"status":"ok","response":{"n":1}}]`)
 }
 
-func TestSlowCallback(t *testing.T) { // F145
+func TestSlowCallback(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
 	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(
@@ -55,7 +55,7 @@ func TestSlowCallback(t *testing.T) { // F145
 	p.want(`["1","2","room:1","phx_reply",{"status":"ok","response":{}}]`, `["1","3","room:1","phx_reply",{"status":"ok","response":{}}]`)
 }
 
-func TestPanicsStayInTheirChannel(t *testing.T) { // F130
+func TestPanicsStayInTheirChannel(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(
 		onEvent("panic", func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) { panic("secret") }))}})
@@ -74,7 +74,7 @@ func TestPanicsStayInTheirChannel(t *testing.T) { // F130
 	}
 }
 
-func TestMaxChannels(t *testing.T) { // D106, D107
+func TestMaxChannels(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxChannels: 3})
 	p := s.dial("vsn=2.0.0")
@@ -93,7 +93,7 @@ func TestMaxChannels(t *testing.T) { // D106, D107
 	}
 }
 
-func TestDisconnect(t *testing.T) { // C82 to C84
+func TestDisconnect(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 10)
 	s := serve(t, socket.Config{
@@ -215,7 +215,7 @@ func TestLastWordsAreHandled(t *testing.T) {
 	}
 }
 
-func TestShutdown(t *testing.T) { // C85 to C89
+func TestShutdown(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 100)
 	s := serve(t, socket.Config{

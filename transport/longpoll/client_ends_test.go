@@ -17,7 +17,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// client.md 10 and checklist J224, J229, J230: how a session ends.
+// How a session ends.
 func TestClientLPEnds(t *testing.T) {
 	t.Parallel()
 	hang := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }

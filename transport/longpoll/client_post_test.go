@@ -18,7 +18,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Checklist J227, J232 and wire.md 9.4: what is posted, and how.
+// What is posted, and how.
 func TestClientLPPosts(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()

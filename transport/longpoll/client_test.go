@@ -32,7 +32,7 @@ func clientLPTest(t *testing.T, s *transporttest.LongPollServer, cfg transport.C
 	})
 }
 
-// Checklist J223, J225, J226 and wire.md 9.3: URLs and headers of every kind of request, where a token goes by header only.
+// URLs and headers of every kind of request, where a token goes by header only.
 func TestClientLPRequests(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
@@ -146,7 +146,7 @@ func TestClientLPHeaderNotRead(t *testing.T) {
 	}
 }
 
-// Checklist J224, J230: what the first answer makes of the dialing.
+// What the first answer makes of the dialing.
 func TestClientLPOpen(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -269,7 +269,7 @@ func TestClientLPDialContext(t *testing.T) {
 	})
 }
 
-// Checklist J231: messages in order, polls one after the other, at once after each answer.
+// Messages in order, polls one after the other, at once after each answer.
 func TestClientLPReceives(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()

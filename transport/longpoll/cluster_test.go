@@ -88,7 +88,7 @@ func endAll(nodes ...*lpServer) {
 	}
 }
 
-// H188: a session is served by any node, as by its own.
+// A session is served by any node, as by its own.
 func TestLongPollOfAnotherNode(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -313,7 +313,7 @@ func TestLongPollUnreachableNode(t *testing.T) {
 	})
 }
 
-// H185: the latest poll gets the messages, wherever the polls are.
+// The latest poll gets the messages, wherever the polls are.
 func TestLongPollTwoPollsOfNodes(t *testing.T) {
 	t.Parallel()
 	for _, order := range [][2]int{{0, 1}, {1, 0}, {1, 1}, {1, 2}} {

@@ -91,7 +91,7 @@ func TestReadPartsAtTheEdgeOfTheBuffer(t *testing.T) {
 	}
 }
 
-// H177: of a batch the first hundred lines are read, whatever follows.
+// Of a batch the first hundred lines are read, whatever follows.
 func TestReadPartsOfABigBatch(t *testing.T) {
 	t.Parallel()
 	body := strings.Repeat("[1]\n", 100) + "!!!\n\n" + strings.Repeat("x", 5000)
@@ -265,7 +265,7 @@ type answer struct {
 	Messages []string `json:"messages"`
 }
 
-// H191: a binary frame is sent as base64; Phoenix sends its bytes.
+// A binary frame is sent as base64; Phoenix sends its bytes.
 func TestAnswerEncodesFrames(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -246,7 +246,7 @@ func TestLongPollSlowBody(t *testing.T) {
 	}
 }
 
-// H180, on a real network: a body that is too large is answered, and what it would have cost is not spent.
+// On a real network: a body that is too large is answered, and what it would have cost is not spent.
 func TestLongPollBigBody(t *testing.T) {
 	s := newLPServer(t, longpoll.Config{})
 	defer s.end()

@@ -19,7 +19,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// H165, H174 to H176: a POST brings messages, in order. The readers of bodies have tests of their own.
+// A POST brings messages, in order. The readers of bodies have tests of their own.
 func TestLongPollPosts(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -55,7 +55,7 @@ func TestLongPollPosts(t *testing.T) {
 	}
 }
 
-// H166: a POST without a good token. No session begins.
+// A POST without a good token. No session begins.
 func TestLongPollPostsToNobody(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -70,7 +70,7 @@ func TestLongPollPostsToNobody(t *testing.T) {
 	}
 }
 
-// H179, H180: a body that cannot be read does nothing to the session.
+// A body that cannot be read does nothing to the session.
 func TestLongPollRefusesABody(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{MaxBody: 1000, MaxMessage: 100})
@@ -103,7 +103,7 @@ type lpCutOff struct{}
 
 func (lpCutOff) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
 
-// H178: a message that the session cannot read ends it. The POST is answered at once, not at the end of the window as by Phoenix; the rest of
+// A message that the session cannot read ends it. The POST is answered at once, not at the end of the window as by Phoenix; the rest of
 // it is not handed on. After that the session is gone.
 func TestLongPollEndsByABadMessage(t *testing.T) {
 	t.Parallel()
@@ -154,7 +154,7 @@ func TestLongPollEndsByABadMessage(t *testing.T) {
 	}
 }
 
-// H168: a message that is not taken within the window. The rest of its batch is not handed on, the session lives.
+// A message that is not taken within the window. The rest of its batch is not handed on, the session lives.
 func TestLongPollPostTimesOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,7 +21,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// H181: a session ends one and a half to three windows after its last GET began. POSTs do not count.
+// A session ends one and a half to three windows after its last GET began. POSTs do not count.
 func TestLongPollEndsWhenIdle(t *testing.T) {
 	t.Parallel()
 	const window = 10 * time.Second
@@ -85,7 +85,7 @@ func TestLongPollLives(t *testing.T) {
 	})
 }
 
-// H182, H184: Close ends the session; a GET then begins another, at once, since there is nobody to wait for.
+// Close ends the session; a GET then begins another, at once, since there is nobody to wait for.
 func TestLongPollClose(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -113,7 +113,7 @@ func TestLongPollClose(t *testing.T) {
 	}
 }
 
-// H183: a poll that waits when its session ends is answered at once, so that the client learns of it by its next poll (Phoenix leaves it
+// A poll that waits when its session ends is answered at once, so that the client learns of it by its next poll (Phoenix leaves it
 // waiting). So is one that a later poll superseded.
 func TestLongPollCloseReleasesPolls(t *testing.T) {
 	t.Parallel()
@@ -184,7 +184,7 @@ func TestLongPollClosedWaitsForReceive(t *testing.T) {
 	})
 }
 
-// H185: of two polls the later gets the messages; the earlier waits out its window.
+// Of two polls the later gets the messages; the earlier waits out its window.
 func TestLongPollTwoPolls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -21,8 +21,6 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// The tests of long polling name the lines of the conformance checklist's part H that they are about, as H159.
-
 // lpServer is a LongPoll whose sessions are in the test's hands.
 type lpServer struct {
 	t *testing.T
@@ -127,10 +125,10 @@ func (s *lpServer) answer(w *httptest.ResponseRecorder) lpAnswer {
 			s.t.Errorf("%q: %v", a.body, err)
 		}
 	}
-	if got := a.header.Get("Access-Control-Allow-Origin"); got != "*" { // H171
+	if got := a.header.Get("Access-Control-Allow-Origin"); got != "*" {
 		s.t.Errorf("access-control-allow-origin is %q", got)
 	}
-	if got := a.header.Get("Cache-Control"); got != "no-store" { // H171
+	if got := a.header.Get("Cache-Control"); got != "no-store" {
 		s.t.Errorf("cache-control is %q", got)
 	}
 	if got := a.header.Get("X-Content-Type-Options"); got != "nosniff" {
@@ -196,12 +194,12 @@ func lpCode(err error) int {
 	return 0
 }
 
-// H159, H171: the first GET begins a session.
+// The first GET begins a session.
 func TestLongPollOpens(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
 	defer s.end()
-	for _, query := range []string{"", "vsn=2.0.0&", "token=", "token=bad", "token[]=x", "token=%00%01", "token=" + strings.Repeat("A", 5000)} { // H167
+	for _, query := range []string{"", "vsn=2.0.0&", "token=", "token=bad", "token[]=x", "token=%00%01", "token=" + strings.Repeat("A", 5000)} {
 		a := s.do("GET", query, nil, nil)
 		a.is(t, 410)
 		if want := `{"status":410,"token":"` + a.Token + `","messages":[]}`; a.Token == "" || a.body != want {
@@ -216,7 +214,7 @@ func TestLongPollOpens(t *testing.T) {
 	}
 }
 
-// H160, and what connect may ask for instead. No session is left.
+// What connect may ask for instead. No session is left.
 func TestLongPollRefused(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -238,7 +236,7 @@ func TestLongPollRefused(t *testing.T) {
 	}
 }
 
-// H161: a bad origin, whatever the method.
+// A bad origin, whatever the method.
 func TestLongPollRefusesAnOrigin(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -249,7 +247,7 @@ func TestLongPollRefusesAnOrigin(t *testing.T) {
 	}
 }
 
-// H172: a preflight.
+// A preflight.
 func TestLongPollPreflight(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -269,7 +267,7 @@ func TestLongPollPreflight(t *testing.T) {
 	}
 }
 
-// H173: other methods.
+// Other methods.
 func TestLongPollOtherMethods(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -281,7 +279,7 @@ func TestLongPollOtherMethods(t *testing.T) {
 	s.end()
 }
 
-// H162: a GET takes all that is queued, in order. Binary frames are base64 (H191, a deliberate difference).
+// A GET takes all that is queued, in order. Binary frames are base64 (a deliberate difference).
 func TestLongPollDelivers(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -298,7 +296,7 @@ func TestLongPollDelivers(t *testing.T) {
 	s.get(token).is(t, 200, `["3"]`)
 }
 
-// H163: an empty poll lasts for its window.
+// An empty poll lasts for its window.
 func TestLongPollEmpty(t *testing.T) {
 	t.Parallel()
 	for cfg, window := range map[time.Duration]time.Duration{0: 10 * time.Second, time.Second: time.Second} {
@@ -318,7 +316,7 @@ func TestLongPollEmpty(t *testing.T) {
 	}
 }
 
-// H164: a poll that waits returns with the first message.
+// A poll that waits returns with the first message.
 func TestLongPollWakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -337,7 +335,7 @@ func TestLongPollWakes(t *testing.T) {
 	})
 }
 
-// H169, H170: the token comes in the header, or in the query; the header wins, also if it is bad or empty.
+// The token comes in the header, or in the query; the header wins, also if it is bad or empty.
 func TestLongPollWhereTheTokenIs(t *testing.T) {
 	t.Parallel()
 	s := newLPServer(t, longpoll.Config{})
@@ -377,7 +375,7 @@ func TestLongPollWhereTheTokenIs(t *testing.T) {
 	}
 }
 
-// H190: a token expires.
+// A token expires.
 func TestLongPollTokenExpires(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -26,7 +26,7 @@ func TestTokenSaysWhatWasSigned(t *testing.T) {
 	}
 }
 
-// H190: a token expires.
+// A token expires.
 func TestTokenExpires(t *testing.T) {
 	t.Parallel()
 	keys := newTokens(nil)

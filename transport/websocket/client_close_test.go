@@ -21,7 +21,7 @@ import (
 	ws "bennu.example/transport/websocket"
 )
 
-// Checklist I199 and wire.md 8: how a server ends a connection.
+// How a server ends a connection.
 func TestClientWSServerCloses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -144,7 +144,7 @@ func TestClientWSWriteFails(t *testing.T) {
 	}
 }
 
-// Checklist I204, I205: the close frame, and what the code becomes.
+// The close frame, and the code that the other end receives.
 func TestClientWSClose(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -23,7 +23,7 @@ import (
 	ws "bennu.example/transport/websocket"
 )
 
-// Checklist I194, I195: the request as a server sees it.
+// The request as a server receives it.
 func TestClientWSHandshake(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
