@@ -21,45 +21,37 @@ type Channel struct {
 	// What carries which join_ref, as in Phoenix: the reply to the join, phx_close and phx_error carry joinRef; pushes
 	// and all other replies carry pushRef. A reply about a topic that is not joined carries what its message did, or,
 	// if it is "unmatched topic", null.
-	up       Carrier
-	h        *Handler
-	topic    string
-	joinRef  serializer.Ref // as the client sent it, which may be null
-	pushRef  serializer.Ref // joinRef, or the join's ref if that is null
-	state    any            // a pointer to the handler's S
-	ctx      context.Context
-	cancel   context.CancelCauseFunc
-	mailbox  mailbox.Mailbox[item]
-	phase    atomic.Uint32
-	handling atomic.Bool          // a message of the client, or something that one caused: what is sent meanwhile is caused by it
-	sending  atomic.Int32         // broadcasts of its own that are being delivered
-	accepted atomic.Bool          // by the handler's join, so that Terminate is due
-	sub      *pubsub.Subscription // of the topic; used by the callbacks' goroutine only
-	killing  chan struct{}        // closed when overflow is through; set by a Deliver, so it is seen by who has unsubscribed
+	up      Carrier
+	h       *Handler
+	topic   string
+	joinRef serializer.Ref // as the client sent it, which may be null
+	pushRef serializer.Ref // joinRef, or the join's ref if that is null
+	data    any            // a pointer to the handler's S
+	ctx     context.Context
+	cancel  context.CancelCauseFunc
+	mailbox mailbox.Mailbox[item]
 
-	mu             sync.Mutex // held while the join subscribes and is answered, so that a broadcast waits for the answer
-	ref            Ref        // of the message that is being handled; of the join until that was answered
-	leaving        bool       // a leave is in the mailbox
-	replaced       bool       // a new join has taken the topic over, and has yet to tell this one's end
-	asked          bool       // the handler is being asked about the join
-	answer         uint8      // to the join
-	warned         bool       // of a payload that its callback does not take; not under mu, the callbacks' goroutine's
-	warnedReserved bool       // of a push of a reserved event; owned by the callbacks' goroutine
-	prev           *Channel   // the one that this one replaces, until the join is through; set before there are others to see it
-	watch          *joinWatch // nil: the join is not watched
-	held           *heldDiffs // diffs that wait for a reply; nil if they do not have to wait
-	others         map[*pubsub.Subscription]struct{}
-	onEnd          []func()
+	handling       atomic.Bool   // a message of the client is handled, or one that such a message caused
+	sending        atomic.Int32  // broadcasts of its own that are being delivered
+	published      atomic.Uint32 // state.status, for those who do not hold mu
+	state          serverState   // guarded by mu
+	warned         bool          // of a payload that its callback does not take; owned by the callbacks' goroutine
+	warnedReserved bool          // of a push of a reserved event; owned by the callbacks' goroutine
+
+	sub       *pubsub.Subscription // to the topic; owned by the callbacks' goroutine
+	answering sync.Mutex           // held while the join subscribes and is answered
+
+	mu       sync.Mutex      // guards state and what follows; see server_driver.go for the order of locks
+	ref      Ref             // of the message that is being handled; of the join until that was answered
+	join     *serverJoin     // nil: nothing is to be kept of the join
+	injected *sync.WaitGroup // goroutines other than the callbacks' that carry out outputs; nil: there were none
+	others   map[*pubsub.Subscription]struct{}
+	onEnd    []func()
+	held     *heldDiffs // diffs that wait for a reply; nil if they do not have to wait
 }
 
-// The phases of a channel. They only grow.
-const (
-	joining uint32 = iota
-	joined
-	ending // its end was told or is about to be; Terminate may still push
-	silent // ended from outside, its callbacks may still run: nothing that it sends goes out
-	ended
-)
+// status is the stage that the channel has reached.
+func (c *Channel) status() serverStatus { return serverStatus(c.published.Load()) }
 
 // Carrier is the connection under a channel. Package socket implements it; not covered by the compatibility promise. Its methods may be
 // called from any goroutine, also under locks: they do not block.
@@ -68,7 +60,8 @@ type Carrier interface {
 	PubSub() *pubsub.PubSub
 	// Send queues a frame, as transport.Conn does.
 	Send(f *serializer.Frame, how transport.Delivery) error
-	// Congested reports whether the connection is congested, see transport.Conn. If so, the driver's Resume is called when it no longer is.
+	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
+	// driver's Resume when the connection no longer is.
 	Congested(d Driver) bool
 	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
 	// topic sends comes after them.
@@ -103,7 +96,7 @@ func (c *Channel) Push(event string, payload any) error {
 		Kind: serializer.KindPush, JoinRef: c.pushRef, Topic: c.topic, Event: event, Payload: serializer.Value(payload),
 	})
 	if err == nil {
-		how := c.h.pushed(c.topic, event, payload)
+		how := c.h.deliveryOfPush(c.topic, event, payload)
 		how.Caused = c.handling.Load()
 		err = c.send(f, how)
 	}
@@ -142,7 +135,7 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 func (c *Channel) Ref() Ref {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.phase.Load() == joining { // a join is answered by the result of its callback only
+	if c.state.status.isBeforeJoin() { // a join is answered by the result of its callback only
 		return Ref{}
 	}
 	return c.ref
@@ -174,7 +167,7 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 // Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after what is in the mailbox already. The
 // error is ErrFull or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
-	switch err := c.post(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
+	switch err := c.enqueue(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
 	case errors.Is(err, mailbox.ErrFull):
 		return ErrFull
 	case err != nil:
@@ -183,8 +176,9 @@ func (c *Channel) Send(msg any) error {
 	return nil
 }
 
-// post puts a message into the mailbox. One that the client's own message caused has more room, since the client's may fill the mailbox.
-func (c *Channel) post(it item, size int, own bool) error {
+// enqueue puts a message into the mailbox. A message that the client's own message caused has more
+// room, because the client's may fill the mailbox.
+func (c *Channel) enqueue(it item, size int, own bool) error {
 	if it.caused = own && c.handling.Load(); it.caused {
 		return c.mailbox.EnqueueOwn(it, size)
 	}
@@ -197,7 +191,7 @@ func (c *Channel) post(it item, size int, own bool) error {
 func (c *Channel) OnEnd(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.phase.Load() == ended {
+	if c.state.status == serverEnded {
 		return false
 	}
 	c.onEnd = append(c.onEnd, f)
@@ -209,7 +203,7 @@ func (c *Channel) OnEnd(f func()) bool {
 func (c *Channel) Subscribe(topic string) (cancel func()) {
 	sub := c.up.PubSub().Subscribe(topic, listener{c})
 	c.mu.Lock()
-	over := c.phase.Load() == ended
+	over := c.state.status == serverEnded
 	if !over {
 		if c.others == nil {
 			c.others = make(map[*pubsub.Subscription]struct{}, 1)
@@ -232,14 +226,16 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
-	if err := l.c.post(item{kind: itemInfo, msg: b}, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
+	it := item{kind: itemInfo, msg: b}
+	err := l.c.enqueue(it, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0)
+	if errors.Is(err, mailbox.ErrFull) {
 		l.c.overflow()
 	}
 	return nil
 }
 
-// subscriber is a Channel as the subscriber of its topic. Its methods are not Channel's, because they
-// are not for users.
+// subscriber is a Channel as the subscriber of its topic. Its methods are not Channel's, because
+// they are not for users.
 type subscriber Channel
 
 var _ prepare.Subscriber[*pubsub.Broadcast] = (*subscriber)(nil)
@@ -253,18 +249,18 @@ func (s *subscriber) Deliver(b *pubsub.Broadcast) error { return s.DeliverPrepar
 // DeliverPrepared is part of prepare.Subscriber. The value is the key of the broadcast, if it has one.
 func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	c := (*Channel)(s)
-	phase := c.phase.Load()
-	if phase == joining {
-		c.mu.Lock() // until the join is answered
-		phase = c.phase.Load()
-		c.mu.Unlock()
+	status := c.status()
+	if status.isBeforeJoin() {
+		c.answering.Lock() // until the join is answered
+		status = c.status()
+		c.answering.Unlock()
 	}
-	if phase >= silent { // a callback that does not return keeps the subscription, but the topic may be joined anew
+	if status.isMute() { // a callback that does not return keeps the subscription, but the topic may be joined anew
 		return nil
 	}
 	if c.h.intercepts(b) {
 		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
-		if err := c.post(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
+		if err := c.enqueue(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 			c.overflow()
 		}
 		return nil
@@ -273,7 +269,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	if err != nil {
 		return err
 	}
-	how := c.h.broadcast(b, key)
+	how := c.h.deliveryOfBroadcast(b, key)
 	how.Caused = c.handling.Load()
 	if b.Event == eventDiff && c.holdDiff(f, how) {
 		return nil
@@ -282,20 +278,21 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	return nil
 }
 
-// open tells why the channel may not send, if so.
+// open returns why the channel may not send, or nil.
 func (c *Channel) open() error {
-	switch c.phase.Load() {
-	case joining:
+	switch s := c.status(); {
+	case s.isBeforeJoin():
 		return ErrNotJoined
-	case joined, ending:
+	case s.isOpen():
 		return nil
 	}
 	return ErrClosed
 }
 
-// send queues a frame unless the channel was silenced. What it sent just before that is as if it had been sent in time.
+// send sends a frame, unless the channel was silenced. A frame that is sent at the same moment may
+// still go out, as if it had been sent before.
 func (c *Channel) send(f *serializer.Frame, how transport.Delivery) error {
-	if c.phase.Load() >= silent || c.up.Send(f, how) != nil {
+	if c.status().isMute() || c.up.Send(f, how) != nil {
 		return ErrClosed
 	}
 	return nil

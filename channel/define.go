@@ -64,7 +64,7 @@ func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P)
 			if err != nil {
 				return nil, err
 			}
-			return join(c.state.(*S), ctx, c, params)
+			return join(c.data.(*S), ctx, c, params)
 		},
 		events: make(map[string]eventFunc),
 		out:    make(map[string]outFunc),
@@ -97,7 +97,7 @@ func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p 
 			if err != nil {
 				return push.NoReply, err
 			}
-			return f(c.state.(*S), ctx, c, v)
+			return f(c.data.(*S), ctx, c, v)
 		}
 	}}
 }
@@ -116,7 +116,7 @@ func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p 
 			panic("channel: two OnAny callbacks")
 		}
 		h.any = func(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error) {
-			return f(c.state.(*S), ctx, c, event, p)
+			return f(c.data.(*S), ctx, c, event, p)
 		}
 	}}
 }
@@ -136,7 +136,7 @@ func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Chan
 			if err != nil {
 				return err
 			}
-			return f(c.state.(*S), ctx, c, v)
+			return f(c.data.(*S), ctx, c, v)
 		}
 	}}
 }
@@ -147,7 +147,7 @@ func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) 
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "Info")
 		typ := reflect.TypeFor[M]()
-		call := func(ctx context.Context, c *Channel, msg any) error { return f(c.state.(*S), ctx, c, msg.(M)) }
+		call := func(ctx context.Context, c *Channel, msg any) error { return f(c.data.(*S), ctx, c, msg.(M)) }
 		if typ.Kind() == reflect.Interface {
 			h.infoIface = append(h.infoIface, infoIface{typ, call})
 			return
@@ -167,7 +167,7 @@ func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error
 		if h.terminate != nil {
 			panic("channel: two Terminate callbacks")
 		}
-		h.terminate = func(ctx context.Context, c *Channel, reason error) { f(c.state.(*S), ctx, c, reason) }
+		h.terminate = func(ctx context.Context, c *Channel, reason error) { f(c.data.(*S), ctx, c, reason) }
 	}}
 }
 

@@ -75,7 +75,7 @@ func (c *Channel) sendHeld() {
 		return
 	}
 	h.timer.Stop() // if it fails, holdExpired finds other diffs in c.held, or none
-	if c.phase.Load() != joined {
+	if c.state.status != serverJoined {
 		return
 	}
 	for _, d := range h.frames {

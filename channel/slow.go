@@ -2,7 +2,6 @@ package channel
 
 import (
 	"fmt"
-	"runtime/debug"
 
 	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
@@ -96,22 +95,21 @@ type preparer = prepare.Preparer[*pubsub.Broadcast]
 type keys Handler
 
 // Prepare is part of prepare.Preparer. It returns a transport.Key, or nil for an event of another policy.
-func (k *keys) Prepare(b *pubsub.Broadcast) (key any, err error) {
+func (k *keys) Prepare(b *pubsub.Broadcast) (any, error) {
 	rule := (*Handler)(k).slowRule(b.Event)
 	if rule.policy != transport.KeepLatest {
 		return nil, nil
 	}
-	defer func() {
-		if v := recover(); v != nil {
-			key, err = nil, &PanicError{Value: v, Stack: debug.Stack()}
-		}
-	}()
-	return rule.makeKey(b.Topic, b.Event, b.Payload), nil
+	var key transport.Key
+	if err := recoverResult(func() { key = rule.makeKey(b.Topic, b.Event, b.Payload) }); err != nil {
+		return nil, err
+	}
+	return key, nil
 }
 
-// broadcast is how a broadcast goes to a client. The key is the result of keys.Prepare. It is called for each
-// client, under the topic's lock.
-func (h *Handler) broadcast(b *pubsub.Broadcast, key any) transport.Delivery {
+// deliveryOfBroadcast returns how a broadcast is sent to a client. The key is the result of
+// keys.Prepare. It is called for each client, under the topic's lock.
+func (h *Handler) deliveryOfBroadcast(b *pubsub.Broadcast, key any) transport.Delivery {
 	if h.slow == nil {
 		return transport.Delivery{Policy: transport.Inherit}
 	}
@@ -122,8 +120,8 @@ func (h *Handler) broadcast(b *pubsub.Broadcast, key any) transport.Delivery {
 	return how
 }
 
-// pushed is how a push goes to its client.
-func (h *Handler) pushed(topic, event string, payload any) transport.Delivery {
+// deliveryOfPush returns how a push is sent to its client.
+func (h *Handler) deliveryOfPush(topic, event string, payload any) transport.Delivery {
 	rule := h.slowRule(event)
 	how := transport.Delivery{Policy: rule.policy}
 	if how.Policy == transport.KeepLatest {

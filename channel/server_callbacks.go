@@ -1,0 +1,262 @@
+package channel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"bennu.example/internal/reason"
+	"bennu.example/internal/safecall"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// infoSize is the size that a message of the server's own code counts as: its real size is unknown.
+const infoSize = 256
+
+// item is one message in a channel's mailbox.
+type item struct {
+	kind    itemKind
+	caused  bool // by a message of the client, directly or not
+	ref     serializer.Ref
+	event   string
+	payload serializer.Payload
+	msg     any
+}
+
+type itemKind uint8
+
+const (
+	itemJoin  itemKind = iota // ref, payload
+	itemEvent                 // ref, event, payload
+	itemLeave                 // ref; msg is its join_ref
+	itemOut                   // event, payload: an intercepted broadcast
+	itemInfo                  // msg
+	itemClose                 // msg is the reason, an error
+)
+
+var (
+	reasonCrash   = reason.Payload("channel_crash")
+	replyInvalid  = reason.Reply("invalid payload")
+	replyCrashed  = reason.Reply("join crashed")
+	replyNoTopic  = reason.Reply("unmatched topic")
+	replyReserved = reason.Reply("reserved event")
+	errRefused    = errors.New("join refused")
+	emptyResponse = push.OK(nil)
+)
+
+// work handles one message of the mailbox.
+func (c *Channel) work(it item) {
+	if it.kind == itemEvent && c.up.Congested(Driver{c}) && c.mailbox.Hold() {
+		return // its answer would have to wait in memory
+	}
+	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
+	if it.kind == itemJoin {
+		c.handleJoin(&it)
+	} else if err := recoverResult(func() { c.handle(it) }); err != nil {
+		c.feed(serverInput{kind: serverInExited, err: err})
+	}
+	c.handling.Store(false)
+}
+
+// handle handles a message that is not a join.
+func (c *Channel) handle(it item) {
+	status := c.status()
+	switch {
+	case it.kind == itemClose:
+		c.feed(serverInput{kind: serverInClose, err: it.msg.(error)})
+		return
+	case status == serverRefused:
+		c.refuseWaiting(it)
+		return
+	case status.isMute():
+		return
+	}
+	switch it.kind {
+	case itemEvent:
+		c.handleEvent(it)
+	case itemLeave:
+		f, err := c.encodeReply(c.pushRef, it.ref, emptyResponse)
+		if err != nil {
+			c.up.Log(c, "cannot answer a leave", err)
+		}
+		c.feed(serverInput{kind: serverInLeave, frame: f, err: ErrLeft})
+	case itemOut:
+		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
+	case itemInfo:
+		f := c.h.infoFor(it.msg)
+		if f == nil {
+			c.up.Log(c, "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
+			return
+		}
+		c.settle(it, push.NoReply, c.callUser(func() error { return f(c.ctx, c, it.msg) }))
+	}
+}
+
+func (c *Channel) handleEvent(it item) {
+	if c.h.refuses(it.event) {
+		c.refuseReserved(it)
+		return
+	}
+	c.beginEvent(it.ref)
+	var reply push.Reply
+	err := c.callUser(func() (err error) { reply, err = c.h.run(c.ctx, c, it.event, it.payload); return err })
+	c.settle(it, reply, err)
+	c.endEvent()
+}
+
+// beginEvent prepares the channel for the callback of a client's event.
+func (c *Channel) beginEvent(ref serializer.Ref) {
+	c.mu.Lock()
+	c.ref = Ref{ref}
+	if !ref.IsNull() {
+		c.held = noDiffs
+	}
+	c.mu.Unlock()
+}
+
+// endEvent is called after the reply was sent.
+func (c *Channel) endEvent() {
+	c.mu.Lock()
+	c.ref = Ref{}
+	c.sendHeld()
+	c.mu.Unlock()
+}
+
+// settle acts on the results of a callback. Those of a silent channel are ignored, because whatever
+// silenced it ends it.
+func (c *Channel) settle(it item, reply push.Reply, err error) {
+	if c.status().isMute() {
+		return
+	}
+	if !reply.IsZero() {
+		if failed := c.reply(it.ref, reply); failed != nil && !errors.Is(failed, ErrClosed) {
+			c.crash(it.event, failed)
+			return
+		}
+	}
+	if err != nil {
+		c.fail(it, err)
+	}
+}
+
+// fail acts on the error of a callback.
+func (c *Channel) fail(it item, err error) {
+	var rejected *push.Error
+	var invalid *payloadError
+	switch {
+	case errors.Is(err, ErrStop):
+		c.feed(serverInput{kind: serverInStopped, err: ErrStop})
+		return
+	case it.kind == itemEvent && errors.As(err, &invalid):
+		if !c.warned { // once per channel, so that a client cannot flood the log
+			c.warned = true
+			c.up.Log(c, "payload does not fit its callback", &eventError{it.event, err})
+		}
+		err = c.reply(it.ref, replyInvalid)
+	case it.kind == itemEvent && errors.As(err, &rejected):
+		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})
+	}
+	if err != nil && !errors.Is(err, ErrClosed) {
+		c.crash(it.event, err)
+	}
+}
+
+func (c *Channel) crash(event string, err error) {
+	if event != "" {
+		err = &eventError{event, err}
+	}
+	c.feed(serverInput{kind: serverInCrashed, err: err})
+}
+
+// eventError is the error of an event's callback. The client chose the event's name, so it is not
+// part of a log message: the Carrier logs it as a field.
+type eventError struct {
+	event string
+	err   error
+}
+
+func (e *eventError) Error() string { return e.err.Error() }
+func (e *eventError) Unwrap() error { return e.err }
+
+// Event is the name of the event.
+func (e *eventError) Event() string { return e.event }
+
+// withoutEvent returns the error that crash was given.
+func withoutEvent(err error) error {
+	if e, ok := err.(*eventError); ok {
+		return e.err
+	}
+	return err
+}
+
+// callTerminate calls the handler's Terminate.
+func (c *Channel) callTerminate(reason error) {
+	defer c.feed(serverInput{kind: serverInTerminated, err: reason}) // also if it ends its goroutine
+	if c.h.terminate == nil {
+		return
+	}
+	ctx := context.WithoutCancel(c.ctx)
+	c.callHook(reportTerminateCrashed, func() { c.h.terminate(ctx, c, reason) })
+}
+
+// end calls the OnEnd functions, when the goroutines that inject inputs are done.
+func (c *Channel) end() {
+	defer c.feed(serverInput{kind: serverInFinished}) // also if one of them ends its goroutine
+	c.mu.Lock()
+	injected, onEnd := c.injected, c.onEnd
+	c.onEnd = nil
+	c.mu.Unlock()
+	if injected != nil {
+		injected.Wait()
+	}
+	c.callEach(onEnd)
+}
+
+// callEach calls all functions, even if one of them ends its goroutine.
+func (c *Channel) callEach(fs []func()) {
+	done := 0
+	defer func() {
+		if done < len(fs) {
+			c.callEach(fs[done:])
+		}
+	}()
+	for _, f := range fs {
+		done++
+		c.callHook(reportEndCrashed, f)
+	}
+}
+
+func (c *Channel) unsubscribe() {
+	if c.sub != nil {
+		c.sub.Cancel()
+	}
+	c.mu.Lock()
+	others := c.others
+	c.others = nil
+	c.mu.Unlock()
+	for s := range others {
+		s.Cancel()
+	}
+}
+
+// callUser calls a callback and returns its error. It turns a panic into a *PanicError. If the
+// callback ends its goroutine by runtime.Goexit, which is like Phoenix's exit(:normal), the channel
+// ends as if it had crashed.
+func (c *Channel) callUser(f func() error) error {
+	return safecall.Do(f, func() { c.feed(serverInput{kind: serverInExited, err: safecall.ErrGoexit}) })
+}
+
+// callHook calls a function at the channel's end, and reports it if it fails.
+func (c *Channel) callHook(what serverReport, f func()) {
+	err := safecall.Do(func() error { f(); return nil }, func() { c.report(what, safecall.ErrGoexit) })
+	if err != nil {
+		c.report(what, err)
+	}
+}
+
+// recoverResult calls f, which works with the results of a callback. Their methods are the user's
+// code, and may panic: errors.Is on a nil *fs.PathError does. It returns such a panic as an error.
+func recoverResult(f func()) error {
+	return safecall.Do(func() error { f(); return nil }, nil)
+}

@@ -1,0 +1,206 @@
+package channel
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// replaceWait is how long a new join of a topic waits for the callback that the old channel is in.
+// Phoenix waits as long before it kills the old channel.
+const replaceWait = 5 * time.Second
+
+// serverJoin is what a channel needs only until its join was handled. Few joins need one.
+type serverJoin struct {
+	previous *Channel      // the one that this channel replaces; nil: none
+	limit    time.Duration // of the join callback; zero: none
+	timer    *time.Timer   // nil: not started
+	waiting  []item        // messages queued behind a watched join, without their payloads
+}
+
+// serverClaim is what goes with the answer to a join. It is taken in the step that answers, so that
+// it is sent once.
+type serverClaim struct {
+	ref      serializer.Ref // of the join
+	waiting  []item
+	previous *Channel // its phx_close is due; nil: none
+}
+
+// handleJoin handles the join when the channel before it has ended. Later messages for this join
+// wait in the mailbox.
+func (c *Channel) handleJoin(it *item) {
+	defer c.feed(serverInput{kind: serverInJoinDone}) // also if the callback ends its goroutine
+	if p := c.previous(); p != nil && !p.mailbox.WaitFor(replaceWait) {
+		p.inject(serverInput{kind: serverInAbandoned})
+	}
+	c.feedJoin(serverInput{kind: serverInJoin}, it)
+}
+
+func (c *Channel) previous() *Channel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.join == nil {
+		return nil
+	}
+	return c.join.previous
+}
+
+// callJoin calls the handler's join callback and feeds its result.
+func (c *Channel) callJoin(it *item) {
+	var in serverInput
+	if err := recoverResult(func() { c.runJoin(it, &in) }); err != nil {
+		in.kind, in.err = serverInExited, err
+	}
+	if in.kind != serverInAccepted {
+		c.feed(in)
+		return
+	}
+	// Deliver waits for answering, so that broadcasts follow the answer. The topic's lock is taken
+	// under answering here, and answering under the topic's lock there. But Deliver is not called
+	// before this channel is subscribed, and the topic's lock is not needed after that.
+	c.answering.Lock()
+	c.feed(in)
+	c.feed(serverInput{kind: serverInAnswered})
+	c.answering.Unlock()
+}
+
+// runJoin calls the join callback and makes an input of its result. The methods of the result are
+// the user's code, too: if one panics, in.accepted is valid all the same.
+func (c *Channel) runJoin(it *item, in *serverInput) {
+	var reply any
+	in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+	if in.err == nil {
+		in.accepted = true
+		in.frame, in.err = c.encodeReply(c.joinRef, it.ref, push.OK(reply))
+	}
+	if in.err == nil {
+		in.kind = serverInAccepted
+		return
+	}
+	in.kind = serverInRefused
+	answer := replyCrashed
+	var rejected *push.Error
+	var invalid *payloadError
+	switch {
+	case errors.As(in.err, &invalid):
+		answer = replyInvalid
+	case errors.As(in.err, &rejected):
+		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
+	default:
+		in.crashed = true
+	}
+	frame, err := c.encodeReply(c.joinRef, it.ref, answer)
+	if err != nil {
+		c.up.Log(c, "cannot answer a join", err)
+		frame, _ = c.encodeReply(c.joinRef, it.ref, replyCrashed)
+	}
+	in.frame = frame
+}
+
+// arm starts the join's timeout. The caller holds mu.
+func (c *Channel) arm() {
+	j := c.join
+	if j.limit == 0 || j.timer != nil {
+		return
+	}
+	injected := c.beginInjected(1)
+	j.timer = time.AfterFunc(j.limit, func() {
+		defer injected.Done()
+		c.inject(serverInput{kind: serverInTimedOut, err: fmt.Errorf("%w: over %v", ErrJoinTimeout, j.limit)})
+	})
+}
+
+// disarm stops the join's timeout. The caller holds mu.
+func (c *Channel) disarm() {
+	if j := c.join; j != nil && j.timer != nil && j.timer.Stop() {
+		c.injected.Done()
+	}
+}
+
+// noteWaiting notes a message that was enqueued, if it waits there for a watched join. It reports
+// false if nobody will answer the message, because the join was given up.
+func (c *Channel) noteWaiting(it item) bool {
+	if c.status().isOpen() {
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.state.status == serverJoining && c.state.watched {
+		c.join.waiting = append(c.join.waiting, item{kind: it.kind, ref: it.ref, msg: it.msg})
+	}
+	return !c.state.givenUp
+}
+
+// claim takes what goes with the answer to a join that is given up. The caller holds mu.
+func (c *Channel) claim() *serverClaim {
+	claimed := &serverClaim{ref: c.ref.ref, previous: c.claimPrevious()}
+	c.ref = Ref{}
+	if c.join != nil {
+		claimed.waiting, c.join.waiting = c.join.waiting, nil
+	}
+	return claimed
+}
+
+// claimPrevious returns the channel that this one replaces, if its phx_close is due, and makes it
+// the caller's to send. The caller holds mu.
+func (c *Channel) claimPrevious() *Channel {
+	if c.join == nil || c.join.previous == nil {
+		return nil
+	}
+	p := c.join.previous
+	var out serverOutputs
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stepLocked(serverInput{kind: serverInSucceeded}, &out); out.n == 0 {
+		return nil
+	}
+	return p
+}
+
+// appendCrashedJoin appends the answer to a join that is given up, and the frames that follow it.
+func (c *Channel) appendCrashedJoin(frames []*serializer.Frame, claimed *serverClaim) []*serializer.Frame {
+	answer, _ := c.encodeReply(c.joinRef, claimed.ref, replyCrashed)
+	frames = append(frames, answer)
+	if claimed.previous != nil {
+		frames = append(frames, claimed.previous.closeFrame())
+	}
+	for _, it := range claimed.waiting {
+		frames = append(frames, c.refusal(it))
+	}
+	return frames
+}
+
+func (c *Channel) closeFrame() *serializer.Frame {
+	return c.lifecycle(serializer.EventClose, serializer.Payload{})
+}
+
+// refuseWaiting answers a message that was queued behind a join that was refused.
+func (c *Channel) refuseWaiting(it item) {
+	if f := c.refusal(it); f != nil {
+		_ = c.up.Send(f, transport.Delivery{Answer: true}) // the end of the connection ends the channel
+	}
+}
+
+// refusal is the answer to a message behind a join that failed: the same as if the topic had never
+// been joined. It is nil if the message needs no answer.
+func (c *Channel) refusal(it item) *serializer.Frame {
+	answer := replyNoTopic
+	var joinRef serializer.Ref
+	switch it.kind {
+	case itemLeave:
+		answer, joinRef = emptyResponse, it.msg.(serializer.Ref)
+	case itemEvent:
+	default:
+		return nil
+	}
+	f, err := c.encodeReply(joinRef, it.ref, answer)
+	if err != nil {
+		c.up.Log(c, "cannot answer behind a join", err)
+		return nil
+	}
+	return f
+}
