@@ -15,12 +15,13 @@ import (
 	"bennu.example/transport"
 )
 
-// Channel is one client's membership of one topic: it begins with a join and ends once. A Handler's callbacks for it run one at a
-// time, in order. Its methods may be called from any goroutine, also after its end, and never block.
+// Channel is one client's membership of one topic. It begins with a join and ends once. The
+// callbacks of its Handler run one at a time, in order. Its methods may be called from any
+// goroutine, even after its end, and never block.
 type Channel struct {
-	// What carries which join_ref, as in Phoenix: the reply to the join, phx_close and phx_error carry joinRef; pushes
-	// and all other replies carry pushRef. A reply about a topic that is not joined carries what its message did, or,
-	// if it is "unmatched topic", null.
+	// The join_refs are those of Phoenix. The reply to the join, phx_close and phx_error carry
+	// joinRef; pushes and all other replies carry pushRef. A reply about a topic that is not joined
+	// carries the join_ref of its message, or null if it is "unmatched topic".
 	up      Carrier
 	h       *Handler
 	topic   string
@@ -53,30 +54,32 @@ type Channel struct {
 // status is the stage that the channel has reached.
 func (c *Channel) status() serverStatus { return serverStatus(c.published.Load()) }
 
-// Carrier is the connection under a channel. Package socket implements it; not covered by the compatibility promise. Its methods may be
-// called from any goroutine, also under locks: they do not block.
+// Carrier is the connection under a channel. Package socket implements it; it is not covered by the
+// compatibility promise. Its methods may be called from any goroutine, even under locks: they do
+// not block.
 type Carrier interface {
 	Serializer() serializer.Serializer
 	PubSub() *pubsub.PubSub
-	// Send queues a frame, as transport.Conn does.
+	// Send sends a frame, as transport.Conn does.
 	Send(f *serializer.Frame, how transport.Delivery) error
 	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
 	// driver's Resume when the connection no longer is.
 	Congested(d Driver) bool
-	// End forgets the channel, if its topic is not another's already, and sends the frames, in one step: whatever the next join of the
-	// topic sends comes after them.
+	// End removes the channel from its topic, unless the topic has another one by now, and sends the
+	// frames, in one step: frames of the next join of the topic come after them. It skips nil frames.
 	End(c *Channel, frames ...*serializer.Frame)
-	// Answered tells that a join was answered, whatever the answer.
+	// Answered is called when a join was answered, whatever the answer.
 	Answered()
-	// Ended tells that a channel has ended: none of its callbacks runs any more.
+	// Ended is called when a channel has ended: none of its callbacks runs any more.
 	Ended()
 	// Crashed reports that a callback failed, which ended the channel or its join.
 	Crashed(c *Channel, what string, err error)
-	// Log reports what else went wrong.
+	// Log reports any other fault.
 	Log(c *Channel, message string, err error)
 }
 
-// Ref names a message of the client, so that it can be replied to later: Phoenix's socket_ref. The zero Ref names none.
+// Ref identifies a message of the client, so that it can be answered later: Phoenix's socket_ref.
+// The zero Ref identifies none.
 type Ref struct{ ref serializer.Ref }
 
 // Topic is the topic that the client joined.
@@ -85,9 +88,12 @@ func (c *Channel) Topic() string { return c.topic }
 // Context is the context of the channel's callbacks.
 func (c *Channel) Context() context.Context { return c.ctx }
 
-// Push sends an event to this client only. The payload is a Go value, or a serializer.Payload; nil is an empty object. The error is
-// ErrNotJoined, wraps ErrClosed, or wraps serializer.ErrPayload: a client of version 2.0.0 takes objects and binary only, one of 1.0.0 no
-// binary. That the client gets it is not known.
+// Push sends an event to this client only. The payload is a Go value or a serializer.Payload. Nil
+// means an empty object.
+//
+// The error is ErrNotJoined, wraps ErrClosed, or wraps serializer.ErrPayload: a client of version
+// 2.0.0 accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the
+// client received the event.
 func (c *Channel) Push(event string, payload any) error {
 	if err := c.open(); err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
@@ -106,14 +112,15 @@ func (c *Channel) Push(event string, payload any) error {
 	return nil
 }
 
-// Broadcast sends an event to everyone on the topic, on all nodes, this client included. Errors are those of pubsub.PubSub.Broadcast, and
-// as in Push.
+// Broadcast sends an event to everyone on the topic, on all nodes, this client included. Its errors
+// are those of pubsub.PubSub.Broadcast and of Push.
 //
-// An event that is reserved (see [OnAny]) is an error too, since its name may come from a client. Server code that
-// means to broadcast a presence_diff of its own calls pubsub.PubSub.Broadcast.
+// A reserved event (see [OnAny]) is an error too, because its name may come from a client. Server
+// code that intends to broadcast a presence_diff of its own calls pubsub.PubSub.Broadcast.
 func (c *Channel) Broadcast(event string, payload any) error { return c.broadcast(nil, event, payload) }
 
-// BroadcastFrom is Broadcast to all but this channel. Other channels of the same user get it.
+// BroadcastFrom is Broadcast to all except this channel. Other channels of the same user receive
+// the event.
 func (c *Channel) BroadcastFrom(event string, payload any) error {
 	return c.broadcast((*subscriber)(c), event, payload)
 }
@@ -131,7 +138,8 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 	return c.up.PubSub().BroadcastFrom(c.ctx, from, c.topic, event, payload)
 }
 
-// Ref names the message that is being handled, for Reply. Outside of an event's callback, and for a message without a ref, it is the zero Ref.
+// Ref returns the message that is being handled, for Reply. Outside of an event's callback, and for
+// a message without a ref, it returns the zero Ref.
 func (c *Channel) Ref() Ref {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,8 +149,8 @@ func (c *Channel) Ref() Ref {
 	return c.ref
 }
 
-// Reply answers the message that ref names, now or later, from any goroutine. The client takes the first reply and ignores others. The
-// error is ErrNoRef, or as in Push.
+// Reply answers the message that ref identifies, now or later, from any goroutine. The client uses
+// the first reply and ignores others. The error is ErrNoRef, or one of those of Push.
 func (c *Channel) Reply(ref Ref, r push.Reply) error {
 	err := c.open()
 	if err == nil && ref.ref.IsNull() {
@@ -164,8 +172,8 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 	return nil
 }
 
-// Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after what is in the mailbox already. The
-// error is ErrFull or wraps ErrClosed.
+// Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after
+// the messages that are in the mailbox already. The error is ErrFull or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
 	switch err := c.enqueue(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
 	case errors.Is(err, mailbox.ErrFull):
@@ -185,9 +193,12 @@ func (c *Channel) enqueue(it item, size int, own bool) error {
 	return c.mailbox.Enqueue(it, size)
 }
 
-// OnEnd has f called once when the channel has ended, however it ended, after Terminate. It is called as a callback is and must not block
-// for long: a new join of the topic by this client waits for it. If one f panics or ends its goroutine, the others are called all the same.
-// OnEnd reports false, and f is not called, if the channel has ended already.
+// OnEnd registers a function that is called once when the channel has ended, for whatever reason,
+// after Terminate. It runs as a callback does and must not block for long, because a new join of
+// the topic by this client waits for it. If one function panics or ends its goroutine, the others
+// are still called.
+//
+// OnEnd reports false, and does not call f, if the channel has ended already.
 func (c *Channel) OnEnd(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -198,8 +209,9 @@ func (c *Channel) OnEnd(f func()) bool {
 	return true
 }
 
-// Subscribe brings the broadcasts of another topic to the channel's Info callbacks, as *pubsub.Broadcast; they do not go to the client. It ends
-// with the channel, or by the function returned.
+// Subscribe subscribes to another topic. Its broadcasts go to the channel's Info callbacks, as
+// *pubsub.Broadcast, and not to the client. The subscription ends with the channel, or when cancel
+// is called.
 func (c *Channel) Subscribe(topic string) (cancel func()) {
 	sub := c.up.PubSub().Subscribe(topic, listener{c})
 	c.mu.Lock()
@@ -215,7 +227,7 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 		sub.Cancel()
 	}
 	return func() {
-		sub.Cancel() // first: the channel's end has to find those that may still deliver
+		sub.Cancel() // first: the channel's end must find every subscription that may still deliver
 		c.mu.Lock()
 		delete(c.others, sub)
 		c.mu.Unlock()
@@ -246,7 +258,8 @@ func (s *subscriber) Preparer() preparer { return s.h.preparer }
 // Deliver is part of pubsub.Subscriber.
 func (s *subscriber) Deliver(b *pubsub.Broadcast) error { return s.DeliverPrepared(b, nil) }
 
-// DeliverPrepared is part of prepare.Subscriber. The value is the key of the broadcast, if it has one.
+// DeliverPrepared is part of prepare.Subscriber. The value is the key of the broadcast, if it has
+// one.
 func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	c := (*Channel)(s)
 	status := c.status()
@@ -255,7 +268,8 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 		status = c.status()
 		c.answering.Unlock()
 	}
-	if status.isMute() { // a callback that does not return keeps the subscription, but the topic may be joined anew
+	if status.isMute() {
+		// A callback that does not return keeps the subscription, but the topic may be joined anew.
 		return nil
 	}
 	if c.h.intercepts(b) {
@@ -274,7 +288,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	if b.Event == eventDiff && c.holdDiff(f, how) {
 		return nil
 	}
-	_ = c.up.Send(f, how) // a connection that has ended is no error of the broadcaster's
+	_ = c.up.Send(f, how) // the end of a connection is not an error for the broadcaster
 	return nil
 }
 
@@ -317,7 +331,8 @@ func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*seria
 	})
 }
 
-// lifecycle is the frame of phx_close or phx_error. It names the join twice: V1 has no join_ref.
+// lifecycle returns a frame of phx_close or phx_error. Its ref is that of the join as well, because
+// version 1.0.0 has no join_ref.
 func (c *Channel) lifecycle(event string, payload serializer.Payload) *serializer.Frame {
 	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
 		Kind: serializer.KindPush, JoinRef: c.joinRef, Ref: c.joinRef, Topic: c.topic, Event: event, Payload: payload,

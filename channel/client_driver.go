@@ -24,7 +24,7 @@ type pushIO struct {
 	isCounted bool // in Client.unanswered
 }
 
-// Tasks on the loop. Each is a push with another type, so that posting one does not allocate.
+// The tasks of the loop. Each is a push under another type, so that posting one allocates nothing.
 type (
 	clientPushTask   clientPush
 	clientJoinTask   clientPush
@@ -84,7 +84,7 @@ func (p *clientPush) Cancel() {
 	}
 }
 
-// clientTimeout is a timer's task: it feeds one input.
+// clientTimeout is the task of a timer: it feeds one input.
 type clientTimeout struct {
 	c    *Client
 	kind clientInputKind
@@ -104,7 +104,7 @@ func (t *clientParams) Run() {
 	t.c.feed(clientInput{kind: inParams, attempt: t.attempt, payload: t.payload, err: t.err})
 }
 
-// clientDown is the channel as the socket sees it. Its methods run on the loop.
+// clientDown is the socket's handle to the channel. Its methods run on the loop.
 type clientDown struct{ c *Client }
 
 func (d clientDown) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
@@ -144,8 +144,8 @@ func (d clientDown) Refused(ref uint64, err error) {
 	d.c.feed(clientInput{kind: inRefused, ref: ref, err: err})
 }
 
-// Unsent marks a push that is to be sent again. The push takes back its payload and its share of
-// the budget. Other messages, such as joins, are not sent again.
+// Unsent marks a push that is to be sent again. The push holds its payload and its share of the
+// budget again. Other messages, such as joins, are made anew.
 func (d clientDown) Unsent(o *link.Out) {
 	p := d.c.state.flight[o.Ref]
 	if p == nil {
@@ -157,7 +157,7 @@ func (d clientDown) Unsent(o *link.Out) {
 }
 
 // clientKept is the capacity for inputs and outputs that a channel keeps: enough for a push and
-// for a reply. The larger slices of a join are released.
+// for a reply. A join needs more, which is released.
 const clientKept = 2
 
 // feed performs a step and its outputs. Outputs may feed further inputs, which are processed in

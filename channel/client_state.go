@@ -73,7 +73,7 @@ func (e *RemoteError) Error() string {
 	return "channel: server sent " + e.Event
 }
 
-// clientMachine is the state during a step, and the outputs so far.
+// clientMachine is a step in progress.
 type clientMachine struct {
 	clientState
 	out []clientOutput
@@ -150,7 +150,7 @@ func (m *clientMachine) joinCalled(p *clientPush) {
 	}
 }
 
-// begin starts a join or a rejoin. Its timeout starts here, whether there is a connection or not.
+// begin starts a join, the first or a later one. Its timeout starts now, connected or not.
 func (m *clientMachine) begin() {
 	m.attempt++
 	m.joinRef = 0
@@ -492,7 +492,7 @@ func (m *clientMachine) answerLeave(a promise.Result) {
 // left closes the channel because Leave was called.
 func (m *clientMachine) left(a promise.Result) { m.end(ErrLeft, &a) }
 
-// end closes the channel permanently. A pending Leave is answered with leave. Nil means that it
+// end closes the channel for good. The result leave answers a pending Leave; nil means that it
 // fails.
 func (m *clientMachine) end(cause error, leave *promise.Result) {
 	if m.over {
@@ -565,7 +565,7 @@ func (p *clientPush) wrap(topic string, err error) error {
 	return fmt.Errorf("channel: push %s to %s: %w", p.event, topic, err)
 }
 
-// failed is the result of a push that gets no reply, because of err.
+// failed returns the result of a push that gets no reply, because of err.
 func failed(err error) promise.Result {
 	if errors.Is(err, push.ErrTimeout) {
 		return promise.Result{Status: push.StatusTimeout, Err: err}

@@ -10,7 +10,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// Handler is the definition of a kind of channel, made by Define and mounted in Routes. It is immutable and safe for concurrent use.
+// Handler defines a kind of channel. Define makes it, and Routes mount it. It is immutable and safe
+// for concurrent use.
 type Handler struct {
 	newState  func() any
 	join      func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
@@ -22,7 +23,7 @@ type Handler struct {
 	info      map[reflect.Type]infoFunc
 	infoIface []infoIface // for message types that are interfaces, in the order of definition
 	terminate func(ctx context.Context, c *Channel, reason error)
-	slow      map[string]slowRule // by event, "" for those that have none; nil: the connection's policy
+	slow      map[string]slowRule // by event, "" for all others; nil means the connection's policy
 	preparer  preparer            // computes their keys; nil if no rule needs one
 }
 
@@ -42,19 +43,29 @@ type Func func(ctx context.Context, c *Channel, event string, p serializer.Paylo
 // Option is a callback of a handler whose state is S.
 type Option[S any] struct{ apply func(*Handler) }
 
-// Define makes a handler. Each join has a state of its own, a zero S, which all callbacks of that channel get.
+// Define makes a handler. Each join has a state of its own, a zero S, which is passed to all
+// callbacks of that channel.
 //
-// Join decides about a join. Its parameters are decoded from the join's payload, as in On. With a nil error the client is joined and gets
-// reply (nil: an empty object). An error made by push.Reject refuses, and the client gets its payload; any other error, and a panic, is
-// logged and the client is told "join crashed".
+// Join decides about a join. Its parameters are decoded from the join's payload, as in On. If the
+// error is nil, the client is joined and receives reply; nil means an empty object. An error made
+// by push.Reject refuses the join, and the client receives its payload. Any other error, and a
+// panic, is logged, and the client receives "join crashed".
 //
-// A join that takes longer than socket.Config.JoinTimeout (30 s) has failed: ctx is cancelled, its cause is ErrJoinTimeout, the client is told
-// "join crashed", and may join the topic anew while this one still runs. What it returns counts for nothing any more, but what it has set up is
-// taken down: with a nil error Terminate is called, and whatever the error the functions given to OnEnd are, as soon as it has returned. The same
-// holds for one that has not returned 5 seconds after the client joined the topic anew; there the cause is ErrReplaced.
+// The channel's subscription to its topic begins after join has returned, just before the reply.
+// The client receives every broadcast after its reply. A callback that loads a history misses the
+// broadcasts between its query and that moment.
 //
-// Define panics on what can only be a mistake: two callbacks for one event or message type, or one that is nil.
-func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S]) *Handler {
+// A join that takes longer than socket.Config.JoinTimeout (30 s) has failed. Its context is
+// cancelled by ErrJoinTimeout, the client receives "join crashed", and it may join the topic
+// again while the callback still runs. Its result is ignored, but its side effects are cleaned
+// up: the OnEnd functions run, and so does Terminate if it returned nil. The same applies to a
+// join that has not returned 5 s after the client joined the topic again; then the cause is
+// ErrReplaced.
+//
+// Define panics if there are two callbacks for one event or message type, or if a callback is nil.
+func Define[S, P any](
+	join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S],
+) *Handler {
 	must(join != nil, "join")
 	decode := decoder[P]()
 	h := &Handler{
@@ -80,11 +91,13 @@ func Define[S, P any](join func(s *S, ctx context.Context, c *Channel, params P)
 	return h
 }
 
-// On handles the client's pushes of one event. The payload is decoded into P: serializer.Payload takes it as it is, []byte takes binary
-// ones, other types go by their json tags. One that does not decode is answered with an error, reason "invalid payload".
+// On handles the client's pushes of one event. The payload is decoded into P: a serializer.Payload
+// is passed unchanged, []byte accepts binary payloads, and other types are decoded by their json
+// tags. A payload that cannot be decoded gets an error reply, reason "invalid payload".
 //
-// The reply, if it is not push.NoReply, is sent first. Then a nil error goes on; an error made by push.Reject is an error reply; ErrStop
-// ends the channel normally; any other error, and a panic, is a crash: it is logged, and the client gets phx_error and rejoins.
+// The reply is sent first, unless it is push.NoReply. If the error is nil, the channel goes on. An
+// error made by push.Reject becomes an error reply. ErrStop ends the channel normally. Any other
+// error, and a panic, is a crash: it is logged, and the client receives phx_error and rejoins.
 func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (push.Reply, error)) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
@@ -102,14 +115,17 @@ func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p 
 	}}
 }
 
-// OnAny handles the events that no On is for. Without it they crash the channel, as in Phoenix.
+// OnAny handles the events that have no On. Without OnAny they crash the channel, as in Phoenix.
 //
-// A push of a reserved event does not reach OnAny and gets an error reply, reason "reserved event". Reserved are
-// phx_reply, phx_error, phx_close, presence_state, presence_diff, and events that begin with "$" or "chan_reply_". The
-// event's name is the client's choice, and OnAny often passes it on: other clients would take a phx_close for the end
-// of their channel, or a presence_diff for a change of their list. A handler that needs such an event from its clients
-// names it by an On of its own.
-func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error)) Option[S] {
+// A push of a reserved event does not reach OnAny and gets an error reply, reason "reserved
+// event". Reserved are phx_reply, phx_error, phx_close, presence_state, presence_diff, and events
+// that begin with "$" or "chan_reply_". The client chooses the event's name, and OnAny often
+// passes it on. Other clients would take a phx_close for the end of their channel, or a
+// presence_diff for a change of their list. A handler that needs such an event from its clients
+// has an On for it.
+func OnAny[S any](
+	f func(s *S, ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error),
+) Option[S] {
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "OnAny")
 		if h.any != nil {
@@ -121,9 +137,12 @@ func OnAny[S any](f func(s *S, ctx context.Context, c *Channel, event string, p 
 	}}
 }
 
-// Intercept takes the broadcasts of one event on the channel's topic, which then do not go to the client by themselves: f pushes
-// them on, changed or not, or drops them. Errors are as in On, but that one made by push.Reject is a crash, there being nothing to reply to. It
-// costs an encoding per client.
+// Intercept handles the broadcasts of one event on the channel's topic. They are not sent to the
+// client by themselves: f pushes them, changed or not, or drops them. Each client costs an
+// encoding.
+//
+// Errors are those of On, except that an error made by push.Reject is a crash, because there is no
+// message to reply to.
 func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) error) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
@@ -141,8 +160,9 @@ func Intercept[S, P any](event string, f func(s *S, ctx context.Context, c *Chan
 	}}
 }
 
-// Info handles the messages of type M that the server's own code sends to the channel: by Channel.Send, and as *pubsub.Broadcast
-// those of topics that the channel subscribed to. A message of a type that has no callback is logged and dropped. Errors are as in Intercept.
+// Info handles the messages of type M that the server's own code sends to the channel: by
+// Channel.Send, and as *pubsub.Broadcast those of topics that the channel subscribed to. A message
+// whose type has no callback is logged and dropped. Errors are those of Intercept.
 func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) Option[S] {
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "Info")
@@ -159,8 +179,9 @@ func Info[S, M any](f func(s *S, ctx context.Context, c *Channel, msg M) error) 
 	}}
 }
 
-// Terminate is called once for every channel whose join was accepted, when it ends, however it ends: see the Err variables for the
-// reasons. Its context is not cancelled. Pushes from it reach the client after phx_close, but before phx_error.
+// Terminate is called once for every channel whose join was accepted, when the channel ends. The
+// Err variables list the reasons. Its context is not cancelled. Pushes from it reach the client
+// after phx_close, but before phx_error.
 func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error)) Option[S] {
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "Terminate")
@@ -171,19 +192,20 @@ func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error
 	}}
 }
 
-// Use puts middleware around every event (not around joins), the first outermost: for logging, tracing, limits. Written Use[room](…).
+// Use wraps every event in middleware, but not joins. The first middleware is the outermost. It is
+// written Use[room](…), and serves logging, tracing and limits.
 func Use[S any](middleware ...func(next Func) Func) Option[S] {
 	return Option[S]{func(h *Handler) { h.wrap = append(h.wrap, middleware...) }}
 }
 
-// must panics if a callback is not there.
-func must(is bool, what string) {
-	if !is {
+// must panics if a callback is nil.
+func must(present bool, what string) {
+	if !present {
 		panic("channel: nil callback for " + what)
 	}
 }
 
-// dispatch is the innermost Func: it finds the event's callback.
+// dispatch is the innermost Func: it calls the event's callback.
 func (h *Handler) dispatch(ctx context.Context, c *Channel, event string, p serializer.Payload) (push.Reply, error) {
 	if f, ok := h.events[event]; ok {
 		return f(ctx, c, event, p)
@@ -194,7 +216,8 @@ func (h *Handler) dispatch(ctx context.Context, c *Channel, event string, p seri
 	return push.NoReply, noCallback(event)
 }
 
-// infoFor finds the callback for a message: by its type, else the first interface that it implements.
+// infoFor returns the callback for a message: the one for its type, or else the one for the first
+// interface that it implements.
 func (h *Handler) infoFor(msg any) infoFunc {
 	typ := reflect.TypeOf(msg)
 	if f, ok := h.info[typ]; ok {
@@ -208,10 +231,11 @@ func (h *Handler) infoFor(msg any) infoFunc {
 	return nil
 }
 
-// decoder returns how a payload becomes a P. Raw payloads take a way without reflection.
+// decoder returns the function that decodes a payload into a P. Raw payloads need no reflection.
 func decoder[P any]() func(serializer.Payload) (P, error) {
-	if raw, ok := any(func(p serializer.Payload) (serializer.Payload, error) { return p, nil }).(func(serializer.Payload) (P, error)); ok {
-		return raw
+	raw := func(p serializer.Payload) (serializer.Payload, error) { return p, nil }
+	if f, ok := any(raw).(func(serializer.Payload) (P, error)); ok {
+		return f
 	}
 	return func(p serializer.Payload) (v P, err error) {
 		if err := p.Decode(&v); err != nil {

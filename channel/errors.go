@@ -11,25 +11,27 @@ import (
 )
 
 var (
-	// ErrStop, returned by a callback, ends the channel normally: the client gets phx_close and does not rejoin. It is also the
-	// reason given to Terminate then.
+	// ErrStop ends the channel normally if a callback returns it: the client receives phx_close and
+	// does not rejoin. It is also the reason given to Terminate then.
 	ErrStop = errors.New("channel stopped")
 	// ErrLeft is the reason given to Terminate when the client left.
 	ErrLeft = errors.New("client left")
-	// ErrReplaced is the reason given to Terminate when the client joined the topic again on the same connection.
+	// ErrReplaced is the reason given to Terminate when the client joined the topic again on the same
+	// connection.
 	ErrReplaced = errors.New("client joined again")
-	// ErrJoinTimeout is wrapped by the cause of a join's context when the join took longer than socket.Config.JoinTimeout, and by the reason
-	// given to Terminate if it is accepted later all the same.
+	// ErrJoinTimeout is wrapped by the cause of a join's context when the join took longer than
+	// socket.Config.JoinTimeout. The reason given to Terminate wraps it if the join is accepted later.
 	ErrJoinTimeout = errors.New("join took too long")
-	// ErrClosed is wrapped by the reason given to Terminate when the connection ended, and by what Push and the like return from then on.
+	// ErrClosed is wrapped by the reason given to Terminate when the connection ended, and by the
+	// errors of Push, Broadcast, Reply and Send from then on.
 	ErrClosed = errors.New("channel closed")
-	// ErrNotJoined is returned by Push, Broadcast and the like before the join is answered: send yourself a message with
-	// [Channel.Send] and do it in an [Info] callback.
+	// ErrNotJoined is returned by Push, Broadcast and Reply before the join is answered. A join
+	// callback that needs one of them calls [Channel.Send], and does it in an [Info] callback.
 	ErrNotJoined = errors.New("channel not joined yet")
-	// ErrFull is returned by Send when the channel's mailbox is full. It is the reason given to Terminate when a callback took so long
-	// that the client's messages found no room.
+	// ErrFull is returned by Send when the channel's mailbox is full. It is the reason given to
+	// Terminate when a callback took so long that a message found no room.
 	ErrFull = errors.New("channel's mailbox is full")
-	// ErrNoRef is returned by Reply for a Ref that names no message.
+	// ErrNoRef is returned by Reply for a Ref that identifies no message.
 	ErrNoRef = errors.New("no message to reply to")
 )
 
@@ -37,15 +39,16 @@ var (
 // its text.
 type PanicError = safecall.PanicError
 
-// payloadError is a payload that does not decode into the type that its callback takes.
+// payloadError is a payload that cannot be decoded into the type that its callback takes.
 type payloadError struct {
 	want reflect.Type
 	err  error
 }
 
-// Error is for the log: it tells what does not fit, and nothing of the payload, which a decoder's own text may quote.
+// Error is for the log. It says what does not fit, but quotes nothing of the payload, as a
+// decoder's own text may.
 func (e *payloadError) Error() string {
-	text := fmt.Sprintf("channel: invalid payload: no %v", e.want)
+	text := fmt.Sprintf("channel: invalid payload: want %v", e.want)
 	var field *json.UnmarshalTypeError
 	if errors.As(e.err, &field) && field.Field != "" {
 		got, _, _ := strings.Cut(field.Value, " ") // "number 5"

@@ -12,10 +12,10 @@ import (
 // errReserved is the error of a broadcast whose event is reserved.
 var errReserved = errors.New("the event is reserved")
 
-// reserved reports whether a client would take an event for something that the server itself says: the protocol's
-// events, presence's, chan_reply_<ref>, by which phoenix.js finds the callbacks of a push, and extensions, whose
-// names begin with $. A client that could send them to other clients would close their channels, answer their pushes
-// or forge their lists.
+// reserved reports whether clients trust an event because only the server sends it: the events of
+// the protocol and of presence, chan_reply_<ref>, by which phoenix.js finds the callbacks of a
+// push, and extensions, whose names begin with $. A client that could send them to other clients
+// would close their channels, answer their pushes or forge their lists.
 func reserved(event string) bool {
 	switch event {
 	case serializer.EventJoin, serializer.EventLeave, serializer.EventReply, serializer.EventError, serializer.EventClose,
@@ -25,8 +25,8 @@ func reserved(event string) bool {
 	return strings.HasPrefix(event, "$") || strings.HasPrefix(event, "chan_reply_")
 }
 
-// refuses reports whether a client's push of an event does not reach the handler's callbacks: it is reserved, and the
-// handler does not ask for it by name.
+// refuses reports whether a client's push of an event does not reach the handler's callbacks: it is
+// reserved, and the handler has no On for it.
 func (h *Handler) refuses(event string) bool {
 	if !reserved(event) {
 		return false
@@ -35,7 +35,8 @@ func (h *Handler) refuses(event string) bool {
 	return !ok
 }
 
-// refuseReserved answers a push of a reserved event. Without OnAny it is an event that has no callback.
+// refuseReserved answers a push of a reserved event. Without OnAny, it crashes the channel as any
+// event without a callback does.
 func (c *Channel) refuseReserved(it item) {
 	if c.h.any == nil {
 		c.settle(it, push.NoReply, noCallback(it.event))

@@ -6,12 +6,14 @@ import (
 	"strings"
 )
 
-// Routes says which handler serves which topics. A key is an exact topic, or a prefix that ends in "*": "room:*" takes "room:",
-// "room:1" and "room:a:b", and "*" takes everything. Of several that match the exact one wins, then the longest prefix. (Phoenix takes the
-// first declared, and would have the user put them in this order.)
+// Routes map topics to the handlers that serve them. A key is an exact topic, or a prefix that
+// ends in "*": "room:*" matches "room:", "room:1" and "room:a:b", and "*" matches every topic. If
+// several keys match, the exact one wins, then the longest prefix. (In Phoenix, the first route
+// that is declared wins.)
 type Routes map[string]*Handler
 
-// Router is a compiled Routes. For package socket; not covered by the compatibility promise.
+// Router is a compiled Routes. It is for package socket and not covered by the compatibility
+// promise.
 type Router struct {
 	exact    map[string]*Handler
 	prefixes []prefix // longest first
@@ -42,7 +44,7 @@ func (r Routes) Compile() (*Router, error) {
 	return t, nil
 }
 
-// Match finds the handler of a topic, or nil.
+// Match returns the handler of a topic, or nil.
 func (t *Router) Match(topic string) *Handler {
 	if h, ok := t.exact[topic]; ok {
 		return h

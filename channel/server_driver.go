@@ -24,11 +24,13 @@ import (
 // time; Wait, Cancel and Resume may be called from any goroutine.
 type Driver struct{ c *Channel }
 
-// Start begins a channel with the client's phx_join. If before is not zero, it is the channel that
-// the topic has: it is replaced, and the join waits for its end. The mailbox holds at most size bytes
-// of messages that wait for the channel's callbacks, which run on the goroutines of workers.
+// Start begins a channel with the client's phx_join. If before is not zero, it is the channel
+// that the topic has: it is replaced, and the join waits for its end. The mailbox holds at most
+// size bytes of messages that wait for the channel's callbacks, which run on the goroutines of
+// workers.
 func Start(
-	ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver, size int, workers *mailbox.Workers,
+	ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver,
+	size int, workers *mailbox.Workers,
 ) Driver {
 	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, data: h.newState()}
 	c.ref = Ref{join.Ref} // until the join is answered
@@ -41,7 +43,8 @@ func Start(
 		before.c.inject(serverInput{kind: serverInReplaced})
 		c.join = &serverJoin{previous: before.c}
 	}
-	_ = c.mailbox.Enqueue(item{kind: itemJoin, caused: true, ref: join.Ref, payload: join.Payload}, 0) // an empty mailbox takes anything
+	it := item{kind: itemJoin, caused: true, ref: join.Ref, payload: join.Payload}
+	_ = c.mailbox.Enqueue(it, 0) // an empty mailbox has room for anything
 	return Driver{c}
 }
 

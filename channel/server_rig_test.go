@@ -155,8 +155,8 @@ func rigReason(err error) string {
 }
 
 // playScript feeds the lines of a script, and compares what each comes to. A line is an input, or
-// "input => outputs"; an input alone must come to nothing that shows. Names are the timers that must
-// run in the end.
+// "input => outputs"; an input alone must come to nothing that shows. Names are the timers that
+// must run in the end.
 func playScript(t *testing.T, script string, do func(string) string, armed map[string]bool, names string) {
 	t.Helper()
 	for line := range strings.Lines(script) {

@@ -6,9 +6,9 @@ import "bennu.example/serializer"
 type serverInput struct {
 	kind     serverInputKind
 	frame    *serializer.Frame // serverInAccepted, serverInRefused, serverInLeave: the reply to send
-	err      error             // serverInRefused, serverInTimedOut, serverInStopped, serverInCrashed, serverInExited, serverInClose, serverInTerminated
+	err      error             // what failed, or why the channel ends
 	crashed  bool              // serverInRefused: the callback failed; it did not reject
-	accepted bool              // serverInAccepted, serverInRefused, serverInExited: the callback returned nil, so Terminate is due
+	accepted bool              // the join callback returned nil, so Terminate is due
 }
 
 type serverInputKind uint8
@@ -45,7 +45,7 @@ type serverOutput struct {
 	keep   bool              // serverOutClose: what is queued is still dispatched
 	report serverReport      // serverOutReport
 	frame  *serializer.Frame // serverOutReply; serverOutTell: sent before frames
-	err    error             // serverOutReport, serverOutCancel, serverOutClose, serverOutTerminate, serverOutEnd
+	err    error             // serverOutReport, serverOutCancel, serverOutClose, serverOutTerminate
 
 	claimed *serverClaim // serverOutTell of serverFrameCrashedJoin, serverOutTellPrevious; set by Channel.step
 }
@@ -69,12 +69,12 @@ type serverOutputKind uint8
 const (
 	serverOutArm          serverOutputKind = iota // start the join's timeout
 	serverOutDisarm                               // stop it
-	serverOutCallJoin                             // call the join callback; serverInAccepted, serverInRefused or serverInExited follows
+	serverOutCallJoin                             // call the join callback; its result follows as an input
 	serverOutSubscribe                            // subscribe to the topic
 	serverOutUnsubscribe                          // cancel all subscriptions
 	serverOutReply                                // send the positive reply to the join
 	serverOutTell                                 // remove the channel from its carrier, and send the frames of its end
-	serverOutTellPrevious                         // send the phx_close of the channel that this one replaced, if it is still due
+	serverOutTellPrevious                         // send the phx_close of the channel before, if that is due
 	serverOutHandOver                             // let the caller send this channel's phx_close
 	serverOutAnswered                             // notify the carrier that the join was answered
 	serverOutReport                               // report a failure to the carrier
@@ -89,7 +89,7 @@ const (
 type serverFrames uint8
 
 const (
-	serverFrameCrashedJoin serverFrames = 1 << iota // the error reply to the join, and what goes with it: see serverClaim
+	serverFrameCrashedJoin serverFrames = 1 << iota // the error reply to the join, and a serverClaim
 	serverFrameClose                                // phx_close
 	serverFrameError                                // phx_error
 )

@@ -9,17 +9,19 @@ import (
 	"bennu.example/transport"
 )
 
-// slowRule says how the broadcasts and pushes of an event go to clients that read too slowly.
+// slowRule determines how the broadcasts and pushes of an event are sent to clients that read too
+// slowly.
 type slowRule struct {
 	policy transport.SlowPolicy
-	key    func(payload any) (of string, ok bool) // of KeepLatest; nil: the event has one key
+	key    func(payload any) (of string, ok bool) // for KeepLatest; nil means that the event has one key
 }
 
-// OnSlow says what happens to broadcasts and pushes of an event for a client that reads too slowly, instead of what socket.Config.OnSlow says;
-// transport.Inherit leaves that. The event "" stands for all that have no policy of their own. Counts are in socket.Stats.
+// OnSlow determines what happens to broadcasts and pushes of an event for a client that reads too
+// slowly. It overrides socket.Config.OnSlow; transport.Inherit keeps that policy. The event ""
+// stands for all events that have no policy of their own. Counts are in socket.Stats.
 //
-// By transport.KeepLatest only the newest of the event on a topic waits for a client: for events that tell how things are, not how they changed.
-// What is dropped leaves no trace, so do not have presence_diff dropped.
+// With transport.KeepLatest, only the newest event of a topic waits for a client. This suits events
+// that carry a state, not a change. Dropped events leave no trace, so never drop presence_diff.
 func OnSlow[S any](event string, policy transport.SlowPolicy) Option[S] {
 	return Option[S]{func(h *Handler) {
 		if policy > transport.Inherit {
@@ -29,11 +31,14 @@ func OnSlow[S any](event string, policy transport.SlowPolicy) Option[S] {
 	}}
 }
 
-// Latest is OnSlow by transport.KeepLatest of several things that one event tells of, such as the cursor of each user: the newest of each key
-// waits. The payload is decoded as in On; one that does not decode has no key, and is kept.
+// Latest is OnSlow with transport.KeepLatest for an event that carries several states, such as
+// the cursor of each user: the newest event of each key waits. The payload is decoded as in On. A
+// payload that cannot be decoded has no key, and is kept.
 //
-// Key is called once for a broadcast at each node, however many subscribers there are, and once for a push; on the goroutine of who
-// broadcasts or pushes, by several at once, under no lock. If it panics then a broadcast has no key, and its broadcaster gets a *PanicError.
+// Key is called once for a broadcast at each node, however many subscribers there are, and once
+// for a push. It runs on the goroutine that broadcasts or pushes, under no lock, and may run on
+// several goroutines at once. If it panics, the broadcast has no key, and the broadcaster gets a
+// *PanicError.
 func Latest[S, P any](event string, key func(p P) string) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
@@ -65,7 +70,7 @@ func (h *Handler) addSlow(event string, rule slowRule) {
 	}
 }
 
-// slowRule is the rule for an event.
+// slowRule returns the rule for an event.
 func (h *Handler) slowRule(event string) slowRule {
 	rule, ok := h.slow[event]
 	if !ok {
@@ -77,7 +82,7 @@ func (h *Handler) slowRule(event string) slowRule {
 	return rule
 }
 
-// makeKey is the key of one broadcast or push; the zero Key if it has none.
+// makeKey returns the key of one broadcast or push, or the zero Key if it has none.
 func (r slowRule) makeKey(topic, event string, payload any) transport.Key {
 	of := ""
 	if r.key != nil {
@@ -94,7 +99,8 @@ type preparer = prepare.Preparer[*pubsub.Broadcast]
 // keys is a Handler as the preparer of its broadcasts: it computes their keys.
 type keys Handler
 
-// Prepare is part of prepare.Preparer. It returns a transport.Key, or nil for an event of another policy.
+// Prepare is part of prepare.Preparer. It returns a transport.Key, or nil for an event of another
+// policy.
 func (k *keys) Prepare(b *pubsub.Broadcast) (any, error) {
 	rule := (*Handler)(k).slowRule(b.Event)
 	if rule.policy != transport.KeepLatest {
