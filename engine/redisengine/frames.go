@@ -125,10 +125,26 @@ func (f *frames) check(p []byte) error {
 			err = f.value('$', text)
 		case line != nil:
 			err = f.begin(line)
+		case len(f.in.line) > 0:
+			err = checkPartial(f.in.line)
 		}
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkPartial checks the beginning of an incomplete line. The client reads some values without
+// their line break: it skips the two bytes after the types "_" and ".", and the byte after a
+// number's carriage return. So these bytes must be checked before the line is complete.
+func checkPartial(line []byte) error {
+	i := bytes.IndexByte(line, '\r')
+	switch {
+	case bytes.IndexByte([]byte("+-:,_$*%>"), line[0]) < 0:
+		return fmt.Errorf("%w: an unknown type", errProtocol)
+	case i >= 0 && i < len(line)-1, line[0] == '_' && len(line) > 1 && i != 1:
+		return fmt.Errorf("%w: a malformed line", errProtocol)
 	}
 	return nil
 }

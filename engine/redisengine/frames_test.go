@@ -146,6 +146,9 @@ var malformed = map[string]attack{
 	"an unknown type":             {"", "@\r\n"},
 	"a longer string":             {"", ">3\r\n$7\r\nmessage\r\n$1\r\nlonger\r\n"},
 	"no carriage return":          {"", "+OK\n"},
+	"an incomplete unknown line":  {"", "...."},
+	"an incomplete null":          {"", "_ab"},
+	"an incomplete number":        {"PUBLISH", ":7\rx"},
 	"an endless line":             {"", "+" + strings.Repeat("x", 100_000)},
 	"a number for a subscription": {"SUBSCRIBE", ":7\r\n"},
 	"a queued subscription":       {"SUBSCRIBE", "+QUEUED\r\n"},
@@ -223,6 +226,7 @@ func FuzzServer(f *testing.F) {
 	}
 	f.Add([]byte(">3\r\n$7\r\nmessage\r\n$1\r\nx\r\n$1\r\nx\r\n"), uint8(0))
 	f.Add([]byte(helloAnswer), uint8(1))
+	f.Add([]byte("....*999\r\x179>9999\r\x179>"), uint8(5))
 	f.Fuzz(func(t *testing.T, data []byte, at uint8) {
 		sent := bytes.Repeat([]byte("*1\r\n$4\r\nROLE\r\n"), 10)
 		whole, pieces := redisengine.CheckFrames(sent, data), redisengine.CheckFrames(sent, split(data, int(at)+1)...)
