@@ -28,6 +28,16 @@ func TestMain(m *testing.M) { leak.Main(m) }
 func TestNode(t *testing.T)     { each(t, "scenarios", runNode) }
 func TestChromium(t *testing.T) { each(t, "scenarios", runChromium) }
 
+// TestCloseCodes checks what the versions of phoenix.js do after close codes of the server.
+func TestCloseCodes(t *testing.T) {
+	for _, phoenix := range []string{"phoenix", "phoenix-1.8.12"} {
+		t.Run(phoenix, func(t *testing.T) {
+			t.Parallel()
+			runVersion(t, "close", "websocket", phoenix)
+		})
+	}
+}
+
 func TestPresenceNode(t *testing.T)     { each(t, "presence", runNode) }
 func TestPresenceChromium(t *testing.T) { each(t, "presence", runChromium) }
 
@@ -41,12 +51,17 @@ func each(t *testing.T, suite string, run func(t *testing.T, suite, transport st
 	}
 }
 
-func runNode(t *testing.T, suite, transport string) {
+func runNode(t *testing.T, suite, transport string) { runVersion(t, suite, transport, "phoenix") }
+
+// runVersion runs a suite in Node, with phoenix.js from the npm package of that name.
+func runVersion(t *testing.T, suite, transport, phoenix string) {
+	t.Helper()
 	dir := modules(t)
 	c := newControl(t, dir)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, require.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, *scenario)
+	cmd := exec.CommandContext(ctx, require.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, phoenix,
+		*scenario)
 	cmd.WaitDelay = time.Second
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

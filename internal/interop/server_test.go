@@ -12,8 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/coder/websocket"
 
 	"bennu.example/internal/conformance/app"
 )
@@ -70,9 +73,11 @@ func (c *control) create(w http.ResponseWriter, r *http.Request) {
 		}
 		return def
 	}
+	code, _ := strconv.Atoi(q.Get("code"))
 	s := &server{
 		addr: "127.0.0.1:0",
 		ws:   q.Get("ws"),
+		code: code,
 		// An idle poll takes this long, and so does the detection of a dead session.
 		cfg: app.Config{Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second)},
 	}
@@ -114,8 +119,10 @@ func (c *control) fail(w http.ResponseWriter, err error) {
 
 // server runs the conformance application on one port. It can be restarted.
 type server struct {
-	ws  string // how to handle WebSocket connections: "" serves them; or "refuse" or "hang"
-	cfg app.Config
+	ws    string // how to handle WebSocket connections: "" serves them; or "refuse", "hang" or "close"
+	code  int    // with which "close" closes the first WebSocket; later ones are served
+	isCut atomic.Bool
+	cfg   app.Config
 
 	mu    sync.Mutex
 	addr  string
@@ -147,6 +154,15 @@ func (s *server) start() error {
 	return nil
 }
 
+// closeWebSocket accepts a WebSocket and closes it with the server's code.
+func (s *server) closeWebSocket(w http.ResponseWriter, r *http.Request) {
+	c, err := websocket.Accept(w, r, nil)
+	if err != nil {
+		return // the client has gone
+	}
+	_ = c.Close(websocket.StatusCode(s.code), "")
+}
+
 func (s *server) handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/websocket") {
@@ -157,6 +173,11 @@ func (s *server) handler(next http.Handler) http.Handler {
 			case "hang":
 				<-r.Context().Done()
 				return
+			case "close":
+				if s.isCut.CompareAndSwap(false, true) {
+					s.closeWebSocket(w, r)
+					return
+				}
 			}
 		}
 		next.ServeHTTP(w, r)

@@ -16,7 +16,7 @@ export function scenario(name, run, opts = {}) { all.push({name, run, ...opts}) 
 /**
  * Runs all declared scenarios sequentially and reports one line of JSON for each: first
  * {"plan": [names]}, then {"name", "ok", "ms", "error"?} for each.
- * @param {{phoenix: object, WebSocket: Function, transport: string, control: string,
+ * @param {{phoenix: object, name?: string, WebSocket: Function, transport: string, control: string,
  *   match?: string, report: (line: string) => void}} env
  */
 export async function run(env) {
@@ -42,7 +42,7 @@ export async function run(env) {
 
 /** A server with the conformance application, which the Go test starts and stops on request. */
 class Server {
-  /** @param {{ws?: "refuse" | "hang", window?: number, idle?: number}} options */
+  /** @param {{ws?: "refuse" | "hang" | "close", code?: number, window?: number, idle?: number}} options */
   static async create(control, options) {
     const s = new Server()
     s.control = control

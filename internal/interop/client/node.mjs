@@ -1,15 +1,16 @@
-// Runs the scenarios in Node: node node.mjs MODULES CONTROL TRANSPORT SUITE [MATCH]
-// MODULES is a directory that contains node_modules/phoenix and node_modules/ws.
+// Runs the scenarios in Node: node node.mjs MODULES CONTROL TRANSPORT SUITE PHOENIX [MATCH]
+// MODULES is a directory that contains node_modules/PHOENIX and node_modules/ws.
 import {createRequire} from "node:module"
 import {join} from "node:path"
 import {run} from "./kit.mjs"
 
-const [modules, control, transport, suite, match] = process.argv.slice(2)
+const [modules, control, transport, suite, name, match] = process.argv.slice(2)
 const require = createRequire(join(modules, "package.json"))
 
 await import(`./${suite}.mjs`)
 await run({
-  phoenix: require("phoenix"),
+  phoenix: require(name),
+  name,
   WebSocket: require("ws"),
   transport,
   control,
