@@ -118,11 +118,11 @@ func (c *Client) Topic() string { return c.topic }
 // If another channel is still leaving the topic, the join is sent when that Leave was answered or
 // timed out, and then its timeout starts again. phoenix.js sends it immediately, and Phoenix then
 // ends the old channel without answering its last pushes.
-func (c *Client) Join() *push.Push { return c.JoinTimeout(0) }
+func (c *Client) Join() *push.Push { return c.JoinWithTimeout(0) }
 
-// JoinTimeout calls Join with a timeout for this channel: for its joins, pushes and leave. Zero
+// JoinWithTimeout calls Join with a timeout for this channel: for its joins, pushes and leave. Zero
 // means the socket's timeout.
-func (c *Client) JoinTimeout(d time.Duration) *push.Push {
+func (c *Client) JoinWithTimeout(d time.Duration) *push.Push {
 	if d > 0 {
 		c.timeout.Store(int64(d))
 	}
@@ -155,11 +155,11 @@ func (c *Client) Leave() *push.Push {
 // serializer.Binary. Nil means an empty object. The payload is encoded before Push returns. If that
 // fails, or the channel accepts no pushes, the push is answered with an error.
 func (c *Client) Push(event string, payload any) *push.Push {
-	return c.PushTimeout(event, payload, 0)
+	return c.PushWithTimeout(event, payload, 0)
 }
 
-// PushTimeout calls Push with a timeout for this push. Zero means the channel's timeout.
-func (c *Client) PushTimeout(event string, payload any, d time.Duration) *push.Push {
+// PushWithTimeout calls Push with a timeout for this push. Zero means the channel's timeout.
+func (c *Client) PushWithTimeout(event string, payload any, d time.Duration) *push.Push {
 	p := c.newPush(event, d, false)
 	body, err := serializer.Value(payload).Encoded()
 	if err != nil {

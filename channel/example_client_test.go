@@ -230,14 +230,14 @@ func ExampleClient_OnMessage() {
 }
 
 // A push that is of no use later has a short timeout. The server may have done what was asked all the same.
-func ExampleClient_PushTimeout() {
+func ExampleClient_PushWithTimeout() {
 	room, _, end := dial(channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
 		channel.On("think", func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, nil // for ever
 		})))
 	defer end()
-	_, err := room.PushTimeout("think", nil, time.Millisecond).Wait(context.Background())
+	_, err := room.PushWithTimeout("think", nil, time.Millisecond).Wait(context.Background())
 	fmt.Println(errors.Is(err, push.ErrTimeout))
 	// Output: true
 }

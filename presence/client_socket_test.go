@@ -155,7 +155,7 @@ func TestClientSyncedOnlyWhileJoined(t *testing.T) {
 	if who.List().Len() != 1 {
 		t.Error("the list did not stay")
 	}
-	socketClient.Resume()
+	socketClient.Connect()
 	expect("join", false)
 	_, err := channel.Call[struct{}](t.Context(), c, presence.EventDiff, json.RawMessage(longDiff("u2:2", "")))
 	if err != nil || who.Synced() {
@@ -195,7 +195,7 @@ func TestClientLeavesOnClose(t *testing.T) {
 	synced := make(chan struct{}, 100)
 	who.OnSync(func() { synced <- struct{}{} })
 	watch.Join()
-	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
 		for _, end := range []string{"close", "pause"} {
 			user := fmt.Sprintf("%s-%d", end, by)
 			c, err := socket.Dial(t.Context(), url, &socket.ClientConfig{Transport: by})

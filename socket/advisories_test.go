@@ -72,7 +72,7 @@ func TestBinaryRelayedToVersion1(t *testing.T) {
 // A line break in a header of the Go client is an error, and nothing of it is sent.
 func TestHeaderInjection(t *testing.T) {
 	t.Parallel()
-	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
 		reached := make(chan http.Header, 10)
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			select {

@@ -87,10 +87,10 @@ func dialNew(ctx context.Context, c *Client) (*Client, error) {
 	c.Connect()
 	var err error
 	for s := range states {
-		if s.Status == Connected {
+		if s.Status == StatusConnected {
 			return c, nil
 		}
-		if s.Status >= Waiting {
+		if s.Status >= StatusWaiting {
 			err = s.Cause
 			break
 		}
@@ -126,12 +126,9 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 // failed, the next attempt is made at once. It does not wait: see Ready.
 func (c *Client) Connect() { c.post(clientTask(func() { c.want(WantConnected) })) }
 
-// Pause ends the connection until Resume or Connect. Channels stay, and join again then; pushes wait, and time out as always.
+// Pause ends the connection until Connect. Channels stay, and join again then; pushes wait, and time out as always.
 // Over long poll the channels are left first, which takes at most two seconds in the background.
 func (c *Client) Pause() { c.post(clientTask(func() { c.want(WantPaused) })) }
-
-// Resume is Connect.
-func (c *Client) Resume() { c.Connect() }
 
 // Ready waits until the client is connected. It returns the cause if that will not be without somebody's doing: the client is paused,
 // denied, failed or closed.
@@ -144,11 +141,11 @@ func (c *Client) Ready(ctx context.Context) error {
 		switch {
 		case s.Wanted == WantClosed:
 			return fmt.Errorf("socket: %w", ErrClosed)
-		case s.Status == Connected:
+		case s.Status == StatusConnected:
 			return nil
 		case s.Wanted == WantPaused:
 			return fmt.Errorf("socket: %w", ErrPaused)
-		case s.Status == Failed, s.Status == Denied && s.Until.IsZero():
+		case s.Status == StatusFailed, s.Status == StatusDenied && s.Until.IsZero():
 			return fmt.Errorf("socket: %s: %w", s.Status, s.Cause)
 		}
 	}
@@ -283,7 +280,7 @@ func (c *Client) drain(f *clientFlush) {
 	c.draining = f
 	c.flush(f)
 	s := c.states.load()
-	if !active || s.Status == Failed || s.Status == Denied && s.Until.IsZero() {
+	if !active || s.Status == StatusFailed || s.Status == StatusDenied && s.Until.IsZero() {
 		c.flushed(true)
 	}
 }

@@ -239,7 +239,7 @@ func BenchmarkClientIdle(b *testing.B) {
 
 // BenchmarkClientEcho is the round trip of one push at a time, with the conformance application in the same process.
 func BenchmarkClientEcho(b *testing.B) {
-	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
 		for _, s := range serializer.Default() {
 			b.Run([]string{"websocket", "longpoll"}[by]+"/"+serializer.Vsn(s), func(b *testing.B) {
 				url, _ := startApp(b, "127.0.0.1:0")

@@ -252,7 +252,7 @@ func TestClientJoinTimesOut(t *testing.T) {
 		ch := c.Channel("room:1", nil)
 		timeouts := 0
 		join := ch.Join().Receive(push.StatusTimeout, func(serializer.Payload) { timeouts++ })
-		kept := ch.PushTimeout("echo", nil, time.Minute)
+		kept := ch.PushWithTimeout("echo", nil, time.Minute)
 		mustFail(t, join, push.ErrTimeout)
 		mustReply(t, kept)
 		wantFrames(t, p,

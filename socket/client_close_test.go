@@ -75,7 +75,7 @@ func TestClientProgress(t *testing.T) {
 		if k == 0 || k > 3 || calls[0].Queued == 0 {
 			t.Fatalf("%d calls while nothing moves", k)
 		}
-		c.Resume()
+		c.Connect()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if last := calls[len(calls)-1]; last.Queued != 0 || last.QueuedBytes != 0 || len(calls) == k {
@@ -263,7 +263,7 @@ func TestClientCloseFromCallback(t *testing.T) {
 		c := p.client(ClientConfig{})
 		closed := make(chan error, 2)
 		c.OnState(func(s State) {
-			if s.Status == Connected {
+			if s.Status == StatusConnected {
 				closed <- c.Close(t.Context())
 			}
 		})
@@ -363,7 +363,7 @@ func TestClientCloseSettles(t *testing.T) {
 		c = p.client(ClientConfig{})
 		connected(t, c)
 		ch = joined(t, c, "room:1")
-		waited := ch.PushTimeout("noreply", nil, 5*time.Second)
+		waited := ch.PushWithTimeout("noreply", nil, 5*time.Second)
 		time.AfterFunc(500*time.Millisecond, func() { waited.Receive(push.StatusTimeout, func(serializer.Payload) {}) })
 		start = time.Now()
 		if err := c.Close(t.Context()); err != nil || time.Since(start) != 5*time.Second {

@@ -57,7 +57,7 @@ type ClientConfig struct {
 	// four times as long. 0: the HeartbeatInterval.
 	HeartbeatTimeout time.Duration
 
-	// ReconnectDelay returns how long to wait before the next attempt to connect. A negative delay gives up ([Failed]). The
+	// ReconnectDelay returns how long to wait before the next attempt to connect. A negative delay gives up ([StatusFailed]). The
 	// client waits longer if the server asks for more: see [Retry.Advice].
 	//
 	// Nil means phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, with jitter: the delay is between
@@ -73,7 +73,7 @@ type ClientConfig struct {
 	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. Nil
 	// means phoenix.js's 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
 	RejoinAfter func(tries int) time.Duration
-	// StayAfter1000 gives up ([Failed]) when the server closes with 1000, as phoenix.js did until 1.8.12. Otherwise, as in
+	// StayAfter1000 gives up ([StatusFailed]) when the server closes with 1000, as phoenix.js did until 1.8.12. Otherwise, as in
 	// phoenix.js 1.8.16, 1000 is like any other code: proxies and some servers (Cowboy on its idle timeout, Bandit on
 	// shutdown) send it without meaning that the client must stay away.
 	StayAfter1000 bool
@@ -101,11 +101,11 @@ type ClientConfig struct {
 type ClientTransport uint8
 
 const (
-	WebSocket ClientTransport = iota
-	LongPoll
+	TransportWebSocket ClientTransport = iota
+	TransportLongPoll
 	// Fallback is WebSocket, and long poll where a WebSocket does not work: it cannot be opened, or does not answer, and a long poll that is
 	// tried right after that does. From then on the WebSocket is tried again from time to time beside it, and taken when it answers.
-	Fallback
+	TransportFallback
 )
 
 // ErrClosed is the cause of all that ends because of [Client.Close].

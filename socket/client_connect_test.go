@@ -29,7 +29,7 @@ func TestClientDenied(t *testing.T) {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Hour)
-			if s := c.State(); s.Status != Denied || !s.Until.IsZero() || !errors.As(s.Cause, &refused) {
+			if s := c.State(); s.Status != StatusDenied || !s.Until.IsZero() || !errors.As(s.Cause, &refused) {
 				t.Fatalf("%+v", s)
 			}
 			if n := p.dialCount(); n != 1 {
@@ -49,7 +49,7 @@ func TestClientDenied(t *testing.T) {
 				}
 				c.Connect()
 				synctest.Wait()
-				if s := c.State(); s.Status != Denied || time.Until(s.Until) != 10*time.Second {
+				if s := c.State(); s.Status != StatusDenied || time.Until(s.Until) != 10*time.Second {
 					t.Fatalf("%+v", s)
 				}
 				if err := c.Ready(t.Context()); err != nil {
@@ -85,7 +85,7 @@ func TestClientFailed(t *testing.T) {
 		if err := c.Ready(t.Context()); !errors.Is(err, transport.ErrURL) {
 			t.Fatal(err)
 		}
-		if s := c.State(); s.Status != Failed {
+		if s := c.State(); s.Status != StatusFailed {
 			t.Fatalf("%+v", s)
 		}
 	})
@@ -104,7 +104,7 @@ func TestClientFailed(t *testing.T) {
 	clientBubble(t, ClientConfig{ReconnectDelay: retry}, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
 		c.Connect()
-		if err := c.Ready(t.Context()); !errors.Is(err, errReset) || c.State().Status != Failed || p.dialCount() != 4 {
+		if err := c.Ready(t.Context()); !errors.Is(err, errReset) || c.State().Status != StatusFailed || p.dialCount() != 4 {
 			t.Fatalf("%+v after %d dials", c.State(), p.dialCount())
 		}
 	})
@@ -139,7 +139,7 @@ func TestClientFailed(t *testing.T) {
 		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return errReset } })
 		p.last().cut(errReset)
 		time.Sleep(time.Minute)
-		if s := c.State(); s.Status != Failed || p.dialCount() != 4 {
+		if s := c.State(); s.Status != StatusFailed || p.dialCount() != 4 {
 			t.Fatalf("%+v after %d dials", s, p.dialCount())
 		}
 	})
@@ -169,7 +169,7 @@ func TestClientParams(t *testing.T) {
 		connected(t, c)
 		p.last().cut(errReset)
 		for s := range states {
-			if s.Status == Waiting && s.Cause.Error() == "socket: params: no params today" {
+			if s.Status == StatusWaiting && s.Cause.Error() == "socket: params: no params today" {
 				break
 			}
 		}
@@ -410,7 +410,7 @@ func TestClientConnectTellsNothing(t *testing.T) {
 			c.Connect()
 		}
 		synctest.Wait()
-		if s := c.State(); n != 0 || s.Status != Connecting || s.Wanted != WantConnected || p.dialCount() != 2 {
+		if s := c.State(); n != 0 || s.Status != StatusConnecting || s.Wanted != WantConnected || p.dialCount() != 2 {
 			t.Fatalf("%d changes, %+v, %d dials", n, s, p.dialCount())
 		}
 	})

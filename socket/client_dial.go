@@ -20,7 +20,7 @@ import (
 type clientDialer func(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error)
 
 func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
-	if by == LongPoll {
+	if by == TransportLongPoll {
 		return longpoll.Dial(ctx, cfg)
 	}
 	return websocket.Dial(ctx, cfg)
@@ -38,7 +38,7 @@ type clientDialed struct {
 const clientLongPoll = "longpoll"
 
 func (d clientDialed) name() string {
-	if d.by == LongPoll {
+	if d.by == TransportLongPoll {
 		return clientLongPoll
 	}
 	return "websocket"
@@ -78,7 +78,7 @@ func (c *Client) attempt(ctx context.Context, order []ClientTransport, proof cli
 		if err == nil {
 			return clientDialed{conn: conn, by: by, poor: got.poor}
 		}
-		if by == WebSocket {
+		if by == TransportWebSocket {
 			got.poor = err
 		}
 		if got.err == nil || !isRefusal(got.err) && (isRefusal(err) || adviceOf(err) > 0) {
@@ -104,7 +104,7 @@ func isRefusal(err error) bool {
 func (c *Client) try(
 	ctx context.Context, by ClientTransport, cfg transport.ClientConfig, proof clientProof,
 ) (transport.ClientConn, error) {
-	if by == LongPoll || c.cfg.Transport != Fallback {
+	if by == TransportLongPoll || c.cfg.Transport != TransportFallback {
 		return c.dial(ctx, by, cfg)
 	}
 	soon, cancel := context.WithTimeout(ctx, c.cfg.FallbackAfter)

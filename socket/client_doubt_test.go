@@ -16,7 +16,7 @@ import (
 func cutWebSockets(p *peer, after time.Duration, err error) {
 	p.set(func() {
 		p.prepare = func(k *peerConn) {
-			if k.by == WebSocket {
+			if k.by == TransportWebSocket {
 				time.AfterFunc(after, func() { k.cut(err) })
 			}
 		}
@@ -74,7 +74,7 @@ func TestClientFallbackDiesInUse(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
 		p.join = func(k *peerConn, _ *serializer.Message) (string, any) {
-			if k.by == WebSocket {
+			if k.by == TransportWebSocket {
 				time.AfterFunc(time.Second, func() { k.cut(errReset) })
 			}
 			return "ok", nil
@@ -99,7 +99,7 @@ func TestClientFallbackLargeMessages(t *testing.T) {
 	for _, size := range []int{10_000, 60_000, 900_000} {
 		fallback(t, func(t *testing.T, p *peer, c *Client) {
 			p.prepare = func(k *peerConn) {
-				if k.by == WebSocket {
+				if k.by == TransportWebSocket {
 					k.limit = size * 9 / 10
 				}
 			}

@@ -260,7 +260,7 @@ func TestClientFull(t *testing.T) {
 		kept[0].Cancel()
 		mustFail(t, kept[0], push.ErrCanceled)
 		kept[0] = ch.Push("echo", 99)
-		c.Resume()
+		c.Connect()
 		mustReply(t, join)
 		for _, x := range kept {
 			mustReply(t, x)

@@ -35,7 +35,7 @@ func TestClientGoexitInConfig(t *testing.T) {
 	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
 		var failed []error
 		off := c.OnState(func(s State) {
-			if s.Status == Waiting {
+			if s.Status == StatusWaiting {
 				failed = append(failed, s.Cause)
 			}
 		})
@@ -70,7 +70,7 @@ func TestClientGoexitInProbe(t *testing.T) {
 	t.Parallel()
 	exit := exitAt(2)
 	cfg := ClientConfig{
-		Transport: Fallback,
+		Transport: TransportFallback,
 		Params:    func(context.Context) (any, error) { exit(); return map[string]int{}, nil },
 	}
 	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
@@ -112,7 +112,7 @@ func TestClientGoexitInCallbacks(t *testing.T) {
 			runtime.Goexit()
 		})
 		connected(t, c)
-		if got := []Status{<-states, <-states}; got[0] != Connecting || got[1] != Connected {
+		if got := []Status{<-states, <-states}; got[0] != StatusConnecting || got[1] != StatusConnected {
 			t.Errorf("states %v", got)
 		}
 		ch := joined(t, c, "room:1")

@@ -49,7 +49,7 @@ type clientProof struct {
 // judge takes the end of a connection as evidence. An end that the server announced by a code, or that was wished for, is none.
 func (c *Client) judge(k *clientConn, err error) {
 	var closed *transport.CloseError
-	if c.cfg.Transport != Fallback || k.name != "websocket" {
+	if c.cfg.Transport != TransportFallback || k.name != "websocket" {
 		return
 	}
 	d := &c.doubt
@@ -80,11 +80,11 @@ func (c *Client) judge(k *clientConn, err error) {
 // noteFallback takes the transport of a new connection as evidence: that long poll works where a WebSocket did not, or
 // that a WebSocket works.
 func (c *Client) noteFallback(got clientDialed) {
-	if c.cfg.Transport != Fallback {
+	if c.cfg.Transport != TransportFallback {
 		return
 	}
 	d := &c.doubt
-	if got.by == WebSocket {
+	if got.by == TransportWebSocket {
 		d.until = time.Time{}
 		if !d.unproven {
 			d.after = 0
@@ -125,7 +125,7 @@ func (c *Client) probeDue() {
 	}
 	c.probes++
 	id := c.probes
-	c.cancelProbe = c.attemptLater([]ClientTransport{WebSocket}, c.doubt.proof, func(got clientDialed) { c.probed(id, got) })
+	c.cancelProbe = c.attemptLater([]ClientTransport{TransportWebSocket}, c.doubt.proof, func(got clientDialed) { c.probed(id, got) })
 }
 
 func (c *Client) probed(id uint64, got clientDialed) {

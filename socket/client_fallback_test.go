@@ -16,14 +16,14 @@ import (
 // fallback runs f with a client that falls back.
 func fallback(t *testing.T, f func(t *testing.T, p *peer, c *Client)) {
 	t.Helper()
-	clientBubble(t, ClientConfig{Transport: Fallback}, f)
+	clientBubble(t, ClientConfig{Transport: TransportFallback}, f)
 }
 
 // refuseWebSockets has a WebSocket come to err, if that is not nil, and a long poll to otherwise.
 func refuseWebSockets(webSocket, longPoll func(context.Context) error) func(context.Context, ClientTransport, int) error {
 	return func(ctx context.Context, by ClientTransport, _ int) error {
 		f := webSocket
-		if by == LongPoll {
+		if by == TransportLongPoll {
 			f = longPoll
 		}
 		if f == nil {
@@ -41,7 +41,7 @@ func hang(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
 
 func wantTransport(t *testing.T, c *Client, want string) {
 	t.Helper()
-	if s := c.State(); s.Status != Connected || s.Transport != want {
+	if s := c.State(); s.Status != StatusConnected || s.Transport != want {
 		t.Fatalf("%+v, want %s", s, want)
 	}
 }
@@ -67,17 +67,17 @@ func TestClientFallbackIsNotNeeded(t *testing.T) {
 func TestClientFallback(t *testing.T) {
 	t.Parallel()
 	mute := func(k *peerConn) { // it opens, and never answers
-		if k.by == WebSocket {
+		if k.by == TransportWebSocket {
 			k.stallIn = true
 		}
 	}
 	stuck := func(k *peerConn) { // it opens, and takes nothing
-		if k.by == WebSocket {
+		if k.by == TransportWebSocket {
 			k.stallOut = true
 		}
 	}
 	gone := func(k *peerConn) { // it opens, and ends
-		if k.by == WebSocket {
+		if k.by == TransportWebSocket {
 			k.err = errReset
 		}
 	}
@@ -139,7 +139,7 @@ func TestClientFallback(t *testing.T) {
 					t.Fatal("it goes on asking")
 				}
 				for _, k := range p.live {
-					if k.by == LongPoll && !k.closed {
+					if k.by == TransportLongPoll && !k.closed {
 						t.Fatal("the long poll was not closed")
 					}
 				}
@@ -156,7 +156,7 @@ func TestClientFallbackMovesInTheEnd(t *testing.T) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
 		p.set(func() { p.refuse = nil })
-		pending := ch.PushTimeout("noreply", nil, time.Hour)
+		pending := ch.PushWithTimeout("noreply", nil, time.Hour)
 		start := time.Now()
 		mustFail(t, pending, push.ErrLost)
 		if d := time.Since(start); d != 50*time.Second {
@@ -176,7 +176,7 @@ func TestClientFallbackMovesAtOnceWhenItMust(t *testing.T) {
 		ch := joined(t, c, "room:1")
 		old := p.last()
 		p.set(func() { p.refuse = nil })
-		pending := ch.PushTimeout("noreply", nil, time.Hour)
+		pending := ch.PushWithTimeout("noreply", nil, time.Hour)
 		time.Sleep(35 * time.Second)
 		wantTransport(t, c, "longpoll")
 		n := p.dialCount()
@@ -235,11 +235,11 @@ func TestClientFallbackDenied(t *testing.T) {
 		webSocket, longPoll error
 		want                Status
 	}{
-		{"both", denied(403), denied(403), Denied},
-		{"the server has no long poll", denied(403), denied(404), Denied},
-		{"a proxy lets through long poll only", errReset, denied(401), Denied},
-		{"neither", errReset, denied(404), Waiting},
-		{"cannot be asked", transport.ErrURL, nil, Failed},
+		{"both", denied(403), denied(403), StatusDenied},
+		{"the server has no long poll", denied(403), denied(404), StatusDenied},
+		{"a proxy lets through long poll only", errReset, denied(401), StatusDenied},
+		{"neither", errReset, denied(404), StatusWaiting},
+		{"cannot be asked", transport.ErrURL, nil, StatusFailed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -266,7 +266,7 @@ func TestClientFallbackStops(t *testing.T) {
 			p.set(func() {
 				p.refuse = refuseWebSockets(func(ctx context.Context) error { time.Sleep(2 * time.Second); return ctx.Err() }, nil)
 			})
-			pending := ch.PushTimeout("noreply", nil, time.Hour)
+			pending := ch.PushWithTimeout("noreply", nil, time.Hour)
 			time.Sleep(at * time.Second)
 			c.Pause()
 			mustFail(t, pending, push.ErrLost)
@@ -285,7 +285,7 @@ func TestClientFallbackStops(t *testing.T) {
 
 func TestClientLongPoll(t *testing.T) {
 	t.Parallel()
-	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
+	clientBubble(t, ClientConfig{Transport: TransportLongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
 		wantTransport(t, c, "longpoll")
 		ch := joined(t, c, "room:1")

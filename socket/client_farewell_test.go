@@ -51,7 +51,7 @@ func TestClientLeavesLongPollChannels(t *testing.T) {
 				test.end(t, c)
 				synctest.Wait()
 				var want []string
-				if p.last().by == LongPoll {
+				if p.last().by == TransportLongPoll {
 					want = []string{"1", "3"}
 				}
 				if got := p.leaves(); !slices.Equal(got, want) {
@@ -73,10 +73,10 @@ func TestClientPauseAndBack(t *testing.T) {
 		ch := joined(t, c, "room:1")
 		for range 3 {
 			c.Pause()
-			c.Resume()
+			c.Connect()
 			mustReply(t, ch.Push("echo", nil))
 		}
-		if got, isLongPoll := p.leaves(), p.last().by == LongPoll; isLongPoll && len(got) != 3 || !isLongPoll && len(got) != 0 {
+		if got, isLongPoll := p.leaves(), p.last().by == TransportLongPoll; isLongPoll && len(got) != 3 || !isLongPoll && len(got) != 0 {
 			t.Errorf("left %q", got)
 		}
 	})
@@ -85,7 +85,7 @@ func TestClientPauseAndBack(t *testing.T) {
 // TestClientFarewellComesLast pauses while the writer is at work: what it took is sent before the leave.
 func TestClientFarewellComesLast(t *testing.T) {
 	t.Parallel()
-	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
+	clientBubble(t, ClientConfig{Transport: TransportLongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
 		p.last().change(func() { p.last().stallOut = true })
@@ -108,7 +108,7 @@ func TestClientFarewellIsBounded(t *testing.T) {
 	for _, pause := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newPeer()
-			c := p.client(ClientConfig{Transport: LongPoll})
+			c := p.client(ClientConfig{Transport: TransportLongPoll})
 			connected(t, c)
 			joined(t, c, "room:1")
 			k := p.last()
@@ -134,10 +134,10 @@ func TestClientFarewellIsBounded(t *testing.T) {
 // TestClientLeavesBeforeItMoves falls back to long poll and moves to a WebSocket: the session's channels are left.
 func TestClientLeavesBeforeItMoves(t *testing.T) {
 	t.Parallel()
-	clientBubble(t, ClientConfig{Transport: Fallback}, func(t *testing.T, p *peer, c *Client) {
+	clientBubble(t, ClientConfig{Transport: TransportFallback}, func(t *testing.T, p *peer, c *Client) {
 		bad := true
 		p.refuse = func(_ context.Context, by ClientTransport, _ int) error {
-			if by == WebSocket && bad {
+			if by == TransportWebSocket && bad {
 				return errReset
 			}
 			return nil

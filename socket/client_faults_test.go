@@ -198,24 +198,24 @@ func TestClientFaults(t *testing.T) {
 		back  time.Duration // after the fault's end, 20 s after its beginning, all is to be well by then
 		by    ClientTransport
 	}{
-		{"nothing", func(*peer, *peerConn) {}, 0, WebSocket},
-		{"reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, WebSocket},
-		{"ended properly", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1012}) }, 0, WebSocket},
-		{"closed with 1000", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1000}) }, 0, WebSocket},
-		{"server restarts", refuse(errReset), 5 * time.Second, WebSocket},
-		{"proxy without its server", refuse(denied(502)), 5 * time.Second, WebSocket},
-		{"refused", refuse(denied(403)), 20 * time.Second, WebSocket},
+		{"nothing", func(*peer, *peerConn) {}, 0, TransportWebSocket},
+		{"reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, TransportWebSocket},
+		{"ended properly", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1012}) }, 0, TransportWebSocket},
+		{"closed with 1000", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1000}) }, 0, TransportWebSocket},
+		{"server restarts", refuse(errReset), 5 * time.Second, TransportWebSocket},
+		{"proxy without its server", refuse(denied(502)), 5 * time.Second, TransportWebSocket},
+		{"refused", refuse(denied(403)), 20 * time.Second, TransportWebSocket},
 		{"dials hang", func(p *peer, k *peerConn) {
 			p.set(func() { p.refuse = func(ctx context.Context, _ ClientTransport, _ int) error { return hang(ctx) } })
 			k.cut(errReset)
-		}, 6 * time.Second, WebSocket},
-		{"nothing comes in", on(func(k *peerConn) { k.stallIn = true }), time.Minute, WebSocket},
-		{"nothing goes out", on(func(k *peerConn) { k.stallOut = true }), time.Minute, WebSocket},
-		{"what goes out is lost", on(func(k *peerConn) { k.swallow = true }), time.Minute, WebSocket},
-		{"what comes in is lost", on(func(k *peerConn) { k.lose = true }), time.Minute, WebSocket},
-		{"half open", on(func(k *peerConn) { k.swallow, k.stallIn = true, true }), time.Minute, WebSocket},
-		{"slow", on(func(k *peerConn) { k.slow = 3 * time.Second }), 3 * time.Second, WebSocket},
-		{"too slow for timeouts", on(func(k *peerConn) { k.slow = 15 * time.Second }), 15 * time.Second, WebSocket},
+		}, 6 * time.Second, TransportWebSocket},
+		{"nothing comes in", on(func(k *peerConn) { k.stallIn = true }), time.Minute, TransportWebSocket},
+		{"nothing goes out", on(func(k *peerConn) { k.stallOut = true }), time.Minute, TransportWebSocket},
+		{"what goes out is lost", on(func(k *peerConn) { k.swallow = true }), time.Minute, TransportWebSocket},
+		{"what comes in is lost", on(func(k *peerConn) { k.lose = true }), time.Minute, TransportWebSocket},
+		{"half open", on(func(k *peerConn) { k.swallow, k.stallIn = true, true }), time.Minute, TransportWebSocket},
+		{"slow", on(func(k *peerConn) { k.slow = 3 * time.Second }), 3 * time.Second, TransportWebSocket},
+		{"too slow for timeouts", on(func(k *peerConn) { k.slow = 15 * time.Second }), 15 * time.Second, TransportWebSocket},
 		{"flapping", func(p *peer, k *peerConn) {
 			p.set(func() {
 				p.prepare = func(k *peerConn) {
@@ -224,30 +224,30 @@ func TestClientFaults(t *testing.T) {
 				}
 			})
 			k.cut(errReset)
-		}, 5 * time.Second, WebSocket},
+		}, 5 * time.Second, TransportWebSocket},
 		{"opens and says nothing", func(p *peer, k *peerConn) {
 			p.set(func() { p.prepare = func(k *peerConn) { k.stallIn = true } })
 			k.cut(errReset)
-		}, 90 * time.Second, WebSocket},
+		}, 90 * time.Second, TransportWebSocket},
 		{"garbage", func(p *peer, k *peerConn) {
 			for i := range 200 {
 				time.AfterFunc(time.Duration(i)*100*time.Millisecond, func() { k.raw(serializer.OpText, []byte(`["1",`)) })
 			}
-		}, 0, WebSocket},
+		}, 0, TransportWebSocket},
 		{"joins are refused", func(p *peer, k *peerConn) {
 			p.set(func() { p.join = func(*peerConn, *serializer.Message) (string, any) { return "error", nil } })
 			k.cut(errReset)
-		}, 10 * time.Second, WebSocket},
+		}, 10 * time.Second, TransportWebSocket},
 		{"joins are not answered", func(p *peer, k *peerConn) {
 			p.set(func() { p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil } })
 			k.cut(errReset)
-		}, 20 * time.Second, WebSocket},
-		{"long poll: reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, LongPoll},
-		{"long poll: session gone", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: transport.CodeSessionGone}) }, 0, LongPoll},
-		{"long poll: answers are lost", on(func(k *peerConn) { k.lose = true }), 0, LongPoll},
-		{"long poll: posts are lost", on(func(k *peerConn) { k.swallow = true }), 0, LongPoll},
-		{"long poll: posts hang", on(func(k *peerConn) { k.stallOut = true }), 5 * time.Second, LongPoll},
-		{"long poll: server restarts", refuse(errReset), 5 * time.Second, LongPoll},
+		}, 20 * time.Second, TransportWebSocket},
+		{"long poll: reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, TransportLongPoll},
+		{"long poll: session gone", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: transport.CodeSessionGone}) }, 0, TransportLongPoll},
+		{"long poll: answers are lost", on(func(k *peerConn) { k.lose = true }), 0, TransportLongPoll},
+		{"long poll: posts are lost", on(func(k *peerConn) { k.swallow = true }), 0, TransportLongPoll},
+		{"long poll: posts hang", on(func(k *peerConn) { k.stallOut = true }), 5 * time.Second, TransportLongPoll},
+		{"long poll: server restarts", refuse(errReset), 5 * time.Second, TransportLongPoll},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -291,7 +291,7 @@ func TestClientSoak(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 7))
 				p := newPeer()
-				by := []ClientTransport{WebSocket, Fallback, LongPoll}[r.IntN(3)]
+				by := []ClientTransport{TransportWebSocket, TransportFallback, TransportLongPoll}[r.IntN(3)]
 				c := p.client(ClientConfig{Transport: by, MaxBuffer: 5000, AuthTokenFunc: func(context.Context) (string, error) {
 					time.Sleep(time.Duration(rand.IntN(100)) * time.Millisecond)
 					if rand.IntN(10) == 0 {
@@ -336,7 +336,7 @@ func TestClientSoak(t *testing.T) {
 					case 10:
 						c.Pause()
 						time.Sleep(time.Duration(r.IntN(20_000)) * time.Millisecond)
-						c.Resume()
+						c.Connect()
 					case 11:
 						k.raw(serializer.OpBinary, []byte{3, 1, 4})
 					}
@@ -344,7 +344,7 @@ func TestClientSoak(t *testing.T) {
 				p.set(func() { p.refuse, p.prepare, p.join = nil, nil, nil })
 				k := p.last()
 				k.change(func() { k.stallIn, k.stallOut, k.swallow, k.slow = false, false, false, 0 })
-				c.Resume()
+				c.Connect()
 				tr.joinedWithin(t, 4*time.Minute)
 				time.Sleep(time.Minute)
 				tr.joinedWithin(t, time.Minute)

@@ -56,7 +56,7 @@ func (c *Client) want(w Wanted) {
 		c.connect()
 	case w == WantPaused:
 		c.disconnect(func(d link.Down) { d.Closed(ErrPaused) })
-		c.rest(Disconnected, nil, time.Time{})
+		c.rest(StatusDisconnected, nil, time.Time{})
 	}
 }
 
@@ -78,22 +78,22 @@ func (c *Client) connect() {
 	c.dials++
 	id := c.dials
 	c.watchClock()
-	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Connecting, time.Time{}, "" }, false)
+	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusConnecting, time.Time{}, "" }, false)
 	c.cancelDial = c.attemptLater(c.order(), clientProof{}, func(got clientDialed) { c.dialed(id, got) })
 }
 
 // order is the transports to try, the first first.
 func (c *Client) order() []ClientTransport {
 	switch c.cfg.Transport {
-	case LongPoll:
-		return []ClientTransport{LongPoll}
-	case Fallback:
+	case TransportLongPoll:
+		return []ClientTransport{TransportLongPoll}
+	case TransportFallback:
 		if time.Now().Before(c.doubt.until) {
-			return []ClientTransport{LongPoll, WebSocket}
+			return []ClientTransport{TransportLongPoll, TransportWebSocket}
 		}
-		return []ClientTransport{WebSocket, LongPoll}
+		return []ClientTransport{TransportWebSocket, TransportLongPoll}
 	}
-	return []ClientTransport{WebSocket}
+	return []ClientTransport{TransportWebSocket}
 }
 
 // dialed takes what came of an attempt. One that was called off meanwhile is closed.
@@ -130,7 +130,7 @@ func (c *Client) opened(got clientDialed) {
 	c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
 	c.cfg.Logger.Info().Str("transport", k.name).Msg("socket: connected")
 	c.setState(func(s *State) {
-		s.Status, s.Until, s.Tries, s.Cause, s.Transport = Connected, time.Time{}, 0, nil, k.name
+		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
 	}, false)
 	for _, d := range c.downs() {
 		d.Opened()
@@ -162,7 +162,7 @@ func (c *Client) lost(k *clientConn, err error) {
 	}
 	var closed *transport.CloseError
 	if c.cfg.StayAfter1000 && errors.As(err, &closed) && closed.Code == clientCodeNormal {
-		c.rest(Failed, err, time.Time{})
+		c.rest(StatusFailed, err, time.Time{})
 		return
 	}
 	c.retryAfter(err)
@@ -229,26 +229,26 @@ func (c *Client) drop(code int, reason string, last []link.Out, tell func(link.D
 // retryAfter decides what becomes of a client whose connection was lost or could not be made, and when.
 func (c *Client) retryAfter(err error) {
 	if !c.isWanted() {
-		c.rest(Disconnected, err, time.Time{})
+		c.rest(StatusDisconnected, err, time.Time{})
 		return
 	}
-	status, d := Waiting, time.Duration(0)
+	status, d := StatusWaiting, time.Duration(0)
 	switch {
 	case errors.Is(err, transport.ErrURL):
-		c.rest(Failed, err, time.Time{})
+		c.rest(StatusFailed, err, time.Time{})
 		return
 	case isRefusal(err):
 		if !c.canChange() {
-			c.rest(Denied, err, time.Time{})
+			c.rest(StatusDenied, err, time.Time{})
 			return
 		}
 		c.denials++
-		status, d = Denied, c.cfg.DeniedAfter(c.denials)
+		status, d = StatusDenied, c.cfg.DeniedAfter(c.denials)
 	default:
 		d = c.reconnectDelay(newRetry(c.backoff+1, err))
 	}
 	if d < 0 {
-		c.rest(Failed, err, time.Time{})
+		c.rest(StatusFailed, err, time.Time{})
 		return
 	}
 	c.loop.Arm(&c.retry, d)
@@ -350,7 +350,7 @@ func (c *Client) end() {
 	c.loop.Disarm(&c.progress.timer)
 	c.tellProgress(true)
 	c.wanted = WantClosed
-	c.setState(func(s *State) { s.Status, s.Until, s.Transport = Disconnected, time.Time{}, "" }, true)
+	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusDisconnected, time.Time{}, "" }, true)
 	c.loop.Stop()
 }
 

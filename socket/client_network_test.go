@@ -87,7 +87,7 @@ func (c *cutter) carry(in *net.TCPConn) {
 // TestClientBadNetwork has connections cut under pushes from many goroutines, in real time.
 func TestClientBadNetwork(t *testing.T) {
 	t.Parallel()
-	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll, socket.Fallback} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll, socket.TransportFallback} {
 		t.Run(fmt.Sprint(by), func(t *testing.T) {
 			t.Parallel()
 			url, _ := startApp(t, "127.0.0.1:0")

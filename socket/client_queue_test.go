@@ -17,7 +17,7 @@ func body(n int) map[string]string { return map[string]string{"b": strings.Repea
 
 // transports runs f once for each transport.
 func transports(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client)) {
-	for _, by := range []ClientTransport{WebSocket, LongPoll} {
+	for _, by := range []ClientTransport{TransportWebSocket, TransportLongPoll} {
 		t.Run(fmt.Sprintf("transport %d", by), func(t *testing.T) {
 			t.Parallel()
 			cfg := cfg
@@ -67,7 +67,7 @@ func TestClientBudgetFreeWhenLost(t *testing.T) {
 			lost := ch.Push("echo", body(size))
 			synctest.Wait()
 			queued(t, c, ch, 1)
-			if k.by == LongPoll {
+			if k.by == TransportLongPoll {
 				k.end(errReset)
 			}
 			mustFail(t, lost, push.ErrLost)
@@ -91,11 +91,11 @@ func TestClientWithdrawnPushes(t *testing.T) {
 		ch := joined(t, c, "room:1")
 		k := p.last()
 		k.change(func() { k.stallOut = true })
-		first := ch.PushTimeout("echo", map[string]int{"first": 1}, time.Minute)
+		first := ch.PushWithTimeout("echo", map[string]int{"first": 1}, time.Minute)
 		synctest.Wait()
-		kept := ch.PushTimeout("echo", map[string]int{"kept": 2}, time.Minute)
+		kept := ch.PushWithTimeout("echo", map[string]int{"kept": 2}, time.Minute)
 		for i := range 1000 {
-			gone := ch.PushTimeout("echo", body(3000), time.Millisecond)
+			gone := ch.PushWithTimeout("echo", body(3000), time.Millisecond)
 			if i%2 == 0 {
 				gone.Cancel()
 				mustFail(t, gone, push.ErrCanceled)

@@ -38,7 +38,7 @@ func TestClientRetryAfter(t *testing.T) {
 		{"garbage", func() error { return busy(429, "-5") }, 10 * time.Millisecond, 10 * time.Millisecond},
 		{"another status", func() error { return busy(500, "60") }, 10 * time.Millisecond, 10 * time.Millisecond},
 	} {
-		for _, by := range []ClientTransport{WebSocket, LongPoll, Fallback} {
+		for _, by := range []ClientTransport{TransportWebSocket, TransportLongPoll, TransportFallback} {
 			t.Run(fmt.Sprint(tt.name, " ", by), func(t *testing.T) {
 				t.Parallel()
 				clientBubble(t, ClientConfig{Transport: by}, func(t *testing.T, p *peer, c *Client) {
@@ -50,7 +50,7 @@ func TestClientRetryAfter(t *testing.T) {
 					}
 					connected(t, c)
 					gaps := p.gaps()
-					if by == Fallback && tt.min < time.Second { // long poll is tried at once
+					if by == TransportFallback && tt.min < time.Second { // long poll is tried at once
 						return
 					}
 					if gaps[0] < tt.min || gaps[0] > tt.max {

@@ -12,29 +12,38 @@ import (
 	"unicode/utf8"
 )
 
-// Wanted is what the program wants of a client.
+// Wanted is the state that the program asked for.
 type Wanted uint8
 
 const (
-	WantPaused    Wanted = iota // no connection: before Connect, and after Pause
-	WantConnected               // a connection, made again whenever it is lost
-	WantClosed                  // the end
+	WantPaused    Wanted = iota // no connection: before Connect and after Pause
+	WantConnected               // a connection; the client reconnects when it is lost
+	WantClosed                  // after Close
 )
 
 func (w Wanted) String() string {
 	return stateName([]string{"paused", "connected", "closed"}, uint8(w))
 }
 
-// Status is what a client has.
+// Status is the state of a client's connection.
 type Status uint8
 
 const (
-	Disconnected Status = iota // there is no connection, and none is being made, because none is wanted
-	Connecting                 // one is being made
-	Connected
-	Waiting // it was lost or could not be made; the next attempt is at State.Until
-	Denied  // the server refused it (401, 403); the next attempt is at State.Until, or if that is zero when Connect is called
-	Failed  // there will be no attempt until Connect is called: see State.Cause
+	// StatusDisconnected means that there is no connection because none is wanted.
+	StatusDisconnected Status = iota
+	// StatusConnecting means that an attempt to connect is under way.
+	StatusConnecting
+	// StatusConnected means that there is a connection.
+	StatusConnected
+	// StatusWaiting means that the connection was lost or an attempt failed. The next attempt is at
+	// State.Until.
+	StatusWaiting
+	// StatusDenied means that the server refused the client with 401 or 403. The next attempt is at
+	// State.Until. If that is zero, there is none before Connect is called.
+	StatusDenied
+	// StatusFailed means that there is no further attempt before Connect is called. State.Cause has
+	// the reason.
+	StatusFailed
 )
 
 func (s Status) String() string {
@@ -52,10 +61,10 @@ func stateName(names []string, i uint8) string {
 type State struct {
 	Wanted    Wanted
 	Status    Status
-	Since     time.Time // when Status became what it is
-	Until     time.Time // of Waiting and Denied: the next attempt, or zero
+	Since     time.Time // when Status changed last
+	Until     time.Time // of StatusWaiting and StatusDenied: the next attempt, or zero
 	Tries     int       // attempts that failed in a row; 0 once one has succeeded
-	Cause     error     // why there is no connection: what ended the last one or the last attempt
+	Cause     error     // what ended the last connection or the last attempt
 	Transport string    // "websocket" or "longpoll", if connected
 }
 
@@ -64,11 +73,11 @@ type State struct {
 func (s State) String() string {
 	line := s.Status.String()
 	switch {
-	case s.Status == Connected:
+	case s.Status == StatusConnected:
 		line += " by " + s.Transport
-	case s.Status == Connecting && s.Tries > 0:
+	case s.Status == StatusConnecting && s.Tries > 0:
 		line += fmt.Sprintf(", attempt %d", s.Tries+1)
-	case s.Status == Disconnected:
+	case s.Status == StatusDisconnected:
 		line += ", " + s.Wanted.String()
 	case !s.Until.IsZero():
 		line += fmt.Sprintf(", attempt %d at %s", s.Tries+1, s.Until.Format("15:04:05.000"))

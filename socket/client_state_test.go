@@ -27,10 +27,10 @@ func TestClientTriesCountFailuresOnly(t *testing.T) {
 		var got []int
 		c.Connect()
 		for s := range c.States(t.Context()) {
-			if s.Status == Connected && s.Tries != 0 {
+			if s.Status == StatusConnected && s.Tries != 0 {
 				t.Errorf("connected with %d tries", s.Tries)
 			}
-			if s.Status != Waiting {
+			if s.Status != StatusWaiting {
 				continue
 			}
 			if got = append(got, s.Tries); len(got) == len(want) {
@@ -60,13 +60,13 @@ func TestStateString(t *testing.T) {
 	}{
 		{State{}, "disconnected, paused"},
 		{State{Wanted: WantClosed, Cause: errReset}, "disconnected, closed: " + errReset.Error()},
-		{State{Wanted: WantConnected, Status: Connecting}, "connecting"},
-		{State{Wanted: WantConnected, Status: Connecting, Tries: 2, Cause: errReset}, "connecting, attempt 3: " + errReset.Error()},
-		{State{Wanted: WantConnected, Status: Connected, Transport: "longpoll"}, "connected by longpoll"},
-		{State{Wanted: WantConnected, Status: Waiting, Tries: 2, Until: at, Cause: errReset}, "waiting, attempt 3 at 15:04:05.250: " + errReset.Error()},
-		{State{Status: Denied, Cause: errors.Join(errReset, errors.New("b\tc\r\n"))}, "denied: " + errReset.Error() + "; b; c"},
-		{State{Status: Failed, Cause: errors.New("x" + strings.Repeat("ü", 150))}, "failed: x" + strings.Repeat("ü", 99) + "…"},
-		{State{Status: Failed, Cause: errors.New("a\xffb")}, "failed: a\uFFFDb"},
+		{State{Wanted: WantConnected, Status: StatusConnecting}, "connecting"},
+		{State{Wanted: WantConnected, Status: StatusConnecting, Tries: 2, Cause: errReset}, "connecting, attempt 3: " + errReset.Error()},
+		{State{Wanted: WantConnected, Status: StatusConnected, Transport: "longpoll"}, "connected by longpoll"},
+		{State{Wanted: WantConnected, Status: StatusWaiting, Tries: 2, Until: at, Cause: errReset}, "waiting, attempt 3 at 15:04:05.250: " + errReset.Error()},
+		{State{Status: StatusDenied, Cause: errors.Join(errReset, errors.New("b\tc\r\n"))}, "denied: " + errReset.Error() + "; b; c"},
+		{State{Status: StatusFailed, Cause: errors.New("x" + strings.Repeat("ü", 150))}, "failed: x" + strings.Repeat("ü", 99) + "…"},
+		{State{Status: StatusFailed, Cause: errors.New("a\xffb")}, "failed: a\uFFFDb"},
 	} {
 		if got := test.state.String(); got != test.want {
 			t.Errorf("got  %q\nwant %q", got, test.want)

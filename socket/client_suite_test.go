@@ -170,7 +170,7 @@ func TestClientSuite(t *testing.T) {
 	for _, by := range []struct {
 		name string
 		by   socket.ClientTransport
-	}{{"websocket", socket.WebSocket}, {"longpoll", socket.LongPoll}, {"fallback", socket.Fallback}} {
+	}{{"websocket", socket.TransportWebSocket}, {"longpoll", socket.TransportLongPoll}, {"fallback", socket.TransportFallback}} {
 		for _, version := range serializer.Default() {
 			s := base
 			s.cfg = socket.ClientConfig{Transport: by.by, Serializer: version}
@@ -218,7 +218,7 @@ func (s suite) replies(t *testing.T) {
 	if reason := refusal(t, ch.Push("fail", map[string]string{"reason": "so"})); reason != "so" {
 		t.Fatal(reason)
 	}
-	if _, err := ch.PushTimeout("noreply", nil, 50*time.Millisecond).Wait(within(t)); !errors.Is(err, push.ErrTimeout) {
+	if _, err := ch.PushWithTimeout("noreply", nil, 50*time.Millisecond).Wait(within(t)); !errors.Is(err, push.ErrTimeout) {
 		t.Fatal(err)
 	}
 	// A slow reply and a quick one on different channels, answered as they come.
@@ -434,7 +434,7 @@ func (s suite) denied(t *testing.T) {
 	if err := c.Ready(within(t)); !errors.As(err, &refused) {
 		t.Fatal(err)
 	}
-	if state := c.State(); state.Status != socket.Denied || !state.Until.IsZero() {
+	if state := c.State(); state.Status != socket.StatusDenied || !state.Until.IsZero() {
 		t.Fatalf("%+v", state)
 	}
 }
@@ -493,7 +493,7 @@ func (s suite) closes(t *testing.T) {
 // TestClientSurvivesARestart has the server go down and come back at the same address.
 func TestClientSurvivesARestart(t *testing.T) {
 	t.Parallel()
-	for _, by := range []socket.ClientTransport{socket.WebSocket, socket.LongPoll, socket.Fallback} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll, socket.TransportFallback} {
 		t.Run(fmt.Sprint(by), func(t *testing.T) {
 			t.Parallel()
 			url, stop := startApp(t, "127.0.0.1:0")
@@ -504,11 +504,11 @@ func TestClientSurvivesARestart(t *testing.T) {
 			for range 3 {
 				stop()
 				for s := range c.States(within(t)) {
-					if s.Status == socket.Waiting {
+					if s.Status == socket.StatusWaiting {
 						break
 					}
 				}
-				kept := ch.PushTimeout("echo", nil, patience)
+				kept := ch.PushWithTimeout("echo", nil, patience)
 				_, stop = startApp(t, strings.TrimSuffix(strings.TrimPrefix(url, "http://"), "/socket"))
 				reply(t, kept)
 			}

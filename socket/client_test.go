@@ -91,7 +91,7 @@ func TestClientDefaults(t *testing.T) {
 	t.Parallel()
 	c := (*ClientConfig)(nil).withDefaults()
 	if c.Timeout != 10*time.Second || c.HeartbeatInterval != 30*time.Second || c.HeartbeatTimeout != 30*time.Second ||
-		c.Serializer != serializer.V2() || c.Transport != WebSocket || c.MaxBuffer != 1<<20 || c.MaxBacklog != 1<<20 {
+		c.Serializer != serializer.V2() || c.Transport != TransportWebSocket || c.MaxBuffer != 1<<20 || c.MaxBacklog != 1<<20 {
 		t.Fatalf("%+v", c)
 	}
 	for _, test := range []struct {
@@ -175,14 +175,14 @@ func TestClientTimeouts(t *testing.T) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
 		took(func() *push.Push { return ch.Push("noreply", nil) }, 4*time.Second)
-		took(func() *push.Push { return ch.PushTimeout("noreply", nil, time.Second) }, time.Second)
+		took(func() *push.Push { return ch.PushWithTimeout("noreply", nil, time.Second) }, time.Second)
 		took(func() *push.Push { return ch.Push("late", nil) }, 4*time.Second)
 		time.Sleep(time.Minute) // its reply came, to nothing
 		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return errReset } })
 		p.last().cut(errReset)
 		synctest.Wait()
 		took(func() *push.Push { return ch.Push("echo", 1) }, 4*time.Second)
-		late := ch.PushTimeout("noreply", 2, 30*time.Second)
+		late := ch.PushWithTimeout("noreply", 2, 30*time.Second)
 		start := time.Now()
 		time.Sleep(20 * time.Second)
 		p.set(func() { p.refuse = nil })
@@ -195,7 +195,7 @@ func TestClientTimeouts(t *testing.T) {
 		p.set(func() {
 			p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil }
 		})
-		took(func() *push.Push { return other.JoinTimeout(7 * time.Second) }, 7*time.Second)
+		took(func() *push.Push { return other.JoinWithTimeout(7 * time.Second) }, 7*time.Second)
 		took(func() *push.Push { return other.Push("echo", nil) }, 7*time.Second) // it sticks
 		synctest.Wait()
 		if n := p.times("1"); n != 0 {
@@ -230,7 +230,7 @@ func TestClientReconnectDelays(t *testing.T) {
 		time.Sleep(time.Minute) // so that the count begins again
 		p.last().cut(errReset)
 		synctest.Wait()
-		if s := c.State(); s.Status != Waiting || time.Until(s.Until) != 10*time.Millisecond || !errors.Is(s.Cause, errReset) || s.Tries != 0 {
+		if s := c.State(); s.Status != StatusWaiting || time.Until(s.Until) != 10*time.Millisecond || !errors.Is(s.Cause, errReset) || s.Tries != 0 {
 			t.Fatalf("%+v", s)
 		}
 		if err := c.Ready(t.Context()); err != nil {
@@ -270,13 +270,13 @@ func TestClientCloseCodes(t *testing.T) {
 		stay bool
 		want Status
 	}{
-		{"1000", &transport.CloseError{Code: 1000}, false, Connected},
-		{"1000, to stay", &transport.CloseError{Code: 1000}, true, Failed},
-		{"1001, to stay", &transport.CloseError{Code: 1001}, true, Connected},
-		{"1011", &transport.CloseError{Code: 1011}, false, Connected},
-		{"1012", &transport.CloseError{Code: 1012}, false, Connected},
-		{"3410", &transport.CloseError{Code: transport.CodeSessionGone}, false, Connected},
-		{"none", errReset, true, Connected},
+		{"1000", &transport.CloseError{Code: 1000}, false, StatusConnected},
+		{"1000, to stay", &transport.CloseError{Code: 1000}, true, StatusFailed},
+		{"1001, to stay", &transport.CloseError{Code: 1001}, true, StatusConnected},
+		{"1011", &transport.CloseError{Code: 1011}, false, StatusConnected},
+		{"1012", &transport.CloseError{Code: 1012}, false, StatusConnected},
+		{"3410", &transport.CloseError{Code: transport.CodeSessionGone}, false, StatusConnected},
+		{"none", errReset, true, StatusConnected},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -293,7 +293,7 @@ func TestClientCloseCodes(t *testing.T) {
 				if s := c.State(); s.Status != test.want {
 					t.Fatalf("%+v", s)
 				}
-				if test.want == Failed {
+				if test.want == StatusFailed {
 					if err := c.Ready(t.Context()); !errors.Is(err, test.err) {
 						t.Fatal(err)
 					}
@@ -318,7 +318,7 @@ func TestClientPause(t *testing.T) {
 		c.Pause()
 		mustFail(t, lost, push.ErrLost)
 		mustFail(t, lost, ErrPaused)
-		if s := c.State(); s.Wanted != WantPaused || s.Status != Disconnected {
+		if s := c.State(); s.Wanted != WantPaused || s.Status != StatusDisconnected {
 			t.Fatalf("%+v", s)
 		}
 		if err := c.Ready(t.Context()); !errors.Is(err, ErrPaused) {
@@ -330,7 +330,7 @@ func TestClientPause(t *testing.T) {
 		if n := p.dialCount(); n != 1 {
 			t.Fatalf("%d dials while paused", n)
 		}
-		c.Resume()
+		c.Connect()
 		mustReply(t, kept)
 		if got := p.closes(); len(got) != 1 || got[0].Code != 1000 {
 			t.Fatalf("closed with %v", got)
@@ -368,7 +368,7 @@ func TestClientPauseWhileConnecting(t *testing.T) {
 		if n := len(p.closes()); n != 2 {
 			t.Fatalf("%d of 2 late connections were closed", n)
 		}
-		if s := c.State(); s.Status != Connected {
+		if s := c.State(); s.Status != StatusConnected {
 			t.Fatalf("%+v", s)
 		}
 	})
@@ -446,7 +446,7 @@ func TestClientHeartbeats(t *testing.T) {
 			t.Fatal("heartbeats while paused")
 		}
 	})
-	clientBubble(t, ClientConfig{Transport: LongPoll}, func(t *testing.T, p *peer, c *Client) {
+	clientBubble(t, ClientConfig{Transport: TransportLongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
 		time.Sleep(time.Hour + time.Second)
 		if n := len(p.got()); n != 120 { // answered at once
@@ -495,7 +495,7 @@ func TestClientHeartbeatPatience(t *testing.T) {
 		}
 		k.change(func() { k.stallIn = true })
 		trickle(140 * time.Second) // the heartbeat went out at 30 s
-		if s := c.State(); s.Status != Connected {
+		if s := c.State(); s.Status != StatusConnected {
 			t.Fatalf("%+v", s)
 		}
 		k.change(func() { k.stallIn = false })

@@ -73,7 +73,7 @@ func TestClientLongPollUnsent(t *testing.T) {
 				t.Parallel()
 				app, _ := startApp(t, "127.0.0.1:0")
 				proxy, at := startLossyProxy(t, app)
-				c, err := socket.Dial(within(t), at, &socket.ClientConfig{Transport: socket.LongPoll, Serializer: vsn})
+				c, err := socket.Dial(within(t), at, &socket.ClientConfig{Transport: socket.TransportLongPoll, Serializer: vsn})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -102,7 +102,7 @@ func TestClientLongPollUnsent(t *testing.T) {
 					before := c.Stats().Connections
 					proxy.cut.Store(1)
 					for s := range c.States(within(t)) {
-						if s.Status == socket.Connected && c.Stats().Connections > before {
+						if s.Status == socket.StatusConnected && c.Stats().Connections > before {
 							break
 						}
 					}

@@ -23,7 +23,7 @@ func wakeBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c 
 // After a suspension a dead connection is found within seconds, instead of up to a minute, over each transport.
 func TestClientWakes(t *testing.T) {
 	t.Parallel()
-	for _, by := range []ClientTransport{WebSocket, LongPoll} {
+	for _, by := range []ClientTransport{TransportWebSocket, TransportLongPoll} {
 		for _, slept := range []time.Duration{3 * time.Second, 8 * time.Hour, -time.Hour} {
 			t.Run(fmt.Sprint(by, " ", slept), func(t *testing.T) {
 				t.Parallel()
@@ -35,7 +35,7 @@ func TestClientWakes(t *testing.T) {
 					jump(slept)
 					time.Sleep(clientClockCheck + clientWakeTimeout + 10*time.Millisecond)
 					synctest.Wait()
-					if s := c.State(); s.Status != Connected || c.Stats().Connections != 2 {
+					if s := c.State(); s.Status != StatusConnected || c.Stats().Connections != 2 {
 						t.Fatalf("%v, %d connections", s, c.Stats().Connections)
 					}
 				})
@@ -115,14 +115,14 @@ func TestClientFrozen(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{0, 2 * time.Second} {
 		var took []time.Duration
-		for _, by := range []ClientTransport{WebSocket, LongPoll} {
+		for _, by := range []ClientTransport{TransportWebSocket, TransportLongPoll} {
 			clientBubble(t, ClientConfig{Transport: by, HeartbeatInterval: interval}, func(t *testing.T, p *peer, c *Client) {
 				connected(t, c)
 				k := p.last()
 				k.change(func() { k.stallIn, k.swallow = true, true })
 				began := time.Now()
 				for s := range c.States(t.Context()) {
-					if s.Status == Waiting {
+					if s.Status == StatusWaiting {
 						break
 					}
 				}

@@ -43,7 +43,7 @@ func TestClientLongPollWindow(t *testing.T) {
 					<-served
 				}()
 				c, err := socket.Dial(t.Context(), "http://server", &socket.ClientConfig{
-					Transport: socket.LongPoll, LongPollTimeout: tt.timeout, HeartbeatInterval: tt.heartbeat,
+					Transport: socket.TransportLongPoll, LongPollTimeout: tt.timeout, HeartbeatInterval: tt.heartbeat,
 					HTTPClient: &http.Client{Transport: &http.Transport{
 						DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) },
 					}},
@@ -54,7 +54,7 @@ func TestClientLongPollWindow(t *testing.T) {
 				defer closeSocket(t, c)
 				room := join(t, c, "room:lobby", map[string]string{"user": "ann"})
 				time.Sleep(3 * time.Hour)
-				if s := c.Stats(); s.Connections != 1 || s.State.Status != socket.Connected {
+				if s := c.Stats(); s.Connections != 1 || s.State.Status != socket.StatusConnected {
 					t.Fatalf("%v, %d connections", s.State, s.Connections)
 				}
 				reply(t, room.Push("say", map[string]string{"body": "hello"}))
@@ -76,7 +76,7 @@ func TestClientLongPollTimeout(t *testing.T) {
 		defer func() { _ = server.Close(); <-served }()
 		began := time.Now()
 		_, err := socket.Dial(t.Context(), "http://server", &socket.ClientConfig{
-			Transport: socket.LongPoll, LongPollTimeout: 4 * time.Second,
+			Transport: socket.TransportLongPoll, LongPollTimeout: 4 * time.Second,
 			HTTPClient: &http.Client{Transport: &http.Transport{
 				DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) },
 			}},

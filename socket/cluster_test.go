@@ -90,7 +90,7 @@ func (b *balancer) RoundTrip(r *http.Request) (*http.Response, error) {
 
 func (b *balancer) client() *socket.Client {
 	return socket.NewClient("http://cluster/socket", &socket.ClientConfig{
-		Transport: socket.LongPoll, HTTPClient: &http.Client{Transport: b},
+		Transport: socket.TransportLongPoll, HTTPClient: &http.Client{Transport: b},
 	})
 }
 
@@ -226,7 +226,7 @@ func TestClusterLongPollNodeDies(t *testing.T) {
 				fail(cluster, b, home, other)
 			}()
 			echo := func() error {
-				_, err := room.PushTimeout("echo", 1, time.Second).Wait(t.Context())
+				_, err := room.PushWithTimeout("echo", 1, time.Second).Wait(t.Context())
 				return err
 			}
 			for failing := true; failing; { // it does not sit still meanwhile

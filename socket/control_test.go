@@ -199,7 +199,7 @@ func guesses(subscribed ...string) (all []string) {
 	return slices.Compact(all)
 }
 
-var transports = map[string]socket.ClientTransport{"websocket": socket.WebSocket, "long poll": socket.LongPoll}
+var transports = map[string]socket.ClientTransport{"websocket": socket.TransportWebSocket, "long poll": socket.TransportLongPoll}
 
 // A client that joins the topics of which the nodes' own messages have the names gets none of them.
 func TestControlMessagesAreNotHeard(t *testing.T) {

@@ -117,7 +117,7 @@ func ExampleClientConfig() {
 	client.Connect()
 	for s := range states {
 		fmt.Println(s.Status)
-		if s.Status == socket.Connected {
+		if s.Status == socket.StatusConnected {
 			break
 		}
 	}
@@ -164,12 +164,12 @@ func ExampleClient_OnState() {
 	up := make(chan struct{})
 	off := client.OnState(func(s socket.State) {
 		switch s.Status {
-		case socket.Connected:
+		case socket.StatusConnected:
 			fmt.Println("connected by", s.Transport)
 			close(up)
-		case socket.Waiting:
+		case socket.StatusWaiting:
 			fmt.Println("trying again at", s.Until, "because of", s.Cause)
-		case socket.Denied, socket.Failed:
+		case socket.StatusDenied, socket.StatusFailed:
 			fmt.Println("not allowed:", s.Cause)
 		}
 	})
@@ -191,9 +191,9 @@ func ExampleClient_States() {
 		var connecting, connected time.Time
 		for s := range states {
 			switch s.Status {
-			case socket.Connecting:
+			case socket.StatusConnecting:
 				connecting = s.Since
-			case socket.Connected:
+			case socket.StatusConnected:
 				connected = s.Since
 			}
 		}
@@ -231,7 +231,7 @@ func ExampleClient_Pause() {
 	client.Pause()
 	fmt.Println(errors.Is(client.Ready(ctx), socket.ErrPaused))
 	said := room.Push("say", map[string]string{"body": "later"}) // waits
-	client.Resume()
+	client.Connect()
 	<-joins
 	reply, err := said.Wait(ctx)
 	fmt.Println(string(reply.Bytes()), err)
@@ -347,7 +347,7 @@ func ExampleClientTransport() {
 	defer server.Close()
 	ctx := context.Background()
 	defer h.Shutdown(ctx)
-	client, err := socket.Dial(ctx, server.URL, &socket.ClientConfig{Transport: socket.Fallback})
+	client, err := socket.Dial(ctx, server.URL, &socket.ClientConfig{Transport: socket.TransportFallback})
 	if err != nil {
 		fmt.Println(err)
 		return

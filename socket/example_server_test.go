@@ -164,7 +164,7 @@ func ExampleHandler_Disconnect() {
 		fmt.Println(err) // sockets of other nodes may be there still
 	}
 	for s := range states {
-		if s.Status == socket.Waiting {
+		if s.Status == socket.StatusWaiting {
 			fmt.Println(s.Cause)
 			break
 		}
@@ -362,7 +362,7 @@ func ExampleConfig_cluster() {
 	}))
 	defer server.Close()
 
-	client := socket.NewClient(server.URL, &socket.ClientConfig{Transport: socket.LongPoll})
+	client := socket.NewClient(server.URL, &socket.ClientConfig{Transport: socket.TransportLongPoll})
 	client.Connect()
 	reply, err := client.Channel("room:1", map[string]string{"user": "ann"}).Join().Wait(ctx)
 	fmt.Println(string(reply.Bytes()), err)

@@ -58,7 +58,7 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 	for _, by := range []struct {
 		name      string
 		transport socket.ClientTransport
-	}{{"websocket", socket.WebSocket}, {"longpoll", socket.LongPoll}} {
+	}{{"websocket", socket.TransportWebSocket}, {"longpoll", socket.TransportLongPoll}} {
 		for _, test := range []struct {
 			event    string
 			n, bytes int

@@ -179,7 +179,7 @@ type rollingClient struct {
 func newRollingClient(t *testing.T, i int, b *rollingBalancer, tr *http.Transport) *rollingClient {
 	x := &rollingClient{t: t, told: make(chan struct{}, 10), changed: make(chan struct{}, 1), failed: map[string]int{}}
 	if i%5 == 4 {
-		x.by = socket.LongPoll
+		x.by = socket.TransportLongPoll
 	}
 	x.c = socket.NewClient("http://service/socket", &socket.ClientConfig{Transport: x.by, HTTPClient: &http.Client{Transport: tr}})
 	x.c.OnState(x.note)
@@ -230,15 +230,15 @@ func (x *rollingClient) note(s socket.State) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
-	case s.Status == socket.Failed || s.Status == socket.Denied:
+	case s.Status == socket.StatusFailed || s.Status == socket.StatusDenied:
 		x.t.Errorf("a client %s: %v", s.Status, s.Cause)
-	case s.Status == socket.Connected:
+	case s.Status == socket.StatusConnected:
 		x.up = true
 	case x.up && s.Wanted == socket.WantConnected:
 		x.up = false
 		x.lost = append(x.lost, s.Since)
 		closed, ok := errors.AsType[*transport.CloseError](s.Cause)
-		if x.by == socket.WebSocket && (!ok || closed.Code != transport.CodeRestart) {
+		if x.by == socket.TransportWebSocket && (!ok || closed.Code != transport.CodeRestart) {
 			x.t.Errorf("a connection ended with %v", s.Cause)
 		}
 	}
@@ -394,7 +394,7 @@ func (r rolling) restart(t *testing.T, all []*rollingClient, n *rollingNode) {
 	note := func(begun time.Time, skip bool) {
 		lost, joined = nil, nil
 		for _, x := range all {
-			if x.mu.Lock(); x.by == socket.WebSocket {
+			if x.mu.Lock(); x.by == socket.TransportWebSocket {
 				if skip {
 					x.skip = len(x.lost)
 				}

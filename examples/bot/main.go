@@ -173,7 +173,7 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 	})
 
 	s.OnState(func(st socket.State) {
-		if st.Status == socket.Waiting {
+		if st.Status == socket.StatusWaiting {
 			p.printf("* no connection (%v), next try in %v", st.Cause, time.Until(st.Until).Round(time.Millisecond))
 		}
 	})

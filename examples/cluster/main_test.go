@@ -141,8 +141,8 @@ func meet(t *testing.T, a, b *member) {
 func TestTalkAcrossNodes(t *testing.T) {
 	t.Parallel()
 	addrs, end := start(t)
-	ann := join(t, addrs["A"], "ann", socket.WebSocket)
-	bob := join(t, addrs["B"], "bob", socket.LongPoll)
+	ann := join(t, addrs["A"], "ann", socket.TransportWebSocket)
+	bob := join(t, addrs["B"], "bob", socket.TransportLongPoll)
 	if ann.node != "A" || bob.node != "B" {
 		t.Errorf("ann is on node %q and bob on %q", ann.node, bob.node)
 	}
@@ -176,8 +176,8 @@ func TestTalkAcrossNodes(t *testing.T) {
 func TestLongPollAcrossNodes(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
-	ann := join(t, addrs["A"], "ann", socket.WebSocket)
-	eve := join(t, addrs["B"], "eve", socket.WebSocket)
+	ann := join(t, addrs["A"], "ann", socket.TransportWebSocket)
+	eve := join(t, addrs["B"], "eve", socket.TransportWebSocket)
 	until(t, ann.came, "eve") // the nodes receive each other's messages
 	until(t, eve.came, "ann")
 	client := &http.Client{Transport: &http.Transport{}}

@@ -67,7 +67,9 @@ func echoServer(t *testing.T) (addr string) {
 // does.
 func useProxy(t *testing.T, addr string) {
 	t.Helper()
-	transports := map[string]socket.ClientTransport{"websocket": socket.WebSocket, "longpoll": socket.LongPoll}
+	transports := map[string]socket.ClientTransport{
+		"websocket": socket.TransportWebSocket, "longpoll": socket.TransportLongPoll,
+	}
 	for name, transport := range transports {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -118,8 +118,8 @@ func (o *Out) Release() {
 // or by the connection's writer when the push is written, whichever is first. The zero value holds
 // nothing.
 type Hold struct {
-	room *Budget
-	size atomic.Int64
+	budget *Budget
+	size   atomic.Int64
 }
 
 // Take reserves size bytes of b and reports whether they were available.
@@ -127,15 +127,15 @@ func (h *Hold) Take(b *Budget, size int) bool {
 	if !b.Reserve(size) {
 		return false
 	}
-	h.room = b
+	h.budget = b
 	h.size.Store(int64(size))
 	return true
 }
 
 // Retake reserves size bytes again if the reservation was released. It ignores the limit.
 func (h *Hold) Retake(size int) {
-	if h.room != nil && h.size.CompareAndSwap(0, int64(size)) {
-		h.room.add(1, size)
+	if h.budget != nil && h.size.CompareAndSwap(0, int64(size)) {
+		h.budget.add(1, size)
 	}
 }
 
@@ -145,7 +145,7 @@ func (h *Hold) IsHeld() bool { return h.size.Load() > 0 }
 // Release releases the reservation, if there is one.
 func (h *Hold) Release() {
 	if n := h.size.Swap(0); n > 0 {
-		h.room.Release(int(n))
+		h.budget.Release(int(n))
 	}
 }
 

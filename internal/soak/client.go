@@ -66,10 +66,10 @@ func newClient(
 		RejoinAfter:       soon,
 	})
 	c.socket.OnState(func(s socket.State) {
-		if s.Status == socket.Connected {
+		if s.Status == socket.StatusConnected {
 			rep.count("connections by " + s.Transport)
 		}
-		if s.Status == socket.Failed || s.Status == socket.Denied {
+		if s.Status == socket.StatusFailed || s.Status == socket.StatusDenied {
 			rep.fault("%s: %s: %v", name, s.Status, s.Cause)
 		}
 	})
@@ -177,7 +177,7 @@ func (c *client) act(ctx context.Context) {
 	case n < 995:
 		c.socket.Pause()
 		pause(ctx, randN(c.rng, 300*time.Millisecond))
-		c.socket.Resume()
+		c.socket.Connect()
 		c.report.count("pauses")
 	default:
 		for range 100 { // a burst
@@ -218,7 +218,7 @@ func (s *membership) push(ctx context.Context, event string, payload any, timeou
 		return nil
 	}
 	c.pushed.Add(1)
-	p := s.ch.PushTimeout(event, payload, cmp.Or(timeout, replyTimeout))
+	p := s.ch.PushWithTimeout(event, payload, cmp.Or(timeout, replyTimeout))
 	var times atomic.Int32
 	once := func(serializer.Payload) {
 		if n := times.Add(1); n > 1 {

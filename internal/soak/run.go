@@ -163,11 +163,11 @@ func (r *run) createClients(seed uint64) {
 		by   socket.ClientTransport
 		ser  serializer.Serializer
 	}{
-		{4, "ws2", socket.WebSocket, serializer.V2()},
-		{4, "ws3", socket.WebSocket, serializer.V3()},
-		{2, "lp2", socket.LongPoll, serializer.V2()},
-		{2, "lp3", socket.LongPoll, serializer.V3()},
-		{1, "fallback", socket.Fallback, serializer.V2()},
+		{4, "ws2", socket.TransportWebSocket, serializer.V2()},
+		{4, "ws3", socket.TransportWebSocket, serializer.V3()},
+		{2, "lp2", socket.TransportLongPoll, serializer.V2()},
+		{2, "lp3", socket.TransportLongPoll, serializer.V3()},
+		{1, "fallback", socket.TransportFallback, serializer.V2()},
 	} {
 		for i := range k.n {
 			c := newClient(r.report, &r.schedule, fmt.Sprintf("%s-%d", k.name, i), r.proxy.addr(), k.by, k.ser, rng())
