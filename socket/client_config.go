@@ -12,129 +12,154 @@ import (
 	"bennu.example/serializer"
 )
 
-// ClientConfig says how a client connects. Every zero value works; so does a nil *ClientConfig. It is copied.
+// ClientConfig configures a Client, which copies it. The zero value and nil use the defaults.
 //
-// The client recovers no panic: a panic in a function of the program that the client calls ends the program. This holds for
-// the functions of the configuration, HTTPClient, the params of [Client.Channel], and the callbacks of a Client, its
-// channels, their pushes and a presence.Client.
+// The client recovers no panic: a panic in a function of the program that the client calls ends the
+// program. This holds for the functions of the configuration, HTTPClient, the params of
+// [Client.Channel], and the callbacks of a Client, its channels, their pushes and a presence.Client.
 //
-// runtime.Goexit, which testing.T.FailNow calls, ends only the callback that calls it; the next one runs on another goroutine.
-// In Params, AuthTokenFunc or the params of a channel it fails the attempt. No other function of the configuration may call it.
+// runtime.Goexit, which testing.T.FailNow calls, ends only the callback that calls it. The next
+// callback runs on another goroutine. In Params, AuthTokenFunc or the params of a channel, Goexit
+// fails the attempt. No other function of the configuration may call it.
 type ClientConfig struct {
-	// Params are the connection's parameters, which the server sees in Request.Params: a map, a struct or url.Values, or a
-	// func(context.Context) (any, error) that returns one. The function is called for every attempt to connect, and may block and fail; its
-	// context ends with the attempt, which does not end before it returns.
+	// Params are the connection's parameters. The server sees them in Request.Params. They are a
+	// map, a struct, url.Values, or a func(context.Context) (any, error) that returns one of these.
+	//
+	// The client calls the function for each attempt to connect. The function may block and may
+	// fail. Its context is canceled at the end of the attempt, and the attempt waits for it.
 	Params any
-	// AuthToken is sent outside of the URL: as a subprotocol of the WebSocket, or as a header with long polling. AuthTokenFunc, if set,
-	// is called instead for every attempt to connect, as Params is.
+	// AuthToken is sent outside of the URL: in a subprotocol of the WebSocket, or in a header over
+	// long poll. If AuthTokenFunc is not nil, it is called instead, in the same way as Params.
 	AuthToken     string
 	AuthTokenFunc func(ctx context.Context) (string, error)
 
 	// Header is sent with every request.
 	Header http.Header
-	// HTTPClient makes the requests; its Transport has TLS, the proxy, cookies. Nil means a plain one. Each connection uses a
-	// clone of an *http.Transport; see transport.ClientConfig.HTTPClient for any other RoundTripper.
+	// HTTPClient sends the requests. Its Transport holds the settings for TLS and the proxy. Nil
+	// means a client without settings. Each connection uses a clone of an *http.Transport; see
+	// transport.ClientConfig.HTTPClient for any other RoundTripper.
 	HTTPClient *http.Client
-	// Serializer is the version of the wire; nil is serializer.V2(), which every Phoenix of today speaks.
+	// Serializer is the version of the wire. Nil means serializer.V2(), which every current Phoenix
+	// accepts.
 	Serializer serializer.Serializer
 
-	// Transport is WebSocket, unless set.
+	// Transport selects the transport. Zero means TransportWebSocket.
 	Transport ClientTransport
-	// FallbackAfter is, with Fallback, how long the WebSocket may take to open and to answer one heartbeat. 0: 2.5 s.
+	// FallbackAfter bounds the time that a WebSocket may take to open and to answer one heartbeat,
+	// with TransportFallback. Zero means 2.5 s.
 	FallbackAfter time.Duration
 
-	// Timeout is how long a reply to a join, a leave or a push may take. 0: 10 s.
+	// Timeout bounds the time until the reply to a join, a leave or a push. Zero means 10 s.
 	Timeout time.Duration
-	// ConnectTimeout is how long an attempt to connect may take, functions included. 0: 20 s.
+	// ConnectTimeout bounds an attempt to connect, including Params and AuthTokenFunc. Zero means
+	// 20 s.
 	ConnectTimeout time.Duration
-	// LongPollTimeout is how long a long-poll request may take. Zero means 30 s. A poll that the server holds may take longer,
-	// whatever the server's window is: heartbeats show that the connection works.
+	// LongPollTimeout bounds a long-poll request. Zero means 30 s. A poll that the server holds may
+	// take longer, whatever the server's window is: heartbeats show that the connection works.
 	LongPollTimeout time.Duration
-	// HeartbeatInterval is the time between heartbeats, and from one's answer to the next. Zero means 30 s. They are sent over
-	// long poll, too, and at once when the machine's clocks show that it was suspended.
+	// HeartbeatInterval is the time from the reply to a heartbeat to the next one. Zero means 30 s.
+	// Heartbeats are sent over long poll as well. One is sent at once when the machine's clocks show
+	// that it was suspended.
 	HeartbeatInterval time.Duration
-	// HeartbeatTimeout is how long an answer may take; then the connection is given up. While bytes still come in it may take up to
-	// four times as long. 0: the HeartbeatInterval.
+	// HeartbeatTimeout bounds the time until the reply to a heartbeat. Without a reply the client
+	// closes the connection and reconnects. While bytes arrive, the reply may take up to four times
+	// as long. Zero means HeartbeatInterval.
 	HeartbeatTimeout time.Duration
 
-	// ReconnectDelay returns how long to wait before the next attempt to connect. A negative delay gives up ([StatusFailed]). The
-	// client waits longer if the server asks for more: see [Retry.Advice].
+	// ReconnectDelay returns the delay before the next attempt to connect. A negative delay gives up
+	// ([StatusFailed]). The client waits longer if the server asks for more: see [Retry.Advice].
 	//
-	// Nil means phoenix.js's 10, 50, 100, 150, 200, 250, 500, 1000, 2000 and then 5000 ms, with jitter: the delay is between
-	// half of that and as much as it later, but at least 1 s later. So the first attempt is made within a second, and the
-	// clients of a server that restarts do not all come back within 10 ms.
+	// Nil means the delays of phoenix.js with jitter: 10, 50, 100, 150, 200, 250, 500, 1000, 2000
+	// and then 5000 ms. The actual delay is between one half and one and a half times as long, and
+	// spread over at least 1 s. So the clients of a server that restarts do not return together.
 	//
-	// This function and the two below are called by the goroutine that keeps the connection alive: they must return at
-	// once, and wait for nothing of the client.
+	// The client calls this function and the next two on the goroutine that maintains the
+	// connection. They must return immediately and must not wait for the client.
 	ReconnectDelay func(Retry) time.Duration
-	// DeniedAfter is the same, by the number of the attempt from 1, for a client that was refused with 401 or 403, but may get other params or another token from its
-	// functions. Nil means 10, 20, 40 and then 60 s, each between half and one and a half times that. Without such functions it is not asked: only Connect tries again.
+	// DeniedAfter returns the delay after the server refused the client with 401 or 403. Tries
+	// counts refusals in a row, from 1. A negative delay gives up. Nil means 10, 20, 40 and then
+	// 60 s, each between one half and one and a half times as long.
+	//
+	// It is called only if Params or AuthTokenFunc is a function. Otherwise a client that was refused
+	// makes no further attempt until Connect is called.
 	DeniedAfter func(tries int) time.Duration
-	// RejoinAfter is the same for joining a channel again while the connection holds; a negative delay closes the channel. Nil
-	// means phoenix.js's 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
+	// RejoinAfter returns the delay before a channel joins again while the connection holds. Tries
+	// counts its joins that failed, from 1. A negative delay closes the channel. Nil means the
+	// delays of phoenix.js, 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
 	RejoinAfter func(tries int) time.Duration
-	// StayAfter1000 gives up ([StatusFailed]) when the server closes with 1000, as phoenix.js did until 1.8.12. Otherwise, as in
-	// phoenix.js 1.8.16, 1000 is like any other code: proxies and some servers (Cowboy on its idle timeout, Bandit on
-	// shutdown) send it without meaning that the client must stay away.
+	// StayAfter1000 makes the client give up ([StatusFailed]) when the server closes with 1000, as
+	// phoenix.js does up to 1.8.12. Otherwise 1000 is like any other code, as in phoenix.js 1.8.16:
+	// proxies and some servers (Cowboy when it is idle, Bandit when it shuts down) send 1000
+	// although the client should reconnect.
 	StayAfter1000 bool
 
-	// MaxBuffer bounds, for each channel, the bytes of pushes that wait to be sent; a push that finds no room fails with push.ErrFull.
-	// 0: 1 MiB. A single push may be larger.
+	// MaxBuffer bounds the bytes of pushes that wait to be sent, for each channel. A push beyond it
+	// fails with push.ErrFull. A single push may be larger. Zero means 1 MiB.
 	MaxBuffer int
-	// MaxBacklog bounds the bytes of events that wait for a channel's callbacks, and of those for each iterator; what finds no room is
-	// dropped, and told by a *channel.OverflowError. 0: 1 MiB.
+	// MaxBacklog bounds the bytes of events that wait for the callbacks of a channel, and of those
+	// that wait for each of its iterators. Events beyond it are dropped, and reported by a
+	// *channel.OverflowError. Zero means 1 MiB.
 	MaxBacklog int
-	// MaxMessage bounds one received message; a larger one ends the connection. 0: 16 MiB.
+	// MaxMessage bounds a received message. A larger one ends the connection. Zero means 16 MiB.
 	MaxMessage int64
 
-	// OnProgress is called while a backlog drains: from when more than ProgressOver bytes of pushes wait to be sent, or of events to be
-	// handled, until none do; at most ten times a second, and once at the end.
+	// OnProgress is called while a backlog drains. It is called first when more than ProgressOver
+	// bytes of pushes wait to be sent or of events wait for callbacks, then at most ten times a
+	// second, and once at the end.
 	OnProgress func(ClientStats)
-	// ProgressOver is 64 KiB, unless set.
+	// ProgressOver is the size in bytes of a backlog that OnProgress reports. Zero means 64 KiB.
 	ProgressOver int
 
-	// Logger gets what happens: nil is silence. Payloads, params and tokens are never logged.
+	// Logger receives the client's log. Nil means no log. Payloads, params and tokens are never
+	// logged.
 	Logger *zerolog.Logger
 }
 
-// ClientTransport is how a client connects.
+// ClientTransport selects how a client connects.
 type ClientTransport uint8
 
 const (
+	// TransportWebSocket uses a WebSocket.
 	TransportWebSocket ClientTransport = iota
+	// TransportLongPoll uses long poll.
 	TransportLongPoll
-	// Fallback is WebSocket, and long poll where a WebSocket does not work: it cannot be opened, or does not answer, and a long poll that is
-	// tried right after that does. From then on the WebSocket is tried again from time to time beside it, and taken when it answers.
+	// TransportFallback uses a WebSocket, or long poll where WebSockets do not work: they do not
+	// open, do not answer, or do not last, while long poll works. On long poll, the client tries a
+	// WebSocket from time to time and moves to it when it works.
 	TransportFallback
 )
 
-// ErrClosed is the cause of all that ends because of [Client.Close].
+// ErrClosed is the cause of everything that ends because of [Client.Close].
 var ErrClosed = errors.New("socket closed")
 
-// ErrPaused is the cause of all that is lost because of [Client.Pause].
+// ErrPaused is the cause of everything that ends because of [Client.Pause].
 var ErrPaused = errors.New("socket paused")
 
-// ErrHeartbeat is why a connection was given up that did not answer a heartbeat in time.
+// ErrHeartbeat is the cause if the server did not reply to a heartbeat in time.
 var ErrHeartbeat = errors.New("heartbeat was not answered")
 
-// errMoved is why a long-poll connection was given up for a WebSocket.
+// errMoved is the cause if the client left a long-poll session for a WebSocket.
 var errMoved = errors.New("moved to a WebSocket that works again")
 
 const (
-	// clientCodeNormal closes a connection that is done with. Only a client's end says it.
+	// clientCodeNormal closes a connection that is no longer needed. Only the client's end sends it.
 	clientCodeNormal = 1000
-	// clientStable is how long a connection must have held for its loss to count as the first.
+	// clientStable is the time after which a connection counts as stable: the back-off starts again.
 	clientStable = 5 * time.Second
-	// clientSpread is the least time over which the attempts of many clients to connect again are spread.
+	// clientSpread is the least time over which reconnecting clients are spread.
 	clientSpread = time.Second
-	// clientProbeFirst and clientProbeMost bound the time between tries of a WebSocket while long poll is used.
+	// clientProbeFirst and clientProbeMost bound the time between attempts to open a WebSocket while
+	// long poll is used.
 	clientProbeFirst = 30 * time.Second
 	clientProbeMost  = 10 * time.Minute
-	// clientMoveWait is how long a WebSocket that works again waits for a moment without unanswered pushes.
+	// clientMoveWait bounds the time that a WebSocket that works again waits for a moment without
+	// unanswered pushes.
 	clientMoveWait = 20 * time.Second
-	// clientSettle is how long Close waits for answers that nobody waits for, once it is known that the server has received all.
+	// clientSettle bounds the time that Close waits for replies that no caller waits for, once the
+	// server has received everything.
 	clientSettle = time.Second
-	// clientHeartbeatGrace is how many more timeouts a heartbeat's answer may take while bytes come in.
+	// clientHeartbeatGrace is the number of further timeouts that a heartbeat's reply may take while
+	// bytes arrive.
 	clientHeartbeatGrace = 3
 )
 
@@ -151,7 +176,8 @@ func clientDelays(table []time.Duration) func(tries int) time.Duration {
 	}
 }
 
-// clientJitter returns the same delays from a half to one and a half times as long, spread over at least the given time.
+// clientJitter returns the same delays with jitter: at least half as long, and spread over the delay
+// itself or over spread, if that is longer.
 func clientJitter(table []time.Duration, spread time.Duration) func(tries int) time.Duration {
 	delay := clientDelays(table)
 	return func(tries int) time.Duration {

@@ -511,45 +511,6 @@ func TestClientHeartbeatPatience(t *testing.T) {
 	})
 }
 
-func TestClientGarbage(t *testing.T) { // also other malformed messages of a server
-	t.Parallel()
-	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
-		connected(t, c)
-		ch := joined(t, c, "room:1")
-		var got []string
-		ch.OnMessage(func(m serializer.Message) { got = append(got, m.Event) })
-		k := p.last()
-		garbage := []string{
-			``, `nonsense`, `{}`, `[]`, `null`, `[1,2,3]`, `["1","1","room:1","phx_reply",{}]`, `["1","1","room:1","phx_reply",null]`,
-			`["1","1","room:1","phx_reply",{"status":5,"response":{}}]`, `["1","99","room:1","phx_reply",{"status":"ok","response":{}}]`,
-			`["1","1","room:1","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"nowhere","said",{}]`, `[null,null,5,"said",{}]`,
-			`[null,null,"room:1",5,{}]`, `["7","7","room:1","phx_close",{}]`, `["7","7","room:1","phx_error",{}]`, `[{},[],"room:1","said",{}]`,
-			`[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"room:1","said",null]`, `[1,2,"room:1","said",{}]`,
-			"[null,null,\"room:1\",\"said\",\"\xff\"]", `[null,null,"room:1","phx_join",{}]`, `[null,null,"room:1","",{}]`,
-		}
-		for _, g := range garbage {
-			k.raw(serializer.OpText, []byte(g))
-			k.raw(serializer.OpBinary, []byte(g))
-		}
-		for i := range 256 {
-			k.raw(serializer.OpBinary, []byte{byte(i)})
-			k.raw(serializer.OpBinary, []byte{byte(i), 255, 255, 255, 255})
-		}
-		synctest.Wait() // an event larger than MaxBacklog is dropped unless the backlog is empty
-		big := strings.Repeat("x", 4<<20)
-		k.raw(serializer.OpText, []byte(`[null,null,"room:1","big","`+big+`"]`))
-		k.raw(serializer.OpText, []byte(`[null,null,"`+big+`","big",{}]`))
-		mustReply(t, ch.Push("echo", nil))
-		synctest.Wait() // for the callbacks
-		if s, _ := ch.State(); s != channel.StateJoined || p.dialCount() != 1 {
-			t.Fatalf("%v, %d dials", s, p.dialCount())
-		}
-		if !slices.Contains(got, "big") || c.Stats().Garbage == 0 {
-			t.Fatalf("events %q, %d frames of garbage", got, c.Stats().Garbage)
-		}
-	})
-}
-
 func TestClientVersions(t *testing.T) { // also versions 1.0.0 and 3.0.0
 	t.Parallel()
 	for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {

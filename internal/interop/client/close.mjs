@@ -1,7 +1,7 @@
-// What phoenix.js does after the server closed the connection with a code.
+// Close codes: does phoenix.js reconnect after the server closed the connection?
 import {scenario} from "./kit.mjs"
 
-// Up to 1.8.12, phoenix.js takes 1000 for an intended end. Versions from 1.8.16 reconnect after any code.
+// Up to 1.8.12, phoenix.js treats 1000 as an intended end. 1.8.16 reconnects after any code.
 for (const code of [1000, 1001, 1012, 1013]) {
   scenario(`closed with ${code}`, async k => {
     const server = await k.server({ws: "close", code})
