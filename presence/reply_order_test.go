@@ -21,7 +21,7 @@ func TestReplyBeforeDiff(t *testing.T) {
 	t.Parallel()
 	fetch := func(context.Context, string, []string) (map[string]any, error) { return nil, nil }
 	for transportName, transport := range map[string]socket.ClientTransport{
-		"WebSocket": socket.WebSocket, "long poll": socket.LongPoll,
+		"WebSocket": socket.TransportWebSocket, "long poll": socket.TransportLongPoll,
 	} {
 		for name, cfg := range map[string]presence.Config{"callback": {}, "worker": {Fetch: fetch}} {
 			t.Run(transportName+", "+name, func(t *testing.T) {
