@@ -71,7 +71,7 @@ func (t *clientLeaveTask) Run() {
 }
 
 func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }
-func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushWithTimeout, push: (*clientPush)(t)}) }
+func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushTimeout, push: (*clientPush)(t)}) }
 
 // Call is part of promise.Owner: it enqueues a callback.
 func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload) {

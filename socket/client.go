@@ -17,23 +17,24 @@ import (
 	"bennu.example/serializer"
 )
 
-// Client is a client's socket: one connection, made again whenever it is lost, and the channels on it.
+// Client is a client's socket: one connection, which the client makes again when it is lost, and the
+// channels on it. Close ends it.
 //
-// Its methods may be called from any goroutine, also from its callbacks, and only Ready, Flush and Close wait for anything. Callbacks
-// (those of OnState and OnProgress here, and those of each channel) run one at a time and in order, never on the goroutine that keeps
-// the connection alive: they may take their time. Close ends it.
+// Its methods may be called from any goroutine, including its callbacks. Only Ready, Flush and Close
+// block. The callbacks of OnState and OnProgress run in order, one at a time, and so do those of each
+// channel. They never run on the goroutine that maintains the connection, so they may block.
 type Client struct {
 	url    string
 	cfg    ClientConfig
 	dial   clientDialer
-	ctx    context.Context // of all that is done for the client
+	ctx    context.Context // canceled by Close
 	cancel context.CancelFunc
 	loop   *loop.Loop[clientItem]
 	totals link.Totals
 	states clientStates
 
 	callbacks  mailbox.Mailbox[func()]
-	goroutines link.Tracker // all but the loop and those that run the user's functions
+	goroutines link.Tracker // all but the loop's and those that run the user's functions
 	isClosing  atomic.Bool
 	closed     chan struct{}
 
@@ -43,9 +44,9 @@ type Client struct {
 	current                                                      atomic.Pointer[clientConn]
 
 	mu       sync.Mutex
-	channels []link.Down // those that are joined or on their way; never changed, only replaced
+	channels []link.Down // joined, joining and leaving; the slice is replaced, never changed
 
-	// The loop's.
+	// The following fields belong to the loop.
 	wanted      Wanted
 	ended       bool
 	conn        *clientConn
@@ -55,7 +56,7 @@ type Client struct {
 	dials       uint64
 	cancelDial  func()
 	retry       loop.Timer
-	backoff     int // attempts since a connection last held for clientStable; see ClientConfig.ReconnectDelay
+	backoff     int // attempts since a connection last held for clientStable; see Retry.Tries
 	failed      int // attempts that failed in a row; see State.Tries
 	denials     int
 	entered     uint64 // pushes so far
@@ -63,10 +64,10 @@ type Client struct {
 	flushes     []*clientFlush
 	turns       []*clientTurn  // of clientUp.Go, in order
 	turn        loop.Timer     // runs when the first of them has been waited for long enough
-	draining    *clientFlush   // Close's
-	barrier     serializer.Ref // of the heartbeat that shows that all was received; null: none
-	barrierAt   uint64         // entered when it was sent
-	settling    loop.Timer     // runs when that has been shown
+	draining    *clientFlush   // of Close
+	barrier     serializer.Ref // of the heartbeat whose reply shows that the server has received everything
+	barrierAt   uint64         // the value of entered when it was sent
+	settling    loop.Timer     // armed by that reply
 	probe       loop.Timer
 	probes      uint64
 	cancelProbe func()
@@ -76,8 +77,9 @@ type Client struct {
 	clock       clientClock
 }
 
-// Dial connects to the socket that is mounted at url ("wss://example.com/socket"; http and https will do as well) and returns the client, or why
-// that failed. Later connections are made by themselves. The context is for the first only.
+// Dial returns a client that is connected to the socket at url, such as "wss://example.com/socket". The
+// schemes are ws, wss, http and https. Dial makes one attempt and returns its error. Later the client
+// reconnects by itself. The context is for the first attempt only.
 func Dial(ctx context.Context, url string, cfg *ClientConfig) (*Client, error) {
 	return dialNew(ctx, NewClient(url, cfg))
 }
@@ -104,7 +106,8 @@ func dialNew(ctx context.Context, c *Client) (*Client, error) {
 	return nil, fmt.Errorf("socket: dial: %w", err)
 }
 
-// NewClient returns a client that is not connected yet. Channels may be joined, and pushed to, before [Client.Connect] is called.
+// NewClient returns a client that is not connected. Channels may be joined, and pushed to, before
+// [Client.Connect] is called.
 func NewClient(url string, cfg *ClientConfig) *Client {
 	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]link.Down), closed: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -122,18 +125,20 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	return c
 }
 
-// Connect has the client connect, and stay connected until Pause or Close. If it waits before the next attempt, was denied or
-// failed, the next attempt is made at once. It does not wait: see Ready.
+// Connect makes the client connect, and stay connected until Pause or Close. It ends a pause. A client
+// that waits for its next attempt, was denied or has failed makes the next attempt at once. Connect
+// does not wait for the connection: see Ready.
 func (c *Client) Connect() { c.post(clientTask(func() { c.want(WantConnected) })) }
 
-// Pause ends the connection until Connect. Channels stay, and join again then; pushes wait, and time out as always.
-// Over long poll the channels are left first, which takes at most two seconds in the background.
+// Pause closes the connection until Connect is called. Channels join again then. Pushes wait
+// meanwhile, and time out as usual. Over long poll the client first leaves its channels, which takes
+// at most 2 s in the background.
 func (c *Client) Pause() { c.post(clientTask(func() { c.want(WantPaused) })) }
 
-// Ready waits until the client is connected. It returns the cause if that will not be without somebody's doing: the client is paused,
-// denied, failed or closed.
+// Ready waits until the client is connected. It returns an error if the client will not connect by
+// itself, because it is paused, denied, failed or closed.
 func (c *Client) Ready(ctx context.Context) error {
-	seen := make(chan *stateStream, 1) // from the loop: after what was asked for before, Connect among it
+	seen := make(chan *stateStream, 1) // made by the loop, after earlier calls such as Connect
 	if !c.post(clientTask(func() { seen <- c.states.stream() })) {
 		return fmt.Errorf("socket: %w", ErrClosed)
 	}
@@ -155,9 +160,10 @@ func (c *Client) Ready(ctx context.Context) error {
 	return fmt.Errorf("socket: %w", ErrClosed)
 }
 
-// Channel returns a channel of the socket, to be joined by its Join. Params are the payload of the join: a Go value, a
-// serializer.Payload, or a func(context.Context) (any, error) that is called for every join, may block and may fail. A value is encoded
-// now. Every call makes another channel, but only one can have a topic: see channel.ErrDuplicate.
+// Channel returns a new channel of the socket; its Join joins the topic. Params are the payload of the
+// join: a Go value, a serializer.Payload, or a func(context.Context) (any, error), which is called for
+// each join, may block and may fail. A value is encoded now. Only one channel at a time can be joined
+// to a topic: see channel.ErrDuplicate.
 func (c *Client) Channel(topic string, params any) *channel.Client {
 	return channel.NewClient(clientUp{c}, topic, params, channel.ClientConfig{
 		Timeout:     c.cfg.Timeout,
@@ -167,14 +173,15 @@ func (c *Client) Channel(topic string, params any) *channel.Client {
 	})
 }
 
-// State is the client's state now.
+// State returns the current state.
 func (c *Client) State() State { return c.states.load() }
 
-// OnState has f called with every change of the state from now on. A panic in f ends the program: see [ClientConfig].
+// OnState registers f, which is called with every change of the state, until off is called. A panic in
+// f ends the program: see [ClientConfig].
 func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 
-// States returns the state now and every change from now on, until the client is closed or ctx ends. Who takes too long misses the
-// older ones.
+// States returns the current state and all changes, until the client is closed or ctx ends. A caller
+// that is too slow misses the oldest changes.
 func (c *Client) States(ctx context.Context) iter.Seq[State] { return c.states.stream().all(ctx) }
 
 // Flush waits until everything that was pushed before, on any channel, has its answer; leaves count as well. It returns an error if
@@ -202,18 +209,21 @@ func (c *Client) Flush(ctx context.Context) error {
 	return nil
 }
 
-// errBusy is what Close returns if the user's functions do not end.
+// errBusy is returned by Close if functions of the user do not return.
 var errBusy = errors.New("callbacks or functions of the configuration are still running")
 
-// clientCloseGrace is how long Close waits for what must end soon after its context has ended.
+// clientCloseGrace is how long Close waits for the client's goroutines after its context has ended.
 const clientCloseGrace = 2 * time.Second
 
-// Close ends the client. It takes no more pushes, and deals with those it has until ctx ends (unless it is paused, denied or failed): it
-// waits for the answers that somebody waits for (by Wait, Done or Receive), and of the rest for those that come within a second of a sign
-// that the server has received it all. Then it closes the connection and all channels, and returns when nothing runs any more, callbacks
-// and functions of the configuration included. It returns an error if ctx ended before that was done, or if these still run two seconds
-// after it ended. If a callback or a function of the configuration calls Close,
-// Close does not wait for these functions.
+// Close ends the client. From now on, pushes fail.
+//
+// Unless the client is paused, denied or failed, Close first waits for replies until ctx ends. It waits
+// for all replies that a caller waits for, by Wait, Done or Receive. For other replies it waits until
+// one second after the server has received all pushes.
+//
+// Then Close closes the connection and all channels, and waits for callbacks and functions of the
+// configuration. It returns an error if ctx ended before all replies, or if functions still run 2 s
+// after ctx ended. If such a function calls Close, Close does not wait for functions.
 func (c *Client) Close(ctx context.Context) error {
 	inCallback := link.InCallback()
 	if c.isClosing.Swap(true) {
@@ -243,7 +253,8 @@ func (c *Client) Close(ctx context.Context) error {
 	return err
 }
 
-// quiet waits until nothing of the client runs any more, with all also none of the user's functions.
+// quiet waits until the client's goroutines have ended. If all is true, it also waits for functions of
+// the user.
 func (c *Client) quiet(ctx context.Context, all bool) error {
 	grace := time.NewTimer(0)
 	defer grace.Stop()
@@ -272,7 +283,7 @@ func (c *Client) quiet(ctx context.Context, all bool) error {
 	}
 }
 
-// drain is Close's wait for answers.
+// drain starts the wait of Close for replies.
 func (c *Client) drain(f *clientFlush) {
 	active := c.wanted == WantConnected
 	c.wanted = WantClosed
@@ -285,7 +296,7 @@ func (c *Client) drain(f *clientFlush) {
 	}
 }
 
-// closing is why no more pushes are taken, or nil.
+// closing returns the reason why no more pushes are accepted, or nil.
 func (c *Client) closing() error {
 	if c.isClosing.Load() {
 		return ErrClosed
@@ -295,7 +306,7 @@ func (c *Client) closing() error {
 
 func (c *Client) post(t loop.Task) bool { return c.loop.Post(clientItem{task: t}) }
 
-// goUser runs what calls the user's functions, and is no callback, on a goroutine of its own.
+// goUser runs f, which calls functions of the user, on a new goroutine.
 func (c *Client) goUser(f func()) {
 	c.totals.Running.Add()
 	go link.Callbacks(c.runUser)(f)
@@ -306,7 +317,7 @@ func (c *Client) runUser(f func()) {
 	f()
 }
 
-// call queues a callback of the client itself.
+// call enqueues a callback of the client itself.
 func (c *Client) call(f func()) {
 	c.totals.Running.Add()
 	if c.callbacks.Enqueue(f, 0) != nil {

@@ -8,22 +8,24 @@ import (
 	"bennu.example/transport"
 )
 
-// Retry is what [ClientConfig.ReconnectDelay] knows of the attempt that it decides about.
+// Retry describes the next attempt to connect, for [ClientConfig.ReconnectDelay].
 type Retry struct {
-	// Tries is the number of the attempt, from 1. It starts again when a connection has held for 5 s, and when Connect is called.
+	// Tries is the number of the attempt, from 1. It starts again when a connection has held for 5 s
+	// and when Connect is called.
 	Tries int
-	// Cause is why there is no connection, as in State.Cause.
+	// Cause is the reason why there is no connection, as in State.Cause.
 	Cause error
-	// Advice is how long the server asks to wait, by the header Retry-After of an answer with 429 or 503. It is at most
-	// 5 min. Zero means that it does not ask. The client waits at least as long as this, whatever the function returns, and
-	// up to a quarter longer, so that the clients that were sent away do not come back together.
+	// Advice is the time that the server asks the client to wait, in the header Retry-After of an
+	// answer with 429 or 503. It is at most 5 min. Zero means that the server did not ask. The client
+	// waits at least as long, whatever ReconnectDelay returns, and up to a quarter longer, so that
+	// clients that were refused do not return together.
 	Advice time.Duration
-	// Code is the code of the close that ended the connection, or the HTTP status by which an attempt was refused. Zero
-	// means neither: the network failed.
+	// Code is the code of the close that ended the connection, or the HTTP status that refused the
+	// attempt. Zero means that the network failed.
 	Code int
 }
 
-// clientMaxAdvice bounds how long a server can keep a client away.
+// clientMaxAdvice bounds Retry.Advice.
 const clientMaxAdvice = 5 * time.Minute
 
 func newRetry(tries int, cause error) Retry {
@@ -39,7 +41,7 @@ func newRetry(tries int, cause error) Retry {
 	return r
 }
 
-// adviceOf is how long the server asks to wait, if it was the server that caused err.
+// adviceOf returns the time that the server asks the client to wait, or zero.
 func adviceOf(err error) time.Duration {
 	var refused *transport.HandshakeError
 	if !errors.As(err, &refused) {
@@ -48,7 +50,7 @@ func adviceOf(err error) time.Duration {
 	return min(refused.RetryAfter(), clientMaxAdvice)
 }
 
-// reconnectDelay is how long to wait before the next attempt; negative gives up.
+// reconnectDelay returns the delay before the next attempt. A negative delay gives up.
 func (c *Client) reconnectDelay(r Retry) time.Duration {
 	d := c.cfg.ReconnectDelay(r)
 	if d < 0 || r.Advice == 0 {

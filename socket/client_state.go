@@ -57,7 +57,7 @@ func stateName(names []string, i uint8) string {
 	return fmt.Sprintf("%d", i)
 }
 
-// State is a client's state at one moment.
+// State is the state of a client at one moment.
 type State struct {
 	Wanted    Wanted
 	Status    Status
@@ -68,8 +68,8 @@ type State struct {
 	Transport string    // "websocket" or "longpoll", if connected
 }
 
-// String is the state in one line for a log, such as "waiting, attempt 3 at 15:04:05.250: connection refused". It holds
-// no payload, parameter or token, and at most 200 bytes of the cause.
+// String returns one line for a log, such as "waiting, attempt 3 at 15:04:05.250: connection refused".
+// It contains no payload, parameter or token, and at most 200 bytes of the cause.
 func (s State) String() string {
 	line := s.Status.String()
 	switch {
@@ -103,13 +103,13 @@ func clipCause(text string) string {
 	return text[:cut] + "…"
 }
 
-// clientStates keeps a client's state and tells who watches it.
+// clientStates keeps a client's state and notifies its watchers.
 type clientStates struct {
-	call func(func()) // queues a callback
+	call func(func()) // enqueues a callback
 
 	mu      sync.Mutex
 	now     State
-	hooks   []*stateHook // never changed, only replaced
+	hooks   []*stateHook // replaced, never changed
 	streams []*stateStream
 	ended   bool
 }
@@ -119,13 +119,13 @@ type stateHook struct {
 	off atomic.Bool
 }
 
-// statesKept is how many states wait for an iterator; the oldest are forgotten.
+// statesKept bounds the states that wait for an iterator. The oldest are dropped.
 const statesKept = 64
 
 // stateStream is the queue of one iterator.
 type stateStream struct {
 	states *clientStates
-	queue  []State // under states.mu, as ended is
+	queue  []State // guarded by states.mu, as is ended
 	ended  bool
 	wake   chan struct{}
 }
@@ -136,7 +136,7 @@ func (s *clientStates) load() State {
 	return s.now
 }
 
-// set changes the state and tells of it; last says that it is the last.
+// set changes the state and notifies the watchers. If last is true, no change follows.
 func (s *clientStates) set(change func(*State), last bool) State {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -172,7 +172,8 @@ func (s *clientStates) set(change func(*State), last bool) State {
 	return now
 }
 
-// isSameState reports whether there is nothing to tell. Causes may not be comparable.
+// isSameState reports whether watchers need no notice. States with a cause count as different, because
+// errors may not be comparable.
 func isSameState(a, b State) bool {
 	if a.Cause != nil || b.Cause != nil {
 		return false

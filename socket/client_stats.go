@@ -9,28 +9,28 @@ import (
 	"bennu.example/internal/loop"
 )
 
-// ClientStats is what a client has done so far and what waits at one moment.
+// ClientStats counts what a client has done and what waits at one moment.
 type ClientStats struct {
 	State State
 
-	Unanswered   int   // pushes without an answer yet
-	Queued       int   // those of them that were not handed to the network yet
-	QueuedBytes  int64 // and their bytes
+	Unanswered   int   // pushes that wait for a reply
+	Queued       int   // of these, the pushes that were not handed to the network
+	QueuedBytes  int64 // the bytes of Queued
 	Backlog      int   // events that wait for callbacks or iterators
 	BacklogBytes int64
-	Dropped      uint64 // events so far, for want of room
+	Dropped      uint64 // events dropped because a backlog was full
 
-	Connections         uint64 // so far
+	Connections         uint64 // opened so far
 	FramesIn, FramesOut uint64
 	BytesIn, BytesOut   uint64
-	Garbage             uint64        // frames that were none
-	LastFrame           time.Time     // when the last came; zero: never
-	RTT                 time.Duration // of the last heartbeat; zero: none
+	Garbage             uint64        // malformed frames
+	LastFrame           time.Time     // when the last frame arrived, or zero
+	RTT                 time.Duration // of the last heartbeat, or zero
 
-	Channels []channel.ClientStats // those that are joined or on their way
+	Channels []channel.ClientStats // channels that are joined, joining or leaving
 }
 
-// Stats may be called at any time.
+// Stats returns the counters. It may be called at any time.
 func (c *Client) Stats() ClientStats {
 	s := ClientStats{
 		State:       c.State(),
@@ -61,27 +61,27 @@ func (c *Client) Stats() ClientStats {
 	return s
 }
 
-// malformed counts a frame that was none. It is logged less and less often.
+// malformed counts a malformed frame. The counts that are powers of two are logged.
 func (c *Client) malformed(err error) {
 	if n := c.garbage.Add(1); bits.OnesCount64(n) == 1 {
-		c.cfg.Logger.Warn().Err(err).Uint64("frames", n).Msg("socket: server sent garbage")
+		c.cfg.Logger.Warn().Err(err).Uint64("frames", n).Msg("socket: malformed frame")
 	}
 }
 
 const (
 	progressEvery = 100 * time.Millisecond
-	progressIdle  = time.Second // while nothing changes
+	progressIdle  = time.Second // if nothing changed
 )
 
-// clientProgress tells OnProgress how a backlog drains. The loop's, but for busy.
+// clientProgress calls OnProgress while a backlog drains. It belongs to the loop, except for busy.
 type clientProgress struct {
 	timer  loop.Timer
 	active bool
 	was    [2]int64
-	busy   atomic.Bool // a call waits or runs
+	busy   atomic.Bool // a call waits in the queue
 }
 
-// watchProgress starts telling when a backlog has become large.
+// watchProgress starts the calls of OnProgress when a backlog has become large.
 func (c *Client) watchProgress() {
 	p := &c.progress
 	if c.cfg.OnProgress == nil || p.active || c.ended {
@@ -110,7 +110,7 @@ func (c *Client) progressDue() {
 	c.loop.Arm(&p.timer, every)
 }
 
-// tellProgress queues a call, unless one waits. The last is always made.
+// tellProgress enqueues a call unless one waits. The last call is always made.
 func (c *Client) tellProgress(last bool) {
 	p := &c.progress
 	if !p.active {
@@ -127,7 +127,7 @@ func (c *Client) tellProgress(last bool) {
 	})
 }
 
-// backlogs are the bytes that wait in either direction.
+// backlogs returns the bytes that wait to be sent and those that wait for callbacks.
 func (c *Client) backlogs() [2]int64 {
 	_, out := c.totals.Queued.Load()
 	_, in := c.totals.Backlog.Load()
