@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/logging"
 	"bennu.example/serializer"
 )
 
@@ -46,11 +47,14 @@ type Client struct {
 	onSync          []*listener[func()]
 }
 
-// ClientConfig overrides the defaults. The zero value uses Phoenix's event names and does not log.
+// ClientConfig overrides the defaults. The zero value uses Phoenix's event names.
 type ClientConfig struct {
-	StateEvent string          // Empty means presence_state.
-	DiffEvent  string          // Empty means presence_diff.
-	Logger     *zerolog.Logger // Receives malformed payloads. Nil means that nothing is logged.
+	StateEvent string // Empty means presence_state.
+	DiffEvent  string // Empty means presence_diff.
+
+	// Logger receives a message for each payload that is malformed or dropped. Nil means standard
+	// error; zerolog.Nop is silent.
+	Logger *zerolog.Logger
 }
 
 type pendingDiff struct {
@@ -66,7 +70,7 @@ type listener[F any] struct {
 // NewClient returns a Client for a channel. It must be called before the channel's Join, so that no
 // event is missed. Nil means the zero ClientConfig.
 func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
-	p := &Client{log: zerolog.Nop(), room: c, events: [2]string{EventState, EventDiff}}
+	p := &Client{log: *logging.Default(), room: c, events: [2]string{EventState, EventDiff}}
 	if cfg != nil {
 		if cfg.StateEvent != "" {
 			p.events[0] = cfg.StateEvent

@@ -16,6 +16,7 @@ import (
 	"bennu.example/channel"
 	"bennu.example/internal/crdt"
 	"bennu.example/internal/exactjson"
+	"bennu.example/logging"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -93,8 +94,8 @@ type Config struct {
 	// this mode, close the Presence before the sockets, because presences end with their channels.
 	KeepOnClose bool
 
-	// Logger receives errors. Nil means no logging. It is called from many goroutines; a panic in
-	// its writer or hooks may end the program.
+	// Logger receives errors. Nil means warnings and errors on standard error; zerolog.Nop is
+	// silent. It is called from many goroutines; a panic in its writer or hooks may end the program.
 	Logger *zerolog.Logger
 }
 
@@ -124,13 +125,11 @@ type Presence struct {
 // Nil means the zero Config. New panics if a value is negative, if Down is less than two periods,
 // or if Down is not less than Permdown.
 func New(ps *pubsub.PubSub, cfg *Config) *Presence {
-	p := &Presence{ps: ps, log: zerolog.Nop()}
+	p := &Presence{ps: ps}
 	if cfg != nil {
 		p.cfg = *cfg
 	}
-	if p.cfg.Logger != nil {
-		p.log = *p.cfg.Logger
-	}
+	p.log = *cmp.Or(p.cfg.Logger, logging.Default())
 	p.cfg.complete()
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	addr := ps.Node()

@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"bennu.example/logging"
 	"bennu.example/serializer"
 )
 
@@ -110,8 +112,8 @@ type ClientConfig struct {
 	// ProgressOver is the size in bytes of a backlog that OnProgress reports. Zero means 64 KiB.
 	ProgressOver int
 
-	// Logger receives the client's log. Nil means no log. Payloads, params and tokens are never
-	// logged.
+	// Logger receives what happens to the connection. Nil means warnings and errors on standard error;
+	// zerolog.Nop is silent. Payloads, params and tokens are never logged.
 	Logger *zerolog.Logger
 }
 
@@ -231,9 +233,6 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 			*n.field = n.value
 		}
 	}
-	if c.Logger == nil {
-		nop := zerolog.Nop()
-		c.Logger = &nop
-	}
+	c.Logger = cmp.Or(c.Logger, logging.Default())
 	return c
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/logging"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -120,8 +121,10 @@ type Config struct {
 	// Drain says how Shutdown spreads the ends of the connections.
 	Drain Drain
 
-	// Logger gets crashes and refusals, and at debug level more; nil is silent. Payloads, params and tokens are never logged.
-	// It is called on many goroutines: a panic in its writer or hooks may end the program.
+	// Logger receives crashes and refusals, and more at debug level. Nil means warnings and errors on
+	// standard error; zerolog.Nop is silent; logging.FromSlog accepts a logger of log/slog. Payloads,
+	// params and tokens are never logged. It is called from many goroutines, so a panic in its writer
+	// or hooks may end the program.
 	Logger *zerolog.Logger
 }
 
@@ -208,9 +211,6 @@ func (cfg Config) withDefaults() Config {
 	if cfg.PubSub == nil {
 		cfg.PubSub = pubsub.New(nil)
 	}
-	if cfg.Logger == nil {
-		silent := zerolog.Nop()
-		cfg.Logger = &silent
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, logging.Default())
 	return cfg
 }

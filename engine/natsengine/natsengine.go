@@ -74,7 +74,8 @@ type Config struct {
 	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
 	// connected but does not answer is noticed within Ping plus Timeout.
 	Ping time.Duration
-	// Logger receives what an operator should know, but never payloads. Nil means no logging.
+	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
+	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
 }
 

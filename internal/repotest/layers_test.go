@@ -12,7 +12,7 @@ import (
 // layers lists the packages from the bottom up. A package may only import packages of lower layers.
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
-	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall"},
+	{"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall", "logging"},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/link", "internal/promise", "transport", "pubsub", "socket/token"},
 	{"engine/internal/broker", "push"},

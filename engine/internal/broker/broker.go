@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/internal/mailbox"
+	"bennu.example/logging"
 	"bennu.example/pubsub"
 )
 
@@ -110,7 +111,6 @@ func New(backend Backend, cfg Config) *Broker {
 	b := &Broker{
 		cfg:     cfg,
 		backend: backend,
-		log:     zerolog.Nop(),
 		id:      id,
 		node:    cmp.Or(cfg.Name, "node") + "-" + id.String(),
 		wake:    make(chan struct{}, 1),
@@ -119,9 +119,7 @@ func New(backend Backend, cfg Config) *Broker {
 		health:  pubsub.Health{Err: errNotRunning},
 		probe:   probing{peers: make(map[uuid.UUID]*peer)},
 	}
-	if cfg.Logger != nil {
-		b.log = cfg.Logger.With().Str("node", b.node).Logger()
-	}
+	b.log = cmp.Or(cfg.Logger, logging.Default()).With().Str("node", b.node).Logger()
 	b.in.Init(cfg.Queue, b.handle)
 	return b
 }
