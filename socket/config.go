@@ -19,23 +19,30 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Config says how sockets are served. Every zero value works; Channels alone make a server.
+// Config configures a Handler. The zero value of every field works; a server needs only Channels.
 type Config struct {
-	// Channels says which handler serves which topics.
+	// Channels maps topics to the handlers that serve them.
 	Channels channel.Routes
 
-	// Connect decides about each new socket, before it is upgraded; nil accepts all. The context it returns (nil: the one it got) is the
-	// parent of every callback's context: put what the socket is about there, under typed keys. Cancelling it has no effect. An error
-	// refuses with 403, or as a *Refusal says; it is logged, and its text never reaches the client. It runs on the request's goroutine; a
-	// panic is answered with 500. The context that it gets ends after 30 seconds, or when Shutdown is called;
-	// Connect should return then. Requests that are not handshakes never get here.
+	// Connect decides about each new socket before the connection is upgraded. Nil means that every
+	// client is accepted. Requests that are not handshakes never reach it.
+	//
+	// The context that it returns is the parent of the context of every callback: store the socket's own
+	// values there, under typed keys. Cancelling it has no effect. A nil context is context.Background.
+	//
+	// An error refuses the client with 403, or with the status of a *Refusal. It is logged, and its text
+	// is never sent to the client. A panic is answered with 500.
+	//
+	// Connect runs on the request's goroutine. Its context ends after 30 s, or when Shutdown is called.
+	// Connect should return then: Shutdown waits for it.
 	Connect func(ctx context.Context, r *Request) (context.Context, error)
 
-	// PubSub carries the broadcasts; nil is one of this handler's own, for this process only. Handlers that share one share their topics.
+	// PubSub carries the broadcasts. Nil means a PubSub of this handler alone, without other nodes.
+	// Handlers that share a PubSub share their topics.
 	PubSub *pubsub.PubSub
 
-	// Serializers are the versions to speak, in order of preference; nil is 1.0.0, 2.0.0 and 3.0.0. They must be comparable, or NewHandler
-	// panics.
+	// Serializers are the supported versions of the protocol, in order of preference. Nil means 1.0.0,
+	// 2.0.0 and 3.0.0. NewHandler panics if one of them is not comparable.
 	Serializers []serializer.Serializer
 
 	// Origins are the pages that may connect, by the request's Origin header. Nil means those of the
@@ -55,70 +62,84 @@ type Config struct {
 	// "10.0.0.0/8". Of these, X-Forwarded-Proto determines the scheme for SameOrigin, and
 	// X-Forwarded-For the address for Admission. The proxy must set them, and not pass on the client's.
 	TrustedProxies []string
-	// CheckOrigin, if set, decides instead of Origins. An origin that is malformed is an empty URL.
+	// CheckOrigin, if set, decides instead of Origins. It receives an empty URL for a malformed origin.
 	CheckOrigin func(r *http.Request, origin *url.URL) bool
-	// InsecureAnyOrigin lets every page of the web connect, with the cookies of its visitor.
+	// InsecureAnyOrigin allows every page of the web to connect, with the cookies of its visitor.
 	InsecureAnyOrigin bool
 
-	// AuthToken takes the client's authToken, which phoenix.js sends as a WebSocket subprotocol, or as a header with long polling, and
-	// puts it in Request.Token. Off, such a token is ignored.
+	// AuthToken stores the client's authToken in Request.Token. phoenix.js sends it as a WebSocket
+	// subprotocol, or as a header with long polling. If AuthToken is false, such a token is ignored.
 	AuthToken bool
-	// Subprotocols are the WebSocket subprotocols to answer, in order of preference; a client that offers others only is refused. nil
-	// ignores what the client offers.
+	// Subprotocols are the accepted WebSocket subprotocols, in order of preference. A client that offers
+	// only others is refused. Nil means that the client's offer is ignored.
 	Subprotocols []string
 
-	// WebSocket and LongPoll are the transports' own settings. Both are on. With a PubSub that joins several nodes, set LongPoll.Secret, the
-	// same on all: then any node serves any long-poll request, by way of the PubSub. Otherwise a balancer has to be sticky.
+	// WebSocket and LongPoll are the settings of the transports. Both are enabled by default. Those of
+	// their fields that this Config has as well, such as MaxMessage, are overrides for one transport:
+	// zero means the value of this Config.
+	//
+	// With a PubSub that joins several nodes, set LongPoll.Secret to the same value on all of them. Then
+	// every node can serve every long-poll request, through the PubSub. Otherwise load balancing has to
+	// be sticky.
 	WebSocket websocket.Config
 	LongPoll  longpoll.Config
 
-	// MaxMessage bounds a message from a client, in bytes; 0 is 1 MiB. A larger one ends the connection with 1009.
+	// MaxMessage bounds a message from a client, in bytes. Zero means 1 MiB. A larger message ends the
+	// connection with code 1009.
 	MaxMessage int64
-	// MaxQueue bounds the broadcasts and pushes that wait for one client, in bytes. Zero means 1 MiB. OnSlow determines what happens beyond
-	// this bound.
+	// MaxQueue bounds the broadcasts and pushes that wait for one client, in bytes. Zero means 1 MiB.
+	// OnSlow determines what happens beyond this bound.
 	//
-	// Answers, and what else a client's own messages cause, have a second budget of this size. They never end the connection: while they
-	// take more than half of it, the client is not read and its channels handle no further event. So one client may cost twice MaxQueue,
-	// what waits in its channels' mailboxes, one answer for each channel whose callback runs, and one for each reference that the
-	// program keeps to reply later. A client that takes nothing meanwhile is ended by the write timeout, or on long poll when its polls cease.
+	// Replies, and other messages that the client's own messages cause, have a second budget of this
+	// size. They never end the connection: while they take more than half of it, nothing is read from
+	// the client and its channels handle no further event.
+	//
+	// So one client costs at most twice MaxQueue, its channels' mailboxes, a reply for each channel whose
+	// callback runs, and a reply for each reference that the program keeps. A client that reads nothing
+	// is ended by the write timeout, or on long poll when its polls cease.
 	MaxQueue int
-	// OnSlow is transport.Disconnect, unless it is DropOldest or DropNewest. It is for all broadcasts and pushes that have no policy of their
-	// own: see channel.OnSlow, and channel.Latest.
+	// OnSlow is the policy for broadcasts and pushes that have no policy of their own: see channel.OnSlow
+	// and channel.Latest. It is transport.Disconnect, DropOldest or DropNewest. Zero means Disconnect.
 	OnSlow transport.SlowPolicy
-	// MaxMailbox bounds what waits for one channel's callbacks, in bytes; 0 is 1 MiB. A full mailbox slows its client down, and after
-	// 5 seconds ends the channel with phx_error.
+	// MaxMailbox bounds the messages that wait for the callbacks of one channel, in bytes. Zero means
+	// 1 MiB. While a mailbox is full, nothing is read from its client. After 5 s the channel ends with
+	// phx_error.
 	MaxMailbox int
-	// MaxChannels bounds the channels of one socket; 0 is 100. A further join is refused, reason "too many channels joined". So is any join
-	// while the callbacks of twice as many channels run, those included that the client has left or joined anew.
+	// MaxChannels bounds the channels of one socket. Zero means 100. A further join is refused, reason
+	// "too many channels joined". So is any join while the callbacks of twice as many channels run,
+	// including channels that the client has left or joined again.
 	MaxChannels int
-	// JoinTimeout bounds the time of a handler's join callback; 0 is 30 s, and a negative one is no bound. The context of one that takes
-	// longer is cancelled by channel.ErrJoinTimeout, and the join is refused, reason "join crashed": the topic may be joined anew, at once.
-	// What the callback returns later counts for nothing; if it is no error, Terminate is called with that reason.
+	// JoinTimeout bounds the time of a join callback. Zero means 30 s. A negative value means no bound.
+	// After this time the context of the callback is cancelled with channel.ErrJoinTimeout, and the join
+	// is refused, reason "join crashed". The client may join the topic again at once. The result of the
+	// callback is ignored, but if it is not an error, Terminate is called with ErrJoinTimeout.
 	JoinTimeout time.Duration
 	// MaxTopic bounds the length of a topic, of an event and of a message's refs, in bytes. Zero means
 	// 1,024. A join of a longer topic is refused, reason "topic too long". A message with a longer
 	// event or ref is answered with an error, reason "event too long" or "ref too long".
 	MaxTopic int
-	// JoinRate bounds the joins of one socket, per second and with twice as many at once; 0 is 500, and a negative one is no bound. A join
-	// beyond it is refused, reason "too many joins".
+	// JoinRate bounds the joins of one socket per second, with bursts of twice as many. Zero means 500. A
+	// negative value means no bound. A join beyond it is refused, reason "too many joins".
 	JoinRate int
-	// MessageRate bounds the other messages of one socket likewise, heartbeats not counted; 0 is no bound. A message beyond it is answered
-	// with an error, reason "too many messages".
+	// MessageRate bounds the other messages of one socket per second, except heartbeats, with bursts of
+	// twice as many. Zero means no bound. A message beyond it is answered with an error, reason "too many
+	// messages".
 	MessageRate int
-	// HandshakeRate bounds the handshakes of the whole handler, per second and with twice as many at once. Zero
-	// means no bound. Requests that are not handshakes do not count. One beyond it is answered with 503 and
-	// Retry-After, before its origin is looked at.
+	// HandshakeRate bounds the handshakes of the whole handler per second, with bursts of twice as many.
+	// Zero means no bound. Requests that are not handshakes do not count. A handshake beyond it is
+	// answered with 503 and Retry-After, before its origin is checked.
 	HandshakeRate int
-	// MaxQuery bounds a request's query, in bytes. Zero means 16 KiB. A longer one is answered with 414, one of more
-	// than 1,000 pairs with 400.
+	// MaxQuery bounds a request's query, in bytes. Zero means 16 KiB. A longer one is answered with 414,
+	// and one of more than 1,000 pairs with 400.
 	MaxQuery int
 	// Admission bounds the sockets, handshakes, joins and messages of one client, by its address or
 	// its user. It is off unless set.
 	Admission Admission
-	// IdleTimeout ends a WebSocket whose client sent nothing for so long; 0 is 60 s. Clients send a heartbeat every 30 s.
+	// IdleTimeout ends a WebSocket whose client sends nothing for this time. Zero means 60 s. Clients
+	// send a heartbeat every 30 s.
 	IdleTimeout time.Duration
 
-	// Drain says how Shutdown spreads the ends of the connections.
+	// Drain is the pace at which Shutdown ends the connections.
 	Drain Drain
 
 	// Logger receives crashes and refusals, and more at debug level. Nil means warnings and errors on
@@ -128,35 +149,38 @@ type Config struct {
 	Logger *zerolog.Logger
 }
 
-// Drain is the pace of Shutdown: so many connections are told to come back (to another node), then a pause. The defaults are Phoenix's.
+// Drain is the pace of Shutdown: it closes a batch of connections, whose clients reconnect to another
+// node, and then pauses. The defaults are those of Phoenix.
 type Drain struct {
-	Batch    int           // connections; 0 is 10,000
-	Interval time.Duration // 0 is 2 s
+	Batch    int           // The number of connections. Zero means 10,000.
+	Interval time.Duration // The pause. Zero means 2 s.
 }
 
-// Request is a client that wants to connect.
+// Request is a client's request to connect.
 type Request struct {
-	// ID names the socket for Handler.Disconnect. Connect sets it; "" is anonymous. Several sockets may share one: a user's devices.
+	// ID names the socket for Handler.Disconnect. Connect sets it. Empty means anonymous. Several
+	// sockets may have the same ID, such as those of a user's devices.
 	ID string
-	// Params are the query's parameters, nested as a[b]=1 says, and the path variables of the pattern that the handler is mounted by, which
-	// win. Decode them into a struct by json tags (values are strings) or a map[string]any. vsn is among them.
+	// Params are the parameters of the query, including vsn, and the path variables of the pattern under
+	// which the handler is mounted, which take precedence. A key such as a[b] is nested. Decode them into
+	// a map[string]any, or into a struct with json tags; the values are strings.
 	Params serializer.Payload
-	// Token is the client's authToken, if Config.AuthToken is on and it gave one.
+	// Token is the client's authToken, if Config.AuthToken is true and the client sent one.
 	Token string
-	// HTTP is the request; only its header, URL and TLS state are of use, and only until Connect returns.
+	// HTTP is the request. Only its header, URL and TLS state are useful, and only until Connect returns.
 	HTTP *http.Request
 	// Transport is "websocket" or "longpoll".
 	Transport string
-	// Version is the serializer's.
+	// Version is the version of the serializer.
 	Version string
 }
 
-// Refusal is an error of Connect that says how a WebSocket request is answered instead of with 403. (Long polling has one answer to a
-// refusal, as in Phoenix.)
+// Refusal is an error that Connect returns to choose the answer to a WebSocket request, instead of 403.
+// Long polling has one answer to all refusals, as in Phoenix.
 type Refusal struct {
-	Status int // 0 is 403
+	Status int // Zero means 403.
 	Header http.Header
-	Body   string // for the client to see
+	Body   string // The client receives it.
 }
 
 func (e *Refusal) Error() string {
@@ -178,7 +202,7 @@ const (
 	defaultDrainPause  = 2 * time.Second
 )
 
-// withDefaults fills in what is zero.
+// withDefaults replaces zero values by their defaults.
 func (cfg Config) withDefaults() Config {
 	cfg.MaxMessage = cmp.Or(cfg.MaxMessage, defaultMaxMessage)
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, defaultMaxQueue)

@@ -1,27 +1,29 @@
 // Package socket serves Phoenix sockets over net/http and dials them.
 //
-// A socket is one client's connection, by WebSocket or long polling, which carries any number of channels. [NewHandler] makes the
-// http.Handler that serves them:
+// A socket is one client's connection, by WebSocket or long polling. It carries any number of
+// channels. [NewHandler] makes the http.Handler that serves sockets:
 //
 //	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": rooms}})
 //	http.Handle("/socket/", h)
 //
-// It answers …/websocket and …/longpoll below the path where it is mounted, with the wire of Phoenix 1.8. What the channels do is in
-// package channel. [Config] says who may connect, and what a client may cost; [Config.Connect] who a client is.
+// It answers …/websocket and …/longpoll below the path where it is mounted, with the wire protocol of
+// Phoenix 1.8. Package channel defines what the channels do. [Config] bounds what a client may cost,
+// and [Config.Connect] authenticates it.
 //
-// [Dial] and [NewClient] make the other end, for this server or any Phoenix:
+// [Dial] and [NewClient] make the other end, for this server or any Phoenix server:
 //
 //	s, err := socket.Dial(ctx, "wss://example.com/socket", nil)
 //	room := s.Channel("room:lobby", nil)
 //	_, err = room.Join().Wait(ctx)
 //
-// A Client connects again whenever its connection is lost, and joins its channels again.
+// A Client reconnects whenever its connection is lost, and joins its channels again.
 //
-// # Concurrency, and the end
+// # Concurrency and shutdown
 //
-// All methods may be called from any goroutine. At the server, Connect runs on the goroutine of its request, and each channel's
-// callbacks one at a time, in order. At the client, each channel's callbacks run one at a time, in order, and those of the [Client] likewise.
+// All methods may be called from any goroutine. On the server, Connect runs on the goroutine of its
+// request, and the callbacks of each channel run one at a time, in order. On the client, the callbacks
+// of each channel run one at a time, in order, and so do those of the [Client].
 //
-// Who made a [Handler] ends it by [Handler.Shutdown], before the http.Server's own; who made a Client, by [Client.Close]. When these have
-// returned nil no goroutine is left.
+// The creator of a [Handler] must call [Handler.Shutdown] before http.Server.Shutdown. The creator of a
+// Client must call [Client.Close]. When these have returned nil, no goroutine is left.
 package socket

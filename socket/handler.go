@@ -164,8 +164,9 @@ func segments(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
 
-// serveWebSocket answers a handshake. What is cheap to find out comes first. Connect comes last, as it may do
-// anything for the client, with the cookies of a visitor.
+// serveWebSocket answers a handshake. The checks are in this order: whether it is a handshake, the
+// rates, the origin, and Connect. Connect is last because it acts for the client, with the cookies of
+// a visitor.
 func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 { // it is not a handshake
 		h.longpoll.Discard(w, r)
@@ -187,17 +188,24 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, errTooFast)
 		return
 	}
+	client, err := h.admit(r)
+	if err != nil {
+		h.refuse(w, err)
+		return
+	}
 	if !h.allows(r) {
+		client.release()
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
 	token, protocol, err := h.subprotocols(r)
 	if err != nil {
+		client.release()
 		h.refused(r, err)
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	open, done, err := h.connect(w, r, "websocket", token)
+	open, done, err := h.connect(w, r, client, "websocket", token)
 	if err != nil {
 		h.refuse(w, err)
 		return
@@ -271,7 +279,11 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		if h.cfg.AuthToken {
 			token = r.Header.Get("X-Phoenix-AuthToken")
 		}
-		open, done, err = h.connect(w, r, "longpoll", token)
+		client, err := h.admit(r)
+		if err != nil {
+			return nil, err
+		}
+		open, done, err = h.connect(w, r, client, "longpoll", token)
 		return open, err
 	})
 }
@@ -301,11 +313,17 @@ var (
 	errDraining   = fmt.Errorf("shutting down: %w", longpoll.StatusError(http.StatusServiceUnavailable))
 )
 
-// connect decides about a new socket. Of what it returns, open opens the socket's session on its connection, and done is to be called once
-// it is known whether that was called.
-func (h *Handler) connect(w http.ResponseWriter, r *http.Request, by, token string) (
+// connect decides about a new socket. On success, the caller calls open with the connection when the
+// handshake has succeeded, and done in any case afterwards. connect releases the client if it fails;
+// if not, the session or done does.
+func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client, by, token string) (
 	open func(transport.Conn) transport.Session, done func(), err error,
 ) {
+	defer func() {
+		if open == nil {
+			client.release()
+		}
+	}()
 	hs := h.enter(w)
 	if hs == nil {
 		return nil, nil, errDraining
@@ -313,15 +331,6 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, by, token stri
 	defer func() {
 		if open == nil {
 			h.leave(hs)
-		}
-	}()
-	client, err := h.admit(r)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if open == nil {
-			client.release()
 		}
 	}()
 	params, err := requestParams(r)

@@ -53,6 +53,12 @@ func (l *logged) String() string {
 	return l.b.String()
 }
 
+func (l *logged) reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b.Reset()
+}
+
 func serve(t testing.TB, cfg socket.Config) *server {
 	s := &server{t: t, log: &logged{}}
 	logger := zerolog.New(s.log)

@@ -7,27 +7,29 @@ import (
 	"bennu.example/transport"
 )
 
-// eventDisconnect, broadcast on the control topic of disconnectPrefix and a socket's id, ends the socket. Package
-// pubsub knows both: server code may also broadcast "disconnect" on the id itself, as it would in Phoenix.
+// A broadcast of eventDisconnect on the control topic made of disconnectPrefix and an id ends the
+// sockets of that id. Package pubsub knows both, so that server code may also broadcast "disconnect"
+// on the id itself, as in Phoenix.
 const (
 	eventDisconnect  = "disconnect"
 	disconnectPrefix = "bennu:disconnect:"
 )
 
-// idWatch is a socket's subscription to its id. It holds from before the client is told that it is connected, so that who was told can be
-// disconnected.
+// idWatch is a socket's subscription to its id. It begins before the client is notified that it is
+// connected, so that every connected client can be disconnected.
 type idWatch struct {
+	id      string // Request.ID
 	on      *pubsub.Subscription
-	ends    atomic.Bool             // it was disconnected
-	session atomic.Pointer[session] // nil until it is open
+	ends    atomic.Bool             // Disconnect was called
+	session atomic.Pointer[session] // nil until the session is open
 }
 
-// watch subscribes to an id; nil if there is none.
+// watch subscribes to an id. It returns nil if id is empty.
 func (h *Handler) watch(id string) *idWatch {
 	if id == "" {
 		return nil
 	}
-	w := new(idWatch)
+	w := &idWatch{id: id}
 	w.on = h.cfg.PubSub.Control().Subscribe(disconnectPrefix+id, w)
 	return w
 }
@@ -41,13 +43,13 @@ func (w *idWatch) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// opened has the session ended if that is due, now or later.
+// opened sets the session, which ends when Disconnect is called, or now if that was called already.
 func (w *idWatch) opened(s *session) {
 	w.session.Store(s)
 	w.check()
 }
 
-// check is called after each of the two was stored, so that one of the callers finds both.
+// check is called after each store, so that the later caller finds both values.
 func (w *idWatch) check() {
 	if s := w.session.Load(); s != nil && w.ends.Load() {
 		s.conn.Close(transport.CodeGoingAway, "")

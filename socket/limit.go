@@ -13,7 +13,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// denial is why the socket itself refuses what its client sent.
+// denial is the reason why a socket refuses a message of its client.
 type denial uint8
 
 const (
@@ -28,7 +28,7 @@ const (
 	tooManyHeartbeats
 	keyJoins
 	keyMessages
-	denials // how many there are
+	denials // their number
 )
 
 var answers = [denials]struct {
@@ -49,34 +49,30 @@ var answers = [denials]struct {
 	keyMessages:       {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Admission.MessageRate"},
 }
 
-// refuse answers m with an error. All refusals are counted. Of each socket only the first of its kind
-// is logged, and of all sockets only so many: a flood must not flood the log.
+// refuse answers m with an error. All refusals are counted. For each socket only the first of its
+// kind is logged, and the rate of all log lines is bounded: a client must not flood the log.
 func (s *session) refuse(m *serializer.Message, joinRef serializer.Ref, why denial) {
 	s.h.counts.denials[why].Add(1)
 	a := &answers[why]
 	if s.logged&(1<<why) == 0 {
 		s.logged |= 1 << why
-		s.h.log(a.level, a.log).Str("topic", clip(m.Topic)).Msg(a.log)
+		s.logEvent(a.level, a.log).Str("topic", clip(m.Topic)).Msg(a.log)
 	}
 	s.reply(m, joinRef, a.reply)
 }
 
-// logPause is how long handshakes beyond the rate are only counted after one was logged.
-const logPause = time.Minute
-
-// allowHandshake takes a token of Config.HandshakeRate, if there is one.
+// allowHandshake takes a token of Config.HandshakeRate. It returns false if there is none.
 func (h *Handler) allowHandshake() bool {
-	ok, tell := h.handshake.allow()
-	if !ok {
-		h.counts.tooFast.Add(1)
+	if h.handshake.allow() {
+		return true
 	}
-	if tell {
-		h.cfg.Logger.Warn().Msg("too many handshakes: see socket.Config.HandshakeRate")
-	}
-	return ok
+	h.counts.tooFast.Add(1)
+	const tooFast = "too many handshakes: see socket.Config.HandshakeRate"
+	h.logRarely(zerolog.WarnLevel, tooFast).Msg(tooFast)
+	return false
 }
 
-// admit counts a handshake for Config.Admission. The client that it returns must be released.
+// admit counts a handshake for Config.Admission. The caller must release the client that it returns.
 func (h *Handler) admit(r *http.Request) (*client, error) {
 	c, err := h.admission.admit(r)
 	switch {
@@ -95,8 +91,7 @@ func (h *Handler) admit(r *http.Request) (*client, error) {
 	return nil, err
 }
 
-// rate is a number of events per time, and how much time's worth of them may come at once. The zero
-// rate is no bound.
+// rate is the time per event, and the time whose events may come at once. The zero rate has no bound.
 type rate struct{ every, burst time.Duration }
 
 // burstSeconds is how many seconds' worth of events may come at once.
@@ -115,7 +110,7 @@ type bucket struct {
 	full time.Time // when it will be full again
 }
 
-// take takes a token, if there is one.
+// take takes a token. It returns false if there is none.
 func (b *bucket) take(r rate) bool {
 	if r.every == 0 {
 		return true
@@ -137,23 +132,13 @@ type sharedLimiter struct {
 
 	mu     sync.Mutex
 	bucket bucket
-	quiet  time.Time // until when refusals are not logged
 }
 
-// allow also reports whether to log the refusal.
-func (l *sharedLimiter) allow() (ok, log bool) {
+func (l *sharedLimiter) allow() bool {
 	if l.rate.every == 0 {
-		return true, false
+		return true
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.bucket.take(l.rate) {
-		return true, false
-	}
-	now := time.Now()
-	if now.Before(l.quiet) {
-		return false, false
-	}
-	l.quiet = now.Add(logPause)
-	return false, true
+	return l.bucket.take(l.rate)
 }

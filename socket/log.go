@@ -11,10 +11,17 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A message is logged logBurst times at once, and then once every logEvery.
+// A message is logged up to logBurst times at once, and then once every logEvery. A message that is
+// the same whenever it occurs is logged once every rareEvery.
 const (
-	logBurst = 10
-	logEvery = 6 * time.Second
+	logBurst  = 10
+	logEvery  = 6 * time.Second
+	rareEvery = time.Minute
+)
+
+var (
+	usualLog = rate{every: logEvery, burst: logBurst * logEvery}
+	rareLog  = rate{every: rareEvery, burst: rareEvery}
 )
 
 // logGates bound how often a message is logged, so that no client can flood the log. The keys are
@@ -26,11 +33,12 @@ type logGates struct {
 
 type logGate struct {
 	bucket     bucket
-	suppressed uint64 // since the message was logged last
+	suppressed uint64 // calls since the message was last logged
 }
 
-// pass reports whether a message is to be logged, and how many were not since the last one.
-func (g *logGates) pass(message string) (ok bool, suppressed uint64) {
+// pass reports whether a message is to be logged, and how many were suppressed since the last one. A
+// message must always come with the same rate.
+func (g *logGates) pass(message string, r rate) (ok bool, suppressed uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.gates == nil {
@@ -41,7 +49,7 @@ func (g *logGates) pass(message string) (ok bool, suppressed uint64) {
 		one = new(logGate)
 		g.gates[message] = one
 	}
-	if !one.bucket.take(rate{every: logEvery, burst: logBurst * logEvery}) {
+	if !one.bucket.take(r) {
 		one.suppressed++
 		return false, 0
 	}
@@ -53,10 +61,19 @@ func (g *logGates) pass(message string) (ok bool, suppressed uint64) {
 // returns nil, whose methods do nothing, if the message was logged too often. Nothing that a client
 // chose may be part of the message: fields are escaped, the message is not.
 func (h *Handler) log(level zerolog.Level, message string) *zerolog.Event {
+	return h.logAt(usualLog, level, message)
+}
+
+// logRarely is log for a message that says the same whenever it occurs.
+func (h *Handler) logRarely(level zerolog.Level, message string) *zerolog.Event {
+	return h.logAt(rareLog, level, message)
+}
+
+func (h *Handler) logAt(r rate, level zerolog.Level, message string) *zerolog.Event {
 	if level < h.cfg.Logger.GetLevel() || level < zerolog.GlobalLevel() {
 		return nil
 	}
-	ok, suppressed := h.logGates.pass(message)
+	ok, suppressed := h.logGates.pass(message, r)
 	if !ok {
 		return nil
 	}
@@ -67,14 +84,14 @@ func (h *Handler) log(level zerolog.Level, message string) *zerolog.Event {
 	return e
 }
 
-// The length in the log of a text and of an error that a client may have chosen, in bytes.
+// The maximum length in the log, in bytes, of a text and of an error that a client may have chosen.
 const (
 	maxLogText  = 200
 	maxLogError = 2000
 )
 
-// clip makes what a client chose fit for the log: short, and without characters that a terminal
-// would obey or not show.
+// clip shortens a text that a client chose, and escapes the characters that a terminal would obey or
+// not display.
 func clip(s string) string { return clipTo(s, maxLogText) }
 
 func clipTo(s string, most int) string {
@@ -91,9 +108,9 @@ func clipTo(s string, most int) string {
 	return s + cut
 }
 
-// withError adds an error, in whose text there may be something that a client chose.
+// withError adds an error whose text a client may have influenced.
 func withError(e *zerolog.Event, err error) *zerolog.Event {
-	if e == nil { // nobody needs the text of the error
+	if e == nil { // do not make a text that is not logged
 		return e
 	}
 	if v := reflect.ValueOf(err); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {

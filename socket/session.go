@@ -22,35 +22,37 @@ const (
 	mailboxWait = 5 * time.Second
 	// joinWait is how long a join may hold up its socket. Phoenix has no bound.
 	joinWait = 50 * time.Millisecond
-	// closeGrace is how long callbacks may go on when their connection has ended, until their context is cancelled.
+	// closeGrace is the time between the end of a connection and the cancellation of the context of its
+	// callbacks.
 	closeGrace = 5 * time.Second
 	// maxHeartbeats is how many heartbeats a socket may send per second. Clients send two a minute.
 	maxHeartbeats = 100
 )
 
-// session is one socket: it routes what its client sends to channels. Receive and Closed are called by its transport, one at a time; the
-// methods of channel.Carrier from anywhere.
+// session is one socket. It routes its client's messages to channels. The transport calls Receive and
+// Closed, one at a time. The methods of channel.Carrier may be called from any goroutine.
 type session struct {
 	h    *Handler
 	conn transport.Conn
 	ser  serializer.Serializer
 	ctx  context.Context
-	id   *pubsub.Subscription // nil: anonymous
+	id   *idWatch // nil if the socket is anonymous
 
-	// The reader's own.
+	// Owned by the goroutine that calls Receive.
 	joins, messages, heartbeats bucket
-	logged                      uint16 // the denials that were logged already, a bit for each
+	logged                      uint16 // a bit for each denial that was logged
 
-	client *client // of Config.Admission, nil: not limited
+	client *client // of Config.Admission; nil if it is not limited
 
-	running    sync.WaitGroup // channels, also those that are not the topic's any more
-	live       atomic.Int32   // likewise
+	running    sync.WaitGroup // channels, including those that were left or replaced
+	live       atomic.Int32   // the number of these
 	unanswered atomic.Int32   // joins
-	answered   chan struct{}  // told when there are none; made by the first join
+	answered   chan struct{}  // receives when unanswered becomes 0; made by the first join
 
-	mu       sync.Mutex // held over routing and ending a channel, so that the frames of two joins of a topic do not mix
+	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not mix.
+	mu       sync.Mutex
 	channels map[string]channel.Driver
-	held     []channel.Driver // those that wait for the connection to be no longer congested
+	held     []channel.Driver // they wait until the connection is no longer congested
 }
 
 // open begins a session on a connection that was just made.
@@ -60,23 +62,23 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx conte
 	h.sessions[s] = struct{}{}
 	draining := h.draining
 	h.mu.Unlock()
-	if draining { // it slipped in while Shutdown began
+	if draining { // Shutdown may have listed the sessions before
 		conn.Close(transport.CodeRestart, "")
 	}
 	if id != nil {
-		s.id = id.on
+		s.id = id
 		id.opened(s)
 	}
 	return s
 }
 
-// Receive routes one message. A message that is none ends the connection, as in Phoenix.
+// Receive routes one message. A malformed message ends the connection, as in Phoenix.
 func (s *session) Receive(op serializer.Op, data []byte) error {
 	m, err := s.ser.Parse(op, data)
 	if err != nil {
 		s.h.counts.badMessages.Add(1)
 		const malformed = "malformed message"
-		withError(s.h.log(zerolog.WarnLevel, malformed), err).Msg(malformed)
+		withError(s.logEvent(zerolog.WarnLevel, malformed), err).Msg(malformed)
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
 	switch {
@@ -153,11 +155,17 @@ func (s *session) join(m *serializer.Message) {
 	c := channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.workers)
 	s.channels[m.Topic] = c
 	s.mu.Unlock()
+	if replaces {
+		const replaced = "channel replaced: its client joined the topic again"
+		s.logEvent(zerolog.InfoLevel, replaced).Str("topic", clip(m.Topic)).Msg(replaced)
+	}
 	s.awaitJoin(c, alone)
 }
 
-// awaitJoin waits for a join to be answered, as Phoenix does, so that answers come in the order of what was asked; but not for long, and not
-// again while that join goes on. Most joins are answered before another goroutine could have been told; their time is not watched.
+// awaitJoin waits until a join is answered, as Phoenix does, so that replies come in the order of
+// the requests. It waits at most joinWait, and not while an earlier join is unanswered.
+//
+// Most joins are answered within a few turns of the scheduler. They need no timer.
 func (s *session) awaitJoin(c channel.Driver, alone bool) {
 	for i := 0; alone && i < 16; i++ {
 		runtime.Gosched()
@@ -185,7 +193,7 @@ func (s *session) Answered() {
 	if s.unanswered.Add(-1) == 0 {
 		select {
 		case s.answered <- struct{}{}:
-		default: // it was told already
+		default: // it is notified already
 		}
 	}
 }
@@ -196,7 +204,7 @@ func (s *session) Ended() {
 	s.running.Done()
 }
 
-// deliver hands a message to the channel of its topic.
+// deliver passes a message to the channel of its topic.
 func (s *session) deliver(m *serializer.Message) {
 	s.mu.Lock()
 	c, ok := s.channels[m.Topic]
@@ -210,7 +218,8 @@ func (s *session) deliver(m *serializer.Message) {
 	}
 }
 
-// replyRef is the join_ref of a reply to m: that of its channel's replies, or m's own if there is none.
+// replyRef returns the join_ref of a reply to m: the one that its channel's replies have, or m's own
+// if there is no channel.
 func (s *session) replyRef(m *serializer.Message) serializer.Ref {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -220,7 +229,7 @@ func (s *session) replyRef(m *serializer.Message) serializer.Ref {
 	return m.JoinRef
 }
 
-// unjoined answers a message on a topic that is not joined: a leave has nothing to do, the rest is an error.
+// unjoined answers a message on a topic that is not joined. A leave succeeds; the rest is an error.
 func (s *session) unjoined(m *serializer.Message) {
 	if m.Event == serializer.EventLeave {
 		s.reply(m, m.JoinRef, okReply)
@@ -229,7 +238,7 @@ func (s *session) unjoined(m *serializer.Message) {
 	s.reply(m, "", answers[unmatchedTopic].reply)
 }
 
-// reply answers m for the socket itself, not for a channel.
+// reply answers m on behalf of the socket, not of a channel.
 func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Reply) {
 	f, err := serializer.Encode(s.ser, &serializer.Message{
 		Kind: serializer.KindReply, JoinRef: joinRef, Ref: m.Ref, Topic: m.Topic, RawTopic: m.RawTopic, Event: serializer.EventReply,
@@ -237,17 +246,18 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 	})
 	if err != nil {
 		const unsent = "socket cannot reply"
-		withError(s.h.log(zerolog.ErrorLevel, unsent), err).Msg(unsent)
+		withError(s.logEvent(zerolog.ErrorLevel, unsent), err).Msg(unsent)
 		return
 	}
 	_ = s.conn.Send(f, transport.Delivery{Answer: true}) // a connection that has ended needs no reply
 }
 
-// Closed ends the channels and waits for them: what they were sent is handled, within closeGrace.
+// Closed ends the channels and waits for them. They handle the messages that they have received, and
+// after closeGrace the context of their callbacks is cancelled.
 func (s *session) Closed(err error) {
 	s.logEnd(err)
 	if s.id != nil {
-		s.id.Cancel()
+		s.id.on.Cancel()
 	}
 	s.mu.Lock()
 	channels := make([]channel.Driver, 0, len(s.channels))
@@ -276,7 +286,7 @@ func (s *session) Closed(err error) {
 	s.h.closed(s)
 }
 
-// logEnd logs an end that the client did not ask for. The transport counts them.
+// logEnd logs an end that the client did not request. The transport counts them.
 func (s *session) logEnd(err error) {
 	var panicked *transport.PanicError
 	var closed *transport.CloseError
@@ -286,14 +296,14 @@ func (s *session) logEnd(err error) {
 		level, message = zerolog.ErrorLevel, "socket crashed"
 	case errors.Is(err, transport.ErrFull):
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxQueue"
-	case errors.Is(err, transport.ErrIdle): // this is also how a client ends whose network is gone
+	case errors.Is(err, transport.ErrIdle): // a client whose network is gone ends like this, too
 		level, message = zerolog.DebugLevel, "socket ended: see socket.Config.IdleTimeout"
 	case errors.As(err, &closed) && closed.Code == transport.CodeTooBig:
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxMessage"
 	default:
 		return
 	}
-	e := withError(s.h.log(level, message), err)
+	e := withError(s.logEvent(level, message), err)
 	if panicked != nil {
 		e = e.Bytes("stack", panicked.Stack)
 	}
@@ -324,7 +334,7 @@ func (s *session) Congested(d channel.Driver) bool {
 	return false
 }
 
-// resume lets the channels that Congested held go on.
+// resume continues the channels that Congested held.
 func (s *session) resume() {
 	s.mu.Lock()
 	held := s.held
@@ -344,7 +354,7 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 	for _, f := range frames {
 		if f != nil {
-			_ = s.conn.Send(f, transport.Delivery{Answer: true}) // likewise
+			_ = s.conn.Send(f, transport.Delivery{Answer: true}) // an ended connection needs no reply
 		}
 	}
 }
@@ -360,8 +370,17 @@ func (s *session) Log(c *channel.Channel, message string, err error) {
 	s.log(zerolog.WarnLevel, c, message, err)
 }
 
-func (s *session) log(level zerolog.Level, c *channel.Channel, message string, err error) {
+// logEvent begins an event of the log as Handler.log does, with the socket's id.
+func (s *session) logEvent(level zerolog.Level, message string) *zerolog.Event {
 	e := s.h.log(level, message)
+	if e != nil && s.id != nil {
+		e = e.Str("socket_id", clip(s.id.id))
+	}
+	return e
+}
+
+func (s *session) log(level zerolog.Level, c *channel.Channel, message string, err error) {
+	e := s.logEvent(level, message)
 	var p *channel.PanicError
 	if errors.As(err, &p) {
 		e = e.Bytes("stack", p.Stack)

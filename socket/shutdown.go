@@ -12,19 +12,19 @@ import (
 )
 
 const (
-	// connectTimeout is when the context of Connect ends.
+	// connectTimeout bounds the context of Connect.
 	connectTimeout = 30 * time.Second
-	// answerTimeout is how long a client may take to read the answer to its handshake, and lastAnswer the same once
-	// the handler shuts down.
+	// answerTimeout bounds the time in which a client reads the answer to its handshake. lastAnswer
+	// replaces it when the handler shuts down.
 	answerTimeout = 15 * time.Second
 	lastAnswer    = time.Second
 )
 
-// handshake is one that may become a session.
+// handshake is a request that may become a session.
 type handshake struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
-	control *http.ResponseController // not to be used once the handshake has left Handler.opening
+	control *http.ResponseController // must not be used after the handshake has left Handler.opening
 }
 
 // enter begins a handshake. It returns nil if the handler is shutting down.
@@ -64,17 +64,26 @@ func (h *Handler) closed(s *session) {
 	h.checkGone()
 }
 
-// checkGone tells when the last session has ended and none can follow. The caller holds mu.
+// checkGone closes gone if the last session has ended and none can follow. The caller holds mu.
 func (h *Handler) checkGone() {
 	if h.draining && len(h.opening) == 0 && len(h.sessions) == 0 {
 		close(h.gone)
 	}
 }
 
-// Shutdown ends the handler: new sockets are refused (503), the others are told to come back (close code 1012) in batches as Config.Drain
-// says, and when all have ended and no goroutine of theirs is left it returns nil. If ctx ends first, the rest is told at once and Shutdown
-// returns the context's error, wrapped; the ending goes on, as callbacks that do not return may still run then. http.Server.Shutdown does
-// not know of WebSockets: call this first. The contexts of Connect are cancelled at once, as are handshakes that wait for their client. Only the first call drains; others wait for the same end, each until its own ctx ends.
+// Shutdown ends the handler. New sockets are refused with status 503. The others are closed with code
+// 1012, so that their clients reconnect, in batches as Config.Drain determines. Shutdown returns nil
+// when all sockets have ended and none of their goroutines is left.
+//
+// If ctx ends first, Shutdown closes the remaining sockets at once and returns the context's error,
+// wrapped. Callbacks that have not returned may still run then, and the sockets end when they return.
+//
+// The contexts of Connect are cancelled at once. A Connect that ignores its context keeps Shutdown
+// waiting, until it returns or ctx ends. Handshakes whose clients do not take the answer end after a
+// second.
+//
+// Call Shutdown before http.Server.Shutdown, which does not wait for WebSockets. The first call drains
+// the handler; other calls wait for the same end, each until its own ctx ends.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	first := !h.draining
@@ -101,7 +110,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	}
 }
 
-// end waits until nothing is left, which is when it ends itself. Those who call Shutdown wait for it.
+// end waits until nothing is left, and then releases what the handler holds. Shutdown waits for it.
 func (h *Handler) end() {
 	<-h.gone
 	h.websocket.Wait()
@@ -112,7 +121,7 @@ func (h *Handler) end() {
 	close(h.ended)
 }
 
-// drain tells the sessions, a batch at a time.
+// drain closes the sessions' connections, a batch at a time.
 func (h *Handler) drain(ctx context.Context, all []*session) {
 	for i, s := range all {
 		if i > 0 && i%h.cfg.Drain.Batch == 0 {

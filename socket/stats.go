@@ -9,12 +9,13 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Stats are counts of a Handler since it was made. What is refused, dropped or ended for a bound's sake is counted by its reason.
+// Stats are counts of a Handler since it was made. Whatever is refused, dropped or ended because of a
+// bound is counted by its reason.
 type Stats struct {
-	Sockets    int // that are connected, or have not ended yet
-	Handshakes int // under way: their Connect runs, or their client has not taken the answer
+	Sockets    int // connected, or not ended completely
+	Handshakes int // under way: their Connect runs, or their client has not read the answer
 
-	Refused uint64 // handshakes: by origin, version, subprotocol or Connect
+	Refused uint64 // handshakes refused by origin, version, subprotocol or Connect
 	TooFast uint64 // handshakes beyond Config.HandshakeRate or Admission.HandshakeRate
 
 	TooManySockets uint64 // handshakes beyond Admission.MaxSockets or MaxKeys
@@ -28,15 +29,15 @@ type Stats struct {
 	SlowJoins     uint64 // joins beyond Config.JoinTimeout
 	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
 	Stuck         uint64 // channels whose callback had not returned 5 seconds after their topic was joined anew
-	Crashes       uint64 // callbacks, of joins and at a channel's end too, that ended by a panic or by an error that asks for no reply
+	Crashes       uint64 // callbacks that panicked or returned an unexpected error, including those of joins and ends
 
-	BadMessages uint64 // sockets that ended because they sent what is no message, or is nested too deeply
+	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
 
 	WebSocket websocket.Stats
 	LongPoll  longpoll.Stats
 }
 
-// counters are what Stats are made of.
+// counters are the atomic form of Stats.
 type counters struct {
 	refused, tooFast, tooManySockets         atomic.Uint64
 	badMessages                              atomic.Uint64
@@ -44,7 +45,7 @@ type counters struct {
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
 }
 
-// of is how often something was refused for one of these reasons.
+// of returns how many messages were refused for one of the reasons.
 func (c *counters) of(reasons ...denial) (n uint64) {
 	for _, r := range reasons {
 		n += c.denials[r].Load()
@@ -52,7 +53,7 @@ func (c *counters) of(reasons ...denial) (n uint64) {
 	return n
 }
 
-// ofEnd is the counter of channels that ended, or joins that failed, by err.
+// ofEnd returns the counter of channels that ended, or joins that failed, because of err.
 func (c *counters) ofEnd(err error) *atomic.Uint64 {
 	switch {
 	case errors.Is(err, channel.ErrJoinTimeout):
@@ -65,7 +66,7 @@ func (c *counters) ofEnd(err error) *atomic.Uint64 {
 	return &c.crashes
 }
 
-// Stats counts.
+// Stats returns the counts. It may be called at any time.
 func (h *Handler) Stats() Stats {
 	h.mu.Lock()
 	sockets, handshakes := len(h.sessions), len(h.opening)
