@@ -26,7 +26,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Handler serves sockets. Mount it by net/http, under a path that ends in "/". Its methods may be called from any goroutine. Shutdown ends it.
+// Handler serves sockets. Mount it with net/http, under a path that ends in "/". Its methods may be
+// called from any goroutine. The creator must call Shutdown.
 type Handler struct {
 	cfg       Config
 	routes    *channel.Router
@@ -39,7 +40,7 @@ type Handler struct {
 	rates     struct{ joins, messages rate }
 	logGates  logGates
 	workers   mailbox.Workers // runs the channels' callbacks
-	noPanic   func()          // ends the subscription to the PubSub's panics
+	noPanic   func()          // unsubscribes from the PubSub's panics
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -51,8 +52,8 @@ type Handler struct {
 	originsUnset sync.Once // logs that nothing names the server's own hosts
 }
 
-// NewHandler makes a Handler. It panics, as http.ServeMux does, on a route, an origin, a serializer or a policy that can only be a
-// mistake.
+// NewHandler makes a Handler. Like http.ServeMux, it panics on a programmer's mistake: an invalid
+// route, origin, serializer or policy.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	routes, err := cfg.Channels.Compile()
@@ -104,14 +105,17 @@ func NewHandler(cfg Config) *Handler {
 	return h
 }
 
-// PubSub is what the handler's broadcasts go through; use it to broadcast from outside of channels.
+// PubSub returns the PubSub that carries the handler's broadcasts. Use it to broadcast from outside of
+// channels.
 func (h *Handler) PubSub() *pubsub.PubSub { return h.cfg.PubSub }
 
-// Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients come back by themselves, and may be refused then. It also ends
-// those whose Connect has returned and whose handshake goes on; on another node, once the engine knows that there is such a socket.
+// Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients reconnect, and
+// Connect may refuse them then. It also ends sockets whose Connect has returned but whose handshake is
+// under way; on another node, only if the engine has its subscription already.
 //
-// Server code may also broadcast the event "disconnect" on the id by PubSub.Broadcast, as in Phoenix. Clients cannot: a
-// handler that relays their events by the methods of channel.Channel closes no socket, even on a topic that equals an id.
+// Server code may also broadcast the event "disconnect" on the id with PubSub.Broadcast, as in Phoenix.
+// Clients cannot: a handler that relays their events with the methods of channel.Channel closes no
+// socket, even on a topic that equals an id.
 func (h *Handler) Disconnect(ctx context.Context, id string) error {
 	return h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventDisconnect, nil)
 }
@@ -119,7 +123,7 @@ func (h *Handler) Disconnect(ctx context.Context, id string) error {
 // ServeHTTP answers …/websocket and …/longpoll, and 404 to everything else.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if h.isDraining() {
-		w.Header().Set("Connection", "close") // so that the client's next try may find another node
+		w.Header().Set("Connection", "close") // the client's next attempt may reach another node
 	}
 	switch {
 	case matches(r, h.cfg.WebSocket.Path):
@@ -132,8 +136,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// matches reports whether the request is for a transport's path below the mount; a trailing slash does not matter. The mount is the
-// pattern by which net/http found the handler; without one, the end of the path decides.
+// matches reports whether the request is for a transport's path below the mount. It ignores a trailing
+// slash. The mount is the pattern under which net/http found the handler. Without a pattern, the end of
+// the path decides.
 func matches(r *http.Request, path string) bool {
 	want := segments(path)
 	have := segments(r.URL.Path)
@@ -159,7 +164,7 @@ func matches(r *http.Request, path string) bool {
 	return len(have) == len(mount)+len(want) || len(have) == len(want) // the latter behind http.StripPrefix
 }
 
-// segments splits a path at its slashes and leaves out what is empty.
+// segments splits a path at its slashes and leaves out empty segments.
 func segments(path string) []string {
 	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
 }
@@ -171,7 +176,8 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 { // it is not a handshake
 		h.longpoll.Discard(w, r)
 	}
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // without one it is net/http's
+	// A writer without deadlines keeps those of net/http.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout))
 	if r.Method != http.MethodGet {
 		w.WriteHeader(http.StatusBadRequest)
 		return
@@ -253,8 +259,8 @@ func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
 	}
 }
 
-// serveLongPoll answers a request of long polling. All of them are checked for their origin, only those that begin
-// a session for the rate of handshakes.
+// serveLongPoll answers a request of long polling. It checks the origin of every request, but the rate
+// of handshakes only for those that begin a session.
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	if err := h.checkQuery(r); err != nil {
 		h.longpoll.Refuse(w, r, err)
@@ -288,9 +294,10 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// allowsSite reports whether a request without an Origin may come from the page that it comes from. A browser sends
-// no Origin for what needs no permission: an image or a link on another site, which would act with the visitor's
-// cookies. Clients of this protocol read the answer, so a page of another site always sends one.
+// allowsSite reports whether the site that a request without an Origin header comes from is allowed. A
+// browser sends no Origin for requests that need no permission, such as those of an image or a link
+// on another site, which would act with the visitor's cookies. Clients of this protocol read the
+// response, so for a page of another site the browser always sends an Origin.
 func (h *Handler) allowsSite(r *http.Request) bool {
 	if h.origins.any || len(r.Header["Origin"]) > 0 {
 		return true
@@ -305,7 +312,7 @@ func (h *Handler) allowsSite(r *http.Request) bool {
 	return false
 }
 
-// Refusals that are not the user's. With long polling, too, they have an HTTP status of their own.
+// Refusals that do not come from Connect. With long polling, too, each has an HTTP status of its own.
 var (
 	errBadRequest = fmt.Errorf("bad request: %w", longpoll.StatusError(http.StatusBadRequest))
 	errPanic      = fmt.Errorf("connect panicked: %w", longpoll.StatusError(http.StatusInternalServerError))
@@ -374,7 +381,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client
 	return open, done, nil
 }
 
-// version picks the serializer by the parameter vsn.
+// version returns the serializer for the parameter vsn.
 func (h *Handler) version(params map[string]any) (serializer.Serializer, error) {
 	vsn := "1.0.0"
 	if v, ok := params["vsn"]; ok {
@@ -402,7 +409,7 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 	if got == nil {
 		return context.Background(), nil
 	}
-	// The handshake's context is the likely thing to come back, or the request's.
+	// Connect usually returns a context made of its own, which ends with the handshake.
 	return context.WithoutCancel(got), nil
 }
 

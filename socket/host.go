@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// hostPattern is the name of a host, in lower case, or with below the name and all its subdomains.
+// hostPattern matches the name of a host, in lower case. If below is true, it matches the subdomains,
+// too.
 type hostPattern struct {
 	name  string
 	below bool
@@ -44,7 +45,7 @@ func (p hostPattern) matches(host string) bool {
 	return host == p.name || p.below && strings.HasSuffix(host, "."+p.name)
 }
 
-// hostOf is the host of "host:port" or "host", in lower case and without brackets.
+// hostOf returns the host of "host:port" or "host", in lower case and without brackets.
 func hostOf(hostport string) string {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
@@ -105,7 +106,7 @@ func parsePrefixes(list []string) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
-// remoteAddr is the address of the connection's other end. It is invalid for a Unix socket.
+// remoteAddr returns the address of the connection's other end. It is invalid for a Unix socket.
 func remoteAddr(r *http.Request) netip.Addr {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {
@@ -123,7 +124,7 @@ func contains(prefixes []netip.Prefix, a netip.Addr) bool {
 	return false
 }
 
-// schemeOf is the scheme that the client used, http or https. A trusted proxy tells it.
+// schemeOf returns the scheme that the client used, http or https. A trusted proxy may forward it.
 func schemeOf(r *http.Request, proxies []netip.Prefix) string {
 	if r.TLS != nil {
 		return "https"
@@ -137,9 +138,9 @@ func schemeOf(r *http.Request, proxies []netip.Prefix) string {
 	return "http"
 }
 
-// clientAddr is the address of the client. Trusted proxies tell it in X-Forwarded-For, each of them
-// at its end; what stands before the last address that is none of theirs may be the client's own
-// invention.
+// clientAddr returns the address of the client. Each trusted proxy appends an address to
+// X-Forwarded-For. The client may have forged everything before the last address that is not of a
+// trusted proxy.
 func clientAddr(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	addr := remoteAddr(r)
 	if len(proxies) == 0 {

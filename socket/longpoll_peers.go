@@ -9,14 +9,16 @@ import (
 )
 
 const (
-	// maxPeerQueue bounds what came from other nodes for long-poll sessions of this one and waits, in bytes. It is soon handed on.
+	// maxPeerQueue bounds the messages of other nodes that wait for long-poll sessions of this one, in
+	// bytes.
 	maxPeerQueue = 16 << 20
 	eventPeer    = "longpoll"
-	// peerPrefix and an address are the control topic on which a node receives.
+	// peerPrefix, followed by a node's address, is the control topic on which the node receives.
 	peerPrefix = "bennu:longpoll:"
 )
 
-// longPollPeers brings what the long-poll ends of a cluster's nodes say to each other to where it is meant for: as transport.Peers.
+// longPollPeers sends the messages between the long-poll transports of a cluster's nodes through the
+// PubSub. It implements transport.Peers.
 type longPollPeers struct{ ps *pubsub.PubSub }
 
 // Send is part of transport.Peers.
@@ -36,7 +38,7 @@ func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop f
 	}
 }
 
-// peerListener queues what comes, as receiving it makes broadcasts.
+// peerListener queues the messages, because handling them makes broadcasts.
 type peerListener struct{ in mailbox.Mailbox[[]byte] }
 
 func (l *peerListener) Deliver(b *pubsub.Broadcast) error {
@@ -44,5 +46,5 @@ func (l *peerListener) Deliver(b *pubsub.Broadcast) error {
 		return nil
 	}
 	data := b.Payload.Bytes()
-	return l.in.Enqueue(data, len(data)) // what finds no room is lost, which the other node finds out
+	return l.in.Enqueue(data, len(data)) // a message without room is lost; the other node notices
 }

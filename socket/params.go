@@ -11,7 +11,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// Bounds of a query. Phoenix takes 1,000,000 bytes, see Config.MaxQuery.
+// Bounds of a query. Phoenix accepts 1,000,000 bytes; Config.MaxQuery bounds them here.
 const (
 	maxPairs = 1000
 	maxDepth = 32 // of a[b][c]…
@@ -25,7 +25,7 @@ var (
 	errQueryPairs = fmt.Errorf("socket: query of too many pairs: %w", longpoll.StatusError(http.StatusBadRequest))
 )
 
-// checkQuery looks at a query before anything parses it.
+// checkQuery checks the size of a query before anything parses it.
 func (h *Handler) checkQuery(r *http.Request) (err error) {
 	switch query := r.URL.RawQuery; {
 	case len(query) > h.cfg.MaxQuery:
@@ -39,7 +39,8 @@ func (h *Handler) checkQuery(r *http.Request) (err error) {
 	return err
 }
 
-// requestParams are a request's parameters: the query's, and over them the variables of the pattern that matched.
+// requestParams returns the parameters of a request: those of the query, and the variables of the
+// pattern that matched, which take precedence.
 func requestParams(r *http.Request) (map[string]any, error) {
 	params, err := parseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -61,8 +62,9 @@ func requestParams(r *http.Request) (map[string]any, error) {
 	}
 }
 
-// parseQuery reads a query as Plug does: a[b]=1 nests, a[]=1 is a list, of equal keys the last wins. A percent sign that escapes nothing is
-// itself. (Go's own parser knows no nesting and refuses such escapes.)
+// parseQuery parses a query as Plug does: a[b]=1 nests, a[]=1 is a list, and the last of equal keys
+// wins. A percent sign that escapes nothing stands for itself. net/url does not support nesting and
+// refuses such escapes.
 func parseQuery(query string) (map[string]any, error) {
 	params := make(map[string]any)
 	for pair := range strings.SplitSeq(query, "&") {
@@ -79,7 +81,7 @@ func parseQuery(query string) (map[string]any, error) {
 	return params, nil
 }
 
-// setParam stores a value under a key like a[b][]. What contradicts an earlier key replaces it.
+// setParam stores a value under a key like a[b][]. It replaces a contradicting earlier value.
 func setParam(params map[string]any, key, value string) {
 	name, rest, nested := strings.Cut(key, "[")
 	if !nested || name == "" || !strings.HasSuffix(rest, "]") {
@@ -92,7 +94,7 @@ func setParam(params map[string]any, key, value string) {
 		return
 	}
 	for i, next := range path {
-		if next == "" { // a list, which ends the path: a list of maps is beyond what a connect parameter needs
+		if next == "" { // a list ends the path: connect parameters need no lists of maps
 			list, _ := params[name].([]any)
 			params[name] = append(list, value)
 			return

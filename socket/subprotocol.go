@@ -7,7 +7,8 @@ import (
 	"strings"
 )
 
-// tokenPrefix marks the subprotocol in which phoenix.js sends its authToken. What follows is base64 of the standard alphabet, whatever the name says.
+// tokenPrefix marks the subprotocol in which phoenix.js sends its authToken. Despite its name, base64
+// of the standard alphabet follows.
 const tokenPrefix = "base64url.bearer.phx."
 
 var (
@@ -15,7 +16,8 @@ var (
 	errToken    = errors.New("socket: auth token is not base64")
 )
 
-// subprotocols reads the client's offer: the auth token, if it is wanted and there is exactly one, and the protocol to answer.
+// subprotocols parses the client's offer. It returns the auth token, if it is enabled and there is
+// exactly one, and the protocol for the answer.
 func (h *Handler) subprotocols(r *http.Request) (token, protocol string, err error) {
 	allowed := h.cfg.Subprotocols
 	if !h.cfg.AuthToken && allowed == nil {
