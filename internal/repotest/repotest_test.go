@@ -2,7 +2,11 @@ package repotest_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"go/ast"
+	"go/doc"
+	"go/token"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,12 +20,22 @@ import (
 
 const (
 	module = "bennu.example"
-	// maxNames is how many lines go doc -short may print for a package that users import. Raise it
-	// only with a reason.
+	// maxNames is how many lines go doc -short may print for a package that users import. moreNames
+	// are exceptions. Raise them only with a reason.
 	maxNames = 40
 	// maxLines is the maximum length of a source file. A longer file should be split.
 	maxLines = 600
 )
+
+// moreNames are the budgets of packages that users import most and that have two ends each.
+var moreNames = map[string]int{"channel": 48, "socket": 48}
+
+// maxMethods are the budgets of the exported methods of a package's types and interfaces. Packages
+// that are not listed have defaultMethods. The budgets have room for what is planned: calls, streams,
+// progress and history in channel, and authentication in socket.
+var maxMethods = map[string]int{"channel": 72, "socket": 36, "presence": 40, "pubsub": 30, "transport": 32}
+
+const defaultMethods = 24
 
 // requirements are the only modules that the root module may require. Packages with further
 // dependencies belong in their own modules.
@@ -66,10 +80,56 @@ func TestNameBudget(t *testing.T) {
 			continue
 		}
 		names := strings.Fields(strings.ReplaceAll(strings.TrimSpace(goCmd(t, "doc", "-short", p.ImportPath)), " ", "_"))
-		if len(names) > maxNames {
-			t.Errorf("%s exports %d names, more than %d:\n%s", p.name(), len(names), maxNames, strings.Join(names, "\n"))
+		if most := cmp.Or(moreNames[p.name()], maxNames); len(names) > most {
+			t.Errorf("%s exports %d names, more than %d:\n%s", p.name(), len(names), most, strings.Join(names, "\n"))
 		}
 	}
+}
+
+func TestMethodBudget(t *testing.T) {
+	for _, p := range packages(t) {
+		if p.internal() || p.Name == "main" || len(p.GoFiles) == 0 {
+			continue
+		}
+		names := methods(t, p)
+		if most := cmp.Or(maxMethods[p.name()], defaultMethods); len(names) > most {
+			t.Errorf("%s exports %d methods, more than %d:\n%s", p.name(), len(names), most, strings.Join(names, "\n"))
+		}
+	}
+}
+
+// methods returns the exported methods of the exported types of a package, including those of
+// interfaces.
+func methods(t *testing.T, p pkg) (names []string) {
+	t.Helper()
+	set := token.NewFileSet()
+	var files []*ast.File
+	for _, name := range p.GoFiles {
+		files = append(files, parse(t, set, filepath.Join(p.Dir, name)))
+	}
+	d, err := doc.NewFromFiles(set, files, p.ImportPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range d.Types {
+		for _, m := range typ.Methods {
+			names = append(names, typ.Name+"."+m.Name)
+		}
+		for _, spec := range typ.Decl.Specs {
+			i, isInterface := spec.(*ast.TypeSpec).Type.(*ast.InterfaceType)
+			if !isInterface {
+				continue
+			}
+			for _, f := range i.Methods.List {
+				for _, name := range f.Names {
+					if name.IsExported() {
+						names = append(names, typ.Name+"."+name.Name)
+					}
+				}
+			}
+		}
+	}
+	return names
 }
 
 // TestGoroutinesAreWatched checks that every package's tests use leak.Main, which fails them if
