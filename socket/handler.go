@@ -222,7 +222,15 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// logHandshake logs why the transport refused a handshake. That is usually the client's fault, but
+// for 501, which every WebSocket of a server behind such a middleware gets.
 func (h *Handler) logHandshake(err error) {
+	if errors.Is(err, websocket.ErrNoHijacker) {
+		const wrapped = "websocket handshakes fail: a middleware's http.ResponseWriter needs an Unwrap method, " +
+			"see “Mount it behind middleware” in docs/deployment.md"
+		withError(h.logRarely(zerolog.ErrorLevel, wrapped), err).Msg(wrapped)
+		return
+	}
 	const failed = "websocket handshake failed"
 	withError(h.log(zerolog.DebugLevel, failed), err).Msg(failed)
 }

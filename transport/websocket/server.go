@@ -22,6 +22,10 @@ import (
 	"bennu.example/transport/internal/outbox"
 )
 
+// ErrNoHijacker is returned by Check and Serve for a request that was answered with 501, because its
+// http.ResponseWriter does not give up the connection. A middleware's writer needs an Unwrap method.
+var ErrNoHijacker = errors.New("handshake: http.ResponseWriter does not implement http.Hijacker")
+
 // WebSocketConfig is how a server carries WebSockets. Zero values mean the defaults.
 type Config struct {
 	// Path is the last segments of the URL's path, "/websocket" by default. Package socket uses it.
@@ -199,7 +203,7 @@ func (s *Server) Check(w http.ResponseWriter, r *http.Request) error {
 	// Accept says 101 before it finds out whether it can keep the promise.
 	if !canHijack(w) {
 		http.Error(w, "this server cannot give up its connection", http.StatusNotImplemented)
-		return errors.New("handshake: http.ResponseWriter does not implement http.Hijacker")
+		return ErrNoHijacker
 	}
 	return nil
 }
