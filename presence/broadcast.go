@@ -22,6 +22,15 @@ const maxQueued = 64
 // reused. The numbers are shifted left by 32 bits and must stay positive.
 const maxMade = 1 << 30
 
+// If Config.Window is zero, the diffs of a topic with windowFrom keys or more are at least
+// windowPerClient apart for each of its keys or subscribers, but not more than maxWindow. Sending a
+// diff to a client takes the server some 10 µs, so that this is a fraction of one processor.
+const (
+	windowFrom      = 256
+	windowPerClient = 50 * time.Microsecond
+	maxWindow       = time.Second
+)
+
 // maxWorkers is how many topics of a shard may run Fetch and OnDiff at the same time.
 const maxWorkers = 8
 
@@ -54,14 +63,44 @@ func (s *shard) change(topic string, c change) *room {
 	if r.state != resting {
 		return nil
 	}
-	if w := s.p.cfg.Window; w > 0 && r.keys.len() >= s.p.cfg.WindowFrom {
-		r.state = waiting
-		time.AfterFunc(w, func() { s.due(r) })
+	if s.wait(r) {
 		return nil
 	}
 	r.state = busy
 	return r
 }
+
+// wait starts the window of r and reports whether there is one. The caller holds the lock.
+func (s *shard) wait(r *room) bool {
+	w := s.p.windowFor(r)
+	if w <= 0 {
+		return false
+	}
+	r.state = waiting
+	time.AfterFunc(w, func() { s.due(r) })
+	return true
+}
+
+// windowFor returns how long the changes of r are to be collected from now on.
+func (p *Presence) windowFor(r *room) time.Duration {
+	c := &p.cfg
+	size := r.keys.len()
+	if c.Window == 0 {
+		size = max(size, int(r.audience))
+	}
+	switch {
+	case c.Window < 0 || size < c.WindowFrom:
+		return 0
+	case c.Window > 0:
+		return c.Window
+	case r.sent == 0:
+		return 0
+	}
+	return r.sent + min(time.Duration(size)*windowPerClient, maxWindow) - p.now()
+}
+
+// now returns a positive time, for the differences of such times. It is smaller than a time.Time.
+func (p *Presence) now() time.Duration { return 1 + time.Since(p.started) }
 
 // due broadcasts the changes of a room when its window ends.
 func (s *shard) due(r *room) {
@@ -154,11 +193,14 @@ func (s *shard) broadcastNext(r *room) (more bool) {
 			r.queue = r.queue[1:]
 		}
 		s.mu.Unlock()
-		s.p.broadcast(r, c)
+		audience := s.p.broadcast(r, c)
 		s.mu.Lock()
+		r.audience, r.sent = int32(audience), s.p.now()
 	}
 	more = len(r.queue) > 0
-	if !more {
+	if more && s.p.cfg.Window == 0 && s.wait(r) {
+		more = false
+	} else if !more {
 		r.queue, r.state = nil, resting
 		if r.keys.len() == 0 && s.rooms[r.topic] == r {
 			delete(s.rooms, r.topic)
@@ -219,31 +261,30 @@ func values(o *ordered[*entry]) []*entry {
 	return all
 }
 
-// broadcast sends a diff to this node's subscribers of the room and calls OnDiff.
-func (p *Presence) broadcast(r *room, c change) {
-	if len(c.joins)+len(c.leaves) == 0 {
-		return
-	}
-	subscribed := p.ps.Subscribers(r.topic) > 0
-	if !subscribed && p.cfg.OnDiff == nil {
-		return
+// broadcast sends a diff to this node's subscribers of the room and calls OnDiff. It returns the
+// number of subscribers.
+func (p *Presence) broadcast(r *room, c change) (subscribers int) {
+	subscribers = p.ps.Subscribers(r.topic)
+	if len(c.joins)+len(c.leaves) == 0 || subscribers == 0 && p.cfg.OnDiff == nil {
+		return subscribers
 	}
 	if p.cfg.Fetch == nil && p.cfg.OnDiff == nil {
 		p.send(r.topic, c.appendJSON(make([]byte, 0, 256)))
-		return
+		return subscribers
 	}
 	d := Diff{stateOf(c.joins), stateOf(c.leaves)}
 	p.fetch(r.topic, &d.Joins, &d.Leaves)
-	if subscribed {
+	if subscribers > 0 {
 		p.send(r.topic, d.appendJSON(nil))
 	}
 	if p.cfg.OnDiff == nil {
-		return
+		return subscribers
 	}
 	r.shown.merge(d, nil, nil)
 	if err := callUser(func() error { p.cfg.OnDiff(r.topic, d, r.shown); return nil }); err != nil {
 		p.log.Error().Err(err).Str("topic", r.topic).Msg("presence: OnDiff failed")
 	}
+	return subscribers
 }
 
 func (p *Presence) send(topic string, diff []byte) {

@@ -15,7 +15,7 @@ import (
 func TestBudget(t *testing.T) {
 	const n, bytes, allocs = 10_000, 400, 26
 	ps := pubsub.New(nil)
-	p := presence.New(ps, nil)
+	p := presence.New(ps, &presence.Config{Window: -1}) // else up to a second of diffs is in memory, too
 	defer p.Close(context.Background())
 	defer ps.Subscribe(topic, sink{}).Cancel()
 	heap := func() uint64 {

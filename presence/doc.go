@@ -33,10 +33,12 @@
 // channel's other messages. It may repeat what the client found in its presence_state; clients
 // detect this by phx_ref.
 //
-// The goroutine that made a change broadcasts its diff. If Fetch, OnDiff or Window is set, worker
-// goroutines broadcast instead; they exit when there are no diffs. Fetch and OnDiff are never
-// called under a lock. For one topic, the calls are serialized and in order. An error or a panic in
-// one of them is logged and has no other effect.
+// The goroutine that made a change broadcasts its diff, unless the change has to wait for a window.
+// If Fetch or OnDiff is set, worker goroutines broadcast instead; they exit when there are no
+// diffs.
+//
+// Fetch and OnDiff are never called under a lock. For one topic, the calls are serialized and in
+// order. An error or a panic in one of them is logged and has no other effect.
 //
 // # Clusters
 //

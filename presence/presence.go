@@ -56,8 +56,15 @@ type Config struct {
 
 	// Window is how long the changes of a topic with at least WindowFrom keys are collected before
 	// they are broadcast as one diff. Presences that both join and leave within the window are
-	// omitted. Zero means that every change is broadcast immediately, as in Phoenix.
-	Window     time.Duration
+	// omitted.
+	//
+	// Zero means that the window depends on the load: a change is broadcast immediately unless the
+	// topic's last diff was sent within the last 50 µs for each of its keys or subscribers, whichever
+	// are more, and at most within the last second. Then the changes are collected until that time
+	// has passed. A negative value means that every change is broadcast immediately, as in Phoenix.
+	Window time.Duration
+	// WindowFrom is the smallest number of keys, or of subscribers on this node if Window is zero,
+	// for which changes are collected. Zero means 256 if Window is zero, and otherwise every topic.
 	WindowFrom int
 
 	// Name identifies this Presence in the cluster. Presences with different names share nothing.
@@ -110,22 +117,23 @@ type Owner interface {
 
 // Presence tracks who is present on which topic.
 type Presence struct {
-	ps     *pubsub.PubSub
-	cfg    Config
-	log    zerolog.Logger
-	ctx    context.Context // for Fetch
-	cancel context.CancelFunc
-	work   sync.WaitGroup // goroutines that broadcast; Add is called under the lock of an open shard
-	shards []*shard
+	ps      *pubsub.PubSub
+	cfg     Config
+	log     zerolog.Logger
+	ctx     context.Context // for Fetch
+	cancel  context.CancelFunc
+	started time.Time
+	work    sync.WaitGroup // goroutines that broadcast; Add is called under the lock of an open shard
+	shards  []*shard
 }
 
 // New returns a Presence that broadcasts its diffs through ps. If ps has an adapter, it shares its
 // state with the Presences of the same name on other nodes.
 //
-// Nil means the zero Config. New panics if a value is negative, if Down is less than two periods,
-// or if Down is not less than Permdown.
+// Nil means the zero Config. New panics if a value other than Window is negative, if Down is less
+// than two periods, or if Down is not less than Permdown.
 func New(ps *pubsub.PubSub, cfg *Config) *Presence {
-	p := &Presence{ps: ps}
+	p := &Presence{ps: ps, started: time.Now()}
 	if cfg != nil {
 		p.cfg = *cfg
 	}
@@ -158,7 +166,10 @@ func (c *Config) complete() {
 	c.Down = cmp.Or(c.Down, 20*c.Period)
 	c.Permdown = cmp.Or(c.Permdown, max(20*time.Minute, 2*c.Down))
 	c.Shards = cmp.Or(c.Shards, 1)
-	if c.Period < 0 || c.Delay < 0 || c.Silence < 0 || c.Grace < 0 || c.Window < 0 || c.Shards < 0 {
+	if c.Window == 0 {
+		c.WindowFrom = cmp.Or(c.WindowFrom, windowFrom)
+	}
+	if c.Period < 0 || c.Delay < 0 || c.Silence < 0 || c.Grace < 0 || c.WindowFrom < 0 || c.Shards < 0 {
 		panic("presence: a negative value in the config")
 	}
 	if c.Down < 2*c.Period || c.Permdown <= c.Down {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"time"
 
 	"bennu.example/serializer"
 )
@@ -104,9 +105,11 @@ type room struct {
 	topic string
 	keys  ordered[metas]
 
-	queue []change // changes to broadcast, in order
-	state roomState
-	shown State // the state after the last broadcast; only maintained for OnDiff
+	queue    []change // changes to broadcast, in order
+	state    roomState
+	audience int32         // number of subscribers of the last diff
+	sent     time.Duration // when the last diff was sent, see Presence.now; 0 if none was
+	shown    State         // the state after the last broadcast; only maintained for OnDiff
 }
 
 type roomState uint8
