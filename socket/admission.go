@@ -11,8 +11,8 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// Admission bounds what all sockets of one client may do together, so that a client gains nothing by
-// opening more of them, or by reconnecting. It counts on each node by itself. All bounds are off
+// Admission bounds what all sockets of one client may do together, so that a client gains nothing
+// by opening more of them, or by reconnecting. It counts on each node by itself. All bounds are off
 // unless set; see docs/security.md.
 type Admission struct {
 	// Key names the client that a handshake comes from, by its address or its user. It runs before

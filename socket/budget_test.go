@@ -16,7 +16,8 @@ import (
 	"bennu.example/socket"
 )
 
-// maxIdleBytes is the budget of an idle connection with one joined channel: heap and stacks, at the server's side.
+// maxIdleBytes is the budget of an idle connection with one joined channel: heap and stacks, at the
+// server's side.
 const maxIdleBytes = 9000
 
 func inUse() (bytes uint64) {
@@ -134,8 +135,8 @@ func BenchmarkJoinLeave(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut broadcasts to clients of another process and waits until all have got it. In flight is how many broadcasts are made before
-// the wait.
+// BenchmarkFanOut broadcasts to clients of another process and waits until all have got it. In
+// flight is how many broadcasts are made before the wait.
 func BenchmarkFanOut(b *testing.B) {
 	for _, shape := range []struct {
 		name                    string

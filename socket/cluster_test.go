@@ -55,7 +55,8 @@ func runPubSub(t testing.TB, a pubsub.Adapter) (ps *pubsub.PubSub, stop func()) 
 	return ps, stop
 }
 
-// balancer is the way from clients to nodes: each request goes to any of those that it knows to live.
+// balancer is the way from clients to nodes: each request goes to any of those that it knows to
+// live.
 type balancer struct {
 	mu     sync.Mutex
 	random *rand.Rand
@@ -109,7 +110,8 @@ func (b *balancer) end(t *testing.T, clients []*socket.Client, nodes ...*cluster
 // said is what is broadcast in a room.
 type said struct{ By, N int }
 
-// Clients whose every request may go to another node notice nothing of it: all that is said comes, once and in order.
+// Clients whose every request may go to another node notice nothing of it: all that is said comes,
+// once and in order.
 func TestClusterLongPoll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -186,7 +188,8 @@ func TestClusterLongPoll(t *testing.T) {
 	})
 }
 
-// A client comes back by itself when its session's node dies, or is cut off, and when it is found again.
+// A client comes back by itself when its session's node dies, or is cut off, and when it is found
+// again.
 func TestClusterLongPollNodeDies(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(c *pubsubtest.Cluster, b *balancer, home, other *clusterNode){

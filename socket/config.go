@@ -27,14 +27,15 @@ type Config struct {
 	// Connect decides about each new socket before the connection is upgraded. Nil means that every
 	// client is accepted. Requests that are not handshakes never reach it.
 	//
-	// The context that it returns is the parent of the context of every callback: store the socket's own
-	// values there, under typed keys. Cancelling it has no effect. A nil context is context.Background.
+	// The context that it returns is the parent of the context of every callback: store the socket's
+	// own values there, under typed keys. Cancelling it has no effect. A nil context is
+	// context.Background.
 	//
-	// An error refuses the client with 403, or with the status of a *Refusal. It is logged, and its text
-	// is never sent to the client. A panic is answered with 500.
+	// An error refuses the client with 403, or with the status of a *Refusal. It is logged, and its
+	// text is never sent to the client. A panic is answered with 500.
 	//
-	// Connect runs on the request's goroutine. Its context ends after 30 s, or when Shutdown is called.
-	// Connect should return then: Shutdown waits for it.
+	// Connect runs on the request's goroutine. Its context ends after 30 s, or when Shutdown is
+	// called. Connect should return then: Shutdown waits for it.
 	Connect func(ctx context.Context, r *Request) (context.Context, error)
 
 	// PubSub carries the broadcasts. Nil means a PubSub of this handler alone, without other nodes.
@@ -60,9 +61,11 @@ type Config struct {
 	Hosts []string
 	// TrustedProxies are the IP addresses of proxies in front of this server, or ranges such as
 	// "10.0.0.0/8". Of these, X-Forwarded-Proto determines the scheme for SameOrigin, and
-	// X-Forwarded-For the address for Admission. The proxy must set them, and not pass on the client's.
+	// X-Forwarded-For the address for Admission. The proxy must set them, and not pass on the
+	// client's.
 	TrustedProxies []string
-	// CheckOrigin, if set, decides instead of Origins. It receives an empty URL for a malformed origin.
+	// CheckOrigin, if set, decides instead of Origins. It receives an empty URL for a malformed
+	// origin.
 	CheckOrigin func(r *http.Request, origin *url.URL) bool
 	// InsecureAnyOrigin allows every page of the web to connect, with the cookies of its visitor.
 	InsecureAnyOrigin bool
@@ -70,17 +73,17 @@ type Config struct {
 	// AuthToken stores the client's authToken in Request.Token. phoenix.js sends it as a WebSocket
 	// subprotocol, or as a header with long polling. If AuthToken is false, such a token is ignored.
 	AuthToken bool
-	// Subprotocols are the accepted WebSocket subprotocols, in order of preference. A client that offers
-	// only others is refused. Nil means that the client's offer is ignored.
+	// Subprotocols are the accepted WebSocket subprotocols, in order of preference. A client that
+	// offers only others is refused. Nil means that the client's offer is ignored.
 	Subprotocols []string
 
 	// WebSocket and LongPoll are the settings of the transports. Both are enabled by default. Those of
 	// their fields that this Config has as well, such as MaxMessage, are overrides for one transport:
 	// zero means the value of this Config.
 	//
-	// With a PubSub that joins several nodes, set LongPoll.Secret to the same value on all of them. Then
-	// every node can serve every long-poll request, through the PubSub. Otherwise load balancing has to
-	// be sticky.
+	// With a PubSub that joins several nodes, set LongPoll.Secret to the same value on all of them.
+	// Then every node can serve every long-poll request, through the PubSub. Otherwise load balancing
+	// has to be sticky.
 	WebSocket websocket.Config
 	LongPoll  longpoll.Config
 
@@ -94,12 +97,13 @@ type Config struct {
 	// size. They never end the connection: while they take more than half of it, nothing is read from
 	// the client and its channels handle no further event.
 	//
-	// So one client costs at most twice MaxQueue, its channels' mailboxes, a reply for each channel whose
-	// callback runs, and a reply for each reference that the program keeps. A client that reads nothing
-	// is ended by the write timeout, or on long poll when its polls cease.
+	// So one client costs at most twice MaxQueue, its channels' mailboxes, a reply for each channel
+	// whose callback runs, and a reply for each reference that the program keeps. A client that reads
+	// nothing is ended by the write timeout, or on long poll when its polls cease.
 	MaxQueue int
-	// OnSlow is the policy for broadcasts and pushes that have no policy of their own: see channel.OnSlow
-	// and channel.Latest. It is transport.Disconnect, DropOldest or DropNewest. Zero means Disconnect.
+	// OnSlow is the policy for broadcasts and pushes that have no policy of their own: see
+	// channel.OnSlow and channel.Latest. It is transport.Disconnect, DropOldest or DropNewest. Zero
+	// means Disconnect.
 	OnSlow transport.SlowPolicy
 	// MaxMailbox bounds the messages that wait for the callbacks of one channel, in bytes. Zero means
 	// 1 MiB. While a mailbox is full, nothing is read from its client. After 5 s the channel ends with
@@ -109,28 +113,29 @@ type Config struct {
 	// "too many channels joined". So is any join while the callbacks of twice as many channels run,
 	// including channels that the client has left or joined again.
 	MaxChannels int
-	// JoinTimeout bounds the time of a join callback. Zero means 30 s. A negative value means no bound.
-	// After this time the context of the callback is cancelled with channel.ErrJoinTimeout, and the join
-	// is refused, reason "join crashed". The client may join the topic again at once. The result of the
-	// callback is ignored, but if it is not an error, Terminate is called with ErrJoinTimeout.
+	// JoinTimeout bounds the time of a join callback. Zero means 30 s. A negative value means no
+	// bound. After this time the context of the callback is cancelled with channel.ErrJoinTimeout, and
+	// the join is refused, reason "join crashed". The client may join the topic again at once. The
+	// result of the callback is ignored, but if it is not an error, Terminate is called with
+	// ErrJoinTimeout.
 	JoinTimeout time.Duration
 	// MaxTopic bounds the length of a topic, of an event and of a message's refs, in bytes. Zero means
 	// 1,024. A join of a longer topic is refused, reason "topic too long". A message with a longer
 	// event or ref is answered with an error, reason "event too long" or "ref too long".
 	MaxTopic int
-	// JoinRate bounds the joins of one socket per second, with bursts of twice as many. Zero means 500. A
-	// negative value means no bound. A join beyond it is refused, reason "too many joins".
+	// JoinRate bounds the joins of one socket per second, with bursts of twice as many. Zero means
+	// 500. A negative value means no bound. A join beyond it is refused, reason "too many joins".
 	JoinRate int
-	// MessageRate bounds the other messages of one socket per second, except heartbeats, with bursts of
-	// twice as many. Zero means no bound. A message beyond it is answered with an error, reason "too many
-	// messages".
+	// MessageRate bounds the other messages of one socket per second, except heartbeats, with bursts
+	// of twice as many. Zero means no bound. A message beyond it is answered with an error, reason
+	// "too many messages".
 	MessageRate int
-	// HandshakeRate bounds the handshakes of the whole handler per second, with bursts of twice as many.
-	// Zero means no bound. Requests that are not handshakes do not count. A handshake beyond it is
-	// answered with 503 and Retry-After, before its origin is checked.
+	// HandshakeRate bounds the handshakes of the whole handler per second, with bursts of twice as
+	// many. Zero means no bound. Requests that are not handshakes do not count. A handshake beyond it
+	// is answered with 503 and Retry-After, before its origin is checked.
 	HandshakeRate int
-	// MaxQuery bounds a request's query, in bytes. Zero means 16 KiB. A longer one is answered with 414,
-	// and one of more than 1,000 pairs with 400.
+	// MaxQuery bounds a request's query, in bytes. Zero means 16 KiB. A longer one is answered with
+	// 414, and one of more than 1,000 pairs with 400.
 	MaxQuery int
 	// Admission bounds the sockets, handshakes, joins and messages of one client, by its address or
 	// its user. It is off unless set.
@@ -149,8 +154,8 @@ type Config struct {
 	Logger *zerolog.Logger
 }
 
-// Drain is the pace of Shutdown: it closes a batch of connections, whose clients reconnect to another
-// node, and then pauses. The defaults are those of Phoenix.
+// Drain is the pace of Shutdown: it closes a batch of connections, whose clients reconnect to
+// another node, and then pauses. The defaults are those of Phoenix.
 type Drain struct {
 	Batch    int           // The number of connections. Zero means 10,000.
 	Interval time.Duration // The pause. Zero means 2 s.
@@ -161,13 +166,14 @@ type Request struct {
 	// ID names the socket for Handler.Disconnect. Connect sets it. Empty means anonymous. Several
 	// sockets may have the same ID, such as those of a user's devices.
 	ID string
-	// Params are the parameters of the query, including vsn, and the path variables of the pattern under
-	// which the handler is mounted, which take precedence. A key such as a[b] is nested. Decode them into
-	// a map[string]any, or into a struct with json tags; the values are strings.
+	// Params are the parameters of the query, including vsn, and the path variables of the pattern
+	// under which the handler is mounted, which take precedence. A key such as a[b] is nested. Decode
+	// them into a map[string]any, or into a struct with json tags; the values are strings.
 	Params serializer.Payload
 	// Token is the client's authToken, if Config.AuthToken is true and the client sent one.
 	Token string
-	// HTTP is the request. Only its header, URL and TLS state are useful, and only until Connect returns.
+	// HTTP is the request. Only its header, URL and TLS state are useful, and only until Connect
+	// returns.
 	HTTP *http.Request
 	// Transport is "websocket" or "longpoll".
 	Transport string
@@ -175,8 +181,8 @@ type Request struct {
 	Version string
 }
 
-// Refusal is an error that Connect returns to choose the answer to a WebSocket request, instead of 403.
-// Long polling has one answer to all refusals, as in Phoenix.
+// Refusal is an error that Connect returns to choose the answer to a WebSocket request, instead of
+// 403. Long polling has one answer to all refusals, as in Phoenix.
 type Refusal struct {
 	Status int // Zero means 403.
 	Header http.Header

@@ -310,8 +310,8 @@ func forgeries(t *testing.T) []*pubsub.Broadcast {
 	}
 }
 
-// A client that relays "disconnect" on a topic that equals another user's id does not end that user's sockets.
-// Server code that broadcasts it does.
+// A client that relays "disconnect" on a topic that equals another user's id does not end that
+// user's sockets. Server code that broadcasts it does.
 func TestDisconnectIsNotRelayed(t *testing.T) {
 	t.Parallel()
 	for name, how := range transports {
@@ -342,7 +342,8 @@ func TestDisconnectIsNotRelayed(t *testing.T) {
 	}
 }
 
-// A client cannot close other clients' channels, answer their pushes or forge their lists through a handler that relays.
+// A client cannot close other clients' channels, answer their pushes or forge their lists through a
+// handler that relays.
 func TestReservedEventsAreNotRelayed(t *testing.T) {
 	t.Parallel()
 	for name, how := range transports {

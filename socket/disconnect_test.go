@@ -17,7 +17,8 @@ import (
 	"bennu.example/socket"
 )
 
-// hijacker does something when a WebSocket's handshake has been answered and its session is not open yet.
+// hijacker does something when a WebSocket's handshake has been answered and its session is not
+// open yet.
 type hijacker struct {
 	http.ResponseWriter
 	then func() error

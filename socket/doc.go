@@ -6,9 +6,9 @@
 //	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": rooms}})
 //	http.Handle("/socket/", h)
 //
-// It answers …/websocket and …/longpoll below the path where it is mounted, with the wire protocol of
-// Phoenix 1.8. Package channel defines what the channels do. [Config] bounds what a client may cost,
-// and [Config.Connect] authenticates it.
+// It answers …/websocket and …/longpoll below the path where it is mounted, with the wire protocol
+// of Phoenix 1.8. Package channel defines what the channels do. [Config] bounds what a client may
+// cost, and [Config.Connect] authenticates it.
 //
 // [Dial] and [NewClient] make the other end, for this server or any Phoenix server:
 //
@@ -21,9 +21,9 @@
 // # Concurrency and shutdown
 //
 // All methods may be called from any goroutine. On the server, Connect runs on the goroutine of its
-// request, and the callbacks of each channel run one at a time, in order. On the client, the callbacks
-// of each channel run one at a time, in order, and so do those of the [Client].
+// request, and the callbacks of each channel run one at a time, in order. On the client, the
+// callbacks of each channel run one at a time, in order, and so do those of the [Client].
 //
-// The creator of a [Handler] must call [Handler.Shutdown] before http.Server.Shutdown. The creator of a
-// Client must call [Client.Close]. When these have returned nil, no goroutine is left.
+// The creator of a [Handler] must call [Handler.Shutdown] before http.Server.Shutdown. The creator
+// of a Client must call [Client.Close]. When these have returned nil, no goroutine is left.
 package socket

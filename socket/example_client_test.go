@@ -86,7 +86,8 @@ func ExampleNewClient() {
 	// connected
 }
 
-// A token that expires: the function is called for every attempt to connect, and a refused client asks it for another.
+// A token that expires: the function is called for every attempt to connect, and a refused client
+// asks it for another.
 func ExampleClientConfig() {
 	h := socket.NewHandler(socket.Config{
 		AuthToken: true,
@@ -284,7 +285,8 @@ func ExampleClient_Close() {
 	// <nil>
 }
 
-// Params are looked at by the server before there is a socket. A function is asked for every attempt to connect.
+// Params are looked at by the server before there is a socket. A function is asked for every
+// attempt to connect.
 func ExampleClientConfig_params() {
 	h := socket.NewHandler(socket.Config{
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
@@ -357,7 +359,8 @@ func ExampleClientTransport() {
 	// Output: longpoll
 }
 
-// A delay of one's own: slow after a restart of the server, which is announced by a code, and no more than five attempts.
+// A delay of one's own: slow after a restart of the server, which is announced by a code, and no
+// more than five attempts.
 func ExampleRetry() {
 	delay := func(r socket.Retry) time.Duration {
 		switch {

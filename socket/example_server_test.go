@@ -66,7 +66,8 @@ func ExampleNewHandler() {
 
 type userKey struct{}
 
-// Who a client is, is decided once, before its socket is made; every callback finds it in its context.
+// Who a client is, is decided once, before its socket is made; every callback finds it in its
+// context.
 func ExampleConfig_connect() {
 	users := map[string]string{"secret": "ann"} // by token
 	h := socket.NewHandler(socket.Config{
@@ -136,7 +137,8 @@ func ExampleHandler_PubSub() {
 	// Output: {"title":"It works"} <nil>
 }
 
-// Whose sockets are to end, and perhaps to be refused when they come back: the id is what Connect said.
+// Whose sockets are to end, and perhaps to be refused when they come back: the id is what Connect
+// said.
 func ExampleHandler_Disconnect() {
 	h := socket.NewHandler(socket.Config{
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
@@ -172,7 +174,8 @@ func ExampleHandler_Disconnect() {
 	// Output: transport: closed with 1001
 }
 
-// An http.Server does not know of WebSockets: the handler is shut down first, which has the clients come back to another node.
+// An http.Server does not know of WebSockets: the handler is shut down first, which has the clients
+// come back to another node.
 func ExampleHandler_Shutdown() {
 	h := socket.NewHandler(socket.Config{Drain: socket.Drain{Batch: 1000, Interval: time.Second}}) // 1000 clients in a second, no more
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
@@ -201,7 +204,8 @@ func ExampleHandler_Shutdown() {
 	// 0 sockets
 }
 
-// Stats are for whoever watches the server: what was refused, dropped or ended for a bound's sake has a count.
+// Stats are for whoever watches the server: what was refused, dropped or ended for a bound's sake
+// has a count.
 func ExampleHandler_Stats() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(h)
@@ -243,7 +247,8 @@ func ExampleRefusal() {
 	// Output: 429 60 come back later
 }
 
-// What a client says of itself are its params: those of the URL's query, and the wildcards of the pattern.
+// What a client says of itself are its params: those of the URL's query, and the wildcards of the
+// pattern.
 func ExampleRequest() {
 	type key struct{}
 	h := socket.NewHandler(socket.Config{
@@ -286,7 +291,8 @@ func ExampleRequest() {
 	// "acme 1.2" <nil>
 }
 
-// Pages of other hosts may connect only if they are named: a browser sends its cookies along, whatever page it shows.
+// Pages of other hosts may connect only if they are named: a browser sends its cookies along,
+// whatever page it shows.
 func ExampleConfig_origins() {
 	h := socket.NewHandler(socket.Config{Origins: []string{socket.SameOrigin, "https://app.example.com", "//*.example.org"}})
 	server := httptest.NewServer(h)
@@ -337,7 +343,8 @@ func ExampleConfig_limits() {
 	// 1
 }
 
-// Nodes of a cluster share an engine, and for long polls a secret. Then a balancer may send any request to any of them.
+// Nodes of a cluster share an engine, and for long polls a secret. Then a balancer may send any
+// request to any of them.
 func ExampleConfig_cluster() {
 	engine := pubsubtest.NewCluster() // natsengine or redisengine, outside of an example
 	secret := []byte("32 bytes or more, from the secrets")

@@ -158,7 +158,8 @@ func TestLongPollOfAnotherSite(t *testing.T) {
 	}
 }
 
-// Proxies often ask for paths with empty segments. Without http.ServeMux, which redirects them, they are served.
+// Proxies often ask for paths with empty segments. Without http.ServeMux, which redirects them,
+// they are served.
 func TestEmptyPathSegments(t *testing.T) {
 	t.Parallel()
 	h := socket.NewHandler(socket.Config{})

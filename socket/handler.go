@@ -105,17 +105,17 @@ func NewHandler(cfg Config) *Handler {
 	return h
 }
 
-// PubSub returns the PubSub that carries the handler's broadcasts. Use it to broadcast from outside of
-// channels.
+// PubSub returns the PubSub that carries the handler's broadcasts. Use it to broadcast from outside
+// of channels.
 func (h *Handler) PubSub() *pubsub.PubSub { return h.cfg.PubSub }
 
 // Disconnect ends all sockets whose Request.ID is id, on all nodes. Their clients reconnect, and
-// Connect may refuse them then. It also ends sockets whose Connect has returned but whose handshake is
-// under way; on another node, only if the engine has its subscription already.
+// Connect may refuse them then. It also ends sockets whose Connect has returned but whose handshake
+// is under way; on another node, only if the engine has its subscription already.
 //
-// Server code may also broadcast the event "disconnect" on the id with PubSub.Broadcast, as in Phoenix.
-// Clients cannot: a handler that relays their events with the methods of channel.Channel closes no
-// socket, even on a topic that equals an id.
+// Server code may also broadcast the event "disconnect" on the id with PubSub.Broadcast, as in
+// Phoenix. Clients cannot: a handler that relays their events with the methods of channel.Channel
+// closes no socket, even on a topic that equals an id.
 func (h *Handler) Disconnect(ctx context.Context, id string) error {
 	return h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventDisconnect, nil)
 }
@@ -136,9 +136,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// matches reports whether the request is for a transport's path below the mount. It ignores a trailing
-// slash. The mount is the pattern under which net/http found the handler. Without a pattern, the end of
-// the path decides.
+// matches reports whether the request is for a transport's path below the mount. It ignores a
+// trailing slash. The mount is the pattern under which net/http found the handler. Without a
+// pattern, the end of the path decides.
 func matches(r *http.Request, path string) bool {
 	want := segments(path)
 	have := segments(r.URL.Path)
@@ -170,8 +170,8 @@ func segments(path string) []string {
 }
 
 // serveWebSocket answers a handshake. The checks are in this order: whether it is a handshake, the
-// rates, the origin, and Connect. Connect is last because it acts for the client, with the cookies of
-// a visitor.
+// rates, the origin, and Connect. Connect is last because it acts for the client, with the cookies
+// of a visitor.
 func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	if r.ContentLength != 0 { // it is not a handshake
 		h.longpoll.Discard(w, r)
@@ -254,9 +254,10 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 	}
 }
 
-// adviseRetry sets Retry-After if err means that this client, or all of them, must slow down. The value is random, so
-// that clients do not come back together. A handler that shuts down sets none: the client's next attempt reaches
-// another node, so it should not wait longer than its own back-off does.
+// adviseRetry sets Retry-After if err means that this client, or all of them, must slow down. The
+// value is random, so that clients do not come back together. A handler that shuts down sets none:
+// the client's next attempt reaches another node, so it should not wait longer than its own
+// back-off does.
 func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
 	var status longpoll.StatusError
 	if !errors.As(err, &status) || h.isDraining() {
@@ -267,8 +268,8 @@ func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
 	}
 }
 
-// serveLongPoll answers a request of long polling. It checks the origin of every request, but the rate
-// of handshakes only for those that begin a session.
+// serveLongPoll answers a request of long polling. It checks the origin of every request, but the
+// rate of handshakes only for those that begin a session.
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	if err := h.checkQuery(r); err != nil {
 		h.longpoll.Refuse(w, r, err)
@@ -302,10 +303,10 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// allowsSite reports whether the site that a request without an Origin header comes from is allowed. A
-// browser sends no Origin for requests that need no permission, such as those of an image or a link
-// on another site, which would act with the visitor's cookies. Clients of this protocol read the
-// response, so for a page of another site the browser always sends an Origin.
+// allowsSite reports whether the site that a request without an Origin header comes from is
+// allowed. A browser sends no Origin for requests that need no permission, such as those of an
+// image or a link on another site, which would act with the visitor's cookies. Clients of this
+// protocol read the response, so for a page of another site the browser always sends an Origin.
 func (h *Handler) allowsSite(r *http.Request) bool {
 	if h.origins.any || len(r.Header["Origin"]) > 0 {
 		return true
@@ -320,7 +321,8 @@ func (h *Handler) allowsSite(r *http.Request) bool {
 	return false
 }
 
-// Refusals that do not come from Connect. With long polling, too, each has an HTTP status of its own.
+// Refusals that do not come from Connect. With long polling, too, each has an HTTP status of its
+// own.
 var (
 	errBadRequest = fmt.Errorf("bad request: %w", longpoll.StatusError(http.StatusBadRequest))
 	errPanic      = fmt.Errorf("connect panicked: %w", longpoll.StatusError(http.StatusInternalServerError))
@@ -328,9 +330,9 @@ var (
 	errDraining   = fmt.Errorf("shutting down: %w", longpoll.StatusError(http.StatusServiceUnavailable))
 )
 
-// connect decides about a new socket. On success, the caller calls open with the connection when the
-// handshake has succeeded, and done in any case afterwards. connect releases the client if it fails;
-// if not, the session or done does.
+// connect decides about a new socket. On success, the caller calls open with the connection when
+// the handshake has succeeded, and done in any case afterwards. connect releases the client if it
+// fails; if not, the session or done does.
 func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client, by, token string) (
 	open func(transport.Conn) transport.Session, done func(), err error,
 ) {

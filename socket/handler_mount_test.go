@@ -21,7 +21,8 @@ func TestRefusalWithoutStatus(t *testing.T) {
 	}
 }
 
-// The pattern that a request was found by names its whole path, of which StripPrefix leaves the end.
+// The pattern that a request was found by names its whole path, of which StripPrefix leaves the
+// end.
 func TestMountedBehindStripPrefix(t *testing.T) {
 	t.Parallel()
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": echoes()}})

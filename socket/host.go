@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// hostPattern matches the name of a host, in lower case. If below is true, it matches the subdomains,
-// too.
+// hostPattern matches the name of a host, in lower case. If below is true, it matches the
+// subdomains, too.
 type hostPattern struct {
 	name  string
 	below bool

@@ -8,8 +8,8 @@ import (
 )
 
 // A broadcast of eventDisconnect on the control topic made of disconnectPrefix and an id ends the
-// sockets of that id. Package pubsub knows both, so that server code may also broadcast "disconnect"
-// on the id itself, as in Phoenix.
+// sockets of that id. Package pubsub knows both, so that server code may also broadcast
+// "disconnect" on the id itself, as in Phoenix.
 const (
 	eventDisconnect  = "disconnect"
 	disconnectPrefix = "bennu:disconnect:"

@@ -11,8 +11,8 @@ import (
 	"bennu.example/socket"
 )
 
-// Which join_ref what the server sends carries: of joins and ends of channels as the client sent it, of all other
-// replies and pushes the join's ref instead if it sent none.
+// Which join_ref what the server sends carries: of joins and ends of channels as the client sent
+// it, of all other replies and pushes the join's ref instead if it sent none.
 func TestJoinRefs(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxTopic: 20, Channels: channel.Routes{"room:*": channel.Define(joinOK,

@@ -72,7 +72,8 @@ func (h *Handler) allowHandshake() bool {
 	return false
 }
 
-// admit counts a handshake for Config.Admission. The caller must release the client that it returns.
+// admit counts a handshake for Config.Admission. The caller must release the client that it
+// returns.
 func (h *Handler) admit(r *http.Request) (*client, error) {
 	c, err := h.admission.admit(r)
 	switch {
@@ -91,7 +92,8 @@ func (h *Handler) admit(r *http.Request) (*client, error) {
 	return nil, err
 }
 
-// rate is the time per event, and the time whose events may come at once. The zero rate has no bound.
+// rate is the time per event, and the time whose events may come at once. The zero rate has no
+// bound.
 type rate struct{ every, burst time.Duration }
 
 // burstSeconds is how many seconds' worth of events may come at once.

@@ -36,8 +36,8 @@ type logGate struct {
 	suppressed uint64 // calls since the message was last logged
 }
 
-// pass reports whether a message is to be logged, and how many were suppressed since the last one. A
-// message must always come with the same rate.
+// pass reports whether a message is to be logged, and how many were suppressed since the last one.
+// A message must always come with the same rate.
 func (g *logGates) pass(message string, r rate) (ok bool, suppressed uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -90,8 +90,8 @@ const (
 	maxLogError = 2000
 )
 
-// clip shortens a text that a client chose, and escapes the characters that a terminal would obey or
-// not display.
+// clip shortens a text that a client chose, and escapes the characters that a terminal would obey
+// or not display.
 func clip(s string) string { return clipTo(s, maxLogText) }
 
 func clipTo(s string, most int) string {

@@ -100,7 +100,8 @@ func TestHandshakeChecksAreInOrder(t *testing.T) {
 	}
 }
 
-// TestOriginsRefusedHoldNoSocket checks that a handshake that is refused after Admission leaves nothing behind.
+// TestOriginsRefusedHoldNoSocket checks that a handshake that is refused after Admission leaves
+// nothing behind.
 func TestOriginsRefusedHoldNoSocket(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{

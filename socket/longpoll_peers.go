@@ -17,8 +17,8 @@ const (
 	peerPrefix = "bennu:longpoll:"
 )
 
-// longPollPeers sends the messages between the long-poll transports of a cluster's nodes through the
-// PubSub. It implements transport.Peers.
+// longPollPeers sends the messages between the long-poll transports of a cluster's nodes through
+// the PubSub. It implements transport.Peers.
 type longPollPeers struct{ ps *pubsub.PubSub }
 
 // Send is part of transport.Peers.

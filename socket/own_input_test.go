@@ -52,7 +52,8 @@ func ownInput() *channel.Handler {
 	)
 }
 
-// A client that sends many pushes at once gets all answers, with the default bounds: what its own messages cause never ends it.
+// A client that sends many pushes at once gets all answers, with the default bounds: what its own
+// messages cause never ends it.
 func TestOwnInputNeverEndsTheClient(t *testing.T) {
 	t.Parallel()
 	for _, by := range []struct {
@@ -114,8 +115,8 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 	}
 }
 
-// A client that sends whatever has an answer and never reads costs a bounded amount of memory, is not read from, and ends by the write
-// timeout.
+// A client that sends whatever has an answer and never reads costs a bounded amount of memory, is
+// not read from, and ends by the write timeout.
 func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 	pad := strings.Repeat("x", 2000)
 	for _, test := range []struct {
@@ -184,8 +185,8 @@ func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 					continue
 				case sent := <-ended:
 					tick.Stop()
-					// The two budgets of the queue, the mailboxes, one message in work for each channel and one being read. Text is kept once
-					// as the client's, and once as the answer; JSON has an overhead.
+					// The two budgets of the queue, the mailboxes, one message in work for each channel and one
+					// being read. Text is kept once as the client's, and once as the answer; JSON has an overhead.
 					bound := 2*queue + test.channels*(mailbox+4*len(pad)) + 2<<20
 					t.Logf("sent %d bytes, peak %d of %d", sent, peak, bound)
 					if peak > bound {

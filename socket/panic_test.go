@@ -14,7 +14,8 @@ type bomb struct{}
 
 func (bomb) Deliver(*pubsub.Broadcast) error { panic("in\x1bDeliver") }
 
-// Server code that panics on the goroutine of an adapter is logged, and members of the room get the broadcast.
+// Server code that panics on the goroutine of an adapter is logged, and members of the room get the
+// broadcast.
 func TestPanicsInPubSubAreLogged(t *testing.T) {
 	t.Parallel()
 	cluster := pubsubtest.NewCluster()

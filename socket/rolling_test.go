@@ -22,7 +22,8 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// A service of several nodes behind one address is restarted node after node, as the README wires it, while its clients talk.
+// A service of several nodes behind one address is restarted node after node, as the README wires
+// it, while its clients talk.
 
 // rolling is a rolling restart to be played.
 type rolling struct {
@@ -32,8 +33,9 @@ type rolling struct {
 	virtual        bool          // connections and time
 }
 
-// longestAway is how long a client may be without its channel. Some attempts may reach the node that is being drained; each
-// of them costs as much as the client's back-off, because that node does not ask the client to wait.
+// longestAway is how long a client may be without its channel. Some attempts may reach the node
+// that is being drained; each of them costs as much as the client's back-off, because that node
+// does not ask the client to wait.
 const longestAway = 10 * time.Second
 
 // rollingNode is one process: a handler, and a server beside it.
@@ -129,7 +131,8 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory"} }
 
-// rollingBalancer is the one address: each connection goes to the next node that accepts it, whether that is being drained or not.
+// rollingBalancer is the one address: each connection goes to the next node that accepts it,
+// whether that is being drained or not.
 type rollingBalancer struct {
 	mu    sync.Mutex
 	nodes []*rollingNode
@@ -244,7 +247,8 @@ func (x *rollingClient) note(s socket.State) {
 	}
 }
 
-// push pushes, one at a time, until stop is closed. Each push is answered, or fails as documented, before any patience is over.
+// push pushes, one at a time, until stop is closed. Each push is answered, or fails as documented,
+// before any patience is over.
 func (x *rollingClient) push(stop <-chan struct{}, pace time.Duration) {
 	for stopped, answered := false, false; !stopped || !answered; { // the last is answered: a long poll may notice late that it lost its session
 		select {

@@ -22,15 +22,15 @@ const (
 	mailboxWait = 5 * time.Second
 	// joinWait is how long a join may hold up its socket. Phoenix has no bound.
 	joinWait = 50 * time.Millisecond
-	// closeGrace is the time between the end of a connection and the cancellation of the context of its
-	// callbacks.
+	// closeGrace is the time between the end of a connection and the cancellation of the context of
+	// its callbacks.
 	closeGrace = 5 * time.Second
 	// maxHeartbeats is how many heartbeats a socket may send per second. Clients send two a minute.
 	maxHeartbeats = 100
 )
 
-// session is one socket. It routes its client's messages to channels. The transport calls Receive and
-// Closed, one at a time. The methods of channel.Carrier may be called from any goroutine.
+// session is one socket. It routes its client's messages to channels. The transport calls Receive
+// and Closed, one at a time. The methods of channel.Carrier may be called from any goroutine.
 type session struct {
 	h    *Handler
 	conn transport.Conn
@@ -49,7 +49,8 @@ type session struct {
 	unanswered atomic.Int32   // joins
 	answered   chan struct{}  // receives when unanswered becomes 0; made by the first join
 
-	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not mix.
+	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not
+	// mix.
 	mu       sync.Mutex
 	channels map[string]channel.Driver
 	held     []channel.Driver // they wait until the connection is no longer congested
@@ -104,7 +105,8 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 
 var okReply = push.OK(nil)
 
-// heartbeat answers a heartbeat. Heartbeats are not part of Config.MessageRate, but are bounded too.
+// heartbeat answers a heartbeat. Heartbeats are not part of Config.MessageRate, but are bounded
+// too.
 func (s *session) heartbeat(m *serializer.Message) {
 	if !s.heartbeats.take(newRate(maxHeartbeats)) {
 		s.refuse(m, "", tooManyHeartbeats)
@@ -218,8 +220,8 @@ func (s *session) deliver(m *serializer.Message) {
 	}
 }
 
-// replyRef returns the join_ref of a reply to m: the one that its channel's replies have, or m's own
-// if there is no channel.
+// replyRef returns the join_ref of a reply to m: the one that its channel's replies have, or m's
+// own if there is no channel.
 func (s *session) replyRef(m *serializer.Message) serializer.Ref {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -252,8 +254,8 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 	_ = s.conn.Send(f, transport.Delivery{Answer: true}) // a connection that has ended needs no reply
 }
 
-// Closed ends the channels and waits for them. They handle the messages that they have received, and
-// after closeGrace the context of their callbacks is cancelled.
+// Closed ends the channels and waits for them. They handle the messages that they have received,
+// and after closeGrace the context of their callbacks is cancelled.
 func (s *session) Closed(err error) {
 	s.logEnd(err)
 	if s.id != nil {

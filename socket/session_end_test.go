@@ -49,7 +49,8 @@ func TestMessageRateCountsOddTopics(t *testing.T) {
 	}
 }
 
-// A channel keeps its join_ref for as long as it lives, so that is not for the client to choose without bound.
+// A channel keeps its join_ref for as long as it lives, so that is not for the client to choose
+// without bound.
 func TestJoinRefIsBounded(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxTopic: 100})

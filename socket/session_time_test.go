@@ -101,7 +101,8 @@ func refusedFor(ref, topic, reason string) string {
 
 type guest struct{}
 
-// rooms are channels whose join of "hang" waits for the gate, as their event "hang" does. Ends get the reasons of Terminate.
+// rooms are channels whose join of "hang" waits for the gate, as their event "hang" does. Ends get
+// the reasons of Terminate.
 func rooms(gate <-chan struct{}, ends chan<- error) channel.Routes {
 	room := channel.Define(func(_ *guest, _ context.Context, c *channel.Channel, p struct{ Hang bool }) (any, error) {
 		if p.Hang {
@@ -121,7 +122,8 @@ func hangingJoin(ref, topic string) string {
 	return fmt.Sprintf(`["%s","%s","%s","phx_join",{"hang":true}]`, ref, ref, topic)
 }
 
-// A join that never returns is one that crashed, to its client; all else goes on meanwhile, and then the topic is free.
+// A join that never returns is one that crashed, to its client; all else goes on meanwhile, and
+// then the topic is free.
 func TestJoinTimeout(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

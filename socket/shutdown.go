@@ -71,19 +71,20 @@ func (h *Handler) checkGone() {
 	}
 }
 
-// Shutdown ends the handler. New sockets are refused with status 503. The others are closed with code
-// 1012, so that their clients reconnect, in batches as Config.Drain determines. Shutdown returns nil
-// when all sockets have ended and none of their goroutines is left.
+// Shutdown ends the handler. New sockets are refused with status 503. The others are closed with
+// code 1012, so that their clients reconnect, in batches as Config.Drain determines. Shutdown
+// returns nil when all sockets have ended and none of their goroutines is left.
 //
 // If ctx ends first, Shutdown closes the remaining sockets at once and returns the context's error,
-// wrapped. Callbacks that have not returned may still run then, and the sockets end when they return.
+// wrapped. Callbacks that have not returned may still run then, and the sockets end when they
+// return.
 //
 // The contexts of Connect are cancelled at once. A Connect that ignores its context keeps Shutdown
-// waiting, until it returns or ctx ends. Handshakes whose clients do not take the answer end after a
-// second.
+// waiting, until it returns or ctx ends. Handshakes whose clients do not take the answer end after
+// a second.
 //
-// Call Shutdown before http.Server.Shutdown, which does not wait for WebSockets. The first call drains
-// the handler; other calls wait for the same end, each until its own ctx ends.
+// Call Shutdown before http.Server.Shutdown, which does not wait for WebSockets. The first call
+// drains the handler; other calls wait for the same end, each until its own ctx ends.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Lock()
 	first := !h.draining

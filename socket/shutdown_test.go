@@ -27,7 +27,8 @@ type stuck struct{ gate chan struct{} }
 func (stuck) Send(string, []byte) error                   { return nil }
 func (s stuck) Listen(string, func([]byte)) (stop func()) { return func() { <-s.gate } }
 
-// Whatever holds up the end, each caller of Shutdown waits for as long as its own context lets it, and a later one learns of the end.
+// Whatever holds up the end, each caller of Shutdown waits for as long as its own context lets it,
+// and a later one learns of the end.
 func TestShutdownForEachCaller(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(gate chan struct{}) (h *socket.Handler, end func()){

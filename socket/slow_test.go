@@ -19,8 +19,9 @@ type cursor struct {
 	At   int    `json:"at"`
 }
 
-// A client that does not read gets what its handler's policies leave, once it reads: the newest of each key, and of what may be dropped what
-// came first. It stays connected, and another on the topic gets all, each as soon as it was broadcast.
+// A client that does not read gets what its handler's policies leave, once it reads: the newest of
+// each key, and of what may be dropped what came first. It stays connected, and another on the
+// topic gets all, each as soon as it was broadcast.
 func TestSlowPolicies(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxQueue: 40_000, Channels: channel.Routes{"room:*": echoes(

@@ -9,8 +9,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Stats are counts of a Handler since it was made. Whatever is refused, dropped or ended because of a
-// bound is counted by its reason.
+// Stats are counts of a Handler since it was made. Whatever is refused, dropped or ended because of
+// a bound is counted by its reason.
 type Stats struct {
 	Sockets    int // connected, or not ended completely
 	Handshakes int // under way: their Connect runs, or their client has not read the answer

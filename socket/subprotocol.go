@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// tokenPrefix marks the subprotocol in which phoenix.js sends its authToken. Despite its name, base64
-// of the standard alphabet follows.
+// tokenPrefix marks the subprotocol in which phoenix.js sends its authToken. Despite its name,
+// base64 of the standard alphabet follows.
 const tokenPrefix = "base64url.bearer.phx."
 
 var (
