@@ -409,7 +409,7 @@ func TestFailedPushHasAStatusAndAReason(t *testing.T) {
 	} {
 		r := failed(test.err)
 		got, err := r.Payload.JSON()
-		if err != nil || r.Status != test.status || string(got) != test.json || r.Err != test.err { //nolint:errorlint // the same error
+		if err != nil || r.Status != test.status || string(got) != test.json || r.Err != test.err {
 			t.Errorf("%v: %q %s %v, %v", test.err, r.Status, got, r.Err, err)
 		}
 	}

@@ -3,7 +3,6 @@ package socket
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -146,7 +145,7 @@ func TestClientRejoinOrder(t *testing.T) {
 				}
 			}
 			if got := joins(); !slices.Equal(got, want) {
-				t.Fatal(fmt.Sprintf("round %d: joined %q, want %q", round, got, want))
+				t.Fatalf("round %d: joined %q, want %q", round, got, want)
 			}
 		}
 	})

@@ -232,7 +232,8 @@ func (c *Client) retryAfter(err error) {
 		c.rest(StatusDisconnected, err, time.Time{})
 		return
 	}
-	status, d := StatusWaiting, time.Duration(0)
+	status := StatusWaiting
+	var d time.Duration
 	switch {
 	case errors.Is(err, transport.ErrURL):
 		c.rest(StatusFailed, err, time.Time{})

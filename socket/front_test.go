@@ -131,13 +131,13 @@ func TestQueryWithinBounds(t *testing.T) {
 // An image on another site fetches without an Origin, and would act for its visitor.
 func TestLongPollOfAnotherSite(t *testing.T) {
 	t.Parallel()
-	for _, any := range []bool{false, true} {
+	for _, open := range []bool{false, true} {
 		var calls int
-		s := serve(t, socket.Config{InsecureAnyOrigin: any, Connect: func(ctx context.Context, _ *socket.Request) (context.Context, error) {
+		s := serve(t, socket.Config{InsecureAnyOrigin: open, Connect: func(ctx context.Context, _ *socket.Request) (context.Context, error) {
 			calls++
 			return ctx, nil
 		}})
-		for site, ok := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": any, "cross-site": any} {
+		for site, ok := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": open, "cross-site": open} {
 			r := httptest.NewRequest(http.MethodGet, "/socket/longpoll?vsn=2.0.0", nil)
 			if site != "" {
 				r.Header.Set("Sec-Fetch-Site", site)

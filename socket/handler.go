@@ -412,7 +412,10 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 		return context.Background(), nil
 	}
 	var got context.Context
-	err = callUser(func() (err error) { got, err = h.cfg.Connect(ctx, req); return err })
+	err = callUser(func() (err error) {
+		got, err = h.cfg.Connect(ctx, req) //nolint:fatcontext // called once
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

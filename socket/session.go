@@ -292,7 +292,8 @@ func (s *session) Closed(err error) {
 func (s *session) logEnd(err error) {
 	var panicked *transport.PanicError
 	var closed *transport.CloseError
-	level, message := zerolog.NoLevel, ""
+	var level zerolog.Level
+	var message string
 	switch {
 	case errors.As(err, &panicked):
 		level, message = zerolog.ErrorLevel, "socket crashed"

@@ -94,6 +94,7 @@ func TestClientDialsAnew(t *testing.T) {
 			return &http.Transport{DialContext: f.dial, TLSClientConfig: cfg, ForceAttemptHTTP2: true}
 		}},
 		{"HTTP/2 with the old Dial", true, func(f *freezer, cfg *tls.Config) *http.Transport {
+			//nolint:staticcheck // the deprecated field is what is tested
 			return &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true, Dial: func(network, address string) (net.Conn, error) {
 				return f.dial(context.Background(), network, address)
 			}}

@@ -64,14 +64,14 @@ func isDigit(c byte) bool { return c-'0' <= 9 }
 // value returns the value that an interface gets for a number: a float64, or the number itself.
 func value(n json.Number) (any, error) {
 	text := string(n)
-	f, err := strconv.ParseFloat(text, 64)
+	f, failure := strconv.ParseFloat(text, 64)
 	if isInteger(text) {
-		if err != nil || len(text) >= long && strconv.FormatFloat(f, 'f', -1, 64) != text {
+		if failure != nil || len(text) >= long && strconv.FormatFloat(f, 'f', -1, 64) != text {
 			return n, nil
 		}
 		return f, nil
 	}
-	if err != nil { // the error of encoding/json
+	if failure != nil { // the error of encoding/json
 		return nil, &json.UnmarshalTypeError{Value: "number " + text, Type: reflect.TypeFor[float64]()}
 	}
 	return f, nil

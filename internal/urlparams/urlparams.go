@@ -1,3 +1,4 @@
+// Package urlparams encodes connection parameters as phoenix.js encodes them.
 package urlparams
 
 import (

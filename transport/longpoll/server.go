@@ -1,3 +1,8 @@
+// Package longpoll carries frames over plain HTTP requests, at either end, as Phoenix's long poll does.
+//
+// A [Server] answers requests and drives one transport.Session for each client. With [Peers], requests may reach any node
+// of a cluster. [Dial] opens a client's session. Files that begin with server_ belong to the server's end, client_ to the
+// client's, and cluster_ to sessions of other nodes.
 package longpoll
 
 import (

@@ -1,3 +1,7 @@
+// Package websocket carries frames over WebSockets, at either end.
+//
+// A [Server] upgrades requests and drives one transport.Session for each connection. [Dial] opens a client's connection.
+// Files that begin with server_ belong to the server's end, client_ to the client's.
 package websocket
 
 import (

@@ -47,13 +47,13 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 	delay, warn := minDelay, true
 	for {
 		begun := time.Now()
-		connected, err := b.session(ctx, sending)
-		err = b.redact(err)
+		connected, failure := b.session(ctx, sending)
+		failure = b.redact(failure)
 		if ctx.Err() != nil {
 			break
 		}
 		warn = warn || connected
-		b.disconnected(err, warn)
+		b.disconnected(failure, warn)
 		warn = false
 		if connected && time.Since(begun) > maxDelay {
 			delay = minDelay

@@ -1,3 +1,5 @@
+// Package dial has what the client ends of the transports share: the URL, the http.Client of one connection, errors of
+// refused handshakes, and the wire under a WebSocket.
 package dial
 
 import (

@@ -1,3 +1,4 @@
+// Package guard turns panics of sessions into errors.
 package guard
 
 import (

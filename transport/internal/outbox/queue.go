@@ -1,3 +1,5 @@
+// Package outbox is the queue of frames that wait to be sent to one client, and the policies for clients that read too
+// slowly.
 package outbox
 
 import (
