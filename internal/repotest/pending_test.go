@@ -7,6 +7,7 @@ var pendingProse = []string{
 	"examples/chat/room",
 	"examples/chat/room/page",
 	"internal/torture",
+	"internal/urlparams",
 	"presence/bench_test.go",
 	"presence/beyond_test.go",
 	"presence/budget_test.go",
@@ -26,6 +27,12 @@ var pendingProse = []string{
 	"socket",
 	"socket/token",
 	"transport",
+	"transport/internal/dial",
+	"transport/internal/guard",
+	"transport/internal/outbox",
+	"transport/internal/transporttest",
+	"transport/longpoll",
+	"transport/websocket",
 }
 
 // pendingCode are the files and directories in which code is wider than maxCode.
@@ -39,6 +46,7 @@ var pendingCode = []string{
 	"internal/conformance/app",
 	"internal/soak",
 	"internal/torture",
+	"internal/urlparams",
 	"presence/bench_test.go",
 	"presence/beyond_test.go",
 	"presence/channel_test.go",
@@ -54,4 +62,9 @@ var pendingCode = []string{
 	"socket",
 	"socket/token",
 	"transport",
+	"transport/internal/dial",
+	"transport/internal/outbox",
+	"transport/internal/transporttest",
+	"transport/longpoll",
+	"transport/websocket",
 }
