@@ -17,7 +17,7 @@ func TestAutomaticWindow(t *testing.T) {
 		name        string
 		cfg         presence.Config
 		keys, sinks int
-		window      time.Duration // 0: every change is broadcast immediately
+		window      time.Duration // zero means that every change is broadcast immediately
 	}{
 		{name: "a small topic", keys: 200},
 		{name: "a large topic", keys: 300, window: 15 * time.Millisecond},

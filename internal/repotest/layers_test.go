@@ -67,10 +67,10 @@ func TestLayers(t *testing.T) {
 // homes lists the packages that may import a dependency, so that replacing it affects one place.
 // Programs and helpers are exempt.
 var homes = map[string][]string{
-	"github.com/coder/websocket":               {"transport"},
+	"github.com/coder/websocket":               {"transport/websocket"},
 	"github.com/hashicorp/go-msgpack/v2/codec": {}, // an independent reader for the serializer's tests
 	"net/http/pprof":                           {}, // registers handlers on http.DefaultServeMux
-	"expvar":                                   {}, // likewis // registers a handler on http.DefaultServeMux
+	"expvar":                                   {}, // registers a handler on http.DefaultServeMux
 	"testing":                                  {}, // adds command-line flags; suites for adapters are helpers
 }
 

@@ -43,7 +43,8 @@ export async function run(env) {
 /** A server with the conformance application, which the Go test starts and stops on request. */
 class Server {
   /**
-   * @param {{ws?: "refuse" | "hang" | "close", code?: number, window?: number, idle?: number}} options
+   * @param {{ws?: "refuse" | "hang" | "close", code?: number, window?: number, idle?: number}}
+   *   options
    */
   static async create(control, options) {
     const s = new Server()
