@@ -225,7 +225,7 @@ func TestReconnectDelayGrows(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		logger := zerolog.New(&log)
+		logger := zerolog.New(zerolog.SyncWriter(&log))
 		e := &bus{down: true}
 		a := start(t, e, broker.Config{Logger: &logger})
 		advance(time.Minute)
@@ -367,7 +367,7 @@ func TestMalformedMessagesAreSkipped(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log bytes.Buffer
-		logger := zerolog.New(&log)
+		logger := zerolog.New(zerolog.SyncWriter(&log))
 		e := &bus{}
 		a, b := start(t, e, broker.Config{}), start(t, e, broker.Config{Logger: &logger})
 		b.Subscribe("x")

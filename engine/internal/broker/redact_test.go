@@ -21,7 +21,7 @@ func TestSecretsAreRedacted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		withSecret := fmt.Errorf("dial redis://u:hunter2@host: %w", errDown)
 		var log bytes.Buffer
-		logger := zerolog.New(&log)
+		logger := zerolog.New(zerolog.SyncWriter(&log))
 		e := &bus{refuse: withSecret}
 		a := start(t, e, broker.Config{Secrets: []string{"", "hunter2"}, Logger: &logger})
 		advance(time.Minute)
