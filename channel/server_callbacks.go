@@ -184,7 +184,7 @@ func (e *eventError) Event() string { return e.event }
 
 // withoutEvent returns the error that crash was given.
 func withoutEvent(err error) error {
-	if e, ok := err.(*eventError); ok {
+	if e, ok := err.(*eventError); ok { //nolint:errorlint // crash wraps the error itself, at the top
 		return e.err
 	}
 	return err

@@ -45,8 +45,7 @@ func urlSecrets(u *url.URL) []string {
 	if u.User == nil {
 		return nil
 	}
-	user, password := u.User.Username(), ""
-	raw := u.User.String()
+	user, raw := u.User.Username(), u.User.String()
 	password, ok := u.User.Password()
 	if !ok {
 		return []string{user, raw}

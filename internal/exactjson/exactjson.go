@@ -67,7 +67,7 @@ func value(n json.Number) (any, error) {
 	f, failure := strconv.ParseFloat(text, 64)
 	if isInteger(text) {
 		if failure != nil || len(text) >= long && strconv.FormatFloat(f, 'f', -1, 64) != text {
-			return n, nil
+			return n, nil //nolint:nilerr // a number that no float64 holds keeps its text
 		}
 		return f, nil
 	}
