@@ -176,7 +176,11 @@ func TestDelayedMessageIsDropped(t *testing.T) {
 		synctest.Wait()
 		a.mustPublish(t, "x", "1")
 		b.wantReceived(t, "1")
-		old := e.conns[0].batches[len(e.conns[0].batches)-1].Messages[0]
+		var old broker.Message
+		e.set(func() {
+			batches := e.conns[0].batches
+			old = batches[len(batches)-1].Messages[0]
+		})
 		advance(2 * time.Second) // an acknowledged probe follows the message
 		e.set(func() { e.conns[0].cut() })
 		advance(time.Second)
