@@ -3,6 +3,7 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -90,21 +91,21 @@ func testWindow(t *testing.T, cfg *presence.Config, keys, sinks int, window time
 func TestWindowOfBusyTopic(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		fetches := 0
+		var fetches atomic.Int64
 		n := newNode(t, &presence.Config{WindowFrom: 10, Fetch: slowFetch(&fetches, 200*time.Microsecond)})
 		o := new(owner)
 		for i := range 10 {
 			n.track(o, fmt.Sprint(i), nil)
 		}
 		time.Sleep(time.Second)
-		fetches = 0
+		fetches.Store(0)
 		for range 50 { // over 5 ms
 			n.UpdateFor(o, topic, "0", nil)
 			time.Sleep(100 * time.Microsecond)
 		}
 		time.Sleep(time.Second)
-		if most := 9; fetches > most { // one per window of 500 µs plus 200 µs for Fetch itself
-			t.Errorf("%d diffs, want at most %d", fetches, most)
+		if most := int64(9); fetches.Load() > most { // one per window of 500 µs plus 200 µs for Fetch itself
+			t.Errorf("%d diffs, want at most %d", fetches.Load(), most)
 		}
 		n.check()
 		o.end()
@@ -112,9 +113,9 @@ func TestWindowOfBusyTopic(t *testing.T) {
 	})
 }
 
-func slowFetch(calls *int, d time.Duration) func(context.Context, string, []string) (map[string]any, error) {
+func slowFetch(calls *atomic.Int64, d time.Duration) func(context.Context, string, []string) (map[string]any, error) {
 	return func(context.Context, string, []string) (map[string]any, error) {
-		*calls++
+		calls.Add(1)
 		time.Sleep(d)
 		return nil, nil
 	}

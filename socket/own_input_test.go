@@ -73,7 +73,7 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 				s := serve(t, socket.Config{Channels: channel.Routes{"room:*": ownInput()}})
 				ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 				defer cancel()
-				c, err := socket.Dial(ctx, s.url+"/socket", &socket.ClientConfig{Transport: by.transport, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
+				c, err := socket.Dial(ctx, s.url+"/socket", &socket.ClientConfig{Transport: by.transport, Timeout: patience, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -142,10 +142,23 @@ func (h *Hold) Retake(size int) {
 // IsHeld reports whether there is a reservation to release.
 func (h *Hold) IsHeld() bool { return h.size.Load() > 0 }
 
-// Release releases the reservation, if there is one.
+// releasing is the size of a Hold whose reservation is being released.
+const releasing = -1
+
+// Release releases the reservation, if there is one. When it returns, the budget has the bytes,
+// even if another goroutine released them: a push that follows an answer must find room.
 func (h *Hold) Release() {
-	if n := h.size.Swap(0); n > 0 {
-		h.budget.Release(int(n))
+	for {
+		switch n := h.size.Load(); {
+		case n == 0:
+			return
+		case n == releasing:
+			runtime.Gosched()
+		case h.size.CompareAndSwap(n, releasing):
+			h.budget.Release(int(n))
+			h.size.Store(0)
+			return
+		}
 	}
 }
 
