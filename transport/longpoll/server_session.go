@@ -147,7 +147,7 @@ func (l *localSession) Send(f *serializer.Frame, how transport.Delivery) error {
 		return transport.ErrClosed
 	}
 	if l.queue == nil {
-		l.queue = outbox.Queues.Get().(*outbox.Queue)
+		l.queue = outbox.Get()
 	}
 	switch l.s.slow.Admit(l.queue, &e, how.Answer, 0) {
 	case outbox.Refused:

@@ -182,7 +182,7 @@ func (c *serverConn) load() connState { return connState(c.state.Load()) }
 // push queues e and sees to it that somebody writes it. The caller holds mu.
 func (c *serverConn) push(e outbox.Entry) {
 	if c.queue == nil {
-		c.queue = outbox.Queues.Get().(*outbox.Queue)
+		c.queue = outbox.Get()
 	}
 	c.queue.Push(e)
 	if c.s.slow.Congests(c.queue.Own) && c.load() == stateOpen {

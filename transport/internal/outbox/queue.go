@@ -36,7 +36,10 @@ type Entry struct {
 
 func (e Entry) cost() int { return len(e.Frame.Data) + frameOverhead }
 
-var Queues = sync.Pool{New: func() any { return &Queue{entries: make([]Entry, 0, 16)} }}
+var queues = sync.Pool{New: func() any { return &Queue{entries: make([]Entry, 0, 16)} }}
+
+// Get returns an empty queue. Free gives it back.
+func Get() *Queue { return queues.Get().(*Queue) }
 
 // maxPooledEntries keeps queues that once grew large out of the pool.
 const maxPooledEntries = 1024
@@ -49,7 +52,7 @@ func (q *Queue) Free() {
 	clear(q.entries[q.head:])
 	clear(q.latest)
 	*q = Queue{entries: q.entries[:0], latest: q.latest}
-	Queues.Put(q)
+	queues.Put(q)
 }
 
 // empty reports whether all was written.
