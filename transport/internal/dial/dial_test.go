@@ -22,6 +22,7 @@ func FuzzClientEndpoint(f *testing.F) {
 	f.Add("ws://user:pw@host//", "a=%", "\r\n", "\n")
 	f.Add("ws://host/?", "&&", "#", "ü")
 	f.Add("ws://::", "0", "0", "0")
+	f.Add("ws://0", "0", "{{{ ", "0")
 	f.Fuzz(func(t *testing.T, base, params, vsn, token string) {
 		cfg := WithDefaults(transport.ClientConfig{URL: base, Params: params, Vsn: vsn, AuthToken: token})
 		u, err := Endpoint(&cfg, "websocket", "http", "https")
@@ -41,9 +42,14 @@ func FuzzClientEndpoint(f *testing.F) {
 				t.Fatalf("%q %q: request for %q", base, params, uri)
 			}
 		}
+		// A space is written as + or as %20: both are read as the same version.
 		path, query, _ := strings.Cut(uri, "?")
-		if !strings.HasSuffix(path, "/websocket") || !strings.HasSuffix("&"+query, "&vsn="+url.QueryEscape(cfg.Vsn)) {
+		last := strings.LastIndex("&"+query, "&vsn=")
+		if last < 0 || !strings.HasSuffix(path, "/websocket") {
 			t.Fatalf("%q %q %q: request for %q", base, params, vsn, uri)
+		}
+		if read, err := url.QueryUnescape(("&" + query)[last+len("&vsn="):]); err != nil || read != cfg.Vsn {
+			t.Fatalf("%q %q: request for %q with version %q (%v), want %q", base, params, uri, read, err, cfg.Vsn)
 		}
 	})
 }
