@@ -1,14 +1,15 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"strings"
 )
 
-// startAttacker attacks from a process of its own, whose end is stop. It returns how often it attacked.
+// startAttacker attacks from a process of its own and returns once that process runs. The stop
+// function ends the attack and returns how often it attacked.
 func startAttacker(a attack, addr string) (stop func() (done int, err error), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -19,26 +20,40 @@ func startAttacker(a attack, addr string) (stop func() (done int, err error), er
 		args = append([]string{nice, "-n", "19"}, args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...)
-	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, os.Stderr
+	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	return func() (done int, err error) {
-		_ = in.Close() // it may have ended; what it said tells
+	stop = func() (done int, err error) {
+		_ = in.Close() // the process may have ended already: its output shows whether it attacked
+		_, scanErr := fmt.Fscan(out, &done)
 		if err := cmd.Wait(); err != nil {
 			return 0, fmt.Errorf("attacker: %w", err)
 		}
-		if _, err := fmt.Sscan(out.String(), &done); err != nil {
-			return 0, fmt.Errorf("attacker: said %q: %w", out.String(), err)
+		if scanErr != nil {
+			return 0, fmt.Errorf("attacker: no count in its output: %w", scanErr)
 		}
 		return done, nil
-	}, nil
+	}
+	// A process with the least priority may take seconds to start while other tests run.
+	var word string
+	if _, err := fmt.Fscan(out, &word); err != nil || word != attackerReady {
+		_, stopErr := stop()
+		return nil, fmt.Errorf("attacker: not ready: %w", errors.Join(err, stopErr))
+	}
+	return stop, nil
 }
+
+// attackerReady is the first word of an attacker's output.
+const attackerReady = "ready"
 
 // strike is the attacker: it attacks until its input ends, and says how often it did.
 func strike(name, addr string) error {
@@ -49,6 +64,7 @@ func strike(name, addr string) error {
 	}()
 	for _, a := range attacks {
 		if a.name == name {
+			fmt.Println(attackerReady)
 			fmt.Println(a.run(addr, end))
 			return nil
 		}

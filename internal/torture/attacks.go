@@ -62,14 +62,15 @@ func over(end <-chan struct{}) bool {
 	}
 }
 
-// many runs once over and over, from so many goroutines.
+// many runs once over and over in each of n goroutines, at least one time, and counts the runs
+// that succeed.
 func many(n int, once func(addr string) error) func(string, <-chan struct{}) int {
 	return func(addr string, end <-chan struct{}) int {
 		var done atomic.Int64
 		var wg sync.WaitGroup
 		for range n {
 			wg.Go(func() {
-				for !over(end) {
+				for first := true; first || !over(end); first = false {
 					if once(addr) == nil {
 						done.Add(1)
 					}
