@@ -17,14 +17,14 @@ type slowRule struct {
 }
 
 // OnSlow determines what happens to broadcasts and pushes of an event for a client that reads too
-// slowly. It overrides socket.Config.OnSlow; transport.Inherit keeps that policy. The event ""
-// stands for all events that have no policy of their own. Counts are in socket.Stats.
+// slowly. It overrides socket.Config.OnSlow, except with transport.Inherit. The event "" stands for
+// all events that have no policy of their own. Counts are in socket.Stats.
 //
 // With transport.KeepLatest, only the newest event of a topic waits for a client. This suits events
 // that carry a state, not a change. Dropped events leave no trace, so never drop presence_diff.
 func OnSlow[S any](event string, policy transport.SlowPolicy) Option[S] {
 	return Option[S]{func(h *Handler) {
-		if policy > transport.Inherit {
+		if policy > transport.KeepLatest {
 			panic(fmt.Sprintf("channel: no slow policy %d, for event %q", policy, event))
 		}
 		h.addSlow(event, slowRule{policy: policy})
@@ -70,14 +70,11 @@ func (h *Handler) addSlow(event string, rule slowRule) {
 	}
 }
 
-// slowRule returns the rule for an event.
+// slowRule returns the rule for an event. The zero rule means the policy of the connection.
 func (h *Handler) slowRule(event string) slowRule {
 	rule, ok := h.slow[event]
 	if !ok {
-		rule, ok = h.slow[""]
-	}
-	if !ok {
-		rule.policy = transport.Inherit
+		rule = h.slow[""]
 	}
 	return rule
 }
@@ -117,7 +114,7 @@ func (k *keys) Prepare(b *pubsub.Broadcast) (any, error) {
 // keys.Prepare. It is called for each client, under the topic's lock.
 func (h *Handler) deliveryOfBroadcast(b *pubsub.Broadcast, key any) transport.Delivery {
 	if h.slow == nil {
-		return transport.Delivery{Policy: transport.Inherit}
+		return transport.Delivery{}
 	}
 	how := transport.Delivery{Policy: h.slowRule(b.Event).policy}
 	if how.Policy == transport.KeepLatest {

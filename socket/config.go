@@ -102,8 +102,8 @@ type Config struct {
 	// nothing is ended by the write timeout, or on long poll when its polls cease.
 	MaxQueue int
 	// OnSlow is the policy for broadcasts and pushes that have no policy of their own: see
-	// channel.OnSlow and channel.Latest. It is transport.Disconnect, DropOldest or DropNewest. Zero
-	// means Disconnect.
+	// channel.OnSlow and channel.Latest. It is transport.Disconnect, DropOldest or DropNewest. Zero,
+	// which is transport.Inherit, means Disconnect. A handler can return to Disconnect for an event.
 	OnSlow transport.SlowPolicy
 	// MaxMailbox bounds the messages that wait for the callbacks of one channel, in bytes. Zero means
 	// 1 MiB. While a mailbox is full, nothing is read from its client. After 5 s the channel ends with

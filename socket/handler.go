@@ -70,7 +70,7 @@ func NewHandler(cfg Config) *Handler {
 		}
 	}
 	if max(cfg.WebSocket.OnSlow, cfg.LongPoll.OnSlow) > transport.DropNewest {
-		panic("socket: OnSlow is no policy of a whole connection: see channel.OnSlow")
+		panic("socket: OnSlow must be Disconnect, DropOldest or DropNewest: KeepLatest is for channel.OnSlow")
 	}
 	var h *Handler
 	logPanic := func(message string) func(v any, stack []byte) {

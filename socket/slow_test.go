@@ -115,7 +115,7 @@ func TestSlowPolicies(t *testing.T) {
 func TestSlowPolicyOfAHandler(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []socket.Config{
-		{OnSlow: transport.KeepLatest}, {OnSlow: transport.Inherit}, {LongPoll: longpoll.Config{OnSlow: transport.KeepLatest}},
+		{OnSlow: transport.KeepLatest}, {OnSlow: transport.KeepLatest + 1}, {LongPoll: longpoll.Config{OnSlow: transport.KeepLatest}},
 	} {
 		func() {
 			defer func() {

@@ -118,8 +118,8 @@ func ExampleDelivery() {
 	}
 	ann := transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("board", "moved", "ann")}
 	send("ann at 1", ann)
-	send("the reply", transport.Delivery{}) // never dropped: without room the connection ends
-	send("ann at 2", ann)                   // takes the place of the one that waits
+	send("the reply", transport.Delivery{Answer: true}) // never dropped
+	send("ann at 2", ann)                               // takes the place of the one that waits
 	send("a tick", transport.Delivery{Policy: transport.DropNewest})
 	fmt.Println(lp.Stats().Conflated, "conflated,", lp.Stats().Dropped, "dropped")
 	// Output: 1 conflated, 0 dropped

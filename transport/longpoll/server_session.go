@@ -150,14 +150,14 @@ func (l *localSession) Send(f *serializer.Frame, how transport.Delivery) error {
 		l.queue = outbox.Get()
 	}
 	switch l.s.slow.Admit(l.queue, &e, how.Answer, 0) {
-	case outbox.Refused:
+	case outbox.Dropped:
 		return nil
-	case outbox.Overrun:
+	case outbox.Overflow:
 		l.endLocked(transport.ErrFull)
 		return transport.ErrFull
 	}
-	l.queue.Push(e)
-	l.full = l.full || l.s.slow.Congests(l.queue.Own)
+	l.queue.Enqueue(e)
+	l.full = l.full || l.s.slow.Congests(l.queue.OwnBytes)
 	l.wake()
 	return nil
 }
@@ -365,7 +365,7 @@ func (l *localSession) settleLocked(delivered bool) (resume func()) {
 	}
 	_, obsolete := l.queue.Written(l.taken, false)
 	l.s.slow.Conflated.Add(uint64(obsolete))
-	if l.full && l.s.slow.Drained(l.queue.Own) {
+	if l.full && l.s.slow.Drained(l.queue.OwnBytes) {
 		resume = l.uncongest()
 	}
 	if l.queue.Empty() {

@@ -414,9 +414,9 @@ func TestLongPollMaxSessions(t *testing.T) {
 // droppable returns how a frame is sent that may be dropped, or may not.
 func droppable(drop bool) transport.Delivery {
 	if drop {
-		return transport.Delivery{Policy: transport.Inherit}
+		return transport.Delivery{}
 	}
-	return transport.Delivery{}
+	return transport.Delivery{Policy: transport.Disconnect}
 }
 
 func wantAfter(t *testing.T, start time.Time, want time.Duration) {

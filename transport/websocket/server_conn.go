@@ -157,10 +157,10 @@ func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 	}
 	if q := c.queue; q != nil {
 		// What a writer has may have arrived already: the client can answer it sooner than the writer gets to say so. It does not count.
-		switch c.s.slow.Admit(q, &e, how.Answer, q.InHand) {
-		case outbox.Refused:
+		switch c.s.slow.Admit(q, &e, how.Answer, q.TakenBytes) {
+		case outbox.Dropped:
 			return nil
-		case outbox.Overrun:
+		case outbox.Overflow:
 			q.DropAll()
 			c.shut(transport.ErrFull, transport.CodeOverloaded, "slow consumer")
 			return transport.ErrFull
@@ -184,8 +184,8 @@ func (c *serverConn) push(e outbox.Entry) {
 	if c.queue == nil {
 		c.queue = outbox.Get()
 	}
-	c.queue.Push(e)
-	if c.s.slow.Congests(c.queue.Own) && c.load() == stateOpen {
+	c.queue.Enqueue(e)
+	if c.s.slow.Congests(c.queue.OwnBytes) && c.load() == stateOpen {
 		c.congest()
 	}
 	if !c.writing {

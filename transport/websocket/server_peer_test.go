@@ -170,19 +170,19 @@ func (s *wsSession) Closed(err error) {
 
 func (s *wsSession) text(t testing.TB, text string) {
 	t.Helper()
-	if err := s.Send(textFrame(text), transport.Delivery{}); err != nil {
+	if err := s.Send(textFrame(text), transport.Delivery{Policy: transport.Disconnect}); err != nil {
 		t.Fatalf("Send: %v", err)
 	}
 }
 
 // broadcast is how broadcasts and pushes go.
-var broadcast = transport.Delivery{Policy: transport.Inherit}
+var broadcast = transport.Delivery{}
 
 func droppable(drop bool) transport.Delivery {
 	if drop {
 		return broadcast
 	}
-	return transport.Delivery{}
+	return transport.Delivery{Policy: transport.Disconnect}
 }
 
 func textFrame(text string) *serializer.Frame {

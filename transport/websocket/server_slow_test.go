@@ -99,7 +99,7 @@ func TestWebSocketSlowDropOldest(t *testing.T) {
 		// Replies are kept, and so are the newest of the others.
 		const replies = 10
 		for i := range replies {
-			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), transport.Delivery{}); err != nil {
+			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), transport.Delivery{Policy: transport.Disconnect}); err != nil {
 				t.Fatalf("reply %d: %v", i, err)
 			}
 			sent++
@@ -173,7 +173,7 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 		fill(t, s, session, strings.Repeat("x", 1000))
 		var err error
 		for i := 0; err == nil && i < 100; i++ {
-			err = session.Send(textFrame(strings.Repeat("r", 1000)), transport.Delivery{})
+			err = session.Send(textFrame(strings.Repeat("r", 1000)), transport.Delivery{Policy: transport.Disconnect})
 		}
 		if err != transport.ErrFull {
 			t.Errorf("Send: %v", err)
@@ -210,7 +210,7 @@ func TestWebSocketStalled(t *testing.T) {
 		other, otherSession := s.connect()
 		big := &serializer.Frame{Op: serializer.OpBinary, Data: make([]byte, 1<<20)}
 		for range 30 {
-			if err := session.Send(big, transport.Delivery{}); err != nil && err != transport.ErrClosed {
+			if err := session.Send(big, transport.Delivery{Policy: transport.Disconnect}); err != nil && err != transport.ErrClosed {
 				t.Fatal(err)
 			}
 		}

@@ -315,7 +315,7 @@ func (c *serverConn) settle(w *writer) (more bool) {
 		c.freeQueue()
 	}
 	resume := func() {}
-	if c.queue == nil || c.s.slow.Drained(c.queue.Own) {
+	if c.queue == nil || c.s.slow.Drained(c.queue.OwnBytes) {
 		resume = c.uncongest()
 	}
 	c.mu.Unlock()

@@ -1,75 +1,86 @@
 package outbox
 
 import (
+	"cmp"
 	"sync/atomic"
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
 
-// slowness is what one end does about clients that read too slowly, and the counts of it.
+// Policy is the policy of one server for clients that read too slowly, with counts of its effects.
+// Max and Default are set before the first use. Its methods may be called from any goroutine; the
+// caller holds the lock of the queue that it passes.
 type Policy struct {
-	Max     int                  // bytes in a queue
-	Default transport.SlowPolicy // for Inherit
+	Max     int                  // bytes in each budget of a queue
+	Default transport.SlowPolicy // for Inherit; Inherit here means Disconnect
 
-	Dropped, Conflated, Ended atomic.Uint64
+	Dropped   atomic.Uint64 // frames dropped by DropOldest or DropNewest
+	Conflated atomic.Uint64 // frames dropped for a newer one of their key
+	Ended     atomic.Uint64 // connections ended because the client was too slow
 }
 
-// entry is f as it waits in a queue.
+// Entry returns the queue entry for f.
 func (s *Policy) Entry(f *serializer.Frame, how transport.Delivery) Entry {
-	e := Entry{Frame: f, policy: how.Policy}
-	switch how.Policy {
-	case transport.Inherit:
-		e.policy = s.Default
-	case transport.KeepLatest:
+	e := Entry{Frame: f, own: how.Answer, policy: transport.Disconnect}
+	if how.Answer {
+		return e
+	}
+	e.policy = cmp.Or(how.Policy, s.Default, transport.Disconnect)
+	if e.policy == transport.KeepLatest {
 		e.key = how.Key
 	}
-	e.own = how.Answer || how.Caused && e.policy != transport.DropOldest && e.policy != transport.DropNewest
+	e.own = how.Caused && e.policy != transport.DropOldest && e.policy != transport.DropNewest
 	return e
 }
 
-// congests reports whether so many bytes of the client's own budget are used that its messages should not be read.
+// Congests reports whether so many bytes of the client's own budget are in use that the client's
+// messages must not be read.
 func (s *Policy) Congests(own int) bool { return own > s.Max/2 }
 
-// drained reports whether so few bytes of it are used that a client that was not read is read again.
+// Drained reports whether so few bytes of the client's own budget are in use that reading resumes.
 func (s *Policy) Drained(own int) bool { return own <= s.Max/4 }
 
-type admission uint8
+// Admission is the result of Admit.
+type Admission uint8
 
 const (
-	admitted admission = iota // push it
-	Refused                   // it was dropped
-	Overrun                   // its connection is to end
+	Admitted Admission = iota // the caller must enqueue the entry
+	Dropped                   // the entry was dropped
+	Overflow                  // the caller must end the connection
 )
 
-// admit makes room for e in q, by e's policy. Of what q holds, neither the client's own budget nor another free bytes count. A frame of any
-// size fits where nothing counts. A frame that the client caused and that does not fit in its own budget is moved to the other one.
-func (s *Policy) Admit(q *Queue, e *Entry, answer bool, free int) admission {
+// Admit makes room for e in q, by e's policy. The caller then acts on the result.
+//
+// Of the bytes in q, those of the client's own budget do not count, nor do another free bytes. A
+// frame of any size fits if nothing counts. A frame that the client caused, and that does not fit
+// in the client's own budget, is charged to the other budget.
+func (s *Policy) Admit(q *Queue, e *Entry, answer bool, free int) Admission {
 	if e.key != (transport.Key{}) && q.conflate(e.key) {
 		s.Conflated.Add(1)
 	}
 	if e.own {
-		if answer || q.Own+e.cost() <= s.Max {
-			return admitted
+		if answer || q.OwnBytes+e.cost() <= s.Max {
+			return Admitted
 		}
 		e.own = false
 	}
-	held := q.used - q.Own - free
+	held := q.bytes - q.OwnBytes - free
 	over := held + e.cost() - s.Max
 	if over <= 0 || held == 0 {
-		return admitted
+		return Admitted
 	}
 	if e.policy != transport.DropNewest {
-		n, roomy := q.dropOldest(over)
+		n, fits := q.dropOldest(over)
 		s.Dropped.Add(uint64(n))
-		if roomy {
-			return admitted
+		if fits {
+			return Admitted
 		}
 	}
 	if e.policy == transport.DropOldest || e.policy == transport.DropNewest {
 		s.Dropped.Add(1)
-		return Refused
+		return Dropped
 	}
 	s.Ended.Add(1)
-	return Overrun
+	return Overflow
 }

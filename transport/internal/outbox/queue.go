@@ -1,5 +1,5 @@
-// Package outbox is the queue of frames that wait to be sent to one client, and the policies for clients that read too
-// slowly.
+// Package outbox is the queue of frames that wait to be sent to one client, with the policies for
+// clients that read too slowly.
 package outbox
 
 import (
@@ -9,42 +9,48 @@ import (
 	"bennu.example/transport"
 )
 
-// frameOverhead is what a frame counts as in a queue besides its payload, so that empty ones are bounded as well.
+// frameOverhead is what a frame costs in a queue in addition to its payload. It bounds the number
+// of empty frames.
 const frameOverhead = 64
 
-// frameQueue is the frames that wait to be written to one connection, in order. Those at its front may be in a writer's hands: they are
-// taken, and stay in the queue until they are written. It has no lock.
+// Queue is the frames that wait to be written to one connection, in order.
+//
+// A writer takes frames from the front, writes them without a lock, and then reports how many it
+// wrote. Until then they stay in the queue, and are not dropped. At most one writer uses a queue at
+// a time. A Queue has no lock: its owner calls every method and reads every field under its own.
 type Queue struct {
+	OwnBytes   int // bytes charged to the client's own budget: those that its messages caused
+	TakenBytes int // of the other bytes, those that a writer has taken
+
 	entries   []Entry
-	head      int                   // entries before it were written
-	taken     int                   // entries from head on that a writer has
-	searched  int                   // no entry before it may be dropped
-	holes     int                   // entries from head on whose frame was dropped
-	used      int                   // bytes
-	Own       int                   // of these, bytes that the client's own messages caused
-	InHand    int                   // and of the others, bytes of what is taken
-	droppable int                   // and bytes that may be dropped now for others
-	latest    map[transport.Key]int // where the newest entry of each key is; nil until needed
+	head      int                   // the number of entries that were written
+	taken     int                   // the number of entries from head on that a writer has taken
+	searched  int                   // no entry before this index may be dropped
+	holes     int                   // the number of entries from head on whose frame was dropped
+	bytes     int                   // the cost of all frames
+	droppable int                   // the cost of the frames that may be dropped now for others
+	latest    map[transport.Key]int // the index of the newest entry of each key; nil until needed
 }
 
+// Entry is a frame in a Queue. Policy.Entry makes it.
 type Entry struct {
-	Frame  *serializer.Frame    // nil: dropped
-	key    transport.Key        // if the policy is KeepLatest
-	policy transport.SlowPolicy // not Inherit
-	own    bool                 // of the budget for what the client caused
+	Frame  *serializer.Frame    // nil if it was dropped
+	key    transport.Key        // set if the policy is KeepLatest
+	policy transport.SlowPolicy // never Inherit
+	own    bool                 // charged to the client's own budget
 }
 
 func (e Entry) cost() int { return len(e.Frame.Data) + frameOverhead }
 
 var queues = sync.Pool{New: func() any { return &Queue{entries: make([]Entry, 0, 16)} }}
 
-// Get returns an empty queue. Free gives it back.
+// Get returns an empty queue from the pool. Its owner returns it with Free.
 func Get() *Queue { return queues.Get().(*Queue) }
 
-// maxPooledEntries keeps queues that once grew large out of the pool.
+// maxPooledEntries keeps queues that have grown large out of the pool.
 const maxPooledEntries = 1024
 
-// free gives q, which nobody uses any more, back.
+// Free returns q to the pool. Nobody may use q afterwards.
 func (q *Queue) Free() {
 	if cap(q.entries) > maxPooledEntries {
 		return
@@ -55,10 +61,14 @@ func (q *Queue) Free() {
 	queues.Put(q)
 }
 
-// empty reports whether all was written.
-func (q *Queue) Empty() bool { return q.used == 0 }
+// Empty reports whether all frames were written or dropped.
+func (q *Queue) Empty() bool { return q.bytes == 0 }
 
-func (q *Queue) Push(e Entry) {
+// Count returns the number of frames, including those that a writer has taken.
+func (q *Queue) Count() int { return len(q.entries) - q.head - q.holes }
+
+// Enqueue appends e. It does not check the bounds: see Policy.Admit.
+func (q *Queue) Enqueue(e Entry) {
 	if len(q.entries) == cap(q.entries) && (q.head+q.holes)*2 >= len(q.entries) {
 		q.compact()
 	}
@@ -69,16 +79,16 @@ func (q *Queue) Push(e Entry) {
 		q.latest[e.key] = len(q.entries)
 	}
 	q.entries = append(q.entries, e)
-	q.used += e.cost()
+	q.bytes += e.cost()
 	if e.own {
-		q.Own += e.cost()
+		q.OwnBytes += e.cost()
 	}
 	if e.policy == transport.DropOldest {
 		q.droppable += e.cost()
 	}
 }
 
-// compact removes what was written and what was dropped.
+// compact removes the entries that were written or dropped from the slice.
 func (q *Queue) compact() {
 	n, taken, searched := 0, 0, 0
 	for i := q.head; i < len(q.entries); i++ {
@@ -103,7 +113,8 @@ func (q *Queue) compact() {
 	q.head, q.taken, q.searched, q.holes = 0, taken, searched, 0
 }
 
-// dropOldest drops frames that may be dropped, oldest first, until need bytes are free. It reports false, and drops nothing, if that cannot be.
+// dropOldest drops frames of DropOldest, oldest first, until need bytes are free. It returns how
+// many it dropped. If that cannot free enough, it drops none and returns false.
 func (q *Queue) dropOldest(need int) (n int, ok bool) {
 	if need > q.droppable {
 		return 0, false
@@ -114,63 +125,63 @@ func (q *Queue) dropOldest(need int) (n int, ok bool) {
 			continue
 		}
 		need -= e.cost()
-		q.remove(q.searched)
+		q.drop(q.searched)
 		n++
 	}
 	return n, true
 }
 
-// dropAll drops every frame that no writer has, for the end: no frame makes another obsolete after that.
+// DropAll drops every frame that no writer has taken. The connection is ending: afterwards no frame
+// replaces another one of its key.
 func (q *Queue) DropAll() {
 	for i := q.head + q.taken; i < len(q.entries); i++ {
 		if q.entries[i].Frame != nil {
-			q.remove(i)
+			q.drop(i)
 		}
 	}
 	clear(q.latest)
 }
 
-// conflate drops the frame of that key, if one waits that no writer has. It reports whether it did.
+// conflate drops the frame of a key, if there is one that no writer has taken. It reports whether
+// it dropped one.
 func (q *Queue) conflate(key transport.Key) bool {
 	i, ok := q.latest[key]
 	if !ok || i < q.head+q.taken {
 		return false
 	}
-	q.remove(i)
+	q.drop(i)
 	return true
 }
 
-// remove makes a hole where a frame waits that no writer has.
-func (q *Queue) remove(i int) {
+// drop drops the frame of an entry that no writer has taken.
+func (q *Queue) drop(i int) {
 	e := &q.entries[i]
-	q.used -= e.cost()
+	q.bytes -= e.cost()
 	if e.own {
-		q.Own -= e.cost()
+		q.OwnBytes -= e.cost()
 	}
 	if e.policy == transport.DropOldest {
 		q.droppable -= e.cost()
 	}
-	q.forget(i)
+	q.unindex(i)
 	*e = Entry{}
 	q.holes++
 }
 
-// forget takes an entry that goes out of the index.
-func (q *Queue) forget(i int) {
+// unindex removes an entry from latest.
+func (q *Queue) unindex(i int) {
 	key := q.entries[i].key
 	if newest, ok := q.latest[key]; ok && newest == i {
 		delete(q.latest, key)
 	}
 }
 
-// count returns the number of frames.
-func (q *Queue) Count() int { return len(q.entries) - q.head - q.holes }
-
-// take appends the frames at the front to dst, which is empty, until they have size bytes or more, but at least one
-// frame, and marks them as taken. Frames that were taken before are taken again.
+// Take marks frames at the front as taken, and appends them to dst, which must be empty. It stops
+// when they have size bytes or more, but takes at least one. The writer must report the result to
+// Written. Frames that were taken before are taken again.
 func (q *Queue) Take(dst []*serializer.Frame, size int) []*serializer.Frame {
 	before := q.head + q.taken
-	q.taken, q.InHand = 0, 0
+	q.taken, q.TakenBytes = 0, 0
 	for i := q.head; i < len(q.entries) && (size > 0 || len(dst) == 0); i++ {
 		q.taken++
 		e := q.entries[i]
@@ -182,15 +193,19 @@ func (q *Queue) Take(dst []*serializer.Frame, size int) []*serializer.Frame {
 		}
 		size -= e.cost()
 		if !e.own {
-			q.InHand += e.cost()
+			q.TakenBytes += e.cost()
 		}
 		dst = append(dst, e.Frame)
 	}
 	return dst
 }
 
-// written forgets the first n of the frames that were taken, and returns the last of them. The others wait again, but for the obsolete ones: those
-// with a newer one of their key, which are dropped and counted. A frame of which some bytes were written must stay, so it remains taken.
+// Written removes the first n of the frames that were taken, and returns the last of them. The
+// others wait again, except those with a newer frame of their key: Written drops these and returns
+// their number.
+//
+// If partly is true, some bytes of the next frame were written. That frame must be completed, so it
+// remains taken.
 func (q *Queue) Written(n int, partly bool) (last *serializer.Frame, obsolete int) {
 	for ; n > 0; q.head++ {
 		e := &q.entries[q.head]
@@ -200,22 +215,22 @@ func (q *Queue) Written(n int, partly bool) (last *serializer.Frame, obsolete in
 			continue
 		}
 		last = e.Frame
-		q.used -= e.cost()
+		q.bytes -= e.cost()
 		if e.own {
-			q.Own -= e.cost()
+			q.OwnBytes -= e.cost()
 		}
-		q.forget(q.head)
+		q.unindex(q.head)
 		*e = Entry{}
 		n--
 	}
 	keep := q.head
-	q.InHand = 0
+	q.TakenBytes = 0
 	if partly {
 		for q.entries[keep].Frame == nil {
 			keep++
 		}
 		if e := q.entries[keep]; !e.own {
-			q.InHand = e.cost()
+			q.TakenBytes = e.cost()
 		}
 		keep++
 	}
@@ -225,7 +240,7 @@ func (q *Queue) Written(n int, partly bool) (last *serializer.Frame, obsolete in
 			q.droppable += e.cost()
 		}
 		if newest, ok := q.latest[e.key]; ok && newest != i {
-			q.remove(i)
+			q.drop(i)
 			obsolete++
 		}
 	}
