@@ -105,15 +105,15 @@ func (t *transcoder) plain() {
 	}
 }
 
-// payload converts a Payload that is a part of the value. MessagePack and binary stay as they are.
+// payload converts a Payload that is a part of the value. MessagePack and binary are not changed.
 func (t *transcoder) payload(p Payload) {
 	switch p.form {
 	case formValue:
 		t.value(reflect.ValueOf(p.value))
-	case formMsgpack, formBinary:
+	case formMsgpack, formBinary, formSplice:
 		dst := t.dst
 		t.plain()                       // is overwritten by the original
-		t.dst, _ = p.appendMsgpack(dst) // only Go values can fail
+		t.dst, _ = p.appendMsgpack(dst) // what has valid JSON does not fail
 	default:
 		t.plain()
 	}

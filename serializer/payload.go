@@ -28,6 +28,7 @@ const (
 	formJSON         // raw is valid JSON
 	formMsgpack      // raw is one valid MessagePack value
 	formBinary       // raw is opaque to the protocol
+	formSplice       // value is a *splice
 )
 
 // Value returns the payload v. A Payload is returned as it is. Nil means the zero Payload. Any
@@ -61,6 +62,7 @@ var (
 	errBinary      = errors.New("payload is binary")
 	errInvalidJSON = errors.New("invalid JSON")
 	errNotObject   = errors.New("a push or broadcast must be an object or binary")
+	errNoMembers   = errors.New("only an object can have another member")
 	emptyObject    = []byte("{}")
 )
 
@@ -131,6 +133,8 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 		return appendMsgpackAsJSON(dst, p.raw), nil
 	case formBinary:
 		return dst, payloadError(errBinary)
+	case formSplice:
+		return p.value.(*splice).appendJSON(dst)
 	}
 	err := withJSON(p.value, func(raw []byte) { dst = append(dst, raw...) })
 	return dst, err
@@ -140,7 +144,11 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 // and on the caller's goroutine. Other payloads are returned as they are. The error wraps
 // ErrPayload.
 func (p Payload) Encoded() (Payload, error) {
-	if p.form != formValue {
+	switch p.form {
+	case formValue:
+	case formSplice:
+		return p.value.(*splice).encoded()
+	default:
 		return p, nil
 	}
 	raw, err := p.appendJSON(nil)

@@ -81,6 +81,8 @@ func (p Payload) appendMsgpack(dst []byte) ([]byte, error) {
 		return append(dst, p.raw...), nil
 	case formBinary:
 		return appendMpBin(dst, p.raw), nil
+	case formSplice:
+		return p.value.(*splice).appendMsgpack(dst)
 	}
 	return appendValueAsMsgpack(dst, p.value)
 }

@@ -1,0 +1,177 @@
+package serializer
+
+import "slices"
+
+// splice is the value of a payload of formSplice: the object base with one more member.
+type splice struct {
+	base  Payload
+	name  string
+	text  string // the member's value if value is nil
+	value any
+}
+
+// With returns p with one more member, which comes first. The value is a Go value or a Payload. The
+// other members are sent exactly as they would be without it, in every version. The payload p must
+// be an object without this member. If p is not an object, the result cannot be sent: the error of
+// Append wraps ErrPayload.
+func (p Payload) With(name string, value any) Payload {
+	if value == nil {
+		value = Payload{form: formJSON, raw: null}
+	}
+	return Payload{form: formSplice, value: &splice{base: p, name: name, value: value}}
+}
+
+var null = []byte("null")
+
+// WithPosition returns p with the member "$pos", which names the position of a recorded event. It
+// is With for a string, with one allocation less.
+func (p Payload) WithPosition(pos string) Payload {
+	return Payload{form: formSplice, value: &splice{base: p, name: "$pos", text: pos}}
+}
+
+// appendJSON appends the object as JSON. If it fails it returns dst unchanged.
+func (s *splice) appendJSON(dst []byte) ([]byte, error) {
+	b := append(dst, '{')
+	b = append(AppendString(b, s.name), ':')
+	var err error
+	if s.value == nil {
+		b = AppendString(b, s.text)
+	} else if b, err = Value(s.value).appendJSON(b); err != nil {
+		return dst, err
+	}
+	start := len(b)
+	if b, err = s.base.appendJSON(b); err != nil {
+		return dst, err
+	}
+	start = skipSpace(b, start)
+	if start == len(b) || b[start] != '{' {
+		return dst, payloadError(errNoMembers)
+	}
+	if first := skipSpace(b, start+1); b[first] == '}' {
+		return append(b[:start], b[first:]...), nil
+	}
+	b[start] = ','
+	return b, nil
+}
+
+// appendMsgpack appends the object as a map. If it fails it returns dst unchanged.
+func (s *splice) appendMsgpack(dst []byte) ([]byte, error) {
+	b, from := s.base.raw, 0
+	if s.base.form != formMsgpack {
+		var err error
+		if b, err = s.base.appendMsgpack(dst); err != nil {
+			return dst, err
+		}
+		from = len(dst)
+	}
+	object, first := readMsgpack(b, from)
+	if object.kind != mpMap {
+		return dst, payloadError(errNoMembers)
+	}
+	if s.base.form != formMsgpack {
+		head, err := s.appendHead(nil, object.size/2+1)
+		if err != nil {
+			return dst, err
+		}
+		return slices.Replace(b, from, first, head...), nil
+	}
+	head, err := s.appendHead(dst, object.size/2+1)
+	if err != nil {
+		return dst, err
+	}
+	return append(head, b[first:]...), nil
+}
+
+// appendHead appends the head of a map of n members, and the first of them.
+func (s *splice) appendHead(dst []byte, n int) ([]byte, error) {
+	dst = appendMpStr(appendMpMapHead(dst, n), s.name)
+	if s.value == nil {
+		return appendMpStr(dst, toValidUTF8(s.text)), nil
+	}
+	return Value(s.value).appendMsgpack(dst)
+}
+
+// encoded returns the payload with its members encoded, see Payload.Encoded.
+func (s *splice) encoded() (Payload, error) {
+	f, encode := formJSON, s.appendJSON
+	if s.base.form == formMsgpack {
+		f, encode = formMsgpack, s.appendMsgpack
+	}
+	raw, err := encode(nil)
+	if err != nil {
+		return Payload{form: formSplice, value: s}, err
+	}
+	return Payload{form: f, raw: raw}, nil
+}
+
+// HasReserved reports whether the payload is an object with a member that begins with "$". Such
+// members are reserved for the protocol's extensions. Only the object's own members count, not
+// those of objects within it. A payload that is neither an object nor binary is an error, which
+// wraps ErrPayload.
+func (p Payload) HasReserved() (bool, error) {
+	p, err := p.Encoded()
+	if err != nil {
+		return false, err
+	}
+	switch p.form {
+	case formJSON:
+		return jsonReserved(p.raw)
+	case formMsgpack:
+		return msgpackReserved(p.raw)
+	}
+	return false, nil
+}
+
+// jsonReserved is HasReserved for the valid JSON value b.
+func jsonReserved(b []byte) (bool, error) {
+	i := skipSpace(b, 0)
+	if i == len(b) || b[i] != '{' {
+		return false, payloadError(errNotObject)
+	}
+	depth, key := 0, false
+	for i < len(b) {
+		switch b[i] {
+		case '"':
+			if key && startsWithDollar(b[i+1:]) {
+				return true, nil
+			}
+			key = false
+			i = scanString(b, i)
+			continue
+		case '{', '[':
+			depth++
+			key = depth == 1
+		case '}', ']':
+			depth--
+		case ',':
+			key = depth == 1
+		}
+		i++
+	}
+	return false, nil
+}
+
+// startsWithDollar reports whether the text of a JSON string begins with "$", which may be escaped.
+func startsWithDollar(s []byte) bool {
+	if s[0] == '\\' && s[1] == 'u' {
+		r, _ := hex4(s)
+		return r == '$'
+	}
+	return s[0] == '$'
+}
+
+// msgpackReserved is HasReserved for the valid MessagePack value b.
+func msgpackReserved(b []byte) (bool, error) {
+	object, i := readMsgpack(b, 0)
+	if object.kind != mpMap {
+		return false, payloadError(errNotObject)
+	}
+	for range object.size / 2 {
+		key, next := readMsgpack(b, i)
+		if key.kind == mpStr && len(key.data) > 0 && key.data[0] == '$' {
+			return true, nil
+		}
+		i = scanMsgpack(b, next, 1)
+	}
+	return false, nil
+}
