@@ -54,7 +54,9 @@ func run(ctx context.Context, url, name, user string, in io.Reader, out io.Write
 	room := s.Channel("room:"+name, map[string]string{"user": user})
 	p := &printer{out: out}
 	p.follow(s, room, user)
-	room.Join().Receive(push.StatusError, func(reply serializer.Payload) { refuse(fmt.Errorf("join refused: %s", reason(reply))) })
+	room.Join().Receive(push.StatusError, func(reply serializer.Payload) {
+		refuse(fmt.Errorf("join refused: %s", reason(reply)))
+	})
 	s.Connect()
 
 	lines, ended := make(chan string), make(chan error, 1)
@@ -96,9 +98,15 @@ func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended 
 		select {
 		case line := <-lines:
 			room.Push("new_msg", map[string]string{"body": line}).
-				Receive(push.StatusError, func(reply serializer.Payload) { p.printf("* not sent: %s", reason(reply)) }).
-				Receive(push.StatusFailed, func(reply serializer.Payload) { p.printf("* perhaps not sent (%s): %s", reason(reply), line) }).
-				Receive(push.StatusTimeout, func(serializer.Payload) { p.printf("* no reply to: %s", line) })
+				Receive(push.StatusError, func(reply serializer.Payload) {
+					p.printf("* not sent: %s", reason(reply))
+				}).
+				Receive(push.StatusFailed, func(reply serializer.Payload) {
+					p.printf("* perhaps not sent (%s): %s", reason(reply), line)
+				}).
+				Receive(push.StatusTimeout, func(serializer.Payload) {
+					p.printf("* no reply to: %s", line)
+				})
 		case err := <-ended:
 			return err
 		case <-room.Done():

@@ -143,7 +143,8 @@ func TestTalk(t *testing.T) {
 	ann.await(t, "* joined tea as ann")
 
 	// At the end of a pipe, the bot waits for the replies and exits.
-	if err := run(t.Context(), url, "tea", "bob", strings.NewReader("hello\n\n  from a pipe  \n"), newOutput()); err != nil {
+	pipe := strings.NewReader("hello\n\n  from a pipe  \n")
+	if err := run(t.Context(), url, "tea", "bob", pipe, newOutput()); err != nil {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
@@ -174,19 +175,21 @@ func TestTalk(t *testing.T) {
 	c.stop()
 }
 
-// A refused join and an unreadable input end the bot with an error.
-func TestRefusedJoin(t *testing.T) {
+// TestErrorsEndBot checks that a refused join and an unreadable input end the bot with an error.
+func TestErrorsEndBot(t *testing.T) {
 	t.Parallel()
 	c := &chat{t: t, addr: "127.0.0.1:0"}
 	c.start()
 	url := "ws://" + c.addr + "/socket"
 	in, typing := io.Pipe()
-	if err := run(t.Context(), url, "tea", "", in, newOutput()); err == nil || !strings.Contains(err.Error(), "name is missing") {
-		t.Errorf("refused: %v", err)
+	err := run(t.Context(), url, "tea", "", in, newOutput())
+	if err == nil || !strings.Contains(err.Error(), "name is missing") {
+		t.Errorf("refused join: %v", err)
 	}
 	typing.Close()
-	if err := run(t.Context(), url, "tea", "ann", strings.NewReader(strings.Repeat("a", 100_000)), newOutput()); !errors.Is(err, bufio.ErrTooLong) {
-		t.Errorf("a line without end: %v", err)
+	long := strings.NewReader(strings.Repeat("a", 100_000))
+	if err := run(t.Context(), url, "tea", "ann", long, newOutput()); !errors.Is(err, bufio.ErrTooLong) {
+		t.Errorf("long line: %v", err)
 	}
 	c.stop()
 }

@@ -32,7 +32,7 @@ import (
 )
 
 func main() {
-	addrs := flag.String("addrs", "127.0.0.1:4001,127.0.0.1:4002", "addresses to listen on, separated by commas: a node each")
+	addrs := flag.String("addrs", "127.0.0.1:4001,127.0.0.1:4002", "comma-separated addresses, one for each node")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -45,7 +45,8 @@ func main() {
 
 // run runs a node for each address until ctx ends or a node fails.
 func run(ctx context.Context, addrs []string, out, log io.Writer) error {
-	logger := zerolog.New(zerolog.ConsoleWriter{Out: log, NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
+	console := zerolog.ConsoleWriter{Out: log, NoColor: true, TimeFormat: time.TimeOnly}
+	logger := zerolog.New(console).With().Timestamp().Logger()
 	var listeners []net.Listener
 	for _, addr := range addrs {
 		ln, err := net.Listen("tcp", strings.TrimSpace(addr))
@@ -104,7 +105,8 @@ func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config
 
 // startNATS starts an embedded NATS server that listens on the loopback interface.
 func startNATS() (*server.Server, error) {
-	engine, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true})
+	options := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true}
+	engine, err := server.NewServer(options)
 	if err != nil {
 		return nil, fmt.Errorf("create the NATS server: %w", err)
 	}

@@ -172,7 +172,8 @@ func TestTalkAcrossNodes(t *testing.T) {
 	}
 }
 
-// The requests of a long-polling session may go to different nodes.
+// TestLongPollAcrossNodes checks that the requests of a long-polling session may go to different
+// nodes.
 func TestLongPollAcrossNodes(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
@@ -184,7 +185,8 @@ func TestLongPollAcrossNodes(t *testing.T) {
 	defer client.CloseIdleConnections()
 	do := func(node, method, token, body string) string {
 		t.Helper()
-		r, err := http.NewRequestWithContext(t.Context(), method, "http://"+addrs[node]+"/socket/longpoll?vsn=2.0.0&token="+token, strings.NewReader(body))
+		url := "http://" + addrs[node] + "/socket/longpoll?vsn=2.0.0&token=" + token
+		r, err := http.NewRequestWithContext(t.Context(), method, url, strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,28 +243,31 @@ func TestLongPollAcrossNodes(t *testing.T) {
 	}
 }
 
-// The page shows the name of its node.
-func TestPageNamesItsNode(t *testing.T) {
+// TestPageShowsNodeName checks that the page shows the name of its node.
+func TestPageShowsNodeName(t *testing.T) {
 	t.Parallel()
 	addrs, _ := start(t)
 	b := chromium.Start(t)
 	pages := map[string]*chromium.Page{}
 	for node, addr := range addrs {
 		p := b.Open("http://"+addr+"/?room=tea", func(line string) { t.Logf("%s: %s", node, line) })
-		p.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)
+		p.Until(`document.activeElement === document.querySelector("#user")`)
+		p.Until(`document.querySelector("#enter").onsubmit`)
 		if err := p.Eval(`document.querySelector("#user").select()`, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.Type("user of " + node + "\n")
 		p.Until(fmt.Sprintf(`document.querySelector("#node").textContent === "Node %s"`, node))
-		p.Until(`document.querySelector("#node").getBoundingClientRect().width > 0 && document.activeElement === document.querySelector("#body")`)
+		p.Until(`document.querySelector("#node").getBoundingClientRect().width > 0`)
+		p.Until(`document.activeElement === document.querySelector("#body")`)
 		pages[node] = p
 	}
 	both := `[...document.querySelectorAll("#users > li")].length === 2`
 	pages["A"].Until(both)
 	pages["B"].Until(both)
 	pages["A"].Type("hello from A\n")
-	pages["B"].Until(`[...document.querySelectorAll("#messages .body")].some((body) => body.textContent === "hello from A")`)
+	pages["B"].Until(`[...document.querySelectorAll("#messages .body")].
+		some((body) => body.textContent === "hello from A")`)
 }
 
 func TestTakenPort(t *testing.T) {

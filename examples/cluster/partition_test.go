@@ -83,6 +83,14 @@ type joinParams struct {
 	User string `json:"user"`
 }
 
+func (*chatter) say(_ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+	err := c.Broadcast("said", p)
+	if errors.Is(err, serializer.ErrPayload) {
+		return push.NoReply, err
+	}
+	return push.OK(nil), nil // while the engine is unreachable, only this node's clients receive it
+}
+
 func nodeProcess(ctx context.Context, path string) error {
 	logger := zerolog.New(os.Stderr).With().Timestamp().Logger()
 	engine, err := natsengine.New(natsengine.Config{
@@ -111,13 +119,7 @@ func nodeProcess(ctx context.Context, path string) error {
 			return err
 		}
 		return s.who.Push(c)
-	}), channel.On("say", func(_ *chatter, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-		err := c.Broadcast("said", p)
-		if errors.Is(err, serializer.ErrPayload) {
-			return push.NoReply, err
-		}
-		return push.OK(nil), nil // while the engine is unreachable, only this node's clients receive it
-	}))
+	}), channel.On("say", (*chatter).say))
 	sockets := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": rooms}, PubSub: ps, Logger: &logger})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", sockets)
@@ -221,9 +223,10 @@ type client struct {
 
 func connect(t *testing.T, path, name string) *client {
 	t.Helper()
-	httpClient := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "unix", path)
-	}}}
+	}
+	httpClient := &http.Client{Transport: &http.Transport{DialContext: dial}}
 	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
 	s, err := socket.Dial(ctx, "http://node/socket", &socket.ClientConfig{HTTPClient: httpClient})
