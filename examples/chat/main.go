@@ -1,8 +1,10 @@
-// Command chat is a chat room, to talk in and to copy from: rooms by name, what was said before, who is here, who is typing.
+// Command chat is a chat server with a web page. It has rooms, a history of recent messages, a list
+// of present users and typing notices.
 //
 //	go run ./examples/chat
 //
-// The room is in room/room.go, how it is served in room/serve.go, the page and its scripts in the folder room/page.
+// The room is defined in room/room.go and served by room/serve.go. The directory room/page contains
+// the page and its scripts.
 package main
 
 import (
@@ -25,7 +27,7 @@ func main() {
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // a second Ctrl-C exits immediately
 	if err := run(ctx, *addr); err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
 		os.Exit(1)
@@ -39,6 +41,7 @@ func run(ctx context.Context, addr string) error {
 		return fmt.Errorf("%w (-addr chooses another address)", err)
 	}
 	fmt.Printf("Chat is open at %s (Ctrl-C ends it)\n", room.URL(ln.Addr()))
-	logger := zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, NoColor: true, TimeFormat: time.TimeOnly}).With().Timestamp().Logger()
+	console := zerolog.ConsoleWriter{Out: os.Stderr, NoColor: true, TimeFormat: time.TimeOnly}
+	logger := zerolog.New(console).With().Timestamp().Logger()
 	return room.Serve(ctx, ln, room.Config{Logger: logger})
 }

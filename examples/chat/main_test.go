@@ -17,10 +17,11 @@ import (
 	"bennu.example/internal/testenv/leak"
 )
 
-// patience is how long anything may take; it is waited out only when a test fails.
-const patience = 30 * time.Second
+// maxWait bounds every wait. It only expires when a test fails.
+const maxWait = 30 * time.Second
 
-// asChat makes this test binary the chat itself, so that it can be run with flags and be sent signals.
+// asChat is the environment variable that makes this test binary run the chat, so that tests can
+// pass flags and send signals to it.
 const asChat = "BENNU_TEST_AS_CHAT"
 
 func TestMain(m *testing.M) {
@@ -31,17 +32,18 @@ func TestMain(m *testing.M) {
 	leak.Main(m)
 }
 
+// program returns a command that runs the chat.
 func program(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0], args...)
 	cmd.Env = append(os.Environ(), asChat+"=1")
 	return cmd
 }
 
-// openAt reads where the chat is from the first line that it prints.
-func openAt(t *testing.T, r *bufio.Reader) (addr string) {
+// readAddr reads the server's address from the first line of its output.
+func readAddr(t *testing.T, r *bufio.Reader) (addr string) {
 	t.Helper()
 	line, err := r.ReadString('\n')
 	m := regexp.MustCompile(`^Chat is open at http://(\S+)/ \(Ctrl-C ends it\)\n$`).FindStringSubmatch(line)
@@ -51,7 +53,7 @@ func openAt(t *testing.T, r *bufio.Reader) (addr string) {
 	return m[1]
 }
 
-func TestTakenPort(t *testing.T) {
+func TestPortInUse(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -66,15 +68,16 @@ func TestTakenPort(t *testing.T) {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	text := stderr.String()
-	if strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "chat: ") || !strings.Contains(text, ln.Addr().String()) || !strings.Contains(text, "-addr") {
-		t.Errorf("it says %q: want one line with the address and what to do", text)
+	if strings.Count(text, "\n") != 1 || !strings.HasPrefix(text, "chat: ") ||
+		!strings.Contains(text, ln.Addr().String()) || !strings.Contains(text, "-addr") {
+		t.Errorf("standard error is %q, want one line with the address and the flag -addr", text)
 	}
 	if stdout.Len() > 0 {
-		t.Errorf("it says that it is open: %q", stdout.String())
+		t.Errorf("standard output is %q, want nothing", stdout.String())
 	}
 }
 
-func TestInterruptDrains(t *testing.T) {
+func TestInterruptClosesClientsWithRestart(t *testing.T) {
 	t.Parallel()
 	cmd := program(t, "-addr", "127.0.0.1:0")
 	stdout, err := cmd.StdoutPipe()
@@ -86,7 +89,8 @@ func TestInterruptDrains(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := bufio.NewReader(stdout)
-	url := "ws://" + openAt(t, lines) + "/socket/websocket?vsn=2.0.0"
+	url := "ws://" + readAddr(t, lines) + "/socket/websocket?vsn=2.0.0"
+	join := []byte(`["1","1","room:tea","phx_join",{"user":"ann"}]`)
 	var clients []*websocket.Conn
 	for range 2 {
 		c, _, err := websocket.Dial(t.Context(), url, nil)
@@ -94,7 +98,7 @@ func TestInterruptDrains(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.CloseNow()
-		if err := c.Write(t.Context(), websocket.MessageText, []byte(`["1","1","room:tea","phx_join",{"user":"ann"}]`)); err != nil {
+		if err := c.Write(t.Context(), websocket.MessageText, join); err != nil {
 			t.Fatal(err)
 		}
 		if _, _, err := c.Read(t.Context()); err != nil {
@@ -115,9 +119,9 @@ func TestInterruptDrains(t *testing.T) {
 		}
 	}
 	if rest, err := io.ReadAll(lines); err != nil || len(rest) > 0 {
-		t.Errorf("it also says %q (%v)", rest, err)
+		t.Errorf("unexpected output %q (%v)", rest, err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("it ended with %v", err)
+		t.Errorf("the chat exited with %v", err)
 	}
 }

@@ -3,9 +3,6 @@ package repotest_test
 // pendingProse are the files and directories whose comments and texts have not been rewritten yet.
 var pendingProse = []string{
 	"channel",
-	"examples/chat",
-	"examples/chat/room",
-	"examples/chat/room/page",
 	"internal/torture",
 	"internal/urlparams",
 	"presence/bench_test.go",
@@ -37,10 +34,6 @@ var pendingProse = []string{
 // pendingCode are the files and directories in which code is wider than maxCode.
 var pendingCode = []string{
 	"channel",
-	"examples/bot",
-	"examples/chat",
-	"examples/chat/room",
-	"examples/cluster",
 	"internal/bench",
 	"internal/conformance/app",
 	"internal/soak",

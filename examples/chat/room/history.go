@@ -6,16 +6,17 @@ import (
 	"sync"
 )
 
-// history remembers what was said last, room by room. When there are too many rooms it forgets the one that was silent for longest.
-// Its methods may be called from any goroutine.
+// history keeps the most recent messages of each room. If there are too many rooms, it drops the
+// room whose last message is the oldest. Its methods are safe for concurrent use.
 type history struct {
 	perRoom, maxRooms int
 
 	mu     sync.Mutex
 	rooms  map[string]*list.Element // of *transcript
-	recent list.List                // the room spoken in last is at the front
+	recent list.List                // most recently used room first
 }
 
+// transcript is the history of one room, oldest message first.
 type transcript struct {
 	topic    string
 	messages []message
@@ -25,8 +26,9 @@ func newHistory(perRoom, maxRooms int) *history {
 	return &history{perRoom: perRoom, maxRooms: maxRooms, rooms: make(map[string]*list.Element)}
 }
 
-// add remembers a message. If it was said before then that one is returned, and again is true.
-func (h *history) add(topic string, m message) (said message, again bool) {
+// add adds a message and returns it. If the same user has already sent a message with this ID, add
+// returns that message instead, and duplicate is true.
+func (h *history) add(topic string, m message) (stored message, duplicate bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e, ok := h.rooms[topic]
@@ -48,7 +50,8 @@ func (h *history) add(topic string, m message) (said message, again bool) {
 	return m, false
 }
 
-// since is what was said in a room after the message with this id, or everything if it is not remembered. It is never nil.
+// since returns the messages of a room after the one with this ID, or all if there is no such
+// message. It never returns nil.
 func (h *history) since(topic, id string) []message {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -60,7 +63,7 @@ func (h *history) since(topic, id string) []message {
 	return append([]message{}, t.messages[t.find(id)+1:]...)
 }
 
-// find is the index of a message, or -1.
+// find returns the index of a message, or -1.
 func (t *transcript) find(id string) int {
 	return slices.IndexFunc(t.messages, func(m message) bool { return m.ID == id })
 }

@@ -15,34 +15,34 @@ func bodies(messages []message) []string {
 	return all
 }
 
-func TestHistoryKeepsTheLast(t *testing.T) {
+func TestHistoryKeepsLatestMessages(t *testing.T) {
 	t.Parallel()
 	h := newHistory(3, 10)
 	if got := h.since("a", ""); got == nil || len(got) > 0 {
-		t.Errorf("an empty room has %#v; want an empty list, not null", got)
+		t.Errorf("an empty room has %#v; want an empty, non-nil slice", got)
 	}
 	for i := range 5 {
 		h.add("a", message{ID: fmt.Sprint(i), Body: fmt.Sprint(i)})
 	}
 	for id, want := range map[string][]string{
-		"": {"2", "3", "4"}, "2": {"3", "4"}, "4": nil, "0": {"2", "3", "4"}, // 0 is not remembered
+		"": {"2", "3", "4"}, "2": {"3", "4"}, "4": nil, "0": {"2", "3", "4"}, // message 0 was dropped
 	} {
 		if got := bodies(h.since("a", id)); !slices.Equal(got, want) {
-			t.Errorf("since %q there are %v, want %v", id, got, want)
+			t.Errorf("since(%q) is %v, want %v", id, got, want)
 		}
 	}
-	// What was handed out does not change.
+	// A returned slice does not change.
 	before := h.since("a", "")
 	h.add("a", message{ID: "5", Body: "5"})
 	if got := bodies(before); !slices.Equal(got, []string{"2", "3", "4"}) {
-		t.Errorf("what was handed out became %v", got)
+		t.Errorf("the returned slice became %v", got)
 	}
 }
 
-func TestHistoryForgetsTheSilent(t *testing.T) {
+func TestHistoryDropsLeastRecentRoom(t *testing.T) {
 	t.Parallel()
 	h := newHistory(3, 2)
-	for i, room := range []string{"a", "b", "a", "c"} { // b is silent for longest
+	for i, room := range []string{"a", "b", "a", "c"} { // the last message of b is the oldest
 		h.add(room, message{ID: fmt.Sprint(i), Body: room})
 	}
 	for room, want := range map[string]int{"a": 2, "b": 0, "c": 1} {
@@ -51,11 +51,11 @@ func TestHistoryForgetsTheSilent(t *testing.T) {
 		}
 	}
 	if len(h.rooms) != 2 || h.recent.Len() != 2 {
-		t.Errorf("%d and %d rooms are kept, want 2", len(h.rooms), h.recent.Len())
+		t.Errorf("%d and %d rooms, want 2", len(h.rooms), h.recent.Len())
 	}
 }
 
-func TestHistoryFromManyGoroutines(t *testing.T) {
+func TestHistoryConcurrentUse(t *testing.T) {
 	t.Parallel()
 	h := newHistory(5, 3)
 	var all sync.WaitGroup
@@ -65,13 +65,13 @@ func TestHistoryFromManyGoroutines(t *testing.T) {
 				room := fmt.Sprint((i + j) % 5)
 				h.add(room, message{ID: fmt.Sprint(i, j)})
 				if n := len(h.since(room, "")); n > 5 {
-					t.Errorf("%d messages are kept", n)
+					t.Errorf("%d messages, want at most 5", n)
 				}
 			}
 		})
 	}
 	all.Wait()
 	if len(h.rooms) > 3 {
-		t.Errorf("%d rooms are kept", len(h.rooms))
+		t.Errorf("%d rooms, want at most 3", len(h.rooms))
 	}
 }

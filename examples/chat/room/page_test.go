@@ -11,33 +11,41 @@ import (
 	"bennu.example/internal/testenv/chromium"
 )
 
-// visit opens a tab, chooses a name and enters the room, with the keyboard as a user would.
+// visit opens a tab, enters a name and joins the room with the keyboard.
 func (c *chat) visit(b *chromium.Browser, room, user, transport string) *chromium.Page {
 	c.t.Helper()
-	p := b.Open(fmt.Sprintf("http://%s/?room=%s&transport=%s", c.addr, room, transport), func(line string) { c.t.Logf("%s: %s", user, line) })
-	p.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)
+	url := fmt.Sprintf("http://%s/?room=%s&transport=%s", c.addr, room, transport)
+	p := b.Open(url, func(line string) { c.t.Logf("%s: %s", user, line) })
+	p.Until(formReady)
 	if err := p.Eval(`document.querySelector("#user").select()`, nil); err != nil {
 		c.t.Fatal(err)
 	}
 	p.Type(user + "\n")
-	p.Until(`document.querySelector("#state").textContent === "Connected"`)
+	p.Until(connected)
 	p.Until(`document.activeElement === document.querySelector("#body")`)
 	return p
 }
 
-// What pages are waited to show.
+// Conditions to wait for on a page.
 const (
-	connected = `document.querySelector("#state").textContent === "Connected"`
-	cut       = `document.querySelector("#state").textContent === "Reconnecting" && document.querySelector("#line").dataset.state === "off"`
+	formReady = `document.activeElement === document.querySelector("#user") &&
+		document.querySelector("#enter").onsubmit`
+	connected    = `document.querySelector("#state").textContent === "Connected"`
+	reconnecting = `document.querySelector("#state").textContent === "Reconnecting" &&
+		document.querySelector("#connection").dataset.state === "off"`
 )
 
+// shows returns the condition that the page shows a sent message exactly once.
 func shows(user, body string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll("#messages > li:not([data-fate])")].filter((item) =>
-		item.querySelector(".user").textContent === %q && item.querySelector(".body").textContent === %q).length === 1`, user, body)
+	return fmt.Sprintf(`[...document.querySelectorAll("#messages > li:not([data-pending])")].filter((item) =>
+		item.querySelector(".user").textContent === %q &&
+		item.querySelector(".body").textContent === %q).length === 1`, user, body)
 }
 
+// here returns the condition that the page lists these present users.
 func here(users string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll("#users > li")].map((item) => item.textContent).join(", ") === %q`, users)
+	return fmt.Sprintf(`[...document.querySelectorAll("#users > li")].
+		map((item) => item.textContent).join(", ") === %q`, users)
 }
 
 func TestTwoTabs(t *testing.T) {
@@ -63,13 +71,15 @@ func TestTwoTabs(t *testing.T) {
 			ann.Until(shows("bob", "hello <b>ann</b> & all"))
 			ann.Until(`document.querySelector("#typing").textContent === ""`)
 			bob.Until(shows("You", "hello <b>ann</b> & all"))
-			bob.Until(`document.querySelector("#messages > .own time").textContent !== "" && document.querySelector("#body").value === ""`)
+			bob.Until(`document.querySelector("#messages > .own time").textContent !== ""`)
+			bob.Until(`document.querySelector("#body").value === ""`)
 
-			// Who comes later is told.
+			// A user who joins later receives earlier messages.
 			carl := c.visit(b, "tea", "carl", transport)
 			carl.Until(shows("bob", "hello <b>ann</b> & all"))
 
-			// A reload goes back in, a tab that leaves is gone at once, and the room is in the address.
+			// A reload joins the same room, which is in the page's address. A tab that leaves is
+			// removed from the list immediately.
 			if err := carl.Eval(`location.reload()`, nil); err != nil {
 				t.Fatal(err)
 			}
@@ -79,7 +89,7 @@ func TestTwoTabs(t *testing.T) {
 			if err := carl.Eval(`document.querySelector("#leave").click()`, nil); err != nil {
 				t.Fatal(err)
 			}
-			carl.Until(`!document.querySelector("#door").hidden && document.querySelector("#room").hidden`)
+			carl.Until(`!document.querySelector("#entry").hidden && document.querySelector("#room").hidden`)
 			bob.Until(here("ann, bob (you)"))
 			if err := ann.Eval(`location.href = "about:blank"`, nil); err != nil {
 				t.Fatal(err)
@@ -89,8 +99,8 @@ func TestTwoTabs(t *testing.T) {
 	}
 }
 
-// TestSameName holds that the page knows what its own user said by the presence, which nobody else
-// has, and not by the name, which anybody can choose.
+// TestSameName checks that the page recognizes its own messages by their presence ref, and not by
+// the user's name, which another user can choose too.
 func TestSameName(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
@@ -110,7 +120,7 @@ func TestSameName(t *testing.T) {
 	ann.Until(shows("ann", "it is me, too"))
 }
 
-func TestDroppedServer(t *testing.T) {
+func TestServerRestart(t *testing.T) {
 	t.Parallel()
 	b := chromium.Start(t)
 	for _, transport := range []string{"websocket", "longpoll"} {
@@ -121,26 +131,29 @@ func TestDroppedServer(t *testing.T) {
 			ann.Type("before\n")
 			bob.Until(shows("ann", "before"))
 
-			c.end()
-			ann.Until(cut)
-			bob.Until(cut)
-			ann.Until(`!document.querySelector("#now").hidden && / in\s\d+\ss$/.test(document.querySelector("#countdown").textContent)`)
+			c.stop()
+			ann.Until(reconnecting)
+			bob.Until(reconnecting)
+			ann.Until(`!document.querySelector("#now").hidden`)
+			ann.Until(`/ in\s\d+\ss$/.test(document.querySelector("#countdown").textContent)`)
 			ann.Type("meanwhile\n")
-			ann.Until(`document.querySelector("[data-fate=waiting] .body").textContent === "meanwhile"`)
+			ann.Until(`document.querySelector("[data-pending=waiting] .body").textContent === "meanwhile"`)
 
 			again := start(t, c.addr)
 			ann.Until(connected)
 			bob.Until(connected)
 			bob.Until(shows("ann", "meanwhile"))
 			ann.Until(shows("You", "meanwhile"))
-			ann.Until(`document.querySelector("#line").dataset.state === "on" && document.querySelector("#now").hidden`)
+			ann.Until(`document.querySelector("#connection").dataset.state === "on"`)
+			ann.Until(`document.querySelector("#now").hidden`)
 			ann.Until(here("ann (you), bob"))
 
-			// The button does not wait.
-			again.end()
+			// The button reconnects immediately.
+			again.stop()
 			ann.Until(`Number(document.querySelector("#countdown").textContent.match(/\d+/)) >= 2`)
 			var text string
-			if err := ann.Eval(`document.querySelector("#now").click(), document.querySelector("#status").textContent`, &text); err != nil || text != "Reconnecting …" {
+			err := ann.Eval(`document.querySelector("#now").click(), document.querySelector("#status").textContent`, &text)
+			if err != nil || text != "Reconnecting …" {
 				t.Errorf("a click on the button gives %q, %v", text, err)
 			}
 			start(t, c.addr)
@@ -149,18 +162,20 @@ func TestDroppedServer(t *testing.T) {
 	}
 }
 
-// TestDeadConnection holds that a connection on which nothing comes any more, and which nobody has closed, is found out and replaced.
+// TestDeadConnection checks that the page detects and replaces a connection that is open but no
+// longer carries data.
 func TestDeadConnection(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	l := newLine(t, c.addr)
+	p := newProxy(t, c.addr)
 	b := chromium.Start(t)
-	behind := &chat{t: t, addr: l.addr}
-	ann := behind.visit(b, "tea", "ann", "websocket")
-	l.die()
+	proxied := &chat{t: t, addr: p.addr}
+	ann := proxied.visit(b, "tea", "ann", "websocket")
+	p.drop()
 	ann.Type("hello\n")
-	ann.Until(`document.querySelector("[data-fate=waiting] .why").textContent === "Sending …"`)
-	// As the browser does when the network changes. The page would ask by itself when there is no answer, or at the next heartbeat.
+	ann.Until(`document.querySelector("[data-pending=waiting] .why").textContent === "Sending …"`)
+	// The browser fires this event when the network changes. Without it, the page would check the
+	// connection after the timeout of the push, or by the next heartbeat.
 	if err := ann.Eval(`dispatchEvent(new Event("online"))`, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -168,20 +183,20 @@ func TestDeadConnection(t *testing.T) {
 	ann.Until(connected)
 }
 
-// line is the network between a page and a server: it can lose all that is sent on the connections that there are.
-type line struct {
-	addr string
-	mu   sync.Mutex
-	dead *atomic.Bool // of the connections made since the last die
+// proxy forwards connections to a server. It can drop all data of its present connections.
+type proxy struct {
+	addr     string
+	mu       sync.Mutex
+	dropping *atomic.Bool // shared by the connections made since the last call of drop
 }
 
-func newLine(t *testing.T, to string) *line {
+func newProxy(t *testing.T, to string) *proxy {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &line{addr: ln.Addr().String(), dead: new(atomic.Bool)}
+	p := &proxy{addr: ln.Addr().String(), dropping: new(atomic.Bool)}
 	var all sync.WaitGroup
 	ctx, cancel := context.WithCancel(context.Background())
 	all.Go(func() {
@@ -195,9 +210,9 @@ func newLine(t *testing.T, to string) *line {
 				near.Close()
 				continue
 			}
-			l.mu.Lock()
-			dead := l.dead
-			l.mu.Unlock()
+			p.mu.Lock()
+			dropping := p.dropping
+			p.mu.Unlock()
 			for _, ends := range [][2]net.Conn{{near, far}, {far, near}} {
 				context.AfterFunc(ctx, func() { ends[0].Close() })
 				all.Go(func() {
@@ -208,7 +223,7 @@ func newLine(t *testing.T, to string) *line {
 						if err != nil {
 							return
 						}
-						if !dead.Load() {
+						if !dropping.Load() {
 							_, _ = ends[1].Write(buf[:n])
 						}
 					}
@@ -221,14 +236,15 @@ func newLine(t *testing.T, to string) *line {
 		cancel()
 		all.Wait()
 	})
-	return l
+	return p
 }
 
-func (l *line) die() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.dead.Store(true)
-	l.dead = new(atomic.Bool)
+// drop drops everything that is sent on the present connections. Later connections work.
+func (p *proxy) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropping.Store(true)
+	p.dropping = new(atomic.Bool)
 }
 
 func TestSwitchTransport(t *testing.T) {
@@ -259,42 +275,45 @@ func TestRefusedMessage(t *testing.T) {
 	c := start(t, "127.0.0.1:0")
 	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
-	long := fmt.Sprintf("%0*d", bodyLimit+1, 1)
+	long := fmt.Sprintf("%0*d", maxBody+1, 1)
 	if err := ann.Eval(`document.querySelector("#body").removeAttribute("maxlength")`, nil); err != nil {
 		t.Fatal(err)
 	}
 	ann.Type(long + "\n")
-	ann.Until(`document.querySelector("[data-fate=refused] .why").textContent === "Not sent: a message can have at most 1000 characters."`)
+	ann.Until(`document.querySelector("[data-pending=refused] .why").textContent ===
+		"Not sent: a message can have at most 1000 characters."`)
 	ann.Type("this one is fine\n")
 	ann.Until(shows("You", "this one is fine"))
-	ann.Until(`document.querySelectorAll("[data-fate=refused]").length === 1`)
+	ann.Until(`document.querySelectorAll("[data-pending=refused]").length === 1`)
 	if err := ann.Eval(`document.querySelector(".discard").click()`, nil); err != nil {
 		t.Fatal(err)
 	}
 	ann.Until(`document.querySelectorAll("#messages > li").length === 1`)
 
-	// A name that is refused leads back to the door, with the reason.
-	refused := b.Open("http://"+c.addr+"/?room="+fmt.Sprintf("%0*d", roomLimit+1, 1), nil)
-	refused.Until(`document.activeElement === document.querySelector("#user") && document.querySelector("#enter").onsubmit`)
+	// After a refused join, the page shows the entry form and the reason.
+	refused := b.Open("http://"+c.addr+"/?room="+fmt.Sprintf("%0*d", maxRoom+1, 1), nil)
+	refused.Until(formReady)
 	if err := refused.Eval(`document.querySelector("#name").removeAttribute("maxlength")`, nil); err != nil {
 		t.Fatal(err)
 	}
 	refused.Type("eve\n")
-	refused.Until(`document.querySelector("#problem").textContent === "You cannot enter: the room's name can have at most 64 characters."`)
+	refused.Until(`document.querySelector("#problem").textContent ===
+		"Cannot join: the room's name can have at most 64 characters."`)
 }
 
-// TestNarrowAndWide holds that nothing sticks out of the window of a small phone or gets lost in a wide one.
-func TestNarrowAndWide(t *testing.T) {
+// TestWindowSizes checks that the page fits the window of a small phone and a wide one.
+func TestWindowSizes(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	ann.Type(fmt.Sprintf("%0300d", 0) + "\n")
-	ann.Until(`document.querySelectorAll("#messages > li:not([data-fate])").length === 1`)
+	ann.Until(`document.querySelectorAll("#messages > li:not([data-pending])").length === 1`)
 	fits := func(size [2]int) {
 		ann.Resize(size[0], size[1], size[0] < 500)
 		ann.Until(fmt.Sprintf("innerWidth === %d", size[0]))
-		ann.Until(`document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight`)
+		ann.Until(`document.documentElement.scrollWidth <= innerWidth`)
+		ann.Until(`document.documentElement.scrollHeight <= innerHeight`)
 		ann.Until(`["#leave", "#state", "#transport", "#users", "#log", "#body", "#composer button"].every((selector) => {
 			const box = document.querySelector(selector).getBoundingClientRect();
 			return box.width > 0 && box.left >= 0 && box.right <= innerWidth && box.bottom <= innerHeight;
@@ -304,8 +323,8 @@ func TestNarrowAndWide(t *testing.T) {
 	for _, size := range sizes {
 		fits(size)
 	}
-	c.end()
-	ann.Until(cut)
+	c.stop()
+	ann.Until(reconnecting)
 	ann.Until(`!document.querySelector("#now").hidden`)
 	for _, size := range sizes {
 		fits(size)

@@ -10,12 +10,12 @@ import (
 	"bennu.example/internal/testenv/chromium"
 )
 
-// picture is where TestPicture writes its PNG file. The README's picture is made by
+// picture names the PNG file that TestPicture writes. This command makes the README's picture:
 //
 //	go test ./examples/chat/room -run TestPicture -picture "$PWD/docs/chat.png"
 var picture = flag.String("picture", "", "file for the picture of the chat page")
 
-// TestPicture shows a conversation in the page and takes a picture of it.
+// TestPicture takes a picture of the page during a conversation.
 func TestPicture(t *testing.T) {
 	t.Parallel()
 	b := chromium.Start(t)

@@ -16,43 +16,43 @@ import (
 	"bennu.example/serializer"
 )
 
-// Limits of what a client sends, in characters.
+// Maximum lengths in characters.
 const (
-	userLimit = 32
-	roomLimit = 64
-	bodyLimit = 1000
-	idLimit   = 64
+	maxUser = 32
+	maxRoom = 64
+	maxBody = 1000
+	maxID   = 64
 )
 
-// Bounds of what is remembered: messages in a room, and rooms.
+// Bounds of the history: messages per room, and rooms.
 const (
-	keptMessages = 50
-	keptRooms    = 200
+	maxMessages = 50
+	maxRooms    = 200
 )
 
-// message is what is said in a room. The client gives the body, and an id if it means to try again when it hears nothing: the
-// same id twice is the same message.
+// message is a message in a room. A client sends the body. If it also sends an ID, it can repeat a
+// message that got no reply: a second message with the same ID is ignored.
 type message struct {
 	ID   string    `json:"id"`
 	User string    `json:"user"`
 	Body string    `json:"body"`
 	At   time.Time `json:"at"`
-	By   string    `json:"by"` // the presence of the member who said it: any number of them may have the same name
+	By   string    `json:"by"` // the sender's presence ref, because several users may have the same name
 }
 
-// hall is what all rooms share.
-type hall struct {
+// rooms is the state that all rooms share.
+type rooms struct {
 	history *history
 	who     *presence.Presence
-	node    string // "" if there is one only
+	node    string // empty without a cluster
 }
 
-// member is one client in one room. Its methods never run at the same time.
+// member is one client in one room. Its methods never run concurrently.
 type member struct {
-	*hall
-	user  string
-	ref   string // of its presence
-	heard string // the last message in its welcome
+	*rooms
+	user string
+	ref  string // of its presence
+	last string // ID of the last message in the join reply
 }
 
 type (
@@ -70,11 +70,12 @@ type (
 	you struct {
 		Ref string `json:"ref"`
 	}
-	joined struct{} // a member's message to itself
+	joined struct{} // sent by join to its own channel
 )
 
+// newRoom returns the handler of all rooms.
 func newRoom(who *presence.Presence, node string) *channel.Handler {
-	h := &hall{newHistory(keptMessages, keptRooms), who, node}
+	r := &rooms{newHistory(maxMessages, maxRooms), who, node}
 	callbacks := []channel.Option[member]{
 		channel.Info((*member).joined),
 		channel.On("new_msg", (*member).newMsg),
@@ -82,35 +83,37 @@ func newRoom(who *presence.Presence, node string) *channel.Handler {
 		channel.OnAny((*member).other),
 	}
 	if node != "" {
-		callbacks = append(callbacks, channel.Intercept("new_msg", (*member).hear))
+		callbacks = append(callbacks, channel.Intercept("new_msg", (*member).forward))
 	}
-	return channel.Define(h.join, callbacks...)
+	return channel.Define(r.join, callbacks...)
 }
 
-func (h *hall) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
-	m.hall, m.user = h, strings.TrimSpace(p.User)
-	if err := checkName("name", m.user, userLimit); err != nil {
+// join accepts a member. The reply contains the recent messages.
+func (r *rooms) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
+	m.rooms, m.user = r, strings.TrimSpace(p.User)
+	if err := checkName("name", m.user, maxUser); err != nil {
 		return nil, err
 	}
-	if err := checkName("room's name", strings.TrimPrefix(c.Topic(), "room:"), roomLimit); err != nil {
+	if err := checkName("room's name", strings.TrimPrefix(c.Topic(), "room:"), maxRoom); err != nil {
 		return nil, err
 	}
-	w := welcome{m.user, h.node, h.history.since(c.Topic(), "")}
+	w := welcome{m.user, r.node, r.history.since(c.Topic(), "")}
 	if n := len(w.Messages); n > 0 {
-		m.heard = w.Messages[n-1].ID
+		m.last = w.Messages[n-1].ID
 	}
 	return w, c.Send(joined{})
 }
 
-// joined does what a join cannot, as the client is not in the room before it is answered.
+// joined runs after the join reply, when the channel is subscribed. It sends the messages that were
+// sent after the reply was made, and tracks the member in presence until the channel ends.
 func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
-	for _, missed := range m.history.since(c.Topic(), m.heard) { // said after the welcome was written
+	for _, missed := range m.history.since(c.Topic(), m.last) {
 		if err := c.Push("new_msg", missed); err != nil {
 			return err
 		}
 	}
 	var err error
-	if m.ref, err = m.who.Track(c, m.user, nil); err != nil { // until the channel ends
+	if m.ref, err = m.who.Track(c, m.user, nil); err != nil {
 		return err
 	}
 	if err := c.Push("you", you{m.ref}); err != nil {
@@ -119,41 +122,43 @@ func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
 	return m.who.Push(c)
 }
 
+// newMsg broadcasts a message and replies with it.
 func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (push.Reply, error) {
-	msg.By = m.ref
-	msg.User, msg.Body, msg.At = m.user, strings.TrimSpace(msg.Body), time.Now().UTC()
+	msg.By, msg.User, msg.Body, msg.At = m.ref, m.user, strings.TrimSpace(msg.Body), time.Now().UTC()
 	switch {
 	case msg.Body == "":
-		return push.NoReply, push.Reject("a message needs some text")
-	case utf8.RuneCountInString(msg.Body) > bodyLimit:
-		return push.NoReply, push.Reject(fmt.Sprintf("a message can have at most %d characters", bodyLimit))
-	case utf8.RuneCountInString(msg.ID) > idLimit:
-		return push.NoReply, push.Reject(fmt.Sprintf("a message's id can have at most %d characters", idLimit))
+		return push.NoReply, push.Reject("the message is empty")
+	case utf8.RuneCountInString(msg.Body) > maxBody:
+		return push.NoReply, push.Reject(fmt.Sprintf("a message can have at most %d characters", maxBody))
+	case utf8.RuneCountInString(msg.ID) > maxID:
+		return push.NoReply, push.Reject(fmt.Sprintf("a message's ID can have at most %d characters", maxID))
 	case msg.ID == "":
 		msg.ID = uuid.NewString()
 	}
-	if said, again := m.history.add(c.Topic(), msg); again {
-		return push.OK(said), nil
+	if stored, duplicate := m.history.add(c.Topic(), msg); duplicate {
+		return push.OK(stored), nil
 	}
 	return push.OK(msg), c.Broadcast("new_msg", msg)
 }
 
-// hear remembers what is said on other nodes, while somebody on this one hears it.
-func (m *member) hear(_ context.Context, c *channel.Channel, msg message) error {
+// forward sends a broadcast message to the client, and adds it to the history if it comes from
+// another node. A node without members in a room does not receive the room's messages.
+func (m *member) forward(_ context.Context, c *channel.Channel, msg message) error {
 	m.history.add(c.Topic(), msg)
 	return c.Push("new_msg", msg)
 }
 
+// typing notifies the other members that this one is typing.
 func (m *member) typing(_ context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
 	return push.NoReply, c.BroadcastFrom("typing", typing{m.user})
 }
 
-// other answers what this server does not know. Without it, an unknown event would crash the channel, as in Phoenix.
+// other rejects unknown events, which would otherwise crash the channel as in Phoenix.
 func (m *member) other(_ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
 	return push.NoReply, push.Reject("unknown event " + event)
 }
 
-// checkName is an error reply unless the name may be used.
+// checkName returns an error reply if a name is not allowed.
 func checkName(what, name string, limit int) error {
 	switch {
 	case strings.TrimSpace(name) == "":
@@ -161,15 +166,16 @@ func checkName(what, name string, limit int) error {
 	case utf8.RuneCountInString(name) > limit:
 		return push.Reject(fmt.Sprintf("the %s can have at most %d characters", what, limit))
 	case strings.ContainsFunc(name, isInvisible):
-		return push.Reject("the " + what + " has characters that cannot be shown")
+		return push.Reject("the " + what + " has invisible characters")
 	}
 	return nil
 }
 
-// isInvisible reports whether a character has no look of its own, or changes the order of others:
-// with these, two names can look the same, and one can look like a piece of the page.
+// isInvisible reports whether a character has no glyph of its own or reorders other characters.
+// Such characters can make two names look the same, or a name look like a part of the page.
 func isInvisible(c rune) bool {
 	const brailleBlank, replacement = '\u2800', utf8.RuneError
-	return c == brailleBlank || c == replacement || unicode.IsControl(c) || unicode.In(c, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp,
-		unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.Noncharacter_Code_Point)
+	return c == brailleBlank || c == replacement || unicode.IsControl(c) ||
+		unicode.In(c, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp,
+			unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector, unicode.Noncharacter_Code_Point)
 }

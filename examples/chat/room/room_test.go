@@ -19,8 +19,8 @@ import (
 	"bennu.example/socket"
 )
 
-// wire is a client that speaks in frames, as JSON: [join_ref, ref, topic, event, payload].
-type wire struct {
+// client sends and receives single frames: [join_ref, ref, topic, event, payload].
+type client struct {
 	t     *testing.T
 	conn  *websocket.Conn
 	topic string
@@ -33,25 +33,25 @@ type frame struct {
 	Payload json.RawMessage
 }
 
-func (c *chat) dial(room string) *wire {
+func (c *chat) dial(room string) *client {
 	c.t.Helper()
 	return dial(c.t, "http://"+c.addr, room)
 }
 
-func dial(t *testing.T, url, room string) *wire {
+func dial(t *testing.T, url, room string) *client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	defer cancel()
 	conn, _, err := websocket.Dial(ctx, url+"/socket/websocket?vsn=2.0.0", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.CloseNow() })
-	return &wire{t: t, conn: conn, topic: "room:" + room}
+	return &client{t: t, conn: conn, topic: "room:" + room}
 }
 
-// join enters a room, and returns when the client knows who is there.
-func (c *chat) join(room, user string) *wire {
+// join joins a room and waits for the presence state.
+func (c *chat) join(room, user string) *client {
 	c.t.Helper()
 	w := c.dial(room)
 	w.ok("phx_join", map[string]any{"user": user}, nil)
@@ -59,8 +59,8 @@ func (c *chat) join(room, user string) *wire {
 	return w
 }
 
-// push sends an event and returns its ref.
-func (w *wire) push(event string, payload any) string {
+// push sends a message and returns its ref.
+func (w *client) push(event string, payload any) string {
 	w.t.Helper()
 	w.ref++
 	ref := fmt.Sprint(w.ref)
@@ -68,7 +68,7 @@ func (w *wire) push(event string, payload any) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	defer cancel()
 	if err := w.conn.Write(ctx, websocket.MessageText, data); err != nil {
 		w.t.Fatal(err)
@@ -76,8 +76,8 @@ func (w *wire) push(event string, payload any) string {
 	return ref
 }
 
-func (w *wire) read() (frame, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+func (w *client) read() (frame, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	defer cancel()
 	_, data, err := w.conn.Read(ctx)
 	if err != nil {
@@ -88,13 +88,15 @@ func (w *wire) read() (frame, error) {
 	return f, json.Unmarshal(data, &[]any{&joinRef, &f.Ref, &topic, &f.Event, &f.Payload})
 }
 
-// await reads until an event comes, and stores its payload in v unless that is nil. Others, passed over, are returned.
-func (w *wire) await(event string, v any) (others []frame) {
+// await reads frames until an event arrives, and stores its payload in v unless v is nil. The other
+// frames are returned.
+func (w *client) await(event string, v any) (others []frame) {
 	w.t.Helper()
 	return w.until(v, func(f frame) bool { return f.Event == event })
 }
 
-func (w *wire) until(v any, want func(frame) bool) (others []frame) {
+// until is await with a condition instead of the name of an event.
+func (w *client) until(v any, want func(frame) bool) (others []frame) {
 	w.t.Helper()
 	for {
 		f, err := w.read()
@@ -114,8 +116,8 @@ func (w *wire) until(v any, want func(frame) bool) (others []frame) {
 	}
 }
 
-// request sends an event and reads until its reply.
-func (w *wire) request(event string, payload any) (status string, response json.RawMessage, others []frame) {
+// request sends a message and reads frames until its reply. It returns the other frames as others.
+func (w *client) request(event string, payload any) (status string, response json.RawMessage, others []frame) {
 	w.t.Helper()
 	ref := w.push(event, payload)
 	var r struct {
@@ -126,8 +128,8 @@ func (w *wire) request(event string, payload any) (status string, response json.
 	return r.Status, r.Response, others
 }
 
-// ok is a request that must succeed.
-func (w *wire) ok(event string, payload, v any) (others []frame) {
+// ok sends a request that must succeed.
+func (w *client) ok(event string, payload, v any) (others []frame) {
 	w.t.Helper()
 	status, response, others := w.request(event, payload)
 	if status != "ok" {
@@ -153,12 +155,12 @@ func TestTalk(t *testing.T) {
 	var in welcome
 	ann.ok("phx_join", map[string]any{"user": " ann "}, &in)
 	if in.User != "ann" || in.Messages == nil || len(in.Messages) > 0 {
-		t.Errorf("welcome %+v", in)
+		t.Errorf("join reply %+v", in)
 	}
 	var here presence.State
 	ann.await("presence_state", &here)
 	if here.Len() != 1 || len(metas(here, "ann")) != 1 || metas(here, "ann")[0].Ref == "" {
-		t.Errorf("here is %v", here)
+		t.Errorf("presence state %v", here)
 	}
 
 	bob := c.join("tea", "bob")
@@ -167,7 +169,7 @@ func TestTalk(t *testing.T) {
 		return f.Event == "presence_diff" && strings.Contains(string(f.Payload), "bob")
 	})
 	if len(metas(change.Joins, "bob")) != 1 || change.Leaves.Len() != 0 {
-		t.Errorf("bob's coming is %v", change)
+		t.Errorf("bob's join gave %v", change)
 	}
 
 	bob.push("typing", struct{}{})
@@ -178,25 +180,25 @@ func TestTalk(t *testing.T) {
 	}
 
 	before := time.Now()
-	var said message
-	others := bob.ok("new_msg", map[string]any{"body": " hello\n", "user": "eve", "at": "2000-01-01T00:00:00Z"}, &said)
+	var reply message
+	others := bob.ok("new_msg", map[string]any{"body": " hello\n", "user": "eve", "at": "2000-01-01T00:00:00Z"}, &reply)
 	if slices.ContainsFunc(others, func(f frame) bool { return f.Event == "typing" }) {
-		t.Error("bob is told that he types")
+		t.Error("bob received his own typing event")
 	}
-	if said.User != "bob" || said.Body != "hello" || said.ID == "" || said.At.Before(before.Add(-time.Second)) {
-		t.Errorf("said %+v", said)
+	if reply.User != "bob" || reply.Body != "hello" || reply.ID == "" || reply.At.Before(before.Add(-time.Second)) {
+		t.Errorf("reply %+v", reply)
 	}
-	var heard message
-	ann.await("new_msg", &heard)
-	if heard != said {
-		t.Errorf("heard %+v, said %+v", heard, said)
+	var received message
+	ann.await("new_msg", &received)
+	if received != reply {
+		t.Errorf("ann received %+v, the reply was %+v", received, reply)
 	}
 	own := slices.IndexFunc(others, func(f frame) bool { return f.Event == "new_msg" })
 	if own < 0 {
-		t.Fatalf("bob does not hear himself before the reply: %v", others)
+		t.Fatalf("bob did not receive his own message before the reply: %v", others)
 	}
-	if err := json.Unmarshal(others[own].Payload, &heard); err != nil || heard != said {
-		t.Errorf("bob heard %+v (%v), said %+v", heard, err, said)
+	if err := json.Unmarshal(others[own].Payload, &received); err != nil || received != reply {
+		t.Errorf("bob received %+v (%v), the reply was %+v", received, err, reply)
 	}
 }
 
@@ -204,29 +206,31 @@ func TestHistoryAtJoin(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	ann := c.join("tea", "ann")
-	for i := range keptMessages + 3 {
+	for i := range maxMessages + 3 {
 		ann.ok("new_msg", map[string]any{"body": fmt.Sprint(i)}, nil)
 	}
 	var in welcome
 	c.dial("tea").ok("phx_join", map[string]any{"user": "bob"}, &in)
-	if n := len(in.Messages); n != keptMessages || in.Messages[0].Body != "3" || in.Messages[n-1].Body != fmt.Sprint(keptMessages+2) {
+	last := fmt.Sprint(maxMessages + 2)
+	if n := len(in.Messages); n != maxMessages || in.Messages[0].Body != "3" || in.Messages[n-1].Body != last {
 		t.Errorf("%d messages: %v", n, in.Messages)
 	}
 	c.dial("coffee").ok("phx_join", map[string]any{"user": "bob"}, &in)
 	if len(in.Messages) > 0 {
-		t.Errorf("another room has %v", in.Messages)
+		t.Errorf("the other room has %v", in.Messages)
 	}
 }
 
-// TestNothingMissed holds that what is said while a join is answered reaches who joins: it is in neither the welcome nor the broadcasts.
-func TestNothingMissed(t *testing.T) {
+// TestMessageDuringJoin checks that a client receives a message that is sent between its join reply
+// and its subscription. Such a message is in neither the reply nor the broadcasts.
+func TestMessageDuringJoin(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	h := &hall{history: newHistory(10, 10), who: presence.New(ps, nil)}
-	h.history.add("room:tea", message{ID: "1", Body: "before"})
+	r := &rooms{history: newHistory(10, 10), who: presence.New(ps, nil)}
+	r.history.add("room:tea", message{ID: "1", Body: "before"})
 	late := func(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
-		reply, err := h.join(m, ctx, c, p)
-		h.history.add("room:tea", message{ID: "2", Body: "meanwhile"})
+		reply, err := r.join(m, ctx, c, p)
+		r.history.add("room:tea", message{ID: "2", Body: "meanwhile"})
 		return reply, err
 	}
 	sockets := socket.NewHandler(socket.Config{
@@ -241,16 +245,16 @@ func TestNothingMissed(t *testing.T) {
 	var in welcome
 	w.ok("phx_join", map[string]any{"user": "ann"}, &in)
 	if len(in.Messages) != 1 || in.Messages[0].Body != "before" {
-		t.Errorf("welcome %+v", in)
+		t.Errorf("join reply %+v", in)
 	}
 	var missed message
 	w.await("new_msg", &missed)
 	if missed.Body != "meanwhile" {
-		t.Errorf("heard %+v", missed)
+		t.Errorf("received %+v", missed)
 	}
 }
 
-func TestSaidOnce(t *testing.T) {
+func TestRepeatedMessageIsIgnored(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	ann := c.join("tea", "ann")
@@ -259,22 +263,22 @@ func TestSaidOnce(t *testing.T) {
 	others := ann.ok("new_msg", map[string]any{"id": "x", "body": "hello again"}, &second)
 	others = append(others, ann.ok("new_msg", map[string]any{"body": "end"}, nil)...)
 	if first.ID != "x" || second != first {
-		t.Errorf("said %+v, then %+v", first, second)
+		t.Errorf("replies %+v and %+v", first, second)
 	}
 	for _, f := range others {
 		if f.Event == "new_msg" && strings.Contains(string(f.Payload), "hello") {
-			t.Errorf("said again: %s", f.Payload)
+			t.Errorf("broadcast again: %s", f.Payload)
 		}
 	}
-	// An id of somebody else's does not silence.
+	// Another user's message may have the same ID.
 	bob := c.join("tea", "bob")
 	bob.ok("new_msg", map[string]any{"id": "x", "body": "mine"}, &second)
 	if second.User != "bob" || second.Body != "mine" {
-		t.Errorf("bob said %+v", second)
+		t.Errorf("the reply to bob is %+v", second)
 	}
 }
 
-func TestHere(t *testing.T) {
+func TestPresence(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	ann := c.join("tea", "ann")
@@ -286,7 +290,7 @@ func TestHere(t *testing.T) {
 	late.ok("phx_join", map[string]any{"user": "dora"}, nil)
 	late.await("presence_state", &here)
 	if here.Len() != 3 || len(metas(here, "ann")) != 1 || len(metas(here, "bob")) != 2 || len(metas(here, "dora")) != 1 {
-		t.Errorf("here is %v", here)
+		t.Errorf("presence state %v", here)
 	}
 	left := func() string {
 		var d presence.Diff
@@ -294,7 +298,7 @@ func TestHere(t *testing.T) {
 			return f.Event == "presence_diff" && !strings.Contains(string(f.Payload), `"leaves":{}`)
 		})
 		if len(metas(d.Leaves, "bob")) != 1 || d.Joins.Len() != 0 {
-			t.Fatalf("bob's going is %v", d)
+			t.Fatalf("bob's leave gave %v", d)
 		}
 		return metas(d.Leaves, "bob")[0].Ref
 	}
@@ -302,13 +306,13 @@ func TestHere(t *testing.T) {
 	first := left()
 	bob2.conn.CloseNow()
 	if second := left(); second == first {
-		t.Errorf("both of bob's have the ref %s", first)
+		t.Errorf("both of bob's presences have the ref %s", first)
 	}
-	// Who joins again on the same connection is here once.
+	// A client that joins again on the same connection is listed once.
 	ann.ok("phx_join", map[string]any{"user": "ann"}, nil)
 	ann.await("presence_state", &here)
 	if len(metas(here, "ann")) != 1 {
-		t.Errorf("here is %v", here)
+		t.Errorf("presence state %v", here)
 	}
 }
 
@@ -316,19 +320,22 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	long := func(n int) string { return strings.Repeat("ä", n) }
+	tooLong := func(what string, limit int) string {
+		return fmt.Sprintf("%s can have at most %d characters", what, limit)
+	}
 	for name, tc := range map[string]struct {
 		room   string
 		params any
-		reason string // "" is let in
+		reason string // empty if the join is accepted
 	}{
-		"longest":        {long(roomLimit), map[string]any{"user": long(userLimit)}, ""},
-		"no user":        {"tea", struct{}{}, "the name is missing"},
-		"blank user":     {"tea", map[string]any{"user": " \n "}, "the name is missing"},
-		"long user":      {"tea", map[string]any{"user": long(userLimit + 1)}, "the name can have at most 32 characters"},
-		"control":        {"tea", map[string]any{"user": "a\u0007b"}, "the name has characters that cannot be shown"},
-		"no room":        {"", map[string]any{"user": "ann"}, "the room's name is missing"},
-		"long room":      {long(roomLimit + 1), map[string]any{"user": "ann"}, "the room's name can have at most 64 characters"},
-		"user no string": {"tea", map[string]any{"user": 7}, "invalid payload"},
+		"longest":          {long(maxRoom), map[string]any{"user": long(maxUser)}, ""},
+		"no user":          {"tea", struct{}{}, "the name is missing"},
+		"blank user":       {"tea", map[string]any{"user": " \n "}, "the name is missing"},
+		"long user":        {"tea", map[string]any{"user": long(maxUser + 1)}, tooLong("the name", maxUser)},
+		"control":          {"tea", map[string]any{"user": "a\u0007b"}, "the name has invisible characters"},
+		"no room":          {"", map[string]any{"user": "ann"}, "the room's name is missing"},
+		"long room":        {long(maxRoom + 1), map[string]any{"user": "ann"}, tooLong("the room's name", maxRoom)},
+		"user is a number": {"tea", map[string]any{"user": 7}, "invalid payload"},
 	} {
 		t.Run("join/"+name, func(t *testing.T) {
 			status, response, _ := dial(t, "http://"+c.addr, tc.room).request("phx_join", tc.params)
@@ -341,12 +348,12 @@ func TestLimits(t *testing.T) {
 		payload any
 		reason  string
 	}{
-		"longest":        {"new_msg", map[string]any{"body": long(bodyLimit), "id": long(idLimit)}, ""},
-		"no body":        {"new_msg", struct{}{}, "a message needs some text"},
-		"blank body":     {"new_msg", map[string]any{"body": " \n"}, "a message needs some text"},
-		"long body":      {"new_msg", map[string]any{"body": long(bodyLimit + 1)}, "a message can have at most 1000 characters"},
-		"long id":        {"new_msg", map[string]any{"body": "x", "id": long(idLimit + 1)}, "a message's id can have at most 64 characters"},
-		"body no string": {"new_msg", map[string]any{"body": []int{1}}, "invalid payload"},
+		"longest":        {"new_msg", map[string]any{"body": long(maxBody), "id": long(maxID)}, ""},
+		"no body":        {"new_msg", struct{}{}, "the message is empty"},
+		"blank body":     {"new_msg", map[string]any{"body": " \n"}, "the message is empty"},
+		"long body":      {"new_msg", map[string]any{"body": long(maxBody + 1)}, tooLong("a message", maxBody)},
+		"long ID":        {"new_msg", map[string]any{"body": "x", "id": long(maxID + 1)}, tooLong("a message's ID", maxID)},
+		"body is a list": {"new_msg", map[string]any{"body": []int{1}}, "invalid payload"},
 		"unknown event":  {"shout", struct{}{}, "unknown event shout"},
 	} {
 		status, response, _ := ann.request(tc.event, tc.payload)
@@ -354,6 +361,7 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// checkReply checks that a reply is an error with this reason, or ok if the reason is empty.
 func checkReply(t *testing.T, status string, response json.RawMessage, reason string) {
 	t.Helper()
 	if reason == "" {
@@ -368,42 +376,43 @@ func checkReply(t *testing.T, status string, response json.RawMessage, reason st
 	}
 }
 
-// TestOtherPagesMayNotConnect holds that the chat is not open to the scripts of other sites.
-// Two names that look the same are no two names, and a name does not rearrange the page.
+// TestInvisibleCharacters checks that names cannot contain characters that make two names look the
+// same or that rearrange the page.
 func TestInvisibleCharacters(t *testing.T) {
 	t.Parallel()
 	for _, c := range []rune{
 		0x00, '\n', 0x7f, 0x85, 0x9b, // control
 		0x061c, 0x200e, 0x200f, 0x202a, 0x202b, 0x202c, 0x202d, 0x202e, 0x2066, 0x2067, 0x2068, 0x2069, // bidirectional
-		0x00ad, 0x034f, 0x115f, 0x1160, 0x17b4, 0x180b, 0x180e, 0x200b, 0x200c, 0x200d, 0x2060, 0x2064, 0x206a, 0x2800, 0x3164, 0xfe0f, 0xfeff, 0xffa0,
-		0xe0041, 0xe0100, // without width
-		0x2028, 0x2029, 0xe000, 0xfffd, 0xffff, 0x10ffff,
+		0x00ad, 0x034f, 0x115f, 0x1160, 0x17b4, 0x180b, 0x180e, 0x200b, 0x200c, 0x200d, 0x2060, 0x2064, // without width
+		0x206a, 0x2800, 0x3164, 0xfe0f, 0xfeff, 0xffa0, 0xe0041, 0xe0100, // without width
+		0x2028, 0x2029, 0xe000, 0xfffd, 0xffff, 0x10ffff, // separators, private use and unassigned
 	} {
 		for _, name := range []string{"an" + string(c) + "n", string(c) + "x" + string(c)} {
-			if checkName("name", name, userLimit) == nil {
-				t.Errorf("%q may be used", name)
+			if checkName("name", name, maxUser) == nil {
+				t.Errorf("%q is allowed", name)
 			}
 		}
 	}
 	for _, name := range []string{"ann", "Ann Lee", "žluťoučký", "李小龍", "שלום", "مرحبا", "नमस्ते", "🙂", "e\u0301"} {
-		if err := checkName("name", name, userLimit); err != nil {
+		if err := checkName("name", name, maxUser); err != nil {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
 }
 
-func TestOtherPagesMayNotConnect(t *testing.T) {
+// TestOtherOriginIsRefused checks that scripts of other sites cannot connect.
+func TestOtherOriginIsRefused(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), maxWait)
 	defer cancel()
 	evil := &websocket.DialOptions{HTTPHeader: http.Header{"Origin": {"https://evil.example"}}}
 	conn, resp, err := websocket.Dial(ctx, "http://"+c.addr+"/socket/websocket?vsn=2.0.0", evil)
 	if err == nil {
 		conn.CloseNow()
-		t.Fatal("let in")
+		t.Fatal("accepted")
 	}
 	if resp == nil || resp.StatusCode != http.StatusForbidden {
-		t.Errorf("refused with %v, %v", resp, err)
+		t.Errorf("response %v, error %v, want status 403", resp, err)
 	}
 }

@@ -1,4 +1,4 @@
-// Package room is the chat of examples/chat and examples/cluster: the rooms, the page, and how both are served.
+// Package room is the chat server of examples/chat and examples/cluster.
 package room
 
 import (
@@ -20,25 +20,27 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// drainTime is how long the clients get to take their leave when the server ends.
-const drainTime = 10 * time.Second
+// shutdownTimeout bounds a graceful shutdown.
+const shutdownTimeout = 10 * time.Second
 
 //go:embed page
 var files embed.FS
 
-// Config says how the chat is served. Its zero value is a chat on one machine.
+// Config configures the server. The zero value is a server with one node.
 type Config struct {
-	// PubSub joins the nodes of a cluster; it is running. nil: there are no others.
+	// PubSub connects the nodes of a cluster. The caller must run it. Nil means a single node.
 	PubSub *pubsub.PubSub
-	// Node is what the page calls this node; "": it does not say.
+	// Node is the node's name on the page. Empty means that the page shows no name.
 	Node string
-	// Secret, the same on all nodes, lets each of them serve the long polls of all.
+	// Secret signs the tokens of long-poll sessions. If all nodes have the same secret, each of
+	// them can serve the requests of every session.
 	Secret []byte
 
 	Logger zerolog.Logger
 }
 
-// Serve serves the chat until ctx ends, and then drains it: every client is told to come back, so that none takes it for an accident.
+// Serve serves the chat until ctx ends. It then shuts down gracefully and closes each connection
+// with a code that tells the client to reconnect.
 func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	if cfg.PubSub == nil {
 		cfg.PubSub = pubsub.New(nil)
@@ -48,7 +50,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		Channels: channel.Routes{"room:*": newRoom(who, cfg.Node)},
 		PubSub:   cfg.PubSub,
 		LongPoll: longpoll.Config{Secret: cfg.Secret},
-		// A message has at most bodyLimit characters, and nobody types faster than this.
+		// A message has at most maxBody characters, and nobody types faster than this.
 		MaxMessage:  64 << 10,
 		MessageRate: 100,
 		Logger:      &cfg.Logger,
@@ -65,17 +67,17 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	case failed = <-served:
 	case <-ctx.Done():
 	}
-	cfg.Logger.Info().Msg("closing")
-	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	cfg.Logger.Info().Msg("shutting down")
+	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
 	failed = errors.Join(failed, sockets.Shutdown(ctx))
-	if err := who.Close(ctx); err != nil { // the other nodes will notice
-		cfg.Logger.Warn().Err(err).Msg("left without goodbye")
+	if err := who.Close(ctx); err != nil { // the other nodes detect it by themselves
+		cfg.Logger.Warn().Err(err).Msg("presence not closed")
 	}
 	return errors.Join(failed, server.Shutdown(ctx))
 }
 
-// URL is what to open in a browser on this machine.
+// URL returns the address of the page for a browser on this machine.
 func URL(addr net.Addr) string {
 	a := addr.(*net.TCPAddr)
 	host := a.IP.String()
@@ -85,7 +87,8 @@ func URL(addr net.Addr) string {
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(a.Port)) + "/"
 }
 
-// page serves the page. It may load nothing from elsewhere and run no script but its own files, whatever somebody may say in a room.
+// page returns a handler for the page and its files. Its content security policy forbids inline
+// scripts and everything from other sites, so that a message cannot inject code.
 func page() http.Handler {
 	root, err := fs.Sub(files, "page")
 	if err != nil {
@@ -94,7 +97,8 @@ func page() http.Handler {
 	static := http.FileServerFS(root)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'")
+		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; "+
+			"frame-ancestors 'none'; object-src 'none'")
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache")

@@ -15,8 +15,8 @@ import (
 	"bennu.example/internal/testenv/leak"
 )
 
-// patience is how long anything may take; it is waited out only when a test fails.
-const patience = 30 * time.Second
+// maxWait bounds every wait. It only expires when a test fails.
+const maxWait = 30 * time.Second
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
@@ -24,10 +24,10 @@ func TestMain(m *testing.M) { leak.Main(m) }
 type chat struct {
 	t    *testing.T
 	addr string
-	end  func() // as Ctrl-C does; returns when the server has ended
+	stop func() // shuts the server down gracefully and waits for it
 }
 
-// start runs a server on an address, until the test or its end.
+// start runs a server on an address until stop is called or the test ends.
 func start(t *testing.T, addr string) *chat {
 	t.Helper()
 	ln, err := net.Listen("tcp", addr)
@@ -43,15 +43,15 @@ func start(t *testing.T, addr string) *chat {
 		}
 	}()
 	c := &chat{t: t, addr: ln.Addr().String()}
-	c.end = func() {
+	c.stop = func() {
 		cancel()
 		<-ended
 	}
-	t.Cleanup(c.end)
+	t.Cleanup(c.stop)
 	return c
 }
 
-func TestDrainAnswersPolls(t *testing.T) {
+func TestShutdownAnswersLongPoll(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	poll := func(token string) (status int, body string) {
@@ -84,15 +84,15 @@ func TestDrainAnswersPolls(t *testing.T) {
 		status, body = poll(token[1])
 	}()
 	begun := time.Now()
-	c.end()
+	c.stop()
 	<-done
 	http.DefaultClient.CloseIdleConnections()
-	if took := time.Since(begun); took > drainTime/2 {
-		t.Errorf("it took %v to end", took)
+	if took := time.Since(begun); took > shutdownTimeout/2 {
+		t.Errorf("the shutdown took %v", took)
 	}
-	// The poll may come too late to be let in.
+	// The poll may arrive after the server has stopped accepting requests.
 	if status == http.StatusOK && !strings.Contains(body, `"status":`) {
-		t.Errorf("a waiting poll gets %d %s", status, body)
+		t.Errorf("the waiting poll received %d %s", status, body)
 	}
 }
 
@@ -109,16 +109,22 @@ func TestURL(t *testing.T) {
 			t.Fatal(err)
 		}
 		if got := URL(a); got != want {
-			t.Errorf("%s is opened as %s, want %s", addr, got, want)
+			t.Errorf("URL(%s) is %s, want %s", addr, got, want)
 		}
 	}
 }
 
-// TestPageIsStrict holds that the page comes with its policy, and keeps to it: nothing inline, nothing from elsewhere.
-func TestPageIsStrict(t *testing.T) {
+// TestContentSecurityPolicy checks that every file is served with the policy and complies with it:
+// nothing is inline, and nothing comes from other sites.
+func TestContentSecurityPolicy(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
-	for _, file := range []string{"", "index.html", "style.css", "icon.svg", "chat.js", "presence.js", "socket.js", "transports.js"} {
+	forbidden := []string{
+		`https?://[^w]`, `<script>`, `<style`, ` style=`, ` on[a-z]+=`, `innerHTML`, `insertAdjacentHTML`, `document\.write`,
+	}
+	for _, file := range []string{
+		"", "index.html", "style.css", "icon.svg", "chat.js", "presence.js", "socket.js", "transports.js",
+	} {
 		resp, err := http.Get("http://" + c.addr + "/" + file)
 		if err != nil {
 			t.Fatal(err)
@@ -132,9 +138,9 @@ func TestPageIsStrict(t *testing.T) {
 		if !strings.HasPrefix(policy, "default-src 'self';") || strings.Contains(policy, "unsafe") {
 			t.Errorf("/%s: policy %q", file, policy)
 		}
-		for _, no := range []string{`https?://[^w]`, `<script>`, `<style`, ` style=`, ` on[a-z]+=`, `innerHTML`, `insertAdjacentHTML`, `document\.write`} {
-			if m := regexp.MustCompile(no).Find(data); m != nil {
-				t.Errorf("/%s has %q", file, m)
+		for _, pattern := range forbidden {
+			if m := regexp.MustCompile(pattern).Find(data); m != nil {
+				t.Errorf("/%s contains %q", file, m)
 			}
 		}
 	}

@@ -1,13 +1,13 @@
-// The page: what it shows, and what its buttons do. The way to the server is in socket.js.
+// The page's contents and controls. The connection to the server is in socket.js.
 
 import { Presence } from "./presence.js";
 import { Socket } from "./socket.js";
 import { longPoll, webSocket } from "./transports.js";
 
 const TRANSPORTS = { websocket: webSocket, longpoll: longPoll };
-const SHOWN = 500; // messages on the page
-const REFS = 50; // presences of ours that a reload remembers
-const TYPING = 4000; // ms that a typing notice is shown; it is sent twice as often
+const MAX_MESSAGES = 500; // on the page
+const MAX_REFS = 50; // own presence refs that survive a reload
+const TYPING = 4000; // ms for which a typing notice is shown; one is sent every TYPING / 2
 
 const $ = (id) => document.getElementById(id);
 const page = new URL(location.href); // ?room=tea&transport=longpoll
@@ -18,19 +18,20 @@ $("name").value = page.searchParams.get("room") ?? $("name").value;
 $("user").value = sessionStorage.getItem("user") ?? localStorage.getItem("user") ?? "";
 
 const socket = new Socket("/socket", { transport: TRANSPORTS[$("transport").value] });
-let room = null; // the channel, once somebody has entered
+let room = null; // the channel, from enter to leave
 let me = "";
-// The refs of our presences in this tab, the latest last. A name is no proof: another can have it too.
+// The presence refs of this tab, latest last. They identify the tab's own messages, because other
+// users may have the same name.
 const mine = new Set(JSON.parse(sessionStorage.getItem("refs") ?? "[]"));
 
-// ---- In and out ----
+// ---- Entering and leaving ----
 
 function enter() {
   me = $("user").value.trim();
   const name = $("name").value.trim();
   if (!me || !name) return;
   localStorage.setItem("user", me);
-  sessionStorage.setItem("user", me); // a reload goes back in
+  sessionStorage.setItem("user", me); // a reload enters the same room
   page.searchParams.set("room", name);
   history.replaceState(null, "", page);
 
@@ -40,16 +41,16 @@ function enter() {
   room.on("you", remember);
   room.on("new_msg", show);
   room.on("typing", ({ user }) => showTyping(user));
-  room.onrefuse = ({ reason }) => leave(`You cannot enter: ${reason}.`);
-  room.onclose = () => leave("The server has closed the room.");
+  room.onrefuse = ({ reason }) => leave(`Cannot join: ${reason}.`);
+  room.onclose = () => leave("The server closed the room.");
   room.onjoin = ({ user, node, messages }) => {
     me = user;
-    say("node", node ? `Node ${node}` : "");
+    setText("node", node ? `Node ${node}` : "");
     presence.expect();
-    $("log").ariaLive = "off"; // what was said before is not news
+    $("log").ariaLive = "off"; // screen readers do not announce earlier messages
     messages.forEach(show);
     requestAnimationFrame(() => ($("log").ariaLive = "polite"));
-    for (const id of unsent.keys()) if ($(`message-${id}`).dataset.fate !== "refused") deliver(id);
+    for (const id of unsent.keys()) if ($(`message-${id}`).dataset.pending !== "refused") deliver(id);
   };
   room.join();
   socket.connect();
@@ -57,15 +58,15 @@ function enter() {
   document.title = `${name} · Chat`;
   $("title").textContent = name;
   $("problem").textContent = "";
-  $("door").hidden = true;
+  $("entry").hidden = true;
   $("room").hidden = false;
   $("body").focus();
 }
 
-/** Remembers the ref of our presence, also for what was said before a reload. */
+/** Stores the own presence ref. It also identifies own messages after a reload. */
 function remember({ ref }) {
   mine.add(ref);
-  sessionStorage.setItem("refs", JSON.stringify([...mine].slice(-REFS)));
+  sessionStorage.setItem("refs", JSON.stringify([...mine].slice(-MAX_REFS)));
 }
 
 function leave(problem = "") {
@@ -81,7 +82,7 @@ function leave(problem = "") {
   document.title = "Chat";
   $("problem").textContent = problem;
   $("room").hidden = true;
-  $("door").hidden = false;
+  $("entry").hidden = false;
   $("user").focus();
 }
 
@@ -96,7 +97,8 @@ $("transport").onchange = ({ target }) => {
   socket.use(TRANSPORTS[target.value]);
 };
 
-// A page that is put away says so, as otherwise a long poll would linger; one that is taken out again comes back.
+// The page disconnects when the user navigates away, because a long-poll session would otherwise
+// stay until its timeout. It connects again if the browser restores it.
 addEventListener("pagehide", () => socket.disconnect());
 addEventListener("pageshow", (event) => event.persisted && room && socket.connect());
 
@@ -110,22 +112,23 @@ socket.onchange = () => {
   const joined = room.state === "joined";
   const waiting = !joined && socket.state === "waiting";
   interrupted = !joined && (interrupted || waiting);
-  $("line").dataset.state = joined ? "on" : "off";
+  $("connection").dataset.state = joined ? "on" : "off";
   $("now").hidden = !waiting;
-  say("state", joined ? "Connected" : `${navigator.onLine ? "" : "Offline. "}${interrupted ? "Reconnecting" : "Connecting"}`);
+  const offline = navigator.onLine ? "" : "Offline. ";
+  setText("state", joined ? "Connected" : offline + (interrupted ? "Reconnecting" : "Connecting"));
   clearInterval(ticking);
   if (waiting) ticking = setInterval(countDown, 250);
   if (waiting) countDown();
-  else say("countdown", joined ? "" : " …");
+  else setText("countdown", joined ? "" : " …");
 };
 
 function countDown() {
   const seconds = Math.max(1, Math.ceil((socket.retryAt - Date.now()) / 1000));
-  say("countdown", ` in\u00a0${seconds}\u00a0s`);
+  setText("countdown", ` in\u00a0${seconds}\u00a0s`);
 }
 
-/** Changes a text only if it is another, as changes are read out. */
-function say(id, text) {
+/** Sets an element's text if it differs, because screen readers announce each change. */
+function setText(id, text) {
   if ($(id).textContent !== text) $(id).textContent = text;
 }
 
@@ -136,10 +139,11 @@ $("now").onclick = () => {
 
 // ---- Messages ----
 
-const unsent = new Map(); // by id: the body of a message of ours that the server has not confirmed
+const unsent = new Map(); // by ID: the bodies of own messages that the server has not confirmed
 
 function send(body) {
-  const id = crypto.getRandomValues(new Uint32Array(4)).join("-"); // the same when it is sent again: it is never said twice
+  // Every attempt sends the same ID, so that the server can ignore repetitions.
+  const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
   unsent.set(id, body);
   const item = newItem(id, me, body, true);
   item.querySelector(".retry").onclick = () => {
@@ -152,43 +156,44 @@ function send(body) {
     $("body").focus();
   };
   $("messages").append(item);
-  toEnd();
+  scrollToEnd();
   deliver(id);
 }
 
+/** Sends a message, and shows what became of it. */
 async function deliver(id) {
   const item = $(`message-${id}`);
-  const fate = (name, why) => {
-    item.dataset.fate = name;
+  const pending = (state, why) => {
+    item.dataset.pending = state;
     item.querySelector(".why").textContent = why;
   };
-  if (room.state !== "joined") return fate("waiting", "Waiting for the connection");
-  fate("waiting", "Sending …");
+  if (room.state !== "joined") return pending("waiting", "Waiting for the connection");
+  pending("waiting", "Sending …");
   try {
     show(await room.push("new_msg", { id, body: unsent.get(id) }));
   } catch (error) {
-    if (!unsent.has(id)) return; // discarded, or heard of by another way
-    if (error.status === "closed") fate("waiting", "Waiting for the connection");
-    else if (error.status === "timeout") fate("late", "No answer yet.");
-    else fate("refused", `Not sent: ${error.message}.`);
+    if (!unsent.has(id)) return; // discarded, or confirmed by a broadcast
+    if (error.status === "closed") pending("waiting", "Waiting for the connection");
+    else if (error.status === "timeout") pending("late", "No reply yet.");
+    else pending("refused", `Not sent: ${error.message}.`);
   }
 }
 
-/** Shows a message that the server has: once, however often it comes. */
+/** Shows a message from the server. It shows a repeated message once. */
 function show({ id, user, body, at, by }) {
   let item = $(`message-${id}`);
   if (item && !unsent.delete(id)) return;
   item ??= newItem(id, user, body, mine.has(by));
-  delete item.dataset.fate;
-  item.querySelector(".fate")?.remove();
+  delete item.dataset.pending;
+  item.querySelector(".pending")?.remove();
   item.querySelector(".body").textContent = body;
   const time = item.querySelector("time");
   time.dateTime = at;
   time.textContent = timeOf(new Date(at));
   time.title = new Date(at).toLocaleString();
-  // Ours that are still on their way stay at the end.
-  $("messages").insertBefore(item, $("messages").querySelector("[data-fate]"));
-  while ($("messages").children.length > SHOWN) $("messages").firstChild.remove();
+  // Own messages that are not confirmed yet stay at the end.
+  $("messages").insertBefore(item, $("messages").querySelector("[data-pending]"));
+  while ($("messages").children.length > MAX_MESSAGES) $("messages").firstChild.remove();
   showTyping(user, false);
   $("newest").hidden = atEnd();
 }
@@ -208,24 +213,25 @@ function timeOf(at) {
   return `${at.toLocaleDateString([], { day: "numeric", month: "short" })}, ${clock}`;
 }
 
-// The log is laid out from its end (column-reverse): 0 is the end, what is above is negative, and who reads at the end stays there.
+// The log is laid out from its end (column-reverse). The scroll position of the end is 0, and
+// positions above are negative. A log at its end stays there when messages are added.
 function atEnd() {
   return $("log").scrollTop > -40;
 }
 
-function toEnd() {
+function scrollToEnd() {
   $("log").scrollTop = 0;
 }
 
 $("log").onscroll = () => atEnd() && ($("newest").hidden = true);
 $("newest").onclick = () => {
-  toEnd();
+  scrollToEnd();
   $("body").focus();
 };
 
 // ---- Writing ----
 
-let noticed = 0;
+let noticed = 0; // time of the last typing notice
 
 $("composer").onsubmit = (event) => {
   event.preventDefault();
@@ -246,7 +252,7 @@ $("body").oninput = () => {
   room.notify("typing");
 };
 
-// ---- The others ----
+// ---- Other users ----
 
 const typists = new Map(); // by user: the timer that ends the notice
 
@@ -255,9 +261,10 @@ function showTyping(user, starts = true) {
   typists.delete(user);
   if (user && starts) typists.set(user, setTimeout(showTyping, TYPING, user, false));
   const names = [...typists.keys()];
-  if (names.length > 2) say("typing", `${names.length} people are typing …`);
-  else if (names.length > 0) say("typing", `${names.join(" and ")} ${names.length === 1 ? "is" : "are"} typing …`);
-  else say("typing", "");
+  if (names.length > 2) setText("typing", `${names.length} people are typing …`);
+  else if (names.length === 2) setText("typing", `${names.join(" and ")} are typing …`);
+  else if (names.length === 1) setText("typing", `${names[0]} is typing …`);
+  else setText("typing", "");
 }
 
 function showUsers(users) {

@@ -1,10 +1,10 @@
-// Who is on a channel, from the events presence_state and presence_diff that Phoenix's presence sends.
+// The list of users on a channel, from the events presence_state and presence_diff of Phoenix.
 
-/** Keeps the list of a channel. Somebody stands there once, with the number of their connections: tabs, devices. */
+/** The users of one channel. A user with several connections is listed once. */
 export class Presence {
   onchange = () => {};
   #refs = new Map(); // by key: a Set of phx_ref, one for each connection
-  #early = null; // diffs that came before the state that they change
+  #early = null; // diffs that arrived before the state to which they apply
 
   constructor(channel) {
     channel.on("presence_state", (state) => {
@@ -25,12 +25,12 @@ export class Presence {
     this.expect();
   }
 
-  /** The channel was joined: a new state is on its way. */
+  /** Must be called when the channel is joined: the server sends a new state then. */
   expect() {
     this.#early = [];
   }
 
-  /** Returns [key, the refs of the connections] of everybody. */
+  /** Returns [key, refs of the connections] for every user. */
   list() {
     return [...this.#refs].map(([key, refs]) => [key, [...refs]]);
   }

@@ -1,34 +1,42 @@
-// A client for Phoenix channels (version 2.0.0 of their wire) without dependencies, to copy and to change.
+// A small client for Phoenix Channels, version 2.0.0 of the protocol. It has no dependencies. It is
+// meant to be copied and adapted.
 //
-//   const socket = new Socket("/socket", { transport: webSocket });        // or longPoll
+//   const socket = new Socket("/socket", { transport: webSocket });    // or longPoll
 //   socket.onchange = () => show(socket.state, socket.retryAt);
-//   const room = socket.channel("room:tea", () => ({ user: "ann" }));       // asked again at every join
+//   const room = socket.channel("room:tea", () => ({ user: "ann" }));  // called for every join
 //   room.on("new_msg", (message) => …);
-//   room.onjoin = (response) => …;                                          // at first, and after every interruption
-//   room.onrefuse = ({ reason }) => …;                                      // the server said no; it is not asked again
+//   room.onjoin = (response) => …;              // called for every join, also after a reconnect
+//   room.onrefuse = ({ reason }) => …;          // the server rejected the join; there is no retry
 //   room.join();
 //   socket.connect();
-//   await room.push("new_msg", { body: "hello" });                          // throws a PushError
+//   await room.push("new_msg", { body: "hello" });                     // throws a PushError
 //
-// When the connection is lost the socket connects again by itself, and its channels join again.
+// If the connection is lost, the socket reconnects and its channels join again.
 
 import { webSocket } from "./transports.js";
 
-const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // ms before each attempt to connect or to join again; the last one stays
-const STABLE = 5000; // a connection that held for so long starts the table anew
+// All times are in milliseconds.
+const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // delays before attempts; the last one repeats
+const STABLE = 5000; // a connection that lasted longer resets the delay
 const HEARTBEAT = 20000;
 const TIMEOUT = 10000; // for the connection to open, and for a reply
 
-/** Why a push failed. Its status is "error" (the server refused), "timeout" (no reply came), or "closed" (there is no connection). */
+/**
+ * The error of a failed push. Its status is "error" (the server rejected it), "timeout" (no reply
+ * arrived) or "closed" (the connection is closed).
+ */
 export class PushError extends Error {
   constructor(status, response = {}) {
-    super(response?.reason ?? { timeout: "no answer", closed: "not connected" }[status] ?? "refused");
+    super(response?.reason ?? { timeout: "no reply", closed: "not connected" }[status] ?? "refused");
     this.status = status;
     this.response = response;
   }
 }
 
-/** A connection to a server, kept up until disconnect(). Its state is "closed", "connecting", "connected", or "waiting" until retryAt. */
+/**
+ * A connection to a server, which reconnects until disconnect() is called. Its state is "closed",
+ * "connecting", "connected", or "waiting" until retryAt.
+ */
 export class Socket {
   state = "closed";
   retryAt = 0;
@@ -38,7 +46,7 @@ export class Socket {
   #params;
   #connection = null;
   #channels = new Set();
-  #pending = new Map(); // by ref: what waits for a reply
+  #pending = new Map(); // by ref: requests without a reply
   #ref = 0;
   #failures = 0;
   #retry;
@@ -48,12 +56,12 @@ export class Socket {
     this.#path = path;
     this.#transport = transport;
     this.#params = params;
-    // Whenever the network or the page comes back, do not wait for timers.
+    // When the network or the page comes back, check the connection immediately.
     for (const event of ["online", "offline"]) addEventListener(event, () => this.#check());
     addEventListener("visibilitychange", () => document.hidden || this.#check());
   }
 
-  /** Connects, or does so now instead of at retryAt. */
+  /** Connects. If the socket is waiting, it connects now instead of at retryAt. */
   connect() {
     if (this.#connection) return;
     clearTimeout(this.#retry);
@@ -66,26 +74,26 @@ export class Socket {
     });
     this.#connection = connection;
     this.#beat = setTimeout(() => this.#lost(connection), TIMEOUT);
-    this.#become("connecting");
+    this.#setState("connecting");
   }
 
-  /** Leaves the channels and closes. A later connect() joins them again. */
+  /** Leaves the channels and closes the connection. A later connect() joins them again. */
   disconnect() {
     clearTimeout(this.#retry);
-    for (const channel of this.#channels) channel.farewell();
+    for (const channel of this.#channels) channel.sendLeave();
     this.#drop();
     this.#failures = 0;
-    this.#become("closed");
+    this.#setState("closed");
   }
 
-  /** Goes on by another transport. */
+  /** Reconnects with another transport. */
   use(transport) {
     this.disconnect();
     this.#transport = transport;
     this.connect();
   }
 
-  /** A channel for a topic. Its params are an object, or a function that returns it. */
+  /** Returns a channel for a topic. Its params are an object, or a function that returns one. */
   channel(topic, params = {}) {
     const channel = new Channel(this, topic, params, () => this.#channels.delete(channel));
     this.#channels.add(channel);
@@ -100,7 +108,10 @@ export class Socket {
     if (this.state === "connected") this.#connection.send(JSON.stringify([joinRef, ref, topic, event, payload]));
   }
 
-  /** Sends, and calls done(status, response) exactly once: with the reply, or with "timeout" or "closed". */
+  /**
+   * Sends a message. It calls done(status, response) exactly once: with the reply, or with the
+   * status "timeout" or "closed".
+   */
   request(joinRef, ref, topic, event, payload, done, timeout = TIMEOUT) {
     if (this.state !== "connected") return done("closed", {});
     const settle = (status, response) => {
@@ -110,25 +121,27 @@ export class Socket {
     };
     const timer = setTimeout(() => {
       settle("timeout", {});
-      this.#heartbeat(); // is anybody there?
+      this.#heartbeat(); // checks the connection
     }, timeout);
     this.#pending.set(ref, { topic, settle });
     this.send(joinRef, ref, topic, event, payload);
   }
 
-  /** Fails what waits for a reply, on one topic or on all. */
+  /** Ends the requests without a reply, on one topic or on all. */
   fail(topic) {
-    for (const p of [...this.#pending.values()]) if (topic === undefined || p.topic === topic) p.settle("closed", {});
+    for (const p of [...this.#pending.values()]) {
+      if (topic === undefined || p.topic === topic) p.settle("closed", {});
+    }
   }
 
-  #become(state) {
+  #setState(state) {
     this.state = state;
     this.onchange();
   }
 
   #opened() {
     this.#connection.since = Date.now();
-    this.#become("connected");
+    this.#setState("connected");
     this.#nextHeartbeat();
     for (const channel of this.#channels) channel.opened();
   }
@@ -139,11 +152,12 @@ export class Socket {
       return;
     }
     for (const channel of [...this.#channels]) {
-      if (channel.topic === topic && (joinRef === null || joinRef === channel.joinRef)) channel.receive(event, payload);
+      const current = joinRef === null || joinRef === channel.joinRef;
+      if (channel.topic === topic && current) channel.receive(event, payload);
     }
   }
 
-  /** Takes note that a connection is over, and plans the next one. */
+  /** Drops a connection that has ended, and schedules the next one. */
   #lost(connection) {
     if (connection !== this.#connection) return;
     if (Date.now() - connection.since > STABLE) this.#failures = 0;
@@ -151,7 +165,7 @@ export class Socket {
     const delay = backoff(this.#failures++);
     this.retryAt = Date.now() + delay;
     this.#retry = setTimeout(() => this.connect(), delay);
-    this.#become("waiting");
+    this.#setState("waiting");
   }
 
   #drop() {
@@ -169,7 +183,7 @@ export class Socket {
     this.#beat = setTimeout(() => this.#heartbeat(), HEARTBEAT);
   }
 
-  /** Asks the server for a sign of life. Long polling needs none: its requests fail by themselves. */
+  /** Sends a heartbeat. Long polling needs none: its requests fail if the server is gone. */
   #heartbeat() {
     if (!this.#transport.heartbeat) return;
     const connection = this.#connection;
@@ -185,7 +199,10 @@ export class Socket {
   }
 }
 
-/** A conversation on one topic. Its state is "closed", "waiting" (to join again), "joining", or "joined". Made by Socket.channel. */
+/**
+ * The client's end of one topic, made by Socket.channel. Its state is "closed", "waiting" (to join
+ * again), "joining" or "joined".
+ */
 class Channel {
   state = "closed";
   joinRef = null;
@@ -214,48 +231,53 @@ class Channel {
   /** Joins now, or as soon as there is a connection. */
   join() {
     clearTimeout(this.#retry);
-    this.#become("waiting");
+    this.#setState("waiting");
     if (this.#socket.state !== "connected") return;
     const ref = (this.joinRef = this.#socket.nextRef());
     const params = typeof this.#params === "function" ? this.#params() : this.#params;
-    this.#become("joining");
+    this.#setState("joining");
     this.#socket.request(ref, ref, this.topic, "phx_join", params, (status, response) => {
       if (ref !== this.joinRef) return;
       if (status === "ok") {
         this.#failures = 0;
-        this.#become("joined");
+        this.#setState("joined");
         this.onjoin(response);
       } else if (status === "error") {
         this.#end();
         this.onrefuse(response);
       } else if (status === "timeout") {
-        this.farewell(); // should the server still let us in
+        this.sendLeave(); // in case the server accepts the join later
         this.#joinLater();
       }
     });
   }
 
-  /** Sends an event. The promise is of the reply's response; it fails with a PushError. */
+  /** Sends an event. The promise resolves to the reply's response or rejects with a PushError. */
   push(event, payload = {}, timeout = TIMEOUT) {
     return new Promise((resolve, reject) => {
-      const done = (status, response) => (status === "ok" ? resolve(response) : reject(new PushError(status, response)));
+      const done = (status, response) => {
+        if (status === "ok") resolve(response);
+        else reject(new PushError(status, response));
+      };
       if (this.state !== "joined") return done("closed", {});
-      this.#socket.request(this.joinRef, this.#socket.nextRef(), this.topic, event, payload, done, timeout);
+      const ref = this.#socket.nextRef();
+      this.#socket.request(this.joinRef, ref, this.topic, event, payload, done, timeout);
     });
   }
 
-  /** Sends an event that is not answered. It is lost if there is no connection. */
+  /** Sends an event without a reply. The event is lost if the channel is not joined. */
   notify(event, payload = {}) {
-    if (this.state === "joined") this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, event, payload);
+    if (this.state !== "joined") return;
+    this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, event, payload);
   }
 
   leave() {
-    this.farewell();
+    this.sendLeave();
     this.#end();
     this.#socket.fail(this.topic);
   }
 
-  // What follows is for Socket.
+  // The methods below are called by Socket.
 
   opened() {
     if (this.state !== "closed") this.join();
@@ -264,11 +286,12 @@ class Channel {
   lost() {
     clearTimeout(this.#retry);
     this.joinRef = null;
-    if (this.state !== "closed") this.#become("waiting");
+    if (this.state !== "closed") this.#setState("waiting");
   }
 
-  farewell() {
-    if (this.joinRef) this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, "phx_leave", {});
+  sendLeave() {
+    if (!this.joinRef) return;
+    this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, "phx_leave", {});
   }
 
   receive(event, payload) {
@@ -287,24 +310,24 @@ class Channel {
   #joinLater() {
     this.joinRef = null;
     clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => this.join(), backoff(2 + this.#failures++)); // 1 s at first
-    this.#become("waiting");
+    this.#retry = setTimeout(() => this.join(), backoff(2 + this.#failures++)); // first after 1 s
+    this.#setState("waiting");
   }
 
   #end() {
     clearTimeout(this.#retry);
     this.joinRef = null;
     this.#forget();
-    this.#become("closed");
+    this.#setState("closed");
   }
 
-  #become(state) {
+  #setState(state) {
     this.state = state;
     this.#socket.onchange();
   }
 }
 
-/** ms until the next attempt after n failures, a little different for every client, so that they do not all come at once. */
+/** Returns the delay after n failures, with jitter so that clients do not reconnect at once. */
 function backoff(n) {
   return BACKOFF[Math.min(n, BACKOFF.length - 1)] * (0.8 + 0.4 * Math.random());
 }

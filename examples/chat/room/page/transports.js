@@ -1,8 +1,9 @@
-// The two ways to a server. A transport is a function (url, on) that connects and returns { send(text), close() }. It calls on.open()
-// once, on.message(text) in order, and on.close() when the connection has ended. Its path is what the server has it under.
+// The two transports. A transport is a function (url, on) that connects and returns an object with
+// send(text) and close(). It calls on.open() once, on.message(text) for each message in order, and
+// on.close() when the connection has ended. Its path is the last part of the server's URL.
 
-const POLL_TIMEOUT = 30000; // ms; the server answers after 10 s even if there is nothing to say
-const SEND_TIMEOUT = 10000;
+const POLL_TIMEOUT = 30000; // ms; the server answers after 10 s even without messages
+const SEND_TIMEOUT = 10000; // ms
 
 export function webSocket(url, on) {
   url.protocol = url.protocol.replace("http", "ws");
@@ -24,7 +25,8 @@ export function longPoll(url, on) {
   async function request(method, signal, body) {
     const headers = token ? { "X-Phoenix-Longpoll-Token": token } : {};
     if (body) headers["Content-Type"] = "application/x-ndjson";
-    const keepalive = body?.length < 20000; // goes out even if the page is closed now; browsers do so with 64 kB at most
+    // The browser finishes the request even if the page is closed. It allows at most 64 kB.
+    const keepalive = body?.length < 20000;
     const response = await fetch(url, { method, headers, body, signal, keepalive, cache: "no-store" });
     return response.json();
   }
@@ -45,7 +47,7 @@ export function longPoll(url, on) {
     }
   }
 
-  // One request at a time, so that the order is kept; what is sent meanwhile goes together, a line each.
+  // flush sends one request at a time to keep the order. Each line of a request is a message.
   async function flush() {
     sending = true;
     await null;
@@ -67,7 +69,7 @@ export function longPoll(url, on) {
       outbox.push(text);
       if (!sending) flush().catch(end);
     },
-    close: () => polls.abort(), // what was sent still goes out
+    close: () => polls.abort(), // requests that send messages still finish
   };
 }
 longPoll.path = "longpoll";
