@@ -15,13 +15,17 @@ import (
 	"bennu.example/pubsub"
 )
 
-const large = 10_000
+const (
+	large      = 10_000
+	onlineMeta = `{"device":"tab","online_at":1700000000}`
+)
 
-// sink is a subscriber that does nothing: what a diff costs without its sockets.
+// sink is a subscriber that does nothing. With it, a benchmark measures a diff without the sockets.
 type sink struct{}
 
 func (sink) Deliver(*pubsub.Broadcast) error { return nil }
 
+// fill tracks n keys, each by an owner of its own.
 func fill(b *testing.B, p *presence.Presence, n int) []*owner {
 	b.Helper()
 	owners := make([]*owner, n)
@@ -34,20 +38,25 @@ func fill(b *testing.B, p *presence.Presence, n int) []*owner {
 	return owners
 }
 
-// BenchmarkTrack is a track and an untrack on one node: in a room of one, and in one of 10,000; heard by a subscriber or by nobody.
+// BenchmarkTrack measures a track and an untrack on one node: in an empty room and in one of
+// 10,000, with and without a subscriber.
 func BenchmarkTrack(b *testing.B) {
 	for _, bench := range []struct {
-		name  string
-		size  int
-		heard bool
-		meta  any
-	}{{"alone", 0, true, nil}, {"in 10000", large, true, json.RawMessage(`{"device":"tab"}`)}, {"in 10000 unheard", large, false, json.RawMessage(`{"device":"tab"}`)}} {
+		name       string
+		size       int
+		subscribed bool
+		meta       any
+	}{
+		{"alone", 0, true, nil},
+		{"in 10000", large, true, json.RawMessage(`{"device":"tab"}`)},
+		{"in 10000 without subscriber", large, false, json.RawMessage(`{"device":"tab"}`)},
+	} {
 		b.Run(bench.name, func(b *testing.B) {
 			ps := pubsub.New(nil)
 			p := presence.New(ps, nil)
 			defer p.Close(context.Background())
 			fill(b, p, bench.size)
-			if bench.heard {
+			if bench.subscribed {
 				defer ps.Subscribe(topic, sink{}).Cancel()
 			}
 			b.ReportAllocs()
@@ -62,7 +71,7 @@ func BenchmarkTrack(b *testing.B) {
 	}
 }
 
-// BenchmarkUpdate is an update in a room of 10,000.
+// BenchmarkUpdate measures an update in a room of 10,000.
 func BenchmarkUpdate(b *testing.B) {
 	ps := pubsub.New(nil)
 	p := presence.New(ps, nil)
@@ -77,7 +86,8 @@ func BenchmarkUpdate(b *testing.B) {
 	}
 }
 
-// BenchmarkList is the list of a room of 10,000, as a value and as what Push sends.
+// BenchmarkList measures the list of a room of 10,000, as a State, as the payload of Push and as a
+// page.
 func BenchmarkList(b *testing.B) {
 	p := presence.New(pubsub.New(nil), nil)
 	defer p.Close(context.Background())
@@ -103,7 +113,8 @@ func BenchmarkList(b *testing.B) {
 	})
 }
 
-// BenchmarkClient is what a client does in a room of 10,000: reads the state, syncs with another, merges a diff.
+// BenchmarkClient measures a client in a room of 10,000. It parses the state, computes the
+// difference to another state, and merges diffs.
 func BenchmarkClient(b *testing.B) {
 	p := presence.New(pubsub.New(nil), nil)
 	defer p.Close(context.Background())
@@ -153,16 +164,10 @@ func BenchmarkClient(b *testing.B) {
 	})
 }
 
-// BenchmarkMemory reports the bytes of heap for each presence: in one room, and alone in a room; tracked here, and known from another node.
+// BenchmarkMemory reports the bytes of heap for each presence: all in one room, each in a room of
+// its own, and tracked on another node.
 func BenchmarkMemory(b *testing.B) {
 	const n = 50_000
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	for _, bench := range []struct {
 		name   string
 		rooms  int
@@ -177,7 +182,7 @@ func BenchmarkMemory(b *testing.B) {
 				keys, metas := make([]string, n), make([]json.RawMessage, n)
 				owners := make([]*owner, n)
 				for i := range keys {
-					keys[i], metas[i], owners[i] = fmt.Sprintf("user-%05d", i), json.RawMessage(`{"device":"tab","online_at":1700000000}`), new(owner)
+					keys[i], metas[i], owners[i] = fmt.Sprintf("user-%05d", i), json.RawMessage(onlineMeta), new(owner)
 				}
 				var before uint64
 				var p *presence.Presence
@@ -193,9 +198,9 @@ func BenchmarkMemory(b *testing.B) {
 					track(from)
 					from.DeltaSize()
 					to := presence.New(pubsub.New(new(network).adapter("b")), nil)
-					before = heap()
+					before = heapSize()
 					to.MergeFrom(from)
-					b.ReportMetric(float64(heap()-before)/n, "B/presence")
+					b.ReportMetric(float64(heapSize()-before)/n, "B/presence")
 					if to.Count(topics[0]) != n {
 						b.Fatal(to.Count(topics[0]))
 					}
@@ -203,9 +208,9 @@ func BenchmarkMemory(b *testing.B) {
 					p = to
 				} else {
 					p = presence.New(pubsub.New(nil), nil)
-					before = heap()
+					before = heapSize()
 					track(p)
-					b.ReportMetric(float64(heap()-before)/n, "B/presence")
+					b.ReportMetric(float64(heapSize()-before)/n, "B/presence")
 				}
 				p.Close(context.Background())
 				runtime.KeepAlive(owners)
@@ -215,7 +220,8 @@ func BenchmarkMemory(b *testing.B) {
 	}
 }
 
-// BenchmarkReplication reports the bytes that a join costs between nodes: one by one, and a thousand at once.
+// BenchmarkReplication reports the bytes that are sent to other nodes for a join, and for each of a
+// thousand joins at once.
 func BenchmarkReplication(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
@@ -225,7 +231,8 @@ func BenchmarkReplication(b *testing.B) {
 			o := new(owner)
 			for i := 0; b.Loop(); i++ {
 				for j := range n {
-					if _, err := p.TrackFor(o, topic, fmt.Sprintf("user-%d-%d", i, j), json.RawMessage(`{"device":"tab","online_at":1700000000}`)); err != nil {
+					key := fmt.Sprintf("user-%d-%d", i, j)
+					if _, err := p.TrackFor(o, topic, key, json.RawMessage(onlineMeta)); err != nil {
 						b.Fatal(err)
 					}
 				}
@@ -240,11 +247,12 @@ func BenchmarkReplication(b *testing.B) {
 	}
 }
 
-// BenchmarkDelay is from a track on one node to its diff on another, over a network without delays, with a pause after each.
+// BenchmarkDelay measures the time from a track on one node to its diff on another, over a network
+// without delays. There is a pause after each track.
 func BenchmarkDelay(b *testing.B) {
 	var net network
 	nodes := []*presence.Presence{}
-	heard := make(chan struct{}, 1)
+	received := make(chan struct{}, 1)
 	for i := range 2 {
 		ps := pubsub.New(net.adapter(fmt.Sprint(i)))
 		ctx, cancel := context.WithCancel(context.Background())
@@ -255,7 +263,7 @@ func BenchmarkDelay(b *testing.B) {
 		defer p.Close(context.Background())
 		nodes = append(nodes, p)
 		if i == 1 {
-			defer ps.Subscribe(topic, tell(heard)).Cancel()
+			defer ps.Subscribe(topic, signaling(received)).Cancel()
 		}
 	}
 	for i := 0; ; i++ {
@@ -273,7 +281,7 @@ func BenchmarkDelay(b *testing.B) {
 		if _, err := nodes[0].TrackFor(new(owner), topic, fmt.Sprint(i), nil); err != nil {
 			b.Fatal(err)
 		}
-		<-heard
+		<-received
 		took = append(took, time.Since(begin))
 	}
 	slices.Sort(took)
@@ -281,6 +289,7 @@ func BenchmarkDelay(b *testing.B) {
 	b.ReportMetric(float64(took[len(took)*99/100].Nanoseconds()), "p99-ns")
 }
 
-type tell chan struct{}
+// signaling is a subscriber that sends to the channel for each broadcast.
+type signaling chan struct{}
 
-func (t tell) Deliver(*pubsub.Broadcast) error { t <- struct{}{}; return nil }
+func (s signaling) Deliver(*pubsub.Broadcast) error { s <- struct{}{}; return nil }

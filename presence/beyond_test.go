@@ -12,7 +12,7 @@ import (
 	"bennu.example/presence"
 )
 
-// leaver is an owner whose end has a cause, as a channel's.
+// leaver is an owner whose context has a cause, like that of a channel.
 type leaver struct {
 	owner
 	ctx    context.Context
@@ -32,7 +32,8 @@ func (l *leaver) endBecause(cause error) {
 	l.end()
 }
 
-// TestGrace holds that who comes back in time has never left.
+// TestGrace has owners end and their keys be tracked again within the grace period. No diff is sent
+// if the meta is the same, and an update otherwise.
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -53,18 +54,19 @@ func TestGrace(t *testing.T) {
 		time.Sleep(time.Minute)
 		n.want()
 
-		a.endBecause(channel.ErrClosed) // again: its first grace period does not end this one
+		a.endBecause(channel.ErrClosed) // the timer of the first grace period does not end this one
 		time.Sleep(9 * time.Second)
 		a = newLeaver()
 		n.track(a, "u1", device{"device": "phone"})
-		n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"B","phx_ref_prev":"A","device":"phone"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`)
+		n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"B","phx_ref_prev":"A","device":"phone"}]}},` +
+			`"leaves":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`)
 
 		b := newLeaver()
 		n.track(b, "u1", tab)
 		n.take(&n.names)
 		a.endBecause(channel.ErrClosed)
 		b.endBecause(channel.ErrClosed)
-		n.track(newLeaver(), "u1", tab) // the one with the same meta comes back, not the one that waits longer
+		n.track(newLeaver(), "u1", tab) // replaces the presence with the same meta, not the older one
 		n.want()
 		time.Sleep(9999 * time.Millisecond)
 		n.want()
@@ -78,7 +80,7 @@ func TestGrace(t *testing.T) {
 			n.take(&n.names)
 			c.endBecause(cause)
 			if n.Count(topic) != 1 {
-				t.Errorf("%v: stays", cause)
+				t.Errorf("%v: still present", cause)
 			}
 			n.take(&n.names)
 		}
@@ -87,21 +89,20 @@ func TestGrace(t *testing.T) {
 		plain.end()
 		n.UntrackAll(plain)
 		if n.Count(topic) != 2 {
-			t.Error("gone at once")
+			t.Error("there was no grace period")
 		}
 		time.Sleep(time.Minute)
 		if n.Count(topic) != 1 {
-			t.Error("stays for ever")
+			t.Error("present after the grace period")
 		}
 		n.check()
 	})
 }
 
-// TestGraceElsewhere holds that who comes back on another node was never away, and is there once.
-func TestGraceElsewhere(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestGraceOnAnotherNode has a key be tracked on another node within the grace period. All nodes
+// list it throughout, and in the end with one meta.
+func TestGraceOnAnotherNode(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		with := func(c *presence.Config) { c.Grace = 10 * time.Second }
 		a, b, c := net.join(t, "a", with), net.join(t, "b", with), net.join(t, "c")
 		all := []*node{a, b, c}
@@ -126,7 +127,8 @@ func TestGraceElsewhere(t *testing.T) {
 	})
 }
 
-// TestWindow holds that changes of a large room are told together, and what came and went is not told.
+// TestWindow collects the changes of a large room into one diff. Presences that joined and left
+// within the window are not in it.
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -134,7 +136,10 @@ func TestWindow(t *testing.T) {
 		o := new(owner)
 		n.track(o, "u1", nil)
 		n.track(o, "u2", nil)
-		n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"A"}]}},"leaves":{}}`, `{"joins":{"u2":{"metas":[{"phx_ref":"B"}]}},"leaves":{}}`)
+		n.want(
+			`{"joins":{"u1":{"metas":[{"phx_ref":"A"}]}},"leaves":{}}`,
+			`{"joins":{"u2":{"metas":[{"phx_ref":"B"}]}},"leaves":{}}`,
+		)
 		n.track(o, "u3", nil)
 		n.UntrackFor(o, topic, "u1")
 		n.UpdateFor(o, topic, "u2", device{"v": 1})
@@ -144,10 +149,12 @@ func TestWindow(t *testing.T) {
 		n.track(o, "u5", nil)
 		n.UpdateFor(o, topic, "u5", device{"v": 1})
 		n.want()
-		n.wantListOnly(`{"u2":{"metas":[{"phx_ref":"C","phx_ref_prev":"D","v":2}]},"u3":{"metas":[{"phx_ref":"E"}]},"u5":{"metas":[{"phx_ref":"F","phx_ref_prev":"G","v":1}]}}`)
+		n.wantListOnly(`{"u2":{"metas":[{"phx_ref":"C","phx_ref_prev":"D","v":2}]},"u3":{"metas":[{"phx_ref":"E"}]},` +
+			`"u5":{"metas":[{"phx_ref":"F","phx_ref_prev":"G","v":1}]}}`)
 		time.Sleep(time.Second)
 		synctest.Wait()
-		n.want(`{"joins":{"u3":{"metas":[{"phx_ref":"E"}]},"u2":{"metas":[{"phx_ref":"C","phx_ref_prev":"B","v":2}]},"u5":{"metas":[{"phx_ref":"F","v":1}]}},` +
+		n.want(`{"joins":{"u3":{"metas":[{"phx_ref":"E"}]},` +
+			`"u2":{"metas":[{"phx_ref":"C","phx_ref_prev":"B","v":2}]},"u5":{"metas":[{"phx_ref":"F","v":1}]}},` +
 			`"leaves":{"u1":{"metas":[{"phx_ref":"A"}]},"u2":{"metas":[{"phx_ref":"B"}]}}}`)
 		n.check()
 
@@ -165,7 +172,7 @@ func TestWindow(t *testing.T) {
 	})
 }
 
-// TestPage holds that paging finds everyone who stays, once.
+// TestPage pages through a room while keys join and leave. Keys that stay appear exactly once.
 func TestPage(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -187,17 +194,17 @@ func TestPage(t *testing.T) {
 			break
 		}
 		cursor = next
-		n.UntrackFor(o, topic, got[len(got)-1]) // what the cursor points to
+		n.UntrackFor(o, topic, got[len(got)-1]) // the key to which the cursor points
 		n.UntrackFor(o, topic, fmt.Sprint(100-pages))
 		n.track(o, fmt.Sprint("new", pages), nil)
 	}
 	for i := range 100 - pages {
 		if !slices.Contains(got, fmt.Sprint(i)) {
-			t.Errorf("%d was not found", i)
+			t.Errorf("%d is on no page", i)
 		}
 	}
 	if slices.Sort(got); len(slices.Compact(slices.Clone(got))) != len(got) {
-		t.Error("found twice")
+		t.Error("a key is on two pages")
 	}
 	for _, bad := range []string{"x", "1.2", ".", "1", "-1.-1", cursor + "x"} {
 		if page, _ := n.Page(topic, bad, 3); page.Len() != 3 {
@@ -205,16 +212,16 @@ func TestPage(t *testing.T) {
 		}
 	}
 	if page, next := n.Page("room:8", "", 3); page.Len() != 0 || next != "" {
-		t.Errorf("of nothing %d, %q", page.Len(), next)
+		t.Errorf("empty topic: %d on the page, next %q", page.Len(), next)
 	}
 	n.UntrackAll(o)
 	n.track(o, "again", nil)
 	if page, next := n.Page(topic, cursor, 3); page.Len() != 1 || next != "" {
-		t.Errorf("after all have gone: %d, %q", page.Len(), next)
+		t.Errorf("after all have left: %d on the page, next %q", page.Len(), next)
 	}
 }
 
-// TestOnline holds that the index follows what happens after it was made.
+// TestOnline checks that the index, which the first call builds, follows later changes.
 func TestOnline(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)

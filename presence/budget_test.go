@@ -11,32 +11,35 @@ import (
 	"bennu.example/pubsub"
 )
 
-// TestBudget holds what a presence costs: its memory, and the allocations of a track and an untrack in a room of 10,000.
+// heapSize returns the bytes of live objects on the heap.
+func heapSize() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// TestBudget limits the memory of a presence, and the allocations of a track and an untrack, in a
+// room of 10,000.
 func TestBudget(t *testing.T) {
 	const n, bytes, allocs = 10_000, 400, 26
 	ps := pubsub.New(nil)
-	p := presence.New(ps, &presence.Config{Window: -1}) // else up to a second of diffs is in memory, too
+	p := presence.New(ps, &presence.Config{Window: -1}) // otherwise up to a second of diffs is in memory as well
 	defer p.Close(context.Background())
 	defer ps.Subscribe(topic, sink{}).Cancel()
-	heap := func() uint64 {
-		runtime.GC()
-		runtime.GC()
-		var m runtime.MemStats
-		runtime.ReadMemStats(&m)
-		return m.HeapAlloc
-	}
 	keys, owners := make([]string, n), make([]owner, n)
 	for i := range keys {
 		keys[i] = fmt.Sprintf("user-%05d", i)
 	}
-	var meta any = json.RawMessage(`{"device":"tab","online_at":1700000000}`)
-	before := heap()
+	var meta any = json.RawMessage(onlineMeta)
+	before := heapSize()
 	for i, key := range keys {
 		if _, err := p.TrackFor(&owners[i], topic, key, meta); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if got := (heap() - before) / n; got > bytes {
+	if got := (heapSize() - before) / n; got > bytes {
 		t.Errorf("%d bytes for each presence, more than %d", got, bytes)
 	}
 	got := testing.AllocsPerRun(200, func() {

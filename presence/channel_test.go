@@ -19,9 +19,9 @@ import (
 	"bennu.example/transport"
 )
 
-// carrier is a connection without a network: it keeps the messages that would go out.
+// carrier is a connection without a network. It records the messages that are sent to the client.
 type carrier struct {
-	channel.Carrier // for what a later one may ask for
+	channel.Carrier // panics if a method is called that is not defined below
 
 	ser    serializer.Serializer
 	ps     *pubsub.PubSub
@@ -64,6 +64,8 @@ func (c *carrier) keep(f *serializer.Frame) error {
 	return nil
 }
 
+// take returns the messages since the last call as "join_ref event payload". Refs of presences are
+// replaced by names.
 func (c *carrier) take(n *names) []string {
 	synctest.Wait()
 	c.mu.Lock()
@@ -83,8 +85,11 @@ type joinParams struct {
 	User string `json:"user"`
 }
 
+// tracking is sent by a member to itself, because nothing can be pushed before the join is
+// answered.
 type tracking struct{ user string }
 
+// members returns a handler that tracks its clients.
 func members(p *presence.Presence) *channel.Handler {
 	return channel.Define(
 		func(m *member, _ context.Context, c *channel.Channel, params joinParams) (any, error) {
@@ -120,6 +125,7 @@ func members(p *presence.Presence) *channel.Handler {
 	)
 }
 
+// join joins the topic. The channel before is replaced.
 func join(c *carrier, h *channel.Handler, ref, user string, before channel.Driver) channel.Driver {
 	return channel.Start(context.Background(), c, h, &serializer.Message{
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: topic, Event: serializer.EventJoin,
@@ -127,7 +133,8 @@ func join(c *carrier, h *channel.Handler, ref, user string, before channel.Drive
 	}, before, 1<<20, new(mailbox.Workers))
 }
 
-// TestChannel is N282 and what the wire shows of presence: the state, the diffs, and an end that is noticed however a channel ends.
+// TestChannel checks the state and the diffs on the wire, and that a presence ends with its
+// channel, however the channel ends (N282).
 func TestChannel(t *testing.T) {
 	t.Parallel()
 	for _, ser := range serializer.Default() {
@@ -161,21 +168,31 @@ func TestChannel(t *testing.T) {
 					}
 				}
 				da := join(a, h, "1", "u1", channel.Driver{})
-				want(a, `1 phx_reply {}`, `1 presence_state {}`, ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}},"leaves":{}}`)
+				want(a, `1 phx_reply {}`, `1 presence_state {}`,
+					` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}},"leaves":{}}`)
 				db := join(b, h, "2", "u2", channel.Driver{})
 				joined := ` presence_diff {"joins":{"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}},"leaves":{}}`
 				want(a, joined)
 				want(b, `2 phx_reply {}`, `2 presence_state {"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}`, joined)
 
-				da.Receive(&serializer.Message{Ref: "3", Topic: topic, Event: "update", Payload: serializer.Value(device{"status": "away"})}, time.Second)
-				changed := ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`
+				send := func(ref serializer.Ref, event string, payload any) {
+					da.Receive(&serializer.Message{
+						Ref: ref, Topic: topic, Event: event, Payload: serializer.Value(payload),
+					}, time.Second)
+				}
+				send("3", "update", device{"status": "away"})
+				const away = `{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}`
+				changed := ` presence_diff {"joins":{"u1":{"metas":[` + away + `]}},` +
+					`"leaves":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`
 				want(b, changed)
 				want(a, `1 phx_reply {}`, changed)
-				da.Receive(&serializer.Message{Ref: "3", Topic: topic, Event: "set", Payload: serializer.Value(device{})}, time.Second)
-				want(a, `1 phx_reply {}`, ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}]}}}`)
+				send("3", "set", device{})
+				want(a, `1 phx_reply {}`, ` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}},`+
+					`"leaves":{"u1":{"metas":[`+away+`]}}}`)
 				b.take(&n.names)
-				da.Receive(&serializer.Message{Ref: "4", Topic: topic, Event: "untrack"}, time.Second)
-				want(a, `1 phx_reply {"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}}`, ` presence_diff {"joins":{},"leaves":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}}}`)
+				send("4", "untrack", nil)
+				want(a, `1 phx_reply {"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}}`,
+					` presence_diff {"joins":{},"leaves":{"u1":{"metas":[{"phx_ref":"D","phx_ref_prev":"C"}]}}}`)
 				b.take(&n.names)
 
 				for i, end := range []func(){
@@ -196,7 +213,7 @@ func TestChannel(t *testing.T) {
 					end()
 					want(a, ` presence_diff {"joins":{},"leaves":{"u2":{"metas":[{"phx_ref":"A","device":"tab"}]}}}`)
 					if n.Count(topic) != 0 {
-						t.Errorf("end %d: still there", i)
+						t.Errorf("end %d: still present", i)
 					}
 				}
 				b.take(&n.names)
@@ -209,7 +226,7 @@ func TestChannel(t *testing.T) {
 					t.Errorf("joined again: %q", got)
 				}
 				if n.Count(topic) != 1 {
-					t.Error("not there after joining again")
+					t.Error("not present after joining again")
 				}
 				db.Close(errors.New("done"))
 				da.Close(errors.New("done"))

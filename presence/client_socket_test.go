@@ -19,22 +19,29 @@ import (
 	"bennu.example/socket"
 )
 
-// serve runs a server whose channels track their clients, and which pushes what it is told to.
+// serve runs a server with two kinds of channels. Those of room:* track their clients. The channel
+// script pushes each event back to the client that sent it.
 func serve(t *testing.T) (url string) {
 	t.Helper()
 	ps := pubsub.New(nil)
 	p := presence.New(ps, nil)
-	forward := func(event string) channel.Option[struct{}] {
-		return channel.On(event, func(_ *struct{}, _ context.Context, c *channel.Channel, payload serializer.Payload) (push.Reply, error) {
-			return push.OK(nil), c.Push(event, payload)
+	type script = struct{}
+	pushBack := func(_ *script, _ context.Context, c *channel.Channel, event string, payload serializer.Payload) (
+		push.Reply, error,
+	) {
+		return push.OK(nil), c.Push(event, payload)
+	}
+	forward := func(event string) channel.Option[script] {
+		return channel.On(event, func(s *script, ctx context.Context, c *channel.Channel, payload serializer.Payload) (
+			push.Reply, error,
+		) {
+			return pushBack(s, ctx, c, event, payload)
 		})
 	}
 	scripted := channel.Define(
-		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
-		channel.OnAny(func(_ *struct{}, _ context.Context, c *channel.Channel, event string, payload serializer.Payload) (push.Reply, error) {
-			return push.OK(nil), c.Push(event, payload)
-		}),
-		forward(presence.EventState), forward(presence.EventDiff)) // reserved: they do not reach OnAny
+		func(*script, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.OnAny(pushBack),
+		forward(presence.EventState), forward(presence.EventDiff)) // reserved events do not reach OnAny
 	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": members(p), "script": scripted}})
 	server := httptest.NewServer(h)
 	t.Cleanup(func() {
@@ -45,9 +52,12 @@ func serve(t *testing.T) (url string) {
 	return server.URL
 }
 
+// dial returns a connected client that rejoins at once.
 func dial(t *testing.T, url string) *socket.Client {
 	t.Helper()
-	c, err := socket.Dial(t.Context(), url, &socket.ClientConfig{RejoinAfter: func(int) time.Duration { return time.Millisecond }})
+	c, err := socket.Dial(t.Context(), url, &socket.ClientConfig{
+		RejoinAfter: func(int) time.Duration { return time.Millisecond },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +65,7 @@ func dial(t *testing.T, url string) *socket.Client {
 	return c
 }
 
-// until waits until what is listed, without refs and order, is as wanted.
+// until waits until ok accepts the list.
 func until(t *testing.T, c *presence.Client, synced chan struct{}, what string, ok func(presence.State) bool) {
 	t.Helper()
 	deadline := time.After(10 * time.Second)
@@ -68,7 +78,8 @@ func until(t *testing.T, c *presence.Client, synced chan struct{}, what string, 
 	}
 }
 
-// TestClientOverSocket has two clients see each other come, change, crash and come back, and leave.
+// TestClientOverSocket has two clients join, update, crash and rejoin, and leave. Their lists
+// follow.
 func TestClientOverSocket(t *testing.T) {
 	t.Parallel()
 	url := serve(t)
@@ -104,7 +115,7 @@ func TestClientOverSocket(t *testing.T) {
 		metas, err := presence.Metas[struct{ Device, Status string }](e)
 		return err == nil && len(metas) == 1 && metas[0].Device == "tab" && metas[0].Status == "away"
 	})
-	a.Push("no such event", nil) // its channel crashes, and it joins again
+	a.Push("no such event", nil) // the channel crashes, and the client rejoins
 	until(t, who, synced, "state of the next join", func(s presence.State) bool {
 		e, _ := s.Get("u1")
 		metas, err := presence.Metas[struct{ Status string }](e)
@@ -172,7 +183,7 @@ func TestClientSyncedOnlyWhileJoined(t *testing.T) {
 	expect("close", false)
 }
 
-// TestClientSyncedAfterClose holds that a Client that no longer follows its channel does not claim to know.
+// TestClientSyncedAfterClose checks that Synced returns false after Close, and that the list stays.
 func TestClientSyncedAfterClose(t *testing.T) {
 	t.Parallel()
 	c := presence.NewLooseClient(zerolog.Nop())
@@ -186,7 +197,8 @@ func TestClientSyncedAfterClose(t *testing.T) {
 	}
 }
 
-// TestClientLeavesOnClose has clients go that were closed or paused: others see it at once, also over long poll.
+// TestClientLeavesOnClose closes and pauses clients of both transports. Others see the leave at
+// once.
 func TestClientLeavesOnClose(t *testing.T) {
 	t.Parallel()
 	url := serve(t)
@@ -217,7 +229,7 @@ func TestClientLeavesOnClose(t *testing.T) {
 	}
 }
 
-// TestClientEvents is M275.
+// TestClientEvents uses other names for the events of the state and the diffs (M275).
 func TestClientEvents(t *testing.T) {
 	t.Parallel()
 	c := dial(t, serve(t)).Channel("script", nil)
@@ -226,7 +238,10 @@ func TestClientEvents(t *testing.T) {
 	who.OnSync(func() { synced <- struct{}{} })
 	c.Join()
 	for _, e := range [][2]string{
-		{presence.EventState, long("wrong:1")}, {"changed", longDiff("u3:3", "")}, {"who", long("u1:1 u2:2")}, {"changed", longDiff("", "u1:1")},
+		{presence.EventState, long("wrong:1")},
+		{"changed", longDiff("u3:3", "")},
+		{"who", long("u1:1 u2:2")},
+		{"changed", longDiff("", "u1:1")},
 	} {
 		if _, err := channel.Call[struct{}](t.Context(), c, e[0], json.RawMessage(e[1])); err != nil {
 			t.Error(err)
@@ -235,8 +250,9 @@ func TestClientEvents(t *testing.T) {
 	until(t, who, synced, "diff", func(s presence.State) bool { return short(s) == "u2:2 u3:3" })
 }
 
-// What is in the state and in a diff besides, whichever comes first, is told twice and listed once, as by phoenix.js.
-func TestClientToldTwice(t *testing.T) {
+// TestClientReceivesPresenceTwice has a presence arrive in the state and in a diff, in both orders.
+// As in phoenix.js, OnJoin is called twice, and the presence is listed once.
+func TestClientReceivesPresenceTwice(t *testing.T) {
 	t.Parallel()
 	url := serve(t)
 	for name, events := range map[string][][2]string{
@@ -245,9 +261,9 @@ func TestClientToldTwice(t *testing.T) {
 	} {
 		c := dial(t, url).Channel("script", nil)
 		who := presence.NewClient(c, nil)
-		told := make(chan string, 100)
+		calls := make(chan string, 100)
 		who.OnJoin(func(key string, current, joined presence.Entry) {
-			told <- fmt.Sprint(key, " ", joined.Metas[0].Ref, " after ", len(current.Metas))
+			calls <- fmt.Sprint(key, " ", joined.Metas[0].Ref, " after ", len(current.Metas))
 		})
 		c.Join()
 		for _, e := range append(events, [2]string{presence.EventDiff, longDiff("u2:2", "")}) {
@@ -256,12 +272,12 @@ func TestClientToldTwice(t *testing.T) {
 			}
 		}
 		for _, want := range []string{"u1 1 after 0", "u1 1 after 1", "u2 2 after 0"} {
-			if got := <-told; got != want {
-				t.Errorf("%s: told %q, want %q", name, got, want)
+			if got := <-calls; got != want {
+				t.Errorf("%s: called with %q, want %q", name, got, want)
 			}
 		}
 		if got := short(who.List()); got != "u1:1 u2:2" {
-			t.Errorf("%s: lists %s", name, got)
+			t.Errorf("%s: the list is %s", name, got)
 		}
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"bennu.example/presence"
 )
 
-// parse reads a state in shorthand: "u1:1,2 u2:3" are two keys with metas by their refs.
+// parse parses a state in shorthand: "u1:1,2 u2:3" are two keys and the refs of their metas.
 func parse(t *testing.T, short string) (s presence.State) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(long(short)), &s); err != nil {
@@ -55,7 +55,7 @@ func refsOf(e presence.Entry) string {
 	return strings.Join(refs, ",")
 }
 
-// journal writes callbacks down.
+// journal records the calls of callbacks.
 type journal struct{ lines []string }
 
 func (j *journal) joined(key string, current, joined presence.Entry) {
@@ -72,7 +72,7 @@ func (j *journal) take() string {
 	return all
 }
 
-// TestMerge is M269 to M273 and M276.
+// TestMerge applies diffs to states (M269 to M273, M276).
 func TestMerge(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ state, joins, leaves, want, calls string }{
@@ -85,7 +85,10 @@ func TestMerge(t *testing.T) {
 		"known ref again":    {"u1:1,2", "u1:1", "", "u1:2,1", "u1 [1,2] +1"},
 		"unknown key leaves": {"u1:1", "", "u2:1", "u1:1", ""},
 		"unknown ref leaves": {"u1:1", "", "u1:2", "u1:1", "u1 [1] -2"},
-		"many":               {"u:1,2,3,4,5,6,7,8,9,10", "u:11", "u:1,2,3,4,5,6,7,8,9", "u:10,11", "u [1,2,3,4,5,6,7,8,9,10] +11; u [10,11] -1,2,3,4,5,6,7,8,9"},
+		"many": {
+			"u:1,2,3,4,5,6,7,8,9,10", "u:11", "u:1,2,3,4,5,6,7,8,9", "u:10,11",
+			"u [1,2,3,4,5,6,7,8,9,10] +11; u [10,11] -1,2,3,4,5,6,7,8,9",
+		},
 		"hostile keys": {
 			"__proto__:1", "constructor:2 hasOwnProperty:3", "__proto__:1", "constructor:2 hasOwnProperty:3",
 			"constructor [] +2; hasOwnProperty [] +3; __proto__ [] -1",
@@ -108,14 +111,17 @@ func TestMerge(t *testing.T) {
 	}
 }
 
-// TestSync is M268.
+// TestSync replaces states by others (M268).
 func TestSync(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ state, next, want, calls string }{
-		"same":         {"u1:1,2 u2:3", "u1:1,2 u2:3", "u1:1,2 u2:3", ""},
-		"first":        {"", "u1:1,2 u2:3", "u1:1,2 u2:3", "u1 [] +1,2; u2 [] +3"},
-		"all left":     {"u1:1,2 u2:3", "", "", "u1 [] -1,2; u2 [] -3"},
-		"common keys":  {"u1:1,2 u2:3 u4:5", "u1:2,4 u3:6 u4:5", "u1:2,4 u4:5 u3:6", "u1 [1,2] +4; u3 [] +6; u2 [] -3; u1 [2,4] -1"},
+		"same":     {"u1:1,2 u2:3", "u1:1,2 u2:3", "u1:1,2 u2:3", ""},
+		"first":    {"", "u1:1,2 u2:3", "u1:1,2 u2:3", "u1 [] +1,2; u2 [] +3"},
+		"all left": {"u1:1,2 u2:3", "", "", "u1 [] -1,2; u2 [] -3"},
+		"common keys": {
+			"u1:1,2 u2:3 u4:5", "u1:2,4 u3:6 u4:5", "u1:2,4 u4:5 u3:6",
+			"u1 [1,2] +4; u3 [] +6; u2 [] -3; u1 [2,4] -1",
+		},
 		"another join": {"u1:1", "u1:2", "u1:2", "u1 [1] +2; u1 [2] -1"},
 	} {
 		var j journal
@@ -133,7 +139,7 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// TestExtra holds that a joining entry's fields replace those that were there.
+// TestExtra checks that the extra fields of a joining entry replace the previous ones.
 func TestExtra(t *testing.T) {
 	t.Parallel()
 	read := func(raw string) (s presence.State) {
@@ -143,9 +149,11 @@ func TestExtra(t *testing.T) {
 		return s
 	}
 	s := read(`{"u1":{"metas":[{"phx_ref":"1","n":1}],"user":{"name":"Ann"},"old":1}}`)
-	s = presence.Merge(s, presence.Diff{Joins: read(`{"u1":{"user":{"name":"Bob"},"metas":[{"phx_ref":"2","n":2}]}}`)}, nil, nil)
+	joins := read(`{"u1":{"user":{"name":"Bob"},"metas":[{"phx_ref":"2","n":2}]}}`)
+	s = presence.Merge(s, presence.Diff{Joins: joins}, nil, nil)
 	raw, err := json.Marshal(s)
-	if want := `{"u1":{"metas":[{"phx_ref":"1","n":1},{"phx_ref":"2","n":2}],"user":{"name":"Bob"}}}`; string(raw) != want || err != nil {
+	want := `{"u1":{"metas":[{"phx_ref":"1","n":1},{"phx_ref":"2","n":2}],"user":{"name":"Bob"}}}`
+	if string(raw) != want || err != nil {
 		t.Errorf("%s, %v", raw, err)
 	}
 	e, _ := s.Get("u1")
@@ -156,29 +164,32 @@ func TestExtra(t *testing.T) {
 			Ref string `json:"phx_ref"`
 		}
 	}
-	if err := e.Decode(&whole); err != nil || whole.User.Name != "Bob" || whole.Metas[1].N != 2 || whole.Metas[1].Ref != "2" {
+	err = e.Decode(&whole)
+	if err != nil || whole.User.Name != "Bob" || whole.Metas[1].N != 2 || whole.Metas[1].Ref != "2" {
 		t.Errorf("%+v, %v", whole, err)
 	}
 	if _, err := presence.Metas[[]int](e); err == nil {
-		t.Error("an object is a list")
+		t.Error("an object was decoded into a list")
 	}
 	if err := e.Decode(new(int)); err == nil {
-		t.Error("an object is a number")
+		t.Error("an object was decoded into a number")
 	}
 }
 
-// TestParse holds what is a state, and what is not.
+// TestParse parses valid and malformed states, diffs, entries and metas.
 func TestParse(t *testing.T) {
 	t.Parallel()
 	for raw, want := range map[string]string{
 		`{}`: `{}`,
-		` { "a" : { "metas" : [ { "phx_ref" : "1" , "x" : [ 1 , { "y" : "}\"" } ] } ] , "z" : -1.5e3 } } `: `{"a":{"metas":[{ "phx_ref" : "1" , "x" : [ 1 , { "y" : "}\"" } ] }],"z":-1.5e3}}`,
+		` { "a" : { "metas" : [ { "phx_ref" : "1" , "x" : [ 1 , { "y" : "}\"" } ] } ] , "z" : -1.5e3 } } `: `` +
+			`{"a":{"metas":[{ "phx_ref" : "1" , "x" : [ 1 , { "y" : "}\"" } ] }],"z":-1.5e3}}`,
 		`{"a":{"metas":[]}}`:                                `{"a":{"metas":[]}}`,
 		`{"a":{"metas":[{}]}}`:                              `{"a":{"metas":[{}]}}`,
 		`{"\u0061\"ž":{"metas":[{"phx_ref":"1"}]}}`:         `{"a\"ž":{"metas":[{"phx_ref":"1"}]}}`,
 		`{"a":{"metas":[{"phx_ref":1}]},"a":{"metas":[]}}`:  `{"a":{"metas":[]}}`,
 		`{"a":{"metas":[{"phx_ref":null,"Phx_Ref":"no"}]}}`: `{"a":{"metas":[{"phx_ref":null,"Phx_Ref":"no"}]}}`,
-		`{"a":{"metas":[1]}}`:                               "", `{"a":{"metas":{}}}`: "", `{"a":{"metas":null}}`: "", `{"a":{}}`: "", `{"a":[]}`: "",
+
+		`{"a":{"metas":[1]}}`: "", `{"a":{"metas":{}}}`: "", `{"a":{"metas":null}}`: "", `{"a":{}}`: "", `{"a":[]}`: "",
 		`{"a":1}`: "", `[]`: "", `1`: "", `"x"`: "",
 	} {
 		var s presence.State
@@ -194,7 +205,7 @@ func TestParse(t *testing.T) {
 	}
 	var s presence.State
 	if json.Unmarshal([]byte(`null`), &s) == nil {
-		t.Error("null is a state")
+		t.Error("null was parsed as a state")
 	}
 	for _, raw := range []string{`{"joins":{},"leaves":{}}`, `{"leaves":{},"more":[1,{}],"joins":{}}`} {
 		if err := json.Unmarshal([]byte(raw), new(presence.Diff)); err != nil {
@@ -203,7 +214,7 @@ func TestParse(t *testing.T) {
 	}
 	for _, raw := range []string{`{"joins":{}}`, `{"leaves":{}}`, `{}`, `[]`, `{"joins":1,"leaves":{}}`} {
 		if json.Unmarshal([]byte(raw), new(presence.Diff)) == nil {
-			t.Errorf("%s is a diff", raw)
+			t.Errorf("%s was parsed as a diff", raw)
 		}
 	}
 	for _, raw := range []string{`{"metas":[{}]}`, `{"metas":[]}`} {
@@ -212,16 +223,18 @@ func TestParse(t *testing.T) {
 		}
 	}
 	var m presence.Meta
-	if err := json.Unmarshal([]byte(`{"phx_ref":"1","phx_ref_prev":"0","n":7}`), &m); err != nil || m.Ref != "1" || m.PrevRef != "0" {
+	err := json.Unmarshal([]byte(`{"phx_ref":"1","phx_ref_prev":"0","n":7}`), &m)
+	if err != nil || m.Ref != "1" || m.PrevRef != "0" {
 		t.Errorf("%+v, %v", m, err)
 	}
-	if raw, err := json.Marshal([]any{m, presence.Meta{}, presence.Entry{}, presence.State{}, presence.Diff{}}); err != nil ||
-		string(raw) != `[{"phx_ref":"1","phx_ref_prev":"0","n":7},{},{"metas":[]},{},{"joins":{},"leaves":{}}]` {
+	raw, err := json.Marshal([]any{m, presence.Meta{}, presence.Entry{}, presence.State{}, presence.Diff{}})
+	const want = `[{"phx_ref":"1","phx_ref_prev":"0","n":7},{},{"metas":[]},{},{"joins":{},"leaves":{}}]`
+	if err != nil || string(raw) != want {
 		t.Errorf("%s, %v", raw, err)
 	}
 }
 
-// TestOrder is M274: keys stay in the order in which they came, whatever leaves.
+// TestOrder checks that keys stay in the order in which they joined while others leave (M274).
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	var s presence.State
@@ -247,13 +260,14 @@ func TestOrder(t *testing.T) {
 		}
 	}
 	if !slices.Equal(got, want) {
-		t.Error("another order")
+		t.Errorf("order %q, want %q", got, want)
 	}
 	for range s.All() {
 		break
 	}
 }
 
+// follow records the callbacks of c.
 func follow(c *presence.Client) *journal {
 	j := new(journal)
 	c.OnJoin(j.joined)
@@ -262,7 +276,7 @@ func follow(c *presence.Client) *journal {
 	return j
 }
 
-// TestClient is M265 to M267.
+// TestClient receives states and diffs of several joins (M265 to M267).
 func TestClient(t *testing.T) {
 	t.Parallel()
 	var log strings.Builder
@@ -280,7 +294,7 @@ func TestClient(t *testing.T) {
 			t.Errorf("%s: called %q instead of %q", payload, got, calls)
 		}
 		if short(held) != before {
-			t.Errorf("%s: a list that was given away has changed", payload)
+			t.Errorf("%s: a list that was returned earlier has changed", payload)
 		}
 	}
 	synced := func(want bool) {
@@ -300,7 +314,7 @@ func TestClient(t *testing.T) {
 	step("1", diff, longDiff("", ""), "u4:5 u2:2 u3:3", "sync")
 	step("1", state, long("u4:5 u2:2"), "u4:5 u2:2", "u3 [] -3; sync")
 
-	// Joined again: what was pending in a join before is nothing to this one.
+	// After a rejoin, the diffs that were pending in the previous join are dropped.
 	step("2", diff, longDiff("ghost:8", ""), "u4:5 u2:2", "")
 	synced(false)
 	step("3", diff, longDiff("u5:7", "u2:2"), "u4:5 u2:2", "")
@@ -336,12 +350,12 @@ func TestClient(t *testing.T) {
 	step("4", state, long("u4:6"), "u4:6", "sync")
 	synced(true)
 	c.Receive("5", diff, fmt.Sprintf(`{"joins":{},"leaves":{},"x":"%s"}`, strings.Repeat("x", 5<<20)))
-	c.Receive("6", diff, longDiff("u9:9", "")) // another join, of which nothing is ignored
+	c.Receive("6", diff, longDiff("u9:9", "")) // another join, of which no diff is dropped
 	step("6", state, long("u4:6"), "u4:6 u9:9", "u9 [] +9; sync")
 	synced(true)
 }
 
-// TestOff holds that callbacks can be taken back, also by themselves, and may look at the list.
+// TestOff removes callbacks, from outside and from within, and calls List from them.
 func TestOff(t *testing.T) {
 	t.Parallel()
 	c := presence.NewLooseClient(zerolog.Nop())

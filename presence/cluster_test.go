@@ -3,6 +3,7 @@ package presence_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -17,7 +18,41 @@ import (
 	"bennu.example/serializer"
 )
 
-// eventually lets virtual time go on until all nodes list the same keys, at most for d.
+// clusterTest runs f with an empty network in a synctest bubble, in parallel with other tests.
+func clusterTest(t *testing.T, f func(t *testing.T, net *network)) {
+	t.Helper()
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) { f(t, new(network)) })
+}
+
+// populate joins nodes, each of which tracks its own name, and waits until all list all.
+func (n *network) populate(t *testing.T, names ...string) (all []*node) {
+	t.Helper()
+	for _, name := range names {
+		all = append(all, n.join(t, name))
+		all[len(all)-1].track(new(owner), name, nil)
+	}
+	eventually(t, 2*time.Second, all, names...)
+	return all
+}
+
+// named is an option of join that sets Config.Node.
+func named(name string) func(*presence.Config) {
+	return func(c *presence.Config) { c.Node = name }
+}
+
+// keepOnClose is an option of join.
+func keepOnClose(c *presence.Config) { c.KeepOnClose = true }
+
+// logTo is an option of join that writes the log to w. A test must call synctest.Wait before it
+// reads w.
+func logTo(w io.Writer) func(*presence.Config) {
+	logger := zerolog.New(w)
+	return func(c *presence.Config) { c.Logger = &logger }
+}
+
+// eventually advances the virtual clock until all nodes list exactly the given keys. It fails the
+// test after d.
 func eventually(t *testing.T, d time.Duration, nodes []*node, keys ...string) {
 	t.Helper()
 	slices.Sort(keys)
@@ -40,18 +75,19 @@ func eventually(t *testing.T, d time.Duration, nodes []*node, keys ...string) {
 	}
 }
 
-// check holds that the diffs have led to what the list is, and that none was told twice.
+// check compares the list with the state that the subscriber computed from the diffs.
 func (n *node) check() {
 	n.t.Helper()
 	synctest.Wait()
 	list := byKey(n.List(topic))
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if told := byKey(n.state); !maps.Equal(told, list) {
-		n.t.Errorf("%s: diffs give %v but the list is %v", n.wire.name, told, list)
+	if got := byKey(n.state); !maps.Equal(got, list) {
+		n.t.Errorf("%s: diffs give %v but the list is %v", n.wire.name, got, list)
 	}
 }
 
+// kinds returns the number of messages of each kind.
 func kinds(all []sent) map[string]int {
 	n := map[string]int{}
 	for _, s := range all {
@@ -60,11 +96,10 @@ func kinds(all []sent) map[string]int {
 	return n
 }
 
-// TestCluster is N286, O292 to O294: what is tracked on one node is listed and told on the others, soon, and an update in one diff.
+// TestCluster tracks and updates presences on one node. The other nodes list them and send their
+// diffs soon, and an update is a single diff (N286, O292 to O294).
 func TestCluster(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b, c := net.join(t, "a"), net.join(t, "b"), net.join(t, "c")
 		all := []*node{a, b, c}
 		o := new(owner)
@@ -72,7 +107,7 @@ func TestCluster(t *testing.T) {
 		eventually(t, 2*time.Second, all, "u1")
 		time.Sleep(time.Second)
 		b.track(new(owner), "u2", nil)
-		eventually(t, 0, all, "u1", "u2") // after some quiet, at once
+		eventually(t, 0, all, "u1", "u2") // immediately, because nothing was sent for Delay
 		time.Sleep(time.Second)
 		for _, n := range all {
 			n.take(&n.names)
@@ -83,7 +118,8 @@ func TestCluster(t *testing.T) {
 		synctest.Wait()
 		for _, n := range all {
 			n.refs = nil
-			n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"A","phx_ref_prev":"B","device":"phone"}]}},"leaves":{"u1":{"metas":[{"phx_ref":"B","device":"tab"}]}}}`)
+			n.want(`{"joins":{"u1":{"metas":[{"phx_ref":"A","phx_ref_prev":"B","device":"phone"}]}},` +
+				`"leaves":{"u1":{"metas":[{"phx_ref":"B","device":"tab"}]}}}`)
 			n.check()
 		}
 		time.Sleep(time.Second)
@@ -112,11 +148,10 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// TestBeats is O305: a quiet node gives a sign of life every (Silence + 1) periods, and asks for nothing.
-func TestBeats(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestHeartbeats has two nodes without changes. Each sends a heartbeat every (Silence + 1) periods
+// and no requests (O305).
+func TestHeartbeats(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b := net.join(t, "a"), net.join(t, "b", func(c *presence.Config) { c.Silence = 10 })
 		a.track(new(owner), "u1", nil)
 		eventually(t, 2*time.Second, []*node{a, b}, "u1")
@@ -133,18 +168,17 @@ func TestBeats(t *testing.T) {
 		for name, every := range map[string]time.Duration{"a": 9 * time.Second, "b": 16500 * time.Millisecond} {
 			for i, when := range at[name][1:] {
 				if got := when.Sub(at[name][i]); got != every {
-					t.Fatalf("%s: %v between two signs of life, not %v", name, got, every)
+					t.Fatalf("%s: %v between two heartbeats, not %v", name, got, every)
 				}
 			}
 		}
 	})
 }
 
-// TestNewcomer is O306, and O312: it is filled in by one transfer, also if someone before it has gone.
-func TestNewcomer(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestNewNode has a node join late. It receives everything in one transfer, even if another node is
+// down (O306, O312).
+func TestNewNode(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b := net.join(t, "a"), net.join(t, "b")
 		gone := net.join(t, "gone")
 		for i := range 200 {
@@ -171,14 +205,13 @@ func TestNewcomer(t *testing.T) {
 	})
 }
 
-// TestAsksDominant is O307: of two that know more, the one that knows all is asked.
-func TestAsksDominant(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestRequestsFromDominantNode has a node miss changes of two others. It sends its request to the
+// one that has both changes (O307).
+func TestRequestsFromDominantNode(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b, c := net.join(t, "a"), net.join(t, "b"), net.join(t, "c")
 		time.Sleep(10 * time.Second)
-		net.setFate(func(_, to string) []time.Duration { // c hears nothing
+		net.setFate(func(_, to string) []time.Duration { // c receives nothing
 			if to == "c" {
 				return nil
 			}
@@ -200,24 +233,19 @@ func TestAsksDominant(t *testing.T) {
 	})
 }
 
-// TestPartition is O308 and property 8: each side drops the other's after Down, and both have all again when they hear each other, with no
-// diff about who never left its side, and no transfer if nothing changed.
+// TestPartition separates a node from two others. After Down, each side removes the presences of
+// the other. When they are connected again, both list all. No side sends a diff about its own
+// presences, and nothing is transferred if nothing changed (O308, property 8).
 func TestPartition(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		a, b, c := net.join(t, "a"), net.join(t, "b"), net.join(t, "c")
-		all := []*node{a, b, c}
-		for _, n := range all {
-			n.track(new(owner), n.wire.name, nil)
-		}
-		eventually(t, 2*time.Second, all, "a", "b", "c")
+	clusterTest(t, func(t *testing.T, net *network) {
+		all := net.populate(t, "a", "b", "c")
+		a, b, c := all[0], all[1], all[2]
 		time.Sleep(10 * time.Second)
 		net.split("c")
 		for _, n := range all {
 			n.take(&n.names)
 		}
-		time.Sleep(20 * time.Second) // heard at most 9 s ago
+		time.Sleep(20 * time.Second) // the last heartbeat is at most 29 s old, less than Down
 		eventually(t, 0, all, "a", "b", "c")
 		time.Sleep(13 * time.Second)
 		eventually(t, 0, []*node{a, b}, "a", "b")
@@ -228,10 +256,10 @@ func TestPartition(t *testing.T) {
 		for _, n := range all {
 			got := strings.Join(n.take(&n.names), "\n")
 			if strings.Contains(got, `"`+n.wire.name+`"`) {
-				t.Errorf("%s was told of its own:\n%s", n.wire.name, got)
+				t.Errorf("%s sent a diff about its own presence:\n%s", n.wire.name, got)
 			}
 			if n != c && (strings.Count(got, `"c":`) != 2 || strings.Contains(got, `"a":`) || strings.Contains(got, `"b":`)) {
-				t.Errorf("%s was told\n%s", n.wire.name, got)
+				t.Errorf("diffs of %s:\n%s", n.wire.name, got)
 			}
 		}
 		if got := kinds(net.take()); got["request"] > 0 {
@@ -257,43 +285,39 @@ func TestPartition(t *testing.T) {
 		eventually(t, 12*time.Second, all, "a", "b", "c", "c2")
 		for _, n := range []*node{a, b} {
 			if got := strings.Join(n.take(&n.names), "\n"); strings.Contains(got, "gone") {
-				t.Errorf("%s was told of one who has left meanwhile:\n%s", n.wire.name, got)
+				t.Errorf("%s sent a diff about a presence that left during the partition:\n%s", n.wire.name, got)
 			}
 		}
 	})
 }
 
-// TestRestart is O309 and property 9: a node that starts again takes the place of its former life.
+// TestRestart starts a node again under the same Config.Node. The other node removes the presences
+// of the previous process as soon as it receives a message from the new one (O309, property 9).
 func TestRestart(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		named := func(c *presence.Config) { c.Node = "host-1" }
-		a, old := net.join(t, "a"), net.join(t, "b1", named)
+	clusterTest(t, func(t *testing.T, net *network) {
+		host := named("host-1")
+		a, old := net.join(t, "a"), net.join(t, "b1", host)
 		old.track(new(owner), "before", nil)
 		eventually(t, 2*time.Second, []*node{a, old}, "before")
 		old.crash()
 		time.Sleep(time.Second)
-		b := net.join(t, "b2", named)
+		b := net.join(t, "b2", host)
 		b.track(new(owner), "after", nil)
 		eventually(t, time.Second, []*node{a, b}, "after")
 		if members, replicas := a.Members(); members != 1 || replicas != 1 {
-			t.Errorf("knows %d members and %d replicas", members, replicas)
+			t.Errorf("%d members and %d replicas are known", members, replicas)
 		}
 		time.Sleep(time.Hour)
 		eventually(t, 0, []*node{a, b}, "after")
 	})
 }
 
-// TestPermdown is O310 and property 11.
+// TestPermdown separates two nodes for longer than Permdown. Each deletes everything about the
+// other, and both list all when they are connected again (O310, property 11).
 func TestPermdown(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		a, b := net.join(t, "a"), net.join(t, "b")
-		a.track(new(owner), "a", nil)
-		b.track(new(owner), "b", nil)
-		eventually(t, 2*time.Second, []*node{a, b}, "a", "b")
+	clusterTest(t, func(t *testing.T, net *network) {
+		all := net.populate(t, "a", "b")
+		a := all[0]
 		net.split("b")
 		time.Sleep(time.Minute)
 		eventually(t, 0, []*node{a}, "a")
@@ -305,17 +329,16 @@ func TestPermdown(t *testing.T) {
 			t.Errorf("%d members and %d replicas after Permdown", members, replicas)
 		}
 		net.heal()
-		eventually(t, 12*time.Second, []*node{a, b}, "a", "b")
+		eventually(t, 12*time.Second, all, "a", "b")
 	})
 }
 
-// TestGoodbye is O311: Close tells the others, unless it is not to.
+// TestGoodbye closes two nodes. The presences of a closed node leave immediately, or after Down if
+// KeepOnClose is set (O311).
 func TestGoodbye(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b := net.join(t, "a"), net.join(t, "b")
-		c := net.join(t, "c", func(c *presence.Config) { c.KeepOnClose = true })
+		c := net.join(t, "c", keepOnClose)
 		for _, n := range []*node{a, b, c} {
 			n.track(new(owner), n.wire.name, nil)
 		}
@@ -337,14 +360,12 @@ func TestGoodbye(t *testing.T) {
 	})
 }
 
-// TestShards is O314 and property 14.
+// TestShards tracks many topics with different numbers of shards (O314, property 14).
 func TestShards(t *testing.T) {
 	t.Parallel()
 	for _, shards := range []int{1, 2, 8, 512} {
 		t.Run(fmt.Sprint(shards), func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				var net network
+			clusterTest(t, func(t *testing.T, net *network) {
 				with := func(c *presence.Config) { c.Shards = shards }
 				a, b := net.join(t, "a", with), net.join(t, "b", with)
 				o := new(owner)
@@ -369,7 +390,7 @@ func TestShards(t *testing.T) {
 	}
 }
 
-// TestConfig is O313.
+// TestConfig checks that New panics if the config is invalid (O313).
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	for name, cfg := range map[string]presence.Config{
@@ -389,11 +410,10 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestOutage holds that all is well within 5 s after an engine's outage, without a leave if that was shorter than Down.
+// TestOutage disconnects all nodes for less than Down. The lists are right within 2 s after that,
+// and presences that stayed neither leave nor join.
 func TestOutage(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b, c := net.join(t, "a"), net.join(t, "b"), net.join(t, "c")
 		all := []*node{a, b, c}
 		o := new(owner)
@@ -415,21 +435,17 @@ func TestOutage(t *testing.T) {
 		eventually(t, 2*time.Second, all, "stays", "comes")
 		for _, n := range all {
 			if got := strings.Join(n.take(&n.names), "\n"); strings.Contains(got, "stays") {
-				t.Errorf("%s was told\n%s", n.wire.name, got)
+				t.Errorf("diffs of %s:\n%s", n.wire.name, got)
 			}
 		}
 	})
 }
 
-// TestStopped holds that a process which was stopped for long does not take the others for dead when it goes on.
-func TestStopped(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		a, b := net.join(t, "a"), net.join(t, "b")
-		a.track(new(owner), "a", nil)
-		b.track(new(owner), "b", nil)
-		eventually(t, 2*time.Second, []*node{a, b}, "a", "b")
+// TestSuspendedProcess has a tick run 20 s late, as in a process that was suspended. The time of
+// the suspension does not count towards Down.
+func TestSuspendedProcess(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
+		a := net.populate(t, "a", "b")[0]
 		net.split("b")
 		time.Sleep(28 * time.Second)
 		a.Tick(20 * time.Second)
@@ -440,16 +456,15 @@ func TestStopped(t *testing.T) {
 	})
 }
 
-// TestSameName holds that two nodes of one name do not take turns: the later one is seen.
+// TestSameName has two nodes with the same Config.Node. Only the presences of the later one are
+// listed, and the list does not alternate between them.
 func TestSameName(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		named := func(c *presence.Config) { c.Node = "twin" }
-		a, b1 := net.join(t, "a"), net.join(t, "b1", named)
+	clusterTest(t, func(t *testing.T, net *network) {
+		twin := named("twin")
+		a, b1 := net.join(t, "a"), net.join(t, "b1", twin)
 		b1.track(new(owner), "b1", nil)
 		time.Sleep(2 * time.Second)
-		b2 := net.join(t, "b2", named)
+		b2 := net.join(t, "b2", twin)
 		b2.track(new(owner), "b2", nil)
 		time.Sleep(time.Minute)
 		eventually(t, 0, []*node{a}, "b2")
@@ -462,14 +477,12 @@ func TestSameName(t *testing.T) {
 	})
 }
 
-// TestRefused holds that what an adapter did not take is made up for as soon as it takes something again, though nobody says so.
-func TestRefused(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestPublishFails has the adapter refuse messages for a while. The changes reach the other node as
+// soon as the adapter accepts messages again, although it reports no gap.
+func TestPublishFails(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		var log strings.Builder
-		logger := zerolog.New(&log)
-		a, b := net.join(t, "a", func(c *presence.Config) { c.Logger = &logger }), net.join(t, "b")
+		a, b := net.join(t, "a", logTo(&log)), net.join(t, "b")
 		time.Sleep(10 * time.Second)
 		a.wire.refuse(true)
 		a.track(new(owner), "u1", nil)
@@ -483,11 +496,9 @@ func TestRefused(t *testing.T) {
 	})
 }
 
-// TestGap holds that a node which may have missed something asks soon.
+// TestGap has a node miss a change. It recovers soon after its adapter has reported a gap.
 func TestGap(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+	clusterTest(t, func(t *testing.T, net *network) {
 		a, b := net.join(t, "a"), net.join(t, "b")
 		time.Sleep(10 * time.Second)
 		net.setFate(func(_, to string) []time.Duration {
@@ -499,18 +510,16 @@ func TestGap(t *testing.T) {
 		a.track(new(owner), "u1", nil)
 		time.Sleep(time.Second)
 		net.heal()
-		a.wire.setCut(false) // only says that there was a gap
+		a.wire.setCut(false) // only reports a gap
 		b.wire.setCut(false)
 		eventually(t, 300*time.Millisecond, []*node{a, b}, "u1")
 	})
 }
 
-// TestKeep holds that a node which others are to keep tells them the last of its news.
-func TestKeep(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
-		a, b := net.join(t, "a"), net.join(t, "b", func(c *presence.Config) { c.KeepOnClose = true })
+// TestKeepOnClose checks that Close sends the last changes even if it sends no goodbye.
+func TestKeepOnClose(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
+		a, b := net.join(t, "a"), net.join(t, "b", keepOnClose)
 		o := new(owner)
 		b.track(o, "u1", nil)
 		b.track(o, "u2", nil)
@@ -528,17 +537,16 @@ func TestKeep(t *testing.T) {
 	})
 }
 
-// TestGarbage holds that what is no message between nodes is dropped.
-func TestGarbage(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+// TestMalformedMessages checks that malformed messages of other nodes are dropped and logged.
+func TestMalformedMessages(t *testing.T) {
+	clusterTest(t, func(t *testing.T, net *network) {
 		var log strings.Builder
-		logger := zerolog.New(&log)
-		a, b := net.join(t, "a", func(c *presence.Config) { c.Logger = &logger }), net.join(t, "b")
+		a, b := net.join(t, "a", logTo(&log)), net.join(t, "b")
 		a.track(new(owner), "u1", nil)
 		eventually(t, 2*time.Second, []*node{a, b}, "u1")
-		for _, payload := range []any{nil, 1, "x", serializer.Binary(nil), serializer.Binary([]byte{1, 1}), serializer.Binary(make([]byte, 100))} {
+		for _, payload := range []any{
+			nil, 1, "x", serializer.Binary(nil), serializer.Binary([]byte{1, 1}), serializer.Binary(make([]byte, 100)),
+		} {
 			if err := b.ps.Control().Broadcast(t.Context(), "bennu:presence:presence:0", "gossip", payload); err != nil {
 				t.Error(err)
 			}
@@ -551,25 +559,22 @@ func TestGarbage(t *testing.T) {
 	})
 }
 
-// TestFlood holds that what other nodes send is bounded, and that what is dropped then comes later.
+// TestFlood sends a node more than it can queue. The queue is bounded, and the node recovers later
+// what it dropped.
 func TestFlood(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		var net network
+	clusterTest(t, func(t *testing.T, net *network) {
 		var log strings.Builder
-		logger := zerolog.New(&log)
 		hold := make(chan struct{})
-		a := net.join(t, "a")
-		b := net.join(t, "b", func(c *presence.Config) { c.Logger = &logger })
+		a, b := net.join(t, "a"), net.join(t, "b", logTo(&log))
 		time.Sleep(10 * time.Second)
-		b.ps.Subscribe(topic, stuck(hold))
+		b.ps.Subscribe(topic, blocking(hold))
 		for i := range 20 {
 			a.track(new(owner), fmt.Sprint(i), device{"x": strings.Repeat("x", 1<<20)})
 			time.Sleep(200 * time.Millisecond)
 		}
 		synctest.Wait()
 		if got := b.Count(topic); got != 1 {
-			t.Errorf("b takes what comes behind a subscriber that blocks: %d", got)
+			t.Errorf("b has %d presences while a subscriber blocks", got)
 		}
 		close(hold)
 		time.Sleep(12 * time.Second)
@@ -582,7 +587,7 @@ func TestFlood(t *testing.T) {
 	})
 }
 
-// stuck is a subscriber that does what it must not: it blocks until the channel is closed.
-type stuck chan struct{}
+// blocking is a subscriber that blocks until the channel is closed, which subscribers must not do.
+type blocking chan struct{}
 
-func (s stuck) Deliver(*pubsub.Broadcast) error { <-s; return nil }
+func (b blocking) Deliver(*pubsub.Broadcast) error { <-b; return nil }

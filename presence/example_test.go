@@ -31,7 +31,7 @@ type (
 	personMeta   struct {
 		Status string `json:"status"`
 	}
-	personJoined struct{} // to itself: tracking is for those who have joined
+	personJoined struct{} // sent to itself, because nothing can be pushed before the join is answered
 )
 
 func (p *person) join(_ context.Context, c *channel.Channel, params personParams) (any, error) {
@@ -46,7 +46,7 @@ func (p *person) joined(_ context.Context, c *channel.Channel, _ personJoined) e
 	return p.who.Push(c)
 }
 
-// A server tracks its clients, and a client shows who comes and goes.
+// A server tracks its clients, and a client prints who joins and leaves.
 func Example() {
 	ctx := context.Background()
 	ps := pubsub.New(nil)
@@ -80,7 +80,7 @@ func Example() {
 		c.OnJoin(func(key string, current, joined presence.Entry) {
 			metas, err := presence.Metas[personMeta](joined)
 			if err != nil || len(current.Metas) > 0 {
-				return // one more device, or another status
+				return // another device or another status
 			}
 			lines <- fmt.Sprintf("%s is %s", key, metas[0].Status)
 		})
@@ -104,7 +104,8 @@ func Example() {
 	// bob is gone
 }
 
-// What the database knows of users goes beside their metas, asked for once for all keys of a list or a diff.
+// Fetch adds fields from a database to the entries. It is called once for all keys of a list or
+// diff.
 func ExampleConfig_fetch() {
 	who := presence.New(pubsub.New(nil), &presence.Config{
 		Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
@@ -125,9 +126,14 @@ func ExampleConfig_fetch() {
 	// Output: <nil> ANN
 }
 
-// Presence outlives short losses of the connection, tells large rooms what changed once a second, and knows who is online anywhere.
+// Grace keeps presences across short losses of the connection. Window merges the diffs of large
+// rooms.
 func ExampleConfig_grace() {
-	who := presence.New(pubsub.New(nil), &presence.Config{Grace: 15 * time.Second, Window: time.Second, WindowFrom: 200})
+	who := presence.New(pubsub.New(nil), &presence.Config{
+		Grace:      15 * time.Second,
+		Window:     time.Second, // at most one diff per second
+		WindowFrom: 200,         // in rooms with this many keys or more
+	})
 	defer who.Close(context.Background())
 	o := new(owner)
 	for _, key := range []string{"ann", "bob"} {
@@ -135,12 +141,12 @@ func ExampleConfig_grace() {
 			panic(err)
 		}
 	}
-	o.end() // their connection is lost
+	o.end() // as if the connection were lost
 	fmt.Println(who.Online("ann", "bob", "cid"))
 	// Output: [ann bob]
 }
 
-// Merge is for programs that get states and diffs in another way than by a channel of this module.
+// Merge is for programs that receive states and diffs without a channel of this module.
 func ExampleMerge() {
 	var s presence.State
 	var d presence.Diff
@@ -162,8 +168,10 @@ func ExampleMerge() {
 	// {"bob":{"metas":[{"phx_ref":"2"}]}}
 }
 
-// serveRoom serves handlers that know who is there, and joins a client to "room:lobby", which follow may listen to before.
-func serveRoom(cfg *presence.Config, handler func(who *presence.Presence) *channel.Handler, follow func(*channel.Client)) (end func()) {
+// serveRoom runs a server and joins a client to room:lobby. It calls follow before the join.
+func serveRoom(
+	cfg *presence.Config, handler func(who *presence.Presence) *channel.Handler, follow func(*channel.Client),
+) (end func()) {
 	ctx := context.Background()
 	ps := pubsub.New(nil)
 	who := presence.New(ps, cfg)
@@ -182,7 +190,7 @@ func serveRoom(cfg *presence.Config, handler func(who *presence.Presence) *chann
 	}
 }
 
-// people are persons who may change how they are.
+// people returns a handler whose clients can change their status.
 func people(who *presence.Presence) *channel.Handler {
 	return channel.Define(
 		func(p *person, ctx context.Context, c *channel.Channel, params personParams) (any, error) {
@@ -201,7 +209,7 @@ func (p *person) status(_ context.Context, c *channel.Channel, status string) (p
 	return push.OK(nil), err
 }
 
-// A meta is changed in one step, whoever else changes it: here when its client says so.
+// Change modifies a part of a meta in one step, even if others change it at the same time.
 func ExampleChange() {
 	statuses := make(chan string, 10)
 	var room *channel.Client
@@ -228,14 +236,14 @@ func ExampleChange() {
 	// away
 }
 
-// A list that a program shows is drawn again whenever it has changed.
+// A program that displays the list draws it again in OnSync.
 func ExampleClient_OnSync() {
 	lists := make(chan string, 10)
 	end := serveRoom(nil, people, func(room *channel.Client) {
 		c := presence.NewClient(room, nil)
 		c.OnSync(func() {
 			var keys []string
-			for key, e := range c.All() { // in the order in which they came
+			for key, e := range c.All() { // in the order in which they joined
 				keys = append(keys, fmt.Sprint(key, " by ", len(e.Metas)))
 			}
 			if c.Synced() {
@@ -248,7 +256,7 @@ func ExampleClient_OnSync() {
 	// Output: ann by 1
 }
 
-// Tracking begins when the channel is joined, and ends with it, or before by Untrack.
+// A presence is tracked after the join. It ends with its channel, or earlier with Untrack.
 func ExamplePresence_Track() {
 	type left struct{}
 	news := make(chan string, 10)
@@ -258,7 +266,7 @@ func ExamplePresence_Track() {
 				return p.join(ctx, c, params)
 			},
 			channel.Info(func(p *person, _ context.Context, c *channel.Channel, _ personJoined) error {
-				if err := who.Push(c); err != nil { // who is there already
+				if err := who.Push(c); err != nil { // the presences so far
 					return err
 				}
 				if _, err := who.Track(c, p.name, personMeta{"here"}); err != nil {
@@ -283,7 +291,7 @@ func ExamplePresence_Track() {
 	// ann left
 }
 
-// job is an Owner that is no channel: something that runs, and is over once.
+// job is an Owner that is not a channel.
 type job struct {
 	mu    sync.Mutex
 	over  bool
@@ -313,7 +321,7 @@ func (j *job) finish() {
 	}
 }
 
-// Anything can be present that ends once: a job on the topic of those who watch it, say.
+// An Owner can be anything that ends once, such as a job on the topic of those who watch it.
 func ExampleOwner() {
 	who := presence.New(pubsub.New(nil), nil)
 	defer who.Close(context.Background())
@@ -322,7 +330,9 @@ func ExampleOwner() {
 		fmt.Println(err)
 		return
 	}
-	_, err := presence.ChangeFor(who, j, "jobs", "backup", func(meta *map[string]any) { (*meta)["percent"] = 50 }) // or UpdateFor
+	_, err := presence.ChangeFor(who, j, "jobs", "backup", func(meta *map[string]any) {
+		(*meta)["percent"] = 50
+	})
 	if err != nil {
 		fmt.Println(err)
 	}
@@ -336,7 +346,7 @@ func ExampleOwner() {
 	// 0
 }
 
-// Who is on a topic, without a client: Online asks about any topic, Count and Get about one. All know the whole cluster.
+// Online searches all topics, Count and Get search one. All include the presences of other nodes.
 func ExamplePresence_Online() {
 	who := presence.New(pubsub.New(nil), nil)
 	defer who.Close(context.Background())
@@ -355,7 +365,8 @@ func ExamplePresence_Online() {
 	// false
 }
 
-// A topic of thousands is shown in parts. Whoever comes and goes meanwhile, nobody is on two of them.
+// A topic with thousands of keys is displayed in pages. No key is on two of them, even if others
+// join and leave meanwhile.
 func ExamplePresence_Page() {
 	who := presence.New(pubsub.New(nil), nil)
 	defer who.Close(context.Background())
@@ -382,7 +393,7 @@ func ExamplePresence_Page() {
 	// [eve]
 }
 
-// A server that does something when a room becomes empty is told of every diff.
+// OnDiff is called with every diff. This server reacts when a room becomes empty.
 func ExampleConfig_onDiff() {
 	empty := make(chan string, 1)
 	who := presence.New(pubsub.New(nil), &presence.Config{
@@ -402,10 +413,11 @@ func ExampleConfig_onDiff() {
 	// Output: room:1 is empty
 }
 
-// A State keeps the order in which keys came, and is JSON as Phoenix sends it.
+// A State keeps the order in which keys joined. Its JSON form is that of Phoenix.
 func ExampleState() {
 	var s presence.State
-	err := json.Unmarshal([]byte(`{"bob":{"metas":[{"phx_ref":"1","device":"phone"},{"phx_ref":"2","device":"desk"}]}}`), &s)
+	const raw = `{"bob":{"metas":[{"phx_ref":"1","device":"phone"},{"phx_ref":"2","device":"desk"}]}}`
+	err := json.Unmarshal([]byte(raw), &s)
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -424,7 +436,7 @@ func ExampleState() {
 	// bob by desk as 2
 }
 
-// A meta decodes into the type that was tracked. Its Ref is another after every update.
+// A meta decodes into the type that was tracked. Its Ref changes with every update.
 func ExampleMeta_Decode() {
 	who := presence.New(pubsub.New(nil), nil)
 	defer who.Close(context.Background())
@@ -440,7 +452,7 @@ func ExampleMeta_Decode() {
 	// Output: <nil> here true
 }
 
-// Sync tells what is different in a new state, such as that after a connection was lost.
+// Sync computes the differences to a new state, such as the one after a lost connection.
 func ExampleSync() {
 	var before, after presence.State
 	for raw, s := range map[string]*presence.State{
@@ -461,9 +473,9 @@ func ExampleSync() {
 	// 2
 }
 
-// Nodes that are joined by an adapter know each other's presences.
+// Nodes with an adapter list each other's presences.
 func ExampleNew() {
-	engine := pubsubtest.NewCluster() // natsengine or redisengine, outside of an example
+	engine := pubsubtest.NewCluster() // a program would use natsengine or redisengine
 	ctx, stop := context.WithCancel(context.Background())
 	left := make(chan error)
 	var nodes []*presence.Presence
@@ -475,7 +487,7 @@ func ExampleNew() {
 			runtime.Gosched()
 		}
 		nodes = append(nodes, presence.New(ps, &presence.Config{
-			Node: name, // it keeps its name when it starts again, and so its old presences leave at once
+			Node: name, // after a restart, the presences of the previous process leave at once
 			OnDiff: func(topic string, d presence.Diff, _ presence.State) {
 				news <- fmt.Sprint(name, " knows ", d.Joins.Len())
 			},
@@ -489,7 +501,7 @@ func ExampleNew() {
 	fmt.Println(nodes[1].Count("room:1"))
 
 	for _, who := range nodes {
-		if err := who.Close(ctx); err != nil { // tells the others, which takes the engine
+		if err := who.Close(ctx); err != nil { // notifies the others through the engine
 			fmt.Println(err)
 		}
 	}

@@ -10,25 +10,27 @@ import (
 	"bennu.example/serializer"
 )
 
-// NewLooseClient is a Client that is given its messages by Receive.
+// NewLooseClient returns a Client without a channel. Its messages come from Receive.
 func NewLooseClient(log zerolog.Logger) *Client {
 	return &Client{log: log, events: [2]string{EventState, EventDiff}}
 }
 
+// Receive passes a message to a loose Client.
 func (p *Client) Receive(joinRef, event, payload string) {
 	p.receive(serializer.Message{JoinRef: serializer.StringRef(joinRef), Event: event, Payload: encoded([]byte(payload))})
 }
 
-// Age has the Presence be as if so many rooms had been made.
+// Age sets the number of rooms that were created so far.
 func (p *Presence) Age(rooms int64) {
 	for _, s := range p.shards {
 		s.made = rooms % maxMade
 	}
 }
 
+// Overflow reports to the Client that its channel has dropped an event.
 func (p *Client) Overflow() { p.failed(&channel.OverflowError{Topic: "t", Dropped: 1}) }
 
-// KindOf names the kind of a message between nodes, and whether it brings news.
+// KindOf returns the kind of a message between nodes, and the kind of its delta, if any.
 func KindOf(data []byte) string {
 	g, err := parseGossip(data)
 	if err != nil {
@@ -45,10 +47,10 @@ func KindOf(data []byte) string {
 	return kind
 }
 
-// Tick has the only shard of p tick as if it came late.
+// Tick calls the tick of the only shard of p, as if its timer had fired late.
 func (p *Presence) Tick(late time.Duration) { p.shards[0].gossip.tick(time.Now(), late) }
 
-// Members is how many other nodes p knows, and for how many it has data.
+// Members returns how many other nodes p knows, and for how many it has data.
 func (p *Presence) Members() (members, replicas int) {
 	s := p.shards[0]
 	s.mu.Lock()
@@ -56,7 +58,7 @@ func (p *Presence) Members() (members, replicas int) {
 	return len(s.gossip.members), len(s.set.Clocks()) - 1
 }
 
-// Rooms is how many topics are in memory.
+// Rooms returns how many topics are in memory.
 func (p *Presence) Rooms() (n int) {
 	for _, s := range p.shards {
 		s.mu.Lock()
@@ -66,10 +68,11 @@ func (p *Presence) Rooms() (n int) {
 	return n
 }
 
-// PayloadSize encodes what Push sends.
+// PayloadSize encodes the payload of Push and returns its size.
 func (p *Presence) PayloadSize(topic string) int { return len(p.payload(topic)) }
 
-// DeltaSize takes what is to be told to other nodes and returns its size as a message.
+// DeltaSize takes the changes that are due to be sent to all nodes, and returns the size of the
+// messages.
 func (p *Presence) DeltaSize() int {
 	s := p.shards[0]
 	s.mu.Lock()
@@ -81,12 +84,13 @@ func (p *Presence) DeltaSize() int {
 	return n
 }
 
-// MergeFrom takes over all that from has, as if it had been sent.
+// MergeFrom merges all presences of another node, as if that node had sent them.
 func (p *Presence) MergeFrom(from *Presence) {
 	f, s := from.shards[0], p.shards[0]
 	f.mu.Lock()
 	self := f.set.Self()
-	raw := (&gossip{kind: answer, from: self, to: s.set.Self(), delta: f.set.Extract(s.set.Self(), f.set.Clocks())}).encode()
+	delta := f.set.Extract(s.set.Self(), f.set.Clocks())
+	raw := (&gossip{kind: answer, from: self, to: s.set.Self(), delta: delta}).encode()
 	f.mu.Unlock()
 	s.mu.Lock()
 	s.set.Up(self)

@@ -14,17 +14,17 @@ import (
 	"bennu.example/pubsub/pubsubtest"
 )
 
-// network joins nodes in one process, as an engine would. All about it may be changed at any time.
+// network connects nodes in one process, as an engine does. It can be changed at any time.
 type network struct {
 	mu    sync.Mutex
 	nodes []*wire
-	fate  func(from, to string) []time.Duration // when a message arrives, for each of its copies; nil: at once
+	fate  func(from, to string) []time.Duration // the delay of each copy of a message; nil means one copy at once
 	sent  []sent
 }
 
 // sent is a message that was handed to the network.
 type sent struct {
-	from, to string // to "": all
+	from, to string // to is empty if the message was sent to all
 	kind     string
 	size     int
 	at       time.Time
@@ -35,8 +35,8 @@ type wire struct {
 	net    *network
 	name   string
 	mu     sync.Mutex
-	cut    bool // nothing goes in or out, and publishing fails
-	deny   bool // publishing fails
+	cut    bool // no messages are sent or received, and Publish fails
+	deny   bool // Publish fails
 	topics map[string]bool
 	in     pubsub.Inbox
 	queue  chan *pubsub.Broadcast
@@ -86,7 +86,7 @@ func (w *wire) takes(topic string) bool {
 	return w.topics[topic] && !w.cut
 }
 
-// setCut cuts the node off, or heals it and tells it of the gap.
+// setCut disconnects the node, or connects it again and reports the gap.
 func (w *wire) setCut(cut bool) {
 	w.mu.Lock()
 	w.cut = cut
@@ -145,14 +145,14 @@ func (w *wire) Publish(_ context.Context, node string, b *pubsub.Broadcast) erro
 	return nil
 }
 
-// setFate changes what happens to messages from now on.
+// setFate sets the fate of messages that are sent from now on.
 func (n *network) setFate(f func(from, to string) []time.Duration) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.fate = f
 }
 
-// split loses all messages between the named nodes and the others.
+// split drops all messages between the named nodes and the others.
 func (n *network) split(names ...string) {
 	n.setFate(func(from, to string) []time.Duration {
 		if slices.Contains(names, from) != slices.Contains(names, to) {
@@ -164,7 +164,7 @@ func (n *network) split(names ...string) {
 
 func (n *network) heal() { n.setFate(nil) }
 
-// take returns what was sent since the last call.
+// take returns the messages that were sent since the last call.
 func (n *network) take() []sent {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -173,7 +173,7 @@ func (n *network) take() []sent {
 	return all
 }
 
-// noise loses, doubles and delays messages.
+// noise returns a fate that drops, duplicates and delays messages.
 func noise(r *rand.Rand) func(from, to string) []time.Duration {
 	return func(string, string) (after []time.Duration) {
 		for range []int{0, 1, 1, 1, 1, 2}[r.IntN(6)] {
@@ -183,7 +183,7 @@ func noise(r *rand.Rand) func(from, to string) []time.Duration {
 	}
 }
 
-// join adds a node to the network. Its config is changed by with.
+// join adds a node to the network. The functions with modify its config.
 func (n *network) join(t *testing.T, name string, with ...func(*presence.Config)) *node {
 	t.Helper()
 	var cfg presence.Config
@@ -199,7 +199,7 @@ func (n *network) join(t *testing.T, name string, with ...func(*presence.Config)
 	return nd
 }
 
-// crash ends a node without a word.
+// crash ends a node without a goodbye.
 func (n *node) crash() {
 	n.wire.setCut(true)
 	n.Close(context.Background())

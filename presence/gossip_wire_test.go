@@ -9,7 +9,7 @@ import (
 	"bennu.example/internal/crdt"
 )
 
-// samples are messages of every kind.
+// samples returns messages of every kind.
 func samples() []*gossip {
 	a, b := crdt.Replica{Name: "a", Vsn: 1 << 60}, crdt.Replica{Name: "bé", Vsn: 7}
 	set := crdt.New[*entry](a, true)
@@ -36,6 +36,8 @@ func samples() []*gossip {
 	}
 }
 
+// TestGossip encodes messages and parses them. Truncated messages and those with more bytes are
+// malformed.
 func TestGossip(t *testing.T) {
 	t.Parallel()
 	for _, g := range samples() {
@@ -45,26 +47,27 @@ func TestGossip(t *testing.T) {
 			t.Fatalf("%d: %v", g.kind, err)
 		}
 		if again := got.encode(); !bytes.Equal(raw, again) {
-			t.Errorf("%d: comes back as\n%q\ninstead of\n%q", g.kind, again, raw)
+			t.Errorf("%d: parsed and encoded again:\n%q\nwant\n%q", g.kind, again, raw)
 		}
 		if g.delta != nil && !reflect.DeepEqual(g.delta.Parts, got.delta.Parts) {
 			t.Errorf("%d: parts differ", g.kind)
 		}
 		for i := range raw {
 			if _, err := parseGossip(raw[:i]); err == nil {
-				t.Errorf("%d: %d of %d bytes are a message", g.kind, i, len(raw))
+				t.Errorf("%d: %d of %d bytes were parsed", g.kind, i, len(raw))
 			}
 		}
 		if _, err := parseGossip(append(raw, 0)); err == nil {
-			t.Errorf("%d: one byte more is a message", g.kind)
+			t.Errorf("%d: parsed with a byte more", g.kind)
 		}
 	}
 	if _, err := parseGossip([]byte{gossipVersion + 1, 1}); err == nil {
-		t.Error("another version is read")
+		t.Error("another version was parsed")
 	}
 }
 
-// FuzzGossip holds that nothing that comes over the network brings a node down, or costs memory out of proportion.
+// FuzzGossip parses and merges arbitrary messages. A message that was parsed is the same after it
+// was encoded and parsed again.
 func FuzzGossip(f *testing.F) {
 	for _, g := range samples() {
 		f.Add(g.encode())
@@ -77,7 +80,7 @@ func FuzzGossip(f *testing.F) {
 		raw := g.encode()
 		again, err := parseGossip(raw)
 		if err != nil || !bytes.Equal(again.encode(), raw) {
-			t.Fatalf("does not come back: %v", err)
+			t.Fatalf("parsed and encoded again, it differs: %v", err)
 		}
 		if g.delta == nil {
 			return

@@ -12,16 +12,17 @@ import (
 	"bennu.example/pubsub"
 )
 
-// uncomparable is an owner on which == panics.
-type uncomparable struct{ _ []int }
+// incomparable is an owner on which == panics.
+type incomparable struct{ _ []int }
 
-func (uncomparable) OnEnd(func()) bool { return true }
+func (incomparable) OnEnd(func()) bool { return true }
 
-// An owner that cannot be compared is refused with an error, and nothing is locked afterwards.
-func TestUncomparableOwner(t *testing.T) {
+// TestIncomparableOwner passes owners that are not comparable. Each call fails and leaves no lock
+// behind.
+func TestIncomparableOwner(t *testing.T) {
 	t.Parallel()
 	p := presence.New(pubsub.New(nil), nil)
-	for _, o := range []presence.Owner{uncomparable{}, nil} {
+	for _, o := range []presence.Owner{incomparable{}, nil} {
 		if _, err := p.TrackFor(o, topic, "u1", nil); err == nil || !strings.Contains(err.Error(), "not comparable") {
 			t.Errorf("track: %v", err)
 		}
@@ -42,7 +43,7 @@ func TestUncomparableOwner(t *testing.T) {
 	}
 }
 
-// Who is present is listed after any number of topics.
+// TestManyRooms lists presences when the sequence numbers of rooms are about to be reused.
 func TestManyRooms(t *testing.T) {
 	t.Parallel()
 	p := presence.New(pubsub.New(nil), nil)
@@ -63,26 +64,27 @@ func TestManyRooms(t *testing.T) {
 	}
 }
 
-// asking is an adapter that asks the Presence when it publishes, as one that logs might.
-type asking struct {
+// reentrant is an adapter that calls the Presence when it publishes.
+type reentrant struct {
 	*wire
 	p atomic.Pointer[presence.Presence]
 }
 
-func (a *asking) Publish(ctx context.Context, node string, b *pubsub.Broadcast) error {
+func (a *reentrant) Publish(ctx context.Context, node string, b *pubsub.Broadcast) error {
 	if p := a.p.Load(); p != nil {
 		p.Count(topic)
 	}
 	return a.wire.Publish(ctx, node, b)
 }
 
-// The adapter is called under no lock, also at the end.
-func TestCloseLocksNothing(t *testing.T) {
+// TestAdapterIsCalledWithoutLock has the adapter call the Presence when it publishes, also in
+// Close.
+func TestAdapterIsCalledWithoutLock(t *testing.T) {
 	t.Parallel()
 	for _, keep := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
 			var net network
-			a := &asking{wire: net.adapter("a")}
+			a := &reentrant{wire: net.adapter("a")}
 			p := presence.New(pubsub.New(a), &presence.Config{KeepOnClose: keep})
 			time.Sleep(10 * time.Second)
 			a.p.Store(p)
@@ -93,7 +95,7 @@ func TestCloseLocksNothing(t *testing.T) {
 				t.Error(err)
 			}
 			if sent := net.take(); len(sent) == 0 {
-				t.Error("nothing was said")
+				t.Error("nothing was sent")
 			}
 		})
 	}

@@ -7,25 +7,28 @@ import (
 	"unicode/utf8"
 )
 
-// A state of thousands is read in one pass, in which the metas are left as they are: json.Unmarshal would go through each of them several
-// times. What is read is valid JSON, since json.Unmarshal looks before it calls UnmarshalJSON and the serializers look at what comes
-// in; nothing bad but nonsense comes of other bytes.
+// States are parsed in one pass, because they may have thousands of keys, and json.Unmarshal scans
+// each meta several times. Metas are kept as text.
+//
+// The input is valid JSON: json.Unmarshal validates it before it calls UnmarshalJSON, and the
+// serializers validate payloads. Other input gives an error or a meaningless value, but no panic.
 
-var errShape = errors.New("presence: not the payload of a state or a diff")
+var errShape = errors.New("presence: malformed state or diff")
 
-// UnmarshalJSON reads the payload of presence_state.
+// UnmarshalJSON parses the payload of presence_state.
 func (s *State) UnmarshalJSON(raw []byte) error { return parse(raw, s, (*parser).state) }
 
-// UnmarshalJSON reads the payload of presence_diff.
+// UnmarshalJSON parses the payload of presence_diff.
 func (d *Diff) UnmarshalJSON(raw []byte) error { return parse(raw, d, (*parser).diff) }
 
-// UnmarshalJSON reads what a State has for one key.
+// UnmarshalJSON parses the object of one key in a State.
 func (e *Entry) UnmarshalJSON(raw []byte) error { return parse(raw, e, (*parser).entry) }
 
-// UnmarshalJSON reads one tracked presence.
+// UnmarshalJSON parses the object of one tracked presence.
 func (m *Meta) UnmarshalJSON(raw []byte) error { return parse(raw, m, (*parser).meta) }
 
-// parse reads raw. All texts in what it makes of it are parts of one string.
+// parse parses raw with one of the parser's methods. It copies raw once; the strings in the result
+// are substrings of the copy. If it fails, it does not change to.
 func parse[T any](raw []byte, to *T, read func(*parser, *T)) error {
 	p := parser{b: string(raw)}
 	var v T
@@ -36,15 +39,15 @@ func parse[T any](raw []byte, to *T, read func(*parser, *T)) error {
 	return nil
 }
 
-// parser reads JSON. Once it is bad it reads nothing more.
+// parser parses JSON. After a failure it is at the end of the input and bad is true.
 type parser struct {
 	b     string
 	i     int
 	bad   bool
-	metas []Meta // made beforehand
+	metas []Meta // chunk of memory for the metas of several entries
 }
 
-// next is the next byte that is no space, or 0 at the end.
+// next skips white space and returns the next byte without consuming it. At the end it returns 0.
 func (p *parser) next() byte {
 	for p.i < len(p.b) {
 		switch c := p.b[p.i]; c {
@@ -59,7 +62,7 @@ func (p *parser) next() byte {
 
 func (p *parser) fail() { p.i, p.bad = len(p.b), true }
 
-// take reads one byte, if it is the next.
+// take consumes c if it is the next byte, and reports whether it was.
 func (p *parser) take(c byte) bool {
 	if p.next() != c {
 		return false
@@ -68,7 +71,7 @@ func (p *parser) take(c byte) bool {
 	return true
 }
 
-// list calls f at each element between two brackets.
+// list parses a list between two brackets. It calls f to parse each element.
 func (p *parser) list(open, end byte, f func()) {
 	if !p.take(open) {
 		p.fail()
@@ -88,7 +91,7 @@ func (p *parser) list(open, end byte, f func()) {
 	}
 }
 
-// fields calls f at the value of each field of an object.
+// fields parses an object. It calls f to parse the value of each field.
 func (p *parser) fields(f func(name string)) {
 	p.list('{', '}', func() {
 		name := p.string()
@@ -100,7 +103,7 @@ func (p *parser) fields(f func(name string)) {
 	})
 }
 
-// string reads a string; without escapes, it is a part of the input.
+// string parses a string. Without escapes, the result is a substring of the input.
 func (p *parser) string() string {
 	if p.next() != '"' {
 		p.fail()
@@ -130,7 +133,7 @@ func (p *parser) string() string {
 	return ""
 }
 
-// value reads a value as it is.
+// value skips a value and returns its text.
 func (p *parser) value() string {
 	p.next()
 	start, depth := p.i, 0
@@ -160,6 +163,7 @@ func (p *parser) value() string {
 	return p.b[start:p.i]
 }
 
+// state parses the payload of presence_state.
 func (p *parser) state(s *State) {
 	p.fields(func(key string) {
 		var e Entry
@@ -168,6 +172,7 @@ func (p *parser) state(s *State) {
 	})
 }
 
+// diff parses the payload of presence_diff, which must have both fields.
 func (p *parser) diff(d *Diff) {
 	seen := 0
 	p.fields(func(name string) {
@@ -187,6 +192,7 @@ func (p *parser) diff(d *Diff) {
 	}
 }
 
+// entry parses the object of one key, which must have metas.
 func (p *parser) entry(e *Entry) {
 	hasMetas := false
 	p.fields(func(name string) {
@@ -202,8 +208,9 @@ func (p *parser) entry(e *Entry) {
 		p.list('[', ']', func() {
 			var m Meta
 			p.meta(&m)
-			if len(p.metas) == cap(p.metas) { // go on in another chunk, with those of this entry
-				chunk := make([]Meta, len(p.metas)-from, max(1, min(2*(len(p.metas)+1), 1024), 2*(len(p.metas)-from)))
+			if len(p.metas) == cap(p.metas) { // start another chunk with the metas of this entry
+				n := len(p.metas) - from
+				chunk := make([]Meta, n, max(1, min(2*(len(p.metas)+1), 1024), 2*n))
 				copy(chunk, p.metas[from:])
 				p.metas, from = chunk, 0
 			}
@@ -216,6 +223,7 @@ func (p *parser) entry(e *Entry) {
 	}
 }
 
+// meta parses the object of one meta.
 func (p *parser) meta(m *Meta) {
 	p.next()
 	start := p.i
@@ -232,7 +240,8 @@ func (p *parser) meta(m *Meta) {
 	m.raw = p.b[start:p.i]
 }
 
-// ref reads a ref: a string, but any other value is told apart from others as well.
+// ref parses a ref. It should be a string; for any other value, ref returns the value's text, so
+// that distinct values remain distinct.
 func (p *parser) ref() string {
 	if p.next() == '"' {
 		return p.string()

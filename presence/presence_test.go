@@ -20,7 +20,7 @@ import (
 
 const topic = "room:7"
 
-// owner is a presence's owner without a channel.
+// owner is an Owner without a channel.
 type owner struct {
 	mu    sync.Mutex
 	ended bool
@@ -47,7 +47,7 @@ func (o *owner) end() {
 	}
 }
 
-// subscriber keeps the diffs of a topic, and the state that they give.
+// subscriber records the diffs of a topic and applies them to a state.
 type subscriber struct {
 	mu    sync.Mutex
 	diffs []string
@@ -66,7 +66,7 @@ func (s *subscriber) Deliver(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// take returns the diffs since the last call, their refs named by their order of appearance.
+// take returns the diffs since the last call. Their refs are replaced by names.
 func (s *subscriber) take(n *names) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -78,7 +78,7 @@ func (s *subscriber) take(n *names) []string {
 	return diffs
 }
 
-// names gives refs names: "A", "B", …
+// names replaces refs by "A", "B", …, in the order of their first appearance.
 type names struct{ refs []string }
 
 var refs = regexp.MustCompile(`"[A-Za-z0-9_-]{16}"`)
@@ -94,17 +94,18 @@ func (n *names) name(s string) string {
 	})
 }
 
-// node is one Presence and a subscriber to the topic.
+// node is a Presence and a subscriber of the topic.
 type node struct {
 	*presence.Presence
 	*subscriber
 	names
 	t    *testing.T
 	ps   *pubsub.PubSub
-	wire *wire  // nil if it is alone
-	stop func() // ends its adapter
+	wire *wire  // nil without a network
+	stop func() // stops the adapter
 }
 
+// newNode returns a node without a network.
 func newNode(t *testing.T, cfg *presence.Config) *node {
 	t.Helper()
 	ps := pubsub.New(nil)
@@ -127,6 +128,7 @@ func (n *node) track(o presence.Owner, key string, meta any) string {
 	return ref
 }
 
+// want checks the diffs since the last call.
 func (n *node) want(diffs ...string) {
 	n.t.Helper()
 	if got := n.take(&n.names); !slices.Equal(got, diffs) {
@@ -134,17 +136,19 @@ func (n *node) want(diffs ...string) {
 	}
 }
 
-// wantList checks the list, and that the diffs have led to it.
+// wantList checks the list and compares it with the state that the subscriber computed from the
+// diffs.
 func (n *node) wantList(state string) {
 	n.t.Helper()
 	got := n.wantListOnly(state)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if told, _ := json.Marshal(n.state); string(told) != got {
-		n.t.Errorf("diffs give\n  %s\nbut the list is\n  %s", told, got)
+	if fromDiffs, _ := json.Marshal(n.state); string(fromDiffs) != got {
+		n.t.Errorf("diffs give\n  %s\nbut the list is\n  %s", fromDiffs, got)
 	}
 }
 
+// wantListOnly checks the list and returns it as JSON.
 func (n *node) wantListOnly(state string) string {
 	n.t.Helper()
 	raw, err := json.Marshal(n.List(topic))
@@ -159,7 +163,7 @@ func (n *node) wantListOnly(state string) string {
 
 type device map[string]any
 
-// TestTrack is N277, N278 and N283.
+// TestTrack tracks keys on two topics (N277, N278, N283).
 func TestTrack(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -182,13 +186,14 @@ func TestTrack(t *testing.T) {
 		`{"joins":{"u2":{"metas":[{"phx_ref":"B"}]}},"leaves":{}}`,
 		`{"joins":{"u1":{"metas":[{"phx_ref":"C","device":"phone"}]}},"leaves":{}}`,
 	)
-	n.wantList(`{"u1":{"metas":[{"phx_ref":"A","device":"tab"},{"phx_ref":"C","device":"phone"}]},"u2":{"metas":[{"phx_ref":"B"}]}}`)
+	n.wantList(`{"u1":{"metas":[{"phx_ref":"A","device":"tab"},{"phx_ref":"C","device":"phone"}]},` +
+		`"u2":{"metas":[{"phx_ref":"B"}]}}`)
 	if got := n.Count(topic); got != 2 {
 		t.Errorf("%d keys", got)
 	}
 }
 
-// TestUpdate is N279 and N280.
+// TestUpdate replaces and changes metas (N279, N280).
 func TestUpdate(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -217,16 +222,16 @@ func TestUpdate(t *testing.T) {
 		`"leaves":{"u1":{"metas":[{"phx_ref":"C","phx_ref_prev":"A","device":"tab2"}]}}}`)
 
 	if _, err := n.UpdateFor(a, topic, "u3", nil); !errors.Is(err, presence.ErrNotTracked) {
-		t.Errorf("update of what is not tracked: %v", err)
+		t.Errorf("update of a key that is not tracked: %v", err)
 	}
-	_, err = presence.ChangeFor(n.Presence, b, topic, "u1", func(*device) { t.Error("changed what is another's") })
+	_, err = presence.ChangeFor(n.Presence, b, topic, "u1", func(*device) { t.Error("changed the meta of another owner") })
 	if !errors.Is(err, presence.ErrNotTracked) {
-		t.Errorf("change of what is another's: %v", err)
+		t.Errorf("change of another owner's meta: %v", err)
 	}
 	n.want()
 }
 
-// TestUntrack is N281, N282 and N290.
+// TestUntrack removes presences one by one, with their owner, and repeatedly (N281, N282, N290).
 func TestUntrack(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -246,7 +251,7 @@ func TestUntrack(t *testing.T) {
 	n.want(`{"joins":{},"leaves":{"u1":{"metas":[{"phx_ref":"B"}]},"u2":{"metas":[{"phx_ref":"C"}]}}}`)
 	n.wantList(`{}`)
 	if n.Count("room:8") != 0 {
-		t.Error("still on the other topic")
+		t.Error("still present on the other topic")
 	}
 	if _, err := n.TrackFor(b, topic, "u1", nil); !errors.Is(err, presence.ErrClosed) {
 		t.Errorf("tracked after its end: %v", err)
@@ -258,7 +263,7 @@ func TestUntrack(t *testing.T) {
 	n.wantList(`{}`)
 }
 
-// TestGet is N284.
+// TestGet returns the entry of a key (N284).
 func TestGet(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, nil)
@@ -266,7 +271,7 @@ func TestGet(t *testing.T) {
 	n.track(new(owner), "1", device{"n": 2})
 	e, ok := n.Get(topic, "1")
 	if !ok {
-		t.Fatal("not there")
+		t.Fatal("not found")
 	}
 	type meta struct{ N int }
 	metas, err := presence.Metas[meta](e)
@@ -274,14 +279,14 @@ func TestGet(t *testing.T) {
 		t.Errorf("%v, %v", metas, err)
 	}
 	if _, ok := n.Get(topic, "2"); ok {
-		t.Error("there is a 2")
+		t.Error("found a key that is not present")
 	}
 	if _, ok := n.Get("room:8", "1"); ok {
-		t.Error("there is a 1 elsewhere")
+		t.Error("found on another topic")
 	}
 }
 
-// TestMetas holds what may be a meta.
+// TestMetas tracks valid and invalid metas.
 func TestMetas(t *testing.T) {
 	t.Parallel()
 	type typed struct {
@@ -324,7 +329,7 @@ func TestMetas(t *testing.T) {
 	}
 }
 
-// TestMany holds what one owner tracks under thousands of keys, and what thousands track under one.
+// TestMany has one owner track thousands of keys, and thousands of owners track one key.
 func TestMany(t *testing.T) {
 	t.Parallel()
 	n := newNode(t, &presence.Config{Window: -1})
@@ -342,7 +347,7 @@ func TestMany(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := n.UpdateFor(o, topic, "guest", nil); !errors.Is(err, presence.ErrNotTracked) {
-		t.Errorf("updated what is another's: %v", err)
+		t.Errorf("updated another owner's meta: %v", err)
 	}
 	for i := range many {
 		n.UntrackFor(o, topic, fmt.Sprint(many-1-i))
@@ -358,7 +363,7 @@ func TestMany(t *testing.T) {
 	n.wantList(`{}`)
 }
 
-// TestRefs is N289.
+// TestRefs checks that refs are unique and well-formed (N289).
 func TestRefs(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
@@ -374,10 +379,14 @@ func TestRefs(t *testing.T) {
 	}
 }
 
-// TestConcurrent holds that diffs of a topic keep their order whoever makes the changes.
+// TestConcurrent changes a topic from many goroutines. Its diffs arrive in the order of the
+// changes.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
-	for name, cfg := range map[string]*presence.Config{"plain": nil, "observed": {OnDiff: func(string, presence.Diff, presence.State) {}}} {
+	for name, cfg := range map[string]*presence.Config{
+		"plain":    nil,
+		"observed": {OnDiff: func(string, presence.Diff, presence.State) {}},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -399,8 +408,8 @@ func TestConcurrent(t *testing.T) {
 					}()
 				}
 				synctest.Wait()
-				if told, list := byKey(n.state), byKey(n.List(topic)); !reflect.DeepEqual(told, list) {
-					t.Errorf("diffs give %d keys, the list has %d, and they differ", len(told), len(list))
+				if got, list := byKey(n.state), byKey(n.List(topic)); !reflect.DeepEqual(got, list) {
+					t.Errorf("diffs give %d keys, the list has %d, and they differ", len(got), len(list))
 				}
 			})
 		})
@@ -409,8 +418,8 @@ func TestConcurrent(t *testing.T) {
 
 var prevs = regexp.MustCompile(`"phx_ref_prev":"[^"]*",?`)
 
-// byKey is a state without the order of its keys, and without phx_ref_prev: in a diff of several changes it names what the client has
-// seen, not what was replaced.
+// byKey returns the entries of a state without phx_ref_prev, which differs in a diff that merges
+// several changes: there it is the ref that clients have received, not the one that was replaced.
 func byKey(s presence.State) map[string]string {
 	m := map[string]string{}
 	for key, e := range s.All() {
@@ -423,7 +432,8 @@ func byKey(s presence.State) map[string]string {
 	return m
 }
 
-// TestClose holds that a closed Presence is quiet, and that Close does not wait for ever.
+// TestClose closes a Presence while Fetch runs. Close waits until its context ends, and later calls
+// fail.
 func TestClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

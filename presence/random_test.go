@@ -13,14 +13,15 @@ import (
 	"bennu.example/presence"
 )
 
-// A failure prints the seed that leads to it.
+// A failure prints the seed with which it can be repeated.
 var (
 	seedFlag = flag.Uint64("seed", 0, "replay one run of the random test")
-	runsFlag = flag.Int("runs", 25, "how many runs of the random test, each with another seed")
+	runsFlag = flag.Int("runs", 25, "number of runs of the random test, each with another seed")
 )
 
-// TestRandom is O316 and property 13: nodes that track and untrack at random, whose messages are lost, doubled and reordered, that are cut off
-// and that start again, list what is there in the end, and their diffs have led there.
+// TestRandom makes random changes on several nodes. Messages are lost, duplicated and reordered;
+// nodes are disconnected and restarted. In the end all nodes list what is tracked, and the diffs of
+// each node give its list (O316, property 13).
 func TestRandom(t *testing.T) {
 	t.Parallel()
 	if *seedFlag != 0 {
@@ -35,6 +36,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// random runs the test with one seed.
 func random(t *testing.T, seed uint64) {
 	t.Helper()
 	t.Run(fmt.Sprint(seed), func(t *testing.T) {
@@ -45,7 +47,7 @@ func random(t *testing.T, seed uint64) {
 	})
 }
 
-// living is a node and what it has: by key, who tracks it.
+// living is a running node and the owner of each key that is tracked on it.
 type living struct {
 	*node
 	has map[string]*owner
@@ -66,13 +68,13 @@ func cluster(t *testing.T, r *rand.Rand) {
 	lives := 0
 	birth := func(name string) *living {
 		lives++
-		return &living{net.join(t, fmt.Sprint(name, ".", lives), with, func(c *presence.Config) { c.Node = name }), map[string]*owner{}}
+		return &living{net.join(t, fmt.Sprint(name, ".", lives), with, named(name)), map[string]*owner{}}
 	}
 	var nodes []*living
 	for i := range 2 + r.IntN(3) {
 		nodes = append(nodes, birth(fmt.Sprint("n", i)))
 	}
-	fate := noise(rand.New(rand.NewPCG(r.Uint64(), 2))) // of its own: it is called by others
+	fate := noise(rand.New(rand.NewPCG(r.Uint64(), 2))) // separate, because it is used by other goroutines
 	net.setFate(fate)
 	keys := 0
 	for range 50 + r.IntN(200) {
@@ -116,7 +118,7 @@ func cluster(t *testing.T, r *rand.Rand) {
 		time.Sleep([]time.Duration{0, 10 * time.Millisecond, time.Second, 20 * time.Second}[r.IntN(40)*r.IntN(40)*4/1600])
 	}
 	net.heal()
-	time.Sleep(25 * time.Second) // what is cut is healed, who is gone is down
+	time.Sleep(25 * time.Second) // all nodes are connected, and those that crashed are down
 	var all []*node
 	var want []string
 	for _, n := range nodes {

@@ -9,7 +9,7 @@ import (
 	"bennu.example/pubsub"
 )
 
-// TestMetasKeepIntegers decodes metas and entries into any: integers beyond 2^53 keep their value.
+// TestMetasKeepIntegers decodes metas and entries into any. Integers beyond 2^53 keep their value.
 func TestMetasKeepIntegers(t *testing.T) {
 	t.Parallel()
 	const raw = `{"u1":{"metas":[{"phx_ref":"a","id":9007199254740993,"n":3}],"user":{"id":18446744073709551615}}}`
@@ -19,7 +19,8 @@ func TestMetasKeepIntegers(t *testing.T) {
 	}
 	e, _ := s.Get("u1")
 	metas, err := presence.Metas[map[string]any](e)
-	if want := []map[string]any{{"phx_ref": "a", "id": json.Number("9007199254740993"), "n": 3.}}; err != nil || !reflect.DeepEqual(metas, want) {
+	wantMetas := []map[string]any{{"phx_ref": "a", "id": json.Number("9007199254740993"), "n": 3.}}
+	if err != nil || !reflect.DeepEqual(metas, wantMetas) {
 		t.Errorf("%v: %#v", err, metas)
 	}
 	var all map[string]any
@@ -32,7 +33,7 @@ func TestMetasKeepIntegers(t *testing.T) {
 	}
 }
 
-// TestChangeKeepsIntegers changes a meta by way of a map: what is not touched goes out as it came in.
+// TestChangeKeepsIntegers changes a meta through a map. The other fields keep their value.
 func TestChangeKeepsIntegers(t *testing.T) {
 	t.Parallel()
 	p := presence.New(pubsub.New(nil), nil)
