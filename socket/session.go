@@ -290,7 +290,7 @@ func (s *session) Closed(err error) {
 
 // logEnd logs an end that the client did not request. The transport counts them.
 func (s *session) logEnd(err error) {
-	var panicked *transport.PanicError
+	var panicked *channel.PanicError
 	var closed *transport.CloseError
 	var level zerolog.Level
 	var message string

@@ -9,7 +9,6 @@ var pendingProse = []string{
 	"socket/token",
 	"transport",
 	"transport/internal/dial",
-	"transport/internal/guard",
 	"transport/internal/transporttest",
 	"transport/longpoll",
 	"transport/websocket",

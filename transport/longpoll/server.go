@@ -63,7 +63,7 @@ type Config struct {
 	PeerTimeout time.Duration
 
 	// OnPanic is told of a panic in connect, in what that returned, or in Closed: they go no further, and a request is answered with 500. (A
-	// panic in Receive ends the session, which learns of it by a *PanicError.)
+	// panic in Receive ends the session, which learns of it by a *channel.PanicError.)
 	OnPanic func(value any, stack []byte)
 }
 

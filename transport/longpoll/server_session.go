@@ -439,7 +439,7 @@ func (l *localSession) receive(parts []part, b *postProgress, release func()) {
 	returned := false
 	defer func() {
 		if !returned {
-			l.end(guard.Crashed(recover()))
+			l.end(guard.ReasonFor(recover()))
 		}
 		<-l.turn
 		release()

@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bennu.example/internal/safecall"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 	"bennu.example/transport/longpoll"
@@ -283,7 +284,7 @@ func TestLongPollGoexit(t *testing.T) {
 	if text := serve(httptest.NewRequest("POST", "/?token="+a.Token, strings.NewReader("[1]")), nil); text != `{"status":408}` {
 		t.Errorf("got %q", text)
 	}
-	if err := <-session.closed; lpCode(err) != transport.CodeInternal || errors.As(err, new(*transport.PanicError)) {
+	if err := <-session.closed; lpCode(err) != transport.CodeInternal || errors.As(err, new(*safecall.PanicError)) {
 		t.Errorf("closed by %v", err)
 	}
 	s.Wait()
@@ -344,7 +345,7 @@ func TestLongPollSessionPanics(t *testing.T) {
 			t.Errorf("got %q, want %q", w.Body, want)
 		}
 	}
-	var p *transport.PanicError
+	var p *safecall.PanicError
 	if err := <-closed; !errors.As(err, &p) || p.Value != "in Receive" || !strings.Contains(string(p.Stack), "lpPanics") || lpCode(err) != transport.CodeInternal {
 		t.Errorf("closed by %v", err)
 	}

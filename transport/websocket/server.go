@@ -68,7 +68,7 @@ type Config struct {
 	CloseTimeout time.Duration
 
 	// OnPanic is called when Session.Closed panics, with the value and the stack. Nil: the panic goes unnoticed. A panic in
-	// Session.Receive ends the connection, and Closed gets it as a *PanicError.
+	// Session.Receive ends the connection, and Closed gets it as a *channel.PanicError.
 	OnPanic func(value any, stack []byte)
 }
 

@@ -159,7 +159,7 @@ func (c *serverConn) deliver(op serializer.Op, data []byte) {
 			return
 		}
 		v := recover()
-		c.refuse(guard.Crashed(v))
+		c.refuseFor(guard.ReasonFor(v), &transport.CloseError{Code: transport.CodeInternal})
 		if v == nil { // runtime.Goexit: this goroutine is lost
 			go c.run()
 		}
@@ -177,13 +177,14 @@ func (c *serverConn) refuse(err error) {
 	if !ok {
 		told = &transport.CloseError{Code: transport.CodeInternal}
 	}
-	var reason error = told
-	if panicked, ok := errors.AsType[*transport.PanicError](err); ok {
-		reason = panicked
-	}
+	c.refuseFor(told, told)
+}
+
+// refuseFor closes the connection with the code of closed. The session receives the reason.
+func (c *serverConn) refuseFor(reason error, closed *transport.CloseError) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shut(reason, told.Code, told.Reason)
+	c.shut(reason, closed.Code, closed.Reason)
 }
 
 // end ends the connection after the reader's last error, and is the last thing that the reader does.

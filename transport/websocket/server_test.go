@@ -15,6 +15,7 @@ import (
 
 	"github.com/coder/websocket"
 
+	"bennu.example/internal/safecall"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 	ws "bennu.example/transport/websocket"
@@ -411,7 +412,7 @@ func TestWebSocketReceiveFails(t *testing.T) {
 			{"error", func() error { return errors.New("secret") }, closePayload(1011, ""), nil},
 			{"close error", func() error { return fmt.Errorf("wrapped: %w", &transport.CloseError{Code: 4000, Reason: "no"}) }, closePayload(4000, "no"), nil},
 			{"panic", func() error { panic("secret") }, closePayload(1011, ""), func(err error) bool {
-				pe, ok := errors.AsType[*transport.PanicError](err)
+				pe, ok := errors.AsType[*safecall.PanicError](err)
 				return ok && pe.Value == "secret" && strings.Contains(string(pe.Stack), "TestWebSocketReceiveFails") && strings.Contains(pe.Error(), "secret")
 			}},
 			{"nil panic", func() error { panic(nil) }, closePayload(1011, ""), nil},

@@ -1,28 +1,34 @@
-// Package guard turns panics of sessions into errors.
+// Package guard handles the panics of sessions and of the functions that report them.
 package guard
 
 import (
+	"fmt"
 	"runtime/debug"
 
+	"bennu.example/internal/safecall"
 	"bennu.example/transport"
 )
 
-// crashed is how a connection ends whose session panicked with v or, if that is nil, ended its goroutine by runtime.Goexit.
-func Crashed(v any) error {
+// ReasonFor returns the reason for the end of a connection whose session panicked with v. It wraps
+// a *transport.CloseError with CodeInternal, and a *safecall.PanicError. If v is nil, the session
+// ended its goroutine by runtime.Goexit, and the reason is the CloseError alone.
+func ReasonFor(v any) error {
+	closed := &transport.CloseError{Code: transport.CodeInternal}
 	if v == nil {
-		return &transport.CloseError{Code: transport.CodeInternal}
+		return closed
 	}
-	return &transport.PanicError{Value: v, Stack: debug.Stack()}
+	return fmt.Errorf("transport: session: %w (%w)", &safecall.PanicError{Value: v, Stack: debug.Stack()}, closed)
 }
 
-// notifyPanic, deferred, ends a panic and calls onPanic.
+// NotifyPanic recovers a panic and passes it to onPanic. It must be deferred.
 func NotifyPanic(onPanic func(value any, stack []byte)) {
 	if v := recover(); v != nil {
 		CallOnPanic(onPanic, v)
 	}
 }
 
-// callOnPanic calls onPanic, unless it is nil, in the place of a panic. If it panics too, nobody is left to notify.
+// CallOnPanic calls onPanic, unless it is nil, with a recovered value and the stack. It must be
+// called by the deferred function that recovered v. A panic of onPanic itself is ignored.
 func CallOnPanic(onPanic func(value any, stack []byte), v any) {
 	if onPanic == nil {
 		return
