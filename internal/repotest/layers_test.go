@@ -28,7 +28,7 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "internal/interop", "internal/repotest",
+	"engine/internal/broker/brokertest", "internal/histcheck", "internal/interop", "internal/repotest",
 	"internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/require",
 	"pubsub/pubsubtest", "transport/internal/transporttest",
 }
