@@ -62,12 +62,24 @@ type scenario struct {
 }
 
 var columns = []scenario{
-	{Name: "fan-out to 1,000, 16 in flight", Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 16, Payload: 128, Target: 0.57},
-	{Name: "fan-out to 1,000, one at a time", Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 1, Payload: 128, Target: 0.68},
-	{Name: "100 topics x 50, 4 in flight", Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128, Target: 0.88},
-	{Name: "echo, 200 connections", Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128, Target: 0.95},
-	{Name: "idle connection with one topic", Kind: "idle", Clients: 2000, Topics: 20, Target: 0.37},
-	{Name: "leave and join, 50 connections", Kind: "join", Clients: 50, Topics: 50, InFlight: 1, Target: 0.95},
+	{
+		Name: "fan-out to 1,000, 16 in flight", Target: 0.57,
+		Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 16, Payload: 128,
+	},
+	{
+		Name: "fan-out to 1,000, one at a time", Target: 0.68,
+		Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 1, Payload: 128,
+	},
+	{
+		Name: "100 topics x 50, 4 in flight", Target: 0.88,
+		Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128,
+	},
+	{
+		Name: "echo, 200 connections", Target: 0.95,
+		Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128,
+	},
+	{Name: "idle connection with one topic", Target: 0.37, Kind: "idle", Clients: 2000, Topics: 20},
+	{Name: "leave and join, 50 connections", Target: 0.95, Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
 }
 
 // growing returns the scenarios in which one parameter varies.

@@ -18,8 +18,9 @@ func printTable(w io.Writer, all []measured) {
 		if m.scenario.Kind == "idle" {
 			unit = "RSS kB"
 		}
-		fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t\n", m.scenario.Name, unit, b.figure(m.scenario), c.figure(m.scenario),
-			m.ratio(), m.scenario.Target, rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
+		fmt.Fprintf(t, "%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
+			m.scenario.Name, unit, b.figure(m.scenario), c.figure(m.scenario), m.ratio(), m.scenario.Target,
+			rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
 	}
 	t.Flush()
 }
@@ -29,7 +30,8 @@ func printGrowth(w io.Writer, name string, all []measured) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(t, "\tBennu\tcentrifuge\tratio\t")
 	for _, m := range all {
-		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t\n", m.scenario.Name, m.by["bennu"].figure(m.scenario), m.by["centrifuge"].figure(m.scenario), m.ratio())
+		b, c := m.by["bennu"].figure(m.scenario), m.by["centrifuge"].figure(m.scenario)
+		fmt.Fprintf(t, "%s\t%.2f\t%.2f\t%.2f\t\n", m.scenario.Name, b, c, m.ratio())
 	}
 	t.Flush()
 }

@@ -84,7 +84,8 @@ func medians(scenarios []scenario, rounds int, duration time.Duration) ([]measur
 					return nil, fmt.Errorf("%s, %s: %w", s.Name, kind, err)
 				}
 				if r.Duplicates+r.Missing+r.Disorder > 0 {
-					return nil, fmt.Errorf("%s, %s: %d duplicates, %d missing, %d out of order", s.Name, kind, r.Duplicates, r.Missing, r.Disorder)
+					return nil, fmt.Errorf("%s, %s: %d duplicates, %d missing, %d out of order",
+						s.Name, kind, r.Duplicates, r.Missing, r.Disorder)
 				}
 				got[kind] = append(got[kind], r)
 				fmt.Fprintf(os.Stderr, "%-34s %-11s %8.2f\n", s.Name, kind, r.figure(s))

@@ -94,11 +94,16 @@ func centrifugeHandler() (http.Handler, error) {
 		client.OnSubscribe(func(_ centrifuge.SubscribeEvent, cb centrifuge.SubscribeCallback) {
 			cb(centrifuge.SubscribeReply{}, nil)
 		})
-		client.OnPublish(func(_ centrifuge.PublishEvent, cb centrifuge.PublishCallback) { cb(centrifuge.PublishReply{}, nil) })
-		client.OnRPC(func(e centrifuge.RPCEvent, cb centrifuge.RPCCallback) { cb(centrifuge.RPCReply{Data: e.Data}, nil) })
+		client.OnPublish(func(_ centrifuge.PublishEvent, cb centrifuge.PublishCallback) {
+			cb(centrifuge.PublishReply{}, nil)
+		})
+		client.OnRPC(func(e centrifuge.RPCEvent, cb centrifuge.RPCCallback) {
+			cb(centrifuge.RPCReply{Data: e.Data}, nil)
+		})
 	})
 	if err := node.Run(); err != nil {
 		return nil, err
 	}
-	return centrifuge.NewWebsocketHandler(node, centrifuge.WebsocketConfig{UseWriteBufferPool: true, MessageSizeLimit: 1 << 20}), nil
+	cfg := centrifuge.WebsocketConfig{UseWriteBufferPool: true, MessageSizeLimit: 1 << 20}
+	return centrifuge.NewWebsocketHandler(node, cfg), nil
 }

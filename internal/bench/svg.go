@@ -28,12 +28,14 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 	if len(curves) > 0 {
 		height += chart + 60
 	}
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" font-family="sans-serif" font-size="13">`, width, height)
+	fmt.Fprint(&b, `<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="13"`)
+	fmt.Fprintf(&b, ` viewBox="0 0 %d %d">`, width, height)
 	fmt.Fprintf(&b, `<rect width="%d" height="%d" fill="#fff"/>`, width, height)
 	fmt.Fprint(&b, `<text x="20" y="26" font-size="16" font-weight="bold">Server cost (lower is better)</text>`)
 	x := 470
 	for _, kind := range kinds {
-		fmt.Fprintf(&b, `<rect x="%d" y="16" width="12" height="12" fill="%s"/><text x="%d" y="27">%s</text>`, x, colours[kind], x+18, kind)
+		fmt.Fprintf(&b, `<rect x="%d" y="16" width="12" height="12" fill="%s"/>`, x, colours[kind])
+		fmt.Fprintf(&b, `<text x="%d" y="27">%s</text>`, x+18, kind)
 		x += 90
 	}
 	for i, m := range all {
@@ -45,7 +47,8 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 		case "join":
 			unit = "CPU µs per join and leave"
 		}
-		fmt.Fprintf(&b, `<text x="20" y="%d">%s</text><text x="20" y="%d" fill="#666" font-size="11">%s</text>`, y+14, m.scenario.Name, y+30, unit)
+		fmt.Fprintf(&b, `<text x="20" y="%d">%s</text>`, y+14, m.scenario.Name)
+		fmt.Fprintf(&b, `<text x="20" y="%d" fill="#666" font-size="11">%s</text>`, y+30, unit)
 		most := max(m.by["bennu"].figure(m.scenario), m.by["centrifuge"].figure(m.scenario))
 		for k, kind := range kinds {
 			v := m.by[kind].figure(m.scenario)
@@ -71,7 +74,8 @@ func drawCurve(b *bytes.Buffer, left, top int, name string, all []measured) {
 	}
 	at := func(i int, v float64) (x, y float64) {
 		span := max(math.Log(hi/lo), 0.01)
-		return float64(left) + float64(w-30)*float64(i)/float64(max(1, len(all)-1)), float64(top+24) + h*(1-math.Log(v/lo)/span)
+		x = float64(left) + float64(w-30)*float64(i)/float64(max(1, len(all)-1))
+		return x, float64(top+24) + h*(1-math.Log(v/lo)/span)
 	}
 	fmt.Fprintf(b, `<text x="%d" y="%d" font-size="12">CPU µs by %s</text>`, left, top, name)
 	for _, kind := range kinds {
