@@ -30,16 +30,24 @@ type later struct {
 // asyncDelay is the delay of the reply to async.
 const asyncDelay = 50 * time.Millisecond
 
+// callback is the type of an event's callback.
+type callback = func(*member, context.Context, *channel.Channel, payload) (push.Reply, error)
+
+// reply returns a callback that does not use the member and its context.
+func reply(f func(c *channel.Channel, p payload) (push.Reply, error)) callback {
+	return func(_ *member, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) { return f(c, p) }
+}
+
+// do returns a callback without a reply.
+func do(f func(c *channel.Channel, p payload) error) callback {
+	return reply(func(c *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, f(c, p) })
+}
+
+// room returns the handler of the rooms.
 func room() *channel.Handler {
-	reply := func(f func(c *channel.Channel, p payload) (push.Reply, error)) func(*member, context.Context, *channel.Channel, payload) (push.Reply, error) {
-		return func(_ *member, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) { return f(c, p) }
-	}
-	do := func(f func(c *channel.Channel, p payload) error) func(*member, context.Context, *channel.Channel, payload) (push.Reply, error) {
-		return reply(func(c *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, f(c, p) })
-	}
 	return channel.Define((*member).join,
 		channel.On("echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), nil })),
-		channel.On("fail", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, push.Reject(p) })),
+		channel.On("fail", do(func(_ *channel.Channel, p payload) error { return push.Reject(p) })),
 		channel.On("reply_ok", reply(func(*channel.Channel, payload) (push.Reply, error) { return push.OK(nil), nil })),
 		channel.On("noreply", do(func(*channel.Channel, payload) error { return nil })),
 		channel.On("shout", do(func(c *channel.Channel, p payload) error { return c.Broadcast("shout", p) })),
@@ -54,7 +62,9 @@ func room() *channel.Handler {
 			return c.Reply(l.ref, push.OK(l.payload))
 		}),
 		channel.On("stop", do(func(*channel.Channel, payload) error { return channel.ErrStop })),
-		channel.On("stop_reply", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), channel.ErrStop })),
+		channel.On("stop_reply", reply(func(_ *channel.Channel, p payload) (push.Reply, error) {
+			return push.OK(p), channel.ErrStop
+		})),
 		channel.On("crash", do(func(*channel.Channel, payload) error { panic("crash on request") })),
 		channel.On("binary_echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) {
 			if !p.IsBinary() {
