@@ -217,7 +217,8 @@ const maxGenerations = 64
 // before and after it.
 func (w *checker) stream(s message) *stream {
 	generations := w.streams[s.From]
-	i, found := slices.BinarySearchFunc(generations, s.Generation, func(v *stream, generation uint64) int { return cmp.Compare(v.generation, generation) })
+	compare := func(v *stream, generation uint64) int { return cmp.Compare(v.generation, generation) }
+	i, found := slices.BinarySearchFunc(generations, s.Generation, compare)
 	if !found {
 		if len(generations) == maxGenerations {
 			if i == 0 {
@@ -229,11 +230,12 @@ func (w *checker) stream(s message) *stream {
 		generations = slices.Insert(generations, i, &stream{generation: s.Generation})
 		w.streams[s.From] = generations
 	}
+	const outOfOrder = "received %+v, but number %d in total in generation %d"
 	if i > 0 && s.Seq <= generations[i-1].max {
-		w.fault("received %+v, but number %d in total in generation %d", s.short(), generations[i-1].max, generations[i-1].generation)
+		w.fault(outOfOrder, s.short(), generations[i-1].max, generations[i-1].generation)
 	}
 	if i+1 < len(generations) && s.Seq >= generations[i+1].min {
-		w.fault("received %+v, but number %d in total in generation %d", s.short(), generations[i+1].min, generations[i+1].generation)
+		w.fault(outOfOrder, s.short(), generations[i+1].min, generations[i+1].generation)
 	}
 	return generations[i]
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A checker reports each kind of fault, and none in a correct history.
+// TestChecker checks that a checker reports each kind of fault, and none in a correct history.
 func TestChecker(t *testing.T) {
 	t.Parallel()
 	say := func(generation, n, seq uint64) func(*checker) {
@@ -39,36 +39,88 @@ func TestChecker(t *testing.T) {
 		steps steps
 		fault string
 	}{
-		"all is well":                    {steps{begin, say(15, 1, 1), say(15, 2, 2), say(19, 1, 3), end, begin, say(19, 8, 20)}, ""},
-		"an old generation ends late":    {steps{begin, say(15, 1, 1), say(19, 1, 4), say(15, 2, 2), say(15, 3, 3)}, ""},
-		"seq may skip":                   {steps{begin, say(15, 1, 1), say(15, 2, 4)}, ""}, // the missing message was never sent
-		"outside":                        {steps{say(15, 1, 1)}, "outside"},
-		"after the end":                  {steps{begin, end, say(15, 1, 1)}, "outside"},
-		"again":                          {steps{begin, say(15, 1, 1), say(15, 1, 1)}, "after number 1"},
-		"again in the next":              {steps{begin, say(15, 1, 1), end, begin, say(15, 1, 1)}, "after number 1"},
-		"again in a later generation":    {steps{begin, say(15, 1, 1), say(19, 1, 1)}, "in generation 15"},
-		"again in an earlier generation": {steps{begin, say(19, 1, 2), say(15, 1, 2)}, "in generation 19"},
-		"not in order":                   {steps{begin, say(15, 1, 1), say(15, 3, 3), say(15, 2, 2)}, "right after number 1"},
-		"a gap":                          {steps{begin, say(15, 1, 1), say(15, 3, 3)}, "right after number 1"},
-		"a gap, recorded":                {steps{begin, drop, say(15, 1, 1), say(15, 3, 3)}, ""},
-		"a gap, lossy":                   {steps{lossy, begin, say(15, 1, 1), say(15, 3, 3)}, ""},
-		"gaps, counted":                  {steps{lossy, begin, say(15, 1, 1), say(15, 4, 4), say(19, 3, 9), checkTick(2), missed(2 + 2 + 1)}, ""},
-		"gaps of no interval":            {steps{lossy, begin, say(15, 1, 1), end, begin, say(15, 4, 4), missed(0)}, ""},
-		"many generations":               {steps{begin, generations, say(90, 1, 90), say(91, 1, 91)}, ""},
-		"an old generation":              {steps{begin, generations, say(15, 1, 1)}, "old generation"},
-		"again, lossy":                   {steps{lossy, begin, say(15, 1, 1), say(15, 1, 1)}, "after number 1"},
-		"a gap, recorded earlier":        {steps{begin, drop, end, begin, say(15, 1, 1), say(15, 3, 3)}, "right after number 1"},
-		"the beginning is missing":       {steps{begin, say(15, 2, 2)}, "as the first"},
-		"it began before":                {steps{begin, end, begin, say(11, 7, 7)}, ""},
-		"ticks":                          {steps{begin, checkTick(1), checkTick(2), checkReply("tick", 2), end, begin, checkTick(1)}, ""},
-		"a tick is missing":              {steps{begin, checkTick(1), checkTick(3)}, "after tick 1"},
-		"the first tick missing":         {steps{begin, checkTick(2)}, "after tick 0"},
-		"ticks come late":                {steps{begin, checkTick(1), checkReply("tick", 2)}, "when 1 was received"},
-		"an answer":                      {steps{begin, own(1), own(2), checkReply("say", 2)}, ""},
-		"an answer too early":            {steps{begin, own(1), checkReply("say", 2)}, "when 1 was received"},
-		"an answer while leaving":        {steps{begin, own(1), func(w *checker) { w.setLeaving(true) }, checkReply("say", 2)}, ""},
-		"an answer of another":           {steps{begin, func(w *checker) { w.checkReply("say", answer{w.generation + 1, 0}) }}, "answered for generation 11"},
-		"joined as before":               {steps{begin, func(w *checker) { w.beginInterval(1) }}, "joined as 1"},
+		"correct": {
+			steps{begin, say(15, 1, 1), say(15, 2, 2), say(19, 1, 3), end, begin, say(19, 8, 20)},
+			"",
+		},
+		"old generation ends late": {
+			steps{begin, say(15, 1, 1), say(19, 1, 4), say(15, 2, 2), say(15, 3, 3)},
+			"",
+		},
+		// The missing message was never sent.
+		"sequence may skip":   {steps{begin, say(15, 1, 1), say(15, 2, 4)}, ""},
+		"before the interval": {steps{say(15, 1, 1)}, "outside"},
+		"after the interval":  {steps{begin, end, say(15, 1, 1)}, "outside"},
+		"duplicate":           {steps{begin, say(15, 1, 1), say(15, 1, 1)}, "after number 1"},
+		"duplicate in the next interval": {
+			steps{begin, say(15, 1, 1), end, begin, say(15, 1, 1)},
+			"after number 1",
+		},
+		"duplicate in a later generation": {
+			steps{begin, say(15, 1, 1), say(19, 1, 1)},
+			"in generation 15",
+		},
+		"duplicate in an earlier generation": {
+			steps{begin, say(19, 1, 2), say(15, 1, 2)},
+			"in generation 19",
+		},
+		"out of order": {
+			steps{begin, say(15, 1, 1), say(15, 3, 3), say(15, 2, 2)},
+			"right after number 1",
+		},
+		"gap":          {steps{begin, say(15, 1, 1), say(15, 3, 3)}, "right after number 1"},
+		"recorded gap": {steps{begin, drop, say(15, 1, 1), say(15, 3, 3)}, ""},
+		"gap, lossy":   {steps{lossy, begin, say(15, 1, 1), say(15, 3, 3)}, ""},
+		"gaps are counted": {
+			steps{lossy, begin, say(15, 1, 1), say(15, 4, 4), say(19, 3, 9), checkTick(2), missed(2 + 2 + 1)},
+			"",
+		},
+		"gap between intervals": {
+			steps{lossy, begin, say(15, 1, 1), end, begin, say(15, 4, 4), missed(0)},
+			"",
+		},
+		"many generations": {steps{begin, generations, say(90, 1, 90), say(91, 1, 91)}, ""},
+		"old generation":   {steps{begin, generations, say(15, 1, 1)}, "old generation"},
+		"duplicate, lossy": {
+			steps{lossy, begin, say(15, 1, 1), say(15, 1, 1)},
+			"after number 1",
+		},
+		"gap, recorded in the previous interval": {
+			steps{begin, drop, end, begin, say(15, 1, 1), say(15, 3, 3)},
+			"right after number 1",
+		},
+		"start is missing": {steps{begin, say(15, 2, 2)}, "as the first"},
+		"generation began before the interval": {
+			steps{begin, end, begin, say(11, 7, 7)},
+			"",
+		},
+		"ticks": {
+			steps{begin, checkTick(1), checkTick(2), checkReply("tick", 2), end, begin, checkTick(1)},
+			"",
+		},
+		"missing tick":       {steps{begin, checkTick(1), checkTick(3)}, "after tick 1"},
+		"missing first tick": {steps{begin, checkTick(2)}, "after tick 0"},
+		"late ticks": {
+			steps{begin, checkTick(1), checkReply("tick", 2)},
+			"when 1 was received",
+		},
+		"reply": {steps{begin, own(1), own(2), checkReply("say", 2)}, ""},
+		"reply too early": {
+			steps{begin, own(1), checkReply("say", 2)},
+			"when 1 was received",
+		},
+		"reply while leaving": {
+			steps{begin, own(1), func(w *checker) { w.setLeaving(true) }, checkReply("say", 2)},
+			"",
+		},
+		"reply for another generation": {
+			steps{begin, func(w *checker) { w.checkReply("say", answer{w.generation + 1, 0}) }},
+			"answered for generation 11",
+		},
+		"joined with an old generation": {
+			steps{begin, func(w *checker) { w.beginInterval(1) }},
+			"joined as 1",
+		},
 	} {
 		w := newChecker(newReport(), "ann", "room:1", false)
 		for _, step := range c.steps {

@@ -199,7 +199,7 @@ func (s *membership) say(ctx context.Context, roll uint64) {
 	s.push(ctx, "say", message{Seq: s.seq, Roll: roll, Pad: padding(s.client.rng)}, 0, s.checkReplyTo("say"))
 }
 
-// replied returns a function that checks the reply to "say" or "tick".
+// checkReplyTo returns a function that checks the reply to "say" or "tick".
 func (s *membership) checkReplyTo(event string) func(serializer.Payload) {
 	return func(p serializer.Payload) {
 		if a, ok := decode[answer](s.checker, p); ok {
@@ -210,7 +210,9 @@ func (s *membership) checkReplyTo(event string) func(serializer.Payload) {
 
 // push sends a push and calls ok with the reply, unless ok is nil. It returns nil if ctx ended
 // while the number of incomplete pushes was at its limit.
-func (s *membership) push(ctx context.Context, event string, payload any, timeout time.Duration, ok func(serializer.Payload)) *push.Push {
+func (s *membership) push(
+	ctx context.Context, event string, payload any, timeout time.Duration, ok func(serializer.Payload),
+) *push.Push {
 	c := s.client
 	select {
 	case c.window <- struct{}{}:
@@ -226,7 +228,7 @@ func (s *membership) push(ctx context.Context, event string, payload any, timeou
 			return
 		}
 		reply, err := p.Wait(context.Background()) // it has completed
-		s.completed(event, reply, err, ok)
+		s.checkResult(event, reply, err, ok)
 		c.completed.Add(1)
 		<-c.window
 	}
@@ -237,7 +239,7 @@ func (s *membership) push(ctx context.Context, event string, payload any, timeou
 }
 
 // checkResult checks the result of a push.
-func (s *membership) completed(event string, reply serializer.Payload, err error, ok func(serializer.Payload)) {
+func (s *membership) checkResult(event string, reply serializer.Payload, err error, ok func(serializer.Payload)) {
 	refused, isRefused := errors.AsType[*push.Error](err)
 	switch {
 	case err == nil && ok != nil:
@@ -252,7 +254,9 @@ func (s *membership) completed(event string, reply serializer.Payload, err error
 		s.report.count("pushes without a reply")
 		return
 	}
-	for _, expected := range []error{push.ErrLost, push.ErrTimeout, push.ErrFull, push.ErrCanceled, channel.ErrLeft, channel.ErrClosed} {
+	for _, expected := range []error{
+		push.ErrLost, push.ErrTimeout, push.ErrFull, push.ErrCanceled, channel.ErrLeft, channel.ErrClosed,
+	} {
 		if errors.Is(err, expected) {
 			s.report.count("pushes: " + expected.Error())
 			return

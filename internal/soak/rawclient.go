@@ -45,7 +45,10 @@ type rawMembership struct {
 }
 
 func newRawClient(rep *report, sched *schedule, name, addr string, slow bool, rng *rand.Rand) *rawClient {
-	return &rawClient{report: rep, schedule: sched, name: name, rng: rng, addr: addr, slow: slow, memberships: map[string]*rawMembership{}}
+	return &rawClient{
+		report: rep, schedule: sched, name: name, rng: rng, addr: addr, slow: slow,
+		memberships: map[string]*rawMembership{},
+	}
 }
 
 func (x *rawClient) addMembership(topic string) {
@@ -72,7 +75,8 @@ func (x *rawClient) connectOnce(ctx context.Context) {
 	}
 	dialing, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, _, err := websocket.Dial(dialing, fmt.Sprintf("ws://%s/%s/websocket?vsn=2.0.0&name=%s", x.addr, mount, x.name), nil)
+	url := fmt.Sprintf("ws://%s/%s/websocket?vsn=2.0.0&name=%s", x.addr, mount, x.name)
+	conn, _, err := websocket.Dial(dialing, url, nil)
 	if err != nil {
 		return
 	}

@@ -102,7 +102,7 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 	}
 	running.Wait()
 	if err == nil {
-		err = r.emptied()
+		err = r.waitEmptied()
 	}
 	if err == nil {
 		err = r.drain()
@@ -224,7 +224,7 @@ func (r *run) disturb(d time.Duration, restart bool) error {
 	if restart {
 		restartAt = end.Add(-d/4 - randN(r.rng, d/2))
 	}
-	for ctx := context.Background(); time.Now().Before(end); pause(ctx, 20*time.Millisecond+randN(r.rng, 200*time.Millisecond)) {
+	for time.Now().Before(end) {
 		if restart && time.Now().After(restartAt) {
 			restart = false
 			if err := r.restart(); err != nil {
@@ -232,6 +232,7 @@ func (r *run) disturb(d time.Duration, restart bool) error {
 			}
 		}
 		r.disturbOne()
+		pause(context.Background(), 20*time.Millisecond+randN(r.rng, 200*time.Millisecond))
 	}
 	if restart {
 		return r.restart()
@@ -324,9 +325,11 @@ func (r *run) settle(isNew bool) error {
 			r.first, r.sizes.first = time.Now(), now.size
 		}
 		r.settledFor, r.sizes.last = time.Since(r.first), now.size
-		r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; %d received, %d frames dropped, %d slow connections ended, %d crashes",
-			took.Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10, r.report.counted("received"),
-			now.Lossy.WebSocket.Dropped, now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
+		r.log("settled in %4.1f s: %d connections, %d goroutines, %d kB of heap; "+
+			"%d received, %d frames dropped, %d slow connections ended, %d crashes",
+			took.Seconds(), now.Strict.Sockets+now.Lossy.Sockets, now.Goroutines, now.Heap>>10,
+			r.report.counted("received"), now.Lossy.WebSocket.Dropped,
+			now.Strict.WebSocket.Slow+now.Lossy.WebSocket.Slow, now.Strict.Crashes+now.Lossy.Crashes)
 		return now.grew(r.sizes.first, maxBusy, maxHeap)
 	})
 }
@@ -342,10 +345,10 @@ func within(try func() error) error {
 	}
 }
 
-// rollTime is how long to wait for a roll call before repeating it.
+// rollCallTimeout is how long to wait for a roll call before repeating it.
 const rollCallTimeout = 5 * time.Second
 
-// answerRoll starts a roll call and waits for the answers. It may fail if a connection was lost
+// rollCall starts a roll call and waits for the answers. It may fail if a connection was lost
 // without notice, and with it an answer.
 func (r *run) rollCall(all []*checker) error {
 	if err := joined(all); err != nil {
@@ -449,7 +452,7 @@ func (r *run) checkPresence(all []*checker) error {
 }
 
 // waitEmptied waits until the server has released everything about the clients.
-func (r *run) emptied() error {
+func (r *run) waitEmptied() error {
 	return within(func() error {
 		s, err := r.child.state()
 		if err != nil {
@@ -471,8 +474,10 @@ func (r *run) emptied() error {
 // checkActivity returns an error if a kind of action never happened, in which case nothing was
 // checked.
 func (r *run) checkActivity() error {
-	for _, what := range []string{"received", "ticks", "replies", "replies to raw clients", "leaves", "restarts", "connections cut",
-		"connections by websocket", "connections by longpoll"} {
+	for _, what := range []string{
+		"received", "ticks", "replies", "replies to raw clients", "leaves", "restarts",
+		"connections cut", "connections by websocket", "connections by longpoll",
+	} {
 		if r.report.counted(what) == 0 {
 			return fmt.Errorf("never happened: %s", what)
 		}

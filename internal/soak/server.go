@@ -127,8 +127,12 @@ func newServer() *soakServer {
 		return answer{Generation: h.Generation}, c.Send(afterJoin{})
 	}
 	rooms := channel.Define(join, channel.Info((*roomChannel).afterJoin),
-		channel.On("say", (*roomChannel).say), channel.On("tick", (*roomChannel).tick), channel.On("echo", (*roomChannel).echo),
-		channel.On("refuse", (*roomChannel).refuse), channel.On("ignore", (*roomChannel).ignore), channel.On("crash", (*roomChannel).crash))
+		channel.On("say", (*roomChannel).say),
+		channel.On("tick", (*roomChannel).tick),
+		channel.On("echo", (*roomChannel).echo),
+		channel.On("refuse", (*roomChannel).refuse),
+		channel.On("ignore", (*roomChannel).ignore),
+		channel.On("crash", (*roomChannel).crash))
 	cfg := socket.Config{
 		Channels: channel.Routes{"room:*": rooms},
 		PubSub:   ps,
@@ -139,10 +143,12 @@ func newServer() *soakServer {
 			return ctx, err
 		},
 		// Short timeouts, so that they expire during a test.
-		WebSocket: websocket.Config{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second},
-		LongPoll:  longpoll.Config{Window: 500 * time.Millisecond},
-		MaxQueue:  256 << 10,
-		Drain:     socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
+		WebSocket: websocket.Config{
+			Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second, IdleTimeout: 10 * time.Second,
+		},
+		LongPoll: longpoll.Config{Window: 500 * time.Millisecond},
+		MaxQueue: 256 << 10,
+		Drain:    socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
 	}
 	h := &soakServer{strict: socket.NewHandler(cfg), who: who}
 	cfg.OnSlow, cfg.MaxQueue = transport.DropOldest, 16<<10
