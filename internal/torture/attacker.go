@@ -8,8 +8,8 @@ import (
 	"os/exec"
 )
 
-// startAttacker attacks from a process of its own and returns once that process runs. The stop
-// function ends the attack and returns how often it attacked.
+// startAttacker starts an attack in a child process and returns when that process runs. The stop
+// function ends the attack and returns its count.
 func startAttacker(a attack, addr string) (stop func() (done int, err error), err error) {
 	self, err := os.Executable()
 	if err != nil {
@@ -55,12 +55,12 @@ func startAttacker(a attack, addr string) (stop func() (done int, err error), er
 // attackerReady is the first word of an attacker's output.
 const attackerReady = "ready"
 
-// strike is the attacker: it attacks until its input ends, and says how often it did.
-func strike(name, addr string) error {
+// runAttacker runs an attack until the standard input ends, and prints its count.
+func runAttacker(name, addr string) error {
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
-		_, _ = io.Copy(io.Discard, os.Stdin) // whatever ends it
+		_, _ = io.Copy(io.Discard, os.Stdin) // an error is an end, too
 	}()
 	for _, a := range attacks {
 		if a.name == name {
@@ -69,5 +69,5 @@ func strike(name, addr string) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("no attack %q", name)
+	return fmt.Errorf("unknown attack %q", name)
 }

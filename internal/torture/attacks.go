@@ -3,12 +3,10 @@ package main
 import (
 	"bytes"
 	"compress/flate"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,7 +15,8 @@ import (
 	"bennu.example/internal/wstest"
 )
 
-// attack is a way to harm a server. Run attacks until end is closed, and returns how often it did.
+// attack is a way to harm a server. run attacks until end is closed and returns a count, which must
+// not be zero.
 type attack struct {
 	name string
 	run  func(addr string, end <-chan struct{}) int
@@ -27,33 +26,34 @@ var attacks = []attack{
 	{"slow handshakes", slowHandshakes},
 	{"subscribers that never read", neverRead},
 	{"flood of joins", floodOfJoins},
-	{"flood of connections", many(8, connectAndGo)},
+	{"flood of connections", many(8, connectAndClose)},
 	{"flood of sessions", many(8, openSession)},
 	{"fragments of one byte", many(4, fragments)},
 	{"compressed bombs", many(4, bomb)},
 	{"random frames", many(4, randomFrames)},
 	{"truncated frames", many(8, truncated)},
 	{"deep JSON", many(4, deepJSON)},
-	{"half-closed and reset", many(8, halfClosed)},
-	{"bodies of newlines", many(4, newlines)},
+	{"half-closed and reset connections", many(8, halfClosed)},
+	{"bodies of newlines", many(4, postNewlines)},
 	{"huge messages", many(4, hugeMessage)},
-	{"endless messages", endless},
-	{"pings without reading", pings},
-	{"replies that nobody reads", unread},
-	{"own broadcasts that nobody reads", unreadBroadcasts},
-	{"pushes to many channels, unread", unreadChannels},
-	{"posts without polls", many(8, postsOnly)},
+	{"endless messages", endlessMessage},
+	{"pings, unread pongs", pings},
+	{"pushes, unread replies", unreadReplies},
+	{"unread broadcasts", unreadBroadcasts},
+	{"unread replies of many channels", unreadChannels},
+	{"posts without polls", many(8, postOnly)},
 	{"joins that hang", hangingJoins},
 	{"pushes to a stuck callback", stuckCallback},
 	{"slow bodies", slowBodies},
-	{"handshakes with bodies", unsentBodies},
+	{"handshakes with slow bodies", slowHandshakeBodies},
 	{"large bodies of one session", largeBodies},
 }
 
-// patience is how long an attacker waits for the server to end what it must end.
-const patience = 10 * time.Second
+// maxWait bounds the wait for the server to end a connection that it must end.
+const maxWait = 10 * time.Second
 
-func over(end <-chan struct{}) bool {
+// isClosed reports whether end is closed.
+func isClosed(end <-chan struct{}) bool {
 	select {
 	case <-end:
 		return true
@@ -62,15 +62,15 @@ func over(end <-chan struct{}) bool {
 	}
 }
 
-// many runs once over and over in each of n goroutines, at least one time, and counts the runs
-// that succeed.
+// many returns an attack that calls once repeatedly in each of n goroutines, at least one time. It
+// counts the calls that succeed.
 func many(n int, once func(addr string) error) func(string, <-chan struct{}) int {
 	return func(addr string, end <-chan struct{}) int {
 		var done atomic.Int64
 		var wg sync.WaitGroup
 		for range n {
 			wg.Go(func() {
-				for first := true; first || !over(end); first = false {
+				for first := true; first || !isClosed(end); first = false {
 					if once(addr) == nil {
 						done.Add(1)
 					}
@@ -82,7 +82,8 @@ func many(n int, once func(addr string) error) func(string, <-chan struct{}) int
 	}
 }
 
-// trickle opens connections and writes to each the head at once, then the rest a byte at a time, and its last byte again and again.
+// trickle returns an attack on n connections. It writes head to each of them, then the bytes of rest
+// one at a time, and the last byte repeatedly. It counts the connections.
 func trickle(n int, pause time.Duration, head, rest string) func(string, <-chan struct{}) int {
 	return func(addr string, end <-chan struct{}) int {
 		var all []net.Conn
@@ -97,9 +98,9 @@ func trickle(n int, pause time.Duration, head, rest string) func(string, <-chan 
 				break
 			}
 			all = append(all, c)
-			_, _ = io.WriteString(c, head) // the server may close it at any time, as it should
+			_, _ = io.WriteString(c, head) // fails if the server has closed the connection
 		}
-		for i := 0; !over(end); i++ {
+		for i := 0; !isClosed(end); i++ {
 			for _, c := range all {
 				_, _ = c.Write([]byte{rest[min(i, len(rest)-1)]})
 			}
@@ -109,14 +110,11 @@ func trickle(n int, pause time.Duration, head, rest string) func(string, <-chan 
 	}
 }
 
-// Requests whose heads come a byte at a time, and bodies that do.
-var (
-	slowHandshakes = trickle(300, 5*time.Millisecond, "", "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nX-Slow: z")
-	slowBodies     = trickle(200, 20*time.Millisecond, "POST /socket/longpoll?vsn=2.0.0&token=none HTTP/1.1\r\nHost: x\r\n"+
-		"Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n", "[")
-)
+// slowHandshakes sends the heads of handshakes one byte at a time.
+var slowHandshakes = trickle(300, 5*time.Millisecond,
+	"", "GET /socket/websocket?vsn=2.0.0 HTTP/1.1\r\nHost: x\r\nX-Slow: z")
 
-// floodOfJoins joins as many topics as it can, without waiting for answers.
+// floodOfJoins joins as many topics as it can without waiting for replies.
 func floodOfJoins(addr string, end <-chan struct{}) int {
 	return many(4, func(addr string) error {
 		c, err := dial(addr, "")
@@ -127,15 +125,16 @@ func floodOfJoins(addr string, end <-chan struct{}) int {
 		c.discard()
 		var b []byte
 		for i := range 2000 {
-			b = wstest.AppendFrame(b, wstest.Fin|wstest.Text, fmt.Appendf(nil, `["%d","%d","room:%d","phx_join",{}]`, i, i, i))
+			b = appendJoin(b, i, fmt.Sprint("room:", i))
 		}
-		c.SetWriteDeadline(time.Now().Add(patience))
+		c.SetWriteDeadline(time.Now().Add(maxWait))
 		_, err = c.Write(b)
 		return err
 	})(addr, end)
 }
 
-func connectAndGo(addr string) error {
+// connectAndClose joins a room and closes the connection.
+func connectAndClose(addr string) error {
 	c, err := dial(addr, "room:x")
 	if err != nil {
 		return err
@@ -143,19 +142,9 @@ func connectAndGo(addr string) error {
 	return c.Close()
 }
 
-func openSession(addr string) error {
-	resp, err := http.Get("http://" + addr + "/socket/longpoll?vsn=2.0.0")
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	_, err = io.Copy(io.Discard, resp.Body)
-	return err
-}
-
-// ended waits until the server has closed the connection.
-func (c *client) ended() error {
-	c.SetReadDeadline(time.Now().Add(patience))
+// awaitEnd waits until the server has closed the connection.
+func (c *client) awaitEnd() error {
+	c.SetReadDeadline(time.Now().Add(maxWait))
 	_, err := io.Copy(io.Discard, c)
 	return err
 }
@@ -179,13 +168,13 @@ func fragments(addr string) error {
 		}
 		b = wstest.AppendFrame(b, first, []byte(message[i:i+1]))
 	}
-	c.SetDeadline(time.Now().Add(patience))
+	c.SetDeadline(time.Now().Add(maxWait))
 	_, _ = c.Write(b)
-	_, _ = c.Text() // the answer, or the end: so many may be too many
+	_, _ = c.Text() // the reply, or an error if the server refuses so many frames
 	return nil
 }
 
-// zeros is 64 MB of zeros, deflated. One deflated megabyte that ends at a byte boundary and refers
+// zeros returns 64 MB of zeros, deflated. One deflated megabyte that ends at a byte boundary and refers
 // to nothing before it is repeated: to deflate all of it takes a minute under the race detector.
 var zeros = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
@@ -202,17 +191,19 @@ var zeros = sync.OnceValue(func() []byte {
 	return bytes.TrimSuffix(bytes.Repeat(b.Bytes(), 64), []byte{0, 0, 0xff, 0xff})
 })
 
+// bomb sends a small compressed message that would be large when inflated.
 func bomb(addr string) error {
 	c, err := dial(addr, "", "Sec-WebSocket-Extensions: permessage-deflate")
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.Frame(wstest.Fin|wstest.Rsv1|wstest.Text, zeros()) // the server may have had enough before it is written
-	return c.ended()
+	c.SetWriteDeadline(time.Now().Add(maxWait))
+	_ = c.Frame(wstest.Fin|wstest.Rsv1|wstest.Text, zeros()) // fails if the server closes the connection first
+	return c.awaitEnd()
 }
 
+// randomFrames sends a frame with a random header and random bytes after it.
 func randomFrames(addr string) error {
 	c, err := dial(addr, "room:x")
 	if err != nil {
@@ -225,10 +216,10 @@ func randomFrames(addr string) error {
 	}
 	_ = c.Frame(wstest.Fin|byte(rand.IntN(128)), junk)
 	_, _ = c.Write(junk)
-	// Closed by our side: it may be waiting for more of a frame.
-	return c.Close()
+	return c.Close() // the server may be waiting for the rest of a frame
 }
 
+// truncated sends a part of a frame.
 func truncated(addr string) error {
 	c, err := dial(addr, "room:x")
 	if err != nil {
@@ -240,20 +231,21 @@ func truncated(addr string) error {
 	return err
 }
 
+// deepJSON sends a deeply nested array.
 func deepJSON(addr string) error {
 	c, err := dial(addr, "")
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetWriteDeadline(time.Now().Add(patience))
+	c.SetWriteDeadline(time.Now().Add(maxWait))
 	_ = c.Frame(wstest.Fin|wstest.Text, bytes.Repeat([]byte{'['}, 1<<20-100))
-	c.SetReadDeadline(time.Now().Add(patience))
-	_, _ = c.Text() // the close, which is not answered
+	c.SetReadDeadline(time.Now().Add(maxWait))
+	_, _ = c.Text() // the server's close frame, which this client does not answer
 	return nil
 }
 
-// halfClosed ends its sending side, or all at once with a reset.
+// halfClosed closes the sending side of the connection, or resets the connection.
 func halfClosed(addr string) error {
 	c, err := dial(addr, "room:x")
 	if err != nil {
@@ -270,83 +262,18 @@ func halfClosed(addr string) error {
 	if err := t.CloseWrite(); err != nil {
 		return err
 	}
-	return c.ended()
+	return c.awaitEnd()
 }
 
-var body = bytes.Repeat([]byte{'\n'}, 7_900_000)
-
-func newlines(addr string) error {
-	resp, err := http.Get("http://" + addr + "/socket/longpoll?vsn=2.0.0")
-	if err != nil {
-		return err
-	}
-	text, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		return err
-	}
-	token, ok := tokenIn(text)
-	if !ok { // no room for more sessions: the body is not read at all then
-		token = "none"
-	}
-	resp, err = http.Post("http://"+addr+"/socket/longpoll?vsn=2.0.0&token="+token, "application/x-ndjson", bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	return resp.Body.Close()
-}
-
-// tokenIn finds the token of a new long-poll session.
-func tokenIn(answer []byte) (token string, ok bool) {
-	_, rest, _ := strings.Cut(string(answer), `"token":"`)
-	token, _, ok = strings.Cut(rest, `"`)
-	return token, ok
-}
-
-// postsOnly opens a session and posts pushes whose answers it never polls, until the session ends.
-func postsOnly(addr string) error {
-	url := "http://" + addr + "/socket/longpoll?vsn=2.0.0"
-	resp, err := http.Get(url)
-	if err != nil {
-		return err
-	}
-	text, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil {
-		return err
-	}
-	token, ok := tokenIn(text)
-	if !ok {
-		return errNoSession
-	}
-	pushes := `["1","1","room:x","phx_join",{}]` + "\n" + strings.Repeat(`["1","2","room:x","echo",{"pad":"`+strings.Repeat("x", 10_000)+`"}]`+"\n", 400)
-	for {
-		resp, err := http.Post(url+"&token="+token, "application/x-ndjson", strings.NewReader(strings.TrimSuffix(pushes, "\n")))
-		if err != nil {
-			return err
-		}
-		answer, err := io.ReadAll(resp.Body)
-		resp.Body.Close()
-		if err != nil {
-			return err
-		}
-		if !strings.Contains(string(answer), `"status":200`) {
-			return nil
-		}
-	}
-}
-
-var errNoSession = errors.New("no session")
-
-// hugeMessage announces more than the server takes, and sends it.
+// hugeMessage sends a message that is larger than the server's bound.
 func hugeMessage(addr string) error {
 	c, err := dial(addr, "")
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetWriteDeadline(time.Now().Add(patience))
-	_ = c.Frame(wstest.Fin|wstest.Binary, body)
-	_ = c.ended() // it may be a reset, as we still wrote
+	c.SetWriteDeadline(time.Now().Add(maxWait))
+	_ = c.Frame(wstest.Fin|wstest.Binary, newlines)
+	_ = c.awaitEnd() // may fail with a reset, because the server did not read everything
 	return nil
 }

@@ -12,7 +12,7 @@ import (
 // client is a WebSocket client that can misbehave.
 type client struct{ *wstest.Conn }
 
-// dial connects and, if topic is not empty, joins. Header is what to ask for besides.
+// dial connects and, if topic is not empty, joins. header has additional lines of the request.
 func dial(addr, topic string, header ...string) (*client, error) {
 	conn, err := wstest.Dial(addr, "/socket/websocket?vsn=2.0.0", header...)
 	if err != nil {
@@ -36,6 +36,7 @@ func dial(addr, topic string, header ...string) (*client, error) {
 	return c, nil
 }
 
+// join joins a topic and waits for the reply.
 func (c *client) join(topic string) error {
 	if err := c.Send(fmt.Appendf(nil, `["1","1","%s","phx_join",{}]`, topic)); err != nil {
 		return err
@@ -48,10 +49,11 @@ func (c *client) join(topic string) error {
 	}
 }
 
-// discard reads and throws away until the connection ends.
+// discard reads and discards everything until the connection ends.
 func (c *client) discard() { go io.Copy(io.Discard, c) }
 
-// echoFor sends, waits for the answer and sends again, some hundred times a second, and returns how long each took.
+// echoFor sends messages for d, a few hundred per second, and waits for the reply to each. It
+// returns the durations of the round trips.
 func (c *client) echoFor(d time.Duration) (trips []time.Duration, err error) {
 	c.SetDeadline(time.Now().Add(d + 20*time.Second))
 	for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(2 * time.Millisecond) {

@@ -1,11 +1,14 @@
-// Command torture attacks a server, in ways that cost the attacker little, and watches a well-behaved client meanwhile.
+// Command torture attacks a server in ways that cost the attacker little, and measures how this
+// affects a well-behaved client.
 //
-//	go run ./internal/torture                     each attack for three seconds
-//	go run ./internal/torture -duration 30s -run bombs
+//	go run ./internal/torture                            each attack for three seconds
+//	go run ./internal/torture -duration 30s -run bombs   the attacks whose names match
+//	go test ./internal/torture                           each attack for one second
 //
-// The server is a process of its own, and so is the attacker, which gets only what processor time the others leave: it would sit at other machines.
-// While an attack runs, the client's round trips must stay within bounds (victim.go has them), and so must the server's memory; after it memory and
-// goroutines must return to what they were. The tests do the same for a moment.
+// The server and the attacker are child processes. The attacker runs with the lowest priority,
+// because real attackers run on other machines. During an attack, the client's round trips and the
+// server's memory must stay within bounds. After it, the server's memory and goroutines must return
+// to what they were before. The bounds are in target.go.
 package main
 
 import (
@@ -17,17 +20,17 @@ import (
 )
 
 func main() {
-	role := flag.String("role", "", "server or attacker: what a child process is to be; for the program's own use")
-	addr := flag.String("addr", "", "what an attacker attacks; for the program's own use")
-	duration := flag.Duration("duration", 3*time.Second, "how long each attack lasts")
-	match := flag.String("run", "", "only attacks whose name matches this expression")
+	role := flag.String("role", "", "role of a child process, server or attacker; internal")
+	addr := flag.String("addr", "", "address of the server; internal")
+	duration := flag.Duration("duration", 3*time.Second, "duration of each attack")
+	match := flag.String("run", "", "run only the attacks whose names match this regular expression")
 	flag.Parse()
 	var err error
 	switch *role {
 	case "server":
 		err = serve()
 	case "attacker":
-		err = strike(*match, *addr)
+		err = runAttacker(*match, *addr)
 	default:
 		err = run(*match, *duration)
 	}
@@ -37,22 +40,23 @@ func main() {
 	}
 }
 
+// run runs the attacks whose names match and prints a line for each.
 func run(match string, d time.Duration) error {
 	re, err := regexp.Compile(match)
 	if err != nil {
 		return err
 	}
-	v, err := startVictim(bounds{100 * time.Millisecond, 128 << 20})
+	t, err := startTarget(bounds{100 * time.Millisecond, 128 << 20})
 	if err != nil {
 		return err
 	}
-	defer v.stop()
+	defer t.stop()
 	failed := 0
 	for _, a := range attacks {
 		if !re.MatchString(a.name) {
 			continue
 		}
-		r, err := v.endure(a, d)
+		r, err := t.attack(a, d)
 		fmt.Println(r)
 		if err != nil {
 			fmt.Println("  FAILED:", err)
@@ -60,7 +64,7 @@ func run(match string, d time.Duration) error {
 		}
 	}
 	if failed > 0 {
-		return fmt.Errorf("%d attacks did harm", failed)
+		return fmt.Errorf("%d attacks exceeded a bound", failed)
 	}
 	return nil
 }

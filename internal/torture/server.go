@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -22,17 +23,18 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// state is what the server tells of itself.
+// state is the server's state as it reports it.
 type state struct {
-	RSS, Heap  int // bytes
+	RSS, Heap  int // in bytes; RSS is 0 where there is no /proc
 	Goroutines int
 	Stats      socket.Stats
 }
 
-// maxSessions bounds the long-poll sessions of the server, so that a flood of them meets the bound.
+// maxSessions bounds the long-poll sessions of the server. It is low, so that a flood reaches it.
 const maxSessions = 2000
 
-// serve runs the server under attack until it is killed. Its address is the first line of its output.
+// serve runs the server under attack until the process is killed. The first line of its output is
+// its address.
 func serve() error {
 	join := func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	rooms := channel.Define(join, channel.On("echo",
@@ -41,10 +43,11 @@ func serve() error {
 		}), channel.On("shout",
 		func(_ *struct{}, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.NoReply, c.Broadcast("shout", p)
-		}), channel.On("hang", func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
-		<-ctx.Done()
-		return push.NoReply, ctx.Err()
-	}))
+		}), channel.On("hang",
+		func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+			<-ctx.Done()
+			return push.NoReply, ctx.Err()
+		}))
 	stuck := channel.Define(func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
@@ -60,18 +63,9 @@ func serve() error {
 		if r.URL.Query().Has("gc") {
 			debug.FreeOSMemory()
 		}
-		_ = json.NewEncoder(w).Encode(currentState(h)) // who asked is gone
+		_ = json.NewEncoder(w).Encode(currentState(h)) // fails if the client is gone
 	})
-	// Somebody always talks in the room "flood".
-	go func() {
-		said, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 4000)}).Encoded()
-		for range time.Tick(time.Millisecond) {
-			if err = errors.Join(err, h.PubSub().Broadcast(context.Background(), "room:flood", "said", said)); err != nil {
-				fmt.Fprintln(os.Stderr, "server: nobody talks:", err)
-				return
-			}
-		}
-	}()
+	go flood(h.PubSub())
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -79,6 +73,17 @@ func serve() error {
 	fmt.Println(l.Addr())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 2 * time.Second, IdleTimeout: 5 * time.Second}
 	return server.Serve(l)
+}
+
+// flood broadcasts in the room "flood" until the process ends.
+func flood(ps *pubsub.PubSub) {
+	payload, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 4000)}).Encoded()
+	for range time.Tick(time.Millisecond) {
+		if err = errors.Join(err, ps.Broadcast(context.Background(), "room:flood", "said", payload)); err != nil {
+			fmt.Fprintln(os.Stderr, "server: broadcasts ended:", err)
+			return
+		}
+	}
 }
 
 func currentState(h *socket.Handler) state {

@@ -13,7 +13,7 @@ func TestZeros(t *testing.T) {
 	if len(data) > 1<<17 {
 		t.Errorf("%d bytes deflated, want at most 128 kB", len(data))
 	}
-	end := "\x00\x00\xff\xff" + "\x01\x00\x00\xff\xff" // what permessage-deflate leaves out, and an empty last block
+	end := "\x00\x00\xff\xff" + "\x01\x00\x00\xff\xff" // the omitted trailer and an empty last block
 	r := flate.NewReader(io.MultiReader(bytes.NewReader(data), bytes.NewReader([]byte(end))))
 	text, err := io.ReadAll(r)
 	if err != nil {
