@@ -53,7 +53,7 @@ func BenchmarkTrack(b *testing.B) {
 	} {
 		b.Run(bench.name, func(b *testing.B) {
 			ps := pubsub.New(nil)
-			p := presence.New(ps, nil)
+			p := presence.New(ps, presence.Config{})
 			defer p.Close(context.Background())
 			fill(b, p, bench.size)
 			if bench.subscribed {
@@ -74,7 +74,7 @@ func BenchmarkTrack(b *testing.B) {
 // BenchmarkUpdate measures an update in a room of 10,000.
 func BenchmarkUpdate(b *testing.B) {
 	ps := pubsub.New(nil)
-	p := presence.New(ps, nil)
+	p := presence.New(ps, presence.Config{})
 	defer p.Close(context.Background())
 	o := fill(b, p, large)[5000]
 	defer ps.Subscribe(topic, sink{}).Cancel()
@@ -89,7 +89,7 @@ func BenchmarkUpdate(b *testing.B) {
 // BenchmarkList measures the list of a room of 10,000, as a State, as the payload of Push and as a
 // page.
 func BenchmarkList(b *testing.B) {
-	p := presence.New(pubsub.New(nil), nil)
+	p := presence.New(pubsub.New(nil), presence.Config{})
 	defer p.Close(context.Background())
 	fill(b, p, large)
 	b.Run("value", func(b *testing.B) {
@@ -116,7 +116,7 @@ func BenchmarkList(b *testing.B) {
 // BenchmarkClient measures a client in a room of 10,000. It parses the state, computes the
 // difference to another state, and merges diffs.
 func BenchmarkClient(b *testing.B) {
-	p := presence.New(pubsub.New(nil), nil)
+	p := presence.New(pubsub.New(nil), presence.Config{})
 	defer p.Close(context.Background())
 	owners := fill(b, p, large)
 	before := p.List(topic)
@@ -194,10 +194,10 @@ func BenchmarkMemory(b *testing.B) {
 					}
 				}
 				if bench.remote {
-					from := presence.New(pubsub.New(new(network).adapter("a")), nil)
+					from := presence.New(pubsub.New(new(network).adapter("a")), presence.Config{})
 					track(from)
 					from.DeltaSize()
-					to := presence.New(pubsub.New(new(network).adapter("b")), nil)
+					to := presence.New(pubsub.New(new(network).adapter("b")), presence.Config{})
 					before = heapSize()
 					to.MergeFrom(from)
 					b.ReportMetric(float64(heapSize()-before)/n, "B/presence")
@@ -207,7 +207,7 @@ func BenchmarkMemory(b *testing.B) {
 					from.Close(context.Background())
 					p = to
 				} else {
-					p = presence.New(pubsub.New(nil), nil)
+					p = presence.New(pubsub.New(nil), presence.Config{})
 					before = heapSize()
 					track(p)
 					b.ReportMetric(float64(heapSize()-before)/n, "B/presence")
@@ -225,7 +225,7 @@ func BenchmarkMemory(b *testing.B) {
 func BenchmarkReplication(b *testing.B) {
 	for _, n := range []int{1, 1000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			p := presence.New(pubsub.New(new(network).adapter("node-1.example")), nil)
+			p := presence.New(pubsub.New(new(network).adapter("node-1.example")), presence.Config{})
 			defer p.Close(context.Background())
 			size := 0
 			o := new(owner)
@@ -259,7 +259,7 @@ func BenchmarkDelay(b *testing.B) {
 		done := make(chan struct{})
 		go func() { ps.Run(ctx); close(done) }()
 		defer func() { cancel(); <-done }()
-		p := presence.New(ps, &presence.Config{Delay: time.Millisecond})
+		p := presence.New(ps, presence.Config{Delay: time.Millisecond})
 		defer p.Close(context.Background())
 		nodes = append(nodes, p)
 		if i == 1 {

@@ -37,7 +37,7 @@ func (l *leaver) endBecause(cause error) {
 func TestGrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, &presence.Config{Grace: 10 * time.Second})
+		n := newNode(t, presence.Config{Grace: 10 * time.Second})
 		tab := device{"device": "tab"}
 		a := newLeaver()
 		ref := n.track(a, "u1", tab)
@@ -132,7 +132,7 @@ func TestGraceOnAnotherNode(t *testing.T) {
 func TestWindow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, &presence.Config{Window: time.Second, WindowFrom: 3})
+		n := newNode(t, presence.Config{Window: time.Second, WindowFrom: 3})
 		o := new(owner)
 		n.track(o, "u1", nil)
 		n.track(o, "u2", nil)
@@ -175,7 +175,7 @@ func TestWindow(t *testing.T) {
 // TestPage pages through a room while keys join and leave. Keys that stay appear exactly once.
 func TestPage(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	o := new(owner)
 	for i := range 100 {
 		n.track(o, fmt.Sprint(i), nil)
@@ -224,7 +224,7 @@ func TestPage(t *testing.T) {
 // TestOnline checks that the index, which the first call builds, follows later changes.
 func TestOnline(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	a, b := new(owner), new(owner)
 	n.track(a, "u1", nil)
 	check := func(want ...string) {

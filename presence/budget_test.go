@@ -25,7 +25,7 @@ func heapSize() uint64 {
 func TestBudget(t *testing.T) {
 	const n, bytes, allocs = 10_000, 400, 26
 	ps := pubsub.New(nil)
-	p := presence.New(ps, &presence.Config{Window: -1}) // otherwise up to a second of diffs is in memory as well
+	p := presence.New(ps, presence.Config{Window: -1}) // otherwise up to a second of diffs is in memory as well
 	defer p.Close(context.Background())
 	defer ps.Subscribe(topic, sink{}).Cancel()
 	keys, owners := make([]string, n), make([]owner, n)

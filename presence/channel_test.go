@@ -141,7 +141,7 @@ func TestChannel(t *testing.T) {
 		t.Run(ser.Version(), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				n := newNode(t, nil)
+				n := newNode(t, presence.Config{})
 				h := members(n.Presence)
 				a, b := &carrier{ser: ser, ps: n.ps}, &carrier{ser: serializer.V2(), ps: n.ps}
 				ref := func(s string) string {

@@ -24,7 +24,7 @@ import (
 func serve(t *testing.T) (url string) {
 	t.Helper()
 	ps := pubsub.New(nil)
-	p := presence.New(ps, nil)
+	p := presence.New(ps, presence.Config{})
 	type script = struct{}
 	pushBack := func(_ *script, _ context.Context, c *channel.Channel, event string, payload serializer.Payload) (
 		push.Reply, error,

@@ -405,7 +405,7 @@ func TestConfig(t *testing.T) {
 					t.Error("no panic")
 				}
 			}()
-			presence.New(nil, &cfg)
+			presence.New(nil, cfg)
 		})
 	}
 }

@@ -21,7 +21,7 @@ var crowdSize = flag.Int("crowd", 3000, "clients of BenchmarkCrowd")
 
 // crowd has size clients join one room at once. It waits until each lists all of them, and returns
 // the number of diffs that they received and what the server counted.
-func crowd(tb testing.TB, size int, cfg *presence.Config, limit time.Duration) (diffs int64, stats socket.Stats) {
+func crowd(tb testing.TB, size int, cfg presence.Config, limit time.Duration) (diffs int64, stats socket.Stats) {
 	ps := pubsub.New(nil)
 	p := presence.New(ps, cfg)
 	handler := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": members(p)}})
@@ -83,7 +83,7 @@ func checkCrowd(tb testing.TB, stats socket.Stats) {
 // TestCrowd has enough clients join one room at once that their diffs are collected.
 func TestCrowd(t *testing.T) {
 	const size = 100
-	diffs, stats := crowd(t, size, &presence.Config{WindowFrom: 10}, time.Minute)
+	diffs, stats := crowd(t, size, presence.Config{WindowFrom: 10}, time.Minute)
 	checkCrowd(t, stats)
 	if every := int64(size * size / 2); diffs >= every {
 		t.Errorf("%d diffs, as many as without collecting them (%d)", diffs, every)
@@ -100,7 +100,7 @@ func BenchmarkCrowd(b *testing.B) {
 			var diffs int64
 			var ended uint64
 			for b.Loop() {
-				n, stats := crowd(b, *crowdSize, &presence.Config{Window: c.window}, 5*time.Minute)
+				n, stats := crowd(b, *crowdSize, presence.Config{Window: c.window}, 5*time.Minute)
 				diffs += n
 				ended += stats.WebSocket.Slow + stats.WebSocket.Idle
 			}

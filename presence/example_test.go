@@ -50,7 +50,7 @@ func (p *person) joined(_ context.Context, c *channel.Channel, _ personJoined) e
 func Example() {
 	ctx := context.Background()
 	ps := pubsub.New(nil)
-	who := presence.New(ps, nil)
+	who := presence.New(ps, presence.Config{})
 	people := channel.Define(
 		func(p *person, ctx context.Context, c *channel.Channel, params personParams) (any, error) {
 			p.who = who
@@ -107,7 +107,7 @@ func Example() {
 // Fetch adds fields from a database to the entries. It is called once for all keys of a list or
 // diff.
 func ExampleConfig_fetch() {
-	who := presence.New(pubsub.New(nil), &presence.Config{
+	who := presence.New(pubsub.New(nil), presence.Config{
 		Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
 			users := map[string]any{}
 			for _, key := range keys {
@@ -129,7 +129,7 @@ func ExampleConfig_fetch() {
 // Grace keeps presences across short losses of the connection. Window merges the diffs of large
 // rooms.
 func ExampleConfig_grace() {
-	who := presence.New(pubsub.New(nil), &presence.Config{
+	who := presence.New(pubsub.New(nil), presence.Config{
 		Grace:      15 * time.Second,
 		Window:     time.Second, // at most one diff per second
 		WindowFrom: 200,         // in rooms with this many keys or more
@@ -170,7 +170,7 @@ func ExampleMerge() {
 
 // serveRoom runs a server and joins a client to room:lobby. It calls follow before the join.
 func serveRoom(
-	cfg *presence.Config, handler func(who *presence.Presence) *channel.Handler, follow func(*channel.Client),
+	cfg presence.Config, handler func(who *presence.Presence) *channel.Handler, follow func(*channel.Client),
 ) (end func()) {
 	ctx := context.Background()
 	ps := pubsub.New(nil)
@@ -213,7 +213,7 @@ func (p *person) status(_ context.Context, c *channel.Channel, status string) (p
 func ExampleChange() {
 	statuses := make(chan string, 10)
 	var room *channel.Client
-	end := serveRoom(nil, people, func(c *channel.Client) {
+	end := serveRoom(presence.Config{}, people, func(c *channel.Client) {
 		room = c
 		list := presence.NewClient(c, nil)
 		shown := ""
@@ -239,7 +239,7 @@ func ExampleChange() {
 // A program that displays the list draws it again in OnSync.
 func ExampleClient_OnSync() {
 	lists := make(chan string, 10)
-	end := serveRoom(nil, people, func(room *channel.Client) {
+	end := serveRoom(presence.Config{}, people, func(room *channel.Client) {
 		c := presence.NewClient(room, nil)
 		c.OnSync(func() {
 			var keys []string
@@ -260,7 +260,7 @@ func ExampleClient_OnSync() {
 func ExamplePresence_Track() {
 	type left struct{}
 	news := make(chan string, 10)
-	end := serveRoom(nil, func(who *presence.Presence) *channel.Handler {
+	end := serveRoom(presence.Config{}, func(who *presence.Presence) *channel.Handler {
 		return channel.Define(
 			func(p *person, ctx context.Context, c *channel.Channel, params personParams) (any, error) {
 				return p.join(ctx, c, params)
@@ -323,7 +323,7 @@ func (j *job) finish() {
 
 // An Owner can be anything that ends once, such as a job on the topic of those who watch it.
 func ExampleOwner() {
-	who := presence.New(pubsub.New(nil), nil)
+	who := presence.New(pubsub.New(nil), presence.Config{})
 	defer who.Close(context.Background())
 	j := new(job)
 	if _, err := who.TrackFor(j, "jobs", "backup", map[string]int{"percent": 0}); err != nil {
@@ -348,7 +348,7 @@ func ExampleOwner() {
 
 // Online searches all topics, Count and Get search one. All include the presences of other nodes.
 func ExamplePresence_Online() {
-	who := presence.New(pubsub.New(nil), nil)
+	who := presence.New(pubsub.New(nil), presence.Config{})
 	defer who.Close(context.Background())
 	for topic, key := range map[string]string{"room:1": "ann", "room:2": "bob"} {
 		if _, err := who.TrackFor(new(owner), topic, key, nil); err != nil {
@@ -368,7 +368,7 @@ func ExamplePresence_Online() {
 // A topic with thousands of keys is displayed in pages. No key is on two of them, even if others
 // join and leave meanwhile.
 func ExamplePresence_Page() {
-	who := presence.New(pubsub.New(nil), nil)
+	who := presence.New(pubsub.New(nil), presence.Config{})
 	defer who.Close(context.Background())
 	for _, key := range []string{"ann", "bob", "cid", "dan", "eve"} {
 		if _, err := who.TrackFor(new(owner), "stadium", key, nil); err != nil {
@@ -396,7 +396,7 @@ func ExamplePresence_Page() {
 // OnDiff is called with every diff. This server reacts when a room becomes empty.
 func ExampleConfig_onDiff() {
 	empty := make(chan string, 1)
-	who := presence.New(pubsub.New(nil), &presence.Config{
+	who := presence.New(pubsub.New(nil), presence.Config{
 		OnDiff: func(topic string, _ presence.Diff, now presence.State) {
 			if now.Len() == 0 {
 				empty <- topic
@@ -438,7 +438,7 @@ func ExampleState() {
 
 // A meta decodes into the type that was tracked. Its Ref changes with every update.
 func ExampleMeta_Decode() {
-	who := presence.New(pubsub.New(nil), nil)
+	who := presence.New(pubsub.New(nil), presence.Config{})
 	defer who.Close(context.Background())
 	ref, err := who.TrackFor(new(owner), "room:1", "ann", personMeta{"here"})
 	if err != nil {
@@ -486,7 +486,7 @@ func ExampleNew() {
 		for !ps.Health().Connected {
 			runtime.Gosched()
 		}
-		nodes = append(nodes, presence.New(ps, &presence.Config{
+		nodes = append(nodes, presence.New(ps, presence.Config{
 			Node: name, // after a restart, the presences of the previous process leave at once
 			OnDiff: func(topic string, d presence.Diff, _ presence.State) {
 				news <- fmt.Sprint(name, " knows ", d.Joins.Len())

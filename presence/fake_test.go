@@ -193,7 +193,7 @@ func (n *network) join(t *testing.T, name string, with ...func(*presence.Config)
 	w := n.adapter(name)
 	ps := pubsub.New(w)
 	stop := pubsubtest.Start(t, ps)
-	nd := &node{Presence: presence.New(ps, &cfg), subscriber: new(subscriber), t: t, ps: ps, wire: w, stop: stop}
+	nd := &node{Presence: presence.New(ps, cfg), subscriber: new(subscriber), t: t, ps: ps, wire: w, stop: stop}
 	ps.Subscribe(topic, nd.subscriber)
 	t.Cleanup(func() { nd.Close(context.Background()) })
 	return nd

@@ -27,7 +27,7 @@ func TestFetch(t *testing.T) {
 		var mu sync.Mutex
 		var calls []string
 		hold := make(chan struct{})
-		n := newNode(t, &presence.Config{Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
+		n := newNode(t, presence.Config{Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
 			mu.Lock()
 			calls = append(calls, strings.Join(keys, ","))
 			mu.Unlock()
@@ -92,7 +92,7 @@ func TestFetchFails(t *testing.T) {
 				fetch := func(context.Context, string, []string) (map[string]any, error) {
 					return fails[name]()
 				}
-				n := newNode(t, &presence.Config{Logger: &logger, Fetch: fetch})
+				n := newNode(t, presence.Config{Logger: &logger, Fetch: fetch})
 				a := new(owner)
 				n.track(a, "u1", nil)
 				synctest.Wait()
@@ -124,7 +124,7 @@ func TestSubscriberPanics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		logger := zerolog.New(&log)
-		n := newNode(t, &presence.Config{
+		n := newNode(t, presence.Config{
 			Logger: &logger, OnDiff: func(string, presence.Diff, presence.State) { panic("in OnDiff") },
 		})
 		n.ps.Subscribe(topic, explosive{})
@@ -148,7 +148,7 @@ func (explosive) Deliver(*pubsub.Broadcast) error { panic("in Deliver") }
 func TestFetchExits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		n := newNode(t, &presence.Config{Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
+		n := newNode(t, presence.Config{Fetch: func(_ context.Context, _ string, keys []string) (map[string]any, error) {
 			if keys[0] == "u1" {
 				runtime.Goexit()
 			}
@@ -168,7 +168,7 @@ func TestOnDiff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var n *node
 		var got []string
-		n = newNode(t, &presence.Config{OnDiff: func(on string, d presence.Diff, now presence.State) {
+		n = newNode(t, presence.Config{OnDiff: func(on string, d presence.Diff, now presence.State) {
 			raw, _ := json.Marshal(now)
 			n.mu.Lock()
 			told := len(n.diffs)

@@ -21,7 +21,7 @@ func (incomparable) OnEnd(func()) bool { return true }
 // behind.
 func TestIncomparableOwner(t *testing.T) {
 	t.Parallel()
-	p := presence.New(pubsub.New(nil), nil)
+	p := presence.New(pubsub.New(nil), presence.Config{})
 	for _, o := range []presence.Owner{incomparable{}, nil} {
 		if _, err := p.TrackFor(o, topic, "u1", nil); err == nil || !strings.Contains(err.Error(), "not comparable") {
 			t.Errorf("track: %v", err)
@@ -46,7 +46,7 @@ func TestIncomparableOwner(t *testing.T) {
 // TestManyRooms lists presences when the sequence numbers of rooms are about to be reused.
 func TestManyRooms(t *testing.T) {
 	t.Parallel()
-	p := presence.New(pubsub.New(nil), nil)
+	p := presence.New(pubsub.New(nil), presence.Config{})
 	p.Age(1<<31 - 1)
 	for range 3 {
 		o := new(owner)
@@ -85,7 +85,7 @@ func TestAdapterIsCalledWithoutLock(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			var net network
 			a := &reentrant{wire: net.adapter("a")}
-			p := presence.New(pubsub.New(a), &presence.Config{KeepOnClose: keep})
+			p := presence.New(pubsub.New(a), presence.Config{KeepOnClose: keep})
 			time.Sleep(10 * time.Second)
 			a.p.Store(p)
 			if _, err := p.TrackFor(new(owner), topic, "u1", nil); err != nil {

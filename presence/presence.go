@@ -130,13 +130,10 @@ type Presence struct {
 // New returns a Presence that broadcasts its diffs through ps. If ps has an adapter, it shares its
 // state with the Presences of the same name on other nodes.
 //
-// Nil means the zero Config. New panics if a value other than Window is negative, if Down is less
-// than two periods, or if Down is not less than Permdown.
-func New(ps *pubsub.PubSub, cfg *Config) *Presence {
-	p := &Presence{ps: ps, started: time.Now()}
-	if cfg != nil {
-		p.cfg = *cfg
-	}
+// New panics if a value other than Window is negative, if Down is less than two periods, or if Down
+// is not less than Permdown.
+func New(ps *pubsub.PubSub, cfg Config) *Presence {
+	p := &Presence{ps: ps, cfg: cfg, started: time.Now()}
 	p.log = *cmp.Or(p.cfg.Logger, logging.Default())
 	p.cfg.complete()
 	p.ctx, p.cancel = context.WithCancel(context.Background())

@@ -106,7 +106,7 @@ type node struct {
 }
 
 // newNode returns a node without a network.
-func newNode(t *testing.T, cfg *presence.Config) *node {
+func newNode(t *testing.T, cfg presence.Config) *node {
 	t.Helper()
 	ps := pubsub.New(nil)
 	n := &node{Presence: presence.New(ps, cfg), subscriber: new(subscriber), t: t, ps: ps}
@@ -166,7 +166,7 @@ type device map[string]any
 // TestTrack tracks keys on two topics (N277, N278, N283).
 func TestTrack(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	n.wantList(`{}`)
 	a, b := new(owner), new(owner)
 	ref := n.track(a, "u1", device{"device": "tab"})
@@ -196,7 +196,7 @@ func TestTrack(t *testing.T) {
 // TestUpdate replaces and changes metas (N279, N280).
 func TestUpdate(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	a, b := new(owner), new(owner)
 	n.track(a, "u1", device{"device": "tab"})
 	n.track(b, "u2", nil)
@@ -234,7 +234,7 @@ func TestUpdate(t *testing.T) {
 // TestUntrack removes presences one by one, with their owner, and repeatedly (N281, N282, N290).
 func TestUntrack(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	a, b := new(owner), new(owner)
 	n.track(a, "u1", nil)
 	n.track(b, "u1", nil)
@@ -266,7 +266,7 @@ func TestUntrack(t *testing.T) {
 // TestGet returns the entry of a key (N284).
 func TestGet(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, nil)
+	n := newNode(t, presence.Config{})
 	n.track(new(owner), "1", device{"n": 1})
 	n.track(new(owner), "1", device{"n": 2})
 	e, ok := n.Get(topic, "1")
@@ -312,7 +312,7 @@ func TestMetas(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := newNode(t, nil)
+			n := newNode(t, presence.Config{})
 			_, err := n.TrackFor(new(owner), topic, "k", test.meta)
 			if test.want == "" {
 				if !errors.Is(err, serializer.ErrPayload) {
@@ -332,7 +332,7 @@ func TestMetas(t *testing.T) {
 // TestMany has one owner track thousands of keys, and thousands of owners track one key.
 func TestMany(t *testing.T) {
 	t.Parallel()
-	n := newNode(t, &presence.Config{Window: -1})
+	n := newNode(t, presence.Config{Window: -1})
 	const many = 2000
 	o, others := new(owner), make([]*owner, many)
 	for i := range many {
@@ -368,7 +368,7 @@ func TestRefs(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
 	for range 3 {
-		n := newNode(t, nil)
+		n := newNode(t, presence.Config{})
 		for i := range 1000 {
 			ref := n.track(new(owner), fmt.Sprint(i), nil)
 			if seen[ref] || !refs.MatchString(`"`+ref+`"`) {
@@ -383,8 +383,8 @@ func TestRefs(t *testing.T) {
 // changes.
 func TestConcurrent(t *testing.T) {
 	t.Parallel()
-	for name, cfg := range map[string]*presence.Config{
-		"plain":    nil,
+	for name, cfg := range map[string]presence.Config{
+		"plain":    {},
 		"observed": {OnDiff: func(string, presence.Diff, presence.State) {}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -438,7 +438,7 @@ func TestClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		hold := make(chan struct{})
-		n := newNode(t, &presence.Config{Fetch: func(ctx context.Context, _ string, _ []string) (map[string]any, error) {
+		n := newNode(t, presence.Config{Fetch: func(ctx context.Context, _ string, _ []string) (map[string]any, error) {
 			<-ctx.Done()
 			<-hold
 			return nil, nil

@@ -34,7 +34,7 @@ func TestReplyBeforeDiff(t *testing.T) {
 
 func testReplyBeforeDiff(t *testing.T, transport socket.ClientTransport, cfg presence.Config) {
 	ps := pubsub.New(nil)
-	p := presence.New(ps, &cfg)
+	p := presence.New(ps, cfg)
 	diffs := make(chan struct{}, 1)
 	server := httptest.NewServer(socket.NewHandler(socket.Config{
 		PubSub: ps, Channels: channel.Routes{"room:*": selfTracking(p, diffs)},

@@ -36,7 +36,7 @@ func TestMetasKeepIntegers(t *testing.T) {
 // TestChangeKeepsIntegers changes a meta through a map. The other fields keep their value.
 func TestChangeKeepsIntegers(t *testing.T) {
 	t.Parallel()
-	p := presence.New(pubsub.New(nil), nil)
+	p := presence.New(pubsub.New(nil), presence.Config{})
 	defer p.Close(t.Context())
 	o := new(owner)
 	defer o.end()

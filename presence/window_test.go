@@ -29,12 +29,12 @@ func TestAutomaticWindow(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			synctest.Test(t, func(t *testing.T) { testWindow(t, &c.cfg, c.keys, c.sinks, c.window) })
+			synctest.Test(t, func(t *testing.T) { testWindow(t, c.cfg, c.keys, c.sinks, c.window) })
 		})
 	}
 }
 
-func testWindow(t *testing.T, cfg *presence.Config, keys, sinks int, window time.Duration) {
+func testWindow(t *testing.T, cfg presence.Config, keys, sinks int, window time.Duration) {
 	n := newNode(t, cfg)
 	o := new(owner)
 	for range sinks {
@@ -92,7 +92,7 @@ func TestWindowOfBusyTopic(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var fetches atomic.Int64
-		n := newNode(t, &presence.Config{WindowFrom: 10, Fetch: slowFetch(&fetches, 200*time.Microsecond)})
+		n := newNode(t, presence.Config{WindowFrom: 10, Fetch: slowFetch(&fetches, 200*time.Microsecond)})
 		o := new(owner)
 		for i := range 10 {
 			n.track(o, fmt.Sprint(i), nil)

@@ -86,7 +86,7 @@ func newAttacked(t *testing.T) *attacked {
 		at := newTap(cluster, "node")
 		ps, _ := runPubSub(t, at)
 		joined := make(chan string, 100)
-		list := presence.New(ps, &presence.Config{OnDiff: func(_ string, d presence.Diff, _ presence.State) {
+		list := presence.New(ps, presence.Config{OnDiff: func(_ string, d presence.Diff, _ presence.State) {
 			for key := range d.Joins.All() {
 				joined <- key
 			}
@@ -287,7 +287,7 @@ func forgeries(t *testing.T) []*pubsub.Broadcast {
 	at := newTap(pubsubtest.NewCluster(), "evil")
 	ps, stop := runPubSub(t, at)
 	defer stop()
-	list := presence.New(ps, nil)
+	list := presence.New(ps, presence.Config{})
 	if _, err := list.TrackFor(new(holder), "room:x", "forged", nil); err != nil {
 		t.Fatal(err)
 	}

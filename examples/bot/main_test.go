@@ -74,7 +74,7 @@ func (c *chat) start() {
 	mux := http.NewServeMux()
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: maxWait}
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{}})
-	who := presence.New(h.PubSub(), nil)
+	who := presence.New(h.PubSub(), presence.Config{})
 	h = socket.NewHandler(socket.Config{PubSub: h.PubSub(), Channels: channel.Routes{"room:*": newRoom(who)}})
 	mux.Handle("/socket/", h)
 	done := make(chan struct{})

@@ -110,7 +110,7 @@ func nodeProcess(ctx context.Context, path string) error {
 		defer close(left)
 		_ = ps.Run(joined)
 	}()
-	who := presence.New(ps, &presence.Config{Period: 300 * time.Millisecond, Down: downAfter, Logger: &logger})
+	who := presence.New(ps, presence.Config{Period: 300 * time.Millisecond, Down: downAfter, Logger: &logger})
 	rooms := channel.Define(func(s *chatter, _ context.Context, c *channel.Channel, p joinParams) (any, error) {
 		s.who = who
 		return nil, c.Send(p)

@@ -121,7 +121,7 @@ type soakServer struct {
 
 func newServer() *soakServer {
 	ps := pubsub.New(nil)
-	who := presence.New(ps, nil)
+	who := presence.New(ps, presence.Config{})
 	join := func(s *roomChannel, _ context.Context, c *channel.Channel, h joinParams) (any, error) {
 		s.joinParams, s.who = h, who
 		return answer{Generation: h.Generation}, c.Send(afterJoin{})

@@ -226,7 +226,7 @@ func TestHistoryAtJoin(t *testing.T) {
 func TestMessageDuringJoin(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
-	r := &rooms{history: newHistory(10, 10), who: presence.New(ps, nil)}
+	r := &rooms{history: newHistory(10, 10), who: presence.New(ps, presence.Config{})}
 	r.history.add("room:tea", message{ID: "1", Body: "before"})
 	late := func(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
 		reply, err := r.join(m, ctx, c, p)

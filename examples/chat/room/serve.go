@@ -45,7 +45,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	if cfg.PubSub == nil {
 		cfg.PubSub = pubsub.New(nil)
 	}
-	who := presence.New(cfg.PubSub, &presence.Config{Logger: &cfg.Logger})
+	who := presence.New(cfg.PubSub, presence.Config{Logger: &cfg.Logger})
 	sockets := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": newRoom(who, cfg.Node)},
 		PubSub:   cfg.PubSub,

@@ -50,7 +50,7 @@ func New(cfg Config) *App {
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 2*maxMessage)
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, 2*maxMessage)
 	ps := pubsub.New(nil)
-	who := presence.New(ps, nil)
+	who := presence.New(ps, presence.Config{})
 	h := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
 			"room:*":     room(),

@@ -39,7 +39,7 @@ func (*owner) OnEnd(func()) bool { return true }
 
 func startPresence(t testing.TB, e Engine) *presenceNode {
 	c := &presenceNode{node: start(t, e, e.Addr), changes: make(map[string][]string)}
-	c.who = presence.New(c.ps, nil)
+	c.who = presence.New(c.ps, presence.Config{})
 	c.ps.Subscribe(presenceTopic, c)
 	t.Cleanup(func() {
 		if err := c.who.Close(context.Background()); err != nil {
