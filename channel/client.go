@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/promise"
 	"bennu.example/push"
@@ -47,13 +47,13 @@ const pushOverhead = 64
 // A push without reply occupies about 400 bytes until its timeout. If there are many such pushes,
 // give them a short timeout.
 type Client struct {
-	up       link.Up
+	socket   clientlink.Socket
 	cfg      ClientConfig
 	topic    string
 	params   func(context.Context) (any, error) // nil means fixed
 	fixed    serializer.Payload
 	fixedErr error
-	budget   link.Budget
+	budget   clientlink.Budget
 	events   clientEvents
 	done     chan struct{}
 
@@ -83,14 +83,14 @@ type ClientConfig struct {
 	MaxBacklog  int // size in bytes of events that were not handled yet
 }
 
-// NewClient returns a channel of the socket up. It is for package socket; programs call
+// NewClient returns a channel of the socket. It is for package socket; programs call
 // [bennu.example/socket.Client.Channel].
-func NewClient(up link.Up, topic string, params any, cfg ClientConfig) *Client {
-	c := &Client{up: up, cfg: cfg, topic: topic, done: make(chan struct{})}
+func NewClient(socket clientlink.Socket, topic string, params any, cfg ClientConfig) *Client {
+	c := &Client{socket: socket, cfg: cfg, topic: topic, done: make(chan struct{})}
 	c.timeout.Store(int64(cfg.Timeout))
-	c.state = clientState{topic: topic, refs: up.NextRef}
-	c.budget = link.Budget{Max: cfg.MaxBuffer, Total: &up.Total().Queued}
-	c.events.init(topic, cfg.MaxBacklog, up)
+	c.state = clientState{topic: topic, refs: socket.NextRef}
+	c.budget = clientlink.Budget{Max: cfg.MaxBuffer, Total: &socket.Total().Queued}
+	c.events.init(topic, cfg.MaxBacklog, socket)
 	c.joinTimer.Task = &clientTimeout{c, inJoinTimeout}
 	c.rejoinTimer.Task = &clientTimeout{c, inRejoin}
 	c.leaveTimer.Task = &clientTimeout{c, inLeaveTimeout}
@@ -200,11 +200,11 @@ func (c *Client) refuse(p *clientPush, err error) {
 
 // post posts a push to the loop. If the socket is closed, it answers the push and returns false.
 func (c *Client) post(p *clientPush, t loop.Task) bool {
-	if err := c.up.Closing(); err != nil && p.event != serializer.EventLeave {
+	if err := c.socket.Closing(); err != nil && p.event != serializer.EventLeave {
 		c.refuse(p, fmt.Errorf("%w: %w", ErrClosed, err))
 		return false
 	}
-	if !c.up.Post(t) {
+	if !c.socket.Post(t) {
 		if p.event == serializer.EventLeave {
 			p.handle.Resolve(promise.Result{Status: push.StatusOK})
 			return false

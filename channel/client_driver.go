@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/promise"
 	"bennu.example/push"
@@ -17,7 +17,7 @@ import (
 type pushIO struct {
 	payload serializer.Payload // until it is passed to the connection
 	size    int                // the bytes that count against the channel's budget
-	hold    link.Hold          // until it is written or answered
+	hold    clientlink.Hold    // until it is written or answered
 	number  uint64             // from Up.Enter; zero means none
 	timer   loop.Timer
 
@@ -35,7 +35,7 @@ type (
 
 func (t *clientPushTask) Run() {
 	p := (*clientPush)(t)
-	p.number = p.c.up.Enter()
+	p.number = p.c.socket.BeginPush()
 	p.c.feed(clientInput{kind: inPush, push: p})
 }
 
@@ -43,9 +43,9 @@ func (t *clientJoinTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
 	if c.state.join == nil && !c.state.over {
-		busy, err := c.up.Attach(c.topic, clientDown{c})
+		busy, err := c.socket.Attach(c.topic, clientChannel{c})
 		if err != nil {
-			if errors.Is(err, link.ErrTaken) {
+			if errors.Is(err, clientlink.ErrTaken) {
 				err = ErrDuplicate
 			} else {
 				err = fmt.Errorf("%w: %w", ErrClosed, err)
@@ -53,7 +53,7 @@ func (t *clientJoinTask) Run() {
 			p.handle.Resolve(failed(p.wrap(c.topic, err)))
 			return
 		}
-		c.state.open, c.state.taken = c.up.IsOpen(), busy
+		c.state.open, c.state.taken = c.socket.IsOpen(), busy
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
 }
@@ -66,7 +66,7 @@ func (t *clientLeaveTask) Run() {
 		c.leave = nil
 		c.mu.Unlock()
 	}
-	p.number = c.up.Enter()
+	p.number = c.socket.BeginPush()
 	c.feed(clientInput{kind: inLeave, push: p})
 }
 
@@ -80,7 +80,7 @@ func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload
 
 func (p *clientPush) Cancel() {
 	if p.event != serializer.EventJoin && p.event != serializer.EventLeave {
-		p.c.up.Post((*clientCancelTask)(p))
+		p.c.socket.Post((*clientCancelTask)(p))
 	}
 }
 
@@ -104,30 +104,30 @@ func (t *clientParams) Run() {
 	t.c.feed(clientInput{kind: inParams, attempt: t.attempt, payload: t.payload, err: t.err})
 }
 
-// clientDown is the socket's handle to the channel. Its methods run on the loop.
-type clientDown struct{ c *Client }
+// clientChannel is the socket's handle to the channel. Its methods run on the loop.
+type clientChannel struct{ c *Client }
 
-func (d clientDown) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
-func (d clientDown) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
-func (d clientDown) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
-func (d clientDown) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
-func (d clientDown) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
-func (d clientDown) IsLeaving() bool               { return d.c.state.status == StateLeaving }
+func (d clientChannel) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
+func (d clientChannel) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
+func (d clientChannel) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
+func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
+func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
+func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
 
-func (d clientDown) Farewell() (o link.Out, ok bool) {
+func (d clientChannel) Farewell() (o clientlink.Out, ok bool) {
 	c, s := d.c, &d.c.state
 	if s.joinRef == 0 || s.status != StateJoining && s.status != StateJoined && s.status != StateLeaving {
 		return o, false
 	}
-	ref := c.up.NextRef()
-	return link.Out{Ref: ref, Msg: serializer.Message{
+	ref := c.socket.NextRef()
+	return clientlink.Out{Ref: ref, Msg: serializer.Message{
 		JoinRef: c.joinRef(s.joinRef), Ref: clientRef(ref), Topic: c.topic, Event: serializer.EventLeave,
 	}}, true
 }
 
-func (d clientDown) Stats() ClientStats { return d.c.Stats() }
+func (d clientChannel) Stats() ClientStats { return d.c.Stats() }
 
-func (d clientDown) IsSettled() bool {
+func (d clientChannel) IsSettled() bool {
 	s := &d.c.state
 	if len(s.buffer) > 0 || s.status == StateLeaving {
 		return false
@@ -140,13 +140,13 @@ func (d clientDown) IsSettled() bool {
 	return true
 }
 
-func (d clientDown) Refused(ref uint64, err error) {
+func (d clientChannel) Refused(ref uint64, err error) {
 	d.c.feed(clientInput{kind: inRefused, ref: ref, err: err})
 }
 
 // Unsent marks a push that is to be sent again. The push holds its payload and its share of the
 // budget again. Other messages, such as joins, are made anew.
-func (d clientDown) Unsent(o *link.Out) {
+func (d clientChannel) Unsent(o *clientlink.Out) {
 	p := d.c.state.flight[o.Ref]
 	if p == nil {
 		o.Release()
@@ -194,21 +194,21 @@ func (c *Client) perform(o *clientOutput) {
 	case outEvent:
 		c.enqueueEvent(o.msg)
 	case outDrop:
-		c.up.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
+		c.socket.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
 			Str("join_ref", string(o.msg.JoinRef)).Str("reason", o.why).Msg("message dropped")
 	case outArm:
 		c.arm(o)
 	case outDisarm:
-		c.up.Disarm(c.timerFor(o.timer))
+		c.socket.Disarm(c.timerFor(o.timer))
 	case outState:
 		c.setStatus(o.status, o.err)
-		c.up.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).Msg("channel state changed")
+		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).Msg("channel state changed")
 	case outJoined:
 		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:
 		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
-		c.up.Detach(c.topic, clientDown{c})
+		c.socket.Detach(c.topic, clientChannel{c})
 		c.events.close(o.err)
 		close(c.done)
 	}
@@ -218,18 +218,18 @@ func (c *Client) perform(o *clientOutput) {
 // goroutine if they are a function. Joins are sent in the order in which they began, so a value
 // waits for the functions before it.
 func (c *Client) evaluateParams(attempt uint64) {
-	if c.params == nil && !c.up.HasTurns() {
+	if c.params == nil && !c.socket.HasTurns() {
 		c.feed(clientInput{kind: inParams, attempt: attempt, payload: c.fixed, err: c.fixedErr})
 		return
 	}
 	c.stopParams()
 	t := &clientParams{c: c, attempt: attempt, payload: c.fixed, err: c.fixedErr}
 	if c.params == nil {
-		c.noParams = c.up.Go(func(context.Context) {}, t)
+		c.noParams = c.socket.Go(func(context.Context) {}, t)
 		return
 	}
-	t.err = fmt.Errorf("params: %w", link.ErrExited) // unless the function returns
-	c.noParams = c.up.Go(func(ctx context.Context) {
+	t.err = fmt.Errorf("params: %w", clientlink.ErrExited) // unless the function returns
+	c.noParams = c.socket.Go(func(ctx context.Context) {
 		v, err := c.params(ctx)
 		if err == nil {
 			t.payload, err = serializer.Value(v).Encoded()
@@ -248,18 +248,18 @@ func (c *Client) stopParams() {
 }
 
 func (c *Client) transmit(o *clientOutput) {
-	out := link.Out{
+	out := clientlink.Out{
 		Msg: serializer.Message{
 			JoinRef: c.joinRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.topic, Event: o.event, Payload: o.payload,
 		},
 		Ref:  o.ref,
-		From: clientDown{c},
+		From: clientChannel{c},
 	}
 	if p := o.push; p != nil {
 		out.Msg.Payload, p.payload = p.payload, serializer.Payload{}
 		out.Size, out.Hold = p.size, &p.hold
 	}
-	c.up.Send(out)
+	c.socket.Send(out)
 }
 
 // joinRef returns clientRef(n). It encodes each join_ref only once.
@@ -272,11 +272,11 @@ func (c *Client) joinRef(n uint64) serializer.Ref {
 
 func (c *Client) answer(p *clientPush, a promise.Result) {
 	if p.timer.Task != nil {
-		c.up.Disarm(&p.timer)
+		c.socket.Disarm(&p.timer)
 	}
 	if p.hold.IsHeld() { // before the caller is notified, who may push again immediately
 		if p.ref != 0 { // if it is still enqueued, it must not outlive its share of the budget
-			c.up.Withdraw(p.ref)
+			c.socket.Withdraw(p.ref)
 		}
 		p.hold.Release()
 	}
@@ -290,7 +290,7 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
-		c.up.Exit(p.number)
+		c.socket.EndPush(p.number)
 		p.number = 0
 	}
 }
@@ -298,7 +298,7 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 // recordFailure keeps the error of a push or leave without reply for the socket's Flush.
 func (c *Client) recordFailure(err error) {
 	if err != nil && !errors.Is(err, push.ErrCanceled) {
-		c.up.Total().Failed.Add(err)
+		c.socket.Total().Failed.Add(err)
 	}
 }
 
@@ -317,17 +317,17 @@ func (c *Client) arm(o *clientOutput) {
 	switch o.timer {
 	case timerPush:
 		o.push.timer.Task = (*clientExpiryTask)(o.push)
-		c.up.Arm(&o.push.timer, o.push.timeout)
+		c.socket.Arm(&o.push.timer, o.push.timeout)
 	case timerJoin:
-		c.up.Arm(&c.joinTimer, c.state.join.timeout)
+		c.socket.Arm(&c.joinTimer, c.state.join.timeout)
 	case timerLeave:
-		c.up.Arm(&c.leaveTimer, c.state.leave.timeout)
+		c.socket.Arm(&c.leaveTimer, c.state.leave.timeout)
 	case timerRejoin:
 		d := c.cfg.RejoinAfter(o.tries)
 		if d < 0 {
 			c.feed(clientInput{kind: inGiveUp})
 			return
 		}
-		c.up.Arm(&c.rejoinTimer, d)
+		c.socket.Arm(&c.rejoinTimer, d)
 	}
 }

@@ -9,8 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/fifo"
-	"bennu.example/internal/link"
 	"bennu.example/internal/listeners"
 	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
@@ -36,11 +36,11 @@ func (e *OverflowError) Error() string {
 type clientEvents struct {
 	topic string
 	max   int // size of each backlog in bytes
-	total *link.Totals
+	total *clientlink.Totals
 	gone  <-chan struct{} // closed with the socket, which does not notify channels that were never joined
 
 	callbacks mailbox.Mailbox[clientItem]
-	backlog   link.Gauge // the events in callbacks
+	backlog   clientlink.Gauge // the events in callbacks
 	dropped   atomic.Uint64
 	gap       *OverflowError // the last item in callbacks, if it is an overflow; guarded by mu
 
@@ -65,9 +65,9 @@ type clientItem struct {
 	call    func()
 }
 
-func (e *clientEvents) init(topic string, max int, up link.Up) {
-	e.topic, e.max, e.total, e.gone = topic, max, up.Total(), up.Done()
-	e.callbacks.Init(math.MaxInt, link.Callbacks(e.dispatch)) // backlog bounds the events
+func (e *clientEvents) init(topic string, max int, socket clientlink.Socket) {
+	e.topic, e.max, e.total, e.gone = topic, max, socket.Total(), socket.Done()
+	e.callbacks.Init(math.MaxInt, clientlink.Callbacks(e.dispatch)) // backlog bounds the events
 }
 
 // dispatch calls the callbacks of one item.

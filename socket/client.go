@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
@@ -30,11 +30,11 @@ type Client struct {
 	ctx    context.Context // canceled by Close
 	cancel context.CancelFunc
 	loop   *loop.Loop[clientItem]
-	totals link.Totals
+	totals clientlink.Totals
 	states clientStates
 
 	callbacks  mailbox.Mailbox[func()]
-	goroutines link.Tracker // all but the loop's and those that run the user's functions
+	goroutines clientlink.Tracker // all but the loop's and those that run the user's functions
 	isClosing  atomic.Bool
 	closed     chan struct{}
 
@@ -44,14 +44,14 @@ type Client struct {
 	current                                                      atomic.Pointer[clientConn]
 
 	mu       sync.Mutex
-	channels []link.Down // joined, joining and leaving; the slice is replaced, never changed
+	channels []clientlink.Channel // joined, joining and leaving; the slice is replaced, never changed
 
 	// The following fields belong to the loop.
 	wanted      Wanted
 	ended       bool
 	conn        *clientConn
 	msg         serializer.Message // being received
-	topics      map[string][]link.Down
+	topics      map[string][]clientlink.Channel
 	refs        uint64
 	dials       uint64
 	cancelDial  func()
@@ -62,7 +62,7 @@ type Client struct {
 	entered     uint64 // pushes so far
 	unanswered  int
 	flushes     []*clientFlush
-	turns       []*clientTurn  // of clientUp.Go, in order
+	turns       []*clientTurn  // of clientSocket.Go, in order
 	turn        loop.Timer     // runs when the first of them has been waited for long enough
 	draining    *clientFlush   // of Close
 	barrier     serializer.Ref // of the heartbeat whose reply shows that the server has received everything
@@ -109,10 +109,10 @@ func dialNew(ctx context.Context, c *Client) (*Client, error) {
 // NewClient returns a client that is not connected. Channels may be joined, and pushed to, before
 // [Client.Connect] is called.
 func NewClient(url string, cfg *ClientConfig) *Client {
-	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]link.Down), closed: make(chan struct{})}
+	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]clientlink.Channel), closed: make(chan struct{})}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.loop = loop.New(c.run, c.rested)
-	c.callbacks.Init(math.MaxInt, link.Callbacks(c.runUser))
+	c.callbacks.Init(math.MaxInt, clientlink.Callbacks(c.runUser))
 	c.states.call = c.call
 	c.states.now.Since = time.Now()
 	c.retry.Task = clientTask(c.retryDue)
@@ -165,7 +165,7 @@ func (c *Client) Ready(ctx context.Context) error {
 // each join, may block and may fail. A value is encoded now. Only one channel at a time can be joined
 // to a topic: see channel.ErrDuplicate.
 func (c *Client) Channel(topic string, params any) *channel.Client {
-	return channel.NewClient(clientUp{c}, topic, params, channel.ClientConfig{
+	return channel.NewClient(clientSocket{c}, topic, params, channel.ClientConfig{
 		Timeout:     c.cfg.Timeout,
 		RejoinAfter: c.cfg.RejoinAfter,
 		MaxBuffer:   c.cfg.MaxBuffer,
@@ -225,7 +225,7 @@ const clientCloseGrace = 2 * time.Second
 // configuration. It returns an error if ctx ended before all replies, or if functions still run 2 s
 // after ctx ended. If such a function calls Close, Close does not wait for functions.
 func (c *Client) Close(ctx context.Context) error {
-	inCallback := link.InCallback()
+	inCallback := clientlink.InCallback()
 	if c.isClosing.Swap(true) {
 		if inCallback {
 			return nil
@@ -309,7 +309,7 @@ func (c *Client) post(t loop.Task) bool { return c.loop.Post(clientItem{task: t}
 // goUser runs f, which calls functions of the user, on a new goroutine.
 func (c *Client) goUser(f func()) {
 	c.totals.Running.Add()
-	go link.Callbacks(c.runUser)(f)
+	go clientlink.Callbacks(c.runUser)(f)
 }
 
 func (c *Client) runUser(f func()) {

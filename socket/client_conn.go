@@ -7,7 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -45,16 +45,16 @@ type clientConn struct {
 
 	// What was not handed to the network yet is batch[claimed:], and then queue. Only the writer changes batch, under mu.
 	mu        sync.Mutex
-	queue     []link.Out // in the order of their refs
-	withdrawn int        // of the queue
-	batch     []link.Out
+	queue     []clientlink.Out // in the order of their refs
+	withdrawn int              // of the queue
+	batch     []clientlink.Out
 	claimed   int
 	writing   bool
 	failed    bool // a write has failed; none follows
 	ended     bool
-	last      []link.Out    // written after the end, when the writer is done with its batch
-	parting   bool          // batch is last
-	idle      chan struct{} // made by end for shut: closed when the writer has ended
+	last      []clientlink.Out // written after the end, when the writer is done with its batch
+	parting   bool             // batch is last
+	idle      chan struct{}    // made by end for shut: closed when the writer has ended
 
 	list []*serializer.Frame // the writer's, used again
 }
@@ -77,7 +77,7 @@ func (c *Client) newConn(t transport.ClientConn, name string) *clientConn {
 }
 
 // send queues a message. The loop's.
-func (k *clientConn) send(o link.Out) {
+func (k *clientConn) send(o clientlink.Out) {
 	k.sent(&o)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -103,16 +103,16 @@ func (k *clientConn) withdraw(ref uint64) {
 	if i == len(k.queue) || k.queue[i].Ref != ref || k.queue[i].Withdrawn {
 		return
 	}
-	k.queue[i] = link.Out{Ref: ref, Withdrawn: true}
+	k.queue[i] = clientlink.Out{Ref: ref, Withdrawn: true}
 	if k.withdrawn++; k.withdrawn > len(k.queue)/2 {
-		k.queue = slices.DeleteFunc(k.queue, func(o link.Out) bool { return o.Withdrawn })
+		k.queue = slices.DeleteFunc(k.queue, func(o clientlink.Out) bool { return o.Withdrawn })
 		k.withdrawn = 0
 	}
 }
 
 // end stops the writer, once it has written the given messages, and returns what was not handed to the network. Only the
 // loop calls it.
-func (k *clientConn) end(last []link.Out) []link.Out {
+func (k *clientConn) end(last []clientlink.Out) []clientlink.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.ended = true
@@ -189,7 +189,7 @@ func (k *clientConn) take() bool {
 
 // claim takes the next n messages of the batch, which then count as handed to the network. It returns nil if the
 // connection has ended: end has returned them.
-func (k *clientConn) claim(n int) []link.Out {
+func (k *clientConn) claim(n int) []clientlink.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ended && !k.parting {
@@ -335,7 +335,7 @@ type (
 	}
 	clientWriteFailed clientReadEnded
 	clientRefused     struct {
-		from link.Down
+		from clientlink.Channel
 		ref  uint64
 		err  error
 	}

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/urlparams"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -48,7 +48,7 @@ func (d clientDialed) name() string {
 const trialRef serializer.Ref = `"0"`
 
 // errAttemptExited is why an attempt failed that did not return.
-var errAttemptExited = fmt.Errorf("socket: call Params, AuthTokenFunc or HTTPClient: %w", link.ErrExited)
+var errAttemptExited = fmt.Errorf("socket: call Params, AuthTokenFunc or HTTPClient: %w", clientlink.ErrExited)
 
 // attemptLater makes an attempt on a goroutine of its own, and brings what came of it to the loop.
 func (c *Client) attemptLater(order []ClientTransport, proof clientProof, took func(clientDialed)) (cancel func()) {

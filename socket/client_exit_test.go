@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -42,7 +42,7 @@ func TestClientGoexitInConfig(t *testing.T) {
 		connected(t, c)
 		synctest.Wait()
 		off()
-		if len(failed) != 2 || !errors.Is(failed[0], link.ErrExited) || !errors.Is(failed[1], link.ErrExited) {
+		if len(failed) != 2 || !errors.Is(failed[0], clientlink.ErrExited) || !errors.Is(failed[1], clientlink.ErrExited) {
 			t.Errorf("the attempts failed with %v", failed)
 		}
 		if n := p.dialCount(); n != 1 {
@@ -59,7 +59,7 @@ func TestDialGoexitInConfig(t *testing.T) {
 		_, err := Dial(t.Context(), "ws://peer.test/socket", &ClientConfig{
 			AuthTokenFunc: func(context.Context) (string, error) { exit(); return "", nil },
 		})
-		if !errors.Is(err, link.ErrExited) {
+		if !errors.Is(err, clientlink.ErrExited) {
 			t.Errorf("Dial: %v", err)
 		}
 	})
@@ -93,9 +93,9 @@ func TestClientGoexitInChannelParams(t *testing.T) {
 		first := c.Channel("room:1", func(context.Context) (any, error) { exit(); return map[string]int{}, nil })
 		errs := make(chan error, 1)
 		first.OnError(func(err error) { errs <- err })
-		mustFail(t, first.Join(), link.ErrExited)
+		mustFail(t, first.Join(), clientlink.ErrExited)
 		joined(t, c, "room:2")
-		if err := <-errs; !errors.Is(err, link.ErrExited) {
+		if err := <-errs; !errors.Is(err, clientlink.ErrExited) {
 			t.Errorf("OnError was called with %v", err)
 		}
 		mustReply(t, first.Push("echo", 1)) // it joined again

@@ -5,7 +5,7 @@ import (
 	"os"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -154,13 +154,13 @@ func (c *Client) moveIfQuiet() {
 
 func (c *Client) move() {
 	better := c.takeBetter()
-	c.drop(clientCodeNormal, "", c.farewells(), func(d link.Down) { d.Closed(errMoved) })
+	c.drop(clientCodeNormal, "", c.farewells(), func(d clientlink.Channel) { d.Closed(errMoved) })
 	c.noteFallback(better)
 	c.opened(better)
 }
 
 // sent notes that a message goes to the connection. Only one that is large is of interest, and of these the last.
-func (k *clientConn) sent(o *link.Out) {
+func (k *clientConn) sent(o *clientlink.Out) {
 	if size := len(o.Msg.Payload.Bytes()); size >= clientLarge {
 		k.largeRef, k.largeSize = o.Ref, size
 	}

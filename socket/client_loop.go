@@ -4,7 +4,7 @@ import (
 	"errors"
 	"time"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -55,7 +55,7 @@ func (c *Client) want(w Wanted) {
 		c.loop.Disarm(&c.retry)
 		c.connect()
 	case w == WantPaused:
-		c.disconnect(func(d link.Down) { d.Closed(ErrPaused) })
+		c.disconnect(func(d clientlink.Channel) { d.Closed(ErrPaused) })
 		c.rest(StatusDisconnected, nil, time.Time{})
 	}
 }
@@ -154,7 +154,7 @@ func (c *Client) lost(k *clientConn, err error) {
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
 	}
-	c.drop(code, reason, nil, func(d link.Down) { d.Closed(err) })
+	c.drop(code, reason, nil, func(d clientlink.Channel) { d.Closed(err) })
 	if better := c.takeBetter(); better.conn != nil {
 		c.noteFallback(better)
 		c.opened(better)
@@ -169,7 +169,7 @@ func (c *Client) lost(k *clientConn, err error) {
 }
 
 // disconnect ends whatever there is, because it is wished for, and tells the channels.
-func (c *Client) disconnect(tell func(link.Down)) {
+func (c *Client) disconnect(tell func(clientlink.Channel)) {
 	c.loop.Disarm(&c.retry)
 	if c.cancelDial != nil {
 		c.cancelDial()
@@ -187,7 +187,7 @@ func (c *Client) disconnect(tell func(link.Down)) {
 
 // farewells are the messages that leave the channels of a long-poll session that is about to be closed. Without them the server
 // would keep the channels, and what presence tracks of them, until the session times out. (phoenix.js does not send them.)
-func (c *Client) farewells() (list []link.Out) {
+func (c *Client) farewells() (list []clientlink.Out) {
 	if c.conn.name != clientLongPoll {
 		return nil
 	}
@@ -200,7 +200,7 @@ func (c *Client) farewells() (list []link.Out) {
 }
 
 // drop ends the connection after the given messages, gives what was not sent back to the channels, and notifies them with tell.
-func (c *Client) drop(code int, reason string, last []link.Out, tell func(link.Down)) {
+func (c *Client) drop(code int, reason string, last []clientlink.Out, tell func(clientlink.Channel)) {
 	k := c.conn
 	c.conn = nil
 	c.current.Store(nil)
@@ -299,7 +299,7 @@ func (c *Client) received(m *serializer.Message) {
 	case 1:
 		list[0].Receive(m)
 	default:
-		for _, d := range append([]link.Down(nil), list...) {
+		for _, d := range append([]clientlink.Channel(nil), list...) {
 			d.Receive(m)
 		}
 	}
@@ -333,8 +333,8 @@ func (c *Client) sendHeartbeat(k *clientConn) {
 	k.send(heartbeatOut(ref))
 }
 
-func heartbeatOut(ref uint64) link.Out {
-	return link.Out{Ref: ref, Msg: serializer.Message{
+func heartbeatOut(ref uint64) clientlink.Out {
+	return clientlink.Out{Ref: ref, Msg: serializer.Message{
 		Ref: clientRefText(ref), Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat,
 	}}
 }
@@ -345,7 +345,7 @@ func (c *Client) end() {
 		return
 	}
 	c.ended = true
-	c.disconnect(func(d link.Down) { d.End(ErrClosed) })
+	c.disconnect(func(d clientlink.Channel) { d.End(ErrClosed) })
 	c.cancel()
 	c.flushed(true)
 	c.loop.Disarm(&c.progress.timer)
@@ -356,8 +356,8 @@ func (c *Client) end() {
 }
 
 // downs are the channels that the client has now, in the order in which they were joined.
-func (c *Client) downs() []link.Down {
+func (c *Client) downs() []clientlink.Channel {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return append([]link.Down(nil), c.channels...)
+	return append([]clientlink.Channel(nil), c.channels...)
 }

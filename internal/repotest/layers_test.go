@@ -17,7 +17,7 @@ var layers = [][]string{
 		"internal/urlparams", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
-	{"internal/link", "internal/promise", "transport", "pubsub", "socket/token"},
+	{"internal/clientlink", "internal/promise", "transport", "pubsub", "socket/token"},
 	{"engine/internal/broker", "push", "transport/internal/dial", "transport/internal/guard", "transport/internal/outbox"},
 	{"internal/reason", "transport/longpoll", "transport/websocket"},
 	{"channel", "engine/natsengine", "engine/redisengine"},

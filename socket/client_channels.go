@@ -8,28 +8,28 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
 )
 
-// clientUp is what a client's channels see of it.
-type clientUp struct{ *Client }
+// clientSocket is what a client's channels see of it.
+type clientSocket struct{ *Client }
 
-var _ link.Up = clientUp{}
+var _ clientlink.Socket = clientSocket{}
 
-func (u clientUp) Post(t loop.Task) bool              { return u.post(t) }
-func (u clientUp) Done() <-chan struct{}              { return u.loop.Done() }
-func (u clientUp) Closing() error                     { return u.Client.closing() }
-func (u clientUp) Log() *zerolog.Logger               { return u.cfg.Logger }
-func (u clientUp) Total() *link.Totals                { return &u.totals }
-func (u clientUp) Arm(t *loop.Timer, d time.Duration) { u.loop.Arm(t, d) }
-func (u clientUp) Disarm(t *loop.Timer)               { u.loop.Disarm(t) }
-func (u clientUp) IsOpen() bool                       { return u.conn != nil }
+func (u clientSocket) Post(t loop.Task) bool              { return u.post(t) }
+func (u clientSocket) Done() <-chan struct{}              { return u.loop.Done() }
+func (u clientSocket) Closing() error                     { return u.Client.closing() }
+func (u clientSocket) Log() *zerolog.Logger               { return u.cfg.Logger }
+func (u clientSocket) Total() *clientlink.Totals          { return &u.totals }
+func (u clientSocket) Arm(t *loop.Timer, d time.Duration) { u.loop.Arm(t, d) }
+func (u clientSocket) Disarm(t *loop.Timer)               { u.loop.Disarm(t) }
+func (u clientSocket) IsOpen() bool                       { return u.conn != nil }
 
-func (u clientUp) NextRef() uint64 { return u.nextRef() }
+func (u clientSocket) NextRef() uint64 { return u.nextRef() }
 
-func (u clientUp) Send(o link.Out) {
+func (u clientSocket) Send(o clientlink.Out) {
 	if u.conn == nil { // no channel sends without a connection
 		o.Release()
 		return
@@ -37,19 +37,19 @@ func (u clientUp) Send(o link.Out) {
 	u.conn.send(o)
 }
 
-func (u clientUp) Withdraw(ref uint64) {
+func (u clientSocket) Withdraw(ref uint64) {
 	if u.conn != nil {
 		u.conn.withdraw(ref)
 	}
 }
 
-func (u clientUp) Attach(topic string, d link.Down) (busy bool, err error) {
+func (u clientSocket) Attach(topic string, d clientlink.Channel) (busy bool, err error) {
 	if u.ended {
 		return false, ErrClosed
 	}
 	for _, other := range u.topics[topic] {
 		if !other.IsLeaving() {
-			return false, link.ErrTaken
+			return false, clientlink.ErrTaken
 		}
 		busy = true
 	}
@@ -60,8 +60,8 @@ func (u clientUp) Attach(topic string, d link.Down) (busy bool, err error) {
 	return busy, nil
 }
 
-func (u clientUp) Detach(topic string, d link.Down) {
-	is := func(x link.Down) bool { return x == d }
+func (u clientSocket) Detach(topic string, d clientlink.Channel) {
+	is := func(x clientlink.Channel) bool { return x == d }
 	if rest := slices.DeleteFunc(slices.Clone(u.topics[topic]), is); len(rest) > 0 {
 		u.topics[topic] = rest
 		switch {
@@ -79,7 +79,7 @@ func (u clientUp) Detach(topic string, d link.Down) {
 	u.channels = slices.DeleteFunc(slices.Clone(u.channels), is)
 }
 
-func (u clientUp) Go(f func(ctx context.Context), task loop.Task) (cancel func()) {
+func (u clientSocket) Go(f func(ctx context.Context), task loop.Task) (cancel func()) {
 	ctx, stop := context.WithCancel(u.ctx)
 	t := &clientTurn{task: task, until: time.Now().Add(clientTurnWait)}
 	u.turns = append(u.turns, t)
@@ -100,12 +100,12 @@ func (u clientUp) Go(f func(ctx context.Context), task loop.Task) (cancel func()
 	}
 }
 
-func (u clientUp) HasTurns() bool { return len(u.turns) > 0 }
+func (u clientSocket) HasTurns() bool { return len(u.turns) > 0 }
 
-// clientTurnWait is how long tasks of clientUp.Go wait for those before them.
+// clientTurnWait is how long tasks of clientSocket.Go wait for those before them.
 const clientTurnWait = time.Second
 
-// clientTurn is the place of a task of clientUp.Go.
+// clientTurn is the place of a task of clientSocket.Go.
 type clientTurn struct {
 	task    loop.Task
 	until   time.Time
@@ -146,13 +146,13 @@ func (c *Client) turnDue() {
 	}
 }
 
-func (u clientUp) Enter() uint64 {
+func (u clientSocket) BeginPush() uint64 {
 	u.entered++
 	u.unanswered++
 	return u.entered
 }
 
-func (u clientUp) Exit(n uint64) {
+func (u clientSocket) EndPush(n uint64) {
 	u.unanswered--
 	for _, f := range u.flushes {
 		if n <= f.until {

@@ -1,10 +1,10 @@
-package link_test
+package clientlink_test
 
 import (
 	"sync"
 	"testing"
 
-	"bennu.example/internal/link"
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/testenv/leak"
 )
 
@@ -12,17 +12,17 @@ func TestMain(m *testing.M) { leak.Main(m) }
 
 func TestInCallback(t *testing.T) {
 	t.Parallel()
-	if link.InCallback() {
+	if clientlink.InCallback() {
 		t.Fatal("InCallback is true outside of callbacks")
 	}
 	ran := 0
 	for _, deep := range []int{0, 1, 200} {
-		link.Callbacks(func(n int) {
+		clientlink.Callbacks(func(n int) {
 			ran++
 			var call func(int) bool
 			call = func(n int) bool {
 				if n == 0 {
-					return link.InCallback()
+					return clientlink.InCallback()
 				}
 				return call(n - 1)
 			}
@@ -30,7 +30,7 @@ func TestInCallback(t *testing.T) {
 				t.Errorf("InCallback is false %d calls deep in a callback", n)
 			}
 			other := make(chan bool)
-			go func() { other <- link.InCallback() }()
+			go func() { other <- clientlink.InCallback() }()
 			if <-other {
 				t.Error("InCallback is true on another goroutine")
 			}
@@ -43,8 +43,8 @@ func TestInCallback(t *testing.T) {
 
 func TestBudget(t *testing.T) {
 	t.Parallel()
-	var total link.Gauge
-	b := link.Budget{Max: 100, Total: &total}
+	var total clientlink.Gauge
+	b := clientlink.Budget{Max: 100, Total: &total}
 	if !b.Reserve(500) || b.Reserve(1) {
 		t.Fatal("want any size to fit an empty budget, and nothing to fit a full one")
 	}
@@ -70,8 +70,8 @@ func TestBudget(t *testing.T) {
 
 func TestHold(t *testing.T) {
 	t.Parallel()
-	var total link.Gauge
-	b := link.Budget{Max: 100, Total: &total}
+	var total clientlink.Gauge
+	b := clientlink.Budget{Max: 100, Total: &total}
 	check := func(wantN int, wantBytes int64) {
 		t.Helper()
 		n, bytes := b.Gauge.Load()
@@ -80,18 +80,18 @@ func TestHold(t *testing.T) {
 			t.Fatalf("%d pushes of %d bytes, in all %d of %d, want %d of %d", n, bytes, allN, allBytes, wantN, wantBytes)
 		}
 	}
-	var none link.Hold
+	var none clientlink.Hold
 	none.Release()
 	none.Retake(5)
 	check(0, 0)
 
-	var h, other link.Hold
+	var h, other clientlink.Hold
 	if !h.Take(&b, 60) || other.Take(&b, 60) || other.IsHeld() {
 		t.Fatal("the second does not fit")
 	}
 	check(1, 60)
 	var wg sync.WaitGroup
-	o := link.Out{Size: 60, Hold: &h}
+	o := clientlink.Out{Size: 60, Hold: &h}
 	for range 8 {
 		wg.Go(o.Release)
 	}
@@ -110,7 +110,7 @@ func TestHold(t *testing.T) {
 
 func TestTracker(t *testing.T) {
 	t.Parallel()
-	var tr link.Tracker
+	var tr clientlink.Tracker
 	if tr.Idle() != nil {
 		t.Fatal("a new Tracker is not idle")
 	}

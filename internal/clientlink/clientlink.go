@@ -1,0 +1,120 @@
+// Package clientlink defines the interfaces between a client's socket and its channels, and the
+// counters and limits that they share.
+package clientlink
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/internal/loop"
+	"bennu.example/serializer"
+)
+
+// ErrTaken is returned by Attach if another channel has the topic.
+var ErrTaken = errors.New("topic is taken")
+
+// ErrExited is the error of a user's function that did not return but ended its goroutine.
+var ErrExited = errors.New("function ended its goroutine (runtime.Goexit)")
+
+// Socket is the socket as seen by a channel.
+type Socket interface {
+	// Post enqueues a task for the loop. It is safe for concurrent use. It returns false once the
+	// socket is closed and its loop has ended.
+	Post(t loop.Task) bool
+	// Done returns a channel that is closed once the socket is closed and its loop has ended.
+	Done() <-chan struct{}
+	// Closing returns the reason why no more pushes are accepted, or nil.
+	Closing() error
+	// Log returns the logger, which is never nil.
+	Log() *zerolog.Logger
+	// Total returns the counters of all channels of the socket.
+	Total() *Totals
+
+	// The following methods may only be called on the loop.
+
+	Arm(t *loop.Timer, d time.Duration)
+	Disarm(t *loop.Timer)
+	// NextRef returns the next ref of the socket.
+	NextRef() uint64
+	// Send enqueues a message for the connection. The socket must be connected.
+	Send(o Out)
+	// Withdraw removes the message with that ref from the queue, if it has not been written.
+	Withdraw(ref uint64)
+	// Attach routes the messages of a topic to c. If busy is true, another channel is still leaving
+	// the topic, and Freed is called when that channel is detached. Attach returns ErrTaken if
+	// another channel has the topic and is not leaving it, or the socket's error if the socket is
+	// closed.
+	Attach(topic string, c Channel) (busy bool, err error)
+	Detach(topic string, c Channel)
+	// IsOpen reports whether the socket is connected.
+	IsOpen() bool
+	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine.
+	// Tasks run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s.
+	// The socket waits for the goroutine. f's context is canceled by cancel and when the socket is
+	// closed.
+	Go(f func(ctx context.Context), task loop.Task) (cancel func())
+	// HasTurns reports whether a task of Go is pending.
+	HasTurns() bool
+	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.
+	// EndPush must be called with its result when the push has been answered.
+	BeginPush() uint64
+	EndPush(n uint64)
+}
+
+// Channel is a channel as seen by its socket. Its methods are called on the loop.
+type Channel interface {
+	// Receive handles a message of the channel's topic.
+	Receive(m *serializer.Message)
+	// Opened is called when the socket has connected.
+	Opened()
+	// Unsent returns a message that was not written before the connection was lost. It is called
+	// just before Closed.
+	Unsent(o *Out)
+	// Closed is called when the connection was lost or could not be established.
+	Closed(err error)
+	// Freed is called when the channel that was leaving the topic has been detached, if Attach
+	// returned busy.
+	Freed()
+	// Refused is called if a message could not be encoded and therefore was not sent.
+	Refused(ref uint64, err error)
+	// End is called when the socket is closed permanently.
+	End(err error)
+	// Farewell returns the message that leaves the topic, if the server may have the channel. It is
+	// used when the connection is about to be closed; no reply is expected.
+	Farewell() (o Out, ok bool)
+	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply.
+	IsSettled() bool
+	// IsLeaving reports whether another channel may take the topic.
+	IsLeaving() bool
+}
+
+// Out is an outgoing message.
+type Out struct {
+	Msg  serializer.Message
+	Ref  uint64  // the number in Msg.Ref, higher than that of every message sent before
+	Size int     // bytes that count against the budget; 0 if Hold is nil
+	Hold *Hold   // nil for anything but a push
+	From Channel // nil for the socket's own messages
+
+	Withdrawn bool // the message was withdrawn, and only its place in the queue remains
+}
+
+// Release returns o's reservation to its budget. Further calls do nothing.
+func (o *Out) Release() {
+	if o.Hold != nil {
+		o.Hold.Release()
+	}
+}
+
+// Totals holds the counters of a socket.
+type Totals struct {
+	Queued  Gauge         // pushes that are neither written nor answered
+	Backlog Gauge         // events that wait for a callback or an iterator
+	Dropped atomic.Uint64 // events dropped because the backlog was full
+	Failed  Failures      // failures of pushes, for Flush
+	Running Tracker       // queued or running user functions: callbacks, and those of the configuration
+}
