@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 
-	"bennu.example/internal/reason"
+	"bennu.example/internal/promise"
 	"bennu.example/internal/safecall"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -36,14 +36,18 @@ const (
 )
 
 var (
-	reasonCrash   = reason.Payload("channel_crash")
-	replyInvalid  = reason.Reply("invalid payload")
-	replyCrashed  = reason.Reply("join crashed")
-	replyNoTopic  = reason.Reply("unmatched topic")
-	replyReserved = reason.Reply("reserved event")
+	reasonCrash   = promise.Reason("channel_crash")
+	replyInvalid  = errorReply("invalid payload")
+	replyCrashed  = errorReply("join crashed")
+	replyNoTopic  = errorReply("unmatched topic")
+	replyReserved = errorReply("reserved event")
 	errRefused    = errors.New("join refused")
 	emptyResponse = push.OK(nil)
 )
+
+func errorReply(reason string) push.Reply {
+	return push.Reply{Status: push.StatusError, Payload: promise.Reason(reason)}
+}
 
 // work handles one message of the mailbox.
 func (c *Channel) work(it item) {

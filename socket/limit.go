@@ -8,7 +8,7 @@ import (
 
 	"github.com/rs/zerolog"
 
-	"bennu.example/internal/reason"
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -31,25 +31,37 @@ const (
 	denials // their number
 )
 
-var answers = [denials]struct {
+// denialAnswer is the reply to a refused message, and the line in the log.
+type denialAnswer struct {
 	reply push.Reply
 	level zerolog.Level
 	log   string
-}{
-	unmatchedTopic:    {reason.Reply("unmatched topic"), zerolog.WarnLevel, "join of an unmatched topic"},
-	tooManyChannels:   {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many channels joined: see socket.Config.MaxChannels"},
-	tooManyRunning:    {reason.Reply("too many channels joined"), zerolog.ErrorLevel, "too many callbacks do not return: see socket.Config.MaxChannels"},
-	tooManyJoins:      {reason.Reply("too many joins"), zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"},
-	tooManyMessages:   {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Config.MessageRate"},
-	longTopic:         {reason.Reply("topic too long"), zerolog.WarnLevel, "topic too long: see socket.Config.MaxTopic"},
-	longEvent:         {reason.Reply("event too long"), zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"},
-	longRef:           {reason.Reply("ref too long"), zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"},
-	tooManyHeartbeats: {reason.Reply("too many messages"), zerolog.WarnLevel, "too many heartbeats"},
-	keyJoins:          {reason.Reply("too many joins"), zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"},
-	keyMessages:       {reason.Reply("too many messages"), zerolog.WarnLevel, "too many messages: see socket.Admission.MessageRate"},
 }
 
-// refuse answers m with an error. All refusals are counted. For each socket only the first of its
+func newDenial(reason string, level zerolog.Level, log string) denialAnswer {
+	return denialAnswer{push.Reply{Status: push.StatusError, Payload: promise.Reason(reason)}, level, log}
+}
+
+const (
+	seeMaxChannels = "too many channels joined: see socket.Config.MaxChannels"
+	seeRunning     = "too many callbacks do not return: see socket.Config.MaxChannels"
+)
+
+var answers = [denials]denialAnswer{
+	unmatchedTopic:    newDenial("unmatched topic", zerolog.WarnLevel, "join of an unmatched topic"),
+	tooManyChannels:   newDenial("too many channels joined", zerolog.ErrorLevel, seeMaxChannels),
+	tooManyRunning:    newDenial("too many channels joined", zerolog.ErrorLevel, seeRunning),
+	tooManyJoins:      newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"),
+	tooManyMessages:   newDenial("too many messages", zerolog.WarnLevel, "too many messages: see socket.Config.MessageRate"),
+	longTopic:         newDenial("topic too long", zerolog.WarnLevel, "topic too long: see socket.Config.MaxTopic"),
+	longEvent:         newDenial("event too long", zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"),
+	longRef:           newDenial("ref too long", zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"),
+	tooManyHeartbeats: newDenial("too many messages", zerolog.WarnLevel, "too many heartbeats"),
+	keyJoins:          newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"),
+	keyMessages:       newDenial("too many messages", zerolog.WarnLevel, "too many messages: see socket.Admission.MessageRate"),
+}
+
+// refuse answers m with an error. All answers are counted. For each socket only the first of its
 // kind is logged, and the rate of all log lines is bounded: a client must not flood the log.
 func (s *session) refuse(m *serializer.Message, joinRef serializer.Ref, why denial) {
 	s.h.counts.denials[why].Add(1)

@@ -1,5 +1,6 @@
 // Package promise implements push.Push. It keeps the functions by which package channel answers a
-// push out of what users see of package push.
+// push out of what users see of package push. Reason is the payload of the error replies of channel
+// and socket.
 package promise
 
 import (

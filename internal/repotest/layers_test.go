@@ -19,7 +19,7 @@ var layers = [][]string{
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "pubsub", "socket/token"},
 	{"engine/internal/broker", "push", "transport/internal/dial", "transport/internal/guard", "transport/internal/outbox"},
-	{"internal/reason", "transport/longpoll", "transport/websocket"},
+	{"transport/longpoll", "transport/websocket"},
 	{"channel", "engine/natsengine", "engine/redisengine"},
 	{"socket", "presence"},
 	{"examples/chat/room"},
