@@ -9,62 +9,63 @@ import (
 
 // remoteSession is a session of another node, for one request.
 type remoteSession struct {
-	peers *cluster
-	node  tokenID
-	id    tokenID
-	took  *outgoingCall // by poll, to be settled
+	cluster *cluster
+	node    tokenID
+	id      tokenID
+	polled  *outgoingCall // the call of poll, to be settled
 }
 
-// poll is part of pollSession.
+// poll implements pollSession.
 func (r *remoteSession) poll(ctx context.Context, p *poll) (messages []*serializer.Frame, gone bool) {
-	c := r.peers.call(r.node, p)
+	c := r.cluster.call(r.node, p)
 	if c == nil {
 		return nil, true
 	}
 	messages, gone = r.wait(ctx, c)
 	if messages == nil {
-		if !c.over {
+		if !c.ended {
 			c.send(&peerMessage{kind: peerSettle})
 		}
 		c.end()
 		return nil, gone
 	}
-	r.took = c
+	r.polled = c
 	return messages, false
 }
 
-// wait asks for messages until they may be written.
+// wait requests messages and returns them when they may be written.
 func (r *remoteSession) wait(ctx context.Context, c *outgoingCall) (messages []*serializer.Frame, gone bool) {
-	window := r.peers.s.cfg.Window
+	window := r.cluster.s.cfg.Window
 	begun := time.Now()
-	m, ok := c.ask(ctx, &peerMessage{kind: peerPoll, session: r.id})
+	m, ok := c.request(ctx, &peerMessage{kind: peerPoll, session: r.id})
 	if !ok {
 		return nil, ctx.Err() == nil
 	}
 	if m.kind == peerWait {
-		m, ok = c.next(ctx, window+r.peers.s.cfg.PeerTimeout)
+		m, ok = c.next(ctx, window+r.cluster.s.cfg.PeerTimeout)
 	}
 	switch {
-	case !ok: // as when the session ends
+	case !ok: // the answer is the same as when the session ends
 	case m.kind == peerGone:
-		c.over = true
+		c.ended = true
 		return nil, true
 	case m.kind == peerLater:
-		c.over = true
-		c.next(ctx, window-time.Since(begun)) // nothing more comes
+		c.ended = true
+		c.next(ctx, window-time.Since(begun)) // only waits: no response follows
 	case m.kind == peerAnswer && m.total > 0:
 		return c.take(ctx, m), false
 	default:
-		c.over = true
+		c.ended = true
 	}
 	return nil, false
 }
 
-// take gets the rest of an answer, and the leave to write it.
+// take requests the rest of an answer that begins with m, and then permission to write it. It
+// returns nil if it fails.
 func (c *outgoingCall) take(ctx context.Context, m peerMessage) []*serializer.Frame {
 	data, total := m.data, m.total
 	for uint64(len(data)) < total {
-		m, ok := c.ask(ctx, &peerMessage{kind: peerMore, offset: uint64(len(data))})
+		m, ok := c.request(ctx, &peerMessage{kind: peerMore, offset: uint64(len(data))})
 		if !ok || m.kind != peerAnswer || m.offset != uint64(len(data)) || len(m.data) == 0 {
 			return nil
 		}
@@ -74,53 +75,54 @@ func (c *outgoingCall) take(ctx context.Context, m peerMessage) []*serializer.Fr
 	if err != nil || ctx.Err() != nil {
 		return nil
 	}
-	if m, ok := c.ask(ctx, &peerMessage{kind: peerTake}); !ok || m.kind != peerTaken {
+	if m, ok := c.request(ctx, &peerMessage{kind: peerTake}); !ok || m.kind != peerTaken {
 		return nil
 	}
 	return frames
 }
 
-// settle is part of pollSession.
+// settle implements pollSession.
 func (r *remoteSession) settle(delivered bool) {
 	m := &peerMessage{kind: peerSettle}
 	if delivered {
 		m.number = 1
 	}
-	r.took.send(m)
-	r.took.end()
+	r.polled.send(m)
+	r.polled.end()
 }
 
-// post is part of pollSession.
+// post implements pollSession.
 func (r *remoteSession) post(ctx context.Context, parts []part, release func()) (status int) {
 	defer release()
-	c := r.peers.call(r.node, nil)
+	c := r.cluster.call(r.node, nil)
 	if c == nil {
 		return statusGone
 	}
 	defer c.end()
-	status = r.hand(ctx, c, packParts(parts))
+	status = r.forward(ctx, c, packParts(parts))
 	if status == 0 {
 		c.send(&peerMessage{kind: peerSettle})
 		if ctx.Err() != nil {
-			return statusTimeout // nobody sees it
+			return statusTimeout // the client has disconnected and does not receive it
 		}
 		return statusGone
 	}
 	return status
 }
 
-// hand hands over the messages of a POST and returns how to answer it, 0 if the other node is gone or the client.
-func (r *remoteSession) hand(ctx context.Context, c *outgoingCall, data []byte) (status int) {
+// forward sends the messages of a POST to the other node and returns the status of the answer. It
+// returns 0 if the other node is gone or the client has disconnected.
+func (r *remoteSession) forward(ctx context.Context, c *outgoingCall, data []byte) (status int) {
 	for sent, ok := 0, true; ok; {
 		var m peerMessage
 		if sent < len(data) {
 			chunk := data[sent:min(sent+peerChunk, len(data))]
-			m, ok = c.ask(ctx, &peerMessage{
+			m, ok = c.request(ctx, &peerMessage{
 				kind: peerPost, session: r.id, total: uint64(len(data)), offset: uint64(sent), data: chunk,
 			})
 			sent += len(chunk)
 		} else {
-			m, ok = c.next(ctx, r.peers.s.cfg.PeerTimeout)
+			m, ok = c.next(ctx, r.cluster.s.cfg.PeerTimeout)
 		}
 		switch {
 		case !ok:

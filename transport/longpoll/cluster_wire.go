@@ -9,46 +9,47 @@ import (
 	"bennu.example/serializer"
 )
 
-// peerVersion begins what nodes say to each other. One that speaks another version is as good as not there.
+// peerVersion begins every message between nodes. A message of another version is ignored.
 const peerVersion = 1
 
-// peerKind is what a node says to another.
+// peerKind is the kind of a message between nodes.
 type peerKind byte
 
 const (
-	// The node that has the request says:
+	// Messages of the node that has the request:
 	peerPoll   peerKind = iota + 1 // session: wait for messages
-	peerMore                       // offset: the answer from there on
-	peerTake                       // the answer is here: may it be written?
-	peerSettle                     // number is 1 if it was; 0 also ends whatever was asked for
-	peerPost                       // session, total, offset, data: messages
+	peerMore                       // offset: request the answer from there on
+	peerTake                       // the answer is complete: request permission to write it
+	peerSettle                     // number is 1 if the answer was written; 0 also ends a call
+	peerPost                       // session, total, offset, data: a part of the messages
 
-	// The node that has the session says:
-	peerWait   // understood, the rest will follow
-	peerGone   // no such session, or no such poll any more
-	peerAnswer // total, offset, data: the messages that are there; a total of 0: none came
-	peerTaken  // yes, write it
-	peerAbort  // do not write it, if that can be helped: a newer poll came
-	peerLater  // a newer poll came, this one waits in vain
-	peerNext   // the next part of the messages, please
-	peerStatus // number: how to answer the POST
+	// Messages of the node that has the session:
+	peerWait   // the request was received, a response will follow
+	peerGone   // there is no such session or call
+	peerAnswer // total, offset, data: a part of the messages; total is 0 if there are none
+	peerTaken  // permission to write the answer
+	peerAbort  // a newer poll arrived: abort writing if possible
+	peerLater  // a newer poll arrived: this one gets no messages
+	peerNext   // request the next part of the messages
+	peerStatus // number: the status of the answer to the POST
 )
 
-// peerMessage is what a node says to another. Which fields mean something says its kind.
+// peerMessage is a message between nodes. Its kind determines which fields are used.
 type peerMessage struct {
 	kind                  peerKind
-	from                  tokenID // the node that says it
-	call                  uint64  // what the node that has the request counts its calls by
+	from                  tokenID // the sender
+	call                  uint64  // the number of the call, of the node that has the request
 	session               tokenID
 	number, total, offset uint64
 	data                  []byte
 }
 
-// peerHeader is the size of what comes before the numbers.
+// peerHeader is the size of the fields before the numbers.
 const peerHeader = 1 + 1 + tokenIDSize + 8 + tokenIDSize
 
-var errPeer = errors.New("not from a long-poll peer")
+var errPeer = errors.New("longpoll: malformed message of a peer")
 
+// append appends the encoded message to dst.
 func (m *peerMessage) append(dst []byte) []byte {
 	dst = append(dst, peerVersion, byte(m.kind))
 	dst = append(dst, m.from[:]...)
@@ -60,7 +61,7 @@ func (m *peerMessage) append(dst []byte) []byte {
 	return append(dst, m.data...)
 }
 
-// parsePeer reads what append wrote. The message's data aliases data.
+// parsePeer parses an encoded message. The message's data aliases data.
 func parsePeer(data []byte) (m peerMessage, err error) {
 	if len(data) < peerHeader || data[0] != peerVersion {
 		return m, errPeer
@@ -90,7 +91,7 @@ func appendItem(dst []byte, op serializer.Op, data []byte) []byte {
 	return append(dst, data...)
 }
 
-// parseItems calls f for each message. They alias data.
+// parseItems calls f for each message. The messages alias data.
 func parseItems(data []byte, f func(op serializer.Op, data []byte)) error {
 	for len(data) > 0 {
 		n, size := binary.Uvarint(data[1:])
@@ -104,6 +105,7 @@ func parseItems(data []byte, f func(op serializer.Op, data []byte)) error {
 	return nil
 }
 
+// packFrames encodes the messages of an answer.
 func packFrames(frames []*serializer.Frame) []byte {
 	var data []byte
 	for _, f := range frames {
@@ -112,6 +114,7 @@ func packFrames(frames []*serializer.Frame) []byte {
 	return data
 }
 
+// unpackFrames decodes the messages of an answer. They alias data.
 func unpackFrames(data []byte) (frames []*serializer.Frame, err error) {
 	err = parseItems(data, func(op serializer.Op, data []byte) {
 		frames = append(frames, &serializer.Frame{Op: op, Data: data})
@@ -119,6 +122,7 @@ func unpackFrames(data []byte) (frames []*serializer.Frame, err error) {
 	return frames, err
 }
 
+// packParts encodes the messages of a POST.
 func packParts(parts []part) []byte {
 	var data []byte
 	for _, p := range parts {
@@ -127,7 +131,8 @@ func packParts(parts []part) []byte {
 	return data
 }
 
-// unpackParts gives each part memory of its own, since a session may keep one of them.
+// unpackParts decodes the messages of a POST. Each has memory of its own, because a session may keep
+// it.
 func unpackParts(data []byte) (parts []part, err error) {
 	err = parseItems(data, func(op serializer.Op, data []byte) {
 		parts = append(parts, part{op, bytes.Clone(data)})

@@ -50,9 +50,9 @@ func TestPeerSaysAnything(t *testing.T) {
 	defer s.Close()
 	node := tokenID{1}
 	for _, p := range []*poll{nil, {}} {
-		c := s.peers.call(node, p)
+		c := s.cluster.call(node, p)
 		for kind := range peerStatus + 2 {
-			s.peers.receive((&peerMessage{kind: kind, from: node, call: c.id}).append(nil))
+			s.cluster.receive((&peerMessage{kind: kind, from: node, call: c.id}).append(nil))
 		}
 		c.end()
 	}

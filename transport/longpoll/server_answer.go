@@ -13,23 +13,16 @@ import (
 	"bennu.example/serializer"
 )
 
-// The statuses of long polling. They stand in the body; HTTP's own is 200.
-const (
-	statusOK        = 200
-	statusEmpty     = 204 // nothing came within the window
-	statusForbidden = 403
-	statusTimeout   = 408 // a message of the POST was not taken, or was none
-	statusGone      = 410 // no such session; to a GET: but here is a new one
-)
-
-// answers holds the buffers of answers.
+// answers has the buffers in which answers are made.
 var answers = sync.Pool{New: func() any { return new([]byte) }}
 
-// maxAnswerBuffer is what a buffer may hold to be kept for the next answer.
+// maxAnswerBuffer is the size up to which a buffer is kept for the next answer.
 const maxAnswerBuffer = 256 << 10
 
-// appendAnswer appends the answer to a GET. Each frame becomes a string; a binary one, for which the protocol has no form that clients could
-// read, the base64 of its bytes, which cannot be mistaken for a text: those start with "[" or "{".
+// appendAnswer appends the body of the answer to a GET. Each frame becomes a string.
+//
+// The protocol has no form for a binary frame that clients can read. It becomes the base64 of its
+// bytes, which differs from any text: texts begin with "[" or "{".
 func appendAnswer(dst []byte, status int, token string, messages []*serializer.Frame) []byte {
 	dst = append(dst, `{"status":`...)
 	dst = strconv.AppendInt(dst, int64(status), 10)
@@ -51,7 +44,8 @@ func appendAnswer(dst []byte, status int, token string, messages []*serializer.F
 	return append(dst, "]}"...)
 }
 
-// appendEscaped appends text as it stands between the quotes of a JSON string. What is not UTF-8 becomes U+FFFD.
+// appendEscaped appends text with the escapes of a JSON string, without the quotes. Invalid UTF-8
+// becomes U+FFFD.
 func appendEscaped(dst, text []byte) []byte {
 	if !utf8.Valid(text) {
 		text = bytes.ToValidUTF8(text, []byte("\uFFFD"))
@@ -80,7 +74,8 @@ func appendEscaped(dst, text []byte) []byte {
 	return append(dst, text[from:]...)
 }
 
-// respondAnswer answers a GET of a session.
+// respondAnswer answers a GET of a session. An error means that the client did not receive the
+// answer.
 func respondAnswer(w http.ResponseWriter, status int, token string, messages []*serializer.Frame) error {
 	buf := answers.Get().(*[]byte)
 	*buf = appendAnswer((*buf)[:0], status, token, messages)
@@ -92,12 +87,12 @@ func respondAnswer(w http.ResponseWriter, status int, token string, messages []*
 	return err
 }
 
-// respondStatus answers with a status and nothing else.
+// respondStatus answers with a status only.
 func respondStatus(w http.ResponseWriter, status int) {
 	respondJSON(w, []byte(`{"status":`+strconv.Itoa(status)+`}`))
 }
 
-// Header values that are always the same. Nobody changes them.
+// Values of headers. They must not change.
 var (
 	headerJSON    = []string{"application/json; charset=utf-8"}
 	headerAny     = []string{"*"}
@@ -105,14 +100,15 @@ var (
 	headerNoSniff = []string{"nosniff"}
 )
 
-// respondJSON answers with a body of the protocol. An error says that the client will not see it.
+// respondJSON answers with a body of the protocol. An error means that the client did not receive
+// it.
 func respondJSON(w http.ResponseWriter, body []byte) error {
 	w.Header()["Content-Type"] = headerJSON
 	return respond(w, http.StatusOK, body)
 }
 
-// respond answers, and sees to it that the answer leaves: when it returns, nothing is left in a buffer of net/http's. The write deadline
-// is the caller's to set.
+// respond writes an answer and flushes the buffers of net/http, so that a write error is noticed.
+// The caller must set the write deadline before.
 func respond(w http.ResponseWriter, code int, body []byte) error {
 	h := w.Header()
 	h["Access-Control-Allow-Origin"] = headerAny
@@ -131,19 +127,20 @@ func respond(w http.ResponseWriter, code int, body []byte) error {
 	return nil
 }
 
-// setWriteDeadline gives an answer its time. net/http may first read what is left of a body, which has its own. It takes the deadline back
-// when the handler has returned.
+// setWriteDeadline bounds the time of an answer. The bound includes the time of a body, because
+// net/http may read the rest of one first. It resets the deadline when the handler has returned.
 func setWriteDeadline(w http.ResponseWriter) {
 	http.NewResponseController(w).SetWriteDeadline(time.Now().Add(readTimeout + writeTimeout))
 }
 
-// setReadDeadline gives a body its time.
+// setReadDeadline bounds the time of a body.
 func setReadDeadline(w http.ResponseWriter) {
 	http.NewResponseController(w).SetReadDeadline(time.Now().Add(readTimeout))
 }
 
-// clearReadDeadline is for when there is nothing left to read but the client's end: net/http watches for that while a request waits, and would
-// take a deadline, a server's ReadTimeout too, for it.
+// clearReadDeadline must be called once the body was read. While a request waits, net/http reads
+// from the connection to notice that the client closed it, and would mistake a deadline for that,
+// including the http.Server's ReadTimeout.
 func clearReadDeadline(w http.ResponseWriter) {
 	http.NewResponseController(w).SetReadDeadline(time.Time{})
 }

@@ -12,12 +12,12 @@ import (
 	"bennu.example/serializer"
 )
 
-// maxParts is how many messages of one POST are read. The rest is ignored, as Phoenix does.
+// maxParts bounds the messages of one POST. Further ones are ignored, as in Phoenix.
 const maxParts = 100
 
 var (
-	errBodyTooLarge = errors.New("long-poll body or message too large")
-	errBodyBase64   = errors.New("long-poll line is neither an array nor base64")
+	errBodyTooLarge = errors.New("longpoll: body or message too large")
+	errBodyBase64   = errors.New("longpoll: line is neither an array nor base64")
 )
 
 // part is one message of a POST's body.
@@ -26,15 +26,15 @@ type part struct {
 	data []byte
 }
 
-// bodyReader reads bodies. What it holds is scratch space: the parts have memory of their own, each as much as it needs, since a session
-// may keep one of them.
+// bodyReader reads bodies. Its buffers are reused. Each part has memory of its own and of its exact
+// size, because a session may keep it.
 type bodyReader struct {
 	in   limitedReader
 	buf  *bufio.Reader
-	long []byte // a line that does not fit in buf
+	long []byte // a line that does not fit into buf
 }
 
-// limitedReader fails once more than left bytes were read.
+// limitedReader returns errBodyTooLarge after more than left bytes.
 type limitedReader struct {
 	from io.Reader
 	left int64
@@ -53,7 +53,8 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 
 var bodyReaders = sync.Pool{New: func() any { return &bodyReader{buf: bufio.NewReaderSize(nil, 4096)} }}
 
-// readParts reads a POST's body to its end. A batch is one message a line; otherwise all of it is one text.
+// readParts reads the body of a POST to its end. A batch has one message in each line. Otherwise the
+// whole body is one text.
 func readParts(body io.Reader, batch bool, maxBody, maxMessage int64) ([]part, error) {
 	b := bodyReaders.Get().(*bodyReader)
 	b.in = limitedReader{body, maxBody}
@@ -75,7 +76,8 @@ func readParts(body io.Reader, batch bool, maxBody, maxMessage int64) ([]part, e
 	return []part{{serializer.OpText, bytes.Clone(text)}}, nil
 }
 
-// batch reads the lines of a batch. An empty line is a message like any other, and so is what follows the last line break.
+// batch reads the lines of a batch. An empty line is a message, and so is the text behind the last
+// line break, even if it is empty.
 func (b *bodyReader) batch(maxMessage int64) ([]part, error) {
 	var parts []part
 	for len(parts) < maxParts {
@@ -96,7 +98,8 @@ func (b *bodyReader) batch(maxMessage int64) ([]part, error) {
 	return parts, err
 }
 
-// line returns the next line without its end, LF or CRLF, and whether the body ends there. It is valid until the next call.
+// line returns the next line without its LF or CRLF, and whether it is the last one. The line is
+// valid until the next call.
 func (b *bodyReader) line(limit int64) (line []byte, last bool, err error) {
 	b.long = b.long[:0]
 	for {
@@ -112,7 +115,7 @@ func (b *bodyReader) line(limit int64) (line []byte, last bool, err error) {
 			line = bytes.TrimSuffix(line, []byte{'\r'})
 		}
 		switch {
-		case int64(len(line)) > limit+1: // one more, for a CR whose LF may be to come
+		case int64(len(line)) > limit+1: // one more, for a CR whose LF may follow
 			return nil, false, errBodyTooLarge
 		case err == nil:
 			return line, false, nil
@@ -124,7 +127,7 @@ func (b *bodyReader) line(limit int64) (line []byte, last bool, err error) {
 	}
 }
 
-// all returns the whole body. It is valid until the next call.
+// all returns the whole body, which is valid until the next call.
 func (b *bodyReader) all(limit int64) ([]byte, error) {
 	b.long = b.long[:0]
 	for {
@@ -142,7 +145,8 @@ func (b *bodyReader) all(limit int64) ([]byte, error) {
 	}
 }
 
-// parsePart makes the message of a line: one that starts with "[" is a text, any other the base64 of a binary frame.
+// parsePart parses a line. A line that begins with "[" is a text. Any other is the base64 of a
+// binary frame.
 func parsePart(line []byte, maxMessage int64) (part, error) {
 	if len(line) > 0 && line[0] == '[' {
 		if int64(len(line)) > maxMessage {
@@ -150,7 +154,7 @@ func parsePart(line []byte, maxMessage int64) (part, error) {
 		}
 		return part{serializer.OpText, bytes.Clone(line)}, nil
 	}
-	if bytes.IndexByte(line, '\r') >= 0 { // the decoder would skip it
+	if bytes.IndexByte(line, '\r') >= 0 { // the decoder would ignore it
 		return part{}, errBodyBase64
 	}
 	data := make([]byte, base64.StdEncoding.DecodedLen(len(line)))

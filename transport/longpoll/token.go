@@ -14,17 +14,20 @@ import (
 const (
 	tokenVersion = 1
 	tokenIDSize  = 16
-	// Its parts: version, time of issue in seconds since 1970, node, session, and the HMAC-SHA256 of all that.
+	// tokenSigned is the size of the signed part: version, time of issue in seconds since 1970, node
+	// and session. The HMAC-SHA256 of it follows.
 	tokenSigned = 1 + 8 + 2*tokenIDSize
 	tokenSize   = tokenSigned + sha256.Size
-	// tokenLength is that of a token's text.
+	// tokenLength is the length of a token's text.
 	tokenLength = (tokenSize*8 + 5) / 6
 )
 
-// tokenText is how a token looks in a URL or a header. Strict: a token has one text only.
+// tokenText is the encoding of a token in a URL or a header. It is strict, so that a token has only
+// one text.
 var tokenText = base64.RawURLEncoding.Strict()
 
-// tokenID names a node or a session. It is random, so that nobody guesses a session, whatever the secret is worth.
+// tokenID identifies a node or a session. It is random, so that a session cannot be guessed even if
+// the secret is weak.
 type tokenID [tokenIDSize]byte
 
 func newTokenID() (id tokenID) {
@@ -32,20 +35,20 @@ func newTokenID() (id tokenID) {
 	return id
 }
 
-// claims is what a token says.
+// claims is the content of a token.
 type claims struct {
 	issued  int64 // seconds since 1970
 	node    tokenID
 	session tokenID
 }
 
-// tokens signs the tokens of long-poll sessions and checks them. Its methods may be called from any goroutine.
+// tokens signs and verifies the tokens of sessions. Its methods may be called from any goroutine.
 type tokens struct {
 	key     []byte
 	signers sync.Pool // of *signer
 }
 
-// signer is what one token takes to be signed or checked.
+// signer has the buffers for signing or verifying one token.
 type signer struct {
 	mac  hash.Hash
 	text [tokenLength]byte
@@ -53,8 +56,8 @@ type signer struct {
 	sum  [sha256.Size]byte
 }
 
-// newTokens derives the key from the secret, so that a secret used elsewhere too signs nothing that is valid there. No secret is a
-// random one.
+// newTokens derives the key from the secret, so that no token is valid elsewhere if the secret has
+// another use as well. An empty secret means a random one.
 func newTokens(secret []byte) *tokens {
 	if len(secret) == 0 {
 		secret = make([]byte, sha256.Size)
@@ -66,8 +69,9 @@ func newTokens(secret []byte) *tokens {
 	return &tokens{key, sync.Pool{New: func() any { return &signer{mac: hmac.New(sha256.New, key)} }}}
 }
 
-// address is where a node hears its peers. It follows from the secret too, as clients can read the node in their tokens: they might be
-// allowed to listen, or to speak, to a name that they know.
+// address returns the address on which a node receives messages of its peers. It depends on the
+// secret, because clients can read the node's id in their tokens, and must not be able to name its
+// address.
 func (t *tokens) address(node tokenID) string {
 	mac := hmac.New(sha256.New, t.key)
 	mac.Write([]byte("address"))
@@ -75,7 +79,7 @@ func (t *tokens) address(node tokenID) string {
 	return "phx:lp:" + base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// sign makes the token that says c.
+// sign returns the token with the given claims.
 func (t *tokens) sign(c claims) string {
 	s := t.signers.Get().(*signer)
 	defer t.signers.Put(s)
@@ -87,9 +91,10 @@ func (t *tokens) sign(c claims) string {
 	return tokenText.EncodeToString(s.raw[:])
 }
 
-// verify returns what a token says, and whether it is one of ours that is not older than maxAge.
+// verify returns the claims of a token. It reports whether the token was signed with this key and is
+// not older than maxAge.
 func (t *tokens) verify(token string, now time.Time, maxAge time.Duration) (c claims, ok bool) {
-	if len(token) != tokenLength { // also keeps out the line breaks that base64 would skip
+	if len(token) != tokenLength { // this also excludes line breaks, which base64 would ignore
 		return claims{}, false
 	}
 	s := t.signers.Get().(*signer)
@@ -107,7 +112,7 @@ func (t *tokens) verify(token string, now time.Time, maxAge time.Duration) (c cl
 	return c, now.Sub(time.Unix(c.issued, 0)) <= maxAge
 }
 
-// sign returns the HMAC of what raw says.
+// sign returns the HMAC of raw.
 func (s *signer) sign() []byte {
 	s.mac.Reset()
 	s.mac.Write(s.raw[:tokenSigned])
