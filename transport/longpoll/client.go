@@ -3,7 +3,6 @@ package longpoll
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"sync"
@@ -15,8 +14,8 @@ import (
 	"bennu.example/transport/internal/dial"
 )
 
-// DialLongPoll opens a long-poll session. The context bounds the opening request only. The error is, by errors.As, a
-// *HandshakeError if the server answered anything but a session.
+// Dial opens a long-poll session. The context bounds the opening request only. If the server answers
+// anything but a session, errors.As finds a *transport.HandshakeError in the error.
 func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn, error) {
 	cfg = dial.WithDefaults(cfg)
 	u, err := dial.Endpoint(&cfg, "longpoll", "http", "https")
@@ -31,7 +30,7 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 		closeTimeout: cfg.CloseTimeout,
 		maxMessage:   cfg.MaxMessage,
 		writing:      make(chan struct{}, 1),
-		in:           make(chan lpFrames),
+		in:           make(chan clientFrames),
 		closing:      make(chan struct{}),
 		closed:       make(chan struct{}),
 		done:         make(chan struct{}),
@@ -40,7 +39,7 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 	}
 	c.header, c.host = dial.RequestHeader(cfg.Header)
 	hc, own := dial.HTTPClient(&cfg)
-	hc.Timeout = 0 // of any request, which a poll would exceed
+	hc.Timeout = 0 // it would bound polls, which have a timeout of their own
 	c.http = hc
 	if own != nil {
 		c.own = dial.Track(own)
@@ -48,14 +47,15 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if err := c.open(ctx); err != nil {
 		c.cancel()
-		c.release()
+		c.closeConnections()
 		return nil, err
 	}
 	go c.poll()
 	return c, nil
 }
 
-// lpClient is a ClientConn on a long-poll session. One goroutine polls for as long as the session lives. Writers post.
+// clientConn is the ClientConn of a long-poll session. One goroutine polls while the session lives.
+// Callers of Write make the POSTs.
 type clientConn struct {
 	http   *http.Client
 	own    *dial.Conns // closed with the session; nil if the user's RoundTripper cannot be cloned
@@ -71,30 +71,33 @@ type clientConn struct {
 	ctx    context.Context // of the session's requests
 	cancel context.CancelFunc
 
-	// An answer goes from the poll to Read hand to hand: until Read has come for it there is no further poll, so at most two
-	// answers are held here, and a client that does not read slows its server down.
-	in   chan lpFrames
-	rest lpFrames // of an answer; Read's own
+	// The channel in has no buffer. The next poll begins when Read has received the answer of the
+	// one before. So at most two answers are in memory, and a client that does not read slows the
+	// server down.
+	in   chan clientFrames
+	rest clientFrames // of an answer; only Read uses it
 
 	closing  chan struct{} // closed when Close begins
-	closed   chan struct{} // and when it ends
+	closed   chan struct{} // closed when Close ends
 	closeErr error
 	done     chan struct{} // closed when err is set
 	stopped  chan struct{} // closed when the goroutine that polls has ended
-	writing  chan struct{} // of size 1, full during a Write
+	writing  chan struct{} // of capacity 1; full during a Write
 
 	mu      sync.Mutex
-	err     error // why the session is over
+	err     error // the reason why the session has ended
 	url     *url.URL
-	token   lpToken
-	settled chan struct{} // closed when it is known whether the token arrives by header
+	token   clientToken
+	settled chan struct{} // closed when it is known whether the server reads the token's header
 }
 
-// errLPPartial is what Close returns when it could not post everything in time.
-var errLPPartial = errors.New("not all that was written has been sent")
+// errUnsent is returned by Close if a Write did not end in time.
+var errUnsent = errors.New("longpoll: close: not all frames were sent")
 
+// Bytes implements transport.ClientConn.
 func (c *clientConn) Bytes() (in, out uint64) { return c.bytesIn.Load(), c.bytesOut.Load() }
 
+// Read implements transport.ClientConn.
 func (c *clientConn) Read() (serializer.Op, []byte, error) {
 	for {
 		select {
@@ -104,7 +107,7 @@ func (c *clientConn) Read() (serializer.Op, []byte, error) {
 		}
 		if len(c.rest) > 0 {
 			f := c.rest[0]
-			c.rest[0] = lpFrame{}
+			c.rest[0] = clientFrame{}
 			c.rest = c.rest[1:]
 			return f.op, f.data, nil
 		}
@@ -112,19 +115,19 @@ func (c *clientConn) Read() (serializer.Op, []byte, error) {
 		case c.rest = <-c.in:
 		case <-c.closing:
 		case <-c.done:
-			return 0, nil, c.over()
+			return 0, nil, c.reason()
 		}
 	}
 }
 
-// over is why the session is over, or nil.
-func (c *clientConn) over() error {
+// reason returns why the session has ended, or nil.
+func (c *clientConn) reason() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// fail ends the session for the given reason, if it has not ended.
+// fail ends the session for the given reason, unless it has ended.
 func (c *clientConn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -135,20 +138,21 @@ func (c *clientConn) fail(err error) {
 	}
 }
 
+// Close implements transport.ClientConn.
 func (c *clientConn) Close(int, string) error {
-	if c.begin() {
-		c.closeErr = c.drain()
+	if c.beginClose() {
+		c.closeErr = c.awaitWrite()
 		c.fail(transport.ErrClosed)
-		c.wait()
-		c.release()
+		c.awaitRequests()
+		c.closeConnections()
 		close(c.closed)
 	}
 	<-c.closed
 	return c.closeErr
 }
 
-// begin begins to close, after which no Write begins. It reports whether it was the first to.
-func (c *clientConn) begin() bool {
+// beginClose makes further Writes fail. It reports whether it is the first call.
+func (c *clientConn) beginClose() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	select {
@@ -160,41 +164,42 @@ func (c *clientConn) begin() bool {
 	return true
 }
 
-// drain waits for the Write that is in progress.
-func (c *clientConn) drain() error {
-	late := time.NewTimer(c.closeTimeout)
-	defer late.Stop()
+// awaitWrite waits for the Write that is in progress.
+func (c *clientConn) awaitWrite() error {
+	timeout := time.NewTimer(c.closeTimeout)
+	defer timeout.Stop()
 	select {
 	case c.writing <- struct{}{}:
 		<-c.writing
 	case <-c.done:
-	case <-late.C:
-		return fmt.Errorf("transport: close: %w", errLPPartial)
+	case <-timeout.C:
+		return errUnsent
 	}
 	return nil
 }
 
-// wait waits until no request is under way, but not for a transport of the user's that ignores its context.
-func (c *clientConn) wait() {
-	late := time.NewTimer(c.closeTimeout)
-	defer late.Stop()
+// awaitRequests waits until no request is in progress. It gives up after closeTimeout, because the
+// user's RoundTripper may ignore its context.
+func (c *clientConn) awaitRequests() {
+	timeout := time.NewTimer(c.closeTimeout)
+	defer timeout.Stop()
 	select {
 	case <-c.stopped:
-	case <-late.C:
+	case <-timeout.C:
 		return
 	}
 	select {
 	case c.writing <- struct{}{}:
 		<-c.writing
-	case <-late.C:
+	case <-timeout.C:
 	}
 }
 
-// release closes the connections.
-func (c *clientConn) release() {
+// closeConnections closes the network connections.
+func (c *clientConn) closeConnections() {
 	if c.own != nil {
 		c.own.CloseAll()
 	} else {
-		c.http.CloseIdleConnections() // so that the next session does not use one that is dead
+		c.http.CloseIdleConnections() // the next session must not use a dead one
 	}
 }

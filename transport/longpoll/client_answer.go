@@ -11,84 +11,80 @@ import (
 	"bennu.example/transport"
 )
 
-// The statuses in the bodies of long poll's answers.
-const (
-	lpOK        = 200
-	lpNothing   = 204
-	lpForbidden = 403
-	lpGone      = 410
-)
+// errNotLongPoll means that an answer is not one of a long-poll endpoint.
+var errNotLongPoll = errors.New("not a long-poll answer")
 
-var errLPNoAnswer = errors.New("what answers is no long-poll endpoint")
-
-// lpAnswer is the body of any answer.
-type lpAnswer struct {
-	Status   int      `json:"status"`
-	Token    string   `json:"token"`
-	Messages lpFrames `json:"messages"`
+// clientAnswer is the body of an answer.
+type clientAnswer struct {
+	Status   int          `json:"status"`
+	Token    string       `json:"token"`
+	Messages clientFrames `json:"messages"`
 }
 
-// lpFrames are an answer's messages.
-type lpFrames []lpFrame
+// clientFrames are the messages of an answer.
+type clientFrames []clientFrame
 
-type lpFrame struct {
+type clientFrame struct {
 	op   serializer.Op
 	data []byte
 }
 
-// lpMaxFrames is how many messages are taken from one answer. Without it, small ones would take much more memory than the answer.
-const lpMaxFrames = 1 << 18
+// maxAnswerFrames bounds the messages of one answer. Many small messages would take much more
+// memory than the answer.
+const maxAnswerFrames = 1 << 18
 
-// UnmarshalJSON is given valid JSON.
-func (l *lpFrames) UnmarshalJSON(text []byte) error {
+// UnmarshalJSON implements json.Unmarshaler.
+func (l *clientFrames) UnmarshalJSON(text []byte) error {
 	if string(text) == "null" {
 		return nil
 	}
 	dec := json.NewDecoder(bytes.NewReader(text))
 	if start, _ := dec.Token(); start != json.Delim('[') {
-		return errLPNoAnswer
+		return errNotLongPoll
 	}
 	for dec.More() {
 		var s string
 		if err := dec.Decode(&s); err != nil {
 			return err
 		}
-		if len(*l) == lpMaxFrames {
+		if len(*l) == maxAnswerFrames {
 			return &transport.CloseError{Code: transport.CodeTooBig, Reason: "too many messages"}
 		}
 		if s != "" {
-			*l = append(*l, lpFrameOf(s))
+			*l = append(*l, clientFrameFor(s))
 		}
 	}
 	return nil
 }
 
-// lpFrameOf is the frame that s carries. A text frame begins with a bracket. A binary frame is base64 from our server, and from
-// Phoenix its bytes themselves, of which the first is 0, 1 or 2; Phoenix can send it only if they happen to be UTF-8. Anything
-// else is left to the serializer to refuse.
-func lpFrameOf(s string) lpFrame {
+// clientFrameFor returns the frame that is encoded in s, which must not be empty.
+//
+// A text frame begins with a bracket. A binary frame is base64 if this project's server sent it.
+// Phoenix sends the bytes themselves, if they happen to be UTF-8; the first is 0, 1 or 2. Anything
+// else is passed on as text, which the serializer refuses.
+func clientFrameFor(s string) clientFrame {
 	switch {
 	case s[0] == '[' || s[0] == '{':
-		return lpFrame{serializer.OpText, []byte(s)}
+		return clientFrame{serializer.OpText, []byte(s)}
 	case s[0] <= 2:
-		return lpFrame{serializer.OpBinary, []byte(s)}
+		return clientFrame{serializer.OpBinary, []byte(s)}
 	}
 	data, err := base64.StdEncoding.DecodeString(s)
 	if err != nil {
-		return lpFrame{serializer.OpText, []byte(s)}
+		return clientFrame{serializer.OpText, []byte(s)}
 	}
-	return lpFrame{serializer.OpBinary, data}
+	return clientFrame{serializer.OpBinary, data}
 }
 
-// parseLPAnswer reads a body. Messages longer than max are refused.
-func parseLPAnswer(body []byte, max int64) (lpAnswer, error) {
-	var a lpAnswer
+// parseAnswer parses the body of an answer. It refuses messages longer than max.
+func parseAnswer(body []byte, max int64) (clientAnswer, error) {
+	var a clientAnswer
 	if err := json.Unmarshal(body, &a); err != nil {
-		return lpAnswer{}, fmt.Errorf("transport: %w: %w", errLPNoAnswer, err)
+		return clientAnswer{}, fmt.Errorf("longpoll: %w: %w", errNotLongPoll, err)
 	}
 	for _, f := range a.Messages {
 		if int64(len(f.data)) > max {
-			return lpAnswer{}, &transport.CloseError{Code: transport.CodeTooBig, Reason: "message too big"}
+			return clientAnswer{}, &transport.CloseError{Code: transport.CodeTooBig, Reason: "message too big"}
 		}
 	}
 	return a, nil

@@ -23,7 +23,7 @@ func FuzzClientAnswer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		const max = 100
-		a, err := parseLPAnswer(body, max)
+		a, err := parseAnswer(body, max)
 		var model struct {
 			Status   int
 			Token    string
@@ -72,10 +72,10 @@ func FuzzClientAnswer(f *testing.F) {
 // An answer of many tiny messages must not take many times its size.
 func TestClientAnswerManyMessages(t *testing.T) {
 	t.Parallel()
-	body := []byte(`{"status":200,"messages":["x"` + strings.Repeat(`,"x"`, lpMaxFrames) + `]}`)
-	_, err := parseLPAnswer(body, 1<<20)
+	body := []byte(`{"status":200,"messages":["x"` + strings.Repeat(`,"x"`, maxAnswerFrames) + `]}`)
+	_, err := parseAnswer(body, 1<<20)
 	var closed *transport.CloseError
 	if !errors.As(err, &closed) || closed.Code != transport.CodeTooBig {
-		t.Errorf("%d messages: %v", lpMaxFrames+1, err)
+		t.Errorf("%d messages: %v", maxAnswerFrames+1, err)
 	}
 }

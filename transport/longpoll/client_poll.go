@@ -14,21 +14,22 @@ import (
 	"bennu.example/transport/internal/dial"
 )
 
-// lpKeptAnswer is how large a buffer is kept from poll to poll.
-const lpKeptAnswer = 64 << 10
+// maxKeptBuffer is the size up to which a buffer is kept for the next answer.
+const maxKeptBuffer = 64 << 10
 
-// A server that answers polls sooner than lpQuick and with nothing is asked again at once lpQuickPass times, then after pauses.
+// A server that answers polls within quickAnswer and without messages is polled again immediately
+// quickPolls times, and then after pauses that grow up to maxPause.
 const (
-	lpQuick     = 100 * time.Millisecond
-	lpQuickPass = 3
-	lpMaxPause  = time.Second
+	quickAnswer = 100 * time.Millisecond
+	quickPolls  = 3
+	maxPause    = time.Second
 )
 
 // open makes the first request, which begins the session.
 func (c *clientConn) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	resp, err := c.send(ctx, http.MethodGet, "", nil, lpToken{})
+	resp, err := c.do(ctx, http.MethodGet, "", nil, clientToken{})
 	if err != nil {
 		return dial.Error(c.url, err)
 	}
@@ -36,50 +37,55 @@ func (c *clientConn) open(ctx context.Context) error {
 		return dial.Refusal(resp)
 	}
 	var buf bytes.Buffer
-	if err := c.receive(resp, &buf); err != nil {
+	if err := c.readBody(resp, &buf); err != nil {
 		return dial.Error(c.url, err)
 	}
-	a, err := parseLPAnswer(buf.Bytes(), c.maxMessage)
-	if err == nil && a.Status == lpGone && lpSendable(a.Token) {
-		c.url = resp.Request.URL // to which it may have been redirected
-		c.adopt(a.Token, !slices.Equal(resp.Header.Values("Cache-Control"), []string{"no-store"}))
+	a, err := parseAnswer(buf.Bytes(), c.maxMessage)
+	if err == nil && a.Status == statusGone && isToken(a.Token) {
+		c.url = resp.Request.URL // the request may have been redirected
+		c.beginSession(a.Token, !slices.Equal(resp.Header.Values("Cache-Control"), []string{"no-store"}))
 		return nil
 	}
-	refused := &transport.HandshakeError{StatusCode: resp.StatusCode, Header: resp.Header, Body: bytes.Clone(buf.Bytes()[:min(buf.Len(), dial.MaxRefusal)])}
-	if err == nil && a.Status >= 400 && a.Status != lpGone {
+	refused := &transport.HandshakeError{
+		StatusCode: resp.StatusCode,
+		Header:     resp.Header,
+		Body:       bytes.Clone(buf.Bytes()[:min(buf.Len(), dial.MaxRefusal)]),
+	}
+	if err == nil && a.Status >= 400 && a.Status != statusGone {
 		refused.StatusCode = a.Status
 	}
 	return refused
 }
 
-// poll asks for messages until the session is over.
+// poll polls until the session ends.
 func (c *clientConn) poll() {
 	defer close(c.stopped)
 	var buf bytes.Buffer
-	for idle := 0; ; {
+	for quick := 0; ; {
 		began := time.Now()
-		a, err := c.get(&buf)
+		a, err := c.pollOnce(&buf)
 		if err != nil {
 			c.fail(err)
 			return
 		}
 		switch a.Status {
-		case lpOK, lpNothing:
-			c.prove()
-		case lpGone:
-			if !lpSendable(a.Token) || !c.replace(a.Token) {
-				c.fail(&transport.CloseError{Code: transport.CodeSessionGone, Reason: "session_gone"})
+		case statusOK, statusEmpty:
+			c.confirmToken()
+		case statusGone:
+			if !isToken(a.Token) || !c.replaceToken(a.Token) {
+				c.fail(errSessionGone())
 				return
 			}
-		case lpForbidden:
-			c.fail(&transport.CloseError{Code: lpCodeForbidden, Reason: "forbidden"})
+		case statusForbidden:
+			c.fail(&transport.CloseError{Code: codeForbidden, Reason: "forbidden"})
 			return
 		default:
-			c.fail(dial.CloseError(transport.CodeInternal, lpInternal, fmt.Errorf("transport: poll answered with status %d", a.Status)))
+			err := fmt.Errorf("longpoll: poll answered with status %d", a.Status)
+			c.fail(dial.CloseError(transport.CodeInternal, reasonInternal, err))
 			return
 		}
 		if len(a.Messages) > 0 {
-			idle = 0
+			quick = 0
 			select {
 			case c.in <- a.Messages:
 			case <-c.done:
@@ -87,17 +93,18 @@ func (c *clientConn) poll() {
 			}
 			continue
 		}
-		// A server holds a poll until its window is over. One that does not must not be asked as fast as it answers.
-		if idle++; time.Since(began) > lpQuick {
-			idle = 0
+		// A server normally holds a poll until its window ends. One that does not must not be polled
+		// as fast as it answers.
+		if quick++; time.Since(began) > quickAnswer {
+			quick = 0
 		}
-		if !c.pause(min(time.Duration(idle/lpQuickPass)*lpQuick, lpMaxPause)) {
+		if !c.pause(min(time.Duration(quick/quickPolls)*quickAnswer, maxPause)) {
 			return
 		}
 	}
 }
 
-// pause waits, and reports whether the session still lives.
+// pause waits for d. It reports whether the session still lives.
 func (c *clientConn) pause(d time.Duration) bool {
 	if d <= 0 {
 		return c.ctx.Err() == nil
@@ -112,40 +119,40 @@ func (c *clientConn) pause(d time.Duration) bool {
 	}
 }
 
-// get makes one poll. The error is what ends the session.
-func (c *clientConn) get(buf *bytes.Buffer) (lpAnswer, error) {
+// pollOnce makes one poll. An error ends the session.
+func (c *clientConn) pollOnce(buf *bytes.Buffer) (clientAnswer, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.pollTimeout)
 	defer cancel()
 
-	// net/http repeats a GET by itself when the connection breaks before the answer begins. The first one may have taken messages
-	// with it, though, and the loss must be seen.
-	var asked, lost atomic.Bool
+	// net/http repeats a GET if the connection breaks before the answer begins. The server may have
+	// sent messages with the answer to the first one, so the loss must be noticed.
+	var written, lost atomic.Bool
 	trace := httptrace.ClientTrace{
-		WroteRequest:         func(i httptrace.WroteRequestInfo) { asked.Store(i.Err == nil) },
-		GotFirstResponseByte: func() { asked.Store(false) },
+		WroteRequest:         func(i httptrace.WroteRequestInfo) { written.Store(i.Err == nil) },
+		GotFirstResponseByte: func() { written.Store(false) },
 		GotConn: func(httptrace.GotConnInfo) {
-			if asked.Load() {
+			if written.Load() {
 				lost.Store(true)
 				cancel()
 			}
 		},
 	}
-	resp, err := c.send(httptrace.WithClientTrace(ctx, &trace), http.MethodGet, "", nil, c.session())
+	resp, err := c.do(httptrace.WithClientTrace(ctx, &trace), http.MethodGet, "", nil, c.currentToken())
 	if err == nil {
-		err = c.receive(resp, buf)
+		err = c.readBody(resp, buf)
 	}
 	if err != nil {
 		if lost.Load() {
-			err = errLPLost
+			err = errAnswerLost
 		}
-		return lpAnswer{}, c.requestError(ctx, "poll", err)
+		return clientAnswer{}, c.requestError(ctx, "poll", err)
 	}
-	a, err := parseLPAnswer(buf.Bytes(), c.maxMessage)
-	if buf.Cap() > lpKeptAnswer {
+	a, err := parseAnswer(buf.Bytes(), c.maxMessage)
+	if buf.Cap() > maxKeptBuffer {
 		*buf = bytes.Buffer{}
 	}
 	if err != nil {
-		return lpAnswer{}, c.requestError(ctx, "poll", err)
+		return clientAnswer{}, c.requestError(ctx, "poll", err)
 	}
 	return a, nil
 }

@@ -13,40 +13,42 @@ import (
 )
 
 const (
-	postMaxLines = 100       // a server uses no more of a POST
-	postMaxBytes = 512 << 10 // bytes of a POST with several lines; servers have their own limits on a body
+	// postMaxLines bounds the lines of a POST. Servers ignore further lines.
+	postMaxLines = 100
+	// postMaxBytes bounds a POST of several lines. Servers bound the size of a body.
+	postMaxBytes = 512 << 10
 )
 
-// Write posts the frames, one request after the other. It returns when the last one is answered: what waits for a request is
-// left with the caller, who can still decide about it.
+// Write implements transport.ClientConn. It makes one POST after the other, and returns when the
+// last one is answered. So the caller can still decide about frames that are in no request yet.
 func (c *clientConn) Write(frames ...*serializer.Frame) error {
-	if err := c.startWriting(); err != nil {
+	if err := c.beginWrite(); err != nil {
 		return err
 	}
 	defer func() { <-c.writing }()
 	for len(frames) > 0 {
 		n := c.Batch(frames)
-		if err := c.deliver(postedBody(frames[:n])); err != nil {
+		if err := c.post(bodyFor(frames[:n])); err != nil {
 			c.fail(err)
-			return c.over()
+			return c.reason()
 		}
 		frames = frames[n:]
 	}
 	return nil
 }
 
-// startWriting waits for the Writes before this one.
-func (c *clientConn) startWriting() error {
+// beginWrite waits for earlier Writes.
+func (c *clientConn) beginWrite() error {
 	select {
 	case c.writing <- struct{}{}:
 	case <-c.closing:
 		return transport.ErrClosed
 	case <-c.done:
-		return c.over()
+		return c.reason()
 	}
-	err := c.over()
+	err := c.reason()
 	select {
-	case <-c.closing: // select chooses at random among what is ready
+	case <-c.closing: // the first select chooses at random between ready cases
 		err = transport.ErrClosed
 	default:
 	}
@@ -56,67 +58,68 @@ func (c *clientConn) startWriting() error {
 	return err
 }
 
-// Batch returns how many frames go into the next request.
+// Batch implements transport.ClientConn. It returns how many frames fit into the next POST.
 func (c *clientConn) Batch(frames []*serializer.Frame) int {
 	n, size := 0, 0
 	for n < len(frames) && n < postMaxLines {
 		f := frames[n]
-		if n > 0 && (size+postedSize(f) > postMaxBytes || postedAlone(f)) {
+		if n > 0 && (size+lineSize(f) > postMaxBytes || needsOwnPost(f)) {
 			break
 		}
 		n++
-		size += postedSize(f)
-		if postedAlone(f) {
+		size += lineSize(f)
+		if needsOwnPost(f) {
 			break
 		}
 	}
 	return n
 }
 
-// deliver makes the request, and once more if it did not reach the session because of how the token was sent. The error is
-// what ends the session.
-func (c *clientConn) deliver(contentType string, body []byte) error {
+// post makes a POST. It repeats the POST if the server may have missed the session only because it
+// does not read the token's header. An error ends the session.
+func (c *clientConn) post(contentType string, body []byte) error {
 	for {
-		t := c.session()
-		status, err := c.request(contentType, body, t)
+		t := c.currentToken()
+		status, err := c.postOnce(contentType, body, t)
 		if err != nil {
 			return err
 		}
-		if status == lpGone && !t.proven {
+		if status == statusGone && !t.confirmed {
 			select {
 			case <-c.settled:
 			case <-c.done:
 			}
-			if c.session().text != t.text {
-				continue // the server has not read the body
+			if c.currentToken().text != t.text {
+				continue // the server has not handled the body
 			}
 		}
-		if status != lpOK {
-			return dial.CloseError(transport.CodeInternal, lpInternal, fmt.Errorf("transport: post answered with status %d", status))
+		if status != statusOK {
+			err := fmt.Errorf("longpoll: post answered with status %d", status)
+			return dial.CloseError(transport.CodeInternal, reasonInternal, err)
 		}
 		c.bytesOut.Add(uint64(len(body)))
-		if !t.proven {
-			c.prove()
-			if c.session().text != t.text {
-				return &transport.CloseError{Code: transport.CodeSessionGone, Reason: "session_gone"} // and the poll is of another
+		if !t.confirmed {
+			c.confirmToken()
+			if c.currentToken().text != t.text {
+				return errSessionGone() // the poll has another session
 			}
 		}
 		return nil
 	}
 }
 
-// request makes one request and returns the status of its answer. The error is what ends the session.
-func (c *clientConn) request(contentType string, body []byte, t lpToken) (int, error) {
+// postOnce makes one request and returns the status of its answer. An error ends the session.
+func (c *clientConn) postOnce(contentType string, body []byte, t clientToken) (int, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.timeout)
 	defer cancel()
-	resp, err := c.send(ctx, http.MethodPost, contentType, body, t)
+	resp, err := c.do(ctx, http.MethodPost, contentType, body, t)
 	var buf bytes.Buffer
 	if err == nil {
-		err = c.receive(resp, &buf)
+		err = c.readBody(resp, &buf)
 	}
-	var a lpAnswer
+	var a clientAnswer
 	if err == nil {
-		a, err = parseLPAnswer(buf.Bytes(), c.maxMessage)
+		a, err = parseAnswer(buf.Bytes(), c.maxMessage)
 	}
 	if err != nil {
 		return 0, c.requestError(ctx, "post", err)
@@ -124,28 +127,28 @@ func (c *clientConn) request(contentType string, body []byte, t lpToken) (int, e
 	return a.Status, nil
 }
 
-// postedAlone reports whether f cannot be a line among others: only text that begins with a bracket is told from base64, which the
-// objects of 1.0.0 do not, and a line cannot contain one's end.
-func postedAlone(f *serializer.Frame) bool {
+// needsOwnPost reports whether f cannot be a line of a batch. In a batch, a line that does not begin
+// with "[" is base64, so an object of version 1.0.0 cannot be a line. Nor can text with a line break.
+func needsOwnPost(f *serializer.Frame) bool {
 	return f.Op == serializer.OpText && (len(f.Data) == 0 || f.Data[0] != '[' || bytes.IndexByte(f.Data, '\n') >= 0)
 }
 
-// postedSize is how long f is in a body, with a line's end.
-func postedSize(f *serializer.Frame) int {
+// lineSize returns the size of f as a line, with the line break.
+func lineSize(f *serializer.Frame) int {
 	if f.Op == serializer.OpBinary {
 		return base64.StdEncoding.EncodedLen(len(f.Data)) + 1
 	}
 	return len(f.Data) + 1
 }
 
-// postedBody makes the body of a request.
-func postedBody(batch []*serializer.Frame) (contentType string, body []byte) {
-	if postedAlone(batch[0]) {
+// bodyFor returns the body of a POST with the frames of batch, and its content type.
+func bodyFor(batch []*serializer.Frame) (contentType string, body []byte) {
+	if needsOwnPost(batch[0]) {
 		return "application/json", batch[0].Data
 	}
 	size := 0
 	for _, f := range batch {
-		size += postedSize(f)
+		size += lineSize(f)
 	}
 	body = make([]byte, 0, size)
 	for i, f := range batch {
@@ -158,5 +161,5 @@ func postedBody(batch []*serializer.Frame) (contentType string, body []byte) {
 			body = append(body, f.Data...)
 		}
 	}
-	return "application/x-ndjson", body
+	return typeBatch, body
 }

@@ -14,19 +14,27 @@ import (
 )
 
 const (
-	lpTokenHeader = "X-Phoenix-Longpoll-Token"
-	lpAuthHeader  = "X-Phoenix-Authtoken"
+	headerAuth = "X-Phoenix-Authtoken"
 
-	// Codes and texts by which phoenix.js knows the end of a session. None is ever sent.
-	lpCodeTimeout   = 1005
-	lpCodeForbidden = 1008
-	lpInternal      = "internal server error"
+	// Codes and reasons that phoenix.js uses for the end of a session. They are never sent.
+	codeTimeout    = 1005
+	codeForbidden  = 1008
+	reasonInternal = "internal server error"
 )
 
-var errLPLost = errors.New("connection lost while the server may have been answering")
+// errAnswerLost means that a connection broke after a poll was written. The lost answer may have had
+// messages.
+var errAnswerLost = errors.New("connection lost while the server may have been answering")
 
-// send makes a request of the session and returns its answer, whatever its status.
-func (c *clientConn) send(ctx context.Context, method, contentType string, body []byte, t lpToken) (*http.Response, error) {
+// errSessionGone returns the reason for the end of a session that the server does not know.
+func errSessionGone() error {
+	return &transport.CloseError{Code: transport.CodeSessionGone, Reason: "session_gone"}
+}
+
+// do makes a request of the session and returns its answer, whatever the status is.
+func (c *clientConn) do(
+	ctx context.Context, method, contentType string, body []byte, t clientToken,
+) (*http.Response, error) {
 	u := *c.url
 	if t.text != "" && t.inQuery {
 		u.RawQuery += "&token=" + string(urlparams.AppendComponent(nil, t.text))
@@ -44,12 +52,12 @@ func (c *clientConn) send(ctx context.Context, method, contentType string, body 
 		req.Host = c.host
 	}
 	if t.text != "" {
-		req.Header.Set(lpTokenHeader, t.text)
+		req.Header.Set(headerToken, t.text)
 	}
 	if method == http.MethodGet {
 		req.Header.Set("Accept", "application/json")
 		if c.auth != "" {
-			req.Header.Set(lpAuthHeader, c.auth)
+			req.Header.Set(headerAuth, c.auth)
 		}
 	} else {
 		req.Header.Set("Content-Type", contentType)
@@ -57,14 +65,15 @@ func (c *clientConn) send(ctx context.Context, method, contentType string, body 
 	return c.http.Do(req)
 }
 
-// receive reads the body of an answer into buf and closes it.
-func (c *clientConn) receive(resp *http.Response, buf *bytes.Buffer) error {
+// readBody reads the body of an answer into buf and closes it. It returns an error if the HTTP
+// status is not 200.
+func (c *clientConn) readBody(resp *http.Response, buf *bytes.Buffer) error {
 	defer resp.Body.Close()
 	switch refused := (&transport.HandshakeError{StatusCode: resp.StatusCode, Header: resp.Header}); {
 	case refused.RetryAfter() > 0:
-		return fmt.Errorf("transport: %w: %w", errLPNoAnswer, refused)
+		return fmt.Errorf("longpoll: %w: %w", errNotLongPoll, refused)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("transport: %w: HTTP status %d", errLPNoAnswer, resp.StatusCode)
+		return fmt.Errorf("longpoll: %w: HTTP status %d", errNotLongPoll, resp.StatusCode)
 	}
 	buf.Reset()
 	most := 4 * c.maxMessage
@@ -76,14 +85,16 @@ func (c *clientConn) receive(resp *http.Response, buf *bytes.Buffer) error {
 	return err
 }
 
-// requestError makes what ends the session of a request that failed, as phoenix.js has it.
-func (c *clientConn) requestError(ctx context.Context, what string, err error) error {
+// requestError returns the reason to end the session after a request failed, with the code that
+// phoenix.js uses.
+func (c *clientConn) requestError(ctx context.Context, request string, err error) error {
 	var closed *transport.CloseError
 	switch {
 	case errors.As(err, &closed):
 		return err
-	case !errors.Is(err, errLPLost) && ctx.Err() != nil && c.ctx.Err() == nil:
-		return dial.CloseError(lpCodeTimeout, "timeout", fmt.Errorf("transport: %s: %w", what, ctx.Err()))
+	case !errors.Is(err, errAnswerLost) && ctx.Err() != nil && c.ctx.Err() == nil:
+		return dial.CloseError(codeTimeout, "timeout", fmt.Errorf("longpoll: %s: %w", request, ctx.Err()))
 	}
-	return dial.CloseError(transport.CodeInternal, lpInternal, fmt.Errorf("transport: %s: %w", what, dial.WithoutURL(err)))
+	return dial.CloseError(transport.CodeInternal, reasonInternal,
+		fmt.Errorf("longpoll: %s: %w", request, dial.WithoutURL(err)))
 }
