@@ -9,6 +9,6 @@ import (
 func TestChannelSize(t *testing.T) {
 	t.Parallel()
 	if n := unsafe.Sizeof(Channel{}); n > 320 {
-		t.Errorf("%d bytes for a Channel: the next size is 352", n)
+		t.Errorf("a Channel has %d bytes: the next size class is 352", n)
 	}
 }

@@ -37,7 +37,7 @@ func (h *Handler) refuses(event string) bool {
 
 // refuseReserved answers a push of a reserved event. Without OnAny, it crashes the channel as any
 // event without a callback does.
-func (c *Channel) refuseReserved(it item) {
+func (c *Channel) refuseReserved(it *item) {
 	if c.h.any == nil {
 		c.settle(it, push.NoReply, noCallback(it.event))
 		return

@@ -57,14 +57,14 @@ func (c *Channel) work(it item) {
 	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
 	if it.kind == itemJoin {
 		c.handleJoin(&it)
-	} else if err := recoverResult(func() { c.handle(it) }); err != nil {
+	} else if err := safecall.Do(func() error { c.handle(&it); return nil }, nil); err != nil {
 		c.feed(serverInput{kind: serverInExited, err: err})
 	}
 	c.handling.Store(false)
 }
 
 // handle handles a message that is not a join.
-func (c *Channel) handle(it item) {
+func (c *Channel) handle(it *item) {
 	status := c.status()
 	switch {
 	case it.kind == itemClose:
@@ -80,24 +80,32 @@ func (c *Channel) handle(it item) {
 	case itemEvent:
 		c.handleEvent(it)
 	case itemLeave:
-		f, err := c.encodeReply(c.pushRef, it.ref, emptyResponse)
-		if err != nil {
-			c.up.Log(c, "cannot answer a leave", err)
-		}
-		c.feed(serverInput{kind: serverInLeave, frame: f, err: ErrLeft})
+		c.feed(serverInput{kind: serverInLeave, frame: c.leaveReply(it.ref), err: ErrLeft})
 	case itemOut:
 		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
 	case itemInfo:
-		f := c.h.infoFor(it.msg)
-		if f == nil {
-			c.up.Log(c, "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
-			return
-		}
-		c.settle(it, push.NoReply, c.callUser(func() error { return f(c.ctx, c, it.msg) }))
+		c.handleInfo(it)
 	}
 }
 
-func (c *Channel) handleEvent(it item) {
+func (c *Channel) leaveReply(ref serializer.Ref) *serializer.Frame {
+	f, err := c.encodeReply(c.pushRef, ref, emptyResponse)
+	if err != nil {
+		c.up.Log(c, "cannot answer a leave", err)
+	}
+	return f
+}
+
+func (c *Channel) handleInfo(it *item) {
+	f := c.h.infoFor(it.msg)
+	if f == nil {
+		c.up.Log(c, "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
+		return
+	}
+	c.settle(it, push.NoReply, c.callUser(func() error { return f(c.ctx, c, it.msg) }))
+}
+
+func (c *Channel) handleEvent(it *item) {
 	if c.h.refuses(it.event) {
 		c.refuseReserved(it)
 		return
@@ -129,7 +137,7 @@ func (c *Channel) endEvent() {
 
 // settle acts on the results of a callback. Those of a silent channel are ignored, because whatever
 // silenced it ends it.
-func (c *Channel) settle(it item, reply push.Reply, err error) {
+func (c *Channel) settle(it *item, reply push.Reply, err error) {
 	if c.status().isMute() {
 		return
 	}
@@ -145,7 +153,7 @@ func (c *Channel) settle(it item, reply push.Reply, err error) {
 }
 
 // fail acts on the error of a callback.
-func (c *Channel) fail(it item, err error) {
+func (c *Channel) fail(it *item, err error) {
 	var rejected *push.Error
 	var invalid *payloadError
 	switch {
@@ -194,19 +202,20 @@ func withoutEvent(err error) error {
 	return err
 }
 
-// callTerminate calls the handler's Terminate.
-func (c *Channel) callTerminate(reason error) {
-	defer c.feed(serverInput{kind: serverInTerminated, err: reason}) // also if it ends its goroutine
-	if c.h.terminate == nil {
-		return
+// callTerminate calls the handler's Terminate and returns the input that follows. If Terminate ends
+// its goroutine, callTerminate feeds that input.
+func (c *Channel) callTerminate(reason error) serverInput {
+	next := serverInput{kind: serverInTerminated, err: reason}
+	if c.h.terminate != nil {
+		ctx := context.WithoutCancel(c.ctx)
+		c.callHook(reportTerminateCrashed, func() { c.h.terminate(ctx, c, reason) }, func() { c.feed(next) })
 	}
-	ctx := context.WithoutCancel(c.ctx)
-	c.callHook(reportTerminateCrashed, func() { c.h.terminate(ctx, c, reason) })
+	return next
 }
 
-// end calls the OnEnd functions, when the goroutines that inject inputs are done.
-func (c *Channel) end() {
-	defer c.feed(serverInput{kind: serverInFinished}) // also if one of them ends its goroutine
+// end calls the OnEnd functions, when the goroutines that inject inputs are done. It returns the
+// input that follows, or feeds it if a function ends its goroutine.
+func (c *Channel) end() serverInput {
 	c.mu.Lock()
 	injected, onEnd := c.injected, c.onEnd
 	c.onEnd = nil
@@ -214,20 +223,18 @@ func (c *Channel) end() {
 	if injected != nil {
 		injected.Wait()
 	}
-	c.callEach(onEnd)
+	next := serverInput{kind: serverInFinished}
+	c.callEach(onEnd, next)
+	return next
 }
 
-// callEach calls all functions, even if one of them ends its goroutine.
-func (c *Channel) callEach(fs []func()) {
-	done := 0
-	defer func() {
-		if done < len(fs) {
-			c.callEach(fs[done:])
-		}
-	}()
-	for _, f := range fs {
-		done++
-		c.callHook(reportEndCrashed, f)
+// callEach calls all functions, even if one of them ends its goroutine. In that case it feeds next.
+func (c *Channel) callEach(fs []func(), next serverInput) {
+	for i, f := range fs {
+		c.callHook(reportEndCrashed, f, func() {
+			c.callEach(fs[i+1:], next)
+			c.feed(next)
+		})
 	}
 }
 
@@ -251,9 +258,13 @@ func (c *Channel) callUser(f func() error) error {
 	return safecall.Do(f, func() { c.feed(serverInput{kind: serverInExited, err: safecall.ErrGoexit}) })
 }
 
-// callHook calls a function at the channel's end, and reports it if it fails.
-func (c *Channel) callHook(what serverReport, f func()) {
-	err := safecall.Do(func() error { f(); return nil }, func() { c.report(what, safecall.ErrGoexit) })
+// callHook calls a function at the channel's end, and reports it if it fails. If the function ends
+// its goroutine, callHook calls exited.
+func (c *Channel) callHook(what serverReport, f, exited func()) {
+	err := safecall.Do(func() error { f(); return nil }, func() {
+		c.report(what, safecall.ErrGoexit)
+		exited()
+	})
 	if err != nil {
 		c.report(what, err)
 	}

@@ -106,12 +106,12 @@ func (d Driver) Watch(limit time.Duration) {
 // Close ends the channel because its connection ended. Messages in the mailbox are still handled
 // before Terminate is called.
 func (d Driver) Close(reason error) {
-	d.c.mailbox.Close(true, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+	d.c.closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
 // Cancel drops the messages in the mailbox and cancels the context of the callback that runs.
 func (d Driver) Cancel(reason error) {
-	d.c.mailbox.Close(false, item{kind: itemClose, msg: fmt.Errorf("%w: %w", ErrClosed, reason)})
+	d.c.closeMailbox(false, fmt.Errorf("%w: %w", ErrClosed, reason))
 	d.c.cancel(fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
@@ -121,16 +121,37 @@ func (d Driver) Resume() { d.c.mailbox.Resume() }
 // Wait waits for the channel's end after Close or Cancel.
 func (d Driver) Wait() { d.c.mailbox.Wait() }
 
-// feed makes a step and carries out what it requires. Only the goroutine of the callbacks calls it.
-func (c *Channel) feed(in serverInput) { c.feedJoin(in, nil) }
+// feed makes a step, carries out what it requires, and makes the steps that the results of the
+// user's code require. Only the goroutine of the callbacks calls it.
+//
+// The user's code is called here, and not by perform, so that it runs without the outputs of the
+// steps before it on the stack. The stack of a new goroutine is small, and growing it twice costs
+// more than all steps.
+func (c *Channel) feed(in serverInput) {
+	for {
+		switch last := c.step(in); last.kind {
+		case serverOutTerminate:
+			in = c.callTerminate(withoutEvent(last.err))
+		case serverOutEnd:
+			in = c.end()
+		default:
+			return
+		}
+	}
+}
 
-// feedJoin is feed for serverInJoin, with the message of the join.
-func (c *Channel) feedJoin(in serverInput, join *item) {
+// step makes a step and carries out what it requires, except for a call of the user's code, which
+// is its last output. It returns the last output.
+func (c *Channel) step(in serverInput) (last serverOutput) {
 	var out serverOutputs
 	c.mu.Lock()
 	c.stepLocked(in, &out)
 	c.mu.Unlock()
-	c.perform(&out, join)
+	c.perform(&out)
+	if out.n > 0 {
+		last = out.list[out.n-1]
+	}
+	return last
 }
 
 // inject is feed for any other goroutine. The channel's end waits until inject has carried out the
@@ -144,7 +165,7 @@ func (c *Channel) inject(in serverInput) bool {
 	injected := c.beginInjected(out.n)
 	c.mu.Unlock()
 	if injected != nil {
-		c.perform(&out, nil)
+		c.perform(&out)
 		injected.Done()
 	}
 	return changed
@@ -161,7 +182,7 @@ func (c *Channel) overflow() {
 	if injected != nil {
 		go func() {
 			defer injected.Done()
-			c.perform(out, nil)
+			c.perform(out)
 		}()
 	}
 }
@@ -204,14 +225,12 @@ func (c *Channel) stepLocked(in serverInput, out *serverOutputs) {
 	}
 }
 
-// perform carries out the outputs of a step. Join is the message of the join in the step that
-// dispatches it.
-func (c *Channel) perform(out *serverOutputs, join *item) {
+// perform carries out the outputs of a step, except for calls of the user's code.
+func (c *Channel) perform(out *serverOutputs) {
 	for i := range out.all() {
 		switch o := &out.list[i]; o.kind {
-		case serverOutArm, serverOutDisarm, serverOutHandOver: // done by stepLocked, or by the caller
-		case serverOutCallJoin:
-			c.callJoin(join)
+		case serverOutArm, serverOutDisarm: // done by stepLocked
+		case serverOutHandOver, serverOutCallJoin, serverOutTerminate, serverOutEnd: // done by the caller
 		case serverOutSubscribe:
 			c.sub = c.up.PubSub().Subscribe(c.topic, (*subscriber)(c))
 		case serverOutUnsubscribe:
@@ -231,19 +250,21 @@ func (c *Channel) perform(out *serverOutputs, join *item) {
 		case serverOutCancel:
 			c.cancel(withoutEvent(o.err))
 		case serverOutClose:
-			if o.err == nil {
-				c.mailbox.Close(false)
-			} else {
-				c.mailbox.Close(o.keep, item{kind: itemClose, msg: o.err})
-			}
-		case serverOutTerminate:
-			c.callTerminate(withoutEvent(o.err))
-		case serverOutEnd:
-			c.end()
+			c.closeMailbox(o.keep, o.err)
 		case serverOutEnded:
 			c.up.Ended()
 		}
 	}
+}
+
+// closeMailbox ends the work of the mailbox. The reason is dispatched last; nil means that nothing
+// is.
+func (c *Channel) closeMailbox(keep bool, reason error) {
+	if reason == nil {
+		c.mailbox.Close(false)
+		return
+	}
+	c.mailbox.Close(keep, item{kind: itemClose, msg: reason})
 }
 
 // tell removes the channel from the carrier's table and sends its last frames, in one step.

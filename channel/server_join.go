@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"bennu.example/internal/safecall"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -37,7 +38,9 @@ func (c *Channel) handleJoin(it *item) {
 	if p := c.previous(); p != nil && !p.mailbox.WaitFor(replaceWait) {
 		p.inject(serverInput{kind: serverInAbandoned})
 	}
-	c.feedJoin(serverInput{kind: serverInJoin}, it)
+	if c.step(serverInput{kind: serverInJoin}).kind == serverOutCallJoin {
+		c.callJoin(it)
+	}
 }
 
 func (c *Channel) previous() *Channel {
@@ -52,7 +55,7 @@ func (c *Channel) previous() *Channel {
 // callJoin calls the handler's join callback and feeds its result.
 func (c *Channel) callJoin(it *item) {
 	var in serverInput
-	if err := recoverResult(func() { c.runJoin(it, &in) }); err != nil {
+	if err := safecall.Do(func() error { c.runJoin(it, &in); return nil }, nil); err != nil {
 		in.kind, in.err = serverInExited, err
 	}
 	if in.kind != serverInAccepted {
@@ -168,8 +171,8 @@ func (c *Channel) appendCrashedJoin(frames []*serializer.Frame, claimed *serverC
 	if claimed.previous != nil {
 		frames = append(frames, claimed.previous.closeFrame())
 	}
-	for _, it := range claimed.waiting {
-		frames = append(frames, c.refusal(it))
+	for i := range claimed.waiting {
+		frames = append(frames, c.refusal(&claimed.waiting[i]))
 	}
 	return frames
 }
@@ -179,7 +182,7 @@ func (c *Channel) closeFrame() *serializer.Frame {
 }
 
 // refuseWaiting answers a message that was queued behind a join that was refused.
-func (c *Channel) refuseWaiting(it item) {
+func (c *Channel) refuseWaiting(it *item) {
 	if f := c.refusal(it); f != nil {
 		_ = c.up.Send(f, transport.Delivery{Answer: true}) // the end of the connection ends the channel
 	}
@@ -187,7 +190,7 @@ func (c *Channel) refuseWaiting(it item) {
 
 // refusal is the answer to a message behind a join that failed: the same as if the topic had never
 // been joined. It is nil if the message needs no answer.
-func (c *Channel) refusal(it item) *serializer.Frame {
+func (c *Channel) refusal(it *item) *serializer.Frame {
 	answer := replyNoTopic
 	var joinRef serializer.Ref
 	switch it.kind {

@@ -265,24 +265,19 @@ const turn = 16
 // work runs the queued items until none is left or one is held.
 func (b *Mailbox[T]) work() {
 	exited := true
-	size := 0
+	var e entry[T]
 	defer func() {
 		if exited { // Goexit
 			b.mu.Lock()
-			b.used -= size
+			b.used -= e.size
 			b.held = false
 			b.wake()
 			b.start()
 			b.mu.Unlock()
 		}
 	}()
-	var v T
-	for n := 1; ; n++ {
-		var ok bool
-		if v, size, ok = b.next(v, size); !ok {
-			break
-		}
-		b.run(v)
+	for n := 1; b.next(&e); n++ {
+		b.run(e.v)
 		if n%turn == 0 {
 			runtime.Gosched()
 		}
@@ -290,30 +285,32 @@ func (b *Mailbox[T]) work() {
 	exited = false
 }
 
-// next subtracts the size of the item that was run, unless it was held, and returns the next one.
-// If ok is false, there is nothing to run, and the caller must return.
-func (b *Mailbox[T]) next(last T, done int) (v T, size int, ok bool) {
+// next subtracts the size of the item e that was run, unless it was held, and replaces it by the
+// next one. It returns false if there is nothing to run. The caller must return then.
+//
+// The item is not returned by value: copies of a large T would be on the stack during run.
+func (b *Mailbox[T]) next(e *entry[T]) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.held {
 		b.held = false
 		if b.resumed || b.closed {
 			b.resumed = false
-			return last, done, true
+			return true
 		}
-		b.queue.PushFront(entry[T]{last, done})
+		b.queue.PushFront(*e)
 		b.begun, b.running, b.parked = false, false, true
-		return v, 0, false
+		return false
 	}
-	b.used -= done
+	b.used -= e.size
 	b.resumed = false
 	b.begun = false
 	b.wake()
 	if b.queue.Len() == 0 {
 		b.queue.Clear(0)
 		b.running = false
-		return v, 0, false
+		return false
 	}
-	e := b.queue.Pop()
-	return e.v, e.size, true
+	*e = b.queue.Pop()
+	return true
 }
