@@ -82,8 +82,8 @@ func many(n int, once func(addr string) error) func(string, <-chan struct{}) int
 	}
 }
 
-// trickle returns an attack on n connections. It writes head to each of them, then the bytes of rest
-// one at a time, and the last byte repeatedly. It counts the connections.
+// trickle returns an attack on n connections. It writes head to each, then the bytes of rest one at
+// a time, and the last byte repeatedly. It counts the connections.
 func trickle(n int, pause time.Duration, head, rest string) func(string, <-chan struct{}) int {
 	return func(addr string, end <-chan struct{}) int {
 		var all []net.Conn
@@ -174,8 +174,9 @@ func fragments(addr string) error {
 	return nil
 }
 
-// zeros returns 64 MB of zeros, deflated. One deflated megabyte that ends at a byte boundary and refers
-// to nothing before it is repeated: to deflate all of it takes a minute under the race detector.
+// zeros returns 64 MiB of zeros, deflated. It repeats one deflated MiB, which ends at a byte
+// boundary and refers to nothing before it. To deflate all of them takes a minute under the race
+// detector.
 var zeros = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
 	w, err := flate.NewWriter(&b, flate.BestCompression)
