@@ -42,6 +42,7 @@ func (l *line) Send(f *serializer.Frame, _ transport.Delivery) error {
 func (l *line) Close(int, string) {}
 
 func (l *line) Congested(func()) bool { return false }
+func (l *line) Drained(func()) bool   { return true }
 
 func (l *line) Write(p []byte) (int, error) {
 	l.mu.Lock()

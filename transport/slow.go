@@ -44,6 +44,10 @@ type Delivery struct {
 	// Caused marks a frame that the client's own message caused. It counts in the second budget if
 	// it fits there and its policy is neither DropOldest nor DropNewest.
 	Caused bool
+	// IfRoom marks a frame that its sender can send later. It is sent only if it leaves room for
+	// others, see [Conn]; otherwise Send returns ErrNoRoom. It counts in the first budget. Its other
+	// fields are ignored.
+	IfRoom bool
 }
 
 // Key identifies the state that a frame carries, for KeepLatest. Keys are comparable. A frame with

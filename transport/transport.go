@@ -33,6 +33,9 @@ var (
 	ErrClosed = errors.New("connection closed")
 	// ErrFull is returned by Send when the queue has no room and the policy does not make some. The connection is ending.
 	ErrFull = errors.New("client reads too slowly: its queue is full")
+	// ErrNoRoom is returned by Send for a frame of Delivery.IfRoom that was not sent. The connection
+	// goes on.
+	ErrNoRoom = errors.New("no room for a frame that can be sent later")
 	// ErrIdle is the reason of a connection's end when the client sent nothing for too long.
 	ErrIdle = errors.New("client sent nothing for too long")
 )
@@ -65,6 +68,15 @@ type Conn interface {
 	// Congested reports whether the connection is congested. If so, resume is called once when it no longer is or has ended, from any
 	// goroutine and under no lock. It must not block. A later call replaces the function, unless its own is nil: that one only asks.
 	Congested(resume func()) bool
+
+	// Drained reports whether less than a quarter of MaxQueue waits for the client, or the connection
+	// has ended. If not, f is called once when that is so, from any goroutine and under no lock. It
+	// must not block. A later call replaces f.
+	//
+	// A frame of Delivery.IfRoom is sent if the connection is drained, or if less than half of
+	// MaxQueue waits and the frame takes at most the other half. What the client's own messages caused
+	// does not count.
+	Drained(f func()) bool
 
 	// Close ends the connection once what is queued was written, or a short time has passed. Only the first call counts.
 	Close(code int, reason string)

@@ -116,8 +116,10 @@ func (l *localSession) take(ctx context.Context) (messages []*serializer.Frame) 
 func (l *localSession) settle(delivered bool) {
 	l.mu.Lock()
 	resume := l.settleLocked(delivered)
+	quiet := l.becameQuiet()
 	l.mu.Unlock()
 	resume()
+	quiet()
 }
 
 // settleLocked is settle for a caller that holds mu, and that must call the returned function after

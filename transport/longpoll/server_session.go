@@ -53,6 +53,7 @@ type localSession struct {
 	congested bool
 	drained   chan struct{} // closed when congested becomes false; made by awaitRoom
 	resume    func()        // the argument of Congested
+	quiet     func()        // the argument of Drained; nil if it is not due
 }
 
 // newLocalSession returns a session that holds its turn; the caller must call begin. The session's
@@ -108,6 +109,8 @@ func (l *localSession) Send(f *serializer.Frame, how transport.Delivery) error {
 	switch l.s.slow.Admit(l.queue, &e, how.Answer, 0) {
 	case outbox.Dropped:
 		return nil
+	case outbox.NoRoom:
+		return transport.ErrNoRoom
 	case outbox.Overflow:
 		l.endLocked(transport.ErrFull)
 		return transport.ErrFull
@@ -188,7 +191,8 @@ func (l *localSession) endLocked(err error) {
 	}
 	close(l.done)
 	l.s.forget(l)
-	go l.finish(err, l.uncongest())
+	resume, quiet := l.uncongest(), l.becameQuiet()
+	go l.finish(err, func() { resume(); quiet() })
 }
 
 // finish calls Closed and releases the session's place.

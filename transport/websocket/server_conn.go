@@ -160,6 +160,8 @@ func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 		switch c.s.slow.Admit(q, &e, how.Answer, q.TakenBytes) {
 		case outbox.Dropped:
 			return nil
+		case outbox.NoRoom:
+			return transport.ErrNoRoom
 		case outbox.Overflow:
 			q.DropAll()
 			c.shut(transport.ErrFull, transport.CodeOverloaded, "slow consumer")
@@ -369,11 +371,13 @@ func (c *serverConn) lost(err error) {
 	}
 	c.state.Store(uint32(stateDead))
 	resume := c.uncongest()
+	quiet := c.becameQuiet()
 	if !c.writing {
 		c.freeQueue()
 	}
 	c.mu.Unlock()
 	resume()
+	quiet()
 	c.abandon(errors.Is(err, transport.ErrFull))
 }
 

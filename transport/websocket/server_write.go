@@ -309,6 +309,7 @@ func (c *serverConn) settle(w *writer) (more bool) {
 			}
 		}
 	}
+	quiet := c.becameQuiet()
 	more = c.load() != stateDead && !c.queue.Empty()
 	if !more {
 		c.writing = false
@@ -320,6 +321,7 @@ func (c *serverConn) settle(w *writer) (more bool) {
 	}
 	c.mu.Unlock()
 	resume()
+	quiet()
 	switch {
 	case err != nil:
 		c.lost(err)

@@ -22,8 +22,8 @@ type Policy struct {
 
 // Entry returns the queue entry for f.
 func (s *Policy) Entry(f *serializer.Frame, how transport.Delivery) Entry {
-	e := Entry{Frame: f, own: how.Answer, policy: transport.Disconnect}
-	if how.Answer {
+	e := Entry{Frame: f, own: how.Answer && !how.IfRoom, ifRoom: how.IfRoom, policy: transport.Disconnect}
+	if how.Answer || how.IfRoom {
 		return e
 	}
 	e.policy = cmp.Or(how.Policy, s.Default, transport.Disconnect)
@@ -41,6 +41,13 @@ func (s *Policy) Congests(own int) bool { return own > s.Max/2 }
 // Drained reports whether so few bytes of the client's own budget are in use that reading resumes.
 func (s *Policy) Drained(own int) bool { return own <= s.Max/4 }
 
+// Quiet reports whether so little waits in q, besides what the client's own messages caused, that
+// frames that could not be sent are sent again. A frame of any size has room then: if it had to
+// wait for an empty queue, its sender would be called again and again. Nil is an empty queue.
+func (s *Policy) Quiet(q *Queue) bool {
+	return q == nil || q.bytes == q.OwnBytes || q.bytes-q.OwnBytes < s.Max/4
+}
+
 // Admission is the result of Admit.
 type Admission uint8
 
@@ -48,6 +55,7 @@ const (
 	Admitted Admission = iota // the caller must enqueue the entry
 	Dropped                   // the entry was dropped
 	Overflow                  // the caller must end the connection
+	NoRoom                    // the entry may be sent later; nothing was changed
 )
 
 // Admit makes room for e in q, by e's policy. The caller then acts on the result.
@@ -56,6 +64,13 @@ const (
 // frame of any size fits if nothing counts. A frame that the client caused, and that does not fit
 // in the client's own budget, is charged to the other budget.
 func (s *Policy) Admit(q *Queue, e *Entry, answer bool, free int) Admission {
+	if e.ifRoom {
+		waits := q.bytes - q.OwnBytes
+		if s.Quiet(q) || waits < s.Max/2 && e.cost() <= s.Max/2 {
+			return Admitted
+		}
+		return NoRoom
+	}
 	if e.key != (transport.Key{}) && q.conflate(e.key) {
 		s.Conflated.Add(1)
 	}

@@ -22,6 +22,9 @@ type Queue struct {
 	OwnBytes   int // bytes charged to the client's own budget: those that its messages caused
 	TakenBytes int // of the other bytes, those that a writer has taken
 
+	// OnQuiet is for the owner: what it calls when Policy.Quiet holds again. Free clears it.
+	OnQuiet func()
+
 	entries   []Entry
 	head      int                   // the number of entries that were written
 	taken     int                   // the number of entries from head on that a writer has taken
@@ -38,6 +41,7 @@ type Entry struct {
 	key    transport.Key        // set if the policy is KeepLatest
 	policy transport.SlowPolicy // never Inherit
 	own    bool                 // charged to the client's own budget
+	ifRoom bool                 // see transport.Delivery.IfRoom
 }
 
 func (e Entry) cost() int { return len(e.Frame.Data) + frameOverhead }
