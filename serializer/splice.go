@@ -104,6 +104,66 @@ func (s *splice) encoded() (Payload, error) {
 	return Payload{form: f, raw: raw}, nil
 }
 
+// Cut is the reverse of With: it returns the value of a member, and the payload without it. Of
+// several members with this name the last one counts, and all are left out. Found is false if the
+// payload is not an object or does not have the member; then rest is p.
+func (p Payload) Cut(name string) (value, rest Payload, found bool) {
+	q, err := p.Encoded()
+	if err != nil {
+		return Payload{}, p, false
+	}
+	switch q.form {
+	case formJSON:
+		value, rest, found = cutJSON(q.raw, name)
+	case formMsgpack:
+		value, rest, found = cutMsgpack(q.raw, name)
+	}
+	if !found {
+		rest = p
+	}
+	return value, rest, found
+}
+
+// cutJSON is Cut for the valid JSON value b.
+func cutJSON(b []byte, name string) (value, rest Payload, found bool) {
+	out := []byte{'{'}
+	for c := open(b, '{'); c.next('}'); {
+		start := c.at
+		key, v := c.member()
+		if isKey(key, name) {
+			value, found = Payload{form: formJSON, raw: v}, true
+			continue
+		}
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(out, b[start:c.at]...)
+	}
+	return value, Payload{form: formJSON, raw: append(out, '}')}, found
+}
+
+// cutMsgpack is Cut for the valid MessagePack value b.
+func cutMsgpack(b []byte, name string) (value, rest Payload, found bool) {
+	object, i := readMsgpack(b, 0)
+	if object.kind != mpMap {
+		return value, rest, false
+	}
+	n := 0
+	var out []byte
+	for range object.size / 2 {
+		start := i
+		key, next := readMsgpack(b, i)
+		i = scanMsgpack(b, next, 1)
+		if key.kind == mpStr && string(key.data) == name {
+			value, found = mpPayload(b[next:i:i]), true
+			continue
+		}
+		out = append(out, b[start:i]...)
+		n++
+	}
+	return value, Payload{form: formMsgpack, raw: append(appendMpMapHead(nil, n), out...)}, found
+}
+
 // HasReserved reports whether the payload is an object with a member that begins with "$". Such
 // members are reserved for the protocol's extensions. Only the object's own members count, not
 // those of objects within it. A payload that is neither an object nor binary is an error, which

@@ -202,6 +202,41 @@ func TestHasReserved(t *testing.T) {
 	}
 }
 
+func TestCut(t *testing.T) {
+	for _, tt := range []struct{ in, value, rest string }{
+		{`{"$history":{}}`, `{}`, `{}`},
+		{`{"a":1,"$history":{"since":null},"b":[{}]}`, `{"since":null}`, `{"a":1,"b":[{}]}`},
+		{` { "\u0024history" : 5 , "a" : "$history" } `, `5`, `{"a" : "$history"}`},
+		{`{"$history":1,"x":{"$history":2},"$history":3}`, `3`, `{"x":{"$history":2}}`},
+		{`{"a":1}`, ``, `{"a":1}`}, {`{}`, ``, `{}`}, {`["$history"]`, ``, `["$history"]`}, {`null`, ``, `null`},
+		{`{"a":{"$history":1}}`, ``, `{"a":{"$history":1}}`},
+	} {
+		for _, s := range serializer.Default() {
+			p := received(t, s, tt.in)
+			value, rest, found := p.Cut("$history")
+			if found != (tt.value != "") {
+				t.Errorf("%s, version %s: found is %v", tt.in, s.Version(), found)
+			}
+			if raw, err := value.JSON(); found && (err != nil || string(raw) != tt.value) {
+				t.Errorf("%s, version %s: the value is %s, %v", tt.in, s.Version(), raw, err)
+			}
+			raw, err := rest.JSON()
+			if err != nil || strings.ReplaceAll(string(raw), " ", "") != strings.ReplaceAll(tt.rest, " ", "") {
+				t.Errorf("%s, version %s: the rest is %s, %v", tt.in, s.Version(), raw, err)
+			}
+		}
+	}
+	for _, p := range []serializer.Payload{{}, serializer.Binary([]byte(`{"$history":1}`)), serializer.Value(func() {})} {
+		if _, rest, found := p.Cut("$history"); found || !reflect.DeepEqual(rest.Bytes(), p.Bytes()) {
+			t.Errorf("%+v: %v, %v", p, rest, found)
+		}
+	}
+	value, rest, found := serializer.Value(map[string]any{"$history": map[string]any{}, "a": 1}).Cut("$history")
+	if !found || string(value.Bytes()) != `{}` || string(rest.Bytes()) != `{"a":1}` {
+		t.Errorf("a Go value: %s, %s, %v", value.Bytes(), rest.Bytes(), found)
+	}
+}
+
 // FuzzSplice adds a member to payloads: a valid one stays valid, and has the same members and the
 // new one. HasReserved must agree with encoding/json.
 func FuzzSplice(f *testing.F) {
@@ -246,6 +281,17 @@ func checkSplice(t *testing.T, p serializer.Payload) {
 	if reserved {
 		return // the member may be there already
 	}
+	if object {
+		value, rest, found := p.WithPosition(aPos).Cut("$pos")
+		raw, err := rest.JSON()
+		var got map[string]json.RawMessage
+		if !found || string(mustJSON(t, value)) != `"`+aPos+`"` || err != nil || json.Unmarshal(raw, &got) != nil {
+			t.Fatalf("%q: cut %v, %q, %v", plain, found, raw, err)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("%q became %q", plain, raw)
+		}
+	}
 	for _, s := range serializer.Default() {
 		op, frame, err := broadcastOf(s, p.WithPosition(aPos))
 		if err != nil {
@@ -269,6 +315,15 @@ func checkSplice(t *testing.T, p serializer.Payload) {
 		delete(got, "$pos")
 		sameMembers(t, s, p, got)
 	}
+}
+
+func mustJSON(t *testing.T, p serializer.Payload) []byte {
+	t.Helper()
+	raw, err := p.JSON()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
 }
 
 // sameMembers compares members with those of p sent without another member.
