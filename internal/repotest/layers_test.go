@@ -17,7 +17,8 @@ var layers = [][]string{
 		"internal/urlparams", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
-	{"internal/clientlink", "internal/promise", "transport", "pubsub", "socket/token"},
+	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
+	{"pubsub"},
 	{"engine/internal/broker", "push", "transport/internal/dial", "transport/internal/guard", "transport/internal/outbox"},
 	{"transport/longpoll", "transport/websocket"},
 	{"channel", "engine/natsengine", "engine/redisengine"},
@@ -28,8 +29,8 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "internal/histcheck", "internal/interop", "internal/repotest",
-	"internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/require",
+	"engine/internal/broker/brokertest", "history/historytest", "internal/histcheck", "internal/interop",
+	"internal/repotest", "internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/require",
 	"pubsub/pubsubtest", "transport/internal/transporttest",
 }
 

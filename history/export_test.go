@@ -1,0 +1,18 @@
+package history
+
+// Size returns what a Memory has: topics, topics without watchers, topics with records, and bytes.
+func (m *Memory) Size() (topics, idle, filled, bytes int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.expiry) != m.filled.len {
+		panic("the heap and the list of topics with records differ")
+	}
+	return len(m.topics), m.idle.len, m.filled.len, m.bytes
+}
+
+// SetOffset changes the offset of a topic's newest record, which must be the only one.
+func (m *Memory) SetOffset(topic string, offset uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.topics[topic].top.offset = offset
+}

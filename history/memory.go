@@ -1,0 +1,257 @@
+package history
+
+import (
+	"context"
+	"crypto/rand"
+	"math"
+	"strconv"
+	"sync"
+	"time"
+)
+
+const (
+	defaultMaxBytes  = 64 << 20
+	defaultMaxTopics = 100_000
+	// onceFor is how long an ID is recognised.
+	onceFor = 2 * time.Minute
+	// sweepEvery is the shortest time between two sweeps for expired records, and sweepMax bounds the
+	// records that one sweep removes. Readers never see an expired record, whether it was swept or
+	// not.
+	sweepEvery = time.Second
+	sweepMax   = 4096
+)
+
+// maxHeader is subtracted from MaxBytes for the largest payload.
+const maxHeader = 1 << 10
+
+// MemoryConfig bounds a Memory. The zero value is useful.
+type MemoryConfig struct {
+	// MaxBytes bounds the memory of all records. Beyond it, the records of the topic that was silent
+	// for the longest time are removed. Zero means 64 MiB.
+	MaxBytes int
+	// MaxTopics bounds the topics that have no subscriber. Beyond it, the one that was silent for the
+	// longest time is forgotten, so that its positions become invalid. Zero means 100,000.
+	MaxTopics int
+}
+
+// Memory is a Log in the memory of this process. It answers without waiting, and its contents end
+// with the process. One PubSub may use it. It needs no Close.
+type Memory struct {
+	cfg   MemoryConfig
+	start time.Time // ages are measured from it by the monotonic clock
+	base  string    // of the epochs
+
+	mu      sync.Mutex
+	topics  map[string]*memoryTopic
+	filled  topicList // topics with records, the longest silent first
+	idle    topicList // topics without watchers, the longest silent first
+	bytes   int       // of all chunks
+	spare   [][]byte  // unused buffers of chunks
+	spared  int       // their bytes
+	evicted uint64    // topics that were forgotten
+	epoch   string    // of topics that are not in the map
+	expiry  expiryHeap
+	timer   *time.Timer // sweeps; nil before the first record
+	sweepAt int64       // the age at which the timer fires; zero if it does not
+	swept   int64       // the age of the last sweep
+	stored  uint64
+	failed  uint64
+}
+
+var _ Local = (*Memory)(nil)
+
+// NewMemory returns an empty log.
+func NewMemory(cfg MemoryConfig) *Memory {
+	if cfg.MaxBytes <= 0 {
+		cfg.MaxBytes = defaultMaxBytes
+	}
+	if cfg.MaxTopics <= 0 {
+		cfg.MaxTopics = defaultMaxTopics
+	}
+	m := &Memory{cfg: cfg, start: time.Now(), topics: make(map[string]*memoryTopic)}
+	var random [8]byte
+	_, _ = rand.Read(random[:]) // never fails
+	for i, b := range random {
+		random[i] = tagAlphabet[b&31]
+	}
+	m.base = string(random[:])
+	m.epoch = m.base
+	m.filled.init(listFilled)
+	m.idle.init(listIdle)
+	return m
+}
+
+// Local is part of Local. A Memory is instant.
+func (m *Memory) Local() (instant bool) { return true }
+
+// now returns the time since the start in milliseconds.
+func (m *Memory) now() (now time.Time, age int64) {
+	now = time.Now()
+	return now, now.Sub(m.start).Milliseconds()
+}
+
+// Append is part of Log.
+func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Record, error) {
+	k = k.filled()
+	payload, err := storable(r.Payload)
+	body := payload.Bytes()
+	if err == nil && (len(body) > k.Bytes || len(body) > m.cfg.MaxBytes-maxHeader ||
+		len(r.ID) > maxID || len(r.Origin) > maxOrigin) {
+		err = ErrTooLarge
+	}
+	now, age := m.now()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.topics[topic]
+	if err == nil && t != nil && t.top.offset >= maxOffset {
+		err = ErrFull
+	}
+	if err != nil {
+		m.failed++
+		return Record{}, err
+	}
+	if t == nil {
+		t = m.add(topic)
+		m.idle.pushBack(t)
+	}
+	t.keep = k
+	t.trim(m, age, math.MaxInt)
+	if first, ok := t.find(r.ID, age-onceFor.Milliseconds(), m.start); ok {
+		return first, nil
+	}
+	r.Payload = payload
+	r.Prev = t.top
+	r.Position = Position{t.top.epoch, t.top.offset + 1, newTag()}
+	r.Time = time.UnixMilli(now.UnixMilli())
+	t.add(m, &r, body, age)
+	t.top = r.Position
+	for t.count > k.Count || t.payload > k.Bytes {
+		t.dropFirst(m)
+	}
+	m.filled.pushBack(t)
+	if t.watchers == 0 {
+		m.idle.pushBack(t)
+	}
+	m.stored++
+	m.schedule(t, age)
+	m.boundBytes(t)
+	m.boundTopics()
+	return r, nil
+}
+
+// add adds a topic, which is in no list yet.
+func (m *Memory) add(topic string) *memoryTopic {
+	t := &memoryTopic{name: topic, top: Position{m.epoch, 0, beginningTag}, index: -1}
+	t.before = t.top.tag
+	m.topics[topic] = t
+	return t
+}
+
+// boundBytes removes what exceeds MaxBytes. The newest chunk of t stays.
+func (m *Memory) boundBytes(t *memoryTopic) {
+	for m.bytes > m.cfg.MaxBytes {
+		victim := m.filled.front()
+		if victim == t && len(t.chunks) == 1 {
+			return
+		}
+		for n := len(victim.chunks); n > 0 && len(victim.chunks) == n; {
+			victim.dropFirst(m)
+		}
+	}
+}
+
+// boundTopics removes what exceeds MaxTopics.
+func (m *Memory) boundTopics() {
+	for m.idle.len > m.cfg.MaxTopics {
+		m.forget(m.idle.front())
+	}
+}
+
+// forget removes a topic and its top, so that its positions become invalid.
+func (m *Memory) forget(t *memoryTopic) {
+	t.clear(m)
+	m.idle.remove(t)
+	delete(m.topics, t.name)
+	m.evicted++
+	m.epoch = m.base + strconv.FormatUint(m.evicted, 36)
+}
+
+// Tops is part of Log.
+func (m *Memory) Tops(_ context.Context, topics []string) ([]Position, error) {
+	tops := make([]Position, len(topics))
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for i, topic := range topics {
+		tops[i] = m.top(m.topics[topic])
+	}
+	return tops, nil
+}
+
+func (m *Memory) top(t *memoryTopic) Position {
+	if t == nil {
+		return Position{m.epoch, 0, beginningTag}
+	}
+	return t.top
+}
+
+// Watch is part of Log. A watched topic keeps its top. Since a Memory is instant, ready is not
+// called.
+func (m *Memory) Watch(topic string, _ func(error)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.topics[topic]
+	if t == nil {
+		t = m.add(topic)
+	}
+	t.watchers++
+	m.idle.remove(t)
+}
+
+// Unwatch is part of Log.
+func (m *Memory) Unwatch(topic string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.topics[topic]
+	if t == nil || t.watchers == 0 {
+		return
+	}
+	if t.watchers--; t.watchers > 0 {
+		return
+	}
+	if t.top.IsBeginning() { // it never had a record
+		delete(m.topics, topic)
+		return
+	}
+	m.idle.pushBack(t)
+	m.boundTopics()
+}
+
+// Run is part of Log. A Memory feeds nothing: Run waits until ctx ends.
+func (m *Memory) Run(ctx context.Context, _ Inbox) error {
+	<-ctx.Done()
+	return nil
+}
+
+// Forget is part of Log.
+func (m *Memory) Forget(_ context.Context, topic string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	t := m.topics[topic]
+	if t == nil {
+		// A position of a topic that is not known is a beginning, which is forgotten, too.
+		t = m.add(topic)
+	}
+	watchers := t.watchers
+	m.forget(t)
+	if watchers > 0 {
+		m.add(topic).watchers = watchers
+	}
+	return nil
+}
+
+// Health is part of Log.
+func (m *Memory) Health() Health {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return Health{Connected: true, Since: m.start, Appended: m.stored, Failed: m.failed}
+}
