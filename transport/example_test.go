@@ -28,7 +28,8 @@ func (e *echo) Receive(op serializer.Op, data []byte) error {
 
 func (e *echo) Closed(err error) { e.end <- err }
 
-// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients close.
+// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients
+// close.
 func serveEcho() (url string, end func()) {
 	ws := websocket.NewServer(websocket.Config{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -88,8 +89,8 @@ type held struct{ conns chan transport.Conn }
 func (held) Receive(serializer.Op, []byte) error { return nil }
 func (held) Closed(error)                        {}
 
-// How a frame goes to a client that does not keep up, is said for each frame. Of the cursors that still wait here the newest of each user
-// goes out, and the reply always does.
+// How a frame goes to a client that does not keep up, is said for each frame. Of the cursors that
+// still wait here the newest of each user goes out, and the reply always does.
 func ExampleDelivery() {
 	lp := longpoll.NewServer(longpoll.Config{})
 	s := held{make(chan transport.Conn, 1)}

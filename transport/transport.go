@@ -1,72 +1,37 @@
-// Package transport carries frames by WebSocket or long polling, at either end.
+// Package transport defines what the WebSocket and long-poll transports share: connections,
+// sessions, close codes, errors, and the policies for slow clients.
 //
-// Programs use package socket, and find here what they say to it: [WebSocketConfig], [LongPollConfig] and the policies for slow clients, from
-// [Disconnect] to [KeepLatest]; and what it says to them: [CloseError], [HandshakeError] and the counts.
+// Most programs use package socket. They find here the values of socket.Config.OnSlow, from
+// [Inherit] to [KeepLatest], and the errors of connections, [CloseError] and [HandshakeError].
 //
-// At the server's end a transport owns the connection and drives a [Session], which package socket implements; the session
-// answers through its [Conn]. A session gets one frame at a time, in order, and then learns once why the connection ended. A Conn may be
-// used from any goroutine, and never blocks.
+// On the server, a transport owns the connection and calls a [Session], which package socket
+// implements. The session sends through its [Conn]. The packages transport/websocket and
+// transport/longpoll have the servers.
 //
-// At the client's end, [DialWebSocket] and [DialLongPoll] make a [ClientConn]: one goroutine reads, any may write, and whoever dialed closes.
+// On the client, websocket.Dial and longpoll.Dial return a [ClientConn]. One goroutine reads, any
+// goroutine may write, and the caller of Dial must close it.
 package transport
 
-import (
-	"errors"
-	"fmt"
+import "bennu.example/serializer"
 
-	"bennu.example/serializer"
-)
-
-// Close codes of RFC 6455 that this project sends. A server never closes with 1000: phoenix.js would not come back.
-const (
-	CodeGoingAway  = 1001 // disconnected by id
-	CodeProtocol   = 1002 // idle for too long, or not WebSocket
-	CodeBadUTF8    = 1007
-	CodeTooBig     = 1009
-	CodeInternal   = 1011 // a message that is none
-	CodeRestart    = 1012 // the server is going down
-	CodeOverloaded = 1013 // the client reads too slowly
-)
-
-var (
-	// ErrClosed is returned by Send on a connection that has ended or is ending.
-	ErrClosed = errors.New("connection closed")
-	// ErrFull is returned by Send when the queue has no room and the policy does not make some. The connection is ending.
-	ErrFull = errors.New("client reads too slowly: its queue is full")
-	// ErrNoRoom is returned by Send for a frame of Delivery.IfRoom that was not sent. The connection
-	// goes on.
-	ErrNoRoom = errors.New("no room for a frame that can be sent later")
-	// ErrIdle is the reason of a connection's end when the client sent nothing for too long.
-	ErrIdle = errors.New("client sent nothing for too long")
-)
-
-// CloseError is how a connection ended, or is to end. A WebSocket sends Code and Reason in its close frame, long polling
-// ends the session. Its text may reach the client: at most 123 bytes, nothing secret.
-type CloseError struct {
-	Code   int
-	Reason string
-}
-
-func (e *CloseError) Error() string {
-	if e.Reason == "" {
-		return fmt.Sprintf("transport: closed with %d", e.Code)
-	}
-	return fmt.Sprintf("transport: closed with %d: %s", e.Code, e.Reason)
-}
-
-// Conn is the server's end of a connection, as its session sees it. Its methods may be called from any goroutine, also under
-// locks: they never block and never call back.
+// Conn is the server's end of a connection, as used by its session. Its methods never block and
+// never call back. They may be called from any goroutine, also while locks are held.
 //
-// A connection is congested when the frames that its client's own messages caused take more than half of MaxQueue. Until they take at most a
-// quarter, no further message of the client is handed to the session, nor is one read.
+// A connection is congested when the frames that its client's own messages caused take more than
+// half of MaxQueue. Until they take at most a quarter, the transport neither reads further messages
+// of the client nor passes any to the session.
 type Conn interface {
-	// Send queues f behind all that was sent before. If it finds no room (in bytes, MaxQueue), then how says whether it is dropped, others
-	// are, or the connection ends with CodeOverloaded. A frame of any size fits in an empty queue. The error is ErrClosed or ErrFull; a
-	// frame that was dropped is no error.
+	// Send enqueues f. If the queue is full (MaxQueue bytes wait), how determines whether f or other
+	// frames are dropped, or the connection ends with CodeOverloaded. A frame of any size fits in an
+	// empty queue.
+	//
+	// It returns ErrClosed, ErrFull or, with Delivery.IfRoom, ErrNoRoom. It returns nil for a frame
+	// that was dropped, and a nil error does not mean that the client received the frame.
 	Send(f *serializer.Frame, how Delivery) error
 
-	// Congested reports whether the connection is congested. If so, resume is called once when it no longer is or has ended, from any
-	// goroutine and under no lock. It must not block. A later call replaces the function, unless its own is nil: that one only asks.
+	// Congested reports whether the connection is congested. If it is, the transport calls resume once
+	// when the congestion or the connection has ended. It calls it from any goroutine, under no lock,
+	// and resume must not block. A later call replaces the function, unless its own is nil.
 	Congested(resume func()) bool
 
 	// Drained reports whether less than a quarter of MaxQueue waits for the client, or the connection
@@ -78,18 +43,21 @@ type Conn interface {
 	// does not count.
 	Drained(f func()) bool
 
-	// Close ends the connection once what is queued was written, or a short time has passed. Only the first call counts.
+	// Close ends the connection when all queued frames were written, or after a timeout. Only the
+	// first call has an effect.
 	Close(code int, reason string)
 }
 
-// Session is what a connection carries. A transport calls Receive for one frame at a time, in order, and Closed exactly once,
-// when no Receive is running and none will.
+// Session is the user of a server's connection. A transport calls Receive for one frame at a time,
+// in order. It calls Closed exactly once, after the last Receive has returned.
 type Session interface {
-	// Receive takes a frame; data is the session's to keep. It may block for a moment, which slows the client down. An error ends
-	// the connection: with its code if it is a *CloseError, else with CodeInternal.
+	// Receive handles a frame. The session may keep data. It may block for a moment, which slows the
+	// client down. An error ends the connection: with the code of a *CloseError, otherwise with
+	// CodeInternal.
 	Receive(op serializer.Op, data []byte) error
 
-	// Closed tells that the connection ended and why: a *CloseError if one side closed it, ErrIdle, ErrFull, or what the network
-	// said. It may block until the session's channels have ended.
+	// Closed is notified that the connection has ended. The error is a *CloseError if either end
+	// closed it, ErrIdle, ErrFull, or an error of the network. If Receive panicked, it wraps a
+	// *CloseError and a *channel.PanicError. Closed may block until the session has cleaned up.
 	Closed(err error)
 }

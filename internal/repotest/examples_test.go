@@ -17,7 +17,6 @@ import (
 var unexampled = map[string]string{
 	"channel.ClientBacklog": "a part of ClientStats, whose fields say it all",
 	"longpoll.Stats":        "fields of socket.Stats, which say it all",
-	"transport.PanicError":  "a reason that an operator reads in a log",
 	"longpoll.Peers":        "package socket has one, over its PubSub",
 	"longpoll.StatusError":  "package socket makes it of what Config.Connect returns",
 	"transport.ClientConn":  "the result of websocket.Dial and longpoll.Dial, whose examples use it",

@@ -15,8 +15,9 @@ import (
 	"bennu.example/transport"
 )
 
-// Whatever the parts, the URL makes a request for one path with the version at its end, or there is an error that no retry can mend.
-func FuzzClientEndpoint(f *testing.F) {
+// FuzzEndpoint checks that an endpoint is a URL for which a request can be made, with one path and
+// the version last in the query, or that the error wraps ErrURL.
+func FuzzEndpoint(f *testing.F) {
 	f.Add("wss://host:1/a%2Fb/?x=y#z", "?a=1&", "2.0.0+b", "token")
 	f.Add("http://[::1]", "a b", "", "")
 	f.Add("ws://user:pw@host//", "a=%", "\r\n", "\n")
@@ -42,7 +43,7 @@ func FuzzClientEndpoint(f *testing.F) {
 				t.Fatalf("%q %q: request for %q", base, params, uri)
 			}
 		}
-		// A space is written as + or as %20: both are read as the same version.
+		// A space is encoded as + or as %20. Both are decoded to the same version.
 		path, query, _ := strings.Cut(uri, "?")
 		last := strings.LastIndex("&"+query, "&vsn=")
 		if last < 0 || !strings.HasSuffix(path, "/websocket") {
@@ -54,15 +55,16 @@ func FuzzClientEndpoint(f *testing.F) {
 	})
 }
 
-// A request that was just given up leaves a connection of HTTP/2 that is not idle yet. It must end all the same.
-func TestClientConnsCloseAll(t *testing.T) {
+// TestConnsCloseAll checks that CloseAll closes a connection of HTTP/2 that is not idle yet,
+// because its last request has just been cancelled.
+func TestConnsCloseAll(t *testing.T) {
 	t.Parallel()
-	asked := make(chan struct{}, 1)
+	requested := make(chan struct{}, 1)
 	var mu sync.Mutex
 	open := map[net.Conn]bool{}
-	none := make(chan struct{}, 10) // told when there are none any more
+	allClosed := make(chan struct{}, 10) // notified when the last connection is closed
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		asked <- struct{}{}
+		requested <- struct{}{}
 		<-r.Context().Done()
 	}))
 	s.EnableHTTP2 = true
@@ -75,7 +77,7 @@ func TestClientConnsCloseAll(t *testing.T) {
 			open[c] = true
 		case http.StateClosed:
 			if delete(open, c); len(open) == 0 {
-				none <- struct{}{}
+				allClosed <- struct{}{}
 			}
 		}
 	}
@@ -92,11 +94,11 @@ func TestClientConnsCloseAll(t *testing.T) {
 			t.Error("Get: no error")
 		}
 	}()
-	<-asked
+	<-requested
 	conns.CloseAll()
-	<-none
+	<-allClosed
 	<-done
 	if _, err := (&http.Client{Transport: tr}).Get(s.URL); !errors.Is(err, transport.ErrClosed) {
-		t.Errorf("a connection after closeAll: %v", err)
+		t.Errorf("Get after CloseAll: %v, want ErrClosed", err)
 	}
 }

@@ -8,26 +8,36 @@ import (
 	"sync/atomic"
 )
 
-// clientCorkSize is how much is gathered into one write. A frame of the library alone comes in pieces of 4 KiB.
+// CorkSize is how many bytes a corked Wire gathers into one write. The WebSocket library itself
+// writes a frame in pieces of 4 KiB.
 const CorkSize = 64 << 10
 
-var clientCorks = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
+var corkBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 4<<10); return &b }}
 
-// clientWire is the connection under the WebSocket library, at the client's end. It counts bytes, and while corked it gathers
-// what is written: the library flushes each frame by itself.
+// Wire is the network connection under the client's end of a WebSocket. It counts bytes. While it
+// is corked, it gathers what is written, because the WebSocket library flushes each frame by
+// itself.
+//
+// Its methods may be called from any goroutine. Only one goroutine at a time may use Cork and
+// Uncork. The WebSocket library calls Close; the owner calls Abort to end a connection that hangs.
 type Wire struct {
-	rwc     io.ReadWriteCloser
-	In, Out atomic.Uint64
+	In, Out atomic.Uint64 // bytes received and sent
 
-	// under is the TCP connection below a TLS one, or nil. Closing a TLS connection first says so to the peer, which may
-	// take 5 s when it does not read.
+	rwc io.ReadWriteCloser
+
+	// under is the TCP connection below a TLS connection, or nil. Closing a TLS connection first
+	// notifies the peer, which takes up to 5 s if the peer does not read.
 	under net.Conn
 
-	writing chan struct{} // of size 1, full during a write: the library writes pongs and close frames, which a flush must not meet
-	corked  *[]byte       // nil: not corked
+	// writing has size 1 and is full during a write. The library writes pongs and close frames at any
+	// time, and these must not interleave with a flush.
+	writing chan struct{}
+	corked  *[]byte // nil if not corked
 	closed  atomic.Bool
 }
 
+// NewWire returns a Wire that reads and writes rwc. If conn, the connection of the HTTP request, is
+// a TLS connection, Abort closes the TCP connection below it.
 func NewWire(rwc io.ReadWriteCloser, conn net.Conn) *Wire {
 	w := &Wire{rwc: rwc, writing: make(chan struct{}, 1)}
 	if c, ok := conn.(*tls.Conn); ok {
@@ -36,8 +46,8 @@ func NewWire(rwc io.ReadWriteCloser, conn net.Conn) *Wire {
 	return w
 }
 
-// lock is the lock of writing. It may be held for as long as the network makes it, which is why it is no mutex: synctest would not
-// let time go on.
+// lock locks writing. The lock may be held until the network accepts the bytes. It is not a mutex,
+// because time in synctest does not advance while a goroutine waits for a mutex.
 func (w *Wire) lock() { w.writing <- struct{}{} }
 
 func (w *Wire) unlock() { <-w.writing }
@@ -79,22 +89,24 @@ func (w *Wire) flush() error {
 	return err
 }
 
+// Cork makes Write gather bytes until Uncork, or until there are CorkSize.
 func (w *Wire) Cork() {
 	w.lock()
 	defer w.unlock()
-	w.corked = clientCorks.Get().(*[]byte)
+	w.corked = corkBuffers.Get().(*[]byte)
 }
 
-// uncork writes what was gathered.
+// Uncork writes the gathered bytes.
 func (w *Wire) Uncork() error {
 	w.lock()
 	defer w.unlock()
 	err := w.flush()
-	clientCorks.Put(w.corked)
+	corkBuffers.Put(w.corked)
 	w.corked = nil
 	return err
 }
 
+// Close closes the connection. On TLS it may wait for the peer.
 func (w *Wire) Close() error {
 	if w.closed.Swap(true) {
 		return nil
@@ -102,7 +114,7 @@ func (w *Wire) Close() error {
 	return w.rwc.Close()
 }
 
-// abort closes the connection without waiting for anything: whatever is blocked in Read, Write or Close returns.
+// Abort closes the connection without waiting. Blocked calls of Read, Write and Close return.
 func (w *Wire) Abort() {
 	if w.under != nil {
 		w.under.Close()
