@@ -14,7 +14,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// What a frame may allocate: nothing when it is sent, and when it is received the memory that is then the reader's.
+// What a frame may allocate: nothing when it is sent, and when it is received the memory that is
+// then the reader's.
 func TestClientWSAllocs(t *testing.T) {
 	dial := func(h http.Handler) transport.ClientConn {
 		s := httptest.NewServer(h)

@@ -27,7 +27,8 @@ func clientBenchConn(b *testing.B, h http.Handler, dial transporttest.Dialer) tr
 	return transporttest.Dial(b, dial, transport.ClientConfig{URL: s.URL + "/socket"})
 }
 
-// clientDiscard is an endpoint that reads bytes and nothing else, at no cost of its own in allocations.
+// clientDiscard is an endpoint that reads bytes and nothing else, at no cost of its own in
+// allocations.
 var clientDiscard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	conn := transporttest.Hijack(w, r)
 	io.Copy(io.Discard, conn)

@@ -18,7 +18,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// freezer dials connections that can be frozen: nothing goes through any more, and neither end is told.
+// freezer dials connections that can be frozen: nothing goes through any more, and neither end is
+// told.
 type freezer struct {
 	dials atomic.Int32
 	mu    sync.Mutex
@@ -79,7 +80,8 @@ func (c *frozenConn) Close() error {
 	return c.Conn.Close()
 }
 
-// An attempt must not use a connection of an earlier one, or of the user's, on a path that died silently.
+// An attempt must not use a connection of an earlier one, or of the user's, on a path that died
+// silently.
 func TestClientDialsAnew(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

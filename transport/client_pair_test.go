@@ -19,7 +19,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// clientPair is our own server, for either transport, whose sessions echo. Text that begins with ["close" ends the session.
+// clientPair is our own server, for either transport, whose sessions echo. Text that begins with
+// ["close" ends the session.
 type clientPair struct {
 	ws *websocket.Server
 	lp *longpoll.Server
@@ -75,7 +76,8 @@ func (s *clientPairSession) Closed(err error) {
 	s.pair.ends = append(s.pair.ends, err)
 }
 
-// clientPairTest runs f in a bubble for each transport, with the client's end of a connection to our own server.
+// clientPairTest runs f in a bubble for each transport, with the client's end of a connection to
+// our own server.
 func clientPairTest(t *testing.T, f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
 	clientPairBound(t, 0, f)
 }
@@ -225,7 +227,8 @@ func TestClientPairIdle(t *testing.T) {
 	})
 }
 
-// All connections break at once: the session cannot be trusted any more, on either transport, and Read says so.
+// All connections break at once: the session cannot be trusted any more, on either transport, and
+// Read says so.
 func TestClientPairCut(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {

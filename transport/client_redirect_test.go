@@ -107,7 +107,8 @@ func TestClientRedirects(t *testing.T) {
 	})
 }
 
-// A redirect to another port or scheme of the same host would carry the token and the parameters to another server.
+// A redirect to another port or scheme of the same host would carry the token and the parameters to
+// another server.
 func TestClientRedirectsToAnotherServer(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
@@ -200,7 +201,8 @@ func TestClientRedirectsChecked(t *testing.T) {
 	}
 }
 
-// With no HTTPClient the connections are the dialed one's own, over TLS and HTTP/2 too, and TestMain sees to it that none is left.
+// With no HTTPClient the connections are the dialed one's own, over TLS and HTTP/2 too, and
+// TestMain sees to it that none is left.
 func TestClientOverSockets(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(*httptest.Server){

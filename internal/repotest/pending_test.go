@@ -7,8 +7,6 @@ var pendingProse = []string{
 	"socket",
 	"socket/token",
 	"transport",
-	"transport/internal/dial",
-	"transport/internal/transporttest",
 	"transport/longpoll",
 	"transport/websocket",
 }
@@ -20,8 +18,6 @@ var pendingCode = []string{
 	"socket",
 	"socket/token",
 	"transport",
-	"transport/internal/dial",
-	"transport/internal/transporttest",
 	"transport/longpoll",
 	"transport/websocket",
 }

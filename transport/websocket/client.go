@@ -57,7 +57,7 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 		return nil, dial.Error(u, err)
 	}
 	conn.SetReadLimit(cfg.MaxMessage)
-	c := &wsClient{
+	c := &clientConn{
 		conn:         conn,
 		wire:         shake.wire,
 		writeTimeout: cfg.WriteTimeout,
@@ -114,8 +114,8 @@ func (s *clientHandshake) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// wsClient is a ClientConn on a WebSocket.
-type wsClient struct {
+// clientConn is a ClientConn on a WebSocket.
+type clientConn struct {
 	conn         *websocket.Conn
 	wire         *dial.Wire
 	writeTimeout time.Duration
@@ -133,9 +133,9 @@ type wsClient struct {
 	readErr  error // what Read returns from now on
 }
 
-func (c *wsClient) Bytes() (in, out uint64) { return c.wire.In.Load(), c.wire.Out.Load() }
+func (c *clientConn) Bytes() (in, out uint64) { return c.wire.In.Load(), c.wire.Out.Load() }
 
-func (c *wsClient) Read() (serializer.Op, []byte, error) {
+func (c *clientConn) Read() (serializer.Op, []byte, error) {
 	typ, r, err := c.conn.Reader(context.Background())
 	if err == nil {
 		var data []byte
@@ -151,7 +151,7 @@ func (c *wsClient) Read() (serializer.Op, []byte, error) {
 }
 
 // ended makes the error that Read returns from now on of the first one, and lets go of the connection.
-func (c *wsClient) ended(err error) error {
+func (c *clientConn) ended(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.readErr != nil {
@@ -204,7 +204,7 @@ func readClientMessage(r io.Reader) ([]byte, error) {
 }
 
 // Batch returns how many frames are gathered into one system call.
-func (c *wsClient) Batch(frames []*serializer.Frame) int {
+func (c *clientConn) Batch(frames []*serializer.Frame) int {
 	n, size := 0, 0
 	for n < len(frames) && (n == 0 || size+clientFrameHeader+len(frames[n].Data) <= dial.CorkSize) {
 		size += clientFrameHeader + len(frames[n].Data)
@@ -213,7 +213,7 @@ func (c *wsClient) Batch(frames []*serializer.Frame) int {
 	return n
 }
 
-func (c *wsClient) Write(frames ...*serializer.Frame) error {
+func (c *clientConn) Write(frames ...*serializer.Frame) error {
 	c.writing <- struct{}{}
 	defer func() { <-c.writing }()
 	if c.closing.Load() {
@@ -231,7 +231,7 @@ func (c *wsClient) Write(frames ...*serializer.Frame) error {
 	return c.writeFailed(err)
 }
 
-func (c *wsClient) write(frames []*serializer.Frame) error {
+func (c *clientConn) write(frames []*serializer.Frame) error {
 	if len(frames) == 1 && len(frames[0].Data) < 4000 {
 		return c.conn.Write(context.Background(), websocket.MessageType(frames[0].Op), frames[0].Data) // one system call by itself
 	}
@@ -247,7 +247,7 @@ func (c *wsClient) write(frames []*serializer.Frame) error {
 
 // writeFailed keeps the first reason for which a Write failed, and returns it. The connection is not usable any more, but what the
 // server said before may still be there to read, so it is not torn down at once.
-func (c *wsClient) writeFailed(err error) error {
+func (c *clientConn) writeFailed(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.writeErr == nil {
@@ -257,12 +257,12 @@ func (c *wsClient) writeFailed(err error) error {
 	return c.writeErr
 }
 
-func (c *wsClient) writeTimedOut() {
+func (c *clientConn) writeTimedOut() {
 	_ = c.writeFailed(os.ErrDeadlineExceeded) // Write returns it
 	c.wire.Abort()
 }
 
-func (c *wsClient) Close(code int, reason string) error {
+func (c *clientConn) Close(code int, reason string) error {
 	if c.closing.CompareAndSwap(false, true) {
 		c.closeErr = c.shut(code, reason)
 		close(c.closed)
@@ -272,7 +272,7 @@ func (c *wsClient) Close(code int, reason string) error {
 }
 
 // shut makes the closing handshake, within closeTimeout.
-func (c *wsClient) shut(code int, reason string) error {
+func (c *clientConn) shut(code int, reason string) error {
 	if !sendableCode(code) {
 		code = int(websocket.StatusNoStatusRcvd)
 	}
@@ -288,7 +288,7 @@ func (c *wsClient) shut(code int, reason string) error {
 }
 
 // over reports whether the connection ended before it was closed here.
-func (c *wsClient) over() bool {
+func (c *clientConn) over() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.readErr != nil && c.readErr != transport.ErrClosed

@@ -41,8 +41,8 @@ func (s *Policy) Congests(own int) bool { return own > s.Max/2 }
 // Drained reports whether so few bytes of the client's own budget are in use that reading resumes.
 func (s *Policy) Drained(own int) bool { return own <= s.Max/4 }
 
-// Quiet reports whether so little waits in q that frames that could not be sent are sent again. What
-// the client's own messages caused does not count. A frame of any size has room then: if it had to
+// Quiet reports whether so little waits in q that the sender of a frame of Delivery.IfRoom may try
+// again. The client's own budget does not count. A frame of any size has room then: if it had to
 // wait for an empty queue, its sender would be called again and again. Nil means an empty queue.
 func (s *Policy) Quiet(q *Queue) bool {
 	return q == nil || q.bytes == q.OwnBytes || q.bytes-q.OwnBytes < s.Max/4

@@ -1,11 +1,16 @@
 package transporttest
 
-import "net"
+import (
+	"net"
+	"sync"
+)
 
-// PipeListener is a listener whose connections are given to it, such as one end of a net.Pipe.
+// PipeListener is a net.Listener whose connections are sent to it, such as one end of a net.Pipe.
 type PipeListener struct {
 	Conns chan net.Conn
-	done  chan struct{}
+
+	once sync.Once
+	done chan struct{}
 }
 
 // NewPipeListener returns a listener. Close ends it.
@@ -23,8 +28,11 @@ func (l *PipeListener) Accept() (net.Conn, error) {
 	}
 }
 
-// Close makes Accept return net.ErrClosed. It must be called once.
-func (l *PipeListener) Close() error { close(l.done); return nil }
+// Close makes Accept return net.ErrClosed.
+func (l *PipeListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return nil
+}
 
-// Addr returns a name.
+// Addr returns a placeholder.
 func (l *PipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "unix"} }

@@ -2,28 +2,30 @@ package transporttest
 
 import (
 	"encoding/json"
-	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 )
 
-// LongPollServer is a long-poll server for one client. It keeps what it is asked, and answers as a healthy one, unless a test has
-// something else to say.
+// LongPollServer is a long-poll server for one client. It records the requests, and answers as a
+// healthy server unless Get or Post answer. Its methods may be called from any goroutine.
 type LongPollServer struct {
-	// Get answers the i-th GET from 0 on, Post the i-th POST. They return false for the usual answer.
+	// Get answers the i-th GET, counted from 0, and Post the i-th POST. They return false for the
+	// usual answer.
 	Get  func(i int, w http.ResponseWriter, r *http.Request) bool
 	Post func(i int, w http.ResponseWriter, r *http.Request) bool
+
+	Out chan string // messages for the client
 
 	mu     sync.Mutex
 	gets   []*http.Request
 	posts  []*http.Request
 	bodies []string // of posts
-	Out    chan string
 }
 
+// NewLongPollServer returns a server. A test that uses synctest must create it in the bubble, or
+// replace Out there.
 func NewLongPollServer() *LongPollServer { return &LongPollServer{Out: make(chan string, 1000)} }
 
 func (s *LongPollServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -69,19 +71,21 @@ func (s *LongPollServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Posted returns the bodies so far.
+// Posted returns the bodies of the POSTs so far.
 func (s *LongPollServer) Posted() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return append([]string(nil), s.bodies...)
 }
 
+// Counts returns the number of requests so far.
 func (s *LongPollServer) Counts() (gets, posts int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.gets), len(s.posts)
 }
 
+// Request returns the i-th request of a method.
 func (s *LongPollServer) Request(method string, i int) *http.Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -91,7 +95,7 @@ func (s *LongPollServer) Request(method string, i int) *http.Request {
 	return s.gets[i]
 }
 
-// Answer is an answer of a Phoenix since 1.8.10.
+// Answer writes the answer of Phoenix 1.8.10 or later.
 func Answer(w http.ResponseWriter, status int, token string, messages ...string) {
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	w.Header()["Cache-Control"] = append(w.Header()["Cache-Control"], "no-store")
@@ -103,28 +107,4 @@ func Answer(w http.ResponseWriter, status int, token string, messages ...string)
 		body["token"], body["messages"] = token, messages
 	}
 	json.NewEncoder(w).Encode(body)
-}
-
-// Hijack answers a WebSocket handshake and returns the bare connection.
-func Hijack(w http.ResponseWriter, r *http.Request) io.ReadWriteCloser {
-	conn, buf, err := w.(http.Hijacker).Hijack()
-	if err != nil {
-		panic(err)
-	}
-	fmt.Fprintf(buf, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", AcceptKey(r.Header.Get("Sec-WebSocket-Key")))
-	buf.Flush()
-	return conn
-}
-
-// Endpoint is an endpoint for either transport: it accepts WebSockets, and long-poll sessions as LongPollServer does.
-func Endpoint() http.Handler {
-	lp := NewLongPollServer()
-	ws := WebSocketHandler(Echo)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasSuffix(r.URL.Path, "/longpoll") {
-			lp.ServeHTTP(w, r)
-		} else {
-			ws.ServeHTTP(w, r)
-		}
-	})
 }
