@@ -107,7 +107,8 @@ type Config struct {
 	OnSlow transport.SlowPolicy
 	// MaxMailbox bounds the messages that wait for the callbacks of one channel, in bytes. Zero means
 	// 1 MiB. While a mailbox is full, nothing is read from its client. After 5 s the channel ends with
-	// phx_error.
+	// phx_error. Messages that a channel sends to itself while it handles its client's, such as its
+	// own broadcasts that it intercepts, have room up to four times this bound.
 	MaxMailbox int
 	// MaxChannels bounds the channels of one socket. Zero means 100. A further join is refused, reason
 	// "too many channels joined". So is any join while the callbacks of twice as many channels run,

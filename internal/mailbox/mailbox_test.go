@@ -108,6 +108,35 @@ func TestBound(t *testing.T) {
 	})
 }
 
+// Items of the mailbox's own function have four times as much room as others, and count for both
+// bounds. See docs/limits.md.
+func TestEnqueueOwnHasFourTimesTheRoom(t *testing.T) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
+		const bound, size = 1000, 36 // with its overhead, an item counts as 100 bytes
+		gate := make(chan struct{})
+		b := newMailbox(workers, bound, func(int) { <-gate })
+		for range 10 {
+			if err := b.Enqueue(0, size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.Enqueue(1, size); !errors.Is(err, mailbox.ErrFull) {
+			t.Fatalf("enqueue beyond the bound: %v", err)
+		}
+		for range 30 {
+			if err := b.EnqueueOwn(2, size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := b.EnqueueOwn(3, size); !errors.Is(err, mailbox.ErrFull) || b.Used() != 4*bound {
+			t.Fatalf("enqueue an own item with %d bytes in use: %v", b.Used(), err)
+		}
+		close(gate)
+		b.Close(true)
+		b.Wait()
+	})
+}
+
 func TestEnqueueWait(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
