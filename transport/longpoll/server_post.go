@@ -20,26 +20,15 @@ func (l *localSession) post(ctx context.Context, parts []part, release func()) (
 			release()
 		}
 	}()
+	if status := l.takeTurn(ctx); status != statusOK {
+		return status
+	}
+	b := &postProgress{start: time.Now(), cancelled: ctx.Done(), status: make(chan int, 1)}
+	received = true
+	go l.receive(parts, b, release)
 	window := l.s.cfg.Window
 	timeout := time.NewTimer(window)
 	defer timeout.Stop()
-	select {
-	case l.turn <- struct{}{}:
-	case <-l.done:
-		return statusGone
-	case <-timeout.C:
-		return statusTimeout
-	case <-ctx.Done():
-		return statusTimeout
-	}
-	if !l.alive() {
-		<-l.turn
-		return statusGone
-	}
-	b := &postProgress{start: time.Now(), status: make(chan int, 1)}
-	received = true
-	go l.receive(parts, b, release)
-	timeout.Reset(window)
 	for {
 		select {
 		case status := <-b.status:
@@ -58,13 +47,67 @@ func (l *localSession) post(ctx context.Context, parts []part, release func()) (
 	}
 }
 
+// takeTurn waits until the earlier POSTs have returned the turn. It takes the turn and returns
+// statusOK, or returns the status of a POST that does not get the turn in time.
+func (l *localSession) takeTurn(ctx context.Context) (status int) {
+	select {
+	case l.turn <- struct{}{}:
+	default:
+		if status := l.awaitTurn(ctx); status != statusOK {
+			return status
+		}
+	}
+	if !l.alive() {
+		<-l.turn
+		return statusGone
+	}
+	return statusOK
+}
+
+// awaitTurn waits for the turn, for at most the window. The time during which the session is
+// congested does not count, because the earlier POST waits for the client's polls then.
+func (l *localSession) awaitTurn(ctx context.Context) (status int) {
+	expired := make(chan struct{})
+	ended := false // under mu
+	var timeout *time.Timer
+	l.mu.Lock()
+	timeout = time.AfterFunc(l.s.cfg.Window, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		switch {
+		case ended:
+		case l.congested:
+			timeout.Reset(l.s.cfg.Window)
+		default:
+			close(expired)
+		}
+	})
+	l.mu.Unlock()
+	defer func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		ended = true
+		timeout.Stop()
+	}()
+	select {
+	case l.turn <- struct{}{}: // POSTs that wait here get the turn in the order in which they arrived
+		return statusOK
+	case <-l.done:
+		return statusGone
+	case <-expired:
+	case <-ctx.Done():
+	}
+	return statusTimeout
+}
+
 // postProgress is shared by the request of a POST and the goroutine that handles its messages.
 type postProgress struct {
-	start  time.Time
-	begun  atomic.Int64 // when the current message was begun, after start
-	waits  atomic.Bool  // the next message waits in awaitRoom
-	late   atomic.Bool  // the client was sent statusTimeout: no further message may be handled
-	status chan int
+	start     time.Time
+	cancelled <-chan struct{} // closed when the client has given up the POST
+	begun     atomic.Int64    // when the current message was begun, after start
+	waits     atomic.Bool     // the next message waits in awaitRoom
+	late      atomic.Bool     // the client was sent statusTimeout: no further message may be handled
+	status    chan int
 }
 
 // current returns when the current message was begun, after start.
@@ -96,7 +139,9 @@ func (l *localSession) receive(parts []part, b *postProgress, release func()) {
 			b.begun.Store(int64(time.Since(b.start)))
 		}
 		if !l.makeReady(b) {
-			status = statusGone
+			if !l.alive() {
+				status = statusGone
+			}
 			break
 		}
 		if err := l.receiveOne(p); err != nil {
@@ -111,15 +156,16 @@ func (l *localSession) receive(parts []part, b *postProgress, release func()) {
 }
 
 // makeReady waits until the session is not congested. This time does not count as time of the
-// message. It reports false if the session ended meanwhile.
+// message. It reports false if the message must not be handled: the session ended meanwhile, or the
+// client gave up the POST, so that nothing of it is kept in memory.
 func (l *localSession) makeReady(b *postProgress) bool {
 	b.waits.Store(true)
-	waited := l.awaitRoom()
+	waited, gaveUp := l.awaitRoom(b.cancelled)
 	if waited {
 		b.begun.Store(int64(time.Since(b.start)))
 	}
 	b.waits.Store(false)
-	return !waited || l.alive()
+	return !waited || !gaveUp && l.alive()
 }
 
 // receiveOne passes a message to the session. The error is the reason to end the session.

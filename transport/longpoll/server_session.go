@@ -131,21 +131,26 @@ func (l *localSession) Congested(resume func()) bool {
 	return l.congested
 }
 
-// awaitRoom waits while the session is congested. It reports whether it waited.
-func (l *localSession) awaitRoom() (waited bool) {
+// awaitRoom waits while the session is congested. It reports whether it waited, and whether it gave
+// up because cancelled was closed.
+func (l *localSession) awaitRoom(cancelled <-chan struct{}) (waited, gaveUp bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for l.congested {
+	for l.congested && !gaveUp {
 		waited = true
 		if l.drained == nil {
 			l.drained = make(chan struct{})
 		}
 		drained := l.drained
 		l.mu.Unlock()
-		<-drained
+		select {
+		case <-drained:
+		case <-cancelled:
+			gaveUp = true
+		}
 		l.mu.Lock()
 	}
-	return waited
+	return waited, gaveUp
 }
 
 // uncongest ends congestion. The caller holds mu, and must call the returned function after it has
