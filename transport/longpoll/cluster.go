@@ -23,8 +23,12 @@ const (
 	// peerChunk is how many bytes of a request or answer a node sends to another before it waits
 	// for a response. Engines bound the size of a message: NATS at 1 MiB.
 	peerChunk = 256 << 10
-	// maxPeerBodies bounds the POSTs of other nodes that are in work, in bytes, and maxPeerPosts
-	// their number for each session. A further POST is answered with statusTimeout.
+	// maxPeerBodies bounds the POSTs of other nodes that are in work, in bytes, except for the first
+	// step of each: see bodyStep. Those of one session are bounded by MaxBody together, and by
+	// maxPeerPosts in number. A further POST is answered with peerBusy.
+	//
+	// The POSTs of this node's own clients have a budget of their own. With a common one, two nodes
+	// that forward to each other could wait for each other.
 	maxPeerBodies = 64 << 20
 	maxPeerPosts  = 4
 )
@@ -39,13 +43,14 @@ type cluster struct {
 	done chan struct{}  // closed by close
 	work sync.WaitGroup // the incoming calls
 
+	bodies bodies // of the incoming POSTs
+
 	mu       sync.Mutex
 	closed   bool
 	lastCall uint64
 	outgoing map[uint64]*outgoingCall
 	incoming map[callID]*incomingCall
 	uses     map[tokenID]*remoteUse // by session
-	bodies   int                    // bytes of the incoming POSTs
 }
 
 // callID identifies an incoming call.
@@ -70,6 +75,7 @@ func newCluster(s *Server) *cluster {
 		incoming: make(map[callID]*incomingCall),
 		uses:     make(map[tokenID]*remoteUse),
 	}
+	p.bodies.init(s.maxPackedBody(), maxPeerBodies)
 	p.stop = s.cfg.Peers.Listen(s.tokens.address(s.node), p.receive)
 	return p
 }

@@ -19,7 +19,7 @@ type incomingCall struct {
 	superseded bool             // a newer poll arrived while this one waited; under cluster.mu
 	previous   *incomingCall    // the poll that this one replaces
 	waited     chan struct{}    // closed when the call no longer waits for the session
-	bytes      int              // bytes of a POST, which count in cluster.bodies
+	bytes      int              // the size of a POST, taken from cluster.bodies; 0 for a poll
 }
 
 // serve begins to serve a call, or refuses it.
@@ -36,7 +36,7 @@ func (p *cluster) serve(m peerMessage) {
 		messages: make(chan peerMessage, 4),
 		waited:   make(chan struct{}),
 	}
-	if m.kind == peerPost && (m.total == 0 || m.total > uint64(p.s.cfg.MaxBody)+16*maxParts) {
+	if m.kind == peerPost && (m.total == 0 || m.total > uint64(p.s.maxPackedBody())) {
 		c.respond(&peerMessage{kind: peerStatus, number: http.StatusBadRequest})
 		return
 	}
@@ -48,7 +48,7 @@ func (p *cluster) serve(m peerMessage) {
 	}
 	if !c.begin() {
 		c.cancel()
-		c.respond(&peerMessage{kind: peerStatus, number: statusTimeout})
+		c.respond(&peerMessage{kind: peerBusy})
 		return
 	}
 	go func() {
@@ -67,12 +67,14 @@ func (c *incomingCall) begin() bool {
 		u = new(remoteUse)
 	}
 	isPost := c.bytes > 0
-	if p.closed || p.incoming[c.id] != nil || isPost && (u.posts >= maxPeerPosts || p.bodies+c.bytes > maxPeerBodies) {
+	if p.closed || p.incoming[c.id] != nil {
 		return false
 	}
 	if isPost {
+		if u.posts >= maxPeerPosts || !p.bodies.tryTake(c.l.id, int64(c.bytes)) {
+			return false
+		}
 		u.posts++
-		p.bodies += c.bytes
 	} else {
 		if c.previous = u.waiting; c.previous != nil {
 			c.previous.superseded = true
@@ -98,7 +100,7 @@ func (c *incomingCall) end() {
 	delete(p.incoming, c.id)
 	if c.bytes > 0 {
 		c.use.posts--
-		p.bodies -= c.bytes
+		p.bodies.give(c.l.id, int64(c.bytes))
 	}
 	if c.use.calls--; c.use.calls == 0 {
 		delete(p.uses, c.l.id)

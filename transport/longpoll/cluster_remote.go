@@ -94,45 +94,79 @@ func (r *remoteSession) settle(delivered bool) {
 // post implements pollSession.
 func (r *remoteSession) post(ctx context.Context, parts []part, release func()) (status int) {
 	defer release()
-	c := r.cluster.call(r.node, nil)
-	if c == nil {
-		return statusGone
-	}
-	defer c.end()
-	status = r.forward(ctx, c, packParts(parts))
-	if status == 0 {
-		c.send(&peerMessage{kind: peerSettle})
-		if ctx.Err() != nil {
-			return statusTimeout // the client has disconnected and does not receive it
+	data := packParts(parts)
+	until := time.Now().Add(r.cluster.s.cfg.Window)
+	for pause := minBusyPause; ; pause = min(2*pause, maxBusyPause) {
+		status, busy := r.forward(ctx, data)
+		if !busy {
+			return status
 		}
-		return statusGone
+		if time.Until(until) < pause || !r.cluster.pause(ctx, pause) {
+			r.cluster.s.busy.Add(1)
+			return statusTimeout
+		}
 	}
-	return status
 }
 
-// forward sends the messages of a POST to the other node and returns the status of the answer. It
-// returns 0 if the other node is gone or the client has disconnected.
-func (r *remoteSession) forward(ctx context.Context, c *outgoingCall, data []byte) (status int) {
-	for sent, ok := 0, true; ok; {
-		var m peerMessage
+// A POST for which the other node has no room is sent again after minBusyPause, and then after
+// pauses that grow up to maxBusyPause, until the window ends. Meanwhile its messages are held by
+// this node, which has accounted for them, and not by the other one.
+const (
+	minBusyPause = 100 * time.Millisecond
+	maxBusyPause = 1600 * time.Millisecond
+)
+
+// pause waits for d. It reports false if it ended earlier, with ctx or the cluster.
+func (p *cluster) pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+	case <-p.done:
+	}
+	return false
+}
+
+// forward makes a call for a POST, whose messages are packed in data. It returns the status of the
+// answer. It reports busy if the other node has no room for the messages.
+func (r *remoteSession) forward(ctx context.Context, data []byte) (status int, busy bool) {
+	c := r.cluster.call(r.node, nil)
+	if c == nil {
+		return statusGone, false
+	}
+	defer c.end()
+	switch m, ok := r.send(ctx, c, data); {
+	case ok && m.kind == peerGone:
+		return statusGone, false
+	case ok && m.kind == peerStatus:
+		return int(m.number), false
+	case ok && m.kind == peerBusy:
+		return 0, true
+	}
+	c.send(&peerMessage{kind: peerSettle})
+	if ctx.Err() != nil {
+		return statusTimeout, false // the client has disconnected and does not receive it
+	}
+	return statusGone, false
+}
+
+// send sends the messages of a POST to the other node and returns the last response. It reports
+// false if the other node is gone or the client has disconnected.
+func (r *remoteSession) send(ctx context.Context, c *outgoingCall, data []byte) (last peerMessage, ok bool) {
+	for sent := 0; ; {
 		if sent < len(data) {
 			chunk := data[sent:min(sent+peerChunk, len(data))]
-			m, ok = c.request(ctx, &peerMessage{
+			last, ok = c.request(ctx, &peerMessage{
 				kind: peerPost, session: r.id, total: uint64(len(data)), offset: uint64(sent), data: chunk,
 			})
 			sent += len(chunk)
 		} else {
-			m, ok = c.next(ctx, r.cluster.s.cfg.PeerTimeout)
+			last, ok = c.next(ctx, r.cluster.s.cfg.PeerTimeout)
 		}
-		switch {
-		case !ok:
-		case m.kind == peerGone:
-			return statusGone
-		case m.kind == peerStatus:
-			return int(m.number)
-		case m.kind != peerNext && m.kind != peerWait:
-			return 0
+		if !ok || last.kind != peerNext && last.kind != peerWait {
+			return last, ok
 		}
 	}
-	return 0
 }

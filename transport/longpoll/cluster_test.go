@@ -403,35 +403,6 @@ func TestLongPollCloseAnswersRemotePolls(t *testing.T) {
 	})
 }
 
-// Without bounds a node could be made to work, and to hold, whatever comes from others.
-func TestLongPollPeerBounds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{})
-		defer endAll(n...)
-		token, session := n[0].open()
-		free := make(chan struct{})
-		session.receive = func(serializer.Op, []byte) error { <-free; return nil }
-		var all sync.WaitGroup
-		var mu sync.Mutex
-		statuses := map[int]int{}
-		for range 7 {
-			all.Go(func() {
-				a := n[1].post(token, "[1]")
-				mu.Lock()
-				defer mu.Unlock()
-				statuses[a.Status]++
-			})
-		}
-		synctest.Wait()
-		close(free)
-		all.Wait()
-		if statuses[200] != 4 || statuses[408] != 3 {
-			t.Errorf("statuses %v, want 4 of 200 and 3 of 408", statuses)
-		}
-	})
-}
-
 // Whatever is lost between three nodes, at random, and whichever node serves: frames come in order and none twice; posts likewise.
 func TestLongPollRandomLossBetweenNodes(t *testing.T) {
 	t.Parallel()

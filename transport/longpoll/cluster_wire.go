@@ -32,6 +32,7 @@ const (
 	peerLater  // a newer poll arrived: this one gets no messages
 	peerNext   // request the next part of the messages
 	peerStatus // number: the status of the answer to the POST
+	peerBusy   // there is no room for the POST: it may be sent again, as a new call
 )
 
 // peerMessage is a message between nodes. Its kind determines which fields are used.
@@ -121,6 +122,9 @@ func unpackFrames(data []byte) (frames []*serializer.Frame, err error) {
 	})
 	return frames, err
 }
+
+// maxPackedBody returns the largest size of the packed messages of a POST.
+func (s *Server) maxPackedBody() int64 { return s.cfg.MaxBody + maxParts*(1+binary.MaxVarintLen64) }
 
 // packParts encodes the messages of a POST.
 func packParts(parts []part) []byte {

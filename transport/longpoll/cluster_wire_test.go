@@ -51,7 +51,7 @@ func TestPeerSaysAnything(t *testing.T) {
 	node := tokenID{1}
 	for _, p := range []*poll{nil, {}} {
 		c := s.cluster.call(node, p)
-		for kind := range peerStatus + 2 {
+		for kind := range peerBusy + 2 {
 			s.cluster.receive((&peerMessage{kind: kind, from: node, call: c.id}).append(nil))
 		}
 		c.end()

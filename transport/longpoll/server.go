@@ -86,7 +86,7 @@ func NewServer(cfg Config) *Server {
 	}
 	s.slow.Max, s.slow.Default = s.cfg.MaxQueue, s.cfg.OnSlow
 	s.free = sync.NewCond(&s.mu)
-	s.bodies.init(s.cfg.MaxBody)
+	s.bodies.init(s.cfg.MaxBody, maxMoreBodies)
 	if cfg.Peers != nil && len(cfg.Secret) > 0 {
 		s.cluster = newCluster(s)
 	}

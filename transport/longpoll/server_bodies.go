@@ -18,7 +18,7 @@ import (
 const (
 	bodyStep       = 16 << 10
 	maxFirstBodies = 16 << 20 // for the first step of each body
-	maxMoreBodies  = 32 << 20 // for the other steps; at least MaxBody
+	maxMoreBodies  = 32 << 20 // for the other steps, or MaxBody if that is more
 	bodyOverhead   = 1 << 10  // what a POST costs its session in addition to its body
 
 	// maxDiscards bounds the refused requests whose bodies are read at the same time.
@@ -42,11 +42,50 @@ type sessionBodies struct {
 	posts int
 }
 
-func (b *bodies) init(maxBody int64) {
-	b.perSession = maxBody
+// init sets the budgets: that of each session, and that of all sessions for the steps behind the
+// first of each body. The latter is at least that of one session.
+func (b *bodies) init(perSession, more int64) {
+	b.perSession = perSession
 	b.first.free = maxFirstBodies
-	b.more.free = max(maxMoreBodies, maxBody)
+	b.more.free = max(more, perSession)
 	b.sessions = make(map[tokenID]*sessionBodies)
+}
+
+// tryTake takes the bytes for a body of the given size, if they are free. It reports whether it took
+// them. Then the caller must call give.
+func (b *bodies) tryTake(id tokenID, size int64) bool {
+	s := b.enter(id)
+	if s.tryTake(size) {
+		first := min(size, bodyStep)
+		if b.first.tryTake(first) {
+			if b.more.tryTake(size - first) {
+				return true
+			}
+			b.first.give(first)
+		}
+		s.give(size)
+	}
+	b.leave(id, s)
+	return false
+}
+
+// give returns the bytes for a body of the given size.
+func (b *bodies) give(id tokenID, size int64) {
+	b.giveShared(size)
+	b.mu.Lock()
+	s := b.sessions[id]
+	b.mu.Unlock()
+	s.give(size)
+	b.leave(id, s)
+}
+
+// giveShared returns the bytes for a body of the given size to the budgets of all sessions.
+func (b *bodies) giveShared(size int64) {
+	first := min(size, bodyStep)
+	b.first.give(first)
+	if size > first {
+		b.more.give(size - first)
+	}
 }
 
 // enter adds a POST to a session's.
@@ -130,11 +169,7 @@ func (b *postBody) grow() bool {
 
 // release returns the bytes. The messages of the body must no longer be in use.
 func (b *postBody) release() {
-	first := min(b.held, bodyStep)
-	b.all.first.give(first)
-	if b.held > first {
-		b.all.more.give(b.held - first)
-	}
+	b.all.giveShared(b.held)
 	b.session.give(b.size)
 	b.all.leave(b.id, b.session)
 }

@@ -51,6 +51,17 @@ func (b *budget) take(n int64, until time.Time, done <-chan struct{}) bool {
 	return false
 }
 
+// tryTake takes n bytes if they are free and nobody waits. It reports whether it took them.
+func (b *budget) tryTake(n int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.waiting) > 0 || b.free < n {
+		return false
+	}
+	b.free -= n
+	return true
+}
+
 // give returns n bytes.
 func (b *budget) give(n int64) {
 	b.mu.Lock()
