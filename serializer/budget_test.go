@@ -1,6 +1,7 @@
 package serializer_test
 
 import (
+	"strings"
 	"testing"
 
 	"bennu.example/serializer"
@@ -46,6 +47,14 @@ func TestAllocations(t *testing.T) {
 			})
 		}
 	}
+	large, err := serializer.Value(strings.Repeat("x", 1<<18)).Encoded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget(t, "Encode a large payload", 2, func() error { // the frame and its data
+		_, err := serializer.Encode(serializer.V2(), &serializer.Message{Topic: "t", Event: "e", Payload: large})
+		return err
+	})
 	list := serializer.Default()
 	budget(t, "Select", 0, func() error {
 		serializer.Select(list, "2.0.0")

@@ -42,12 +42,18 @@ func Encode(s Serializer, m *Message) (*Frame, error) {
 	d := drafts.Get().(*draft)
 	defer drafts.Put(d)
 	d.message = *m // so that the caller's can stay on the stack
-	op, data, err := s.Append(d.bytes[:0], &d.message)
-	d.message = Message{}
-	if err != nil {
-		return nil, err
+	dst := d.bytes[:0]
+	if n := len(m.Payload.raw); n > maxPooled { // too large for the scratch memory
+		dst = make([]byte, 0, n+len(m.Topic)+len(m.Event)+256)
 	}
-	if cap(data) <= maxPooled {
+	op, data, err := s.Append(dst, &d.message)
+	d.message = Message{}
+	switch {
+	case err != nil:
+		return nil, err
+	case cap(dst) > maxPooled && len(data) > cap(data)/8*7 && &data[0] == &dst[:1][0]:
+		return &Frame{Op: op, Data: data}, nil // no scratch memory and little unused memory: no copy
+	case cap(data) <= maxPooled:
 		d.bytes = data
 	}
 	return &Frame{Op: op, Data: bytes.Clone(data)}, nil
