@@ -101,7 +101,7 @@ func BenchmarkList(b *testing.B) {
 	b.Run("payload", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			b.SetBytes(int64(p.PayloadSize(topic)))
+			b.SetBytes(int64(len(p.Payload(topic))))
 		}
 	})
 	b.Run("page of 100", func(b *testing.B) {
@@ -293,3 +293,21 @@ func BenchmarkDelay(b *testing.B) {
 type signaling chan struct{}
 
 func (s signaling) Deliver(*pubsub.Broadcast) error { s <- struct{}{}; return nil }
+
+// BenchmarkPushOfCrowd measures the payloads of Push while 3,000 keys join, each of which is pushed
+// the state after its join. One operation is the whole crowd.
+func BenchmarkPushOfCrowd(b *testing.B) {
+	const size = 3000
+	b.ReportAllocs()
+	for b.Loop() {
+		p := presence.New(pubsub.New(nil), presence.Config{})
+		o := new(owner)
+		for i := range size {
+			if _, err := p.TrackFor(o, topic, userName(i), device{"device": "tab"}); err != nil {
+				b.Fatal(err)
+			}
+			p.Payload(topic)
+		}
+		p.Close(context.Background())
+	}
+}

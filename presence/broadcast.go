@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"weak"
 
 	"bennu.example/internal/safecall"
 	"bennu.example/serializer"
@@ -48,9 +49,16 @@ func (s *shard) change(topic string, c change) *room {
 		s.rooms[topic] = r
 	}
 	for _, e := range c.joins { // joins first, so that a key keeps its position in an update
-		if r.add(e) && s.online != nil {
+		isNew := r.add(e)
+		if !isNew {
+			r.listing = weak.Pointer[listing]{}
+		}
+		if isNew && s.online != nil {
 			s.online[e.key]++
 		}
+	}
+	if len(c.leaves) > 0 {
+		r.listing = weak.Pointer[listing]{}
 	}
 	for _, e := range c.leaves {
 		if r.remove(e) && s.online != nil {

@@ -68,8 +68,8 @@ func (p *Presence) Rooms() (n int) {
 	return n
 }
 
-// PayloadSize encodes the payload of Push and returns its size.
-func (p *Presence) PayloadSize(topic string) int { return len(p.payload(topic)) }
+// Payload returns the payload of Push.
+func (p *Presence) Payload(topic string) []byte { return p.payload(topic).Bytes() }
 
 // DeltaSize takes the changes that are due to be sent to all nodes, and returns the size of the
 // messages.

@@ -1,6 +1,7 @@
 package presence
 
 import (
+	"cmp"
 	"iter"
 	"maps"
 	"slices"
@@ -65,6 +66,17 @@ func (o *ordered[V]) at(key string) (v *V, isNew bool) {
 		o.reindex()
 	}
 	return &o.items[last].value, true
+}
+
+// from returns the items after the one with the sequence number seq, removed ones included.
+func (o *ordered[V]) from(seq int64) []item[V] {
+	at, found := slices.BinarySearchFunc(o.items, seq, func(it item[V], seq int64) int {
+		return cmp.Compare(max(it.seq, -it.seq), seq) // negative if the item was removed
+	})
+	if found {
+		at++
+	}
+	return o.items[at:]
 }
 
 // grow reserves capacity for n items in total.

@@ -1,22 +1,12 @@
 package presence
 
-import (
-	"cmp"
-	"fmt"
-	"slices"
-)
+import "fmt"
 
 // page returns at most limit keys after a sequence number, and the sequence number of the last one
 // if there are more.
 func (r *room) page(after int64, limit int) (page State, last int64) {
-	items := r.keys.items
-	at, found := slices.BinarySearchFunc(items, after, func(it item[metas], seq int64) int {
-		return cmp.Compare(max(it.seq, -it.seq), seq) // negative if the item was removed
-	})
-	if found {
-		at++
-	}
-	for ; at < len(items); at++ {
+	items := r.keys.from(after)
+	for at := range items {
 		it := &items[at]
 		if it.seq < 0 {
 			continue

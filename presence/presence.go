@@ -355,16 +355,16 @@ func (p *Presence) Online(keys ...string) (online []string) {
 // Push sends the state of the channel's topic to its client, as presence_state. A client needs it
 // once after every join.
 func (p *Presence) Push(c *channel.Channel) error {
-	return c.Push(EventState, encoded(p.payload(c.Topic())))
+	return c.Push(EventState, p.payload(c.Topic()))
 }
 
-func (p *Presence) payload(topic string) []byte {
+// payload returns the payload of presence_state for a topic.
+func (p *Presence) payload(topic string) serializer.Payload {
 	if p.cfg.Fetch != nil {
 		state := p.List(topic)
-		return state.appendJSON(nil)
+		return encoded(state.appendJSON(nil))
 	}
-	all := p.shard(topic).all(topic)
-	return appendList(make([]byte, 0, sizeOf(all)), all)
+	return p.shard(topic).encodedState(topic)
 }
 
 // encoded returns the payload for valid JSON, without validating it again.

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+	"weak"
 
 	"bennu.example/serializer"
 )
@@ -107,9 +108,10 @@ type room struct {
 
 	queue    []change // changes to broadcast, in order
 	state    roomState
-	audience int32         // number of subscribers of the last diff
-	sent     time.Duration // when the last diff was sent, see Presence.now; 0 if none was
-	shown    State         // the state after the last broadcast; only maintained for OnDiff
+	audience int32                 // number of subscribers of the last diff
+	sent     time.Duration         // when the last diff was sent, see Presence.now; 0 if none was
+	shown    State                 // the state after the last broadcast; only maintained for OnDiff
+	listing  weak.Pointer[listing] // zero after a change that is not a new key
 }
 
 type roomState uint8
@@ -169,11 +171,16 @@ func (m *metas) public() Entry {
 	return e
 }
 
-// all returns the entries, grouped by key.
-func (r *room) all() []*entry {
-	all := make([]*entry, 0, r.keys.len())
-	for _, m := range r.keys.all() {
-		for at := m.first; at != nil; at = at.after {
+// after returns the entries of the keys that joined after the one with the sequence number last,
+// grouped by key. Zero means all.
+func (r *room) after(last int64) []*entry {
+	items := r.keys.from(last)
+	if len(items) == 0 {
+		return nil
+	}
+	all := make([]*entry, 0, len(items))
+	for i := range items {
+		for at := items[i].value.first; at != nil; at = at.after { // a removed item has none
 			all = append(all, at)
 		}
 	}
@@ -205,7 +212,11 @@ func listOf(all []*entry) State {
 
 // appendList appends the payload of presence_state. Entries with the same key must be adjacent.
 func appendList(dst []byte, all []*entry) []byte {
-	dst = append(dst, '{')
+	return append(appendMembers(append(dst, '{'), all), '}')
+}
+
+// appendMembers is appendList without the braces.
+func appendMembers(dst []byte, all []*entry) []byte {
 	for i, e := range all {
 		switch {
 		case i > 0 && all[i-1].key == e.key:
@@ -222,7 +233,7 @@ func appendList(dst []byte, all []*entry) []byte {
 	if len(all) > 0 {
 		dst = append(dst, "]}"...)
 	}
-	return append(dst, '}')
+	return dst
 }
 
 // sizeOf estimates the size of the payload of presence_state.

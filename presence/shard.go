@@ -295,7 +295,7 @@ func (s *shard) read(topic string, f func(*room)) {
 
 // all returns the entries of a topic, grouped by key.
 func (s *shard) all(topic string) (all []*entry) {
-	s.read(topic, func(r *room) { all = r.all() })
+	s.read(topic, func(r *room) { all = r.after(0) })
 	return all
 }
 
