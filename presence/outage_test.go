@@ -15,7 +15,7 @@ func TestGapOfOne(t *testing.T) {
 				all := []*node{a, b, c}
 				a.track(new(owner), "before", nil)
 				eventually(t, 2*time.Second, all, "before")
-				time.Sleep(10 * time.Second)
+				time.Sleep(10 * time.Second) // virtual: clusterTest uses testing/synctest
 				net.setFate(func(from, to string) []time.Duration {
 					for _, l := range lost {
 						if from == l && to != l && to != "c" {
@@ -30,12 +30,12 @@ func TestGapOfOne(t *testing.T) {
 					n.track(new(owner), key, nil)
 					keys = append(keys, key)
 				}
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // virtual: clusterTest uses testing/synctest
 				net.setFate(func(_, _ string) []time.Duration { return []time.Duration{time.Millisecond} })
 				net.take()
 				b.wire.setCut(false) // reports a gap
 				eventually(t, 500*time.Millisecond, all, keys...)
-				time.Sleep(time.Second)
+				time.Sleep(time.Second) // virtual: clusterTest uses testing/synctest
 				if sent := net.take(); len(sent) > 12 {
 					t.Errorf("%d messages were sent: %v", len(sent), kinds(sent))
 				} else {
