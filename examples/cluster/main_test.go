@@ -253,9 +253,7 @@ func TestPageShowsNodeName(t *testing.T) {
 		p := b.Open("http://"+addr+"/?room=tea", func(line string) { t.Logf("%s: %s", node, line) })
 		p.Until(`document.activeElement === document.querySelector("#user")`)
 		p.Until(`document.querySelector("#enter").onsubmit`)
-		if err := p.Eval(`document.querySelector("#user").select()`, nil); err != nil {
-			t.Fatal(err)
-		}
+		p.Run(`document.querySelector("#user").select()`)
 		p.Type("user of " + node + "\n")
 		p.Until(fmt.Sprintf(`document.querySelector("#node").textContent === "Node %s"`, node))
 		p.Until(`document.querySelector("#node").getBoundingClientRect().width > 0`)

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,6 +15,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/testenv/listen"
 	"bennu.example/internal/testenv/require"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -114,39 +114,14 @@ func runProxy(t *testing.T, addr string, cmd *exec.Cmd) {
 			t.Logf("%s printed:\n%s", filepath.Base(cmd.Path), out.String())
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-		if err == nil {
-			_ = conn.Close()
-			return
-		}
-		select {
-		case <-exited:
-			t.Fatal("the proxy ended")
-		case <-ctx.Done():
-			t.Fatalf("the proxy does not listen: %v", err)
-		case <-time.After(10 * time.Millisecond): // another process opens it
-		}
-	}
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
+	listen.Await(t, addr, time.Minute, exited)
 }
 
 func TestProxyNginx(t *testing.T) {
 	t.Parallel()
 	nginx := require.Program(t, "nginx")
 	blocks := guideBlocks(t, "nginx") // the location, and what belongs beside the server
-	addr, dir := freeAddr(t), t.TempDir()
+	addr, dir := listen.FreeAddr(t), t.TempDir()
 	location := strings.ReplaceAll(blocks[0], "127.0.0.1:4000", echoServer(t))
 	var paths strings.Builder
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
@@ -166,7 +141,7 @@ func TestProxyNginx(t *testing.T) {
 func TestProxyCaddy(t *testing.T) {
 	t.Parallel()
 	caddy := require.Program(t, "caddy")
-	addr, dir := freeAddr(t), t.TempDir()
+	addr, dir := listen.FreeAddr(t), t.TempDir()
 	config := strings.ReplaceAll(guideBlocks(t, "caddy")[0], "127.0.0.1:4000", echoServer(t))
 	config = strings.Replace(config, ":8080", "http://"+addr, 1)
 	file := filepath.Join(dir, "Caddyfile")
@@ -187,7 +162,7 @@ func TestProxyGo(t *testing.T) {
 			program = b
 		}
 	}
-	addr, dir := freeAddr(t), t.TempDir()
+	addr, dir := listen.FreeAddr(t), t.TempDir()
 	program = strings.NewReplacer("127.0.0.1:4000", echoServer(t), `":8080"`, fmt.Sprintf("%q", addr)).Replace(program)
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o600); err != nil {
 		t.Fatal(err)

@@ -2,10 +2,8 @@ package repotest_test
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"bennu.example/internal/testenv/listen"
 	"bennu.example/internal/testenv/require"
 )
 
@@ -56,8 +55,8 @@ func TestGuideCommands(t *testing.T) {
 	}
 }
 
-// patience is how long a documented command may take to print what is expected.
-const patience = 2 * time.Minute
+// maxWait bounds the wait for the output of a documented command.
+const maxWait = 2 * time.Minute
 
 // start runs a program of the repository until the test ends. It returns what the program prints.
 func start(t *testing.T, dir string, env []string, name string, args ...string) *bufio.Reader {
@@ -81,7 +80,7 @@ func start(t *testing.T, dir string, env []string, name string, args ...string) 
 		_ = in.Close()
 		select {
 		case <-done:
-		case <-time.After(patience):
+		case <-time.After(maxWait):
 			_ = cmd.Process.Kill()
 			<-done
 		}
@@ -115,8 +114,8 @@ func await(t *testing.T, out *bufio.Reader, text string) string {
 			t.FailNow()
 		}
 		return line
-	case <-time.After(patience):
-		t.Fatalf("not printed within %v: %q", patience, text)
+	case <-time.After(maxWait):
+		t.Fatalf("not printed within %v: %q", maxWait, text)
 		return ""
 	}
 }
@@ -157,7 +156,7 @@ func TestReadmePrograms(t *testing.T) {
 	for _, file := range []string{"README.md", "docs/getting-started.md"} {
 		t.Run(file, func(t *testing.T) {
 			t.Parallel()
-			addr := freeAddr(t)
+			addr := listen.FreeAddr(t)
 			var server, client string
 			for _, b := range blocks(t) {
 				if b.file != file || b.lang != "go" || !strings.Contains(b.text, "package main") {
@@ -175,7 +174,7 @@ func TestReadmePrograms(t *testing.T) {
 				t.Fatal("no program is a server, or none a client")
 			}
 			start(t, t.TempDir(), nil, server)
-			waitFor(t, addr)
+			listen.Await(t, addr, maxWait, nil)
 			await(t, start(t, t.TempDir(), nil, client), "hello")
 		})
 	}
@@ -201,36 +200,6 @@ func buildText(t *testing.T, text string) string {
 		t.Fatalf("it does not build: %v\n%s", err, out)
 	}
 	return bin
-}
-
-// freeAddr returns an address of this machine that nobody listens on at this moment.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
-// waitFor waits until somebody listens on the address.
-func waitFor(t *testing.T, addr string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	for {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", addr)
-		if err == nil {
-			_ = conn.Close()
-			return
-		}
-		select {
-		case <-ctx.Done():
-			t.Fatalf("nobody listens on %s: %v", addr, err)
-		case <-time.After(10 * time.Millisecond): // another process opens it
-		}
-	}
 }
 
 // TestGuideInstall uses the modules from a clone as the guides describe, and builds a program with

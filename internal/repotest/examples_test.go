@@ -15,13 +15,13 @@ import (
 // unexampled lists the exported types and functions that need no example, with the reason. Names
 // that are documented as internal are exempt without being listed (see isInternal).
 var unexampled = map[string]string{
-	"channel.ClientBacklog": "a part of ClientStats, whose fields say it all",
-	"longpoll.Stats":        "fields of socket.Stats, which say it all",
-	"longpoll.Peers":        "package socket has one, over its PubSub",
-	"longpoll.StatusError":  "package socket makes it of what Config.Connect returns",
+	"channel.ClientBacklog": "a part of ClientStats, which documents its fields",
+	"longpoll.Stats":        "a part of socket.Stats, which documents its fields",
+	"longpoll.Peers":        "implemented by package socket",
+	"longpoll.StatusError":  "created by package socket from the error of Config.Connect",
 	"transport.ClientConn":  "the result of websocket.Dial and longpoll.Dial, whose examples use it",
-	"websocket.Stats":       "fields of socket.Stats, which say it all",
-	"presence.ClientConfig": "for what is not as usual: two names and a logger",
+	"websocket.Stats":       "a part of socket.Stats, which documents its fields",
+	"presence.ClientConfig": "overrides two names and the logger",
 }
 
 // TestExamples checks that every exported type and function of a package that users import has an
@@ -57,15 +57,7 @@ func TestExamples(t *testing.T) {
 // returns its constants, variables and constructors, which stand for the type in an example.
 func exported(t *testing.T, p pkg) map[string][]string {
 	t.Helper()
-	set := token.NewFileSet()
-	var files []*ast.File
-	for _, name := range p.GoFiles {
-		files = append(files, parse(t, set, filepath.Join(p.Dir, name)))
-	}
-	d, err := doc.NewFromFiles(set, files, p.ImportPath)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := docOf(t, p)
 	names := map[string][]string{}
 	for _, f := range d.Funcs {
 		if !isInternal(f.Doc) {

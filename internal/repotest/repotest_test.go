@@ -101,9 +101,8 @@ func TestMethodBudget(t *testing.T) {
 	}
 }
 
-// methods returns the exported methods of the exported types of a package, including those of
-// interfaces.
-func methods(t *testing.T, p pkg) (names []string) {
+// docOf returns the documentation of a package.
+func docOf(t *testing.T, p pkg) *doc.Package {
 	t.Helper()
 	set := token.NewFileSet()
 	var files []*ast.File
@@ -114,6 +113,14 @@ func methods(t *testing.T, p pkg) (names []string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return d
+}
+
+// methods returns the exported methods of the exported types of a package, including those of
+// interfaces.
+func methods(t *testing.T, p pkg) (names []string) {
+	t.Helper()
+	d := docOf(t, p)
 	for _, typ := range d.Types {
 		for _, m := range typ.Methods {
 			names = append(names, typ.Name+"."+m.Name)

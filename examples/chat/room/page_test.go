@@ -17,9 +17,7 @@ func (c *chat) visit(b *chromium.Browser, room, user, transport string) *chromiu
 	url := fmt.Sprintf("http://%s/?room=%s&transport=%s", c.addr, room, transport)
 	p := b.Open(url, func(line string) { c.t.Logf("%s: %s", user, line) })
 	p.Until(formReady)
-	if err := p.Eval(`document.querySelector("#user").select()`, nil); err != nil {
-		c.t.Fatal(err)
-	}
+	p.Run(`document.querySelector("#user").select()`)
 	p.Type(user + "\n")
 	p.Until(connected)
 	p.Until(`document.activeElement === document.querySelector("#body")`)
@@ -60,9 +58,7 @@ func TestTwoTabs(t *testing.T) {
 			bob.Until(here("ann, bob (you)"))
 			second := c.visit(b, "tea", "bob", transport)
 			ann.Until(here("ann (you), bob · 2 devices"))
-			if err := second.Eval(`document.querySelector("#leave").click()`, nil); err != nil {
-				t.Fatal(err)
-			}
+			second.Run(`document.querySelector("#leave").click()`)
 			ann.Until(here("ann (you), bob"))
 
 			bob.Type("hello <b>ann</b> & all")
@@ -80,20 +76,14 @@ func TestTwoTabs(t *testing.T) {
 
 			// A reload joins the same room, which is in the page's address. A tab that leaves is
 			// removed from the list immediately.
-			if err := carl.Eval(`location.reload()`, nil); err != nil {
-				t.Fatal(err)
-			}
+			carl.Run(`location.reload()`)
 			carl.Until(connected)
 			carl.Until(`new URL(location.href).searchParams.get("room") === "tea"`)
 			bob.Until(here("ann, bob (you), carl"))
-			if err := carl.Eval(`document.querySelector("#leave").click()`, nil); err != nil {
-				t.Fatal(err)
-			}
+			carl.Run(`document.querySelector("#leave").click()`)
 			carl.Until(`!document.querySelector("#entry").hidden && document.querySelector("#room").hidden`)
 			bob.Until(here("ann, bob (you)"))
-			if err := ann.Eval(`location.href = "about:blank"`, nil); err != nil {
-				t.Fatal(err)
-			}
+			ann.Run(`location.href = "about:blank"`)
 			bob.Until(here("bob (you)"))
 		})
 	}
@@ -112,9 +102,7 @@ func TestSameName(t *testing.T) {
 	other.ok("new_msg", map[string]any{"body": "it is me, too"}, nil)
 	ann.Until(shows("ann", "it is me, too"))
 	ann.Until(here("ann (you) · 2 devices"))
-	if err := ann.Eval(`location.reload()`, nil); err != nil {
-		t.Fatal(err)
-	}
+	ann.Run(`location.reload()`)
 	ann.Until(connected)
 	ann.Until(shows("You", "it is me"))
 	ann.Until(shows("ann", "it is me, too"))
@@ -176,9 +164,7 @@ func TestDeadConnection(t *testing.T) {
 	ann.Until(`document.querySelector("[data-pending=waiting] .why").textContent === "Sending …"`)
 	// The browser fires this event when the network changes. Without it, the page would check the
 	// connection after the timeout of the push, or by the next heartbeat.
-	if err := ann.Eval(`dispatchEvent(new Event("online"))`, nil); err != nil {
-		t.Fatal(err)
-	}
+	ann.Run(`dispatchEvent(new Event("online"))`)
 	ann.Until(shows("You", "hello"))
 	ann.Until(connected)
 }
@@ -253,15 +239,12 @@ func TestSwitchTransport(t *testing.T) {
 	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	for _, transport := range []string{"longpoll", "websocket"} {
-		err := ann.Eval(fmt.Sprintf(`{
+		ann.Run(fmt.Sprintf(`{
 			const select = document.querySelector("#transport");
 			select.value = %q;
 			select.dispatchEvent(new Event("change"));
 			document.querySelector("#body").focus();
-		}`, transport), nil)
-		if err != nil {
-			t.Fatal(err)
-		}
+		}`, transport))
 		ann.Until(connected)
 		ann.Until(fmt.Sprintf(`new URL(location.href).searchParams.get("transport") === %q`, transport))
 		ann.Type("by " + transport + "\n")
@@ -276,26 +259,20 @@ func TestRefusedMessage(t *testing.T) {
 	b := chromium.Start(t)
 	ann := c.visit(b, "tea", "ann", "websocket")
 	long := fmt.Sprintf("%0*d", maxBody+1, 1)
-	if err := ann.Eval(`document.querySelector("#body").removeAttribute("maxlength")`, nil); err != nil {
-		t.Fatal(err)
-	}
+	ann.Run(`document.querySelector("#body").removeAttribute("maxlength")`)
 	ann.Type(long + "\n")
 	ann.Until(`document.querySelector("[data-pending=refused] .why").textContent ===
 		"Not sent: a message can have at most 1000 characters."`)
 	ann.Type("this one is fine\n")
 	ann.Until(shows("You", "this one is fine"))
 	ann.Until(`document.querySelectorAll("[data-pending=refused]").length === 1`)
-	if err := ann.Eval(`document.querySelector(".discard").click()`, nil); err != nil {
-		t.Fatal(err)
-	}
+	ann.Run(`document.querySelector(".discard").click()`)
 	ann.Until(`document.querySelectorAll("#messages > li").length === 1`)
 
 	// After a refused join, the page shows the entry form and the reason.
 	refused := b.Open("http://"+c.addr+"/?room="+fmt.Sprintf("%0*d", maxRoom+1, 1), nil)
 	refused.Until(formReady)
-	if err := refused.Eval(`document.querySelector("#name").removeAttribute("maxlength")`, nil); err != nil {
-		t.Fatal(err)
-	}
+	refused.Run(`document.querySelector("#name").removeAttribute("maxlength")`)
 	refused.Type("eve\n")
 	refused.Until(`document.querySelector("#problem").textContent ===
 		"Cannot join: the room's name can have at most 64 characters."`)

@@ -192,6 +192,14 @@ func (p *Page) Eval(js string, v any) error {
 	return json.Unmarshal(got.Result.Value, v)
 }
 
+// Run evaluates JavaScript in the page and fails the test if that fails.
+func (p *Page) Run(js string) {
+	p.b.t.Helper()
+	if err := p.Eval(js, nil); err != nil {
+		p.b.t.Fatal(err)
+	}
+}
+
 // Until waits until a JavaScript expression is true in the page. It fails the test after the
 // timeout.
 func (p *Page) Until(js string) {
