@@ -114,7 +114,7 @@ func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kin
 func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
 
-func (d clientChannel) Farewell() (o clientlink.Out, ok bool) {
+func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
 	c, s := d.c, &d.c.state
 	if s.joinRef == 0 || s.status != StateJoining && s.status != StateJoined && s.status != StateLeaving {
 		return o, false

@@ -17,12 +17,13 @@ import (
 	"bennu.example/serializer"
 )
 
-// Client is a client's socket: one connection, which the client makes again when it is lost, and the
-// channels on it. Close ends it.
+// Client is a client's socket: one connection, and the channels on it. The client reconnects when
+// the connection is lost, until Close is called.
 //
-// Its methods may be called from any goroutine, including its callbacks. Only Ready, Flush and Close
-// block. The callbacks of OnState and OnProgress run in order, one at a time, and so do those of each
-// channel. They never run on the goroutine that maintains the connection, so they may block.
+// Its methods may be called from any goroutine, including its callbacks. Only Ready, Flush and
+// Close block. The callbacks of OnState and OnProgress run in order, one at a time, and so do those
+// of each channel. They never run on the goroutine that maintains the connection, so they may
+// block.
 type Client struct {
 	url    string
 	cfg    ClientConfig
@@ -34,7 +35,7 @@ type Client struct {
 	states clientStates
 
 	callbacks  mailbox.Mailbox[func()]
-	goroutines clientlink.Tracker // all but the loop's and those that run the user's functions
+	goroutines clientlink.Tracker // all but the loop and those that run functions of the user
 	isClosing  atomic.Bool
 	closed     chan struct{}
 
@@ -63,16 +64,16 @@ type Client struct {
 	unanswered  int
 	flushes     []*clientFlush
 	turns       []*clientTurn  // of clientSocket.Go, in order
-	turn        loop.Timer     // runs when the first of them has been waited for long enough
-	draining    *clientFlush   // of Close
+	turn        loop.Timer     // due when later tasks need not wait for the first one any more
+	draining    *clientFlush   // the wait of Close, if it was called
 	barrier     serializer.Ref // of the heartbeat whose reply shows that the server has received everything
-	barrierAt   uint64         // the value of entered when it was sent
-	settling    loop.Timer     // armed by that reply
+	barrierAt   uint64         // the value of entered when that heartbeat was sent
+	settling    loop.Timer     // armed when that reply arrives
 	probe       loop.Timer
 	probes      uint64
 	cancelProbe func()
-	better      clientDialed
-	doubt       clientDoubt
+	upgrade     dialResult // an open WebSocket that will replace long poll
+	fallback    clientFallback
 	progress    clientProgress
 	clock       clientClock
 }
@@ -109,9 +110,15 @@ func dialNew(ctx context.Context, c *Client) (*Client, error) {
 // NewClient returns a client that is not connected. Channels may be joined, and pushed to, before
 // [Client.Connect] is called.
 func NewClient(url string, cfg *ClientConfig) *Client {
-	c := &Client{url: url, cfg: cfg.withDefaults(), dial: dialClient, topics: make(map[string][]clientlink.Channel), closed: make(chan struct{})}
+	c := &Client{
+		url:    url,
+		cfg:    cfg.withDefaults(),
+		dial:   dialClient,
+		topics: make(map[string][]clientlink.Channel),
+		closed: make(chan struct{}),
+	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
-	c.loop = loop.New(c.run, c.rested)
+	c.loop = loop.New(c.run, c.afterBatch)
 	c.callbacks.Init(math.MaxInt, clientlink.Callbacks(c.runUser))
 	c.states.call = c.call
 	c.states.now.Since = time.Now()
@@ -125,15 +132,15 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	return c
 }
 
-// Connect makes the client connect, and stay connected until Pause or Close. It ends a pause. A client
-// that waits for its next attempt, was denied or has failed makes the next attempt at once. Connect
-// does not wait for the connection: see Ready.
-func (c *Client) Connect() { c.post(clientTask(func() { c.want(WantConnected) })) }
+// Connect makes the client connect, and stay connected until Pause or Close. It ends a pause. A
+// client that waits for its next attempt, was denied or has failed makes the next attempt
+// immediately. Connect does not wait for the connection: see Ready.
+func (c *Client) Connect() { c.post(clientTask(func() { c.setWanted(WantConnected) })) }
 
 // Pause closes the connection until Connect is called. Channels join again then. Pushes wait
-// meanwhile, and time out as usual. Over long poll the client first leaves its channels, which takes
-// at most 2 s in the background.
-func (c *Client) Pause() { c.post(clientTask(func() { c.want(WantPaused) })) }
+// meanwhile, and time out as usual. Over long poll the client first leaves its channels, which
+// takes at most 2 s in the background.
+func (c *Client) Pause() { c.post(clientTask(func() { c.setWanted(WantPaused) })) }
 
 // Ready waits until the client is connected. It returns an error if the client will not connect by
 // itself, because it is paused, denied, failed or closed.
@@ -160,10 +167,10 @@ func (c *Client) Ready(ctx context.Context) error {
 	return fmt.Errorf("socket: %w", ErrClosed)
 }
 
-// Channel returns a new channel of the socket; its Join joins the topic. Params are the payload of the
-// join: a Go value, a serializer.Payload, or a func(context.Context) (any, error), which is called for
-// each join, may block and may fail. A value is encoded now. Only one channel at a time can be joined
-// to a topic: see channel.ErrDuplicate.
+// Channel returns a new channel of the socket; its Join joins the topic. Params are the payload of
+// the join: a Go value, a serializer.Payload, or a func(context.Context) (any, error), which is
+// called for each join, may block and may fail. A value is encoded now. Only one channel at a time
+// can be joined to a topic: see channel.ErrDuplicate.
 func (c *Client) Channel(topic string, params any) *channel.Client {
 	return channel.NewClient(clientSocket{c}, topic, params, channel.ClientConfig{
 		Timeout:     c.cfg.Timeout,
@@ -176,17 +183,20 @@ func (c *Client) Channel(topic string, params any) *channel.Client {
 // State returns the current state.
 func (c *Client) State() State { return c.states.load() }
 
-// OnState registers f, which is called with every change of the state, until off is called. A panic in
-// f ends the program: see [ClientConfig].
+// OnState registers f, which is called with every change of the state, until off is called. A panic
+// in f ends the program: see [ClientConfig].
 func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 
-// States returns the current state and all changes, until the client is closed or ctx ends. A caller
-// that is too slow misses the oldest changes.
+// States returns the current state and all changes, until the client is closed or ctx ends. A
+// caller that is too slow misses the oldest changes.
 func (c *Client) States(ctx context.Context) iter.Seq[State] { return c.states.stream().all(ctx) }
 
-// Flush waits until everything that was pushed before, on any channel, has its answer; leaves count as well. It returns an error if
-// ctx ends first, and if pushes failed since the Flush before: joined, the first eight of them, and the number of the others. A push
-// fails if it gets no reply. A reply with any status is an answer, and a canceled push is no failure.
+// Flush waits for the replies to all earlier pushes and leaves on all channels. It returns an error
+// if ctx ends first.
+//
+// It also returns an error if pushes failed since the previous Flush: the errors of the first
+// eight, and the number of the others. A push fails if it gets no reply. A reply of any status is
+// not a failure, and neither is a canceled push.
 func (c *Client) Flush(ctx context.Context) error {
 	failures, stop := c.totals.Failed.Listen()
 	defer stop()
@@ -217,9 +227,9 @@ const clientCloseGrace = 2 * time.Second
 
 // Close ends the client. From now on, pushes fail.
 //
-// Unless the client is paused, denied or failed, Close first waits for replies until ctx ends. It waits
-// for all replies that a caller waits for, by Wait, Done or Receive. For other replies it waits until
-// one second after the server has received all pushes.
+// Unless the client is paused, denied or failed, Close first waits for replies until ctx ends. It
+// waits for all replies that a caller waits for, by Wait, Done or Receive. For other replies it
+// waits until one second after the server has received all pushes.
 //
 // Then Close closes the connection and all channels, and waits for callbacks and functions of the
 // configuration. It returns an error if ctx ended before all replies, or if functions still run 2 s
@@ -231,8 +241,8 @@ func (c *Client) Close(ctx context.Context) error {
 			return nil
 		}
 		select {
-		case <-c.closed: // maybe by one that was called from a callback, and did not wait for it
-			return c.quiet(ctx, true)
+		case <-c.closed: // that Close may have been called by a callback, and then did not wait for it
+			return c.waitIdle(ctx, true)
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -244,18 +254,18 @@ func (c *Client) Close(ctx context.Context) error {
 	select {
 	case <-f.done:
 	case <-ctx.Done():
-		err = fmt.Errorf("socket: close: pushes were given up: %w", ctx.Err())
+		err = fmt.Errorf("socket: close: pushes without a reply: %w", ctx.Err())
 	}
 	c.post(clientTask(c.end))
-	if busy := c.quiet(ctx, !inCallback); busy != nil {
+	if busy := c.waitIdle(ctx, !inCallback); busy != nil {
 		return busy
 	}
 	return err
 }
 
-// quiet waits until the client's goroutines have ended. If all is true, it also waits for functions of
-// the user.
-func (c *Client) quiet(ctx context.Context, all bool) error {
+// waitIdle waits until the client's goroutines have ended. If all is true, it also waits for
+// functions of the user.
+func (c *Client) waitIdle(ctx context.Context, all bool) error {
 	grace := time.NewTimer(0)
 	defer grace.Stop()
 	grace.Stop()

@@ -18,7 +18,8 @@ import (
 //
 // The client recovers no panic: a panic in a function of the program that the client calls ends the
 // program. This holds for the functions of the configuration, HTTPClient, the params of
-// [Client.Channel], and the callbacks of a Client, its channels, their pushes and a presence.Client.
+// [Client.Channel], and the callbacks of a Client, its channels, their pushes and a
+// presence.Client.
 //
 // runtime.Goexit, which testing.T.FailNow calls, ends only the callback that calls it. The next
 // callback runs on another goroutine. In Params, AuthTokenFunc or the params of a channel, Goexit
@@ -178,8 +179,8 @@ func clientDelays(table []time.Duration) func(tries int) time.Duration {
 	}
 }
 
-// clientJitter returns the same delays with jitter: at least half as long, and spread over the delay
-// itself or over spread, if that is longer.
+// clientJitter returns the same delays with jitter: at least half as long, and spread over the
+// delay itself or over spread, if that is longer.
 func clientJitter(table []time.Duration, spread time.Duration) func(tries int) time.Duration {
 	delay := clientDelays(table)
 	return func(tries int) time.Duration {

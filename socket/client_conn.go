@@ -14,59 +14,63 @@ import (
 )
 
 const (
-	// clientBatch bounds what is written at once, in bytes before encoding.
+	// clientBatch bounds the messages that are written at once, in bytes before encoding.
 	clientBatch = 256 << 10
-	// clientKept is how many messages' room an idle connection keeps.
+	// clientKept is the capacity, in messages, of the slices that an idle connection keeps.
 	clientKept = 4
-	// clientInbox is how many messages wait for the loop before the reader does.
+	// clientInbox is the number of messages that may wait for the loop. Beyond it, the reader waits.
 	clientInbox = 1024
-	// clientFarewell is how long a connection that is being closed may take for its last messages to get past those before.
-	// With the transport's CloseTimeout it is less than clientCloseGrace.
-	clientFarewell = 400 * time.Millisecond
-	// clientReadGrace is how long the reader has to tell why a write failed.
+	// clientLastWrites bounds the time in which a connection that is being closed writes its last
+	// messages. Together with the transport's CloseTimeout it is less than clientCloseGrace.
+	clientLastWrites = 400 * time.Millisecond
+	// clientReadGrace is how long the loop waits, after a write failed, for the reader to report why
+	// the connection ended.
 	clientReadGrace = time.Second
 )
 
-// clientConn is one connection: a reader, and a writer that lives while there is something to write. What they tell the loop names the
-// connection, so that one that is over cannot be mistaken for the present one.
+// clientConn is one connection: a reader, and a writer that runs while there is something to write.
+// Their tasks for the loop name the connection, so that the loop can ignore those of an earlier
+// one.
 type clientConn struct {
 	c      *Client
 	t      transport.ClientConn
 	name   string // of the transport
 	opened time.Time
 
-	heartbeat clientHeartbeat // the loop's
-	grace     loop.Timer      // likewise
-	writeErr  error           // likewise
-	largeRef  uint64          // likewise: of the last large message, until it is known to have been read
-	largeSize int             // likewise
+	// The following fields belong to the loop.
+	heartbeat clientHeartbeat
+	grace     loop.Timer // armed when a write has failed
+	writeErr  error
+	largeRef  uint64 // of the last large message, until the server is known to have read it
+	largeSize int
 
 	framed atomic.Uint64 // bytes received when the last frame was complete
 
-	// What was not handed to the network yet is batch[claimed:], and then queue. Only the writer changes batch, under mu.
-	mu        sync.Mutex
-	queue     []clientlink.Out // in the order of their refs
-	withdrawn int              // of the queue
-	batch     []clientlink.Out
-	claimed   int
-	writing   bool
-	failed    bool // a write has failed; none follows
-	ended     bool
-	last      []clientlink.Out // written after the end, when the writer is done with its batch
-	parting   bool             // batch is last
-	idle      chan struct{}    // made by end for shut: closed when the writer has ended
+	// The messages that were not handed to the network are batch[claimed:], followed by queue. Only
+	// the writer changes batch, and it holds mu.
+	mu          sync.Mutex
+	queue       []clientlink.Out // in the order of their refs
+	withdrawn   int              // entries of queue that are Withdrawn
+	batch       []clientlink.Out
+	claimed     int
+	writing     bool
+	failed      bool // a write has failed, and nothing is written any more
+	ended       bool
+	last        []clientlink.Out // the messages to write after the writer's current batch, once ended
+	writingLast bool             // batch is last
+	idle        chan struct{}    // made by end for closeSoon, and closed when the writer has ended
 
-	list []*serializer.Frame // the writer's, used again
+	list []*serializer.Frame // a buffer of the writer
 }
 
-// clientHeartbeat is what is known of the link's life.
+// clientHeartbeat is the state of a connection's heartbeats.
 type clientHeartbeat struct {
 	timer    loop.Timer
-	ref      serializer.Ref // of the one that is not answered yet; null: none
+	ref      serializer.Ref // of the heartbeat that has no reply yet, or null
 	sent     time.Time
 	timeout  time.Duration
-	bytes    uint64 // received when it was last looked at
-	patience int
+	bytes    uint64 // received when the timer was armed
+	patience int    // further timeouts that are allowed while bytes arrive
 }
 
 func (c *Client) newConn(t transport.ClientConn, name string) *clientConn {
@@ -76,16 +80,16 @@ func (c *Client) newConn(t transport.ClientConn, name string) *clientConn {
 	return k
 }
 
-// send queues a message. The loop's.
+// send enqueues a message. Only the loop calls it.
 func (k *clientConn) send(o clientlink.Out) {
-	k.sent(&o)
+	k.noteLarge(&o)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.queue = append(k.queue, o)
 	k.start()
 }
 
-// start starts the writer, unless it runs. The caller holds mu.
+// start starts the writer unless it is running. The caller holds mu.
 func (k *clientConn) start() {
 	if !k.writing {
 		k.writing = true
@@ -94,8 +98,8 @@ func (k *clientConn) start() {
 	}
 }
 
-// withdraw removes the message of that ref from the queue, if the writer did not take it yet. Only its place stays, until
-// there are more such places than messages. The loop's.
+// withdraw removes the message with that ref from the queue, unless the writer has taken it. An
+// empty entry remains until there are more empty entries than messages. Only the loop calls it.
 func (k *clientConn) withdraw(ref uint64) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -110,8 +114,8 @@ func (k *clientConn) withdraw(ref uint64) {
 	}
 }
 
-// end stops the writer, once it has written the given messages, and returns what was not handed to the network. Only the
-// loop calls it.
+// end stops the writer after it has written the last messages, and returns the messages that were
+// not handed to the network. Only the loop calls it.
 func (k *clientConn) end(last []clientlink.Out) []clientlink.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -126,22 +130,22 @@ func (k *clientConn) end(last []clientlink.Out) []clientlink.Out {
 	return rest
 }
 
-// rest lets shut go on, if it waits for the writer. The caller holds mu.
-func (k *clientConn) rest() {
+// signalIdle lets closeSoon continue if it waits for the writer. The caller holds mu.
+func (k *clientConn) signalIdle() {
 	if k.idle != nil {
 		close(k.idle)
 		k.idle = nil
 	}
 }
 
-// write writes until there is nothing to write.
+// write writes batches until there is nothing to write.
 func (k *clientConn) write() {
 	defer k.c.goroutines.Done()
 	for k.take() {
 		if err := k.writeBatch(); err != nil { // writing stays true: nothing is written any more
 			k.mu.Lock()
 			k.failed = true
-			k.rest()
+			k.signalIdle()
 			k.mu.Unlock()
 			k.c.post(&clientWriteFailed{k, err})
 			return
@@ -149,14 +153,14 @@ func (k *clientConn) write() {
 	}
 }
 
-// take takes a batch from the queue, or brings the writer to rest.
+// take takes a batch from the queue. If there is none, it returns false and the writer must end.
 func (k *clientConn) take() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.ended {
-		k.batch, k.claimed, k.last, k.parting = k.last, 0, nil, true
+		k.batch, k.claimed, k.last, k.writingLast = k.last, 0, nil, true
 		if k.writing = len(k.batch) > 0; !k.writing {
-			k.rest()
+			k.signalIdle()
 		}
 		return k.writing
 	}
@@ -187,20 +191,20 @@ func (k *clientConn) take() bool {
 	return k.writing
 }
 
-// claim takes the next n messages of the batch, which then count as handed to the network. It returns nil if the
-// connection has ended: end has returned them.
+// claim returns the next n messages of the batch, which count as handed to the network from now on.
+// It returns nil if the connection has ended, because end has returned these messages.
 func (k *clientConn) claim(n int) []clientlink.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ended && !k.parting {
+	if k.ended && !k.writingLast {
 		return nil
 	}
 	k.claimed += n
 	return k.batch[k.claimed-n : k.claimed]
 }
 
-// writeBatch encodes the batch and writes it, each time as much as the transport sends together. So the rest is known not
-// to have been sent when the connection ends.
+// writeBatch encodes the batch and writes it in the portions that the transport sends together.
+// When the connection ends, the portions that were not claimed are known not to have been sent.
 func (k *clientConn) writeBatch() error {
 	frames := k.encode()
 	k.list = k.list[:0]
@@ -231,16 +235,17 @@ func (k *clientConn) writeBatch() error {
 	return nil
 }
 
-// encode makes the frames of the batch. A message that cannot be encoded is removed from the batch and reported.
+// encode returns the frames of the batch. It removes messages that cannot be encoded, and reports
+// them.
 func (k *clientConn) encode() []serializer.Frame {
 	size := 0
 	for i := range k.batch {
 		m := &k.batch[i].Msg
 		size += 64 + len(m.Topic) + len(m.Event) + len(m.Payload.Bytes())
 	}
-	buf := make([]byte, 0, size) // the transport's to keep, as the frames are
+	buf := make([]byte, 0, size) // new for each batch: the transport may keep it, and the frames
 	frames := make([]serializer.Frame, 0, len(k.batch))
-	var refused []error // by their places in the batch; nil: none
+	var refused []error // by index in the batch; allocated for the first error
 	for i := range k.batch {
 		start := len(buf)
 		op, longer, err := k.c.cfg.Serializer.Append(buf, &k.batch[i].Msg)
@@ -260,11 +265,12 @@ func (k *clientConn) encode() []serializer.Frame {
 	return frames
 }
 
-// refuse removes the messages that have an error from the batch. After the end they are the channels' again.
+// refuse removes the messages with an error from the batch. After the end it does nothing, because
+// the messages were returned to their channels.
 func (k *clientConn) refuse(errs []error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.ended && !k.parting {
+	if k.ended && !k.writingLast {
 		return
 	}
 	kept := k.batch[:0]
@@ -297,7 +303,7 @@ func (k *clientConn) read() {
 		k.c.framesIn.Add(1)
 		k.c.lastFrame.Store(time.Now().UnixNano())
 		m, err := k.c.cfg.Serializer.ParseClient(op, data)
-		if err != nil { // phoenix.js throws it away as well, and goes on
+		if err != nil { // phoenix.js ignores malformed frames as well
 			k.c.malformed(err)
 			continue
 		}
@@ -305,8 +311,8 @@ func (k *clientConn) read() {
 	}
 }
 
-// shut closes the connection on a goroutine of its own, once the last messages are written: that may take a moment.
-func (k *clientConn) shut(code int, reason string) {
+// closeSoon closes the connection on a new goroutine, after the last messages were written.
+func (k *clientConn) closeSoon(code int, reason string) {
 	k.mu.Lock()
 	idle := k.idle
 	k.mu.Unlock()
@@ -314,7 +320,7 @@ func (k *clientConn) shut(code int, reason string) {
 	go func() {
 		defer k.c.goroutines.Done()
 		if idle != nil {
-			late := time.NewTimer(clientFarewell)
+			late := time.NewTimer(clientLastWrites)
 			defer late.Stop()
 			select {
 			case <-idle:
@@ -322,12 +328,12 @@ func (k *clientConn) shut(code int, reason string) {
 			}
 		}
 		if err := k.t.Close(code, reason); err != nil {
-			k.c.cfg.Logger.Debug().Err(err).Msg("socket: close")
+			k.c.cfg.Logger.Debug().Err(err).Msg("connection close failed")
 		}
 	}()
 }
 
-// Tasks that a connection's goroutines and timers bring to the loop.
+// Tasks that a connection's goroutines and timers post to the loop.
 type (
 	clientReadEnded struct {
 		k   *clientConn
@@ -343,9 +349,9 @@ type (
 	clientGraceTask     clientConn
 )
 
-// Run: if a write failed before, then the reader knows better why, unless all it knows is that the connection was closed here.
 func (t *clientReadEnded) Run() { t.k.c.lost(t.k, t.err) }
 
+// Run waits for the reader's error, which usually explains the failure better than the writer's.
 func (t *clientWriteFailed) Run() {
 	if t.k == t.k.c.conn {
 		t.k.writeErr = t.err

@@ -16,7 +16,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// clientDialer opens a connection: a seam for tests.
+// clientDialer opens a connection. Tests replace it.
 type clientDialer func(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error)
 
 func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
@@ -26,65 +26,70 @@ func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientCon
 	return websocket.Dial(ctx, cfg)
 }
 
-// clientDialed is what came of an attempt.
-type clientDialed struct {
-	conn transport.ClientConn
-	by   ClientTransport
-	err  error // why there is no connection
-	poor error // with Fallback: why it is not a WebSocket
+// dialResult is the result of an attempt to connect.
+type dialResult struct {
+	conn         transport.ClientConn
+	by           ClientTransport
+	err          error // why there is no connection
+	webSocketErr error // with TransportFallback: why conn is not a WebSocket
 }
 
-// clientLongPoll is the name of long poll in State.Transport.
-const clientLongPoll = "longpoll"
+// Names of the transports in State.Transport.
+const (
+	clientWebSocket = "websocket"
+	clientLongPoll  = "longpoll"
+)
 
-func (d clientDialed) name() string {
+func (d dialResult) name() string {
 	if d.by == TransportLongPoll {
 		return clientLongPoll
 	}
-	return "websocket"
+	return clientWebSocket
 }
 
-// trialRef is the ref of the heartbeat that shows whether a WebSocket works. The loop's refs start at 1.
-const trialRef serializer.Ref = `"0"`
+// checkRef is the ref of the heartbeat that shows whether a WebSocket works. The loop's refs start
+// at 1.
+const checkRef serializer.Ref = `"0"`
 
-// errAttemptExited is why an attempt failed that did not return.
+// errAttemptExited is the error of an attempt in which a user's function ended the goroutine.
 var errAttemptExited = fmt.Errorf("socket: call Params, AuthTokenFunc or HTTPClient: %w", clientlink.ErrExited)
 
-// attemptLater makes an attempt on a goroutine of its own, and brings what came of it to the loop.
-func (c *Client) attemptLater(order []ClientTransport, proof clientProof, took func(clientDialed)) (cancel func()) {
-	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout+proof.hold)
+// startAttempt makes an attempt on a new goroutine and calls done with the result on the loop.
+func (c *Client) startAttempt(order []ClientTransport, check clientCheck, done func(dialResult)) (cancel func()) {
+	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout+check.hold)
 	c.goUser(func() {
 		defer cancel()
-		got := clientDialed{err: errAttemptExited}
-		defer func() { // also if a function of the configuration ends this goroutine
-			if !c.post(clientTask(func() { took(got) })) && got.conn != nil {
+		got := dialResult{err: errAttemptExited}
+		defer func() { // it also runs if a function of the configuration ends this goroutine
+			if !c.post(clientTask(func() { done(got) })) && got.conn != nil {
 				_ = got.conn.Close(clientCodeNormal, "")
 			}
 		}()
-		got = c.attempt(ctx, order, proof)
+		got = c.attempt(ctx, order, check)
 	})
 	return cancel
 }
 
-// attempt tries the transports of order, one after the other.
-func (c *Client) attempt(ctx context.Context, order []ClientTransport, proof clientProof) clientDialed {
+// attempt tries the transports one after the other.
+func (c *Client) attempt(ctx context.Context, order []ClientTransport, check clientCheck) dialResult {
 	cfg, err := c.dialConfig(ctx)
 	if err != nil {
-		return clientDialed{err: err}
+		return dialResult{err: err}
 	}
-	var got clientDialed
+	var got dialResult
 	for _, by := range order {
-		conn, err := c.try(ctx, by, cfg, proof)
+		conn, err := c.try(ctx, by, cfg, check)
 		if err == nil {
-			return clientDialed{conn: conn, by: by, poor: got.poor}
+			return dialResult{conn: conn, by: by, webSocketErr: got.webSocketErr}
 		}
 		if by == TransportWebSocket {
-			got.poor = err
+			got.webSocketErr = err
 		}
 		if got.err == nil || !isRefusal(got.err) && (isRefusal(err) || adviceOf(err) > 0) {
 			got.err = err
 		}
-		// A server that asks for patience, or that closes the WebSocket with a code, has been reached: another transport would not help.
+		// If the server asks the client to wait, or closes the WebSocket with a code, it was reached. The
+		// other transport would not help.
 		var closed *transport.CloseError
 		if ctx.Err() != nil || errors.Is(err, transport.ErrURL) || adviceOf(err) > 0 || errors.As(err, &closed) {
 			break
@@ -93,16 +98,17 @@ func (c *Client) attempt(ctx context.Context, order []ClientTransport, proof cli
 	return got
 }
 
-// isRefusal reports whether the server was reached and says no.
+// isRefusal reports whether the server refused the client.
 func isRefusal(err error) bool {
 	var refused *transport.HandshakeError
-	return errors.As(err, &refused) && (refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden)
+	return errors.As(err, &refused) &&
+		(refused.StatusCode == http.StatusUnauthorized || refused.StatusCode == http.StatusForbidden)
 }
 
-// try opens one transport. With Fallback a WebSocket must also answer, and soon. If WebSockets did not last here, it must
-// then show that it does.
+// try opens one transport. With TransportFallback, a WebSocket must also reply to a heartbeat
+// within FallbackAfter, and then pass the check, if there is one.
 func (c *Client) try(
-	ctx context.Context, by ClientTransport, cfg transport.ClientConfig, proof clientProof,
+	ctx context.Context, by ClientTransport, cfg transport.ClientConfig, check clientCheck,
 ) (transport.ClientConn, error) {
 	if by == TransportLongPoll || c.cfg.Transport != TransportFallback {
 		return c.dial(ctx, by, cfg)
@@ -113,35 +119,36 @@ func (c *Client) try(
 	if err != nil {
 		return nil, err
 	}
-	err = c.trial(soon, conn, 0)
-	if err == nil && proof != (clientProof{}) {
-		err = c.prove(ctx, conn, proof)
+	err = c.checkHeartbeat(soon, conn, 0)
+	if err == nil && check != (clientCheck{}) {
+		err = c.checkLasting(ctx, conn, check)
 	}
 	if err != nil {
 		_ = conn.Close(0, "")
-		return nil, fmt.Errorf("socket: WebSocket does not answer: %w", err)
+		return nil, fmt.Errorf("socket: WebSocket does not work: %w", err)
 	}
 	return conn, nil
 }
 
-// prove holds the connection for a while, and then has a heartbeat answered that is as large as a message that was lost.
-func (c *Client) prove(ctx context.Context, conn transport.ClientConn, proof clientProof) error {
-	held := time.NewTimer(proof.hold)
+// checkLasting waits for check.hold. Then it sends a heartbeat that is as large as a message that
+// was lost, and waits for the reply.
+func (c *Client) checkLasting(ctx context.Context, conn transport.ClientConn, check clientCheck) error {
+	held := time.NewTimer(check.hold)
 	defer held.Stop()
 	select {
 	case <-held.C:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return c.trial(ctx, conn, proof.size)
+	return c.checkHeartbeat(ctx, conn, check.size)
 }
 
-// trial has a connection answer a heartbeat that is padded by pad bytes, which servers ignore. Nothing was joined on it, so
-// there is nothing else that it could bring.
-func (c *Client) trial(ctx context.Context, conn transport.ClientConn, pad int) error {
+// checkHeartbeat sends a heartbeat with pad bytes of padding, which servers ignore, and waits for
+// the reply. The connection has no channels, so other messages can be ignored.
+func (c *Client) checkHeartbeat(ctx context.Context, conn transport.ClientConn, pad int) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close(0, "") })
 	defer stop()
-	m := serializer.Message{Ref: trialRef, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}
+	m := serializer.Message{Ref: checkRef, Topic: serializer.TopicPhoenix, Event: serializer.EventHeartbeat}
 	if pad > 0 {
 		m.Payload = serializer.Value(map[string]string{"pad": strings.Repeat("x", pad)})
 	}
@@ -161,7 +168,7 @@ func (c *Client) trial(ctx context.Context, conn transport.ClientConn, pad int) 
 			return err
 		}
 		m, err := c.cfg.Serializer.ParseClient(op, data)
-		if err == nil && m.Kind == serializer.KindReply && m.Ref == trialRef {
+		if err == nil && m.Kind == serializer.KindReply && m.Ref == checkRef {
 			if !stop() {
 				return ctx.Err()
 			}
@@ -170,8 +177,9 @@ func (c *Client) trial(ctx context.Context, conn transport.ClientConn, pad int) 
 	}
 }
 
-// dialConfig calls the functions of the configuration.
+// dialConfig returns the configuration of an attempt. It calls Params and AuthTokenFunc.
 func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error) {
+	heartbeats := c.cfg.HeartbeatInterval + (clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout
 	cfg := transport.ClientConfig{
 		URL:        c.url,
 		Vsn:        serializer.Vsn(c.cfg.Serializer),
@@ -181,7 +189,7 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 		MaxMessage: c.cfg.MaxMessage,
 
 		RequestTimeout: c.cfg.LongPollTimeout,
-		PollTimeout:    max(c.cfg.LongPollTimeout, c.cfg.HeartbeatInterval+(clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout),
+		PollTimeout:    max(c.cfg.LongPollTimeout, heartbeats),
 	}
 	params, isFunc := c.cfg.Params, isParamsFunc(c.cfg.Params)
 	if isFunc {

@@ -116,8 +116,8 @@ func TestClientFallbackLargeMessages(t *testing.T) {
 				}
 			}
 			wantTransport(t, c, "longpoll")
-			if lost != clientBadLives {
-				t.Errorf("%d bytes: %d pushes are lost, want %d", size, lost, clientBadLives)
+			if lost != clientBadConns {
+				t.Errorf("%d bytes: %d pushes are lost, want %d", size, lost, clientBadConns)
 			}
 		})
 	}
@@ -128,7 +128,7 @@ func TestClientFallbackLargeMessagesIn(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
-		for range clientBadLives {
+		for range clientBadConns {
 			wantTransport(t, c, "websocket")
 			time.Sleep(5 * time.Minute)
 			k := p.last()

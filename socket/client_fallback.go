@@ -10,114 +10,118 @@ import (
 	"bennu.example/transport"
 )
 
-// What is here runs on the loop. With Fallback, long poll is used only for as long as it must be. That a WebSocket once opened
-// and answered is no proof that WebSockets work here: middleboxes let it open and cut it a moment later, or when a message
-// is large. So each end of a WebSocket is judged.
+// This file decides between WebSocket and long poll for TransportFallback. All of it runs on the
+// loop.
+//
+// A WebSocket that opens and replies may still not work: some middleboxes cut it a moment later, or
+// when a message is large. Therefore every loss of a WebSocket is assessed.
 
 const (
-	// clientShortLife is how soon a WebSocket must be lost for that to count against WebSockets.
+	// clientShortLife is the time within which the loss of a WebSocket counts as a failure.
 	clientShortLife = 10 * time.Second
-	// clientBadLives is how many in a row show that WebSockets do not work here.
-	clientBadLives = 3
-	// clientProbation is for how long a WebSocket must hold after that to show that they work again. Until then one loss
-	// is enough to go back to long poll.
+	// clientBadConns is the number of failures in a row after which long poll is used.
+	clientBadConns = 3
+	// clientProbation is the time that a WebSocket must then hold to show that WebSockets work again.
+	// Until then one failure is enough to return to long poll.
 	clientProbation = time.Minute
-	// clientProbeRare bounds the time between tries of a WebSocket where they do not last.
+	// clientProbeRare bounds the time between attempts to open a WebSocket where they do not last.
 	clientProbeRare = time.Hour
-	// clientLarge is the size from which a message may be what a middlebox does not let through.
+	// clientLarge is the size from which a message counts as large.
 	clientLarge = 8 << 10
-	// clientMaxProof bounds the size of the heartbeat that shows that large messages get through.
-	clientMaxProof = 1 << 20
+	// clientMaxCheck bounds the size of the heartbeat that shows that large messages get through.
+	clientMaxCheck = 1 << 20
 )
 
-// clientDoubt is what is known against WebSockets on this network.
-type clientDoubt struct {
-	bad      int           // WebSockets in a row that were cut soon, or when something large was under way
-	proof    clientProof   // by which the next one must show that it is better; zero: it opens and answers
-	until    time.Time     // long poll is tried first until then
-	after    time.Duration // between tries of a WebSocket; it doubles
-	onTrial  bool          // the present connection is a WebSocket that must hold for clientProbation
-	unproven bool          // clientBadLives were reached, and no WebSocket has held for clientProbation since
+// clientFallback is the experience with WebSockets on this network.
+type clientFallback struct {
+	failures     int           // WebSockets in a row that were lost soon, or with a large message under way
+	check        clientCheck   // what the next WebSocket must pass in addition to one heartbeat
+	until        time.Time     // long poll is tried first until then
+	delay        time.Duration // between attempts to open a WebSocket; it doubles
+	onProbation  bool          // the connection is a WebSocket that must hold for clientProbation
+	isUnreliable bool          // since clientBadConns failures, no WebSocket has held for clientProbation
 }
 
-// clientProof is what a WebSocket must do to be taken for one that lasts.
-type clientProof struct {
-	hold time.Duration // for so long it must live
-	size int           // of a heartbeat that it must answer
+// clientCheck is a check that a WebSocket lasts. The zero value checks nothing.
+type clientCheck struct {
+	hold time.Duration // the time that it must stay open
+	size int           // the size of a heartbeat that the server must then reply to
 }
 
-// judge takes the end of a connection as evidence. An end that the server announced by a code, or that was wished for, is none.
-func (c *Client) judge(k *clientConn, err error) {
+// assess decides whether the loss of a WebSocket counts as a failure. A close by the server with a
+// code does not count.
+func (c *Client) assess(k *clientConn, err error) {
 	var closed *transport.CloseError
-	if c.cfg.Transport != TransportFallback || k.name != "websocket" {
+	if c.cfg.Transport != TransportFallback || k.name != clientWebSocket {
 		return
 	}
-	d := &c.doubt
+	d := &c.fallback
 	life, large := time.Since(k.opened), k.largeUnderWay()
-	isShort := life < clientShortLife || d.onTrial && life < clientProbation
+	isShort := life < clientShortLife || d.onProbation && life < clientProbation
 	switch {
 	case errors.As(err, &closed):
-		d.bad = 0
+		d.failures = 0
 	case large > 0, isShort, errors.Is(err, ErrHeartbeat), errors.Is(err, os.ErrDeadlineExceeded):
-		d.bad++
-		d.proof.size = max(d.proof.size, min(large, clientMaxProof))
+		d.failures++
+		d.check.size = max(d.check.size, min(large, clientMaxCheck))
 		if isShort && large == 0 {
-			d.proof.hold = max(d.proof.hold, min(2*life, clientProbation), clientShortLife/2)
+			d.check.hold = max(d.check.hold, min(2*life, clientProbation), clientShortLife/2)
 		}
-		if d.bad >= clientBadLives || d.onTrial {
-			c.cfg.Logger.Warn().Err(err).Int("connections", d.bad).Msg("socket: WebSocket does not last, trying long poll")
-			d.bad, d.unproven = 0, true
-			d.until = time.Now().Add(max(d.after, clientProbeFirst))
+		if d.failures >= clientBadConns || d.onProbation {
+			c.cfg.Logger.Warn().Err(err).Int("connections", d.failures).Msg("WebSocket does not last, trying long poll")
+			d.failures, d.isUnreliable = 0, true
+			d.until = time.Now().Add(max(d.delay, clientProbeFirst))
 		}
 	default:
-		d.bad = 0
+		d.failures = 0
 	}
-	if d.onTrial = false; life >= clientProbation && d.bad == 0 && !d.until.After(time.Now()) {
-		*d = clientDoubt{}
+	if d.onProbation = false; life >= clientProbation && d.failures == 0 && !d.until.After(time.Now()) {
+		*d = clientFallback{}
 	}
 }
 
-// noteFallback takes the transport of a new connection as evidence: that long poll works where a WebSocket did not, or
-// that a WebSocket works.
-func (c *Client) noteFallback(got clientDialed) {
+// noteFallback records which transport works.
+func (c *Client) noteFallback(got dialResult) {
 	if c.cfg.Transport != TransportFallback {
 		return
 	}
-	d := &c.doubt
+	d := &c.fallback
 	if got.by == TransportWebSocket {
 		d.until = time.Time{}
-		if !d.unproven {
-			d.after = 0
+		if !d.isUnreliable {
+			d.delay = 0
 		}
 		return
 	}
-	if got.poor != nil {
-		c.cfg.Logger.Warn().Err(got.poor).Msg("socket: WebSocket does not work, but long poll does")
+	if got.webSocketErr != nil {
+		c.cfg.Logger.Warn().Err(got.webSocketErr).Msg("WebSocket does not work, but long poll does")
 	}
 	c.probeLater(0)
 }
 
-// probeLater has a WebSocket tried after a time that doubles, but not before the server allows it.
+// probeLater schedules the next attempt to open a WebSocket. The delay doubles each time, and is at
+// least the server's advice.
 func (c *Client) probeLater(advice time.Duration) {
-	d := &c.doubt
+	d := &c.fallback
 	most := clientProbeMost
-	if d.unproven {
+	if d.isUnreliable {
 		most = clientProbeRare
 	}
-	if d.after == 0 {
-		d.after = clientProbeFirst
+	if d.delay == 0 {
+		d.delay = clientProbeFirst
 	} else {
-		d.after = min(2*d.after, most)
+		d.delay = min(2*d.delay, most)
 	}
-	wait := max(d.after, advice)
+	wait := max(d.delay, advice)
 	d.until = time.Now().Add(wait)
 	c.loop.Arm(&c.probe, wait)
 }
 
-// probeDue tries a WebSocket beside the long poll, or moves to one that has waited long enough.
+// probeDue tries to open a WebSocket while long poll is used. If one is open already, it has waited
+// for a quiet moment long enough, and the client moves to it.
 func (c *Client) probeDue() {
-	if c.better.conn != nil {
-		c.move()
+	if c.upgrade.conn != nil {
+		c.moveToWebSocket()
 		return
 	}
 	if c.conn == nil || c.conn.name != clientLongPoll || c.cancelProbe != nil {
@@ -125,10 +129,12 @@ func (c *Client) probeDue() {
 	}
 	c.probes++
 	id := c.probes
-	c.cancelProbe = c.attemptLater([]ClientTransport{TransportWebSocket}, c.doubt.proof, func(got clientDialed) { c.probed(id, got) })
+	c.cancelProbe = c.startAttempt([]ClientTransport{TransportWebSocket}, c.fallback.check, func(got dialResult) {
+		c.probed(id, got)
+	})
 }
 
-func (c *Client) probed(id uint64, got clientDialed) {
+func (c *Client) probed(id uint64, got dialResult) {
 	stale := id != c.probes || c.cancelProbe == nil
 	if !stale {
 		c.cancelProbe = nil
@@ -136,38 +142,38 @@ func (c *Client) probed(id uint64, got clientDialed) {
 	onLongPoll := c.conn != nil && c.conn.name == clientLongPoll
 	switch {
 	case got.conn != nil && (stale || !onLongPoll):
-		c.newConn(got.conn, "").shut(clientCodeNormal, "")
+		c.newConn(got.conn, "").closeSoon(clientCodeNormal, "")
 	case got.conn != nil:
-		c.better = got
+		c.upgrade = got
 		c.loop.Arm(&c.probe, clientMoveWait)
 	case onLongPoll:
 		c.probeLater(adviceOf(got.err))
 	}
 }
 
-// moveIfQuiet moves to the WebSocket that works again once no push would be lost by that.
+// moveIfQuiet moves to the open WebSocket if no push would be lost by that.
 func (c *Client) moveIfQuiet() {
-	if c.better.conn != nil && c.unanswered == 0 {
-		c.move()
+	if c.upgrade.conn != nil && c.unanswered == 0 {
+		c.moveToWebSocket()
 	}
 }
 
-func (c *Client) move() {
-	better := c.takeBetter()
-	c.drop(clientCodeNormal, "", c.farewells(), func(d clientlink.Channel) { d.Closed(errMoved) })
-	c.noteFallback(better)
-	c.opened(better)
+func (c *Client) moveToWebSocket() {
+	upgrade := c.takeUpgrade()
+	c.drop(clientCodeNormal, "", c.leaveMessages(), func(d clientlink.Channel) { d.Closed(errMoved) })
+	c.noteFallback(upgrade)
+	c.opened(upgrade)
 }
 
-// sent notes that a message goes to the connection. Only one that is large is of interest, and of these the last.
-func (k *clientConn) sent(o *clientlink.Out) {
+// noteLarge records the last large message.
+func (k *clientConn) noteLarge(o *clientlink.Out) {
 	if size := len(o.Msg.Payload.Bytes()); size >= clientLarge {
 		k.largeRef, k.largeSize = o.Ref, size
 	}
 }
 
-// replied notes that a reply came. The server reads in order: a reply to what was sent after a large message, or to it,
-// shows that the message got through.
+// replied handles a reply. The server reads messages in order, so a reply to the large message or
+// to a later one shows that the large message was received.
 func (k *clientConn) replied(m *serializer.Message) {
 	if k.largeRef == 0 {
 		return
@@ -177,23 +183,23 @@ func (k *clientConn) replied(m *serializer.Message) {
 	}
 }
 
-// largeUnderWay is the size of a large message that has not got through: sent and not known to have been read, or
-// received in part. Zero means that there is none.
+// largeUnderWay returns the size of a large message that was sent and is not known to have been
+// received, or that was received in part. Zero means that there is none.
 func (k *clientConn) largeUnderWay() int {
 	in, _ := k.t.Bytes()
 	if part := in - min(in, k.framed.Load()); part >= clientLarge {
-		return max(k.largeSize, int(min(part, clientMaxProof)))
+		return max(k.largeSize, int(min(part, clientMaxCheck)))
 	}
 	return k.largeSize
 }
 
-// takeBetter returns the WebSocket that works again, if there is one.
-func (c *Client) takeBetter() clientDialed {
-	better := c.better
-	c.doubt.onTrial = better.conn != nil && c.doubt.unproven
-	c.better = clientDialed{}
+// takeUpgrade removes and returns the open WebSocket, if there is one.
+func (c *Client) takeUpgrade() dialResult {
+	upgrade := c.upgrade
+	c.fallback.onProbation = upgrade.conn != nil && c.fallback.isUnreliable
+	c.upgrade = dialResult{}
 	c.loop.Disarm(&c.probe)
-	return better
+	return upgrade
 }
 
 func (c *Client) stopProbe() {
@@ -202,7 +208,7 @@ func (c *Client) stopProbe() {
 		c.cancelProbe()
 		c.cancelProbe = nil
 	}
-	if better := c.takeBetter(); better.conn != nil {
-		c.newConn(better.conn, "").shut(clientCodeNormal, "")
+	if upgrade := c.takeUpgrade(); upgrade.conn != nil {
+		c.newConn(upgrade.conn, "").closeSoon(clientCodeNormal, "")
 	}
 }

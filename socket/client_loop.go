@@ -10,10 +10,10 @@ import (
 	"bennu.example/transport"
 )
 
-// What runs on the client's loop, which owns all the state that is not guarded by a lock: what is wanted, the connection and the attempts to
-// make one, the channels by topic, the timers.
+// The functions of this file run on the client's loop. The loop owns all state that is not guarded
+// by a lock: the connection and the attempts to make one, the channels by topic, and the timers.
 
-// clientItem is what is posted to the loop: a task, or a message that a connection brought.
+// clientItem is an item of the loop: a task, or a message that was received on a connection.
 type clientItem struct {
 	task loop.Task
 	conn *clientConn
@@ -30,21 +30,21 @@ func (c *Client) run(it clientItem) {
 		return
 	}
 	if it.conn == c.conn && c.conn != nil {
-		c.msg = it.msg // whose address may be handed on without an allocation for each
+		c.msg = it.msg // a copy that all messages share, so that passing its address does not allocate
 		c.received(&c.msg)
 		c.msg = serializer.Message{}
 	}
 }
 
-// rested runs when the loop has nothing to do for now.
-func (c *Client) rested() {
+// afterBatch runs when the loop has handled a batch of items.
+func (c *Client) afterBatch() {
 	c.moveIfQuiet()
 	c.settle()
 	c.watchProgress()
 }
 
-// want is Connect, Pause and Close.
-func (c *Client) want(w Wanted) {
+// setWanted implements Connect and Pause.
+func (c *Client) setWanted(w Wanted) {
 	if c.ended || c.wanted == WantClosed {
 		return
 	}
@@ -56,11 +56,11 @@ func (c *Client) want(w Wanted) {
 		c.connect()
 	case w == WantPaused:
 		c.disconnect(func(d clientlink.Channel) { d.Closed(ErrPaused) })
-		c.rest(StatusDisconnected, nil, time.Time{})
+		c.setOffline(StatusDisconnected, nil, time.Time{})
 	}
 }
 
-// setState changes the state and tells of it, with what is wanted.
+// setState changes the state and notifies its watchers.
 func (c *Client) setState(change func(*State), last bool) {
 	c.states.set(func(s *State) {
 		s.Wanted = c.wanted
@@ -68,27 +68,27 @@ func (c *Client) setState(change func(*State), last bool) {
 	}, last)
 }
 
-// isWanted reports whether a lost connection is to be made again. While Close flushes it is.
+// isWanted reports whether the client should reconnect. It should while Close waits for replies.
 func (c *Client) isWanted() bool {
 	return !c.ended && (c.wanted == WantConnected || c.wanted == WantClosed && len(c.flushes) > 0)
 }
 
-// connect makes an attempt.
+// connect starts an attempt.
 func (c *Client) connect() {
 	c.dials++
 	id := c.dials
 	c.watchClock()
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusConnecting, time.Time{}, "" }, false)
-	c.cancelDial = c.attemptLater(c.order(), clientProof{}, func(got clientDialed) { c.dialed(id, got) })
+	c.cancelDial = c.startAttempt(c.order(), clientCheck{}, func(got dialResult) { c.dialed(id, got) })
 }
 
-// order is the transports to try, the first first.
+// order returns the transports to try, in order.
 func (c *Client) order() []ClientTransport {
 	switch c.cfg.Transport {
 	case TransportLongPoll:
 		return []ClientTransport{TransportLongPoll}
 	case TransportFallback:
-		if time.Now().Before(c.doubt.until) {
+		if time.Now().Before(c.fallback.until) {
 			return []ClientTransport{TransportLongPoll, TransportWebSocket}
 		}
 		return []ClientTransport{TransportWebSocket, TransportLongPoll}
@@ -96,19 +96,19 @@ func (c *Client) order() []ClientTransport {
 	return []ClientTransport{TransportWebSocket}
 }
 
-// dialed takes what came of an attempt. One that was called off meanwhile is closed.
-func (c *Client) dialed(id uint64, got clientDialed) {
+// dialed handles the result of an attempt. If the attempt was canceled, it closes the connection.
+func (c *Client) dialed(id uint64, got dialResult) {
 	if id != c.dials || c.cancelDial == nil {
 		if got.conn != nil {
-			c.newConn(got.conn, "").shut(clientCodeNormal, "")
+			c.newConn(got.conn, "").closeSoon(clientCodeNormal, "")
 		}
 		return
 	}
 	c.cancelDial = nil
 	if got.conn == nil {
 		c.failed++
-		c.cfg.Logger.Info().Err(got.err).Int("tries", c.failed).Msg("socket: cannot connect")
-		for _, d := range c.downs() {
+		c.cfg.Logger.Info().Err(got.err).Int("tries", c.failed).Msg("client connect failed")
+		for _, d := range c.channelList() {
 			d.Closed(got.err)
 		}
 		c.retryAfter(got.err)
@@ -118,8 +118,8 @@ func (c *Client) dialed(id uint64, got clientDialed) {
 	c.opened(got)
 }
 
-// opened takes a new connection.
-func (c *Client) opened(got clientDialed) {
+// opened starts to use a new connection.
+func (c *Client) opened(got dialResult) {
 	k := c.newConn(got.conn, got.name())
 	c.conn = k
 	c.connections.Add(1)
@@ -128,16 +128,16 @@ func (c *Client) opened(got clientDialed) {
 	c.goroutines.Add()
 	go k.read()
 	c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
-	c.cfg.Logger.Info().Str("transport", k.name).Msg("socket: connected")
+	c.cfg.Logger.Info().Str("transport", k.name).Msg("client connected")
 	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
 	}, false)
-	for _, d := range c.downs() {
+	for _, d := range c.channelList() {
 		d.Opened()
 	}
 }
 
-// lost takes the end of a connection that was not wished for.
+// lost handles the unexpected end of a connection.
 func (c *Client) lost(k *clientConn, err error) {
 	if k != c.conn {
 		return
@@ -145,31 +145,31 @@ func (c *Client) lost(k *clientConn, err error) {
 	if k.writeErr != nil && errors.Is(err, transport.ErrClosed) {
 		err = k.writeErr
 	}
-	c.cfg.Logger.Info().Err(err).Str("transport", k.name).Msg("socket: connection lost")
+	c.cfg.Logger.Info().Err(err).Str("transport", k.name).Msg("client connection lost")
 	if time.Since(k.opened) >= clientStable {
 		c.backoff = 0
 	}
-	c.judge(k, err)
+	c.assess(k, err)
 	code, reason := 0, ""
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
 	}
 	c.drop(code, reason, nil, func(d clientlink.Channel) { d.Closed(err) })
-	if better := c.takeBetter(); better.conn != nil {
-		c.noteFallback(better)
-		c.opened(better)
+	if upgrade := c.takeUpgrade(); upgrade.conn != nil {
+		c.noteFallback(upgrade)
+		c.opened(upgrade)
 		return
 	}
 	var closed *transport.CloseError
 	if c.cfg.StayAfter1000 && errors.As(err, &closed) && closed.Code == clientCodeNormal {
-		c.rest(StatusFailed, err, time.Time{})
+		c.setOffline(StatusFailed, err, time.Time{})
 		return
 	}
 	c.retryAfter(err)
 }
 
-// disconnect ends whatever there is, because it is wished for, and tells the channels.
-func (c *Client) disconnect(tell func(clientlink.Channel)) {
+// disconnect ends the connection or the attempt, and calls notify for each channel.
+func (c *Client) disconnect(notify func(clientlink.Channel)) {
 	c.loop.Disarm(&c.retry)
 	if c.cancelDial != nil {
 		c.cancelDial()
@@ -177,30 +177,32 @@ func (c *Client) disconnect(tell func(clientlink.Channel)) {
 	}
 	c.stopProbe()
 	if c.conn != nil {
-		c.drop(clientCodeNormal, "", c.farewells(), tell)
+		c.drop(clientCodeNormal, "", c.leaveMessages(), notify)
 		return
 	}
-	for _, d := range c.downs() {
-		tell(d)
+	for _, d := range c.channelList() {
+		notify(d)
 	}
 }
 
-// farewells are the messages that leave the channels of a long-poll session that is about to be closed. Without them the server
-// would keep the channels, and what presence tracks of them, until the session times out. (phoenix.js does not send them.)
-func (c *Client) farewells() (list []clientlink.Out) {
+// leaveMessages returns the messages that leave all channels of a long-poll session that is about
+// to be closed. Without them the server would keep the channels and their presences until the
+// session times out. phoenix.js does not send them.
+func (c *Client) leaveMessages() (list []clientlink.Out) {
 	if c.conn.name != clientLongPoll {
 		return nil
 	}
-	for _, d := range c.downs() {
-		if o, ok := d.Farewell(); ok {
+	for _, d := range c.channelList() {
+		if o, ok := d.LeaveMessage(); ok {
 			list = append(list, o)
 		}
 	}
 	return list
 }
 
-// drop ends the connection after the given messages, gives what was not sent back to the channels, and notifies them with tell.
-func (c *Client) drop(code int, reason string, last []clientlink.Out, tell func(clientlink.Channel)) {
+// drop ends the connection after it has written the last messages. It returns unsent messages to
+// their channels, and then calls notify for each channel.
+func (c *Client) drop(code int, reason string, last []clientlink.Out, notify func(clientlink.Channel)) {
 	k := c.conn
 	c.conn = nil
 	c.current.Store(nil)
@@ -213,7 +215,7 @@ func (c *Client) drop(code int, reason string, last []clientlink.Out, tell func(
 	c.loop.Disarm(&k.grace)
 	c.loop.Disarm(&c.probe)
 	unsent := k.end(last)
-	k.shut(code, reason)
+	k.closeSoon(code, reason)
 	for i := range unsent {
 		if o := &unsent[i]; o.From != nil {
 			o.From.Unsent(o)
@@ -221,26 +223,26 @@ func (c *Client) drop(code int, reason string, last []clientlink.Out, tell func(
 			o.Release()
 		}
 	}
-	for _, d := range c.downs() {
-		tell(d)
+	for _, d := range c.channelList() {
+		notify(d)
 	}
 }
 
-// retryAfter decides what becomes of a client whose connection was lost or could not be made, and when.
+// retryAfter decides whether and when to reconnect after an error.
 func (c *Client) retryAfter(err error) {
 	if !c.isWanted() {
-		c.rest(StatusDisconnected, err, time.Time{})
+		c.setOffline(StatusDisconnected, err, time.Time{})
 		return
 	}
 	status := StatusWaiting
 	var d time.Duration
 	switch {
 	case errors.Is(err, transport.ErrURL):
-		c.rest(StatusFailed, err, time.Time{})
+		c.setOffline(StatusFailed, err, time.Time{})
 		return
 	case isRefusal(err):
 		if !c.canChange() {
-			c.rest(StatusDenied, err, time.Time{})
+			c.setOffline(StatusDenied, err, time.Time{})
 			return
 		}
 		c.denials++
@@ -249,27 +251,30 @@ func (c *Client) retryAfter(err error) {
 		d = c.reconnectDelay(newRetry(c.backoff+1, err))
 	}
 	if d < 0 {
-		c.rest(StatusFailed, err, time.Time{})
+		c.setOffline(StatusFailed, err, time.Time{})
 		return
 	}
 	c.loop.Arm(&c.retry, d)
-	c.rest(status, err, time.Now().Add(d))
+	c.setOffline(status, err, time.Now().Add(d))
 }
 
-// canChange reports whether the next attempt may send something else than the last.
+// canChange reports whether the next attempt may send other parameters or another token.
 func (c *Client) canChange() bool {
 	return isParamsFunc(c.cfg.Params) || c.cfg.AuthTokenFunc != nil
 }
 
-// rest sets the status of a client without a connection. If it is not to get one by itself then nobody waits for a flush any more.
-func (c *Client) rest(s Status, err error, until time.Time) {
-	c.setState(func(st *State) { st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, c.failed, "" }, false)
+// setOffline sets the status of a client without a connection. If the client will not reconnect and
+// is being closed, Close stops waiting for replies.
+func (c *Client) setOffline(s Status, err error, until time.Time) {
+	c.setState(func(st *State) {
+		st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, c.failed, ""
+	}, false)
 	if until.IsZero() && c.wanted == WantClosed {
 		c.flushed(true)
 	}
 }
 
-// retryDue is the retry timer's.
+// retryDue is the task of the retry timer.
 func (c *Client) retryDue() {
 	if c.isWanted() && c.conn == nil && c.cancelDial == nil {
 		c.backoff++
@@ -277,7 +282,7 @@ func (c *Client) retryDue() {
 	}
 }
 
-// received takes a message of the connection.
+// received handles a message of the connection.
 func (c *Client) received(m *serializer.Message) {
 	if m.Kind == serializer.KindReply {
 		c.conn.replied(m)
@@ -295,7 +300,7 @@ func (c *Client) received(m *serializer.Message) {
 	list := c.topics[m.Topic]
 	switch len(list) {
 	case 0:
-		c.cfg.Logger.Debug().Str("topic", m.Topic).Str("event", m.Event).Msg("socket: dropped: no such channel")
+		c.cfg.Logger.Debug().Str("topic", m.Topic).Str("event", m.Event).Msg("message of an unknown channel dropped")
 	case 1:
 		list[0].Receive(m)
 	default:
@@ -305,7 +310,7 @@ func (c *Client) received(m *serializer.Message) {
 	}
 }
 
-// heartbeatDue sends a heartbeat, or gives the connection up that has not answered the last.
+// heartbeatDue sends a heartbeat. If the last one has no reply, it gives up the connection.
 func (c *Client) heartbeatDue(k *clientConn) {
 	if k != c.conn {
 		return
@@ -315,7 +320,7 @@ func (c *Client) heartbeatDue(k *clientConn) {
 	switch {
 	case h.ref.IsNull():
 		c.sendHeartbeat(k)
-	case in != h.bytes && h.patience > 0: // something large is in the way of the answer
+	case in != h.bytes && h.patience > 0: // bytes arrive: the reply may be behind a large message
 		h.patience--
 	default:
 		c.lost(k, ErrHeartbeat)
@@ -339,7 +344,7 @@ func heartbeatOut(ref uint64) clientlink.Out {
 	}}
 }
 
-// end is the end of the loop's work.
+// end closes the connection and all channels, and stops the loop.
 func (c *Client) end() {
 	if c.ended {
 		return
@@ -349,14 +354,14 @@ func (c *Client) end() {
 	c.cancel()
 	c.flushed(true)
 	c.loop.Disarm(&c.progress.timer)
-	c.tellProgress(true)
+	c.notifyProgress(true)
 	c.wanted = WantClosed
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusDisconnected, time.Time{}, "" }, true)
 	c.loop.Stop()
 }
 
-// downs are the channels that the client has now, in the order in which they were joined.
-func (c *Client) downs() []clientlink.Channel {
+// channelList returns the channels in the order in which they were joined.
+func (c *Client) channelList() []clientlink.Channel {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return append([]clientlink.Channel(nil), c.channels...)

@@ -68,8 +68,8 @@ type State struct {
 	Transport string    // "websocket" or "longpoll", if connected
 }
 
-// String returns one line for a log, such as "waiting, attempt 3 at 15:04:05.250: connection refused".
-// It contains no payload, parameter or token, and at most 200 bytes of the cause.
+// String returns one line for a log, such as "waiting, attempt 3 at 15:04:05.250: connection
+// refused". It contains no payload, parameter or token, and at most 200 bytes of the cause.
 func (s State) String() string {
 	line := s.Status.String()
 	switch {
@@ -172,8 +172,8 @@ func (s *clientStates) set(change func(*State), last bool) State {
 	return now
 }
 
-// isSameState reports whether watchers need no notice. States with a cause count as different, because
-// errors may not be comparable.
+// isSameState reports whether watchers need no notice. States with a cause count as different,
+// because errors may not be comparable.
 func isSameState(a, b State) bool {
 	if a.Cause != nil || b.Cause != nil {
 		return false

@@ -53,7 +53,7 @@ func (c *Client) Stats() ClientStats {
 	if at := c.lastFrame.Load(); at != 0 {
 		s.LastFrame = time.Unix(0, at)
 	}
-	for _, d := range c.downs() {
+	for _, d := range c.channelList() {
 		cs := d.(interface{ Stats() channel.ClientStats }).Stats()
 		s.Unanswered += cs.Unanswered
 		s.Channels = append(s.Channels, cs)
@@ -64,7 +64,7 @@ func (c *Client) Stats() ClientStats {
 // malformed counts a malformed frame. The counts that are powers of two are logged.
 func (c *Client) malformed(err error) {
 	if n := c.garbage.Add(1); bits.OnesCount64(n) == 1 {
-		c.cfg.Logger.Warn().Err(err).Uint64("frames", n).Msg("socket: malformed frame")
+		c.cfg.Logger.Warn().Err(err).Uint64("frames", n).Msg("malformed frame")
 	}
 }
 
@@ -89,7 +89,7 @@ func (c *Client) watchProgress() {
 	}
 	if now := c.backlogs(); max(now[0], now[1]) > int64(c.cfg.ProgressOver) {
 		p.active = true
-		c.tellProgress(false)
+		c.notifyProgress(false)
 		c.loop.Arm(&p.timer, progressEvery)
 	}
 }
@@ -98,20 +98,20 @@ func (c *Client) progressDue() {
 	p := &c.progress
 	now := c.backlogs()
 	if now == [2]int64{} {
-		c.tellProgress(true)
+		c.notifyProgress(true)
 		return
 	}
 	every := progressEvery
 	if now == p.was {
 		every = progressIdle
 	} else {
-		c.tellProgress(false)
+		c.notifyProgress(false)
 	}
 	c.loop.Arm(&p.timer, every)
 }
 
-// tellProgress enqueues a call unless one waits. The last call is always made.
-func (c *Client) tellProgress(last bool) {
+// notifyProgress enqueues a call unless one waits. The last call is always made.
+func (c *Client) notifyProgress(last bool) {
 	p := &c.progress
 	if !p.active {
 		return

@@ -7,26 +7,27 @@ import (
 )
 
 const (
-	// clientClockCheck is how often the clocks are compared.
+	// clientClockCheck is the time between two comparisons of the clocks.
 	clientClockCheck = 5 * time.Second
-	// clientClockJump is by how much one clock must have gone further than the other. Clocks that are slewed differ by
-	// less than 0.5 %.
+	// clientClockJump is the least difference between the clocks that counts as a jump. The clocks
+	// differ by less than 0.5 % while the wall clock is slewed.
 	clientClockJump = 2 * time.Second
-	// clientWakeTimeout is how long a connection may take to show that it survived a jump.
+	// clientWakeTimeout bounds the time until the reply to the heartbeat that is sent after a jump.
 	clientWakeTimeout = 5 * time.Second
 )
 
-// clientClock notices that the machine was suspended. The monotonic clock stands still meanwhile on Linux and macOS, and
-// all timers with it, but the wall clock goes on: a difference between the two is a jump. The loop owns it.
+// clientClock detects that the machine was suspended. On Linux and macOS the monotonic clock and
+// all timers stop while the machine is suspended, and the wall clock does not. A difference between
+// the two clocks is therefore a jump. It belongs to the loop.
 type clientClock struct {
 	timer      loop.Timer
 	wall       func() time.Time // without a monotonic reading; tests replace it
-	mono, last time.Time        // of the last comparison: with a monotonic reading, and by the wall clock
+	mono, last time.Time        // the last comparison, by the monotonic and by the wall clock
 }
 
 func wallClock() time.Time { return time.Now().Round(0) }
 
-// watchClock starts to compare the clocks, if that is not done already.
+// watchClock starts to compare the clocks unless it does already.
 func (c *Client) watchClock() {
 	if !c.clock.timer.IsArmed() {
 		c.clock.mono, c.clock.last = time.Now(), c.clock.wall()
@@ -34,7 +35,7 @@ func (c *Client) watchClock() {
 	}
 }
 
-// clockDue compares the clocks, for as long as a connection is wanted.
+// clockDue compares the clocks while a connection is wanted.
 func (c *Client) clockDue() {
 	if !c.isWanted() {
 		return
@@ -42,13 +43,13 @@ func (c *Client) clockDue() {
 	jump := c.clock.wall().Sub(c.clock.last) - time.Since(c.clock.mono)
 	c.watchClock()
 	if jump.Abs() > clientClockJump {
-		c.cfg.Logger.Info().Dur("jump", jump).Msg("socket: the clock jumped, checking the connection")
-		c.woke()
+		c.cfg.Logger.Info().Dur("jump", jump).Msg("clock jumped, checking the connection")
+		c.checkAfterWake()
 	}
 }
 
-// woke checks the connection at once, or makes the next attempt if its time has come by the wall clock.
-func (c *Client) woke() {
+// checkAfterWake checks the connection, or makes the next attempt if it is due by the wall clock.
+func (c *Client) checkAfterWake() {
 	switch until := c.states.load().Until; {
 	case c.conn != nil:
 		c.checkNow(c.conn)
@@ -58,7 +59,7 @@ func (c *Client) woke() {
 	}
 }
 
-// checkNow has the connection answer a heartbeat, or the one that is under way, sooner than usual.
+// checkNow sends a heartbeat unless one is under way, and shortens the time for its reply.
 func (c *Client) checkNow(k *clientConn) {
 	h := &k.heartbeat
 	if h.ref.IsNull() {

@@ -132,7 +132,7 @@ func TestClientFaultsAreLoggedByDefault(t *testing.T) {
 	if err := c.Close(t.Context()); err != nil { // waits for the goroutine that parses
 		t.Fatal(err)
 	}
-	if text := stderr(); !strings.Contains(text, " WRN socket: malformed frame ") {
+	if text := stderr(); !strings.Contains(text, " WRN malformed frame ") {
 		t.Errorf("standard error has %s", text)
 	}
 }

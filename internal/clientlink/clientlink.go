@@ -83,9 +83,9 @@ type Channel interface {
 	Refused(ref uint64, err error)
 	// End is called when the socket is closed permanently.
 	End(err error)
-	// Farewell returns the message that leaves the topic, if the server may have the channel. It is
+	// LeaveMessage returns the message that leaves the topic, if the server may have the channel. It is
 	// used when the connection is about to be closed; no reply is expected.
-	Farewell() (o Out, ok bool)
+	LeaveMessage() (o Out, ok bool)
 	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply.
 	IsSettled() bool
 	// IsLeaving reports whether another channel may take the topic.
