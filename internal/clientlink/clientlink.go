@@ -83,8 +83,8 @@ type Channel interface {
 	Refused(ref uint64, err error)
 	// End is called when the socket is closed permanently.
 	End(err error)
-	// LeaveMessage returns the message that leaves the topic, if the server may have the channel. It is
-	// used when the connection is about to be closed; no reply is expected.
+	// LeaveMessage returns the message that leaves the topic, if the server may have the channel. It
+	// is used when the connection is about to be closed; no reply is expected.
 	LeaveMessage() (o Out, ok bool)
 	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply.
 	IsSettled() bool

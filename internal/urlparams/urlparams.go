@@ -11,27 +11,29 @@ import (
 	"strconv"
 )
 
-// EncodeParams makes the query of a connection's parameters as phoenix.js does, for ClientConfig.Params. A map or a struct
-// (by its json tags) gives a pair for each field; maps in it nest as a[b], slices as a[0]; null and what is empty give nothing.
-// Of url.Values each value gives a pair, as it is. Anything else than these is an error.
+// Encode returns the query for a connection's parameters, in the format of phoenix.js.
+//
+// A map or a struct, encoded by its json tags, results in one pair per field. Nested maps have
+// names such as a[b], and slices a[0]. Null and empty maps and slices result in no pair. Each value
+// of url.Values results in one pair. Other types are an error.
 func Encode(v any) (string, error) {
 	if values, ok := v.(url.Values); ok {
 		return encodeParamValues(values), nil
 	}
 	text, err := json.Marshal(v)
 	if err != nil {
-		return "", fmt.Errorf("transport: encode params: %w", err)
+		return "", fmt.Errorf("encode query: %w", err)
 	}
 	w := paramWriter{dec: json.NewDecoder(bytes.NewReader(text))}
 	w.dec.UseNumber()
 	switch text[0] {
 	case '{':
-		w.value() // of valid JSON, which cannot fail
+		w.value() // cannot fail, because the JSON is valid
 		return string(w.out), nil
 	case 'n':
 		return "", nil
 	}
-	return "", fmt.Errorf("transport: encode params: %T is neither a map nor a struct", v)
+	return "", fmt.Errorf("encode query: %T is neither a map nor a struct", v)
 }
 
 func encodeParamValues(values url.Values) string {
@@ -44,14 +46,14 @@ func encodeParamValues(values url.Values) string {
 	return string(out)
 }
 
-// paramWriter walks through a JSON text and writes its leaves as pairs.
+// paramWriter reads a JSON text and writes a pair for each leaf.
 type paramWriter struct {
 	dec *json.Decoder
-	key []byte // of the value that comes next, escaped
+	key []byte // of the next value, escaped
 	out []byte
 }
 
-// value writes the next value of the text, or the end of the one it is in, for which it returns false.
+// value writes the next value of the text. It returns false at the end of an object or array.
 func (w *paramWriter) value() bool {
 	token, err := w.dec.Token()
 	if err != nil {
@@ -86,7 +88,7 @@ func (w *paramWriter) member() bool {
 	return err == nil && ok && w.under(name)
 }
 
-// under writes the next value as the one of that name in the current value.
+// under writes the next value, which has that name in the current object or array.
 func (w *paramWriter) under(name string) bool {
 	outer := len(w.key)
 	if outer == 0 {
@@ -110,7 +112,7 @@ func appendParam(dst, key []byte, value string) []byte {
 	return AppendComponent(dst, value)
 }
 
-// appendComponent appends s as JavaScript's encodeURIComponent writes it.
+// AppendComponent appends s, escaped as by JavaScript's encodeURIComponent.
 func AppendComponent(dst []byte, s string) []byte {
 	const hex = "0123456789ABCDEF"
 	for i := range len(s) {

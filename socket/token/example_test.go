@@ -16,7 +16,8 @@ import (
 
 type userKey struct{}
 
-// A page gets a token when its user logs in, and the socket that it opens shows it.
+// The server puts a token into the page of a user who has logged in, and the page's socket sends
+// it.
 func Example() {
 	users, err := token.New[string](token.Config{
 		Keys:    [][]byte{[]byte("32 bytes or more, from the secrets")},
@@ -46,7 +47,7 @@ func Example() {
 	ctx := context.Background()
 	defer h.Shutdown(ctx)
 
-	signed, err := users.Sign("ann") // the page's handler does this, for who is logged in
+	signed, err := users.Sign("ann") // in the handler of the page, for the user who is logged in
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -62,7 +63,8 @@ func Example() {
 	// Output: "ann" <nil>
 }
 
-// A key is changed without anybody noticing: the new one signs, and the old one is still accepted.
+// A key can be changed while tokens are in use: the new key signs, and the old one is still
+// accepted.
 func ExampleConfig() {
 	first, second := []byte("the first key, of 32 bytes or more"), []byte("the second key, of 32 bytes or more")
 	before, err := token.New[string](token.Config{Keys: [][]byte{first}, Purpose: "user socket"})
@@ -75,14 +77,18 @@ func ExampleConfig() {
 		fmt.Println(err)
 		return
 	}
-	after, err := token.New[string](token.Config{Keys: [][]byte{second, first}, Purpose: "user socket", MaxAge: time.Hour})
+	after, err := token.New[string](token.Config{
+		Keys:    [][]byte{second, first},
+		Purpose: "user socket",
+		MaxAge:  time.Hour,
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	fmt.Println(after.Verify(signed))
 
-	// What was signed for one purpose is of no use for another.
+	// A token for one purpose is invalid for another.
 	reset, err := token.New[string](token.Config{Keys: [][]byte{second, first}, Purpose: "password reset"})
 	if err != nil {
 		fmt.Println(err)
@@ -95,13 +101,17 @@ func ExampleConfig() {
 	// true
 }
 
-// A token carries a value of any type that encodes as JSON. Who has the token can read it, so it holds no secrets.
+// A token carries a value of any type that can be encoded as JSON. The holder of the token can read
+// it, so it must not contain secrets.
 func ExampleTokens() {
 	type session struct {
 		User string `json:"u"`
 		Role string `json:"r,omitempty"`
 	}
-	sessions, err := token.New[session](token.Config{Keys: [][]byte{[]byte("32 bytes or more, from the secrets")}, Purpose: "session"})
+	sessions, err := token.New[session](token.Config{
+		Keys:    [][]byte{[]byte("32 bytes or more, from the secrets")},
+		Purpose: "session",
+	})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -128,13 +138,13 @@ func ExampleTokens() {
 	// token: missing
 }
 
-// New refuses keys that are too short.
+// New returns an error for keys that are too short.
 func ExampleNew() {
 	_, err := token.New[string](token.Config{Keys: [][]byte{[]byte("secret")}, Purpose: "user socket"})
 	fmt.Println(err != nil)
 
 	key := make([]byte, token.MinKey)
-	rand.Read(key) // never fails; a real one is made once, kept secret, and the same on all nodes
+	rand.Read(key) // never fails; a real key is generated once, kept secret, and used by all nodes
 	users, err := token.New[string](token.Config{Keys: [][]byte{key}, Purpose: "user socket"})
 	fmt.Println(users != nil, err)
 	// Output:

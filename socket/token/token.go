@@ -1,10 +1,13 @@
-// Package token signs what a server gives to a client to show again: the user's id in a page, say, for the socket that the page opens.
+// Package token signs values that a server gives to a client and receives back, such as the id of a
+// user. The server puts the token into a page, and the page's socket sends it when it connects.
 //
-// A token is signed, not encrypted: whoever has it can read it, and nobody without a key can make or change one. It goes into phoenix.js's
-// authToken or params as it is.
+// A token is signed but not encrypted. Its holder can read the value, and only the holder of a key
+// can make or change a token. It can be the authToken of phoenix.js, or one of its params.
 //
-// A program makes a [Tokens] once, by [New], which any number of goroutines may use: [Tokens.Sign] where a user is logged in, [Tokens.Verify] in
-// [bennu.example/socket.Config.Connect]. Nothing is stored, so a token is good until it is too old, or its key is removed.
+// A program calls [New] once. Any number of goroutines may use the returned [Tokens]. The program
+// calls [Tokens.Sign] when a user has logged in, and [Tokens.Verify] in
+// [bennu.example/socket.Config.Connect]. Nothing is stored, so a token is valid until it expires or
+// its key is removed.
 package token
 
 import (
@@ -25,42 +28,47 @@ import (
 var (
 	// ErrMissing is returned by Verify for the empty token.
 	ErrMissing = errors.New("token: missing")
-	// ErrInvalid is returned by Verify for what was not signed with one of the keys for this purpose, or was changed since.
+	// ErrInvalid is returned by Verify for a token that was not signed with one of the keys for this
+	// purpose, or that was changed.
 	ErrInvalid = errors.New("token: invalid")
 	// ErrExpired is returned by Verify for a token that is older than Config.MaxAge.
 	ErrExpired = errors.New("token: expired")
 )
 
 const (
-	// MinKey is the length that a key must have, in bytes. Make one with crypto/rand, or `openssl rand -base64 32`, and keep it secret.
+	// MinKey is the minimum length of a key in bytes. Make keys with crypto/rand or with
+	// `openssl rand -base64 32`, and keep them secret.
 	MinKey = 32
-	// maxToken bounds what Verify looks at.
+	// maxToken is the maximum length of a token.
 	maxToken = 16 << 10
-	// clockSkew is how far the clock of the node that signed may be ahead.
+	// clockSkew is the time by which the clock of the node that signed a token may be ahead.
 	clockSkew = time.Minute
 	// version begins every token, so that its format can change.
 	version       = 1
 	defaultMaxAge = 24 * time.Hour
 )
 
-// Config says how tokens are made.
+// Config configures Tokens.
 type Config struct {
-	// Keys are the secrets. The first signs, and all are accepted: to change it, put a new one in front, and remove the old one when the
-	// tokens that it signed have expired.
+	// Keys are the secrets. Sign uses the first one, and Verify accepts all of them. To change the
+	// key, insert a new one at the front, and remove the old one when its tokens have expired.
 	Keys [][]byte
-	// Purpose keeps tokens for one use from being good for another: "user socket", "password reset". The keys are derived from it.
+	// Purpose is the use of the tokens, such as "user socket" or "password reset". A token for one
+	// purpose is invalid for another, because the actual keys are derived from Keys and Purpose.
 	Purpose string
-	// MaxAge is how long a token is good for; 0 is 24 h, as in Phoenix, and a negative one is for ever.
+	// MaxAge is how long a token is valid. Zero means 24 h, as in Phoenix. A negative value means that
+	// tokens do not expire.
 	MaxAge time.Duration
 }
 
-// Tokens signs values of type T, as JSON, and verifies them. It may be used by any number of goroutines.
+// Tokens signs values of type T, encoded as JSON, and verifies them. Its methods may be called from
+// any goroutine.
 type Tokens[T any] struct {
 	keys   [][]byte // derived
 	maxAge time.Duration
 }
 
-// New checks the config.
+// New returns Tokens. It returns an error if there is no key, or if a key is shorter than MinKey.
 func New[T any](cfg Config) (*Tokens[T], error) {
 	if len(cfg.Keys) == 0 {
 		return nil, errors.New("token: no key")
@@ -82,10 +90,12 @@ func New[T any](cfg Config) (*Tokens[T], error) {
 	return t, nil
 }
 
-// head is what stands before the value: the version, and when it was signed, in milliseconds since 1970.
+// head is the length of the bytes before the value: the version, and the time of signing in
+// milliseconds since 1970.
 const head = 1 + 8
 
-// Sign makes a token of v, which is good from now on. The error is that of encoding v, or of its size.
+// Sign returns a token of v, which is valid from now on. It returns an error if v cannot be encoded
+// or the token would be longer than 16 KiB.
 func (t *Tokens[T]) Sign(v T) (string, error) {
 	value, err := json.Marshal(v)
 	if err != nil {
@@ -97,12 +107,14 @@ func (t *Tokens[T]) Sign(v T) (string, error) {
 	body = append(body, value...)
 	token := encoding.EncodeToString(body) + "." + encoding.EncodeToString(sign(t.keys[0], body))
 	if len(token) > maxToken {
-		return "", fmt.Errorf("token: sign: %d bytes are too many", len(token))
+		return "", fmt.Errorf("token: sign: token of %d bytes is too long", len(token))
 	}
 	return token, nil
 }
 
-// Verify returns what was signed, decoded as [bennu.example/serializer.Payload.Decode] does. The error is ErrMissing, ErrInvalid or ErrExpired; it says nothing about why, since the client may see it.
+// Verify returns the value of a token, decoded in the same way as by
+// [bennu.example/serializer.Payload.Decode]. The error is ErrMissing, ErrInvalid or ErrExpired. It
+// has no details, so that it can be sent to the client.
 func (t *Tokens[T]) Verify(token string) (v T, err error) {
 	if token == "" {
 		return v, ErrMissing
@@ -113,7 +125,7 @@ func (t *Tokens[T]) Verify(token string) (v T, err error) {
 	}
 	body, err1 := encoding.DecodeString(first)
 	signature, err2 := encoding.DecodeString(second)
-	if err1 != nil || err2 != nil || len(body) < head || !t.signed(body, signature) || body[0] != version {
+	if err1 != nil || err2 != nil || len(body) < head || !t.isSigned(body, signature) || body[0] != version {
 		return v, ErrInvalid
 	}
 	age := time.Since(time.UnixMilli(int64(binary.BigEndian.Uint64(body[1:head]))))
@@ -123,14 +135,15 @@ func (t *Tokens[T]) Verify(token string) (v T, err error) {
 	case t.maxAge > 0 && age > t.maxAge:
 		return v, ErrExpired
 	}
-	if exactjson.Unmarshal(body[head:], &v) != nil { // signed for another type
+	if exactjson.Unmarshal(body[head:], &v) != nil { // the token was signed for another type
 		var zero T
 		return zero, ErrInvalid
 	}
 	return v, nil
 }
 
-// encoding has one text for any bytes, so that a token cannot be changed without effect.
+// encoding is strict: there is one text for any bytes, so that every change of a token's text is
+// detected.
 var encoding = base64.RawURLEncoding.Strict()
 
 func sign(key, body []byte) []byte {
@@ -139,8 +152,8 @@ func sign(key, body []byte) []byte {
 	return m.Sum(nil)
 }
 
-// signed compares with every key, in constant time each.
-func (t *Tokens[T]) signed(body, signature []byte) bool {
+// isSigned compares the signature with that of every key, each in constant time.
+func (t *Tokens[T]) isSigned(body, signature []byte) bool {
 	ok := false
 	for _, key := range t.keys {
 		if hmac.Equal(signature, sign(key, body)) {

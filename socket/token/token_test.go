@@ -39,7 +39,7 @@ type user struct {
 	Name  string `json:"name"`
 }
 
-func TestRoundTrip(t *testing.T) { // P319
+func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	s := tokens[user](t, token.Config{})
 	want := user{7, true, "ž☃"}
@@ -48,30 +48,34 @@ func TestRoundTrip(t *testing.T) { // P319
 		t.Fatal(err)
 	}
 	if strings.ContainsAny(signed, "+/=&?# ") {
-		t.Errorf("%s does not fit in a URL", signed)
+		t.Errorf("%s needs escaping in a URL", signed)
 	}
 	if got, err := s.Verify(signed); err != nil || got != want {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if _, err := s.Verify(""); !errors.Is(err, token.ErrMissing) {
-		t.Errorf("nothing: %v", err)
+		t.Errorf("an empty token: %v", err)
 	}
-	for i := range signed { // whatever byte is changed
+	for i := range signed { // change each byte
 		changed := []byte(signed)
 		changed[i] ^= 1
 		if got, err := s.Verify(string(changed)); !errors.Is(err, token.ErrInvalid) || got != (user{}) {
 			t.Fatalf("byte %d changed: %+v, %v", i, got, err)
 		}
 	}
-	for _, bad := range []string{"x", ".", "..", signed + "x", signed + ".x", signed[1:], "AQ." + strings.Split(signed, ".")[1], strings.Repeat("A", 1<<20)} {
+	for _, bad := range []string{
+		"x", ".", "..", signed + "x", signed + ".x", signed[1:],
+		"AQ." + strings.Split(signed, ".")[1], strings.Repeat("A", 1<<20),
+	} {
 		if _, err := s.Verify(bad); !errors.Is(err, token.ErrInvalid) {
 			t.Errorf("%.40s: %v", bad, err)
 		}
 	}
 }
 
-// A token has one text. Otherwise a list of tokens that were revoked could be evaded.
-func TestOneText(t *testing.T) {
+// TestTextIsUnique checks that no other text is accepted for a token. Otherwise a client could
+// evade a list of revoked tokens.
+func TestTextIsUnique(t *testing.T) {
 	t.Parallel()
 	s := tokens[user](t, token.Config{})
 	signed, err := s.Sign(user{7, true, "ann"})
@@ -87,8 +91,11 @@ func TestOneText(t *testing.T) {
 	}
 	first, second, _ := strings.Cut(signed, ".")
 	alphabet := "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
-	for _, c := range alphabet { // the last letter of each part may have bits that mean nothing
-		for _, other := range []string{first[:len(first)-1] + string(c) + "." + second, first + "." + second[:len(second)-1] + string(c)} {
+	for _, c := range alphabet { // the last letter of each part may have unused bits
+		for _, other := range []string{
+			first[:len(first)-1] + string(c) + "." + second,
+			first + "." + second[:len(second)-1] + string(c),
+		} {
 			if _, err := s.Verify(other); other != signed && !errors.Is(err, token.ErrInvalid) {
 				t.Errorf("%q: %v", other, err)
 			}
@@ -96,10 +103,14 @@ func TestOneText(t *testing.T) {
 	}
 }
 
-// A token that is much too long, or that is made of separators, costs next to nothing.
-func TestHugeTokens(t *testing.T) {
+// TestHugeTokensAreCheap bounds the memory that Verify allocates for tokens that are much too long
+// or that consist of separators.
+func TestHugeTokensAreCheap(t *testing.T) {
 	s := tokens[int](t, token.Config{})
-	for _, huge := range []string{strings.Repeat(".", 1<<20), strings.Repeat("A", 1<<20) + ".A", "A." + strings.Repeat("A", 1<<20), strings.Repeat(".A", 8000)} {
+	for _, huge := range []string{
+		strings.Repeat(".", 1<<20), strings.Repeat("A", 1<<20) + ".A",
+		"A." + strings.Repeat("A", 1<<20), strings.Repeat(".A", 8000),
+	} {
 		const runs = 100
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
@@ -110,12 +121,12 @@ func TestHugeTokens(t *testing.T) {
 		}
 		runtime.ReadMemStats(&after)
 		if n := (after.TotalAlloc - before.TotalAlloc) / runs; n > 32<<10 {
-			t.Errorf("%.10s of %d bytes takes %d bytes", huge, len(huge), n)
+			t.Errorf("Verify of %.10s… with %d bytes allocates %d bytes", huge, len(huge), n)
 		}
 	}
 }
 
-func TestKeysAndPurposes(t *testing.T) { // P319
+func TestKeysAndPurposes(t *testing.T) {
 	t.Parallel()
 	old := tokens[int](t, token.Config{Keys: [][]byte{key(1)}, Purpose: "a"})
 	both := tokens[int](t, token.Config{Keys: [][]byte{key(2), key(1)}, Purpose: "a"})
@@ -139,7 +150,7 @@ func TestKeysAndPurposes(t *testing.T) { // P319
 		"new key, rotated":     {both, byBoth, true},
 		"old key removed":      {fresh, byOld, false},
 		"new key, old removed": {fresh, byBoth, true},
-		"new key, not known":   {old, byBoth, false},
+		"unknown key":          {old, byBoth, false},
 		"another purpose":      {other, byOld, false},
 	} {
 		if _, err := test.s.Verify(test.token); (err == nil) != test.ok {
@@ -151,23 +162,25 @@ func TestKeysAndPurposes(t *testing.T) { // P319
 	}
 }
 
-func TestMaxAge(t *testing.T) { // P320
+func TestMaxAge(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		day, hour, ever := tokens[int](t, token.Config{}), tokens[int](t, token.Config{MaxAge: time.Hour}), tokens[int](t, token.Config{MaxAge: -1})
+		day := tokens[int](t, token.Config{})
+		hour := tokens[int](t, token.Config{MaxAge: time.Hour})
+		unlimited := tokens[int](t, token.Config{MaxAge: -1})
 		signed, err := day.Sign(1)
 		if err != nil {
 			t.Fatal(err)
 		}
 		check := func(when string, wants ...error) {
 			t.Helper()
-			for i, s := range []*token.Tokens[int]{day, hour, ever} {
+			for i, s := range []*token.Tokens[int]{day, hour, unlimited} {
 				if _, err := s.Verify(signed); !errors.Is(err, wants[i]) {
 					t.Errorf("%s, %d: %v", when, i, err)
 				}
 			}
 		}
-		check("at once", nil, nil, nil)
+		check("immediately", nil, nil, nil)
 		time.Sleep(time.Hour)
 		check("after an hour", nil, nil, nil)
 		time.Sleep(time.Second)
@@ -177,13 +190,13 @@ func TestMaxAge(t *testing.T) { // P320
 	})
 }
 
-func TestMistakes(t *testing.T) {
+func TestInvalidArguments(t *testing.T) {
 	t.Parallel()
 	if _, err := token.New[int](token.Config{}); err == nil {
-		t.Error("no key was taken")
+		t.Error("New accepted a config without keys")
 	}
 	if _, err := token.New[int](token.Config{Keys: [][]byte{key(1), []byte("short")}}); err == nil {
-		t.Error("a short key was taken")
+		t.Error("New accepted a short key")
 	}
 	if _, err := tokens[chan int](t, token.Config{}).Sign(nil); err == nil {
 		t.Error("a channel was signed")
@@ -204,7 +217,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		// The processes of the fuzzer sign at different times.
 		if v, err := s.Verify(text); err == nil && fmt.Sprint(v) != "map[id:1]" {
-			t.Fatalf("%q is good for %v", text, v)
+			t.Fatalf("%q is valid for %v", text, v)
 		}
 	})
 }
@@ -223,7 +236,7 @@ func BenchmarkVerify(b *testing.B) {
 	}
 }
 
-// TestIntegers signs claims in a map: integers beyond 2^53 keep their value.
+// TestIntegers checks that integers beyond 2^53 keep their value in a map.
 func TestIntegers(t *testing.T) {
 	t.Parallel()
 	s := tokens[map[string]any](t, token.Config{})
@@ -232,7 +245,8 @@ func TestIntegers(t *testing.T) {
 		t.Fatal(err)
 	}
 	v, err := s.Verify(text)
-	if want := (map[string]any{"id": json.Number("18446744073709551615"), "n": 1.}); err != nil || !reflect.DeepEqual(v, want) {
+	want := map[string]any{"id": json.Number("18446744073709551615"), "n": 1.}
+	if err != nil || !reflect.DeepEqual(v, want) {
 		t.Errorf("%v: %#v", err, v)
 	}
 }
