@@ -55,12 +55,12 @@ type Channel struct {
 func (c *Channel) status() serverStatus { return serverStatus(c.published.Load()) }
 
 // Carrier is the connection under a channel. Package socket implements it; it is not covered by the
-// compatibility promise. Its methods may be called from any goroutine, even under locks: they do
-// not block.
+// compatibility promise. Its methods may be called from any goroutine. They do not block.
 type Carrier interface {
 	Serializer() serializer.Serializer
 	PubSub() *pubsub.PubSub
-	// Send sends a frame, as transport.Conn does.
+	// Send sends a frame, as transport.Conn does. It may be called under locks of the channel, and
+	// must not call the channel.
 	Send(f *serializer.Frame, how transport.Delivery) error
 	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
 	// driver's Resume when the connection no longer is.

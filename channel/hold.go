@@ -67,7 +67,8 @@ func (c *Channel) holdExpired(h *heldDiffs) {
 }
 
 // sendHeld sends the diffs that waited. Until the next callback begins, none waits any more. A
-// channel that has ended drops them. The caller holds mu.
+// channel that has ended drops them. The caller holds mu, so that a diff that is delivered meanwhile
+// cannot overtake them.
 func (c *Channel) sendHeld() {
 	h := c.held
 	c.held = nil

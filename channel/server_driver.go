@@ -14,10 +14,12 @@ import (
 
 // The driver feeds inputs to the rules in server_state.go and carries out their outputs.
 //
-// Locks: Channel.mu guards the rules' state. No other lock is taken under it, except the mu of the
-// channel that this one replaces, and nothing blocks under it. Therefore it may be taken under any
-// other lock: that of a topic, that of the carrier. Channel.answering is held while a join
-// subscribes and is answered.
+// Locks: Channel.mu guards the rules' state, and nothing blocks under it. It may be taken under the
+// lock of a topic or of the carrier's session. Under it, only two locks are taken: the mu of the
+// channel that this one replaces, and the connection's, because sendHeld calls Carrier.Send. No
+// connection calls a channel under its own lock. No other method of the Carrier is called under mu.
+//
+// Channel.answering is held while a join subscribes and is answered. It is taken before mu.
 
 // Driver is the socket's handle to a channel: it feeds it and ends it. It is for package socket and
 // not covered by the compatibility promise. The connection's reader calls its methods, one at a

@@ -19,7 +19,11 @@ import (
 	"bennu.example/transport"
 )
 
-// carrier is a connection without a network: it keeps the frames that would go out.
+// carrier is a connection without a network. It keeps the frames that a connection would send.
+//
+// Methods that receive the channel call one of its methods that takes its lock. A test therefore
+// blocks forever, which it reports, if the channel calls them while it holds the lock. Send may be
+// called under the lock.
 type carrier struct {
 	ser    serializer.Serializer
 	ps     *pubsub.PubSub
@@ -52,6 +56,7 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 func (c *carrier) Congested(channel.Driver) bool { return false }
 
 func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
+	ch.Ref() // takes its lock
 	c.mu.Lock()
 	c.ended = append(c.ended, ch)
 	c.mu.Unlock()
@@ -76,7 +81,8 @@ func (c *carrier) Ended() {
 
 func (c *carrier) Crashed(ch *channel.Channel, what string, err error) { c.Log(ch, what, err) }
 
-func (c *carrier) Log(_ *channel.Channel, message string, err error) {
+func (c *carrier) Log(ch *channel.Channel, message string, err error) {
+	ch.Ref() // takes its lock
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.logged = append(c.logged, fmt.Sprintf("%s: %v", message, err))
