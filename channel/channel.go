@@ -7,6 +7,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
 	"bennu.example/internal/prepare"
 	"bennu.example/pubsub"
@@ -22,7 +23,7 @@ type Channel struct {
 	// The join_refs are those of Phoenix. The reply to the join, phx_close and phx_error carry
 	// joinRef; pushes and all other replies carry pushRef. A reply about a topic that is not joined
 	// carries the join_ref of its message, or null if it is "unmatched topic".
-	up      Carrier
+	up      channelhost.Carrier
 	h       *Handler
 	topic   string
 	joinRef serializer.Ref // as the client sent it, which may be null
@@ -53,30 +54,6 @@ type Channel struct {
 
 // status is the stage that the channel has reached.
 func (c *Channel) status() serverStatus { return serverStatus(c.published.Load()) }
-
-// Carrier is the connection under a channel. Package socket implements it; it is not covered by the
-// compatibility promise. Its methods may be called from any goroutine. They do not block.
-type Carrier interface {
-	Serializer() serializer.Serializer
-	PubSub() *pubsub.PubSub
-	// Send sends a frame, as transport.Conn does. It may be called under locks of the channel, and
-	// must not call the channel.
-	Send(f *serializer.Frame, how transport.Delivery) error
-	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
-	// driver's Resume when the connection no longer is.
-	Congested(d Driver) bool
-	// End removes the channel from its topic, unless the topic has another one by now, and sends the
-	// frames, in one step: frames of the next join of the topic come after them. It skips nil frames.
-	End(c *Channel, frames ...*serializer.Frame)
-	// Answered is called when a join was answered, whatever the answer.
-	Answered()
-	// Ended is called when a channel has ended: none of its callbacks runs any more.
-	Ended()
-	// Crashed reports that a callback failed, which ended the channel or its join.
-	Crashed(c *Channel, what string, err error)
-	// Log reports any other fault.
-	Log(c *Channel, message string, err error)
-}
 
 // Ref identifies a message of the client, so that it can be answered later: Phoenix's socket_ref.
 // The zero Ref identifies none.
@@ -338,7 +315,7 @@ func (c *Channel) lifecycle(event string, payload serializer.Payload) *serialize
 		Kind: serializer.KindPush, JoinRef: c.joinRef, Ref: c.joinRef, Topic: c.topic, Event: event, Payload: payload,
 	})
 	if err != nil {
-		c.up.Log(c, "cannot tell the client that its channel ended", err)
+		c.up.Log(c.driver(), "cannot tell the client that its channel ended", err)
 		return nil
 	}
 	return f

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/promise"
@@ -48,7 +49,7 @@ const pushOverhead = 64
 // give them a short timeout.
 type Client struct {
 	socket   clientlink.Socket
-	cfg      ClientConfig
+	cfg      channelhost.ClientConfig
 	topic    string
 	params   func(context.Context) (any, error) // nil means fixed
 	fixed    serializer.Payload
@@ -74,18 +75,8 @@ type Client struct {
 	leave      *clientPush
 }
 
-// ClientConfig configures NewClient. It has no defaults. It is for package socket and not covered
-// by the compatibility promise.
-type ClientConfig struct {
-	Timeout     time.Duration
-	RejoinAfter func(tries int) time.Duration
-	MaxBuffer   int // size in bytes of pushes that were not sent yet
-	MaxBacklog  int // size in bytes of events that were not handled yet
-}
-
-// NewClient returns a channel of the socket. It is for package socket; programs call
-// [bennu.example/socket.Client.Channel].
-func NewClient(socket clientlink.Socket, topic string, params any, cfg ClientConfig) *Client {
+// newClient is channelhost.NewClient.
+func newClient(socket clientlink.Socket, topic string, params any, cfg channelhost.ClientConfig) *Client {
 	c := &Client{socket: socket, cfg: cfg, topic: topic, done: make(chan struct{})}
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: socket.NextRef}

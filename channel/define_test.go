@@ -123,32 +123,6 @@ func TestMiddleware(t *testing.T) {
 	})
 }
 
-func TestRoutes(t *testing.T) {
-	t.Parallel()
-	h := func() *channel.Handler { return channel.Define((*room).join) }
-	rooms, special, foods, foo, all := h(), h(), h(), h(), h()
-	r, err := channel.Routes{"room:*": rooms, "room:special": special, "foo*": foo, "food*": foods}.Compile()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for topic, want := range map[string]*channel.Handler{
-		"room:": rooms, "room:a:b": rooms, "room": nil, "Room:1": nil, "room:special": special, "room:special2": rooms, "room:*": rooms,
-		"foot": foo, "food": foods, "foods": foods, "": nil, "phoenix": nil,
-	} {
-		if r.Match(topic) != want {
-			t.Errorf("%q", topic)
-		}
-	}
-	if r, err = (channel.Routes{"*": all}).Compile(); err != nil || r.Match("") != all || r.Match("x") != all {
-		t.Errorf("everything: %v", err)
-	}
-	for pattern, h := range map[string]*channel.Handler{"a*b": rooms, "**": rooms, "*a": rooms, "x": nil} {
-		if _, err := (channel.Routes{pattern: h}).Compile(); err == nil {
-			t.Errorf("route %q was taken", pattern)
-		}
-	}
-}
-
 func TestDefinePanicsOnMistakes(t *testing.T) {
 	t.Parallel()
 	event := on("x", nil)

@@ -142,7 +142,7 @@ func TestReplyBeforeDiff(t *testing.T) {
 					on("more", func(*channel.Channel, note) (push.Reply, error) { cause(9); return push.OK(nil), nil }))
 				b = start(t, h)
 				other := &bench{carrier: newCarrier(b.ps), t: t}
-				other.join(h, "1", channel.Driver{})
+				other.join(h, "1", nil)
 				b.want(joinedOK)
 				other.want(joinedOK)
 				b.push(s.ref, "go", nil)

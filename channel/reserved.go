@@ -44,7 +44,7 @@ func (c *Channel) refuseReserved(it *item) {
 	}
 	if !c.warnedReserved { // once per channel, so that a client cannot flood the log
 		c.warnedReserved = true
-		c.up.Log(c, "push of a reserved event refused", fmt.Errorf("channel: event %q: %w", it.event, errReserved))
+		c.up.Log(c.driver(), "push of a reserved event refused", fmt.Errorf("channel: event %q: %w", it.event, errReserved))
 	}
 	c.settle(it, replyReserved, nil)
 }

@@ -51,7 +51,7 @@ func errorReply(reason string) push.Reply {
 
 // work handles one message of the mailbox.
 func (c *Channel) work(it item) {
-	if it.kind == itemEvent && c.up.Congested(Driver{c}) && c.mailbox.Hold() {
+	if it.kind == itemEvent && c.up.Congested(c.driver()) && c.mailbox.Hold() {
 		return // its answer would have to wait in memory
 	}
 	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
@@ -91,7 +91,7 @@ func (c *Channel) handle(it *item) {
 func (c *Channel) leaveReply(ref serializer.Ref) *serializer.Frame {
 	f, err := c.encodeReply(c.pushRef, ref, emptyResponse)
 	if err != nil {
-		c.up.Log(c, "cannot answer a leave", err)
+		c.up.Log(c.driver(), "cannot answer a leave", err)
 	}
 	return f
 }
@@ -99,7 +99,7 @@ func (c *Channel) leaveReply(ref serializer.Ref) *serializer.Frame {
 func (c *Channel) handleInfo(it *item) {
 	f := c.h.infoFor(it.msg)
 	if f == nil {
-		c.up.Log(c, "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
+		c.up.Log(c.driver(), "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
 		return
 	}
 	c.settle(it, push.NoReply, c.callUser(func() error { return f(c.ctx, c, it.msg) }))
@@ -163,7 +163,7 @@ func (c *Channel) fail(it *item, err error) {
 	case it.kind == itemEvent && errors.As(err, &invalid):
 		if !c.warned { // once per channel, so that a client cannot flood the log
 			c.warned = true
-			c.up.Log(c, "payload does not fit its callback", &eventError{it.event, err})
+			c.up.Log(c.driver(), "payload does not fit its callback", &eventError{it.event, err})
 		}
 		err = c.reply(it.ref, replyInvalid)
 	case it.kind == itemEvent && errors.As(err, &rejected):
@@ -182,7 +182,7 @@ func (c *Channel) crash(event string, err error) {
 }
 
 // eventError is the error of an event's callback. The client chose the event's name, so it is not
-// part of a log message: the Carrier logs it as a field.
+// part of a log message: the socket logs it as a field.
 type eventError struct {
 	event string
 	err   error

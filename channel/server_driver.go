@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -21,78 +22,64 @@ import (
 //
 // Channel.answering is held while a join subscribes and is answered. It is taken before mu.
 
-// Driver is the socket's handle to a channel: it feeds it and ends it. It is for package socket and
-// not covered by the compatibility promise. The connection's reader calls its methods, one at a
-// time; Wait, Cancel and Resume may be called from any goroutine.
-type Driver struct{ c *Channel }
+// driver is a Channel as its socket sees it. Its methods are not Channel's, because they are not for
+// users. They are documented in channelhost.Channel.
+type driver Channel
 
-// Start begins a channel with the client's phx_join. If before is not zero, it is the channel
-// that the topic has: it is replaced, and the join waits for its end. The mailbox holds at most
-// size bytes of messages that wait for the channel's callbacks, which run on the goroutines of
-// workers.
-func Start(
-	ctx context.Context, up Carrier, h *Handler, join *serializer.Message, before Driver,
-	size int, workers *mailbox.Workers,
-) Driver {
-	c := &Channel{up: up, h: h, topic: join.Topic, joinRef: join.JoinRef, pushRef: join.JoinRef, data: h.newState()}
-	c.ref = Ref{join.Ref} // until the join is answered
+// driver returns c as its socket sees it.
+func (c *Channel) driver() channelhost.Channel { return (*driver)(c) }
+
+// start is channelhost.Start. A channel that the topic has already is replaced, and the join waits
+// for its end.
+func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) channelhost.Channel {
+	m, h := join.Message, join.Handler.(*Handler)
+	c := &Channel{up: up, h: h, topic: m.Topic, joinRef: m.JoinRef, pushRef: m.JoinRef, data: h.newState()}
+	c.ref = Ref{m.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
-		c.pushRef = join.Ref
+		c.pushRef = m.Ref
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
-	c.mailbox.InitShared(workers, size, c.work)
-	if before.c != nil {
-		before.c.inject(serverInput{kind: serverInReplaced})
-		c.join = &serverJoin{previous: before.c}
+	c.mailbox.InitShared(join.Workers, join.MaxMailbox, c.work)
+	if join.Before != nil {
+		before := (*Channel)(join.Before.(*driver))
+		before.inject(serverInput{kind: serverInReplaced})
+		c.join = &serverJoin{previous: before}
 	}
-	it := item{kind: itemJoin, caused: true, ref: join.Ref, payload: join.Payload}
+	it := item{kind: itemJoin, caused: true, ref: m.Ref, payload: m.Payload}
 	_ = c.mailbox.Enqueue(it, 0) // an empty mailbox has room for anything
-	return Driver{c}
+	return c.driver()
 }
 
-// Is reports whether d drives c.
-func (d Driver) Is(c *Channel) bool { return d.c == c }
+func (d *driver) Topic() string { return d.topic }
 
-// Accepts reports whether a message with this join_ref belongs to this join. Null does; the
-// join_ref of an older join does not.
-func (d Driver) Accepts(joinRef serializer.Ref) bool {
-	return joinRef.IsNull() || joinRef == d.c.joinRef
+func (d *driver) Accepts(joinRef serializer.Ref) bool {
+	return joinRef.IsNull() || joinRef == d.joinRef
 }
 
-// ReplyRef is the join_ref of replies to messages of this join, except for the join itself.
-func (d Driver) ReplyRef() serializer.Ref { return d.c.pushRef }
+func (d *driver) ReplyRef() serializer.Ref { return d.pushRef }
 
-// Receive enqueues an event of the client. It waits for room in the mailbox for the given time, and
-// then kills the channel, which would hold up the whole socket otherwise. The time during which the
-// connection is congested does not count. Receive reports false if the topic is no longer joined:
-// the caller must answer the event.
-func (d Driver) Receive(m *serializer.Message, wait time.Duration) bool {
+func (d *driver) Receive(m *serializer.Message, wait time.Duration) bool {
 	it := item{kind: itemEvent, caused: true, ref: m.Ref, event: m.Event, payload: m.Payload}
-	return d.enqueue(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
+	return (*Channel)(d).receive(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
 }
 
-// Leave enqueues the client's phx_leave. It returns the same as Receive.
-func (d Driver) Leave(m *serializer.Message, wait time.Duration) bool {
-	d.c.inject(serverInput{kind: serverInLeaving})
-	return d.enqueue(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
+func (d *driver) Leave(m *serializer.Message, wait time.Duration) bool {
+	c := (*Channel)(d)
+	c.inject(serverInput{kind: serverInLeaving})
+	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
 }
 
-func (d Driver) enqueue(it item, size int, wait time.Duration) bool {
-	err := d.c.mailbox.EnqueueWait(it, size, wait)
+// receive enqueues a message of the client. It reports false if the topic is no longer joined.
+func (c *Channel) receive(it item, size int, wait time.Duration) bool {
+	err := c.mailbox.EnqueueWait(it, size, wait)
 	if errors.Is(err, mailbox.ErrFull) {
-		return !d.c.inject(serverInput{kind: serverInKilled})
+		return !c.inject(serverInput{kind: serverInKilled})
 	}
-	return err == nil && d.c.noteWaiting(it)
+	return err == nil && c.noteWaiting(it)
 }
 
-// Watch bounds the time of the join's callback, from when it is called, or from now if it was
-// called already. Zero means no bound.
-//
-// If the callback has not returned in time, the client is told that the join crashed, the topic is
-// free, and the join's context is cancelled by ErrJoinTimeout. Messages that are queued behind the
-// join are answered as well. Watch does nothing if the join was answered.
-func (d Driver) Watch(limit time.Duration) {
-	c := d.c
+func (d *driver) Watch(limit time.Duration) {
+	c := (*Channel)(d)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.state.status != serverJoining || c.state.watched {
@@ -105,23 +92,18 @@ func (d Driver) Watch(limit time.Duration) {
 	c.stepLocked(serverInput{kind: serverInWatched}, new(serverOutputs))
 }
 
-// Close ends the channel because its connection ended. Messages in the mailbox are still handled
-// before Terminate is called.
-func (d Driver) Close(reason error) {
-	d.c.closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
+func (d *driver) Close(reason error) {
+	(*Channel)(d).closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
-// Cancel drops the messages in the mailbox and cancels the context of the callback that runs.
-func (d Driver) Cancel(reason error) {
-	d.c.closeMailbox(false, fmt.Errorf("%w: %w", ErrClosed, reason))
-	d.c.cancel(fmt.Errorf("%w: %w", ErrClosed, reason))
+func (d *driver) Cancel(reason error) {
+	reason = fmt.Errorf("%w: %w", ErrClosed, reason)
+	(*Channel)(d).closeMailbox(false, reason)
+	d.cancel(reason)
 }
 
-// Resume lets the channel go on with its client's messages, see Carrier.Congested.
-func (d Driver) Resume() { d.c.mailbox.Resume() }
-
-// Wait waits for the channel's end after Close or Cancel.
-func (d Driver) Wait() { d.c.mailbox.Wait() }
+func (d *driver) Resume() { d.mailbox.Resume() }
+func (d *driver) Wait()   { d.mailbox.Wait() }
 
 // feed makes a step, carries out what it requires, and makes the steps that the results of the
 // user's code require. Only the goroutine of the callbacks calls it.
@@ -282,14 +264,14 @@ func (c *Channel) tell(o *serverOutput) {
 	if o.frames&serverFrameError != 0 {
 		frames = append(frames, c.lifecycle(serializer.EventError, reasonCrash))
 	}
-	c.up.End(c, frames...)
+	c.up.End(c.driver(), frames...)
 }
 
 // report reports a failure to the carrier. The error may be the user's: its methods may panic.
 func (c *Channel) report(what serverReport, err error) {
-	do := func(err error) { c.up.Crashed(c, what.String(), err) }
+	do := func(err error) { c.up.Crashed(c.driver(), what.String(), err) }
 	if what == reportJoinFailedLate {
-		do = func(err error) { c.up.Log(c, what.String(), err) }
+		do = func(err error) { c.up.Log(c.driver(), what.String(), err) }
 	}
 	if failed := recoverResult(func() { do(err) }); failed != nil {
 		do(failed)

@@ -98,7 +98,7 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 	}
 	frame, err := c.encodeReply(c.joinRef, it.ref, answer)
 	if err != nil {
-		c.up.Log(c, "cannot answer a join", err)
+		c.up.Log(c.driver(), "cannot answer a join", err)
 		frame, _ = c.encodeReply(c.joinRef, it.ref, replyCrashed)
 	}
 	in.frame = frame
@@ -202,7 +202,7 @@ func (c *Channel) refusal(it *item) *serializer.Frame {
 	}
 	f, err := c.encodeReply(joinRef, it.ref, answer)
 	if err != nil {
-		c.up.Log(c, "cannot answer behind a join", err)
+		c.up.Log(c.driver(), "cannot answer behind a join", err)
 		return nil
 	}
 	return f

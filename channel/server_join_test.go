@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/mailbox"
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -89,7 +89,7 @@ func TestJoinParams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := channel.Start(context.Background(), c, h, &m, channel.Driver{}, 1<<20, new(mailbox.Workers))
+			d := join(c, channelhost.Join{Handler: h, Message: &m})
 			if got := c.take(); len(got) != 1 || got[0] != want {
 				t.Errorf("%s: got %q", payload, got)
 			}
@@ -122,7 +122,7 @@ func TestJoinIsAnsweredFirst(t *testing.T) {
 	for i := range 500 {
 		c := newCarrier(ps)
 		b := &bench{carrier: c, t: t}
-		b.join(h, "1", channel.Driver{})
+		b.join(h, "1", nil)
 		for len(framesOf(c)) == 0 {
 			runtime.Gosched()
 		}

@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/mailbox"
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -31,7 +31,7 @@ func TestJoinKilledWhenItReturns(t *testing.T) {
 					}
 				}
 				return nil, nil
-			})), "1", channel.Driver{})
+			})), "1", nil)
 			b.want(joinCrashed)
 			b.d.Wait()
 			if b.answered != 1 || b.gone != 1 {
@@ -47,7 +47,7 @@ type slowEnd struct {
 	gate chan struct{}
 }
 
-func (s slowEnd) End(c *channel.Channel, frames ...*serializer.Frame) {
+func (s slowEnd) End(c channelhost.Channel, frames ...*serializer.Frame) {
 	<-s.gate
 	s.carrier.End(c, frames...)
 }
@@ -61,11 +61,7 @@ func TestKilledChannelIsToldFirst(t *testing.T) {
 		h := channel.Define((*room).join,
 			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-leave; return push.NoReply, nil }),
 			channel.Intercept("news", func(*room, context.Context, *channel.Channel, note) error { return nil }))
-		join := func(ref serializer.Ref, before channel.Driver) channel.Driver {
-			m := &serializer.Message{JoinRef: ref, Ref: ref, Topic: "room:1", Event: serializer.EventJoin}
-			return channel.Start(context.Background(), up, h, m, before, 1<<20, new(mailbox.Workers))
-		}
-		b := &bench{carrier: up.carrier, t: t, d: join(`"1"`, channel.Driver{})}
+		b := &bench{carrier: up.carrier, t: t, d: join(up, channelhost.Join{Handler: h})}
 		b.want(joinedOK)
 		b.push("2", "wait", nil)
 		synctest.Wait()
@@ -74,7 +70,7 @@ func TestKilledChannelIsToldFirst(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		b.d = join(`"4"`, b.d)
+		b.d = join(up, channelhost.Join{Handler: h, Before: b.d, Message: joinMessage("4")})
 		close(leave)
 		b.want()
 		if b.gone != 0 {
@@ -110,7 +106,7 @@ func (m mute) Error() string { return m.inner.Error() }
 // speaking is a carrier that reads the errors that it is told, as a log does.
 type speaking struct{ *carrier }
 
-func (s speaking) Crashed(c *channel.Channel, what string, err error) {
+func (s speaking) Crashed(c channelhost.Channel, what string, err error) {
 	_ = err.Error()
 	s.carrier.Crashed(c, what, err)
 }
@@ -119,9 +115,9 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-		b.d = channel.Start(context.Background(), speaking{b.carrier},
-			channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, mute{} })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
+		b.d = join(speaking{b.carrier}, channelhost.Join{
+			Handler: channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, mute{} })),
+		})
 		b.want(joinCrashed)
 		if b.d.Receive(&serializer.Message{Event: "x"}, time.Second) {
 			t.Error("took a message after its end")

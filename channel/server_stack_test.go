@@ -3,14 +3,13 @@
 package channel_test
 
 import (
-	"context"
 	"errors"
 	"runtime"
 	"sync"
 	"testing"
 
 	"bennu.example/channel"
-	"bennu.example/internal/mailbox"
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -25,7 +24,7 @@ type blockingCarrier struct {
 
 func (c *blockingCarrier) Answered() { c.block() }
 
-func (c *blockingCarrier) End(*channel.Channel, ...*serializer.Frame) { c.block() }
+func (c *blockingCarrier) End(channelhost.Channel, ...*serializer.Frame) { c.block() }
 
 func (c *blockingCarrier) block() {
 	c.blocked.Done()
@@ -41,8 +40,7 @@ func TestStackOfCallbacks(t *testing.T) { // not parallel: it counts the stacks 
 	ps := pubsub.New(nil)
 	h := channel.Define((*room).join)
 	carriers := make([]*blockingCarrier, n)
-	drivers := make([]channel.Driver, n)
-	join := &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}
+	channels := make([]channelhost.Channel, n)
 
 	runtime.GC()
 	before := stackBytes()
@@ -57,19 +55,19 @@ func TestStackOfCallbacks(t *testing.T) { // not parallel: it counts the stacks 
 	blocked.Add(n)
 	for i := range carriers {
 		carriers[i] = &blockingCarrier{newCarrier(ps), &blocked, make(chan struct{})}
-		drivers[i] = channel.Start(context.Background(), carriers[i], h, join, channel.Driver{}, 1<<20, new(mailbox.Workers))
+		channels[i] = join(carriers[i], channelhost.Join{Handler: h})
 	}
 	check("join")
 	blocked.Add(n)
-	for i, d := range drivers {
-		d.Leave(&serializer.Message{Ref: `"2"`}, 0)
+	for i, c := range channels {
+		c.Leave(&serializer.Message{Ref: `"2"`}, 0)
 		carriers[i].release <- struct{}{}
 	}
 	check("leave")
-	for i, d := range drivers {
+	for i, c := range channels {
 		close(carriers[i].release)
-		d.Close(errors.New("over"))
-		d.Wait()
+		c.Close(errors.New("over"))
+		c.Wait()
 	}
 }
 

@@ -1,6 +1,7 @@
 package channel_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -31,7 +33,7 @@ type carrier struct {
 	frames []string
 	how    []transport.Delivery // of each frame
 	logged []string
-	ended  []*channel.Channel
+	ended  []channelhost.Channel
 	closed bool
 
 	answered, gone int
@@ -53,10 +55,10 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
-func (c *carrier) Congested(channel.Driver) bool { return false }
+func (c *carrier) Congested(channelhost.Channel) bool { return false }
 
-func (c *carrier) End(ch *channel.Channel, frames ...*serializer.Frame) {
-	ch.Ref() // takes its lock
+func (c *carrier) End(ch channelhost.Channel, frames ...*serializer.Frame) {
+	channel.TakeLock(ch)
 	c.mu.Lock()
 	c.ended = append(c.ended, ch)
 	c.mu.Unlock()
@@ -79,10 +81,10 @@ func (c *carrier) Ended() {
 	c.gone++
 }
 
-func (c *carrier) Crashed(ch *channel.Channel, what string, err error) { c.Log(ch, what, err) }
+func (c *carrier) Crashed(ch channelhost.Channel, what string, err error) { c.Log(ch, what, err) }
 
-func (c *carrier) Log(ch *channel.Channel, message string, err error) {
-	ch.Ref() // takes its lock
+func (c *carrier) Log(ch channelhost.Channel, message string, err error) {
+	channel.TakeLock(ch)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.logged = append(c.logged, fmt.Sprintf("%s: %v", message, err))
@@ -108,19 +110,34 @@ func (c *carrier) log() string {
 type bench struct {
 	*carrier
 	t *testing.T
-	d channel.Driver
+	d channelhost.Channel
 }
 
 func start(t *testing.T, h *channel.Handler) *bench {
 	b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-	b.join(h, "1", channel.Driver{})
+	b.join(h, "1", nil)
 	return b
 }
 
-func (b *bench) join(h *channel.Handler, ref string, before channel.Driver) {
-	b.d = channel.Start(context.Background(), b, h, &serializer.Message{
-		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: "room:1", Event: serializer.EventJoin,
-	}, before, 1<<20, new(mailbox.Workers))
+func (b *bench) join(h *channel.Handler, ref string, before channelhost.Channel) {
+	b.d = join(b, channelhost.Join{Handler: h, Before: before, Message: joinMessage(ref)})
+}
+
+// joinMessage returns the phx_join of "room:1" whose join_ref and ref is ref.
+func joinMessage(ref string) *serializer.Message {
+	r := serializer.StringRef(ref)
+	return &serializer.Message{JoinRef: r, Ref: r, Topic: "room:1", Event: serializer.EventJoin}
+}
+
+// join starts a channel. By default, it joins "room:1" with ref "1", has a mailbox of 1 MiB and
+// workers of its own.
+func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
+	if j.Message == nil {
+		j.Message = joinMessage("1")
+	}
+	j.MaxMailbox = cmp.Or(j.MaxMailbox, 1<<20)
+	j.Workers = new(mailbox.Workers)
+	return channelhost.Start(context.Background(), up, j)
 }
 
 func (b *bench) push(ref, event string, payload any) {
@@ -238,9 +255,9 @@ func TestFullMailbox(t *testing.T) {
 		gate := make(chan struct{})
 		var reasons []error
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-		b.d = channel.Start(context.Background(), b, channel.Define((*room).join, ends(&reasons),
-			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-gate; return push.OK(nil), nil })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(mailbox.Workers))
+		h := channel.Define((*room).join, ends(&reasons),
+			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-gate; return push.OK(nil), nil }))
+		b.d = join(b, channelhost.Join{Handler: h, MaxMailbox: 300})
 		b.take()
 		begun := time.Now()
 		wait := &serializer.Message{Ref: `"2"`, Event: "wait"}
@@ -267,7 +284,7 @@ func BenchmarkEvent(b *testing.B) {
 			return push.NoReply, nil
 		}))
 	c := newCarrier(pubsub.New(nil))
-	d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
+	d := join(c, channelhost.Join{Handler: h})
 	m := &serializer.Message{Ref: `"2"`, Event: "echo"}
 	b.ReportAllocs()
 	for b.Loop() {
@@ -283,7 +300,7 @@ func BenchmarkJoinLeave(b *testing.B) {
 	c := newCarrier(pubsub.New(nil))
 	b.ReportAllocs()
 	for b.Loop() {
-		d := channel.Start(context.Background(), c, h, &serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 1<<20, new(mailbox.Workers))
+		d := join(c, channelhost.Join{Handler: h})
 		d.Leave(&serializer.Message{Ref: `"2"`}, time.Second)
 		d.Wait()
 		c.frames, c.ended = c.frames[:0], c.ended[:0]

@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
-	"bennu.example/internal/mailbox"
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -133,7 +133,7 @@ func TestJoinBehindOneThatTimedOut(t *testing.T) {
 		b.want(joinCrashed)
 		old := b.d
 		hangs = false
-		b.join(h, "4", channel.Driver{})
+		b.join(h, "4", nil)
 		b.want(`["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
 		close(gate)
 		old.Wait()
@@ -225,9 +225,8 @@ func TestFullMailboxBehindAJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-		b.d = channel.Start(context.Background(), b,
-			channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })),
-			&serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1"}, channel.Driver{}, 300, new(mailbox.Workers))
+		h := channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil }))
+		b.d = join(b, channelhost.Join{Handler: h, MaxMailbox: 300})
 		for range 10 {
 			b.d.Receive(&serializer.Message{Ref: `"2"`, Event: "x"}, 5*time.Second)
 		}

@@ -95,7 +95,7 @@ func TestLatest(t *testing.T) {
 		var all []*bench
 		for range 5 {
 			b := &bench{carrier: newCarrier(ps), t: t}
-			b.join(h, "1", channel.Driver{})
+			b.join(h, "1", nil)
 			b.want(joinedOK)
 			all = append(all, b)
 		}
@@ -161,9 +161,9 @@ func TestLatestOfTwoHandlers(t *testing.T) {
 		byPlace := channel.Define((*room).join, channel.Latest[room]("moved", func(c cursor) string { return fmt.Sprint(c.At) }))
 		plain := channel.Define((*room).join)
 		a, b, c := &bench{carrier: newCarrier(ps), t: t}, &bench{carrier: newCarrier(ps), t: t}, &bench{carrier: newCarrier(ps), t: t}
-		a.join(byUser, "1", channel.Driver{})
-		b.join(byPlace, "1", channel.Driver{})
-		c.join(plain, "1", channel.Driver{})
+		a.join(byUser, "1", nil)
+		b.join(byPlace, "1", nil)
+		c.join(plain, "1", nil)
 		for _, x := range []*bench{a, b, c} {
 			x.want(joinedOK)
 		}

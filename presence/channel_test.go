@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
@@ -21,7 +22,7 @@ import (
 
 // carrier is a connection without a network. It records the messages that are sent to the client.
 type carrier struct {
-	channel.Carrier // panics if a method is called that is not defined below
+	channelhost.Carrier // panics if a method is called that is not defined below
 
 	ser    serializer.Serializer
 	ps     *pubsub.PubSub
@@ -29,19 +30,19 @@ type carrier struct {
 	frames []string
 }
 
-func (c *carrier) Serializer() serializer.Serializer             { return c.ser }
-func (c *carrier) PubSub() *pubsub.PubSub                        { return c.ps }
-func (c *carrier) Crashed(_ *channel.Channel, _ string, _ error) {}
-func (c *carrier) Answered()                                     {}
-func (c *carrier) Congested(channel.Driver) bool                 { return false }
-func (c *carrier) Ended()                                        {}
-func (c *carrier) Log(_ *channel.Channel, _ string, _ error)     {}
-func (c *carrier) Reply(f *serializer.Frame) error               { return c.keep(f) }
+func (c *carrier) Serializer() serializer.Serializer                { return c.ser }
+func (c *carrier) PubSub() *pubsub.PubSub                           { return c.ps }
+func (c *carrier) Crashed(_ channelhost.Channel, _ string, _ error) {}
+func (c *carrier) Answered()                                        {}
+func (c *carrier) Congested(channelhost.Channel) bool               { return false }
+func (c *carrier) Ended()                                           {}
+func (c *carrier) Log(_ channelhost.Channel, _ string, _ error)     {}
+func (c *carrier) Reply(f *serializer.Frame) error                  { return c.keep(f) }
 func (c *carrier) Send(f *serializer.Frame, _ transport.Delivery) error {
 	return c.keep(f)
 }
 
-func (c *carrier) End(_ *channel.Channel, fs ...*serializer.Frame) {
+func (c *carrier) End(_ channelhost.Channel, fs ...*serializer.Frame) {
 	for _, f := range fs {
 		if f != nil {
 			_ = c.keep(f)
@@ -126,11 +127,14 @@ func members(p *presence.Presence) *channel.Handler {
 }
 
 // join joins the topic. The channel before is replaced.
-func join(c *carrier, h *channel.Handler, ref, user string, before channel.Driver) channel.Driver {
-	return channel.Start(context.Background(), c, h, &serializer.Message{
+func join(c *carrier, h *channel.Handler, ref, user string, before channelhost.Channel) channelhost.Channel {
+	m := &serializer.Message{
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: topic, Event: serializer.EventJoin,
 		Payload: serializer.Value(map[string]string{"user": user}),
-	}, before, 1<<20, new(mailbox.Workers))
+	}
+	return channelhost.Start(context.Background(), c, channelhost.Join{
+		Handler: h, Message: m, Before: before, MaxMailbox: 1 << 20, Workers: new(mailbox.Workers),
+	})
 }
 
 // TestChannel checks the state and the diffs on the wire, and that a presence ends with its
@@ -167,10 +171,10 @@ func TestChannel(t *testing.T) {
 						t.Errorf("got\n  %s\nwant\n  %s", strings.Join(got, "\n  "), strings.Join(frames, "\n  "))
 					}
 				}
-				da := join(a, h, "1", "u1", channel.Driver{})
+				da := join(a, h, "1", "u1", nil)
 				want(a, `1 phx_reply {}`, `1 presence_state {}`,
 					` presence_diff {"joins":{"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}},"leaves":{}}`)
-				db := join(b, h, "2", "u2", channel.Driver{})
+				db := join(b, h, "2", "u2", nil)
 				joined := ` presence_diff {"joins":{"u2":{"metas":[{"phx_ref":"B","device":"tab"}]}},"leaves":{}}`
 				want(a, joined)
 				want(b, `2 phx_reply {}`, `2 presence_state {"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}`, joined)
@@ -206,7 +210,7 @@ func TestChannel(t *testing.T) {
 					func() { db.Cancel(errors.New("killed")) },
 				} {
 					if i > 0 {
-						db = join(b, h, "2", "u2", channel.Driver{})
+						db = join(b, h, "2", "u2", nil)
 						a.take(&n.names)
 					}
 					n.refs = nil
@@ -218,7 +222,7 @@ func TestChannel(t *testing.T) {
 				}
 				b.take(&n.names)
 
-				db = join(b, h, "5", "u2", channel.Driver{})
+				db = join(b, h, "5", "u2", nil)
 				a.take(&n.names)
 				db = join(b, h, "6", "u2", db)
 				got := a.take(&n.names)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/mailbox"
@@ -172,12 +173,13 @@ func (c *Client) Ready(ctx context.Context) error {
 // called for each join, may block and may fail. A value is encoded now. Only one channel at a time
 // can be joined to a topic: see channel.ErrDuplicate.
 func (c *Client) Channel(topic string, params any) *channel.Client {
-	return channel.NewClient(clientSocket{c}, topic, params, channel.ClientConfig{
+	cfg := channelhost.ClientConfig{
 		Timeout:     c.cfg.Timeout,
 		RejoinAfter: c.cfg.RejoinAfter,
 		MaxBuffer:   c.cfg.MaxBuffer,
 		MaxBacklog:  c.cfg.MaxBacklog,
-	})
+	}
+	return channelhost.NewClient(clientSocket{c}, topic, params, cfg).(*channel.Client)
 }
 
 // State returns the current state.

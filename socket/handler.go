@@ -30,7 +30,7 @@ import (
 // called from any goroutine. The creator must call Shutdown.
 type Handler struct {
 	cfg       Config
-	routes    *channel.Router
+	routes    *router
 	origins   originCheck
 	websocket *websocket.Server
 	longpoll  *longpoll.Server
@@ -56,7 +56,7 @@ type Handler struct {
 // route, origin, serializer or policy.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
-	routes, err := cfg.Channels.Compile()
+	routes, err := newRouter(cfg.Channels)
 	if err != nil {
 		panic("socket: " + err.Error())
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -30,7 +31,7 @@ const (
 )
 
 // session is one socket. It routes its client's messages to channels. The transport calls Receive
-// and Closed, one at a time. The methods of channel.Carrier may be called from any goroutine.
+// and Closed, one at a time. The methods of channelhost.Carrier may be called from any goroutine.
 type session struct {
 	h    *Handler
 	conn transport.Conn
@@ -52,8 +53,8 @@ type session struct {
 	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not
 	// mix.
 	mu       sync.Mutex
-	channels map[string]channel.Driver
-	held     []channel.Driver // they wait until the connection is no longer congested
+	channels map[string]channelhost.Channel
+	held     []channelhost.Channel // they wait until the connection is no longer congested
 }
 
 // open begins a session on a connection that was just made.
@@ -129,7 +130,7 @@ func (s *session) join(m *serializer.Message) {
 		s.refuse(m, m.JoinRef, longTopic)
 		return
 	}
-	handler := s.h.routes.Match(m.Topic)
+	handler := s.h.routes.match(m.Topic)
 	if handler == nil {
 		s.refuse(m, "", unmatchedTopic)
 		return
@@ -139,14 +140,14 @@ func (s *session) join(m *serializer.Message) {
 		return
 	}
 	s.mu.Lock()
-	before, replaces := s.channels[m.Topic]
-	if !replaces && len(s.channels) >= s.h.cfg.MaxChannels {
+	before := s.channels[m.Topic]
+	if before == nil && len(s.channels) >= s.h.cfg.MaxChannels {
 		s.mu.Unlock()
 		s.refuse(m, m.JoinRef, tooManyChannels)
 		return
 	}
 	if s.channels == nil {
-		s.channels = make(map[string]channel.Driver, 1)
+		s.channels = make(map[string]channelhost.Channel, 1)
 	}
 	if s.answered == nil {
 		s.answered = make(chan struct{}, 1)
@@ -154,10 +155,12 @@ func (s *session) join(m *serializer.Message) {
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
 	s.live.Add(1)
-	c := channel.Start(s.ctx, s, handler, m, before, s.h.cfg.MaxMailbox, &s.h.workers)
+	c := channelhost.Start(s.ctx, s, channelhost.Join{
+		Handler: handler, Message: m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
+	})
 	s.channels[m.Topic] = c
 	s.mu.Unlock()
-	if replaces {
+	if before != nil {
 		const replaced = "channel replaced: its client joined the topic again"
 		s.logEvent(zerolog.InfoLevel, replaced).Str("topic", clip(m.Topic)).Msg(replaced)
 	}
@@ -168,7 +171,7 @@ func (s *session) join(m *serializer.Message) {
 // the requests. It waits at most joinWait, and not while an earlier join is unanswered.
 //
 // Most joins are answered within a few turns of the scheduler. They need no timer.
-func (s *session) awaitJoin(c channel.Driver, alone bool) {
+func (s *session) awaitJoin(c channelhost.Channel, alone bool) {
 	for i := 0; alone && i < 16; i++ {
 		runtime.Gosched()
 		if s.unanswered.Load() == 0 {
@@ -190,7 +193,7 @@ func (s *session) awaitJoin(c channel.Driver, alone bool) {
 	}
 }
 
-// Answered is part of channel.Carrier.
+// Answered is part of channelhost.Carrier.
 func (s *session) Answered() {
 	if s.unanswered.Add(-1) == 0 {
 		select {
@@ -200,7 +203,7 @@ func (s *session) Answered() {
 	}
 }
 
-// Ended is part of channel.Carrier.
+// Ended is part of channelhost.Carrier.
 func (s *session) Ended() {
 	s.live.Add(-1)
 	s.running.Done()
@@ -262,7 +265,7 @@ func (s *session) Closed(err error) {
 		s.id.on.Cancel()
 	}
 	s.mu.Lock()
-	channels := make([]channel.Driver, 0, len(s.channels))
+	channels := make([]channelhost.Channel, 0, len(s.channels))
 	for _, c := range s.channels {
 		channels = append(channels, c)
 	}
@@ -313,27 +316,27 @@ func (s *session) logEnd(err error) {
 	e.Msg(message)
 }
 
-// Serializer is part of channel.Carrier.
+// Serializer is part of channelhost.Carrier.
 func (s *session) Serializer() serializer.Serializer { return s.ser }
 
-// PubSub is part of channel.Carrier.
+// PubSub is part of channelhost.Carrier.
 func (s *session) PubSub() *pubsub.PubSub { return s.h.cfg.PubSub }
 
-// Send is part of channel.Carrier.
+// Send is part of channelhost.Carrier.
 func (s *session) Send(f *serializer.Frame, how transport.Delivery) error { return s.conn.Send(f, how) }
 
-// Congested is part of channel.Carrier.
-func (s *session) Congested(d channel.Driver) bool {
+// Congested is part of channelhost.Carrier.
+func (s *session) Congested(c channelhost.Channel) bool {
 	if !s.conn.Congested(nil) {
 		return false
 	}
 	s.mu.Lock()
-	s.held = append(s.held, d)
+	s.held = append(s.held, c)
 	s.mu.Unlock()
 	if s.conn.Congested(s.resume) {
 		return true
 	}
-	s.resume() // it may have been called before d was held
+	s.resume() // it may have been called before c was held
 	return false
 }
 
@@ -343,16 +346,16 @@ func (s *session) resume() {
 	held := s.held
 	s.held = nil
 	s.mu.Unlock()
-	for _, d := range held {
-		d.Resume()
+	for _, c := range held {
+		c.Resume()
 	}
 }
 
-// End is part of channel.Carrier.
-func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
+// End is part of channelhost.Carrier.
+func (s *session) End(c channelhost.Channel, frames ...*serializer.Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d, ok := s.channels[c.Topic()]; ok && d.Is(c) {
+	if s.channels[c.Topic()] == c {
 		delete(s.channels, c.Topic())
 	}
 	for _, f := range frames {
@@ -362,14 +365,14 @@ func (s *session) End(c *channel.Channel, frames ...*serializer.Frame) {
 	}
 }
 
-// Crashed is part of channel.Carrier.
-func (s *session) Crashed(c *channel.Channel, what string, err error) {
+// Crashed is part of channelhost.Carrier.
+func (s *session) Crashed(c channelhost.Channel, what string, err error) {
 	s.h.counts.ofEnd(err).Add(1)
 	s.log(zerolog.ErrorLevel, c, what, err)
 }
 
-// Log is part of channel.Carrier.
-func (s *session) Log(c *channel.Channel, message string, err error) {
+// Log is part of channelhost.Carrier.
+func (s *session) Log(c channelhost.Channel, message string, err error) {
 	s.log(zerolog.WarnLevel, c, message, err)
 }
 
@@ -382,7 +385,7 @@ func (s *session) logEvent(level zerolog.Level, message string) *zerolog.Event {
 	return e
 }
 
-func (s *session) log(level zerolog.Level, c *channel.Channel, message string, err error) {
+func (s *session) log(level zerolog.Level, c channelhost.Channel, message string, err error) {
 	e := s.logEvent(level, message)
 	var p *channel.PanicError
 	if errors.As(err, &p) {

@@ -19,7 +19,10 @@ var layers = [][]string{
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
 	{"pubsub"},
-	{"engine/internal/broker", "push", "transport/internal/dial", "transport/internal/guard", "transport/internal/outbox"},
+	{
+		"engine/internal/broker", "internal/channelhost", "push",
+		"transport/internal/dial", "transport/internal/guard", "transport/internal/outbox",
+	},
 	{"transport/longpoll", "transport/websocket"},
 	{"channel", "engine/natsengine", "engine/redisengine"},
 	{"socket", "presence"},

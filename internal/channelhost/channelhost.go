@@ -1,0 +1,102 @@
+// Package channelhost defines what packages socket and channel need of each other, and users do not:
+// how a socket begins and ends the channels of its client.
+//
+// Package internal/clientlink has more of the same for the client's end.
+package channelhost
+
+import (
+	"context"
+	"time"
+
+	"bennu.example/internal/clientlink"
+	"bennu.example/internal/mailbox"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// Package channel sets these variables when it is initialized; nothing else may change them. They
+// take the place of exported functions of that package, which users would see. This package cannot
+// name the types of package channel, because that package imports it.
+var (
+	// Start begins a server's channel with a client's phx_join.
+	Start func(ctx context.Context, up Carrier, join Join) Channel
+	// NewClient returns a new client's channel of a socket, a *channel.Client.
+	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
+)
+
+// Join is what Start needs of a join and its socket.
+type Join struct {
+	Handler    any                 // a *channel.Handler
+	Message    *serializer.Message // the phx_join
+	Before     Channel             // the channel that has the topic, which the join replaces; nil if there is none
+	MaxMailbox int                 // the bytes of messages that may wait for the channel's callbacks
+	Workers    *mailbox.Workers    // run the callbacks
+}
+
+// Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
+// one at a time; Wait, Cancel and Resume may be called from any goroutine.
+type Channel interface {
+	// Topic returns the topic that the client joined.
+	Topic() string
+	// Accepts reports whether a message with this join_ref belongs to this join. Null does; the
+	// join_ref of an older join does not.
+	Accepts(joinRef serializer.Ref) bool
+	// ReplyRef returns the join_ref of replies to messages of this join, except for the join itself.
+	ReplyRef() serializer.Ref
+	// Receive enqueues an event of the client. It waits for room in the mailbox for the given time,
+	// and then kills the channel, which would hold up the whole socket otherwise. The time during
+	// which the connection is congested does not count. Receive reports false if the topic is no
+	// longer joined: the caller must answer the event.
+	Receive(m *serializer.Message, wait time.Duration) bool
+	// Leave enqueues the client's phx_leave. It returns the same as Receive.
+	Leave(m *serializer.Message, wait time.Duration) bool
+	// Watch bounds the time of the join's callback, from when it is called, or from now if it was
+	// called already. Zero means no bound.
+	//
+	// If the callback has not returned in time, the client receives the reply "join crashed", the
+	// topic is free, and the join's context is cancelled by channel.ErrJoinTimeout. Messages that are
+	// queued behind the join are answered as well. Watch does nothing if the join was answered.
+	Watch(limit time.Duration)
+	// Close ends the channel because its connection ended. Messages in the mailbox are still handled
+	// before Terminate is called.
+	Close(reason error)
+	// Cancel drops the messages in the mailbox and cancels the context of the callback that runs.
+	Cancel(reason error)
+	// Resume lets the channel go on with its client's messages, see Carrier.Congested.
+	Resume()
+	// Wait waits for the channel's end after Close or Cancel.
+	Wait()
+}
+
+// Carrier is the socket under a server's channels. Its methods may be called from any goroutine.
+// They do not block.
+type Carrier interface {
+	Serializer() serializer.Serializer
+	PubSub() *pubsub.PubSub
+	// Send sends a frame, as transport.Conn does. It may be called under locks of the channel, and
+	// must not call the channel.
+	Send(f *serializer.Frame, how transport.Delivery) error
+	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
+	// channel's Resume when the connection no longer is.
+	Congested(c Channel) bool
+	// End removes the channel from its topic, unless the topic has another one by now, and sends the
+	// frames, in one step: frames of the next join of the topic come after them. It skips nil frames.
+	End(c Channel, frames ...*serializer.Frame)
+	// Answered is called when a join was answered, whatever the answer.
+	Answered()
+	// Ended is called when a channel has ended: none of its callbacks runs any more.
+	Ended()
+	// Crashed reports that a callback failed, which ended the channel or its join.
+	Crashed(c Channel, what string, err error)
+	// Log reports any other fault.
+	Log(c Channel, message string, err error)
+}
+
+// ClientConfig configures NewClient. It has no defaults.
+type ClientConfig struct {
+	Timeout     time.Duration
+	RejoinAfter func(tries int) time.Duration
+	MaxBuffer   int // size in bytes of pushes that were not sent yet
+	MaxBacklog  int // size in bytes of events that were not handled yet
+}
