@@ -5,7 +5,6 @@ var pendingProse = []string{
 	"channel",
 	"socket",
 	"transport",
-	"transport/longpoll",
 	"transport/websocket",
 }
 
@@ -14,6 +13,5 @@ var pendingCode = []string{
 	"channel",
 	"socket",
 	"transport",
-	"transport/longpoll",
 	"transport/websocket",
 }

@@ -14,8 +14,8 @@ import (
 	"bennu.example/transport/internal/dial"
 )
 
-// Dial opens a long-poll session. The context bounds the opening request only. If the server answers
-// anything but a session, errors.As finds a *transport.HandshakeError in the error.
+// Dial opens a long-poll session. The context bounds the opening request only. If the server
+// answers anything but a session, errors.As finds a *transport.HandshakeError in the error.
 func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn, error) {
 	cfg = dial.WithDefaults(cfg)
 	u, err := dial.Endpoint(&cfg, "longpoll", "http", "https")

@@ -17,8 +17,8 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// How a session ends.
-func TestClientLPEnds(t *testing.T) {
+// Failed requests and answers end a session with the code that phoenix.js uses.
+func TestClientEnds(t *testing.T) {
 	t.Parallel()
 	hang := func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	cut := func(w http.ResponseWriter, r *http.Request) {
@@ -43,6 +43,7 @@ func TestClientLPEnds(t *testing.T) {
 	redirect := func(to string) func(http.ResponseWriter, *http.Request) {
 		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, to, http.StatusFound) }
 	}
+	ones := func(n int) string { return strings.Repeat("1", n) }
 	for _, tt := range []struct {
 		name   string
 		on     string
@@ -57,11 +58,11 @@ func TestClientLPEnds(t *testing.T) {
 		{"error", "GET", says(`{"status":500}`), 1011, 0, nil},
 		{"unknown status", "GET", says(`{"status":299}`), 1011, 0, nil},
 		{"no status", "GET", says(`{}`), 1011, 0, nil},
-		{"a status that is none", "GET", says(`{"status":2e999}`), 1011, 0, nil},
+		{"an invalid status", "GET", says(`{"status":2e999}`), 1011, 0, nil},
 		{"garbage", "GET", says("<html>"), 1011, 0, nil},
 		{"nothing", "GET", says(""), 1011, 0, nil},
 		{"messages of another kind", "GET", says(`{"status":200,"messages":[["1"]]}`), 1011, 0, nil},
-		{"messages that are no list", "GET", says(`{"status":200,"messages":{}}`), 1011, 0, nil},
+		{"messages that are not a list", "GET", says(`{"status":200,"messages":{}}`), 1011, 0, nil},
 		{"deep", "GET", says(`{"status":200,"messages":` + strings.Repeat("[", 3000)), 1011, 0, nil},
 		{"proxy's error", "GET", status(502, "bad gateway"), 1011, 0, nil},
 		{"an error that looks fine", "GET", status(500, `{"status":200,"token":"T","messages":["[]"]}`), 1011, 0, nil},
@@ -75,8 +76,8 @@ func TestClientLPEnds(t *testing.T) {
 			w.(http.Flusher).Flush()
 			<-r.Context().Done()
 		}, 1005, 30 * time.Second, context.DeadlineExceeded},
-		{"message too big", "GET", says(`{"status":200,"messages":["[]","[` + strings.Repeat("1", 1000) + `]"]}`), 1009, 0, nil},
-		{"answer too big", "GET", says(`{"status":200,"x":"` + strings.Repeat("x", 4000) + `","messages":[]}`), 1009, 0, nil},
+		{"message too big", "GET", says(`{"status":200,"messages":["[]","[` + ones(1000) + `]"]}`), 1009, 0, nil},
+		{"answer too big", "GET", says(`{"status":200,"x":"` + ones(4000) + `","messages":[]}`), 1009, 0, nil},
 		{"endless answer", "GET", func(w http.ResponseWriter, r *http.Request) {
 			for {
 				if _, err := io.WriteString(w, strings.Repeat(" ", 10_000)); err != nil {
@@ -123,7 +124,8 @@ func TestClientLPEnds(t *testing.T) {
 					return true
 				}
 			}
-			clientLPTest(t, s, transport.ClientConfig{MaxMessage: 1000}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+			cfg := transport.ClientConfig{MaxMessage: 1000}
+			withClient(t, s, cfg, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 				if tt.on == "GET" {
 					transporttest.Wants(t, c, serializer.OpText, `["first"]`)
 				}
@@ -158,8 +160,9 @@ func TestClientLPEnds(t *testing.T) {
 	}
 }
 
-// net/http repeats a GET by itself when a kept connection breaks. What the first one took would be lost unseen.
-func TestClientLPLostAnswer(t *testing.T) {
+// net/http repeats a GET if a kept connection breaks. The client ends the session instead of losing
+// the messages of the first answer.
+func TestClientNoticesLostAnswer(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Get = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -170,7 +173,7 @@ func TestClientLPLostAnswer(t *testing.T) {
 		conn.Close()
 		return true
 	}
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		s.Out <- "[1]"
 		transporttest.Wants(t, c, serializer.OpText, "[1]")
 		transporttest.WantsCode(t, c, 1011)
@@ -181,7 +184,7 @@ func TestClientLPLostAnswer(t *testing.T) {
 	})
 }
 
-func TestClientLPClose(t *testing.T) {
+func TestClientClose(t *testing.T) {
 	t.Parallel()
 	t.Run("posts what was written", func(t *testing.T) {
 		t.Parallel()
@@ -190,7 +193,7 @@ func TestClientLPClose(t *testing.T) {
 			time.Sleep(400 * time.Millisecond)
 			return false
 		}
-		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+		withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 			var frames []*serializer.Frame
 			for i := range 150 {
 				frames = append(frames, transporttest.Text(fmt.Sprintf("[%d]", i)))
@@ -229,7 +232,7 @@ func TestClientLPClose(t *testing.T) {
 			<-r.Context().Done()
 			return true
 		}
-		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+		withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 			for i := range 2 {
 				go func() {
 					if err := c.Write(transporttest.Text(fmt.Sprintf("[%d]", i))); err != transport.ErrClosed {
@@ -252,7 +255,7 @@ func TestClientLPClose(t *testing.T) {
 	t.Run("at once when there is nothing", func(t *testing.T) {
 		t.Parallel()
 		s := transporttest.NewLongPollServer()
-		clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+		withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 			s.Out <- "[1]"
 			synctest.Wait()
 			transporttest.Within(t, 0, func() {

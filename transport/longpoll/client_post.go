@@ -127,8 +127,9 @@ func (c *clientConn) postOnce(contentType string, body []byte, t clientToken) (i
 	return a.Status, nil
 }
 
-// needsOwnPost reports whether f cannot be a line of a batch. In a batch, a line that does not begin
-// with "[" is base64, so an object of version 1.0.0 cannot be a line. Nor can text with a line break.
+// needsOwnPost reports whether f cannot be a line of a batch. In a batch, a line that does not
+// begin with "[" is base64, so an object of version 1.0.0 cannot be a line. Nor can text with a
+// line break.
 func needsOwnPost(f *serializer.Frame) bool {
 	return f.Op == serializer.OpText && (len(f.Data) == 0 || f.Data[0] != '[' || bytes.IndexByte(f.Data, '\n') >= 0)
 }

@@ -18,8 +18,9 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// What is posted, and how.
-func TestClientLPPosts(t *testing.T) {
+// Frames that wait for a request are posted together: at most 100 lines, and a frame that cannot be
+// a line alone.
+func TestClientPosts(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Post = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -28,10 +29,13 @@ func TestClientLPPosts(t *testing.T) {
 		}
 		return false
 	}
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
-		go c.Write(transporttest.Text(`["a"]`), transporttest.Binary("\x00\x01"), transporttest.Binary("\xff\xfe\xfd"), transporttest.Text(`["ü"]`))
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+		go c.Write(
+			transporttest.Text(`["a"]`), transporttest.Binary("\x00\x01"),
+			transporttest.Binary("\xff\xfe\xfd"), transporttest.Text(`["ü"]`),
+		)
 		synctest.Wait()
-		// While that one is unanswered all of these wait.
+		// These wait until the first POST is answered.
 		var want []string
 		var frames []*serializer.Frame
 		for i := range 250 {
@@ -39,7 +43,9 @@ func TestClientLPPosts(t *testing.T) {
 			want = append(want, line)
 			frames = append(frames, transporttest.Text(line))
 		}
-		frames = append(frames, transporttest.Text(`{"v":1}`), transporttest.Text(`{"v":2}`), transporttest.Text("[\n]"), transporttest.Text(`["last"]`))
+		for _, text := range []string{`{"v":1}`, `{"v":2}`, "[\n]", `["last"]`} {
+			frames = append(frames, transporttest.Text(text))
+		}
 		go c.Write(frames...)
 		time.Sleep(time.Second)
 		if _, posts := s.Counts(); posts != 1 {
@@ -61,8 +67,8 @@ func TestClientLPPosts(t *testing.T) {
 			if i >= 4 && i <= 6 {
 				contentType = "application/json"
 			}
-			if got[i] != want || s.Request("POST", i).Header.Get("Content-Type") != contentType {
-				t.Errorf("POST %d: %s %.200q, want %s %.200q", i, s.Request("POST", i).Header.Get("Content-Type"), got[i], contentType, want)
+			if ct := s.Request("POST", i).Header.Get("Content-Type"); got[i] != want || ct != contentType {
+				t.Errorf("POST %d: %s %.200q, want %s %.200q", i, ct, got[i], contentType, want)
 			}
 			total += len(want)
 		}
@@ -75,11 +81,11 @@ func TestClientLPPosts(t *testing.T) {
 	})
 }
 
-// Large lines do not make a body that a server would refuse.
-func TestClientLPPostSize(t *testing.T) {
+// Large lines do not add up to a body that a server would refuse.
+func TestClientBoundsPosts(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		line := "[" + strings.Repeat("1", 100_000) + "]"
 		huge := "[" + strings.Repeat("2", 3<<20) + "]"
 		frames := []*serializer.Frame{transporttest.Text(huge)}
@@ -101,8 +107,9 @@ func TestClientLPPostSize(t *testing.T) {
 	})
 }
 
-// Write returns when what it was given is posted, however long a queue of POSTs takes, and each POST has its own timeout.
-func TestClientLPWriteWaits(t *testing.T) {
+// Write returns when its frames were posted, however long that takes. Each POST has a timeout of
+// its own.
+func TestClientWriteWaits(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Post = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -113,14 +120,17 @@ func TestClientLPWriteWaits(t *testing.T) {
 		<-r.Context().Done()
 		return true
 	}
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		began := time.Now()
 		waits := make(chan error)
 		go func() {
 			time.Sleep(time.Second)
 			waits <- c.Write(transporttest.Text("[4]"))
 		}()
-		v1 := []*serializer.Frame{transporttest.Text("{0}"), transporttest.Text("{1}"), transporttest.Text("{2}"), transporttest.Text("{3}")}
+		var v1 []*serializer.Frame
+		for i := range 4 {
+			v1 = append(v1, transporttest.Text(fmt.Sprintf("{%d}", i)))
+		}
 		if err := c.Write(v1...); err != nil || time.Since(began) != 48*time.Second {
 			t.Fatalf("Write: %v after %v", err, time.Since(began))
 		}
@@ -143,7 +153,8 @@ func TestClientLPWriteWaits(t *testing.T) {
 	})
 }
 
-// Batch is what one request or system call takes: of a POST 100 lines, 512 KiB, or one frame that cannot be a line.
+// Batch returns how many frames fit into one request or system call. A POST takes 100 lines, 512
+// KiB, or one frame that cannot be a line.
 func TestClientBatch(t *testing.T) {
 	t.Parallel()
 	repeat := func(n int, f *serializer.Frame) []*serializer.Frame {
@@ -182,8 +193,8 @@ func TestClientBatch(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector.
-func TestClientLPConcurrent(t *testing.T) {
+// Concurrent calls, for the race detector.
+func TestClientConcurrent(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Post = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -200,7 +211,8 @@ func TestClientLPConcurrent(t *testing.T) {
 	for w := range writers {
 		wg.Go(func() {
 			for i := range each {
-				if err := c.Write(transporttest.Text(fmt.Sprintf("[%d %d]", w, 2*i)), transporttest.Text(fmt.Sprintf("[%d %d]", w, 2*i+1))); err != nil {
+				frame := func(i int) *serializer.Frame { return transporttest.Text(fmt.Sprintf("[%d %d]", w, i)) }
+				if err := c.Write(frame(2*i), frame(2*i+1)); err != nil {
 					t.Error(err)
 					return
 				}

@@ -22,8 +22,8 @@ const (
 	reasonInternal = "internal server error"
 )
 
-// errAnswerLost means that a connection broke after a poll was written. The lost answer may have had
-// messages.
+// errAnswerLost means that a connection broke after a poll was written. The lost answer may have
+// had messages.
 var errAnswerLost = errors.New("connection lost while the server may have been answering")
 
 // errSessionGone returns the reason for the end of a session that the server does not know.

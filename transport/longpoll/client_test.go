@@ -21,8 +21,11 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// clientLPTest runs f in a bubble with a server and a connection to it.
-func clientLPTest(t *testing.T, s *transporttest.LongPollServer, cfg transport.ClientConfig, f func(t *testing.T, n *transporttest.Net, c transport.ClientConn)) {
+// withClient runs f in virtual time with a server and a connection to it.
+func withClient(
+	t *testing.T, s *transporttest.LongPollServer, cfg transport.ClientConfig,
+	f func(t *testing.T, n *transporttest.Net, c transport.ClientConn),
+) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s.Out = make(chan string, 1000)
@@ -32,11 +35,11 @@ func clientLPTest(t *testing.T, s *transporttest.LongPollServer, cfg transport.C
 	})
 }
 
-// URLs and headers of every kind of request, where a token goes by header only.
-func TestClientLPRequests(t *testing.T) {
+// The URL and headers of every kind of request, with the token in a header only.
+func TestClientRequests(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
-	clientLPTest(t, s, transport.ClientConfig{
+	withClient(t, s, transport.ClientConfig{
 		URL: "ws://server/socket?x=y", Params: "a=1", AuthToken: "secret ü", Header: http.Header{"X-Mine": {"1"}, "Host": {"elsewhere"}},
 	}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		c.Write(transporttest.Text(`["1","1","t","e",{}]`))
@@ -55,19 +58,30 @@ func TestClientLPRequests(t *testing.T) {
 			if tt.r.RequestURI != "/socket/longpoll?x=y&a=1&vsn=2.0.0" || tt.r.Host != "elsewhere" {
 				t.Errorf("%s %s on %s", tt.r.Method, tt.r.RequestURI, tt.r.Host)
 			}
-			if h.Get("X-Phoenix-Longpoll-Token") != tt.token || h.Get("X-Phoenix-AuthToken") != tt.auth || h.Get("Accept") != tt.accept ||
-				h.Get("Content-Type") != tt.contentType || h.Get("X-Mine") != "1" {
-				t.Errorf("%s: %v", tt.r.Method, h)
+			for name, want := range map[string]string{
+				"X-Phoenix-Longpoll-Token": tt.token,
+				"X-Phoenix-AuthToken":      tt.auth,
+				"Accept":                   tt.accept,
+				"Content-Type":             tt.contentType,
+				"X-Mine":                   "1",
+			} {
+				if h.Get(name) != want {
+					t.Errorf("%s: %s: %q, want %q", tt.r.Method, name, h.Get(name), want)
+				}
 			}
 		}
 	})
 }
 
-// A server that may not know the header gets the token in the query as well: Phoenix before 1.8.10 sets no Cache-Control, and Plug sets
-// another by default.
-func TestClientLPTokenInQuery(t *testing.T) {
+// A server that may not read the header gets the token in the query as well. Phoenix before 1.8.10
+// sets no Cache-Control, and Plug sets another one by default.
+func TestClientTokenInQuery(t *testing.T) {
 	t.Parallel()
-	for name, cache := range map[string][]string{"none": nil, "Plug's": {"max-age=0, private, must-revalidate"}, "two": {"max-age=0", "no-store"}} {
+	for name, cache := range map[string][]string{
+		"none":   nil,
+		"Plug's": {"max-age=0, private, must-revalidate"},
+		"two":    {"max-age=0", "no-store"},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := transporttest.NewLongPollServer()
@@ -78,11 +92,12 @@ func TestClientLPTokenInQuery(t *testing.T) {
 				}
 				return i == 0
 			}
-			clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+			withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 				c.Write(transporttest.Text(`[]`))
 				synctest.Wait()
 				for _, r := range []*http.Request{s.Request("GET", 1), s.Request("POST", 0)} {
-					if r.RequestURI != "/socket/longpoll?vsn=2.0.0&token=a%2Bb%2Fc%3D" || r.Header.Get("X-Phoenix-Longpoll-Token") != "a+b/c=" {
+					const uri = "/socket/longpoll?vsn=2.0.0&token=a%2Bb%2Fc%3D"
+					if r.RequestURI != uri || r.Header.Get("X-Phoenix-Longpoll-Token") != "a+b/c=" {
 						t.Errorf("%s %s %v", r.Method, r.RequestURI, r.Header)
 					}
 				}
@@ -91,8 +106,9 @@ func TestClientLPTokenInQuery(t *testing.T) {
 	}
 }
 
-// An old Phoenix behind a proxy that says no-store: it does not find the session by the header, and begins another.
-func TestClientLPHeaderNotRead(t *testing.T) {
+// A server that does not read the header, behind a proxy that adds no-store, begins a second
+// session. The client uses that one.
+func TestClientTokenHeaderNotRead(t *testing.T) {
 	t.Parallel()
 	for _, slow := range []string{"none", "poll", "post"} {
 		t.Run("slow: "+slow, func(t *testing.T) {
@@ -130,7 +146,7 @@ func TestClientLPHeaderNotRead(t *testing.T) {
 				got = append(got, s.Posted()[i])
 				return false
 			}
-			clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+			withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 				c.Write(transporttest.Text(`["join"]`))
 				c.Write(transporttest.Text(`["push"]`))
 				time.Sleep(5 * time.Second)
@@ -146,14 +162,14 @@ func TestClientLPHeaderNotRead(t *testing.T) {
 	}
 }
 
-// What the first answer makes of the dialing.
-func TestClientLPOpen(t *testing.T) {
+// The first answer determines the result of Dial.
+func TestClientOpen(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		http   int
 		body   string
-		status int // of the HandshakeError; 0: opened
+		status int // of the HandshakeError; 0 if Dial succeeds
 	}{
 		{"session", 200, `{"status":410,"token":"T","messages":[]}`, 0},
 		{"session, with more", 200, ` {"messages":null,"more":{"a":[1]},"token":"T","status":410} `, 0},
@@ -168,7 +184,7 @@ func TestClientLPOpen(t *testing.T) {
 		{"no token", 200, `{"status":410,"messages":[]}`, 200},
 		{"empty token", 200, `{"status":410,"token":""}`, 200},
 		{"token with a line break", 200, `{"status":410,"token":"a\r\nX-Evil: 1"}`, 200},
-		{"token that is none", 200, `{"status":410,"token":7}`, 200},
+		{"token that is not a string", 200, `{"status":410,"token":7}`, 200},
 		{"huge token", 200, `{"status":410,"token":"` + strings.Repeat("x", 9000) + `"}`, 200},
 		{"nothing new", 200, `{"status":204,"token":"T","messages":[]}`, 200},
 		{"messages", 200, `{"status":200,"token":"T","messages":["[]"]}`, 200},
@@ -212,7 +228,7 @@ func TestClientLPOpen(t *testing.T) {
 	}
 }
 
-func TestClientLPDialContext(t *testing.T) {
+func TestClientDialContext(t *testing.T) {
 	t.Parallel()
 	for name, stall := range map[string]func(w http.ResponseWriter){
 		"no answer": func(http.ResponseWriter) {},
@@ -269,11 +285,11 @@ func TestClientLPDialContext(t *testing.T) {
 	})
 }
 
-// Messages in order, polls one after the other, at once after each answer.
-func TestClientLPReceives(t *testing.T) {
+// Messages arrive in order. A poll follows each answer at once.
+func TestClientReceives(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		binary := "\x00\x01\x02\xff"
 		for _, tt := range []struct {
 			sent string
@@ -304,11 +320,11 @@ func TestClientLPReceives(t *testing.T) {
 	})
 }
 
-// An hour without messages is a poll every window, and nothing else.
-func TestClientLPIdle(t *testing.T) {
+// An hour without messages takes one poll for each window, and nothing else.
+func TestClientIdle(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if gets, posts := s.Counts(); gets < 361 || gets > 362 || posts != 0 {
@@ -320,8 +336,8 @@ func TestClientLPIdle(t *testing.T) {
 	})
 }
 
-// The HTTP client's own timeout is for requests that are answered at once.
-func TestClientHTTPClientTimeout(t *testing.T) {
+// The timeout of the user's http.Client does not bound polls and connections.
+func TestClientIgnoresHTTPClientTimeout(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]transporttest.Dialer{"ws": websocket.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
@@ -345,8 +361,8 @@ func TestClientHTTPClientTimeout(t *testing.T) {
 	}
 }
 
-// A server that does not wait must not be hammered.
-func TestClientLPQuickAnswers(t *testing.T) {
+// A server that does not hold polls is not polled as fast as it answers.
+func TestClientPausesAfterQuickAnswers(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Get = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -355,7 +371,7 @@ func TestClientLPQuickAnswers(t *testing.T) {
 		}
 		return i > 0 && i < 1000
 	}
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		time.Sleep(time.Minute)
 		if gets, _ := s.Counts(); gets > 100 {
 			t.Errorf("%d GETs in a minute", gets)
@@ -363,8 +379,8 @@ func TestClientLPQuickAnswers(t *testing.T) {
 	})
 }
 
-// A client that does not read does not poll on: its server is slowed down.
-func TestClientLPSlowReader(t *testing.T) {
+// A client that does not read stops polling, which slows its server down.
+func TestClientStopsPollingWithoutReads(t *testing.T) {
 	t.Parallel()
 	s := transporttest.NewLongPollServer()
 	s.Get = func(i int, w http.ResponseWriter, r *http.Request) bool {
@@ -373,7 +389,7 @@ func TestClientLPSlowReader(t *testing.T) {
 		}
 		return i > 0
 	}
-	clientLPTest(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
+	withClient(t, s, transport.ClientConfig{}, func(t *testing.T, n *transporttest.Net, c transport.ClientConn) {
 		time.Sleep(time.Minute)
 		if gets, _ := s.Counts(); gets != 2 {
 			t.Errorf("%d GETs without a Read, want 2", gets)

@@ -10,13 +10,13 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// BenchmarkLongPollOfAnotherNode is one message posted and one polled; the bus between the nodes takes no time.
-func BenchmarkLongPollOfAnotherNode(b *testing.B) {
+// BenchmarkRemoteSession posts one message and polls for one, without a network between the nodes.
+func BenchmarkRemoteSession(b *testing.B) {
 	for i, name := range []string{"own node", "another node"} {
 		b.Run(name, func(b *testing.B) {
-			cfg := longpoll.Config{Secret: []byte("shared"), Peers: newLPBus()}
+			cfg := longpoll.Config{Secret: []byte("shared"), Peers: newTestBus()}
 			nodes := []*longpoll.Server{longpoll.NewServer(cfg), longpoll.NewServer(cfg)}
-			session := &lpTaker{}
+			session := &sinkSession{}
 			open := func() (func(transport.Conn) transport.Session, error) {
 				return func(c transport.Conn) transport.Session { session.Conn = c; return session }, nil
 			}
@@ -26,7 +26,8 @@ func BenchmarkLongPollOfAnotherNode(b *testing.B) {
 			token, _, _ = strings.Cut(token, `"`)
 			b.ReportAllocs()
 			for b.Loop() {
-				nodes[i].Serve(httptest.NewRecorder(), httptest.NewRequest("POST", "/?token="+token, strings.NewReader("[1]")), open)
+				post := httptest.NewRequest("POST", "/?token="+token, strings.NewReader("[1]"))
+				nodes[i].Serve(httptest.NewRecorder(), post, open)
 				session.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte("[1]")}, transport.Delivery{})
 				w := httptest.NewRecorder()
 				nodes[i].Serve(w, httptest.NewRequest("GET", "/?token="+token, nil), open)
@@ -43,8 +44,8 @@ func BenchmarkLongPollOfAnotherNode(b *testing.B) {
 	}
 }
 
-// lpTaker is a Session that takes everything.
-type lpTaker struct{ transport.Conn }
+// sinkSession is a Session that ignores its messages.
+type sinkSession struct{ transport.Conn }
 
-func (*lpTaker) Receive(serializer.Op, []byte) error { return nil }
-func (*lpTaker) Closed(error)                        {}
+func (*sinkSession) Receive(serializer.Op, []byte) error { return nil }
+func (*sinkSession) Closed(error)                        {}

@@ -14,7 +14,7 @@ import (
 
 // openCongested begins a session on a node whose answers stay small, whatever its messages are, and
 // congests it.
-func (s *lpServer) openCongested() (token string, session *lpSession) {
+func (s *testServer) openCongested() (token string, session *testSession) {
 	token, session = s.open()
 	session.receive = func(serializer.Op, []byte) error { return session.respond([]byte("[1]")) }
 	for range congestingAnswers {
@@ -24,7 +24,7 @@ func (s *lpServer) openCongested() (token string, session *lpSession) {
 }
 
 // wantFree checks that no POST of another node holds any bytes of a node's budgets.
-func (s *lpServer) wantFree(first, more int64) {
+func (s *testServer) wantFree(first, more int64) {
 	s.t.Helper()
 	synctest.Wait()
 	gotFirst, gotMore := longpoll.FreePeerBodies(s.Server)
@@ -37,13 +37,11 @@ func (s *lpServer) wantFree(first, more int64) {
 // clients on the same two nodes from sending theirs.
 func TestCongestedClientLeavesRoomBetweenNodes(t *testing.T) {
 	t.Parallel()
-	largeBody := makeLargeBody()
-	large := func(n *lpServer, token string) int {
+	largeBody := newLargeBody()
+	large := func(n *testServer, token string) int {
 		return n.postBody(token, bytes.NewReader(largeBody), int64(len(largeBody)))
 	}
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{MaxQueue: congestedQueue})
-		defer endAll(n...)
+	withNodes(t, 2, longpoll.Config{MaxQueue: congestedQueue}, func(t *testing.T, n []*testServer) {
 		owner, other := n[0], n[1]
 		first, more := longpoll.FreePeerBodies(owner.Server)
 		congested, _ := owner.openCongested()
@@ -80,16 +78,14 @@ func TestCongestedClientLeavesRoomBetweenNodes(t *testing.T) {
 	})
 }
 
-// Clients of several nodes that do not poll can fill the budget of the node that has their sessions.
-// Small bodies still get through at once. Large ones wait until there is room, for at most the
-// window.
+// Clients of several nodes that do not poll can fill the budget of the node that has their
+// sessions. Small bodies still get through at once. Large ones wait until there is room, for at
+// most the window.
 func TestCongestedClientsFillPeerBudget(t *testing.T) {
 	t.Parallel()
 	const maxBody, budget = 100_000, 950_000
 	body := "[1]\n[2]\n[3]\n[4]\n[5]\n[6]\n[" + strings.Repeat("1", 90_000) + "]"
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 4, longpoll.Config{MaxQueue: congestedQueue, MaxBody: maxBody})
-		defer endAll(n...)
+	withNodes(t, 4, longpoll.Config{MaxQueue: congestedQueue, MaxBody: maxBody}, func(t *testing.T, n []*testServer) {
 		owner := n[0]
 		longpoll.LimitPeerBodies(owner.Server, budget)
 		first, more := longpoll.FreePeerBodies(owner.Server)
@@ -151,9 +147,7 @@ func TestCongestedClientsFillPeerBudget(t *testing.T) {
 func TestPeerPostsOfASession(t *testing.T) {
 	t.Parallel()
 	for blocked, want := range map[time.Duration]int{5 * time.Second: 200, 12 * time.Second: 408} {
-		synctest.Test(t, func(t *testing.T) {
-			_, n := lpCluster(t, 2, longpoll.Config{})
-			defer endAll(n...)
+		withNodes(t, 2, longpoll.Config{}, func(t *testing.T, n []*testServer) {
 			token, session := n[0].open()
 			free := make(chan struct{})
 			session.receive = func(serializer.Op, []byte) error { <-free; return nil }

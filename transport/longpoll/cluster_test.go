@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -19,18 +17,18 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// lpBus joins LongPolls: a Peers that loses what it is told to lose.
-type lpBus struct {
+// testBus is a Peers for Servers in one process. It can lose messages.
+type testBus struct {
 	mu   sync.Mutex
 	at   map[string]*mailbox.Mailbox[[]byte]
 	sent int
-	most int                         // the longest message
-	lose func(n int, to string) bool // the nth message
+	most int                         // the size of the longest message
+	lose func(n int, to string) bool // reports whether the nth message is lost
 }
 
-func newLPBus() *lpBus { return &lpBus{at: make(map[string]*mailbox.Mailbox[[]byte])} }
+func newTestBus() *testBus { return &testBus{at: make(map[string]*mailbox.Mailbox[[]byte])} }
 
-func (b *lpBus) Listen(address string, receive func([]byte)) (stop func()) {
+func (b *testBus) Listen(address string, receive func([]byte)) (stop func()) {
 	in := new(mailbox.Mailbox[[]byte])
 	in.Init(1<<30, receive)
 	b.mu.Lock()
@@ -45,7 +43,7 @@ func (b *lpBus) Listen(address string, receive func([]byte)) (stop func()) {
 	}
 }
 
-func (b *lpBus) Send(address string, data []byte) error {
+func (b *testBus) Send(address string, data []byte) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sent++
@@ -56,44 +54,53 @@ func (b *lpBus) Send(address string, data []byte) error {
 	return nil
 }
 
-// losing sets what is lost, counting from 1 again.
-func (b *lpBus) losing(lose func(n int, to string) bool) {
+// losing sets the function that selects the lost messages, which are counted from 1.
+func (b *testBus) losing(lose func(n int, to string) bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.sent, b.lose = 0, lose
 }
 
-func (b *lpBus) count() int {
+// count returns the number of messages sent since the last call of losing.
+func (b *testBus) count() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.sent
 }
 
-// lpCluster makes nodes that share sessions.
-func lpCluster(t *testing.T, n int, cfg longpoll.Config) (*lpBus, []*lpServer) {
-	b := newLPBus()
+// newTestNodes returns the Servers of n nodes of a cluster.
+func newTestNodes(t *testing.T, n int, cfg longpoll.Config) (*testBus, []*testServer) {
+	b := newTestBus()
 	cfg.Secret, cfg.Peers = []byte("shared"), b
-	nodes := make([]*lpServer, n)
+	nodes := make([]*testServer, n)
 	for i := range nodes {
-		nodes[i] = newLPServer(t, cfg)
+		nodes[i] = newTestServer(t, cfg)
 	}
 	return b, nodes
 }
 
-// endAll ends nodes as Shutdown does.
-func endAll(nodes ...*lpServer) {
+// withNodes runs f in virtual time, with n nodes of a cluster.
+func withNodes(t *testing.T, n int, cfg longpoll.Config, f func(t *testing.T, n []*testServer)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		_, nodes := newTestNodes(t, n, cfg)
+		defer endNodes(nodes...)
+		f(t, nodes)
+	})
+}
+
+// endNodes ends the sessions and the Servers, as a shutdown does.
+func endNodes(nodes ...*testServer) {
 	for _, s := range nodes {
 		s.end()
 		s.Close()
 	}
 }
 
-// A session is served by any node, as by its own.
-func TestLongPollOfAnotherNode(t *testing.T) {
+// Any node serves a session as its own node does.
+func TestRemoteSession(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{})
-		defer endAll(n...)
+	withNodes(t, 2, longpoll.Config{}, func(t *testing.T, n []*testServer) {
 		near, far := n[0], n[1]
 		token, session := near.open()
 		session.receive = nil
@@ -107,7 +114,7 @@ func TestLongPollOfAnotherNode(t *testing.T) {
 			t.Errorf("the token changed")
 		}
 
-		// It waits for its window, or for the first message.
+		// A poll waits until its window ends or a message arrives.
 		start := time.Now()
 		a = far.get(token)
 		a.is(t, 204)
@@ -120,21 +127,17 @@ func TestLongPollOfAnotherNode(t *testing.T) {
 		}()
 		start = time.Now()
 		far.get(token).is(t, 200, `["4"]`)
-		if d := time.Since(start); d != 3*time.Second {
-			t.Errorf("after %v", d)
-		}
+		wantAfter(t, start, 3*time.Second)
 
 		far.post(token, "[1]\n[2]\nAf8=").is(t, 200)
 		near.post(token, "[3]").is(t, 200)
 		far.post(token, "[4]").is(t, 200)
-		if got, want := session.received(), []string{"1:[1]", "1:[2]", "2:\x01\xff", "1:[3]", "1:[4]"}; !slices.Equal(got, want) {
-			t.Errorf("received %q, want %q", got, want)
-		}
+		session.wantReceived(t, "1:[1]", "1:[2]", "2:\x01\xff", "1:[3]", "1:[4]")
 		if a := far.post(token, "no base64"); a.http != 500 {
 			t.Errorf("got %d", a.http)
 		}
 
-		// A poll counts as activity, wherever it comes in.
+		// A poll counts as activity, whichever node it reaches.
 		for range 5 {
 			far.get(token).is(t, 204)
 		}
@@ -145,17 +148,15 @@ func TestLongPollOfAnotherNode(t *testing.T) {
 		if a.Token == token {
 			t.Error("the old token")
 		}
-		near.get(a.Token).is(t, 204) // and this one is the other way round
+		near.get(a.Token).is(t, 204) // the new session is far's
 	})
 }
 
-// Statuses of a POST are the same from another node, and come at the same time.
-func TestLongPollPostOfAnotherNode(t *testing.T) {
+// A POST through another node has the same status at the same time.
+func TestRemotePostStatuses(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{})
-		defer endAll(n...)
-		for name, via := range map[string]*lpServer{"its own": n[0], "another": n[1]} {
+	withNodes(t, 2, longpoll.Config{}, func(t *testing.T, n []*testServer) {
+		for name, via := range map[string]*testServer{"its own": n[0], "another": n[1]} {
 			token, session := n[0].open()
 			session.receive = func(_ serializer.Op, data []byte) error {
 				switch string(data) {
@@ -172,29 +173,33 @@ func TestLongPollPostOfAnotherNode(t *testing.T) {
 				body   string
 				status int
 				after  time.Duration
-			}{{"[6]\n[6]", 200, 12 * time.Second}, {"[12]\n[1]", 408, 10 * time.Second}, {"[2]", 200, 2*time.Second - time.Millisecond}, {"[0]\n[1]", 408, 0}, {"[1]", 410, 0}} {
+			}{
+				{"[6]\n[6]", 200, 12 * time.Second},
+				{"[12]\n[1]", 408, 10 * time.Second},
+				{"[2]", 200, 2*time.Second - time.Millisecond},
+				{"[0]\n[1]", 408, 0},
+				{"[1]", 410, 0},
+			} {
 				start := time.Now()
 				via.post(token, test.body).is(t, test.status)
 				if d := time.Since(start); d != test.after {
 					t.Errorf("%s node, %q: after %v, want %v", name, test.body, d, test.after)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
-				via.getWith(ctx, token) // takes a millisecond; without it the session would be idle
+				via.getWith(ctx, token) // takes a millisecond, and keeps the session from being idle
 				cancel()
 			}
-			if got, want := session.received(), []string{"1:[6]", "1:[6]", "1:[12]", "1:[2]", "1:[0]"}; !slices.Equal(got, want) {
-				t.Errorf("%s node: received %q, want %q", name, got, want)
-			}
+			session.wantReceived(t, "1:[6]", "1:[6]", "1:[12]", "1:[2]", "1:[0]")
 		}
 	})
 }
 
-// What is large goes in pieces, and comes whole.
-func TestLongPollLargeOfAnotherNode(t *testing.T) {
+// Large messages are sent between nodes in parts.
+func TestRemoteSessionLargeMessages(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		bus, n := lpCluster(t, 2, longpoll.Config{MaxMessage: 4 << 20, MaxQueue: 8 << 20})
-		defer endAll(n...)
+		bus, n := newTestNodes(t, 2, longpoll.Config{MaxMessage: 4 << 20, MaxQueue: 8 << 20})
+		defer endNodes(n...)
 		token, session := n[0].open()
 		var texts []string
 		for i := range 5 {
@@ -220,21 +225,22 @@ func TestLongPollLargeOfAnotherNode(t *testing.T) {
 	})
 }
 
-// Whichever single message between the nodes is lost, every frame comes once and in order, and every post at most once.
-func TestLongPollLostBetweenNodes(t *testing.T) {
+// Whichever message between the nodes is lost, every frame arrives once and in order, and every
+// POST is handled at most once.
+func TestLossOfOneMessageBetweenNodes(t *testing.T) {
 	t.Parallel()
 	large := strings.Repeat("x", 600_000)
 	for lost := 1; lost <= 12; lost++ {
 		synctest.Test(t, func(t *testing.T) {
-			bus, n := lpCluster(t, 2, longpoll.Config{})
-			defer endAll(n...)
+			bus, n := newTestNodes(t, 2, longpoll.Config{})
+			defer endNodes(n...)
 			token, session := n[0].open()
 			session.send(`["1"]`, large)
 			bus.losing(func(i int, _ string) bool { return i == lost })
 			var got []string
 			for i := range 8 {
 				a := n[1].get(token)
-				if a.Status == 410 { // taken for gone, though it is not
+				if a.Status == 410 { // the session counts as gone, although it lives
 					if a.Token == token {
 						t.Error("410 with the same token")
 					}
@@ -261,19 +267,21 @@ func TestLongPollLostBetweenNodes(t *testing.T) {
 			a := n[1].post(token, body)
 			bus.losing(nil)
 			time.Sleep(3 * time.Second)
-			if got := session.received(); len(got) > 2 || a.Status == 200 && len(got) != 2 || a.Status != 200 && a.Status != 410 {
-				t.Errorf("without message %d: answered %s, received %d", lost, a.body, len(got))
+			handled := len(session.received())
+			if handled > 2 || a.Status == 200 && handled != 2 || a.Status != 200 && a.Status != 410 {
+				t.Errorf("without message %d: answered %s, received %d", lost, a.body, handled)
 			}
 		})
 	}
 }
 
-// A node that does not answer has no sessions; what was on its way stays, and its sessions are found again once it can be reached.
-func TestLongPollUnreachableNode(t *testing.T) {
+// The sessions of a node that does not answer count as gone. Their frames stay there, and they are
+// found again when the node can be reached.
+func TestUnreachableNode(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		bus, n := lpCluster(t, 2, longpoll.Config{})
-		defer endAll(n...)
+		bus, n := newTestNodes(t, 2, longpoll.Config{})
+		defer endNodes(n...)
 		token, session := n[0].open()
 		session.send(`["1"]`)
 		bus.losing(func(int, string) bool { return true })
@@ -285,13 +293,11 @@ func TestLongPollUnreachableNode(t *testing.T) {
 		}
 		start = time.Now()
 		n[1].post(token, "[1]").is(t, 410)
-		if d := time.Since(start); d != 2*time.Second {
-			t.Errorf("after %v", d)
-		}
+		wantAfter(t, start, 2*time.Second)
 		bus.losing(nil)
 		n[1].get(token).is(t, 200, `["1"]`)
 
-		// Cut while a poll waits: it waits out its window. Its frames stay where they are.
+		// A poll that is cut off waits until its window ends. The frames stay in the queue.
 		go func() {
 			time.Sleep(3 * time.Second)
 			bus.losing(func(int, string) bool { return true })
@@ -307,22 +313,20 @@ func TestLongPollUnreachableNode(t *testing.T) {
 		time.Sleep(4 * time.Second)
 		n[1].get(token).is(t, 200, `["2"]`)
 
-		// A node that is gone for good. Of what waits there nothing is left; a client begins anew.
-		endAll(n[0])
+		// If a node is gone for good, so are the frames that wait there. The client begins a new session.
+		endNodes(n[0])
 		n[1].get(token).is(t, 410)
 	})
 }
 
-// The latest poll gets the messages, wherever the polls are.
-func TestLongPollTwoPollsOfNodes(t *testing.T) {
+// The latest poll receives the messages, whichever nodes the polls reach.
+func TestTwoPollsAtTwoNodes(t *testing.T) {
 	t.Parallel()
 	for _, order := range [][2]int{{0, 1}, {1, 0}, {1, 1}, {1, 2}} {
-		synctest.Test(t, func(t *testing.T) {
-			_, n := lpCluster(t, 3, longpoll.Config{})
-			defer endAll(n...)
+		withNodes(t, 3, longpoll.Config{}, func(t *testing.T, n []*testServer) {
 			token, session := n[0].open()
 			start := time.Now()
-			var first lpAnswer
+			var first testAnswer
 			done := make(chan struct{})
 			go func() {
 				defer close(done)
@@ -343,12 +347,10 @@ func TestLongPollTwoPollsOfNodes(t *testing.T) {
 	}
 }
 
-// A client that gave up a poll loses nothing by it.
-func TestLongPollGivenUpAtAnotherNode(t *testing.T) {
+// A poll that its client cancels at another node takes no messages.
+func TestCancelledRemotePoll(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{})
-		defer endAll(n...)
+	withNodes(t, 2, longpoll.Config{}, func(t *testing.T, n []*testServer) {
 		token, session := n[0].open()
 		for i := range 3 {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -358,37 +360,35 @@ func TestLongPollGivenUpAtAnotherNode(t *testing.T) {
 			n[1].get(token).is(t, 200, fmt.Sprintf("[%d]", i))
 		}
 
-		// Nor by an answer that could not be written.
+		// The same holds for an answer that cannot be written.
 		session.send("[3]")
-		n[1].ServeHTTP(&lpBroken{header: http.Header{}, err: errors.New("broken pipe")}, httptest.NewRequest("GET", "/?token="+token, nil))
+		n[1].getBroken(token)
 		n[1].get(token).is(t, 200, "[3]")
 	})
 }
 
-// Shutdown answers the polls that wait here for sessions of other nodes, and nothing is left.
-func TestLongPollCloseAnswersRemotePolls(t *testing.T) {
+// Close answers the polls that wait here for sessions of other nodes.
+func TestCloseAnswersRemotePolls(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		_, n := lpCluster(t, 2, longpoll.Config{})
+		_, n := newTestNodes(t, 2, longpoll.Config{})
 		token, session := n[0].open()
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
 			start := time.Now()
 			n[1].get(token).is(t, 204)
-			if d := time.Since(start); d != time.Second {
-				t.Errorf("after %v", d)
-			}
+			wantAfter(t, start, time.Second)
 		}()
 		time.Sleep(time.Second)
-		endAll(n[1])
+		endNodes(n[1])
 		<-done
 		session.send(`["1"]`)
 		n[0].get(token).is(t, 200, `["1"]`)
 		n[1].post(token, "[1]").is(t, 410)
 
-		// The other way: a session that ends here gives its last messages to the poll that waits elsewhere.
-		_, n2 := lpCluster(t, 2, longpoll.Config{})
+		// A session that ends sends its last messages to a poll that waits at another node.
+		_, n2 := newTestNodes(t, 2, longpoll.Config{})
 		token, session = n2[0].open()
 		done = make(chan struct{})
 		go func() {
@@ -397,20 +397,21 @@ func TestLongPollCloseAnswersRemotePolls(t *testing.T) {
 		}()
 		synctest.Wait()
 		session.send(`["last"]`)
-		endAll(n2[0])
+		endNodes(n2[0])
 		<-done
-		endAll(n[0], n2[1])
+		endNodes(n[0], n2[1])
 	})
 }
 
-// Whatever is lost between three nodes, at random, and whichever node serves: frames come in order and none twice; posts likewise.
-func TestLongPollRandomLossBetweenNodes(t *testing.T) {
+// Whatever is lost between three nodes and whichever node serves, frames arrive in order and at
+// most once, and POSTs are handled in order and at most once.
+func TestRandomLossBetweenNodes(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			random, losses := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
-			bus, n := lpCluster(t, 3, longpoll.Config{})
-			defer endAll(n...)
+			bus, n := newTestNodes(t, 3, longpoll.Config{})
+			defer endNodes(n...)
 			token, session := n[0].open()
 			bus.losing(func(int, string) bool { return losses.IntN(10) == 0 })
 			var got []string
@@ -440,25 +441,26 @@ func TestLongPollRandomLossBetweenNodes(t *testing.T) {
 			check("frames", got)
 			check("posts", session.received())
 			if len(got) < 55 || got[len(got)-1] != "[end]" || len(session.received()) < ok {
-				t.Errorf("seed %d: %d frames, %d posts of %d that were answered with 200", seed, len(got), len(session.received()), ok)
+				t.Errorf("seed %d: %d frames; %d messages, %d POSTs were answered with 200",
+					seed, len(got), len(session.received()), ok)
 			}
 		})
 	}
 }
 
-// Without a Secret, or without Peers, nothing is said to anybody.
-func TestLongPollWithoutPeers(t *testing.T) {
+// Without a Secret or without Peers, a Server sends no messages to other nodes.
+func TestWithoutPeers(t *testing.T) {
 	t.Parallel()
-	bus := newLPBus()
+	bus := newTestBus()
 	for _, cfg := range []longpoll.Config{{Secret: []byte("shared")}, {Peers: bus}} {
-		a, b := newLPServer(t, cfg), newLPServer(t, cfg)
+		a, b := newTestServer(t, cfg), newTestServer(t, cfg)
 		token, _ := a.open()
 		b.post(token, "[1]").is(t, 410)
 		b.get(token).is(t, 410)
 		a.post(token, "[1]").is(t, 200)
-		endAll(a, b)
+		endNodes(a, b)
 	}
 	if n := bus.count(); n != 0 || len(bus.at) != 0 {
-		t.Errorf("%d messages, %d listen", n, len(bus.at))
+		t.Errorf("%d messages were sent, %d addresses are listened to", n, len(bus.at))
 	}
 }

@@ -135,8 +135,8 @@ func packParts(parts []part) []byte {
 	return data
 }
 
-// unpackParts decodes the messages of a POST. Each has memory of its own, because a session may keep
-// it.
+// unpackParts decodes the messages of a POST. Each has memory of its own, because a session may
+// keep it.
 func unpackParts(data []byte) (parts []part, err error) {
 	err = parseItems(data, func(op serializer.Op, data []byte) {
 		parts = append(parts, part{op, bytes.Clone(data)})

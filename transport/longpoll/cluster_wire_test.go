@@ -8,7 +8,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// FuzzPeerMessage holds that what another node says is read as it was said, and that nothing else makes a node panic.
+// An encoded message is parsed to the same message. Other data causes an error and no panic.
 func FuzzPeerMessage(f *testing.F) {
 	m := peerMessage{kind: peerPost, from: tokenID{1}, call: 2, session: tokenID{3}, number: 4, total: 500, offset: 6}
 	m.data = packParts([]part{{serializer.OpText, []byte("[1]")}, {serializer.OpBinary, nil}})
@@ -37,14 +37,14 @@ func FuzzPeerMessage(f *testing.F) {
 	})
 }
 
-// noPeers is a cluster of which nothing is heard.
+// noPeers is a Peers that delivers nothing.
 type noPeers struct{}
 
 func (noPeers) Listen(string, func([]byte)) (stop func()) { return func() {} }
 func (noPeers) Send(string, []byte) error                 { return nil }
 
-// Another node may say anything, at any time: it is none of what a call is waiting for, or is, but does no harm.
-func TestPeerSaysAnything(t *testing.T) {
+// A node may send any message at any time. A call ignores those that it does not wait for.
+func TestUnexpectedPeerMessages(t *testing.T) {
 	t.Parallel()
 	s := NewServer(Config{Secret: []byte("secret"), Peers: noPeers{}})
 	defer s.Close()

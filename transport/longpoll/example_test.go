@@ -12,7 +12,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// echo is a Session: it sends back what it gets, and tells how its connection ended.
+// echo is a Session that sends back its messages. The channel end receives the reason of its end.
 type echo struct {
 	conn transport.Conn
 	end  chan error
@@ -27,8 +27,7 @@ func (e *echo) Receive(op serializer.Op, data []byte) error {
 
 func (e *echo) Closed(err error) { e.end <- err }
 
-// Long poll needs no more of a proxy than plain requests. A client cannot say goodbye: its session ends some time after
-// its last poll, or by Close.
+// A session ends some time after its client's last poll, or when the server calls Close.
 func ExampleServer() {
 	lp := longpoll.NewServer(longpoll.Config{MaxSessions: 1000})
 	conns := make(chan transport.Conn, 1)
@@ -36,7 +35,7 @@ func ExampleServer() {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		lp.Serve(w, r, func() (func(transport.Conn) transport.Session, error) {
 			if r.FormValue("user") == "" {
-				return nil, errors.New("anonymous") // is answered with 403
+				return nil, errors.New("anonymous") // the answer is 403
 			}
 			return func(c transport.Conn) transport.Session {
 				conns <- c

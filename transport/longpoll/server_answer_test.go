@@ -12,25 +12,31 @@ import (
 	"bennu.example/transport"
 )
 
-// scripted is a session that is not of this node, as far as the HTTP half can tell.
+// scripted is a pollSession whose polls a test answers.
 type scripted struct {
 	onPoll    func(p *poll) ([]*serializer.Frame, bool)
 	delivered []bool
 }
 
-func (s *scripted) poll(_ context.Context, p *poll) ([]*serializer.Frame, bool) { return s.onPoll(p) }
-func (s *scripted) settle(delivered bool)                                       { s.delivered = append(s.delivered, delivered) }
-func (s *scripted) post(context.Context, []part, func()) int                    { return statusOK }
+func (s *scripted) poll(_ context.Context, p *poll) ([]*serializer.Frame, bool) {
+	return s.onPoll(p)
+}
 
-// A newer poll may come between an older one's taking messages and its answer: then the answer is that there are none.
-func TestAnswerOfAPollThatWasTakenOver(t *testing.T) {
+func (s *scripted) settle(delivered bool) { s.delivered = append(s.delivered, delivered) }
+
+func (s *scripted) post(context.Context, []part, func()) int { return statusOK }
+
+// A newer poll may arrive between the moment when an older one takes messages and its answer. The
+// answer of the older one is empty then.
+func TestAbortedPollIsEmpty(t *testing.T) {
 	t.Parallel()
 	s := &scripted{onPoll: func(p *poll) ([]*serializer.Frame, bool) {
 		p.abort()
 		return []*serializer.Frame{{Op: serializer.OpText, Data: []byte("[1]")}}, false
 	}}
 	w := httptest.NewRecorder()
-	if !answerPoll(w, httptest.NewRequest("GET", "/", nil), s, "T") || w.Body.String() != `{"status":204,"token":"T","messages":[]}` {
+	answered := answerPoll(w, httptest.NewRequest("GET", "/", nil), s, "T")
+	if !answered || w.Body.String() != `{"status":204,"token":"T","messages":[]}` {
 		t.Errorf("got %q", w.Body)
 	}
 	if len(s.delivered) != 1 || s.delivered[0] {
@@ -38,8 +44,9 @@ func TestAnswerOfAPollThatWasTakenOver(t *testing.T) {
 	}
 }
 
-// A session may end between being found and being polled: the GET begins another.
-func TestAnswerOfASessionThatIsGone(t *testing.T) {
+// A session may end after it was found and before it is polled. The GET then begins another
+// session.
+func TestPollOfEndedSession(t *testing.T) {
 	t.Parallel()
 	s := &scripted{onPoll: func(*poll) ([]*serializer.Frame, bool) { return nil, true }}
 	w := httptest.NewRecorder()
@@ -48,20 +55,21 @@ func TestAnswerOfASessionThatIsGone(t *testing.T) {
 	}
 }
 
-// plainWriter is a ResponseWriter that can nothing else, as that of http.TimeoutHandler.
+// plainWriter is a ResponseWriter without other methods, as that of http.TimeoutHandler.
 type plainWriter struct{ w *httptest.ResponseRecorder }
 
 func (p plainWriter) Header() http.Header         { return p.w.Header() }
 func (p plainWriter) WriteHeader(code int)        { p.w.WriteHeader(code) }
 func (p plainWriter) Write(b []byte) (int, error) { return p.w.Write(b) }
 
-func TestAnswerByAPlainWriter(t *testing.T) {
+func TestPlainWriter(t *testing.T) {
 	t.Parallel()
 	s := &scripted{onPoll: func(*poll) ([]*serializer.Frame, bool) {
 		return []*serializer.Frame{{Op: serializer.OpText, Data: []byte("[1]")}}, false
 	}}
 	w := httptest.NewRecorder()
-	if !answerPoll(plainWriter{w}, httptest.NewRequest("GET", "/", nil), s, "T") || w.Body.String() != `{"status":200,"token":"T","messages":["[1]"]}` {
+	answered := answerPoll(plainWriter{w}, httptest.NewRequest("GET", "/", nil), s, "T")
+	if !answered || w.Body.String() != `{"status":200,"token":"T","messages":["[1]"]}` {
 		t.Errorf("got %q", w.Body)
 	}
 	if len(s.delivered) != 1 || !s.delivered[0] {
@@ -69,8 +77,8 @@ func TestAnswerByAPlainWriter(t *testing.T) {
 	}
 }
 
-// A turn that is got just when the session ends is given back, and the message goes nowhere.
-func TestPostToASessionThatJustEnded(t *testing.T) {
+// A POST that takes the turn just when the session ends returns it, and its message is not handled.
+func TestPostToEndedSession(t *testing.T) {
 	t.Parallel()
 	s := NewServer(Config{})
 	for range 50 { // select chooses at random
@@ -78,7 +86,7 @@ func TestPostToASessionThatJustEnded(t *testing.T) {
 		if err := l.begin(func(transport.Conn) transport.Session { return noSession{} }); err != nil || !s.reserve() {
 			t.Fatal("no session")
 		}
-		l.turn <- struct{}{} // so that it does not finish yet
+		l.turn <- struct{}{} // keeps the session from finishing
 		l.end(transport.ErrIdle)
 		<-l.turn
 		if status := l.post(t.Context(), []part{{serializer.OpText, []byte("[1]")}}, func() {}); status != statusGone {
@@ -88,8 +96,8 @@ func TestPostToASessionThatJustEnded(t *testing.T) {
 	s.Wait()
 }
 
-// What an idle session costs here, without its Session.
-func TestMemoryOfAnIdlePollSession(t *testing.T) {
+// The memory of an idle session, without its transport.Session, has a budget.
+func TestMemoryOfIdleSession(t *testing.T) {
 	const n = 1000
 	s := NewServer(Config{})
 	sessions := make([]*localSession, 0, n)
@@ -118,7 +126,7 @@ func TestMemoryOfAnIdlePollSession(t *testing.T) {
 	} else {
 		t.Logf("%d bytes", got)
 	}
-	if got := runtime.NumGoroutine(); got > goroutines+n/10 { // others' tests have some
+	if got := runtime.NumGoroutine(); got > goroutines+n/10 { // parallel tests have goroutines too
 		t.Errorf("%d goroutines more", got-goroutines)
 	}
 	for _, l := range sessions {

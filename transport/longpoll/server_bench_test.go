@@ -14,17 +14,17 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-func BenchmarkLongPollRoundTrip(b *testing.B) {
+func BenchmarkRoundTrip(b *testing.B) {
 	b.ReportAllocs()
 	s := longpoll.NewServer(longpoll.Config{})
-	reply := &serializer.Frame{Op: serializer.OpText, Data: []byte(`["3","41","room:7","phx_reply",{"status":"ok","response":{}}]`)}
-	session := &lpSession{closed: make(chan error, 1)}
+	reply := textFrame(`["3","41","room:7","phx_reply",{"status":"ok","response":{}}]`)
+	session := &testSession{closed: make(chan error, 1)}
 	connect := func() (func(transport.Conn) transport.Session, error) {
-		return func(c transport.Conn) transport.Session { session.Conn = c; return lpEcho{session, reply} }, nil
+		return func(c transport.Conn) transport.Session { session.Conn = c; return replyingSession{session, reply} }, nil
 	}
 	w := httptest.NewRecorder()
 	s.Serve(w, httptest.NewRequest("GET", "/", nil), connect)
-	var a lpAnswer
+	var a testAnswer
 	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
 		b.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func BenchmarkLongPollRoundTrip(b *testing.B) {
 	get.Header.Set("X-Phoenix-Longpoll-Token", a.Token)
 	post.Header.Set("X-Phoenix-Longpoll-Token", a.Token)
 	post.Header.Set("Content-Type", "application/x-ndjson")
-	discard := &lpDiscard{header: http.Header{}}
+	discard := &discardWriter{header: http.Header{}}
 	for b.Loop() {
 		post.Body = io.NopCloser(strings.NewReader(body))
 		s.Serve(discard, post, connect)
@@ -44,25 +44,27 @@ func BenchmarkLongPollRoundTrip(b *testing.B) {
 	s.Wait()
 }
 
-// lpEcho answers every message.
-type lpEcho struct {
-	*lpSession
+// replyingSession is a Session that answers every message.
+type replyingSession struct {
+	*testSession
 	reply *serializer.Frame
 }
 
-func (e lpEcho) Receive(serializer.Op, []byte) error { return e.Send(e.reply, transport.Delivery{}) }
+func (e replyingSession) Receive(serializer.Op, []byte) error {
+	return e.Send(e.reply, transport.Delivery{})
+}
 
-// lpDiscard is a ResponseWriter that keeps nothing.
-type lpDiscard struct{ header http.Header }
+// discardWriter is a ResponseWriter that drops its data.
+type discardWriter struct{ header http.Header }
 
-func (d *lpDiscard) Header() http.Header { return d.header }
+func (d *discardWriter) Header() http.Header { return d.header }
 
-func (d *lpDiscard) WriteHeader(int) {}
+func (d *discardWriter) WriteHeader(int) {}
 
-func (d *lpDiscard) Write(p []byte) (int, error) { return len(p), nil }
+func (d *discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 
-func (d *lpDiscard) Flush() {}
+func (d *discardWriter) Flush() {}
 
-func (d *lpDiscard) SetReadDeadline(time.Time) error { return nil }
+func (d *discardWriter) SetReadDeadline(time.Time) error { return nil }
 
-func (d *lpDiscard) SetWriteDeadline(time.Time) error { return nil }
+func (d *discardWriter) SetWriteDeadline(time.Time) error { return nil }

@@ -51,8 +51,8 @@ func (b *bodies) init(perSession, more int64) {
 	b.sessions = make(map[tokenID]*sessionBodies)
 }
 
-// tryTake takes the bytes for a body of the given size, if they are free. It reports whether it took
-// them. Then the caller must call give.
+// tryTake takes the bytes for a body of the given size, if they are free. It reports whether it
+// took them. Then the caller must call give.
 func (b *bodies) tryTake(id tokenID, size int64) bool {
 	s := b.enter(id)
 	if s.tryTake(size) {

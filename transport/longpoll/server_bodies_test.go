@@ -17,8 +17,8 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// Whatever the answer to a request is, its body is read first, up to MaxBody.
-func TestLongPollReadsBeforeAnswering(t *testing.T) {
+// The body of a request is read before the answer, up to MaxBody, whatever the answer is.
+func TestBodyIsReadBeforeAnswer(t *testing.T) {
 	t.Parallel()
 	const maxBody = 200_000
 	for _, test := range []struct {
@@ -36,12 +36,12 @@ func TestLongPollReadsBeforeAnswering(t *testing.T) {
 		{"a message too large", "POST", true, "[" + strings.Repeat("x", 150_000), 400, 0, 0},
 		{"more lines than count", "POST", true, strings.Repeat("[1]\n", 30_000), 200, 200, 0},
 		{"a body too large", "POST", true, strings.Repeat("x", 2*maxBody), 400, 0, maxBody - 1},
-		{"a body too large for nobody", "DELETE", true, strings.Repeat("x", 2*maxBody), 400, 0, maxBody - 1},
+		{"a large body of another method", "DELETE", true, strings.Repeat("x", 2*maxBody), 400, 0, maxBody - 1},
 	} {
 		for _, announced := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s, announced: %v", test.name, announced), func(t *testing.T) {
 				t.Parallel()
-				s := newLPServer(t, longpoll.Config{MaxBody: maxBody, MaxMessage: 1000})
+				s := newTestServer(t, longpoll.Config{MaxBody: maxBody, MaxMessage: 1000})
 				defer s.end()
 				query := "/?token=gone"
 				if test.session {
@@ -67,19 +67,21 @@ func TestLongPollReadsBeforeAnswering(t *testing.T) {
 	}
 }
 
-// On a connection that the client, like nginx, wants to be closed, net/http itself would read nothing.
-func TestLongPollAnswersAfterTheBody(t *testing.T) {
+// If the client wants the connection to be closed, as nginx does, net/http itself does not read the
+// rest of a body.
+func TestBodyIsReadBeforeConnectionCloses(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct{ method, query, status string }{
 		{"POST", "token=gone", "200 OK"}, {"PUT", "", "400 Bad Request"}, {"REFUSE", "", "200 OK"},
 	} {
 		t.Run(test.method, func(t *testing.T) {
 			t.Parallel()
-			inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+			withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 				c := n.dial()
 				defer c.Close()
 				const size = 300_000
-				fmt.Fprintf(c, "%s /?%s HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: %d\r\n\r\n", test.method, test.query, size)
+				fmt.Fprintf(c, "%s /?%s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n", test.method, test.query)
+				fmt.Fprintf(c, "Content-Length: %d\r\n\r\n", size)
 				answered := make(chan string, 1)
 				go func() {
 					line, _ := c.in.ReadString('\n')
@@ -103,10 +105,10 @@ func TestLongPollAnswersAfterTheBody(t *testing.T) {
 	}
 }
 
-// A client that waits for leave to send a body does not get it for one that nobody wants.
-func TestLongPollExpectsNoBody(t *testing.T) {
+// A client that waits before it sends a body is not asked for the body of a refused request.
+func TestExpectContinueOfRefusedRequest(t *testing.T) {
 	t.Parallel()
-	inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+	withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 		c := n.dial()
 		defer c.Close()
 		fmt.Fprint(c, "POST /?token=gone HTTP/1.1\r\nHost: test\r\nExpect: 100-continue\r\nContent-Length: 5000000\r\n\r\n")
@@ -117,7 +119,7 @@ func TestLongPollExpectsNoBody(t *testing.T) {
 	})
 }
 
-// counted counts what is read of all bodies.
+// counted adds the bytes that are read to a sum.
 type counted struct {
 	io.Reader
 	sum *atomic.Int64
@@ -130,7 +132,7 @@ func (c counted) Read(p []byte) (int, error) {
 }
 
 // postBody posts a body and returns the status.
-func (s *lpServer) postBody(token string, body io.Reader, size int64) int {
+func (s *testServer) postBody(token string, body io.Reader, size int64) int {
 	w, r := httptest.NewRecorder(), httptest.NewRequest("POST", "/?token="+token, io.NopCloser(body))
 	r.ContentLength = size
 	r.Header.Set("Content-Type", "application/x-ndjson")
@@ -138,20 +140,18 @@ func (s *lpServer) postBody(token string, body io.Reader, size int64) int {
 	return s.answer(w).Status
 }
 
-// makeLargeBody returns 10 messages of 730 kB. It is not made at start: the tests of memory use this binary, too.
-func makeLargeBody() []byte {
+// newLargeBody returns the body of 10 messages of 730 kB. It is not a variable, because the tests
+// of memory run in the same process.
+func newLargeBody() []byte {
 	return bytes.TrimSuffix(bytes.Repeat([]byte("["+strings.Repeat(" ", 730_000)+"]\n"), 10), []byte{'\n'})
 }
 
-// The POSTs of one session that are in work at the same time hold no more than MaxBody.
-func TestLongPollBodiesOfASession(t *testing.T) {
+// The POSTs of one session that are in work at the same time hold at most MaxBody.
+func TestBodiesOfOneSession(t *testing.T) {
 	t.Parallel()
-	largeBody := makeLargeBody()
+	largeBody := newLargeBody()
 	for _, size := range []int64{int64(len(largeBody)), -1} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newLPServer(t, longpoll.Config{})
-			defer s.end()
-			token, session := s.open()
+		withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 			gate := make(chan struct{})
 			session.receive = func(serializer.Op, []byte) error {
 				<-gate
@@ -188,14 +188,12 @@ func TestLongPollBodiesOfASession(t *testing.T) {
 	}
 }
 
-// A POST that has to wait for its session's other bodies is answered at the window's end, and its body is read.
-func TestLongPollBodyFindsNoRoom(t *testing.T) {
+// A POST that waits for its session's other bodies is answered when the window ends, and its body
+// is read.
+func TestBodyWithoutRoom(t *testing.T) {
 	t.Parallel()
-	largeBody := makeLargeBody()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	largeBody := newLargeBody()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		gate := make(chan struct{})
 		session.receive = func(serializer.Op, []byte) error {
 			<-gate
@@ -214,9 +212,9 @@ func TestLongPollBodyFindsNoRoom(t *testing.T) {
 			t.Errorf("%d POSTs are counted", n)
 		}
 		session.send("[2]")
-		s.get(token).is(t, 200, "[2]") // so that the session goes on
+		s.get(token).is(t, 200, "[2]") // keeps the session from being idle
 
-		// The first has been answered, but its messages are still in memory.
+		// The first POST was answered, but its messages are still in memory.
 		if status := s.postBody(token, bytes.NewReader(largeBody), int64(len(largeBody))); status != 408 {
 			t.Errorf("status %d", status)
 		}
@@ -229,12 +227,12 @@ func TestLongPollBodyFindsNoRoom(t *testing.T) {
 	})
 }
 
-// The bodies of all sessions together are bounded, and those of small POSTs come through nevertheless.
-func TestLongPollBodiesOfAllSessions(t *testing.T) {
+// The bodies of all sessions are bounded together. Small POSTs get through nevertheless.
+func TestBodiesOfAllSessions(t *testing.T) {
 	t.Parallel()
-	largeBody := makeLargeBody()
+	largeBody := newLargeBody()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
+		s := newTestServer(t, longpoll.Config{})
 		defer s.end()
 		gate := make(chan struct{})
 		var sum atomic.Int64
@@ -264,12 +262,12 @@ func TestLongPollBodiesOfAllSessions(t *testing.T) {
 	})
 }
 
-// Clients that announce large bodies and do not send them keep nobody else from sending one.
-func TestLongPollStalledBodies(t *testing.T) {
+// Clients that announce large bodies and do not send them do not block others.
+func TestStalledBodies(t *testing.T) {
 	t.Parallel()
-	largeBody := makeLargeBody()
+	largeBody := newLargeBody()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
+		s := newTestServer(t, longpoll.Config{})
 		defer s.end()
 		var posts sync.WaitGroup
 		var senders []*io.PipeWriter
@@ -283,9 +281,10 @@ func TestLongPollStalledBodies(t *testing.T) {
 		synctest.Wait()
 		token, _ := s.open()
 		start := time.Now()
-		if status := s.postBody(token, bytes.NewReader(largeBody), int64(len(largeBody))); status != 200 || time.Since(start) > 0 {
-			t.Errorf("status %d after %v", status, time.Since(start))
+		if status := s.postBody(token, bytes.NewReader(largeBody), int64(len(largeBody))); status != 200 {
+			t.Errorf("status %d", status)
 		}
+		wantAfter(t, start, 0)
 		for _, sender := range senders {
 			sender.CloseWithError(io.ErrUnexpectedEOF)
 		}

@@ -53,8 +53,8 @@ func (l *limitedReader) Read(p []byte) (int, error) {
 
 var bodyReaders = sync.Pool{New: func() any { return &bodyReader{buf: bufio.NewReaderSize(nil, 4096)} }}
 
-// readParts reads the body of a POST to its end. A batch has one message in each line. Otherwise the
-// whole body is one text.
+// readParts reads the body of a POST to its end. A batch has one message in each line. Otherwise
+// the whole body is one text.
 func readParts(body io.Reader, batch bool, maxBody, maxMessage int64) ([]part, error) {
 	b := bodyReaders.Get().(*bodyReader)
 	b.in = limitedReader{body, maxBody}

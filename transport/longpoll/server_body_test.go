@@ -18,6 +18,13 @@ import (
 func textPart(s string) part   { return part{serializer.OpText, []byte(s)} }
 func binaryPart(s string) part { return part{serializer.OpBinary, []byte(s)} }
 
+func textParts(texts ...string) (parts []part) {
+	for _, s := range texts {
+		parts = append(parts, textPart(s))
+	}
+	return parts
+}
+
 func sameParts(a, b []part) bool {
 	if len(a) != len(b) {
 		return false
@@ -41,25 +48,34 @@ func TestReadParts(t *testing.T) {
 		Want  []part
 		err   error
 	}{
-		{"H174: lines", true, "[1]\n[2]\n[3]", []part{textPart("[1]"), textPart("[2]"), textPart("[3]")}, nil},
-		{"H174: CRLF, and both mixed", true, "[1]\r\n[2]\n[3]\r\n[4]", []part{textPart("[1]"), textPart("[2]"), textPart("[3]"), textPart("[4]")}, nil},
+		{"lines", true, "[1]\n[2]\n[3]", textParts("[1]", "[2]", "[3]"), nil},
+		{"CRLF, and both mixed", true, "[1]\r\n[2]\n[3]\r\n[4]", textParts("[1]", "[2]", "[3]", "[4]"), nil},
 		{"a CR alone separates nothing", true, "[1]\r[2]", []part{textPart("[1]\r[2]")}, nil},
 		{"only one CR belongs to the line's end", true, "[1]\r\r\n[2]\r", []part{textPart("[1]\r"), textPart("[2]\r")}, nil},
-		{"H175: otherwise the body is one text", false, "[1]\n[2]\r\n", []part{textPart("[1]\n[2]\r\n")}, nil},
-		{"H175: a V1 object", false, `{"topic":1}`, []part{textPart(`{"topic":1}`)}, nil},
-		{"H176: base64", true, encode([]byte("\x00\x01\xff")) + "\n[1]\r\n" + encode([]byte("abcd")), []part{binaryPart("\x00\x01\xff"), textPart("[1]"), binaryPart("abcd")}, nil},
-		{"H178: an empty line is an empty frame", true, "[1]\n\n[2]", []part{textPart("[1]"), binaryPart(""), textPart("[2]")}, nil},
-		{"H178: so is what follows the last line break", true, "[1]\n", []part{textPart("[1]"), binaryPart("")}, nil},
-		{"H178: and an empty body", true, "", []part{binaryPart("")}, nil},
+		{"otherwise the body is one text", false, "[1]\n[2]\r\n", []part{textPart("[1]\n[2]\r\n")}, nil},
+		{"a V1 object", false, `{"topic":1}`, []part{textPart(`{"topic":1}`)}, nil},
+		{
+			"base64", true, encode([]byte("\x00\x01\xff")) + "\n[1]\r\n" + encode([]byte("abcd")),
+			[]part{binaryPart("\x00\x01\xff"), textPart("[1]"), binaryPart("abcd")}, nil,
+		},
+		{
+			"an empty line is an empty frame", true, "[1]\n\n[2]",
+			[]part{textPart("[1]"), binaryPart(""), textPart("[2]")}, nil,
+		},
+		{"text behind the last line break", true, "[1]\n", []part{textPart("[1]"), binaryPart("")}, nil},
+		{"an empty body", true, "", []part{binaryPart("")}, nil},
 		{"an empty body that is one text", false, "", []part{textPart("")}, nil},
-		{"H179: not base64", true, "[1]\n!!!", nil, errBodyBase64},
-		{"H179: a V1 object", true, `{"topic":1}`, nil, errBodyBase64},
-		{"H179: base64 without its padding", true, "AA", nil, errBodyBase64},
-		{"H179: base64 for URLs", true, "_-_-", nil, errBodyBase64},
-		{"H179: base64 with a CR", true, "AA\rAA", nil, errBodyBase64},
-		{"H179: base64 that ends in a CR", true, "AAAA\r", nil, errBodyBase64},
-		{"H179: space", true, " [1]", nil, errBodyBase64},
-		{"long lines", true, long + "\n" + long + "\r\n" + encode([]byte(long)), []part{textPart(long), textPart(long), binaryPart(long)}, nil},
+		{"not base64", true, "[1]\n!!!", nil, errBodyBase64},
+		{"a V1 object", true, `{"topic":1}`, nil, errBodyBase64},
+		{"base64 without its padding", true, "AA", nil, errBodyBase64},
+		{"base64 for URLs", true, "_-_-", nil, errBodyBase64},
+		{"base64 with a CR", true, "AA\rAA", nil, errBodyBase64},
+		{"base64 that ends in a CR", true, "AAAA\r", nil, errBodyBase64},
+		{"space", true, " [1]", nil, errBodyBase64},
+		{
+			"long lines", true, long + "\n" + long + "\r\n" + encode([]byte(long)),
+			append(textParts(long, long), binaryPart(long)), nil,
+		},
 		{"a long text", false, long + "\n" + long, []part{textPart(long + "\n" + long)}, nil},
 		{"a long line ends the body", true, "[1]\n" + long, []part{textPart("[1]"), textPart(long)}, nil},
 	} {
@@ -79,8 +95,8 @@ func TestReadParts(t *testing.T) {
 	}
 }
 
-// A CRLF may be cut anywhere by the reader's buffer.
-func TestReadPartsAtTheEdgeOfTheBuffer(t *testing.T) {
+// The end of the reader's buffer may split a CRLF.
+func TestReadPartsAtEndOfBuffer(t *testing.T) {
 	t.Parallel()
 	for n := 4080; n < 4110; n++ {
 		line := "[" + strings.Repeat("x", n)
@@ -91,8 +107,8 @@ func TestReadPartsAtTheEdgeOfTheBuffer(t *testing.T) {
 	}
 }
 
-// Of a batch the first hundred lines are read, whatever follows.
-func TestReadPartsOfABigBatch(t *testing.T) {
+// Only the first hundred lines of a batch are parsed.
+func TestReadPartsIgnoresFurtherLines(t *testing.T) {
 	t.Parallel()
 	body := strings.Repeat("[1]\n", 100) + "!!!\n\n" + strings.Repeat("x", 5000)
 	got, err := readParts(strings.NewReader(body), true, 1<<20, 1000)
@@ -120,8 +136,8 @@ func TestReadPartsLimits(t *testing.T) {
 		{"a binary frame over the limit", true, binary(1001), false},
 		{"a whole body of the limit", false, text(1000), true},
 		{"a whole body over the limit", false, text(1001), false},
-		{"H180: a body of the limit", true, strings.Repeat("[234567]\n", 1111) + "x", true},
-		{"H180: a body over the limit", true, strings.Repeat("[234567]\n", 1111) + "xx", false},
+		{"a body of the limit", true, strings.Repeat("[234567]\n", 1111) + "x", true},
+		{"a body over the limit", true, strings.Repeat("[234567]\n", 1111) + "xx", false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -133,7 +149,7 @@ func TestReadPartsLimits(t *testing.T) {
 	}
 }
 
-func TestReadPartsPassesErrorsOn(t *testing.T) {
+func TestReadPartsReturnsReadErrors(t *testing.T) {
 	t.Parallel()
 	lost := errors.New("connection lost")
 	for _, batch := range []bool{false, true} {
@@ -146,7 +162,7 @@ func TestReadPartsPassesErrorsOn(t *testing.T) {
 	}
 }
 
-// endless is n times one byte.
+// endless is a Reader of n equal bytes.
 type endless struct {
 	b byte
 	n int
@@ -164,7 +180,7 @@ func (e *endless) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// allocated is how many bytes f allocates.
+// allocated returns how many bytes f allocates.
 func allocated(f func()) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -173,7 +189,8 @@ func allocated(f func()) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// What a body costs is in proportion to what is taken of it: not to its line breaks, nor to what it claims to be.
+// The memory for a body is proportional to its messages, and not to its line breaks or its
+// announced size.
 func TestReadPartsMemory(t *testing.T) {
 	const maxBody, maxMessage = 8_000_000, 1 << 20
 	for _, test := range []struct {
@@ -202,7 +219,7 @@ func TestReadPartsMemory(t *testing.T) {
 	}
 }
 
-// referenceParts is readParts for a body in memory, written to be plainly right.
+// referenceParts is a simple version of readParts, for a body in memory.
 func referenceParts(body []byte, batch bool, maxMessage int) ([]part, error) {
 	if !batch {
 		if len(body) > maxMessage {
@@ -237,8 +254,11 @@ func referenceParts(body []byte, batch bool, maxMessage int) ([]part, error) {
 	return parts, nil
 }
 
-func FuzzLongPollBody(f *testing.F) {
-	for _, body := range []string{"", "\n", "\r\n", "[1]\n[2]", "[1]\r\n[2]\r", "AAAA\nAA==", "AA\r\n", "[1]\r\r\n", "{}", "[\xff]", strings.Repeat("\n", 200), "[" + strings.Repeat("x", 5000) + "\nAAAA"} {
+func FuzzBody(f *testing.F) {
+	for _, body := range []string{
+		"", "\n", "\r\n", "[1]\n[2]", "[1]\r\n[2]\r", "AAAA\nAA==", "AA\r\n", "[1]\r\r\n", "{}", "[\xff]",
+		strings.Repeat("\n", 200), "[" + strings.Repeat("x", 5000) + "\nAAAA",
+	} {
 		f.Add([]byte(body), true)
 		f.Add([]byte(body), false)
 	}
@@ -265,19 +285,20 @@ type answer struct {
 	Messages []string `json:"messages"`
 }
 
-// A binary frame is sent as base64; Phoenix sends its bytes.
+// A binary frame is sent as base64. Phoenix sends its bytes.
 func TestAnswerEncodesFrames(t *testing.T) {
 	t.Parallel()
+	text := func(s string) *serializer.Frame { return &serializer.Frame{Op: serializer.OpText, Data: []byte(s)} }
 	for _, test := range []struct {
 		name  string
 		frame *serializer.Frame
 		raw   string
 	}{
-		{"text", &serializer.Frame{Op: serializer.OpText, Data: []byte(`["1",null,"a"]`)}, `"[\"1\",null,\"a\"]"`},
-		{"no escapes for HTML", &serializer.Frame{Op: serializer.OpText, Data: []byte(`["<&>"]`)}, `"[\"<&>\"]"`},
-		{"escapes", &serializer.Frame{Op: serializer.OpText, Data: []byte("[\"\\n\"]\n\t\r\x01\x7f")}, `"[\"\\n\"]\n\t\r\u0001` + "\x7f\""},
-		{"beyond ASCII", &serializer.Frame{Op: serializer.OpText, Data: []byte("[\"ü\u2028😀\"]")}, "\"[\\\"ü\u2028😀\\\"]\""},
-		{"not UTF-8", &serializer.Frame{Op: serializer.OpText, Data: []byte("[\"\xff\"]")}, "\"[\\\"\uFFFD\\\"]\""},
+		{"text", text(`["1",null,"a"]`), `"[\"1\",null,\"a\"]"`},
+		{"no escapes for HTML", text(`["<&>"]`), `"[\"<&>\"]"`},
+		{"escapes", text("[\"\\n\"]\n\t\r\x01\x7f"), `"[\"\\n\"]\n\t\r\u0001` + "\x7f\""},
+		{"beyond ASCII", text("[\"ü\u2028😀\"]"), "\"[\\\"ü\u2028😀\\\"]\""},
+		{"not UTF-8", text("[\"\xff\"]"), "\"[\\\"\uFFFD\\\"]\""},
 		{"binary", &serializer.Frame{Op: serializer.OpBinary, Data: []byte{0, 255, 254}}, `"AP/+"`},
 		{"binary, padded", &serializer.Frame{Op: serializer.OpBinary, Data: []byte{1}}, `"AQ=="`},
 	} {
@@ -294,7 +315,7 @@ func TestAnswerEncodesFrames(t *testing.T) {
 	}
 }
 
-func FuzzLongPollAnswer(f *testing.F) {
+func FuzzAnswer(f *testing.F) {
 	f.Add([]byte(`["1",null,"a\n"]`))
 	f.Add([]byte("\x00\x1f\"\\\x7f\xff\xed\xa0\x80\u2028"))
 	f.Fuzz(func(t *testing.T, data []byte) {
@@ -303,7 +324,8 @@ func FuzzLongPollAnswer(f *testing.F) {
 		if err := json.Unmarshal(appendAnswer(nil, statusOK, "T", frames), &a); err != nil || len(a.Messages) != 2 {
 			t.Fatal(a, err)
 		}
-		if want := string(bytes.ToValidUTF8(data, []byte("\uFFFD"))); a.Messages[0] != want || utf8.Valid(data) && want != string(data) {
+		want := string(bytes.ToValidUTF8(data, []byte("\uFFFD")))
+		if a.Messages[0] != want || utf8.Valid(data) && want != string(data) {
 			t.Fatalf("got %q, want %q", a.Messages[0], want)
 		}
 		if got, err := base64.StdEncoding.DecodeString(a.Messages[1]); err != nil || !bytes.Equal(got, data) {

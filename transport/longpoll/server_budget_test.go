@@ -29,8 +29,8 @@ func TestBudgetGrantsInOrder(t *testing.T) {
 			synctest.Wait()
 		}
 		ask(7, time.Hour, true)
-		ask(8, time.Second, false) // too long
-		ask(3, time.Hour, true)    // there is room for it, but not its turn
+		ask(8, time.Second, false) // times out
+		ask(3, time.Hour, true)    // 3 bytes are free, but an earlier caller waits
 		ask(5, time.Hour, true)
 		ask(1, time.Hour, true)
 		time.Sleep(2 * time.Second)
@@ -47,7 +47,7 @@ func TestBudgetGrantsInOrder(t *testing.T) {
 	})
 }
 
-func TestBudgetDone(t *testing.T) {
+func TestBudgetTakeCancelled(t *testing.T) {
 	t.Parallel()
 	b := &budget{}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -57,7 +57,7 @@ func TestBudgetDone(t *testing.T) {
 	}
 }
 
-// Whatever is asked for in whatever order, never is more given than there is, and in the end all is back.
+// At no time are more bytes taken than the budget has, and in the end all are free.
 func TestBudgetIsNeverExceeded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -29,13 +29,13 @@ const (
 )
 
 // respond answers a message with its own text, in a frame that counts as answerSize bytes.
-func (s *lpSession) respond(data []byte) error {
+func (s *testSession) respond(data []byte) error {
 	text := fmt.Sprintf("%-*s", answerSize-64, data)
 	return s.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte(text)}, transport.Delivery{Answer: true})
 }
 
 // openCongestible begins a session that answers each message.
-func (s *lpServer) openCongestible() (token string, session *lpSession) {
+func (s *testServer) openCongestible() (token string, session *testSession) {
 	token, session = s.open()
 	session.receive = func(_ serializer.Op, data []byte) error { return session.respond(data) }
 	return token, session
@@ -50,7 +50,7 @@ func numbered(from, to int) (messages []string, body string) {
 }
 
 // texts returns the texts of answers made by respond.
-func (a lpAnswer) texts() (texts []string) {
+func (a testAnswer) texts() (texts []string) {
 	for _, m := range a.Messages {
 		texts = append(texts, strings.TrimRight(m, " "))
 	}
@@ -58,7 +58,7 @@ func (a lpAnswer) texts() (texts []string) {
 }
 
 // postLater posts in another goroutine. The channel receives the status.
-func (s *lpServer) postLater(token, body string) <-chan int {
+func (s *testServer) postLater(token, body string) <-chan int {
 	status := make(chan int, 1)
 	go func() { status <- s.post(token, body).Status }()
 	return status
@@ -85,9 +85,7 @@ func wantUnanswered(t *testing.T, status <-chan int) {
 func TestCongestedSessionStopsReceiving(t *testing.T) {
 	t.Parallel()
 	for _, node := range []int{0, 1} {
-		synctest.Test(t, func(t *testing.T) {
-			_, n := lpCluster(t, 2, longpoll.Config{MaxQueue: congestedQueue})
-			defer endAll(n...)
+		withNodes(t, 2, longpoll.Config{MaxQueue: congestedQueue}, func(t *testing.T, n []*testServer) {
 			token, session := n[0].openCongestible()
 			messages, body := numbered(0, 18)
 			start := time.Now()
@@ -111,13 +109,13 @@ func TestCongestedSessionStopsReceiving(t *testing.T) {
 	}
 }
 
-// A heartbeat and a leave that are posted behind a congested POST are answered as soon as the client
-// has polled for the answers before them. They do not time out meanwhile.
+// A heartbeat and a leave that are posted behind a congested POST are answered as soon as the
+// client has polled for the answers before them. They do not time out meanwhile.
 func TestCongestionDelaysHeartbeatsByPollsOnly(t *testing.T) {
 	t.Parallel()
 	const between = 4 * time.Second
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxQueue: congestedQueue})
+		s := newTestServer(t, longpoll.Config{MaxQueue: congestedQueue})
 		defer s.end()
 		token, _ := s.openCongestible()
 		messages, body := numbered(0, 4*congestingAnswers)
@@ -150,7 +148,7 @@ func TestCongestionDelaysHeartbeatsByPollsOnly(t *testing.T) {
 func TestCongestedSessionEndsWhenIdle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxQueue: congestedQueue})
+		s := newTestServer(t, longpoll.Config{MaxQueue: congestedQueue})
 		defer s.end()
 		token, session := s.openCongestible()
 		_, body := numbered(0, 100)
@@ -183,10 +181,8 @@ func TestCongestedSessionEndsWhenIdle(t *testing.T) {
 // delivered. The client's own messages are what counts, not those that others send.
 func TestCongestedRegistersOneFunction(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxQueue: congestedQueue})
-		defer s.end()
-		token, session := s.open()
+	cfg := longpoll.Config{MaxQueue: congestedQueue}
+	withSession(t, cfg, func(t *testing.T, s *testServer, token string, session *testSession) {
 		calls := make(chan string, 10)
 		on := func(name string) func() { return func() { calls <- name; session.send("[1]") } }
 
@@ -204,8 +200,7 @@ func TestCongestedRegistersOneFunction(t *testing.T) {
 			t.Error("not congested")
 		}
 		// A poll whose answer fails leaves the session congested.
-		broken := &lpBroken{header: http.Header{}, err: errors.New("broken pipe")}
-		s.ServeHTTP(broken, httptest.NewRequest("GET", "/?token="+token, nil))
+		s.getBroken(token)
 		if !session.Congested(nil) || len(calls) > 0 {
 			t.Error("the failed answer ended the congestion")
 		}
@@ -227,13 +222,13 @@ func TestCongestedRegistersOneFunction(t *testing.T) {
 func TestCongestionEndsAtAQuarter(t *testing.T) {
 	t.Parallel()
 	for during, congested := range []bool{false, false, false, true} {
-		s := newLPServer(t, longpoll.Config{MaxQueue: congestedQueue})
+		s := newTestServer(t, longpoll.Config{MaxQueue: congestedQueue})
 		token, session := s.open()
 		for range congestingAnswers {
 			session.respond([]byte("[0]"))
 		}
-		w := &lpBroken{header: http.Header{}}
-		s.ServeHTTP(&sendsThenFails{lpBroken: lpBroken{header: w.header}, send: func() {
+		w := &brokenWriter{header: http.Header{}}
+		s.ServeHTTP(&sendingWriter{brokenWriter: brokenWriter{header: w.header}, send: func() {
 			for range during {
 				session.respond([]byte("[1]"))
 			}
@@ -248,21 +243,19 @@ func TestCongestionEndsAtAQuarter(t *testing.T) {
 	}
 }
 
-// A POST that its client gives up while the session is congested is not kept in memory: the messages
-// that were not handled are dropped. Later POSTs are handled.
+// A POST that its client gives up while the session is congested is not kept in memory: the
+// messages that were not handled are dropped. Later POSTs are handled.
 func TestCongestedPostGivenUp(t *testing.T) {
 	t.Parallel()
 	for _, node := range []int{0, 1} {
-		synctest.Test(t, func(t *testing.T) {
-			_, n := lpCluster(t, 2, longpoll.Config{MaxQueue: congestedQueue})
-			defer endAll(n...)
+		withNodes(t, 2, longpoll.Config{MaxQueue: congestedQueue}, func(t *testing.T, n []*testServer) {
 			token, session := n[0].openCongestible()
 			messages, body := numbered(0, 10)
 			ctx, cancel := context.WithCancel(t.Context())
 			var post sync.WaitGroup
 			post.Go(func() {
 				r := httptest.NewRequest("POST", "/?token="+token, strings.NewReader(body)).WithContext(ctx)
-				r.Header = lpBatch.Clone()
+				r.Header = batchHeader.Clone()
 				n[node].ServeHTTP(httptest.NewRecorder(), r)
 			})
 			synctest.Wait()
@@ -282,15 +275,15 @@ func TestCongestedPostGivenUp(t *testing.T) {
 	}
 }
 
-// Whatever the sizes of messages and answers are and however the client polls, its own messages never
-// end its session, none is handled while too many answers wait, and every answer arrives once and in
-// order.
+// Whatever the sizes of messages and answers are and however the client polls, its own messages
+// never end its session, none is handled while too many answers wait, and every answer arrives once
+// and in order.
 func TestCongestionRandom(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 3))
-			s := newLPServer(t, longpoll.Config{MaxQueue: congestedQueue})
+			s := newTestServer(t, longpoll.Config{MaxQueue: congestedQueue})
 			defer s.end()
 			token, session := s.open()
 			var waiting atomic.Int64 // bytes of answers that were sent and not delivered
@@ -319,8 +312,7 @@ func TestCongestionRandom(t *testing.T) {
 			for len(got) < len(messages) {
 				time.Sleep(time.Duration(polls.IntN(3000)) * time.Millisecond)
 				if polls.IntN(4) == 0 {
-					broken := &lpBroken{header: http.Header{}, err: errors.New("broken pipe")}
-					s.ServeHTTP(broken, httptest.NewRequest("GET", "/?token="+token, nil))
+					s.getBroken(token)
 					continue
 				}
 				w := &observedWriter{ResponseRecorder: httptest.NewRecorder()}

@@ -7,24 +7,23 @@ import (
 	"net/http/httptest"
 	"testing"
 
-	"bennu.example/serializer"
 	"bennu.example/transport"
 	"bennu.example/transport/longpoll"
 )
 
-// latest is how a frame goes of which only the newest per key is of interest.
+// latest returns the delivery of a frame that replaces older ones of its key.
 func latest(of string) transport.Delivery {
 	return transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("room:1", "moved", of)}
 }
 
-func TestLongPollSlowKeepLatest(t *testing.T) {
+func TestKeepLatest(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{MaxQueue: 500})
+	s := newTestServer(t, longpoll.Config{MaxQueue: 500})
 	defer s.end()
 	token, session := s.open()
 	send := func(text string, how transport.Delivery) {
 		t.Helper()
-		if err := session.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte(text)}, how); err != nil {
+		if err := session.Send(textFrame(text), how); err != nil {
 			t.Fatalf("%s: %v", text, err)
 		}
 	}
@@ -39,10 +38,14 @@ func TestLongPollSlowKeepLatest(t *testing.T) {
 		t.Errorf("%+v", st)
 	}
 
-	// What an answer has taken is not touched. If it does not arrive, it is put back, but for what is obsolete by then.
+	// Frames that an answer has taken stay. If the answer fails, they return to the queue, except for
+	// those that are obsolete by then.
 	send(`"ann 101"`, latest("ann"))
 	send(`"bob 100"`, latest("bob"))
-	w := &sendsThenFails{lpBroken{header: http.Header{}, err: errors.New("broken pipe")}, func() { send(`"ann 102"`, latest("ann")) }}
+	w := &sendingWriter{
+		brokenWriter: brokenWriter{header: http.Header{}, err: errors.New("broken pipe")},
+		send:         func() { send(`"ann 102"`, latest("ann")) },
+	}
 	s.ServeHTTP(w, httptest.NewRequest("GET", "/?token="+token, nil))
 	send(`"reply"`, transport.Delivery{})
 	if st := s.Stats(); st.Conflated != 200 {
@@ -51,25 +54,26 @@ func TestLongPollSlowKeepLatest(t *testing.T) {
 	s.get(token).is(t, 200, `"bob 100"`, `"ann 102"`, `"reply"`)
 }
 
-// sendsThenFails is the answer of a client that went away while it was written.
-type sendsThenFails struct {
-	lpBroken
+// sendingWriter is a brokenWriter that calls send when it is first written to.
+type sendingWriter struct {
+	brokenWriter
 	send func()
 }
 
-func (w *sendsThenFails) Write(b []byte) (int, error) {
+func (w *sendingWriter) Write(b []byte) (int, error) {
 	if w.send != nil {
 		w.send()
 		w.send = nil
 	}
-	return w.lpBroken.Write(b)
+	return w.brokenWriter.Write(b)
 }
 
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	key := transport.NewKey("room:1", "moved", "ann")
 	for _, other := range []transport.Key{
-		{}, transport.NewKey("room:2", "moved", "ann"), transport.NewKey("room:1", "left", "ann"), transport.NewKey("room:1", "moved", ""),
+		{}, transport.NewKey("room:2", "moved", "ann"), transport.NewKey("room:1", "left", "ann"),
+		transport.NewKey("room:1", "moved", ""),
 		transport.NewKey("room:1", "moveda", "nn"), transport.NewKey("", "", ""),
 	} {
 		if other == key {

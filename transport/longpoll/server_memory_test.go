@@ -23,9 +23,9 @@ func inUse() int {
 	return int(m.HeapAlloc + m.StackInuse)
 }
 
-// Many sessions whose clients send and do not poll stay within the bounds of docs/limits.md: answers
-// take half of MaxQueue and one answer, broadcasts and pushes take MaxQueue. The bodies of their POSTs
-// are in memory once. All of it is free again when the sessions have ended.
+// Many sessions whose clients send and do not poll stay within the bounds of docs/limits.md:
+// answers take half of MaxQueue and one answer, broadcasts and pushes take MaxQueue. The bodies of
+// their POSTs are in memory once. All of it is free again when the sessions have ended.
 //
 // It is not parallel, because it measures the memory of the process.
 func TestMemoryOfCongestedSessions(t *testing.T) {
@@ -39,7 +39,7 @@ func TestMemoryOfCongestedSessions(t *testing.T) {
 	for _, size := range []int{16, 1000, 20_000} {
 		t.Run(fmt.Sprintf("frames of %d bytes", size), func(t *testing.T) {
 			const bound = sessions * (maxQueue + maxQueue/2)
-			s := newLPServer(t, longpoll.Config{MaxQueue: maxQueue, OnSlow: transport.DropOldest, Window: time.Minute})
+			s := newTestServer(t, longpoll.Config{MaxQueue: maxQueue, OnSlow: transport.DropOldest, Window: time.Minute})
 			frame := func() *serializer.Frame {
 				return &serializer.Frame{Op: serializer.OpText, Data: make([]byte, size)}
 			}

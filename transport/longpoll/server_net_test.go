@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -21,16 +20,16 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// lpNet is an http.Server in virtual time that serves long polling on pipes.
-type lpNet struct {
-	*lpServer
+// testNet serves a testServer by an http.Server on pipes, in virtual time.
+type testNet struct {
+	*testServer
 	listener *transporttest.PipeListener
 }
 
-// inLPNet runs f with one.
-func inLPNet(t *testing.T, cfg longpoll.Config, server *http.Server, f func(t *testing.T, n *lpNet)) {
+// withNet runs f with a testNet of the given http.Server.
+func withNet(t *testing.T, cfg longpoll.Config, server *http.Server, f func(t *testing.T, n *testNet)) {
 	synctest.Test(t, func(t *testing.T) {
-		n := &lpNet{newLPServer(t, cfg), transporttest.NewPipeListener()}
+		n := &testNet{newTestServer(t, cfg), transporttest.NewPipeListener()}
 		server.Handler = n
 		served := make(chan struct{})
 		go func() {
@@ -44,8 +43,8 @@ func inLPNet(t *testing.T, cfg longpoll.Config, server *http.Server, f func(t *t
 	})
 }
 
-func (n *lpNet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Path == "/slow" { // somebody else's handler
+func (n *testNet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/slow" { // another handler
 		time.Sleep(time.Minute)
 		io.WriteString(w, "done")
 		return
@@ -54,29 +53,31 @@ func (n *lpNet) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		n.Refuse(w, r, nil)
 		return
 	}
-	n.lpServer.ServeHTTP(w, r)
+	n.testServer.ServeHTTP(w, r)
 }
 
-// lpClient is a client's connection.
-type lpClient struct {
+// netClient is one connection of a client.
+type netClient struct {
 	t *testing.T
 	net.Conn
 	in *bufio.Reader
 }
 
-func (n *lpNet) dial() *lpClient {
+// dial opens a connection.
+func (n *testNet) dial() *netClient {
 	here, there := net.Pipe()
 	n.listener.Conns <- there
-	return &lpClient{n.t, here, bufio.NewReader(here)}
+	return &netClient{n.t, here, bufio.NewReader(here)}
 }
 
-// ask writes a request.
-func (c *lpClient) ask(method, query, body string) {
-	fmt.Fprintf(c, "%s /?%s HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\nContent-Length: %d\r\n\r\n%s", method, query, len(body), body)
+// request writes a request.
+func (c *netClient) request(method, query, body string) {
+	fmt.Fprintf(c, "%s /?%s HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-ndjson\r\n", method, query)
+	fmt.Fprintf(c, "Content-Length: %d\r\n\r\n%s", len(body), body)
 }
 
 // answer reads an answer.
-func (c *lpClient) answer() lpAnswer {
+func (c *netClient) answer() testAnswer {
 	c.t.Helper()
 	r, err := http.ReadResponse(c.in, nil)
 	if err != nil {
@@ -86,7 +87,7 @@ func (c *lpClient) answer() lpAnswer {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	a := lpAnswer{http: r.StatusCode, header: r.Header, body: string(body)}
+	a := testAnswer{http: r.StatusCode, header: r.Header, body: string(body)}
 	if len(body) > 0 {
 		if err := json.Unmarshal(body, &a); err != nil {
 			c.t.Fatalf("%q: %v", body, err)
@@ -96,36 +97,35 @@ func (c *lpClient) answer() lpAnswer {
 }
 
 // The timeouts of an http.Server may be shorter than a poll.
-func TestLongPollOutlastsTheServersTimeouts(t *testing.T) {
+func TestPollOutlastsServerTimeouts(t *testing.T) {
 	t.Parallel()
-	inLPNet(t, longpoll.Config{}, &http.Server{ReadTimeout: time.Second, WriteTimeout: time.Second}, func(t *testing.T, n *lpNet) {
+	server := &http.Server{ReadTimeout: time.Second, WriteTimeout: time.Second}
+	withNet(t, longpoll.Config{}, server, func(t *testing.T, n *testNet) {
 		token, session := n.open()
 		c := n.dial()
 		defer c.Close()
 		for range 3 {
 			start := time.Now()
-			c.ask("GET", "token="+token, "")
+			c.request("GET", "token="+token, "")
 			c.answer().is(t, 204)
-			if d := time.Since(start); d != 10*time.Second {
-				t.Errorf("after %v", d)
-			}
+			wantAfter(t, start, 10*time.Second)
 		}
 		session.receive = func(serializer.Op, []byte) error {
 			time.Sleep(5 * time.Second)
 			return nil
 		}
-		c.ask("POST", "token="+token, "[1]")
+		c.request("POST", "token="+token, "[1]")
 		c.answer().is(t, 200)
 	})
 }
 
-// A client that closes its connection while it polls takes no message with it.
-func TestLongPollConnectionLost(t *testing.T) {
+// A client that closes its connection during a poll loses no message.
+func TestLostConnectionTakesNoMessage(t *testing.T) {
 	t.Parallel()
-	inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+	withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 		token, session := n.open()
 		c := n.dial()
-		c.ask("GET", "token="+token, "")
+		c.request("GET", "token="+token, "")
 		synctest.Wait()
 		c.Close()
 		synctest.Wait()
@@ -134,27 +134,25 @@ func TestLongPollConnectionLost(t *testing.T) {
 	})
 }
 
-// A client that does not read its answer holds nothing up for long, and loses nothing: the next poll makes the answer fail and gets what was in
-// it. Without one it fails by itself.
-func TestLongPollStuckReader(t *testing.T) {
+// A client that does not read an answer loses nothing. The next poll makes that answer fail and
+// receives its messages. Without another poll, the answer fails after its timeout.
+func TestUnreadAnswer(t *testing.T) {
 	t.Parallel()
 	big := "[" + strings.Repeat("1", 100_000) + "]"
 	for _, wait := range []time.Duration{0, time.Second, 14 * time.Second, 16 * time.Second, 20 * time.Second} {
-		inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+		withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 			token, session := n.open()
 			c := n.dial()
 			defer c.Close()
-			time.Sleep(time.Second) // lest it be idle
+			time.Sleep(time.Second) // the time without a poll must stay below the idle timeout
 			session.send(big, "[2]")
-			c.ask("GET", "token="+token, "")
-			io.ReadFull(c, make([]byte, 1000)) // a bit of it
+			c.request("GET", "token="+token, "")
+			io.ReadFull(c, make([]byte, 1000)) // a part of the answer
 			time.Sleep(wait)
 			session.send("[3]")
 			start := time.Now()
 			n.get(token).is(t, 200, big, "[2]", "[3]")
-			if d := time.Since(start); d != 0 {
-				t.Errorf("after %v", d)
-			}
+			wantAfter(t, start, 0)
 			if b, err := io.ReadAll(c); err != nil || len(b) > 100_000 {
 				t.Errorf("the stuck answer went on for %d bytes, %v", len(b), err)
 			}
@@ -162,20 +160,20 @@ func TestLongPollStuckReader(t *testing.T) {
 	}
 }
 
-// One connection serves polls, posts and other handlers in turn, with no deadline left behind.
-func TestLongPollKeepsTheConnection(t *testing.T) {
+// One connection serves polls, POSTs and other handlers in turn. No deadline is left behind.
+func TestConnectionIsReused(t *testing.T) {
 	t.Parallel()
-	inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+	withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 		token, session := n.open()
 		c := n.dial()
 		defer c.Close()
 		for range 3 {
 			session.send("[1]")
-			c.ask("GET", "token="+token, "")
+			c.request("GET", "token="+token, "")
 			c.answer().is(t, 200, "[1]")
-			c.ask("POST", "token="+token, "[2]")
+			c.request("POST", "token="+token, "[2]")
 			c.answer().is(t, 200)
-			c.ask("GET", "token="+token, "")
+			c.request("GET", "token="+token, "")
 			c.answer().is(t, 204)
 		}
 		fmt.Fprint(c, "GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
@@ -189,8 +187,9 @@ func TestLongPollKeepsTheConnection(t *testing.T) {
 	})
 }
 
-// A body that trickles in is given up, and does nothing to the session; nor does it hold up other POSTs. The connection is not used again.
-func TestLongPollSlowBody(t *testing.T) {
+// A body that arrives too slowly is given up. It has no effect on the session, and does not delay
+// other POSTs. The connection is closed.
+func TestSlowBody(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, method string
@@ -198,12 +197,12 @@ func TestLongPollSlowBody(t *testing.T) {
 		http         int
 	}{
 		{"of a session", "POST", true, 400},
-		{"of none", "POST", false, 200},
-		{"that nobody wants", "PUT", false, 400},
+		{"without a session", "POST", false, 200},
+		{"of another method", "PUT", false, 400},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			inLPNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *lpNet) {
+			withNet(t, longpoll.Config{}, &http.Server{}, func(t *testing.T, n *testNet) {
 				token, session := n.open()
 				query := "token=bad"
 				if test.session {
@@ -238,17 +237,15 @@ func TestLongPollSlowBody(t *testing.T) {
 				session.send("[3]")
 				n.get(token).is(t, 200, "[3]")
 				wg.Wait()
-				if got := session.received(); !slices.Equal(got, []string{"1:[2]"}) {
-					t.Errorf("got %q", got)
-				}
+				session.wantReceived(t, "1:[2]")
 			})
 		})
 	}
 }
 
-// On a real network: a body that is too large is answered, and what it would have cost is not spent.
-func TestLongPollBigBody(t *testing.T) {
-	s := newLPServer(t, longpoll.Config{})
+// On a real network, a body that is too large is answered and does not reach the session.
+func TestLargeBodyOnNetwork(t *testing.T) {
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	hs := httptest.NewServer(s)
 	defer hs.Close()
@@ -285,17 +282,17 @@ func TestLongPollBigBody(t *testing.T) {
 	}
 }
 
-// A body of nothing but line breaks costs what a hundred empty messages cost.
-func TestLongPollMemoryOfABody(t *testing.T) {
-	s := newLPServer(t, longpoll.Config{})
+// A body of line breaks only costs as much as a hundred empty messages.
+func TestMemoryOfEmptyLines(t *testing.T) {
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	token, session := s.open()
 	body := bytes.Repeat([]byte{'\n'}, 8_000_000)
 	result := testing.Benchmark(func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			s.post(token, string(body[:0])) // the same without the body
-			s.do("POST", "token="+token, lpBatch, bytes.NewReader(body)).is(t, 200)
+			s.post(token, string(body[:0])) // an empty body
+			s.do("POST", "token="+token, batchHeader, bytes.NewReader(body)).is(t, 200)
 		}
 	})
 	if n := result.AllocedBytesPerOp(); n > 100_000 {
@@ -306,9 +303,9 @@ func TestLongPollMemoryOfABody(t *testing.T) {
 	}
 }
 
-// HTTP/2, where the requests of a client share a connection.
-func TestLongPollHTTP2(t *testing.T) {
-	s := newLPServer(t, longpoll.Config{})
+// With HTTP/2, the requests of a client share a connection.
+func TestHTTP2(t *testing.T) {
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	hs := httptest.NewUnstartedServer(s)
 	hs.EnableHTTP2 = true
@@ -316,7 +313,7 @@ func TestLongPollHTTP2(t *testing.T) {
 	defer hs.Close()
 	defer hs.Client().CloseIdleConnections()
 	token, session := s.open()
-	get := func() (a lpAnswer) {
+	get := func() (a testAnswer) {
 		resp, err := hs.Client().Get(hs.URL + "/?token=" + token)
 		if err != nil {
 			t.Error(err)
@@ -333,7 +330,7 @@ func TestLongPollHTTP2(t *testing.T) {
 	for range 5 {
 		session.send(big, "[2]")
 		get().is(t, 200, big, "[2]")
-		got := make(chan lpAnswer)
+		got := make(chan testAnswer)
 		go func() { got <- get() }()
 		resp, err := hs.Client().Post(hs.URL+"/?token="+token, "application/x-ndjson", strings.NewReader("[1]"))
 		if err != nil {

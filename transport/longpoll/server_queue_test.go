@@ -20,19 +20,16 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// A poll that its client gave up takes nothing with it, and is in nobody's way.
-func TestLongPollGivenUp(t *testing.T) {
+// A poll that its client cancels takes no messages and does not delay later polls.
+func TestCancelledPoll(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() { s.getWith(ctx, token) })
 		synctest.Wait()
-		cancel() // and a message comes before anybody has noticed
+		cancel() // and a message arrives before the poll has returned
 		session.send("[1]")
 		wg.Wait()
 		session.send("[2]")
@@ -49,24 +46,24 @@ func TestLongPollGivenUp(t *testing.T) {
 	})
 }
 
-// lpBroken is a ResponseWriter whose client is gone, or that breaks some time after it was written to.
-type lpBroken struct {
+// brokenWriter is a ResponseWriter that fails, or that blocks before it fails.
+type brokenWriter struct {
 	header  http.Header
-	stuck   chan struct{} // closed when the write may return
-	written chan struct{} // gets something when a write begins
+	stuck   chan struct{} // closed when Write may return
+	written chan struct{} // receives a value when Write begins
 	err     error
 	panics  bool
 
 	deadline atomic.Value // of time.Time
 }
 
-func (b *lpBroken) Header() http.Header { return b.header }
+func (b *brokenWriter) Header() http.Header { return b.header }
 
-func (b *lpBroken) WriteHeader(int) {}
+func (b *brokenWriter) WriteHeader(int) {}
 
-func (b *lpBroken) Flush() {}
+func (b *brokenWriter) Flush() {}
 
-func (b *lpBroken) Write(p []byte) (int, error) {
+func (b *brokenWriter) Write(p []byte) (int, error) {
 	if b.written != nil {
 		b.written <- struct{}{}
 		<-b.stuck
@@ -77,7 +74,7 @@ func (b *lpBroken) Write(p []byte) (int, error) {
 	return 0, b.err
 }
 
-func (b *lpBroken) SetWriteDeadline(t time.Time) error {
+func (b *brokenWriter) SetWriteDeadline(t time.Time) error {
 	if b.stuck != nil && t.Before(time.Now()) {
 		close(b.stuck)
 	}
@@ -85,13 +82,13 @@ func (b *lpBroken) SetWriteDeadline(t time.Time) error {
 	return nil
 }
 
-// If an answer cannot be written, what was in it comes first in the next.
-func TestLongPollAnswerFails(t *testing.T) {
+// If an answer cannot be written, its messages come first in the next one.
+func TestFailedAnswer(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	token, session := s.open()
-	for _, w := range []*lpBroken{{err: errors.New("broken pipe")}, {panics: true}} {
+	for _, w := range []*brokenWriter{{err: errors.New("broken pipe")}, {panics: true}} {
 		session.send("[1]", "[2]")
 		w.header = http.Header{}
 		func() {
@@ -108,8 +105,8 @@ func TestLongPollAnswerFails(t *testing.T) {
 		session.send("[3]")
 		s.get(token).is(t, 200, "[1]", "[2]", "[3]")
 	}
-	// A session whose client never hears of it ends.
-	w := &lpBroken{header: http.Header{}, err: errors.New("broken pipe")}
+	// A session ends if its client did not receive the token.
+	w := &brokenWriter{header: http.Header{}, err: errors.New("broken pipe")}
 	s.ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 	s.mu.Lock()
 	last := s.sessions[len(s.sessions)-1]
@@ -119,50 +116,54 @@ func TestLongPollAnswerFails(t *testing.T) {
 	}
 }
 
-// A poll that comes while an earlier answer is stuck makes that fail, and gets what was in it, and all in order.
-func TestLongPollTakesOverAStuckAnswer(t *testing.T) {
+// A poll that arrives while an earlier answer is stuck makes that answer fail, and receives its
+// messages in order.
+func TestPollAbortsStuckAnswer(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		session.send("[1]", "[2]")
-		w := &lpBroken{header: http.Header{}, stuck: make(chan struct{}), written: make(chan struct{}), err: errors.New("timeout")}
+		w := &brokenWriter{
+			header:  http.Header{},
+			stuck:   make(chan struct{}),
+			written: make(chan struct{}),
+			err:     errors.New("timeout"),
+		}
 		var wg sync.WaitGroup
 		wg.Go(func() { s.ServeHTTP(w, httptest.NewRequest("GET", "/?token="+token, nil)) })
 		<-w.written
 		session.send("[3]")
 		start := time.Now()
 		s.get(token).is(t, 200, "[1]", "[2]", "[3]")
-		if d := time.Since(start); d != 0 {
-			t.Errorf("after %v", d)
-		}
+		wantAfter(t, start, 0)
 		wg.Wait()
 	})
 }
 
-// A queue that is full ends the session, or drops what may be dropped.
-func TestLongPollSlow(t *testing.T) {
+// A full queue ends the session, or drops frames that may be dropped.
+func TestSlowPolicies(t *testing.T) {
 	t.Parallel()
-	frame := func(i int) *serializer.Frame { // 100 bytes with what a frame counts as
-		return &serializer.Frame{Op: serializer.OpText, Data: []byte(fmt.Sprintf("[%034d]", i))}
+	frame := func(i int) *serializer.Frame { // counts as 100 bytes
+		return textFrame(fmt.Sprintf("[%034d]", i))
 	}
+	all, even := func(int) bool { return true }, func(i int) bool { return i%2 == 0 }
+	late := func(i int) bool { return i >= 5 }
+	dropped := longpoll.Stats{Sessions: 1, Dropped: 3}
 	for _, test := range []struct {
 		policy transport.SlowPolicy
 		drop   func(i int) bool
-		want   []int // what is left of 0 to 7 in a queue for 5
-		errAt  int   // the frame that finds no room
+		want   []int // the frames of 0 to 7 that remain in a queue of 500 bytes
+		errAt  int   // the frame that ends the session, or -1
 		stats  longpoll.Stats
 	}{
-		{transport.Disconnect, func(int) bool { return true }, nil, 5, longpoll.Stats{Slow: 1}},
-		{transport.DropOldest, func(int) bool { return true }, []int{3, 4, 5, 6, 7}, -1, longpoll.Stats{Sessions: 1, Dropped: 3}},
-		{transport.DropNewest, func(int) bool { return true }, []int{0, 1, 2, 3, 4}, -1, longpoll.Stats{Sessions: 1, Dropped: 3}},
-		{transport.DropOldest, func(i int) bool { return i%2 == 0 }, []int{1, 3, 5, 6, 7}, -1, longpoll.Stats{Sessions: 1, Dropped: 3}},
-		{transport.DropOldest, func(i int) bool { return i >= 5 }, []int{0, 1, 2, 3, 4}, -1, longpoll.Stats{Sessions: 1, Dropped: 3}},
+		{transport.Disconnect, all, nil, 5, longpoll.Stats{Slow: 1}},
+		{transport.DropOldest, all, []int{3, 4, 5, 6, 7}, -1, dropped},
+		{transport.DropNewest, all, []int{0, 1, 2, 3, 4}, -1, dropped},
+		{transport.DropOldest, even, []int{1, 3, 5, 6, 7}, -1, dropped},
+		{transport.DropOldest, late, []int{0, 1, 2, 3, 4}, -1, dropped},
 		{transport.DropNewest, func(i int) bool { return i != 6 }, nil, 6, longpoll.Stats{Dropped: 1, Slow: 1}},
 		{transport.DropOldest, func(i int) bool { return i == 5 }, nil, 6, longpoll.Stats{Dropped: 1, Slow: 1}},
 	} {
-		s := newLPServer(t, longpoll.Config{MaxQueue: 500, OnSlow: test.policy})
+		s := newTestServer(t, longpoll.Config{MaxQueue: 500, OnSlow: test.policy})
 		token, session := s.open()
 		for i := range 8 {
 			err := session.Send(frame(i), droppable(test.drop(i)))
@@ -199,10 +200,10 @@ func TestLongPollSlow(t *testing.T) {
 	}
 }
 
-// A frame of any size fits in an empty queue.
-func TestLongPollBigFrame(t *testing.T) {
+// A frame of any size fits into an empty queue.
+func TestLargeFrameInEmptyQueue(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{MaxQueue: 100})
+	s := newTestServer(t, longpoll.Config{MaxQueue: 100})
 	defer s.end()
 	token, session := s.open()
 	big := "[" + strings.Repeat("1", 10_000) + "]"
@@ -212,14 +213,15 @@ func TestLongPollBigFrame(t *testing.T) {
 	}
 }
 
-// Drops, failed answers and polls in any order: what must not be dropped arrives, and nothing arrives out of order.
-func TestLongPollDropsAfterAFailedAnswer(t *testing.T) {
+// With drops, failed answers and polls in any order, frames that must not be dropped arrive, and no
+// frame arrives out of order.
+func TestDropsAndFailedAnswers(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{MaxQueue: 1000, OnSlow: transport.DropOldest})
+	s := newTestServer(t, longpoll.Config{MaxQueue: 1000, OnSlow: transport.DropOldest})
 	defer s.end()
 	token, session := s.open()
 	rnd := rand.New(rand.NewPCG(1, 2))
-	last, pending := -1, []int(nil) // what must still arrive
+	last, pending := -1, []int(nil) // the frames that must still arrive
 	poll := func() {
 		for _, m := range s.get(token).Messages {
 			var n [1]int
@@ -237,7 +239,7 @@ func TestLongPollDropsAfterAFailedAnswer(t *testing.T) {
 	}
 	for i := range 5000 {
 		drop := len(pending) > 8 || rnd.IntN(4) > 0
-		if err := session.Send(&serializer.Frame{Op: serializer.OpText, Data: fmt.Appendf(nil, "[%d]", i)}, droppable(drop)); err != nil {
+		if err := session.Send(textFrame(fmt.Sprintf("[%d]", i)), droppable(drop)); err != nil {
 			t.Fatal(err)
 		}
 		if !drop {
@@ -245,7 +247,7 @@ func TestLongPollDropsAfterAFailedAnswer(t *testing.T) {
 		}
 		switch rnd.IntN(30) {
 		case 0, 1, 2:
-			s.ServeHTTP(&lpBroken{header: http.Header{}, err: errors.New("broken pipe")}, httptest.NewRequest("GET", "/?token="+token, nil))
+			s.getBroken(token)
 		case 3:
 			poll()
 		}
@@ -256,11 +258,12 @@ func TestLongPollDropsAfterAFailedAnswer(t *testing.T) {
 	}
 }
 
-// Many senders, posters and pollers, some of which give up: everything arrives once, in the order of its sender.
-func TestLongPollConcurrently(t *testing.T) {
+// With many senders, POSTs and polls, some of which fail, every message arrives once and in the
+// order of its sender.
+func TestConcurrentRequests(t *testing.T) {
 	t.Parallel()
 	const senders, each = 4, 500
-	s := newLPServer(t, longpoll.Config{Window: 5 * time.Second, MaxQueue: 1 << 24})
+	s := newTestServer(t, longpoll.Config{Window: 5 * time.Second, MaxQueue: 1 << 24})
 	defer s.end()
 	token, session := s.open()
 	running := atomic.Int32{}
@@ -296,11 +299,11 @@ func TestLongPollConcurrently(t *testing.T) {
 				default:
 				}
 				var w http.ResponseWriter = httptest.NewRecorder()
-				if (n+i)%3 == 0 { // fails
-					w = &lpBroken{header: http.Header{}, err: errors.New("broken pipe")}
+				if (n+i)%3 == 0 { // a poll whose answer fails
+					w = &brokenWriter{header: http.Header{}, err: errors.New("broken pipe")}
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-				mu.Lock() // one client, so its polls come one after the other; what came is looked at before the next
+				mu.Lock() // as one client does, which handles an answer before its next poll
 				s.ServeHTTP(w, httptest.NewRequest("GET", "/?token="+token, nil).WithContext(ctx))
 				if r, ok := w.(*httptest.ResponseRecorder); ok && r.Body.Len() > 0 {
 					for _, m := range s.answer(r).Messages {

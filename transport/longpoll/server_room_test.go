@@ -13,7 +13,7 @@ import (
 )
 
 // sendIfRoom sends numbered messages until one finds no room.
-func (s *lpSession) sendIfRoom(t *testing.T, sent *int) {
+func (s *testSession) sendIfRoom(t *testing.T, sent *int) {
 	t.Helper()
 	for {
 		text := fmt.Sprintf("[%d,%q]", *sent, strings.Repeat("x", 1000))
@@ -31,10 +31,8 @@ func (s *lpSession) sendIfRoom(t *testing.T, sent *int) {
 
 func TestDrained(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxQueue: 16 << 10})
-		defer s.end()
-		token, session := s.open()
+	cfg := longpoll.Config{MaxQueue: 16 << 10}
+	withSession(t, cfg, func(t *testing.T, s *testServer, token string, session *testSession) {
 		if !session.Drained(func() { t.Error("called, although the session was drained") }) {
 			t.Fatal("an idle session is not drained")
 		}
@@ -74,7 +72,7 @@ func TestDrained(t *testing.T) {
 func TestDrainedWhenItEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxQueue: 4 << 10})
+		s := newTestServer(t, longpoll.Config{MaxQueue: 4 << 10})
 		_, session := s.open()
 		sent := 0
 		session.sendIfRoom(t, &sent)

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,12 +22,12 @@ import (
 )
 
 // A session ends one and a half to three windows after its last GET began. POSTs do not count.
-func TestLongPollEndsWhenIdle(t *testing.T) {
+func TestIdleSessionEnds(t *testing.T) {
 	t.Parallel()
 	const window = 10 * time.Second
 	for _, test := range []struct {
 		name  string
-		polls []time.Duration // when a GET that is answered at once begins
+		polls []time.Duration // the times of GETs that are answered at once
 		ends  time.Duration
 	}{
 		{"never polled", nil, 15 * time.Second},
@@ -39,13 +38,13 @@ func TestLongPollEndsWhenIdle(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				s := newLPServer(t, longpoll.Config{Window: window})
+				s := newTestServer(t, longpoll.Config{Window: window})
 				defer s.end()
 				start := time.Now()
 				token, session := s.open()
 				var wg sync.WaitGroup
 				defer wg.Wait()
-				wg.Go(func() { // posting all the time
+				wg.Go(func() { // POSTs do not keep the session
 					for s.post(token, "[1]").Status == 200 {
 						time.Sleep(700 * time.Millisecond)
 					}
@@ -64,21 +63,16 @@ func TestLongPollEndsWhenIdle(t *testing.T) {
 				if d != test.ends || d-last < window*3/2 || d-last > 3*window {
 					t.Errorf("ended after %v, %v after the last poll", d, d-last)
 				}
-				if err := session.Send(&serializer.Frame{Op: serializer.OpText}, transport.Delivery{}); !errors.Is(err, transport.ErrClosed) {
-					t.Errorf("send: %v", err)
-				}
+				session.wantEnded(t)
 			})
 		})
 	}
 }
 
-// A client that polls as phoenix.js does keeps its session, and one goroutine less than it has requests: none of the session's own.
-func TestLongPollLives(t *testing.T) {
+// A client that polls as phoenix.js does keeps its session.
+func TestPollingSessionLives(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, _ := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, _ *testSession) {
 		for range 1000 {
 			s.get(token).is(t, 204)
 			time.Sleep(4 * time.Second)
@@ -86,10 +80,10 @@ func TestLongPollLives(t *testing.T) {
 	})
 }
 
-// Close ends the session; a GET then begins another, at once, since there is nobody to wait for.
-func TestLongPollClose(t *testing.T) {
+// Close ends the session. The next GET begins another one at once.
+func TestClose(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	token, session := s.open()
 	session.send("[1]")
@@ -97,15 +91,14 @@ func TestLongPollClose(t *testing.T) {
 	session.Close(transport.CodeRestart, "only the first call counts")
 	err := <-session.closed
 	var closed *transport.CloseError
-	if !errors.As(err, &closed) || *closed != (transport.CloseError{Code: transport.CodeGoingAway, Reason: "disconnected"}) {
+	want := transport.CloseError{Code: transport.CodeGoingAway, Reason: "disconnected"}
+	if !errors.As(err, &closed) || *closed != want {
 		t.Errorf("closed by %v", err)
 	}
-	if err := session.Send(&serializer.Frame{Op: serializer.OpText}, transport.Delivery{}); !errors.Is(err, transport.ErrClosed) {
-		t.Errorf("send: %v", err)
-	}
+	session.wantEnded(t)
 	s.post(token, "[1]").is(t, 410)
 	a := s.get(token)
-	a.is(t, 410) // and what was queued is gone
+	a.is(t, 410) // and the queued frame is dropped
 	if a.Token == token {
 		t.Error("the old token")
 	}
@@ -114,22 +107,17 @@ func TestLongPollClose(t *testing.T) {
 	}
 }
 
-// A poll that waits when its session ends is answered at once, so that the client learns of it by its next poll (Phoenix leaves it
-// waiting). So is one that a later poll superseded.
-func TestLongPollCloseReleasesPolls(t *testing.T) {
+// Close answers the polls that wait, also one that a later poll superseded, so that the client
+// learns of the end from its next poll. Phoenix lets them wait.
+func TestCloseAnswersPolls(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		var wg sync.WaitGroup
 		for range 2 {
 			wg.Go(func() {
 				start := time.Now()
 				s.get(token).is(t, 204)
-				if d := time.Since(start); d != 3*time.Second {
-					t.Errorf("after %v", d)
-				}
+				wantAfter(t, start, 3*time.Second)
 			})
 		}
 		time.Sleep(3 * time.Second)
@@ -139,13 +127,10 @@ func TestLongPollCloseReleasesPolls(t *testing.T) {
 	})
 }
 
-// What was sent just before Close still reaches the poll that waits.
-func TestLongPollCloseBehindAMessage(t *testing.T) {
+// Frames that were sent before Close reach the poll that waits.
+func TestCloseDeliversQueuedFrames(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		var wg sync.WaitGroup
 		wg.Go(func() { s.get(token).is(t, 200, "[1]", "[2]") })
 		synctest.Wait()
@@ -156,18 +141,18 @@ func TestLongPollCloseBehindAMessage(t *testing.T) {
 	})
 }
 
-// Closed comes after the Receive that is running, and no other Receive after it.
-func TestLongPollClosedWaitsForReceive(t *testing.T) {
+// Closed is called after the running Receive has returned, and no further Receive is called.
+func TestClosedFollowsReceive(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
+		s := newTestServer(t, longpoll.Config{})
 		token, session := s.open()
 		session.receive = func(serializer.Op, []byte) error {
 			time.Sleep(time.Second)
 			return nil
 		}
 		var wg sync.WaitGroup
-		wg.Go(func() { s.post(token, "[1]\n[2]").is(t, 410) }) // the second has not been handed on
+		wg.Go(func() { s.post(token, "[1]\n[2]").is(t, 410) }) // the second message is not handled
 		synctest.Wait()
 		wg.Go(func() { s.post(token, "[3]").is(t, 410) })
 		synctest.Wait()
@@ -179,19 +164,14 @@ func TestLongPollClosedWaitsForReceive(t *testing.T) {
 		}
 		wg.Wait()
 		s.Wait()
-		if got := session.received(); !slices.Equal(got, []string{"1:[1]"}) {
-			t.Errorf("got %q", got)
-		}
+		session.wantReceived(t, "1:[1]")
 	})
 }
 
-// Of two polls the later gets the messages; the earlier waits out its window.
-func TestLongPollTwoPolls(t *testing.T) {
+// Of two polls the later one receives the messages. The earlier one waits until its window ends.
+func TestTwoPolls(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		start := time.Now()
 		var wg sync.WaitGroup
 		wg.Go(func() {
@@ -210,22 +190,22 @@ func TestLongPollTwoPolls(t *testing.T) {
 		time.Sleep(time.Second)
 		session.send("[1]")
 		synctest.Wait()
-		session.send("[2]") // which the first poll must not take either
+		session.send("[2]") // the first poll must not take this one either
 		time.Sleep(time.Second)
 		wg.Wait()
 		s.get(token).is(t, 200, "[2]")
 	})
 }
 
-// A panic in connect or while a session begins is a 500 and nothing else.
-func TestLongPollConnectPanics(t *testing.T) {
+// A panic in connect, or in the function that it returns, is answered with 500.
+func TestConnectPanics(t *testing.T) {
 	t.Parallel()
-	var told atomic.Int32
+	var panics atomic.Int32
 	s := longpoll.NewServer(longpoll.Config{OnPanic: func(v any, stack []byte) {
-		if v != "oops" || !strings.Contains(string(stack), "TestLongPollConnectPanics") {
+		if v != "oops" || !strings.Contains(string(stack), "TestConnectPanics") {
 			t.Errorf("%v\n%s", v, stack)
 		}
-		told.Add(1)
+		panics.Add(1)
 	}})
 	for _, connect := range []func() (func(transport.Conn) transport.Session, error){
 		func() (func(transport.Conn) transport.Session, error) { panic("oops") },
@@ -247,13 +227,13 @@ func TestLongPollConnectPanics(t *testing.T) {
 		}
 	}
 	s.Wait()
-	if n := told.Load(); n != 3 {
-		t.Errorf("told of %d panics", n)
+	if n := panics.Load(); n != 3 {
+		t.Errorf("OnPanic was called %d times", n)
 	}
 }
 
-// A goroutine that is ended in connect, while a session begins or in Receive leaves nothing behind.
-func TestLongPollGoexit(t *testing.T) {
+// runtime.Goexit in connect, in the function that it returns, or in Receive leaves nothing behind.
+func TestGoexit(t *testing.T) {
 	t.Parallel()
 	s := longpoll.NewServer(longpoll.Config{})
 	serve := func(r *http.Request, open func(transport.Conn) transport.Session) string {
@@ -274,27 +254,29 @@ func TestLongPollGoexit(t *testing.T) {
 	serve(httptest.NewRequest("GET", "/", nil), func(transport.Conn) transport.Session { runtime.Goexit(); return nil })
 	s.Wait()
 
-	session := &lpSession{closed: make(chan error, 1)}
+	session := &testSession{closed: make(chan error, 1)}
 	session.receive = func(serializer.Op, []byte) error { runtime.Goexit(); return nil }
-	var a lpAnswer
+	var a testAnswer
 	text := serve(httptest.NewRequest("GET", "/", nil), func(transport.Conn) transport.Session { return session })
 	if err := json.Unmarshal([]byte(text), &a); err != nil {
 		t.Fatal(err)
 	}
-	if text := serve(httptest.NewRequest("POST", "/?token="+a.Token, strings.NewReader("[1]")), nil); text != `{"status":408}` {
+	post := httptest.NewRequest("POST", "/?token="+a.Token, strings.NewReader("[1]"))
+	if text := serve(post, nil); text != `{"status":408}` {
 		t.Errorf("got %q", text)
 	}
-	if err := <-session.closed; lpCode(err) != transport.CodeInternal || errors.As(err, new(*safecall.PanicError)) {
+	if err := <-session.closed; closeCode(err) != transport.CodeInternal || errors.As(err, new(*safecall.PanicError)) {
 		t.Errorf("closed by %v", err)
 	}
 	s.Wait()
 }
 
-// A Session may close its connection while it begins: the server is going down. The client is told to come back.
-func TestLongPollCloseWhileItBegins(t *testing.T) {
+// A Session may close its connection while it is made, because the server shuts down. The client is
+// asked to retry.
+func TestCloseBeforeSessionBegins(t *testing.T) {
 	t.Parallel()
 	s := longpoll.NewServer(longpoll.Config{})
-	session := &lpSession{closed: make(chan error, 1)}
+	session := &testSession{closed: make(chan error, 1)}
 	w := httptest.NewRecorder()
 	s.Serve(w, httptest.NewRequest("GET", "/", nil), func() (func(transport.Conn) transport.Session, error) {
 		return func(c transport.Conn) transport.Session {
@@ -305,16 +287,16 @@ func TestLongPollCloseWhileItBegins(t *testing.T) {
 	if w.Code != 503 {
 		t.Errorf("got %d %q", w.Code, w.Body)
 	}
-	if err := <-session.closed; lpCode(err) != transport.CodeRestart {
+	if err := <-session.closed; closeCode(err) != transport.CodeRestart {
 		t.Errorf("closed by %v", err)
 	}
 	s.Wait()
 }
 
-// A client that has gone away while connect ran gets no session.
-func TestLongPollGoneBeforeItBegins(t *testing.T) {
+// A client that disconnects while connect runs gets no session.
+func TestDisconnectDuringConnect(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	s.getWith(ctx, "")
@@ -323,18 +305,18 @@ func TestLongPollGoneBeforeItBegins(t *testing.T) {
 	}
 }
 
-// A panic in Receive ends the session; one in Closed ends nothing else.
-func TestLongPollSessionPanics(t *testing.T) {
+// A panic in Receive ends the session. A panic in Closed ends nothing else.
+func TestSessionPanics(t *testing.T) {
 	t.Parallel()
-	told := make(chan any, 1)
-	s := longpoll.NewServer(longpoll.Config{OnPanic: func(v any, _ []byte) { told <- v; panic("in OnPanic") }})
+	panics := make(chan any, 1)
+	s := longpoll.NewServer(longpoll.Config{OnPanic: func(v any, _ []byte) { panics <- v; panic("in OnPanic") }})
 	closed := make(chan error, 1)
 	connect := func() (func(transport.Conn) transport.Session, error) {
-		return func(transport.Conn) transport.Session { return lpPanics{closed} }, nil
+		return func(transport.Conn) transport.Session { return panickingSession{closed} }, nil
 	}
 	w := httptest.NewRecorder()
 	s.Serve(w, httptest.NewRequest("GET", "/", nil), connect)
-	var a lpAnswer
+	var a testAnswer
 	if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
 		t.Fatal(err)
 	}
@@ -346,31 +328,34 @@ func TestLongPollSessionPanics(t *testing.T) {
 		}
 	}
 	var p *safecall.PanicError
-	if err := <-closed; !errors.As(err, &p) || p.Value != "in Receive" || !strings.Contains(string(p.Stack), "lpPanics") || lpCode(err) != transport.CodeInternal {
+	err := <-closed
+	if !errors.As(err, &p) || p.Value != "in Receive" || !strings.Contains(string(p.Stack), "panickingSession") {
 		t.Errorf("closed by %v", err)
 	}
-	if v := <-told; v != "in Closed" {
-		t.Errorf("told of %v", v)
+	if closeCode(err) != transport.CodeInternal {
+		t.Errorf("closed with code %d", closeCode(err))
+	}
+	if v := <-panics; v != "in Closed" {
+		t.Errorf("OnPanic received %v", v)
 	}
 	s.Wait()
 }
 
-type lpPanics struct{ closed chan error }
+type panickingSession struct{ closed chan error }
 
-func (lpPanics) Receive(serializer.Op, []byte) error { panic("in Receive") }
+func (panickingSession) Receive(serializer.Op, []byte) error { panic("in Receive") }
 
-func (p lpPanics) Closed(err error) { p.closed <- err; panic("in Closed") }
+func (p panickingSession) Closed(err error) { p.closed <- err; panic("in Closed") }
 
-// Wait waits for Closed.
-func TestLongPollWait(t *testing.T) {
+func TestWaitAwaitsClosed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		s := longpoll.NewServer(longpoll.Config{})
-		s.Wait() // for nothing
+		s.Wait() // returns at once
 		w := httptest.NewRecorder()
 		var conn transport.Conn
 		s.Serve(w, httptest.NewRequest("GET", "/", nil), func() (func(transport.Conn) transport.Session, error) {
-			return func(c transport.Conn) transport.Session { conn = c; return lpLingers{} }, nil
+			return func(c transport.Conn) transport.Session { conn = c; return lingeringSession{} }, nil
 		})
 		start := time.Now()
 		go func() {
@@ -378,22 +363,22 @@ func TestLongPollWait(t *testing.T) {
 			conn.Close(transport.CodeRestart, "")
 		}()
 		s.Wait()
-		if d := time.Since(start); d != 6*time.Second {
-			t.Errorf("after %v", d)
-		}
+		wantAfter(t, start, 6*time.Second)
 	})
 }
 
-type lpLingers struct{}
+type lingeringSession struct{}
 
-func (lpLingers) Receive(serializer.Op, []byte) error { return nil }
+func (lingeringSession) Receive(serializer.Op, []byte) error { return nil }
 
-func (lpLingers) Closed(error) { time.Sleep(5 * time.Second) }
+func (lingeringSession) Closed(error) { time.Sleep(5 * time.Second) }
 
-// Polls at once, sessions that begin and end, senders under way: nothing is torn, nothing is left. For the race detector.
-func TestLongPollChaos(t *testing.T) {
+// Concurrent polls, POSTs and senders, and sessions that begin and end, for the race detector.
+func TestConcurrentSessions(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{Window: 5 * time.Millisecond, MaxQueue: 2000, OnSlow: transport.DropOldest, MaxSessions: 50})
+	s := newTestServer(t, longpoll.Config{
+		Window: 5 * time.Millisecond, MaxQueue: 2000, OnSlow: transport.DropOldest, MaxSessions: 50,
+	})
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
@@ -404,7 +389,7 @@ func TestLongPollChaos(t *testing.T) {
 					continue
 				}
 				s.mu.Lock()
-				session := s.sessions[rnd.IntN(len(s.sessions))] // anybody's
+				session := s.sessions[rnd.IntN(len(s.sessions))] // of any goroutine
 				s.mu.Unlock()
 				var inner sync.WaitGroup
 				for range 2 {

@@ -21,29 +21,43 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// lpServer is a LongPoll whose sessions are in the test's hands.
-type lpServer struct {
+// testServer is a Server that keeps its sessions for the test.
+type testServer struct {
 	t *testing.T
 	*longpoll.Server
 	refuse error
 
 	mu       sync.Mutex
-	sessions []*lpSession
+	sessions []*testSession
 }
 
-func newLPServer(t *testing.T, cfg longpoll.Config) *lpServer {
-	return &lpServer{t: t, Server: longpoll.NewServer(cfg)}
+func newTestServer(t *testing.T, cfg longpoll.Config) *testServer {
+	return &testServer{t: t, Server: longpoll.NewServer(cfg)}
 }
 
-// ServeHTTP makes it an http.Handler.
-func (s *lpServer) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, s.connect) }
+// withSession runs f in virtual time, with a server and one session on it.
+func withSession(
+	t *testing.T, cfg longpoll.Config, f func(t *testing.T, s *testServer, token string, session *testSession),
+) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		s := newTestServer(t, cfg)
+		defer s.end()
+		token, session := s.open()
+		f(t, s, token, session)
+	})
+}
 
-func (s *lpServer) connect() (func(transport.Conn) transport.Session, error) {
+// ServeHTTP implements http.Handler.
+func (s *testServer) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.Serve(w, r, s.connect) }
+
+// connect is the connect function of Serve.
+func (s *testServer) connect() (func(transport.Conn) transport.Session, error) {
 	if s.refuse != nil {
 		return nil, s.refuse
 	}
 	return func(c transport.Conn) transport.Session {
-		session := &lpSession{Conn: c, closed: make(chan error, 2)}
+		session := &testSession{Conn: c, closed: make(chan error, 2)}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.sessions = append(s.sessions, session)
@@ -52,7 +66,7 @@ func (s *lpServer) connect() (func(transport.Conn) transport.Session, error) {
 }
 
 // end closes all sessions and waits for them.
-func (s *lpServer) end() {
+func (s *testServer) end() {
 	s.mu.Lock()
 	for _, session := range s.sessions {
 		session.Close(transport.CodeRestart, "")
@@ -64,8 +78,8 @@ func (s *lpServer) end() {
 	}
 }
 
-// lpSession is a Session that keeps what it gets.
-type lpSession struct {
+// testSession is a Session that records its messages.
+type testSession struct {
 	transport.Conn
 	receive func(op serializer.Op, data []byte) error
 	closed  chan error
@@ -74,7 +88,7 @@ type lpSession struct {
 	got []string
 }
 
-func (s *lpSession) Receive(op serializer.Op, data []byte) error {
+func (s *testSession) Receive(op serializer.Op, data []byte) error {
 	var err error
 	if s.receive != nil {
 		err = s.receive(op, data)
@@ -85,23 +99,44 @@ func (s *lpSession) Receive(op serializer.Op, data []byte) error {
 	return err
 }
 
-func (s *lpSession) Closed(err error) { s.closed <- err }
+func (s *testSession) Closed(err error) { s.closed <- err }
 
-func (s *lpSession) received() []string {
+func (s *testSession) received() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.got)
 }
 
-// send sends text frames.
-func (s *lpSession) send(texts ...string) {
+// send sends text frames, as a broadcast does.
+func (s *testSession) send(texts ...string) {
 	for _, text := range texts {
-		s.Send(&serializer.Frame{Op: serializer.OpText, Data: []byte(text)}, transport.Delivery{})
+		s.Send(textFrame(text), transport.Delivery{})
 	}
 }
 
-// lpAnswer is an answer as a client sees it.
-type lpAnswer struct {
+// wantReceived checks the messages that the session has received.
+func (s *testSession) wantReceived(t *testing.T, want ...string) {
+	t.Helper()
+	if got := s.received(); !slices.Equal(got, want) {
+		t.Errorf("received %q, want %q", got, want)
+	}
+}
+
+// wantEnded checks that the session accepts no frames.
+func (s *testSession) wantEnded(t *testing.T) {
+	t.Helper()
+	if err := s.Send(textFrame("[]"), transport.Delivery{}); !errors.Is(err, transport.ErrClosed) {
+		t.Errorf("send: %v", err)
+	}
+}
+
+// textFrame returns a text frame.
+func textFrame(text string) *serializer.Frame {
+	return &serializer.Frame{Op: serializer.OpText, Data: []byte(text)}
+}
+
+// testAnswer is an answer to a client.
+type testAnswer struct {
 	http     int
 	header   http.Header
 	body     string
@@ -110,16 +145,18 @@ type lpAnswer struct {
 	Messages []string
 }
 
-func (a lpAnswer) is(t *testing.T, status int, messages ...string) {
+// is checks that the answer has HTTP status 200, the given status and messages.
+func (a testAnswer) is(t *testing.T, status int, messages ...string) {
 	t.Helper()
 	if a.http != 200 || a.Status != status || !slices.Equal(a.Messages, messages) {
 		t.Errorf("got %d %.200q, want status %d and %.100q", a.http, a.body, status, messages)
 	}
 }
 
-func (s *lpServer) answer(w *httptest.ResponseRecorder) lpAnswer {
+// answer parses an answer and checks the headers that all answers have.
+func (s *testServer) answer(w *httptest.ResponseRecorder) testAnswer {
 	s.t.Helper()
-	a := lpAnswer{http: w.Code, header: w.Result().Header, body: w.Body.String()}
+	a := testAnswer{http: w.Code, header: w.Result().Header, body: w.Body.String()}
 	if a.body != "" {
 		if err := json.Unmarshal(w.Body.Bytes(), &a); err != nil {
 			s.t.Errorf("%q: %v", a.body, err)
@@ -140,7 +177,8 @@ func (s *lpServer) answer(w *httptest.ResponseRecorder) lpAnswer {
 	return a
 }
 
-func (s *lpServer) do(method, query string, header http.Header, body io.Reader) lpAnswer {
+// do makes a request.
+func (s *testServer) do(method, query string, header http.Header, body io.Reader) testAnswer {
 	s.t.Helper()
 	w, r := httptest.NewRecorder(), httptest.NewRequest(method, "/socket/longpoll?"+query, body)
 	for k, v := range header {
@@ -150,31 +188,37 @@ func (s *lpServer) do(method, query string, header http.Header, body io.Reader) 
 	return s.answer(w)
 }
 
-func (s *lpServer) get(token string) lpAnswer {
+func (s *testServer) get(token string) testAnswer {
 	s.t.Helper()
 	return s.do("GET", "vsn=2.0.0&token="+token, nil, nil)
 }
 
-// getWith is get with a context.
-func (s *lpServer) getWith(ctx context.Context, token string) lpAnswer {
+// getWith is get with a context. It returns an empty answer if the context ended before.
+func (s *testServer) getWith(ctx context.Context, token string) testAnswer {
 	s.t.Helper()
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, httptest.NewRequest("GET", "/socket/longpoll?token="+token, nil).WithContext(ctx))
 	if ctx.Err() != nil && w.Body.Len() == 0 {
-		return lpAnswer{}
+		return testAnswer{}
 	}
 	return s.answer(w)
 }
 
-var lpBatch = http.Header{"Content-Type": {"application/x-ndjson"}}
+// getBroken makes a poll whose answer cannot be written.
+func (s *testServer) getBroken(token string) {
+	w := &brokenWriter{header: http.Header{}, err: errors.New("broken pipe")}
+	s.ServeHTTP(w, httptest.NewRequest("GET", "/?token="+token, nil))
+}
 
-func (s *lpServer) post(token, body string) lpAnswer {
+var batchHeader = http.Header{"Content-Type": {"application/x-ndjson"}}
+
+func (s *testServer) post(token, body string) testAnswer {
 	s.t.Helper()
-	return s.do("POST", "vsn=2.0.0&token="+token, lpBatch, strings.NewReader(body))
+	return s.do("POST", "vsn=2.0.0&token="+token, batchHeader, strings.NewReader(body))
 }
 
 // open begins a session.
-func (s *lpServer) open() (token string, session *lpSession) {
+func (s *testServer) open() (token string, session *testSession) {
 	s.t.Helper()
 	a := s.do("GET", "vsn=2.0.0&", nil, nil)
 	a.is(s.t, 410)
@@ -186,7 +230,8 @@ func (s *lpServer) open() (token string, session *lpSession) {
 	return a.Token, s.sessions[len(s.sessions)-1]
 }
 
-func lpCode(err error) int {
+// closeCode returns the code of a CloseError, or 0.
+func closeCode(err error) int {
 	var closed *transport.CloseError
 	if errors.As(err, &closed) {
 		return closed.Code
@@ -194,12 +239,14 @@ func lpCode(err error) int {
 	return 0
 }
 
-// The first GET begins a session.
-func TestLongPollOpens(t *testing.T) {
+// A GET without a valid token begins a session.
+func TestFirstGetBeginsSession(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
-	for _, query := range []string{"", "vsn=2.0.0&", "token=", "token=bad", "token[]=x", "token=%00%01", "token=" + strings.Repeat("A", 5000)} {
+	for _, query := range []string{
+		"", "vsn=2.0.0&", "token=", "token=bad", "token[]=x", "token=%00%01", "token=" + strings.Repeat("A", 5000),
+	} {
 		a := s.do("GET", query, nil, nil)
 		a.is(t, 410)
 		if want := `{"status":410,"token":"` + a.Token + `","messages":[]}`; a.Token == "" || a.body != want {
@@ -214,8 +261,8 @@ func TestLongPollOpens(t *testing.T) {
 	}
 }
 
-// What connect may ask for instead. No session is left.
-func TestLongPollRefused(t *testing.T) {
+// An error of connect determines the answer, and no session is left.
+func TestRefusedConnect(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		err  error
@@ -226,7 +273,7 @@ func TestLongPollRefused(t *testing.T) {
 		{fmt.Errorf("down: %w", longpoll.StatusError(503)), 503, ""},
 		{longpoll.StatusError(500), 500, ""},
 	} {
-		s := newLPServer(t, longpoll.Config{})
+		s := newTestServer(t, longpoll.Config{})
 		s.refuse = test.err
 		a := s.get("")
 		if a.http != test.http || a.body != test.body || a.header.Get("Retry-After") != "" {
@@ -236,10 +283,10 @@ func TestLongPollRefused(t *testing.T) {
 	}
 }
 
-// A bad origin, whatever the method.
-func TestLongPollRefusesAnOrigin(t *testing.T) {
+// Refuse answers any method with the status 403 of the protocol.
+func TestRefuse(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	w := httptest.NewRecorder()
 	s.Refuse(w, httptest.NewRequest("POST", "/", nil), nil)
 	if a := s.answer(w); a.http != 200 || a.body != `{"status":403}` {
@@ -247,19 +294,26 @@ func TestLongPollRefusesAnOrigin(t *testing.T) {
 	}
 }
 
-// A preflight.
-func TestLongPollPreflight(t *testing.T) {
+func TestPreflight(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	for _, test := range []struct {
 		ask  []string
 		want string
-	}{{nil, ""}, {[]string{"content-type, x-phoenix-longpoll-token"}, "content-type, x-phoenix-longpoll-token"}, {[]string{"a", "b"}, "a, b"}} {
+	}{
+		{nil, ""},
+		{[]string{"content-type, x-phoenix-longpoll-token"}, "content-type, x-phoenix-longpoll-token"},
+		{[]string{"a", "b"}, "a, b"},
+	} {
 		a := s.do("OPTIONS", "", http.Header{"Access-Control-Request-Headers": test.ask}, nil)
 		if a.http != 200 || a.body != "" {
 			t.Errorf("got %d %q", a.http, a.body)
 		}
-		for k, want := range map[string]string{"Access-Control-Allow-Headers": test.want, "Access-Control-Allow-Methods": "get, post, options", "Access-Control-Max-Age": "3600"} {
+		for k, want := range map[string]string{
+			"Access-Control-Allow-Headers": test.want,
+			"Access-Control-Allow-Methods": "get, post, options",
+			"Access-Control-Max-Age":       "3600",
+		} {
 			if got, ok := a.header[k]; !ok || got[0] != want {
 				t.Errorf("%s: %q, want %q", k, got, want)
 			}
@@ -267,10 +321,9 @@ func TestLongPollPreflight(t *testing.T) {
 	}
 }
 
-// Other methods.
-func TestLongPollOtherMethods(t *testing.T) {
+func TestOtherMethods(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	for _, method := range []string{"HEAD", "PUT", "DELETE", "PATCH", "get", "CONNECT"} {
 		if a := s.do(method, "", nil, nil); a.http != 400 || a.body != "" {
 			t.Errorf("%s: got %d %q", method, a.http, a.body)
@@ -279,10 +332,10 @@ func TestLongPollOtherMethods(t *testing.T) {
 	s.end()
 }
 
-// A GET takes all that is queued, in order. Binary frames are base64 (a deliberate difference).
-func TestLongPollDelivers(t *testing.T) {
+// A GET takes all queued frames, in order. Binary frames are base64, which differs from Phoenix.
+func TestGetTakesAllFrames(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	token, session := s.open()
 	session.send(`["1"]`, `["2"]`)
@@ -296,20 +349,17 @@ func TestLongPollDelivers(t *testing.T) {
 	s.get(token).is(t, 200, `["3"]`)
 }
 
-// An empty poll lasts for its window.
-func TestLongPollEmpty(t *testing.T) {
+func TestEmptyPollLastsWindow(t *testing.T) {
 	t.Parallel()
 	for cfg, window := range map[time.Duration]time.Duration{0: 10 * time.Second, time.Second: time.Second} {
-		synctest.Test(t, func(t *testing.T) {
-			s := newLPServer(t, longpoll.Config{Window: cfg})
-			defer s.end()
-			token, _ := s.open()
+		withSession(t, longpoll.Config{Window: cfg}, func(t *testing.T, s *testServer, token string, _ *testSession) {
 			for range 3 {
 				start := time.Now()
 				a := s.get(token)
 				a.is(t, 204)
-				if d := time.Since(start); d != window || a.Token != token || a.body != `{"status":204,"token":"`+token+`","messages":[]}` {
-					t.Errorf("after %v: %s", d, a.body)
+				wantAfter(t, start, window)
+				if a.Token != token || a.body != `{"status":204,"token":"`+token+`","messages":[]}` {
+					t.Error(a.body)
 				}
 			}
 		})
@@ -317,28 +367,24 @@ func TestLongPollEmpty(t *testing.T) {
 }
 
 // A poll that waits returns with the first message.
-func TestLongPollWakes(t *testing.T) {
+func TestFrameEndsPoll(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{})
-		defer s.end()
-		token, session := s.open()
+	withSession(t, longpoll.Config{}, func(t *testing.T, s *testServer, token string, session *testSession) {
 		go func() {
 			time.Sleep(3 * time.Second)
 			session.send(`["1"]`)
 		}()
 		start := time.Now()
 		s.get(token).is(t, 200, `["1"]`)
-		if d := time.Since(start); d != 3*time.Second {
-			t.Errorf("after %v", d)
-		}
+		wantAfter(t, start, 3*time.Second)
 	})
 }
 
-// The token comes in the header, or in the query; the header wins, also if it is bad or empty.
-func TestLongPollWhereTheTokenIs(t *testing.T) {
+// The token is in the header or in the query. The header takes precedence, even if it is invalid or
+// empty.
+func TestTokenInHeaderOrQuery(t *testing.T) {
 	t.Parallel()
-	s := newLPServer(t, longpoll.Config{})
+	s := newTestServer(t, longpoll.Config{})
 	defer s.end()
 	token, _ := s.open()
 	for _, test := range []struct {
@@ -365,7 +411,7 @@ func TestLongPollWhereTheTokenIs(t *testing.T) {
 			t.Errorf("POST, %s: got %q", test.name, a.body)
 		}
 	}
-	// The same for GET, where a bad token begins a new session.
+	// With a GET, an invalid token begins a new session.
 	_, session := s.open()
 	session.send("[1]")
 	a := s.do("GET", "token="+token, http.Header{"X-Phoenix-Longpoll-Token": {"bad"}}, nil)
@@ -375,13 +421,10 @@ func TestLongPollWhereTheTokenIs(t *testing.T) {
 	}
 }
 
-// A token expires.
-func TestLongPollTokenExpires(t *testing.T) {
+func TestSessionTokenExpires(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{TokenMaxAge: time.Minute})
-		defer s.end()
-		token, _ := s.open()
+	cfg := longpoll.Config{TokenMaxAge: time.Minute}
+	withSession(t, cfg, func(t *testing.T, s *testServer, token string, _ *testSession) {
 		for range 6 {
 			s.get(token).is(t, 204)
 		}
@@ -392,11 +435,12 @@ func TestLongPollTokenExpires(t *testing.T) {
 	})
 }
 
-// A client beyond MaxSessions is told to come back later; a place is free again once a session has ended.
-func TestLongPollMaxSessions(t *testing.T) {
+// A session beyond MaxSessions is refused with Retry-After. A place is free again when a session
+// has ended.
+func TestMaxSessions(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		s := newLPServer(t, longpoll.Config{MaxSessions: 2})
+		s := newTestServer(t, longpoll.Config{MaxSessions: 2})
 		defer s.end()
 		_, first := s.open()
 		token, _ := s.open()
@@ -411,7 +455,7 @@ func TestLongPollMaxSessions(t *testing.T) {
 	})
 }
 
-// droppable returns how a frame is sent that may be dropped, or may not.
+// droppable returns the delivery of a frame that may be dropped, or must not be.
 func droppable(drop bool) transport.Delivery {
 	if drop {
 		return transport.Delivery{}
@@ -419,6 +463,7 @@ func droppable(drop bool) transport.Delivery {
 	return transport.Delivery{Policy: transport.Disconnect}
 }
 
+// wantAfter checks the time since start.
 func wantAfter(t *testing.T, start time.Time, want time.Duration) {
 	t.Helper()
 	if d := time.Since(start); d != want {

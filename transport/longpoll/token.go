@@ -91,8 +91,8 @@ func (t *tokens) sign(c claims) string {
 	return tokenText.EncodeToString(s.raw[:])
 }
 
-// verify returns the claims of a token. It reports whether the token was signed with this key and is
-// not older than maxAge.
+// verify returns the claims of a token. It reports whether the token was signed with this key and
+// is not older than maxAge.
 func (t *tokens) verify(token string, now time.Time, maxAge time.Duration) (c claims, ok bool) {
 	if len(token) != tokenLength { // this also excludes line breaks, which base64 would ignore
 		return claims{}, false

@@ -10,23 +10,23 @@ func testClaims() claims {
 	return claims{issued: 1_800_000_000, node: newTokenID(), session: newTokenID()}
 }
 
-func TestTokenSaysWhatWasSigned(t *testing.T) {
+func TestTokenHasSignedClaims(t *testing.T) {
 	t.Parallel()
 	keys := newTokens([]byte("secret"))
 	want := testClaims()
 	token := keys.sign(want)
-	if len(token) != tokenLength || strings.Trim(token, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") != "" {
+	const alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+	if len(token) != tokenLength || strings.Trim(token, alphabet) != "" {
 		t.Errorf("%q does not fit in a URL or is not %d long", token, tokenLength)
 	}
 	at := time.Unix(want.issued, 0)
-	for _, k := range []*tokens{keys, newTokens([]byte("secret"))} { // any node with the secret
+	for _, k := range []*tokens{keys, newTokens([]byte("secret"))} { // as on another node with the secret
 		if got, ok := k.verify(token, at, time.Hour); !ok || got != want {
 			t.Errorf("got %+v, %v", got, ok)
 		}
 	}
 }
 
-// A token expires.
 func TestTokenExpires(t *testing.T) {
 	t.Parallel()
 	keys := newTokens(nil)
@@ -43,8 +43,9 @@ func TestTokenExpires(t *testing.T) {
 	}
 }
 
-// Every text but the one that was issued is refused, also those that base64 would read as the same bytes.
-func TestTokenForged(t *testing.T) {
+// Any text except the issued token is refused, including those that base64 decodes to the same
+// bytes.
+func TestForgedTokens(t *testing.T) {
 	t.Parallel()
 	keys := newTokens([]byte("secret"))
 	c := testClaims()
@@ -81,7 +82,7 @@ func TestTokenForged(t *testing.T) {
 	refuse("of another version", tokenText.EncodeToString(future.raw[:]))
 }
 
-func TestTokenCosts(t *testing.T) {
+func TestTokenAllocations(t *testing.T) {
 	keys := newTokens([]byte("secret"))
 	c := testClaims()
 	token := keys.sign(c)
@@ -90,12 +91,12 @@ func TestTokenCosts(t *testing.T) {
 		if _, ok := keys.verify(token, at, time.Hour); !ok {
 			t.Fatal("refused")
 		}
-	}); n > 3 { // 0, but the race detector empties pools now and then
+	}); n > 3 { // normally none, but the race detector empties pools
 		t.Errorf("%v allocations to check a token", n)
 	}
 }
 
-// A token is accepted only if it was issued, whatever it looks like.
+// Only the issued token is accepted.
 func FuzzToken(f *testing.F) {
 	keys := newTokens([]byte("secret"))
 	c := claims{issued: 1_800_000_000}
