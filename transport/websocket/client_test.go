@@ -329,7 +329,8 @@ func TestClientWSGarbage(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector: writers, a server that pings and echoes, a reader, counters.
+// Everything at once, for the race detector: writers, a server that pings and echoes, a reader,
+// counters.
 func TestClientWSConcurrent(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(transporttest.WebSocketHandler(func(c *websocket.Conn, r *http.Request) {

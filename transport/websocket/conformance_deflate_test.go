@@ -52,7 +52,8 @@ func deflatedFinal(s string) string {
 	return b.String() + "\x00"
 }
 
-// Autobahn 12: compression. RFC 7692. What comes back may be compressed or not; the case says what it is when inflated.
+// Autobahn 12: compression. RFC 7692. What comes back may be compressed or not; the case says what
+// it is when inflated.
 func TestConformance12Deflate(t *testing.T) {
 	t.Parallel()
 	const z = rsv1
@@ -110,7 +111,8 @@ func TestConformance12Deflate(t *testing.T) {
 	})
 }
 
-// secondWithContext is s as the second of two equal messages of a client that keeps its window: it refers to the first.
+// secondWithContext is s as the second of two equal messages of a client that keeps its window: it
+// refers to the first.
 func secondWithContext(s string) string {
 	var b bytes.Buffer
 	w, err := flate.NewWriterDict(&b, flate.BestCompression, []byte(s+s))
@@ -146,8 +148,8 @@ func TestConformance12NoContextTakeover(t *testing.T) {
 	})
 }
 
-// Autobahn 13: offers of compression. RFC 7692, 5 and 7.1: an offer that is wrong or cannot be met is declined, the next is looked at, and the
-// connection works either way.
+// Autobahn 13: offers of compression. RFC 7692, 5 and 7.1: an offer that is wrong or cannot be met
+// is declined, the next is looked at, and the connection works either way.
 func TestConformance13Offers(t *testing.T) {
 	t.Parallel()
 	const answer = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"

@@ -18,7 +18,8 @@ func fragmented(op byte, s string, n int) (all []byte) {
 	return append(all, f(first|fin, s)...)
 }
 
-// Autobahn 9: limits and performance. Its time limits are not checked here: that everything comes back is.
+// Autobahn 9: limits and performance. Its time limits are not checked here: that everything comes
+// back is.
 func TestConformance09Limits(t *testing.T) {
 	const most = 4 << 20
 	var cases []conformCase

@@ -13,11 +13,14 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// The suite in wsconformance_*_test.go goes through the categories of the Autobahn test suite for servers, whose numbers stand in the names of the
-// tests: framing, pings and pongs, reserved bits, opcodes, fragmentation, UTF-8, closing, limits, auto-fragmentation, compression. The server under
-// test echoes. Every connection must end as the table says: with the code of the violation, or else in good order, and with nothing unexpected before.
+// The suite in wsconformance_*_test.go goes through the categories of the Autobahn test suite for
+// servers, whose numbers stand in the names of the tests: framing, pings and pongs, reserved bits,
+// opcodes, fragmentation, UTF-8, closing, limits, auto-fragmentation, compression. The server under
+// test echoes. Every connection must end as the table says: with the code of the violation, or else
+// in good order, and with nothing unexpected before.
 //
-// What differs from what Autobahn calls OK, and why it stays so. The cases say "deviates" in their names:
+// What differs from what Autobahn calls OK, and why it stays so. The cases say "deviates" in their
+// names:
 //
 //   - Text that is no UTF-8 is refused at the end of its message, not as soon as that can be known (Autobahn's non-strict): the library gives a
 //     message piece by piece but not its fragments, and a channel message is of use only as a whole. It is never delivered.
@@ -177,7 +180,8 @@ func TestConformance02Pings(t *testing.T) {
 	})
 }
 
-// Autobahn 3: reserved bits. RFC 6455, 5.2: they must be 0 without an extension that says otherwise.
+// Autobahn 3: reserved bits. RFC 6455, 5.2: they must be 0 without an extension that says
+// otherwise.
 func TestConformance03Reserved(t *testing.T) {
 	var cases []conformCase
 	for rsv := byte(1); rsv <= 7; rsv++ {

@@ -16,8 +16,9 @@ func octets(s string) (all []byte) {
 	return append(all, f(fin|opCont, "")...)
 }
 
-// Autobahn 6: UTF-8. RFC 6455, 8.1: text that is none fails the connection, with 1007. Each is sent in one frame, in one frame an octet at a time, an
-// octet in a fragment, and in two fragments with the cut at every place.
+// Autobahn 6: UTF-8. RFC 6455, 8.1: text that is none fails the connection, with 1007. Each is sent
+// in one frame, in one frame an octet at a time, an octet in a fragment, and in two fragments with
+// the cut at every place.
 func TestConformance06UTF8(t *testing.T) {
 	var cases []conformCase
 	add := func(name, s string, code int) {

@@ -27,7 +27,8 @@ func (e *echo) Receive(op serializer.Op, data []byte) error {
 
 func (e *echo) Closed(err error) { e.end <- err }
 
-// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients close.
+// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients
+// close.
 func serveEcho() (url string, end func()) {
 	ws := websocket.NewServer(websocket.Config{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -39,7 +40,8 @@ func serveEcho() (url string, end func()) {
 	}
 }
 
-// Below sockets and channels there are frames. A server's end hands them to a Session, for each connection its own.
+// Below sockets and channels there are frames. A server's end hands them to a Session, for each
+// connection its own.
 func ExampleServer() {
 	ws := websocket.NewServer(websocket.Config{Compress: true, MaxMessage: 64 << 10})
 	end := make(chan error, 1)

@@ -21,8 +21,9 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// TestWebSocketLoad is not a test: the benchmarks start it as the process that their clients live in. As many as it is told connect, then do as it is
-// told: read, and tell the parent of each round that all have read, or answer each message with another.
+// TestWebSocketLoad is not a test: the benchmarks start it as the process that their clients live
+// in. As many as it is told connect, then do as it is told: read, and tell the parent of each round
+// that all have read, or answer each message with another.
 func TestWebSocketLoad(t *testing.T) {
 	addr := os.Getenv("BENNU_TEST_LOAD_ON")
 	if addr == "" {
@@ -105,8 +106,9 @@ func (l *load) rounds() int {
 	return int(binary.BigEndian.Uint64(n[:]))
 }
 
-// BenchmarkWebSocketFanOut sends one frame of 128 bytes to 1,000 clients of another process. The figures to look at are the server's CPU time for each
-// message that is delivered, and how much goes out in one system call.
+// BenchmarkWebSocketFanOut sends one frame of 128 bytes to 1,000 clients of another process. The
+// figures to look at are the server's CPU time for each message that is delivered, and how much
+// goes out in one system call.
 func BenchmarkWebSocketFanOut(b *testing.B) {
 	const n, payload = 1000, 128
 	for _, window := range []int{1, 16} {
@@ -150,7 +152,8 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 	}
 }
 
-// BenchmarkWebSocketEcho has clients of another process send a message and wait for it to come back.
+// BenchmarkWebSocketEcho has clients of another process send a message and wait for it to come
+// back.
 func BenchmarkWebSocketEcho(b *testing.B) {
 	for _, n := range []int{1, 200} {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {

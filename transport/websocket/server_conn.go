@@ -3,16 +3,13 @@ package websocket
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-	"unicode/utf8"
 
 	"github.com/coder/websocket"
 
@@ -27,80 +24,66 @@ const (
 	opPong  serializer.Op = 10
 )
 
-// maxCloseReason is what fits in a close frame.
-const maxCloseReason = 123
+// errSlow is the reason for the end of a connection whose client read nothing for WriteTimeout.
+var errSlow = fmt.Errorf("websocket: write timed out: %w", transport.ErrFull)
 
-// errSlow is the reason of a connection's end when the client took nothing for too long.
-var errSlow = fmt.Errorf("nothing could be written for too long: %w", transport.ErrFull)
-
-// connState is how far a connection has come. It only grows.
+// connState is the state of a connection. It only grows.
 type connState uint32
 
 const (
 	stateOpen    connState = iota
 	stateClosing           // the close frame is queued: nothing more is accepted
-	stateClosed            // the close frame is written, and the stream is ended behind it
-	stateDead              // the network connection is of no use any more
+	stateClosed            // the close frame is written, and TCP is half-closed
+	stateDead              // the network connection cannot be used any more
 )
 
-// wsConn is the server's end of one WebSocket. It stands between the library, which reads from it what the client sends, and the network.
-// What the library writes is not passed on: the only frames that it makes of itself are the close frames of its errors, and a
-// wsConn makes its own. Data frames go past the library, from the queue.
+// serverConn is the server's end of one WebSocket. It stands between the WebSocket library, which
+// reads from it what the client sends, and the network. What the library writes is dropped: these
+// are only the close frames for its errors, and a serverConn makes its own. Frames to the client
+// bypass the library.
 //
-// One goroutine reads, calls the session and ends the connection (run). At most one other writes at a time, while writing is set. The
-// network connection is closed by whichever of them, or the timer, finds that it is over; the reader then gets an error and does the rest.
+// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. At most
+// one other goroutine writes at a time, while writing is true. Either of them, or the timer, closes
+// the network connection when it finds that the connection is over. The reader then gets an error
+// and does the rest.
 type serverConn struct {
 	s       *Server
 	nc      net.Conn
-	raw     syscall.RawConn // nil: the portable path
+	raw     syscall.RawConn // nil means the portable path
 	lib     *websocket.Conn
-	br      *bufio.Reader // the library's, so that we know what it has read ahead
+	br      *bufio.Reader // the library's, to know what it has read ahead
 	session transport.Session
 	timer   *time.Timer
 
-	seen  atomic.Int64               // when something last came from the client, by WebSocket.now
-	busy  atomic.Bool                // the session is being called, or the reader waits in awaitRoom: the client's silence is not known
-	state atomic.Uint32              // a connState, written under mu
-	jam   atomic.Pointer[congestion] // nil: the connection is not congested; written under mu
+	lastReceived atomic.Int64               // when the client last sent something, by Server.now
+	busy         atomic.Bool                // the reader does not read, so it does not know whether the client is silent
+	state        atomic.Uint32              // a connState; written under mu
+	congestion   atomic.Pointer[congestion] // nil if not congested; written under mu
 
-	// The reader's.
-	fill      func(fd uintptr) bool // tryRead
-	in        *input                // read ahead; nil when there is nothing
-	spare     *input                // of the portable path, for next time
-	direct    []byte                // where tryRead is to read to instead; cut to what it read
-	readErr   error                 // what the network said
-	lively    uint8                 // how many short gaps there were in succession
-	cut       bool                  // a message has too many fragments
-	paused    bool                  // there was nothing to read for a moment
-	deflate   bool                  // negotiated; it does not change
-	drained   uint32                // bytes that came after the close frame was written
-	fragments fragments
+	// The following fields belong to the reader.
+
+	fill     func(fd uintptr) bool // tryRead
+	in       *input                // bytes that were read ahead; nil if there are none
+	spare    *input                // of the portable path: the buffer for the next time
+	direct   []byte                // where tryRead reads to instead; truncated to what it read
+	readErr  error                 // the error of the network
+	active   uint8                 // how many short pauses there were in succession
+	tooMany  bool                  // a message has too many fragments
+	paused   bool                  // the last wait found nothing to read at first
+	deflate  bool                  // compression was negotiated; constant
+	drained  uint32                // bytes received after the close frame was written
+	scanning fragments
 
 	mu       sync.Mutex
-	writing  bool          // the queue is a writer's to empty
-	peerDone bool          // nothing more is expected from the client: once the close frame is written, it is over
-	failed   bool          // the client broke the protocol: what it still sends is not parsed
-	sparse   bool          // the reader's, here for its size: more than livelyGap passed between the last two times that something came
-	queue    *outbox.Queue // nil when empty
-	offset   int           // how many bytes of the queue's first frame were written, of its head also
-	err      error         // why it ended
-	deadline time.Duration // when the timer is to fire, by WebSocket.now
-	next     *serverConn   // the list of those that wait for a writer
-}
-
-// congestion is what waits for a congested connection.
-type congestion struct {
-	over   chan struct{} // closed when the reader may go on
-	isOver bool          // over is closed; under the connection's lock
-	resume func()        // see Conn.Congested; nil: nobody is to be notified; under the connection's lock
-}
-
-// letRead lets the reader go on. The caller holds the connection's lock.
-func (jam *congestion) letRead() {
-	if !jam.isOver {
-		jam.isOver = true
-		close(jam.over)
-	}
+	writing  bool          // a writer owns the front of the queue
+	peerDone bool          // the client sends nothing more: the connection is over when the close frame is written
+	failed   bool          // the client violated the protocol: what it sends is not parsed any more
+	sparse   bool          // the reader's, here for its size: more than activePause passed before the last bytes
+	queue    *outbox.Queue // nil if empty
+	offset   int           // how many bytes of the queue's first frame were written, header included
+	err      error         // why the connection ended
+	deadline time.Duration // when the timer is due, by Server.now
+	next     *serverConn   // in the list of connections that wait for a writer
 }
 
 func newServerConn(s *Server) *serverConn {
@@ -109,7 +92,7 @@ func newServerConn(s *Server) *serverConn {
 	return c
 }
 
-// attach gives c its network connection and what was already read from it.
+// attach sets the network connection, and the bytes that were already read from it.
 func (c *serverConn) attach(nc net.Conn, early []byte, deflate bool) {
 	c.nc = nc
 	c.deflate = deflate
@@ -119,27 +102,27 @@ func (c *serverConn) attach(nc net.Conn, early []byte, deflate bool) {
 	limitUnsent(nc)
 	if len(early) > 0 {
 		c.in = newInput(early)
-		c.cut = !c.fragments.scan(early, c.s.cfg.MaxFragments)
+		c.tooMany = !c.scanning.scan(early, c.s.cfg.MaxFragments)
 	}
 }
 
-// start begins to serve the session that open makes.
+// start calls open and starts the reader.
 func (c *serverConn) start(lib *websocket.Conn, open func(transport.Conn) transport.Session) {
 	c.lib = lib
-	c.br.Reset((*libraryConn)(c)) // the library put its own reader between
-	c.s.began(1)
-	c.seen.Store(int64(c.s.now()))
-	c.mu.Lock() // the timer could fire at once
+	c.br.Reset((*libraryConn)(c)) // the library inserted a reader of its own
+	c.s.addLive(1)
+	c.lastReceived.Store(int64(c.s.now()))
+	c.mu.Lock() // the timer could fire immediately
 	c.deadline = c.s.now() + c.s.cfg.IdleTimeout
-	c.timer = time.AfterFunc(c.s.cfg.IdleTimeout, c.tick)
+	c.timer = time.AfterFunc(c.s.cfg.IdleTimeout, c.timedOut)
 	c.mu.Unlock()
 	opened := false
 	defer func() {
-		if !opened { // it panicked
+		if !opened { // open panicked
 			c.timer.Stop()
-			c.lost(&transport.CloseError{Code: transport.CodeInternal})
+			c.fail(&transport.CloseError{Code: transport.CodeInternal})
 			c.lib.CloseNow()
-			c.s.ended(1)
+			c.s.removeLive(1)
 		}
 	}()
 	c.session = open(c)
@@ -147,7 +130,7 @@ func (c *serverConn) start(lib *websocket.Conn, open func(transport.Conn) transp
 	go c.run()
 }
 
-// Send implements [Conn].
+// Send is part of transport.Conn.
 func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 	e := c.s.slow.Entry(f, how)
 	c.mu.Lock()
@@ -156,7 +139,8 @@ func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 		return transport.ErrClosed
 	}
 	if q := c.queue; q != nil {
-		// What a writer has may have arrived already: the client can answer it sooner than the writer gets to say so. It does not count.
+		// The frames that a writer has taken do not count. They may have arrived already: a client can
+		// answer them before the writer reports that they were written.
 		switch c.s.slow.Admit(q, &e, how.Answer, q.TakenBytes) {
 		case outbox.Dropped:
 			return nil
@@ -164,25 +148,26 @@ func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 			return transport.ErrNoRoom
 		case outbox.Overflow:
 			q.DropAll()
-			c.shut(transport.ErrFull, transport.CodeOverloaded, "slow consumer")
+			c.beginClose(transport.ErrFull, transport.CodeOverloaded, "slow consumer")
 			return transport.ErrFull
 		}
 	}
-	c.push(e)
+	c.enqueue(e)
 	return nil
 }
 
-// Close implements [Conn].
+// Close is part of transport.Conn.
 func (c *serverConn) Close(code int, reason string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.shut(&transport.CloseError{Code: code, Reason: reason}, code, reason)
+	c.beginClose(&transport.CloseError{Code: code, Reason: reason}, code, reason)
 }
 
 func (c *serverConn) load() connState { return connState(c.state.Load()) }
 
-// push queues e and sees to it that somebody writes it. The caller holds mu.
-func (c *serverConn) push(e outbox.Entry) {
+// enqueue appends e to the queue, and schedules a writer unless one is at work. The caller holds
+// mu.
+func (c *serverConn) enqueue(e outbox.Entry) {
 	if c.queue == nil {
 		c.queue = outbox.Get()
 	}
@@ -196,9 +181,9 @@ func (c *serverConn) push(e outbox.Entry) {
 	}
 }
 
-// shut begins the end of the connection, unless it has begun: err is why, code and reason are what the client is told, behind all that is
-// queued. The caller holds mu.
-func (c *serverConn) shut(err error, code int, reason string) {
+// beginClose begins the end of the connection, unless it has begun. The session receives err. The
+// client receives code and reason after everything that is queued. The caller holds mu.
+func (c *serverConn) beginClose(err error, code int, reason string) {
 	if c.load() != stateOpen {
 		return
 	}
@@ -212,125 +197,44 @@ func (c *serverConn) shut(err error, code int, reason string) {
 		c.s.invalid.Add(1)
 	}
 	c.state.Store(uint32(stateClosing))
-	if jam := c.jam.Load(); jam != nil {
-		jam.letRead() // for the client's close frame
+	if g := c.congestion.Load(); g != nil {
+		g.resumeReader() // to read the client's close frame
 	}
-	c.within(c.s.cfg.CloseTimeout)
-	c.push(outbox.Entry{Frame: closeFrame(code, reason)})
+	c.setDeadline(c.s.cfg.CloseTimeout)
+	c.enqueue(outbox.Entry{Frame: closeFrame(code, reason)})
 }
 
-// within sets the time for what the connection's end waits for now. The caller holds mu.
-func (c *serverConn) within(d time.Duration) {
+// setDeadline bounds the current step of the connection's end. The caller holds mu.
+func (c *serverConn) setDeadline(d time.Duration) {
 	c.deadline = c.s.now() + d
 	c.timer.Reset(d)
 }
 
-// closeFrame makes a close frame. A code that must not be sent is sent as 1011, a reason that does not fit is cut.
-func closeFrame(code int, reason string) *serializer.Frame {
-	if !sendableCode(code) {
-		code = transport.CodeInternal
-	}
-	reason = closeReason(reason)
-	data := binary.BigEndian.AppendUint16(make([]byte, 0, 2+len(reason)), uint16(code))
-	return &serializer.Frame{Op: opClose, Data: append(data, reason...)}
-}
-
-// sendableCode reports whether either end may send the close code.
-func sendableCode(code int) bool {
-	switch code {
-	case 1004, 1005, 1006:
-		return false
-	}
-	return 1000 <= code && code <= 1014 || 3000 <= code && code <= 4999
-}
-
-// closeReason is what a close frame can say of a reason: UTF-8, and not more than fits.
-func closeReason(reason string) string {
-	reason = strings.ToValidUTF8(reason, "\uFFFD")
-	if len(reason) <= maxCloseReason {
-		return reason
-	}
-	n := maxCloseReason
-	for !utf8.RuneStart(reason[n]) {
-		n--
-	}
-	return reason[:n]
-}
-
-// ping answers a ping of the client's. The pong is queued behind the data, so a client that pings and does not read is not read either.
-func (c *serverConn) ping(_ context.Context, payload []byte) bool {
+// pong answers a ping of the client. The pong is queued after the data, so the server also stops
+// reading from a client that pings and does not read.
+func (c *serverConn) pong(_ context.Context, payload []byte) bool {
 	c.awaitRoom()
 	// An error means that the connection is ending.
 	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, transport.Delivery{Answer: true})
 	return false
 }
 
-// Congested implements [Conn].
-func (c *serverConn) Congested(resume func()) bool {
-	if c.jam.Load() == nil {
-		return false
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	jam := c.jam.Load()
-	if jam != nil && resume != nil {
-		jam.resume = resume
-	}
-	return jam != nil
-}
-
-// awaitRoom is called by the reader. While the connection is congested it waits, and the client is not read. If the client takes nothing
-// meanwhile, WriteTimeout ends the wait.
-func (c *serverConn) awaitRoom() {
-	jam := c.jam.Load()
-	if jam == nil {
-		return
-	}
-	c.busy.Store(true)
-	for ; jam != nil && c.load() == stateOpen; jam = c.jam.Load() {
-		<-jam.over
-	}
-	c.seen.Store(int64(c.s.now())) // the client may have sent something long ago
-	c.busy.Store(false)
-}
-
-// congest begins congestion. The caller holds mu.
-func (c *serverConn) congest() {
-	if c.jam.Load() == nil {
-		c.jam.Store(&congestion{over: make(chan struct{})})
-	}
-}
-
-// uncongest ends congestion, if there is any, and lets the reader go on. It returns what to call after mu was released. The caller holds mu.
-func (c *serverConn) uncongest() (resume func()) {
-	jam := c.jam.Load()
-	if jam == nil {
-		return func() {}
-	}
-	c.jam.Store(nil)
-	jam.letRead()
-	if jam.resume == nil {
-		return func() {}
-	}
-	return jam.resume
-}
-
-// lateness is how late a timer may be before we think that it was not the client who slept.
+// lateness is how late a timer may fire. If it is later, the process or the machine stood still.
 const lateness = 20 * time.Millisecond
 
-// tick runs when the timer fires.
-func (c *serverConn) tick() {
+// timedOut runs when the timer fires.
+func (c *serverConn) timedOut() {
 	c.mu.Lock()
 	now := c.s.now()
 	state := c.load()
 	if state == stateOpen {
 		late := now - c.deadline
-		c.deadline = time.Duration(c.seen.Load()) + c.s.cfg.IdleTimeout
+		c.deadline = time.Duration(c.lastReceived.Load()) + c.s.cfg.IdleTimeout
 		switch {
 		case c.busy.Load():
 			c.deadline = now + c.s.cfg.IdleTimeout
 		case c.deadline <= now && late > lateness:
-			// This process, or the machine, stood still. What the client sent meanwhile has yet to be read.
+			// What the client sent while this process stood still has not been read yet.
 			c.deadline = now + late
 		}
 	}
@@ -339,32 +243,34 @@ func (c *serverConn) tick() {
 	case left > 0:
 		c.timer.Reset(left)
 	case state == stateOpen:
-		c.shut(transport.ErrIdle, transport.CodeProtocol, "")
+		c.beginClose(transport.ErrIdle, transport.CodeProtocol, "")
 	default:
 		c.mu.Unlock()
-		c.abandon(state == stateClosing)
+		c.closeNetwork(state == stateClosing)
 		return
 	}
 	c.mu.Unlock()
 }
 
-// abandon closes the network connection. With reset, nothing more is sent, not even what the kernel has taken.
-func (c *serverConn) abandon(reset bool) {
+// closeNetwork closes the network connection. If reset is true, nothing more is sent, not even what
+// the kernel has accepted.
+func (c *serverConn) closeNetwork(reset bool) {
 	if reset {
 		nc := c.nc
 		if t, ok := nc.(interface{ NetConn() net.Conn }); ok {
-			nc = t.NetConn() // TLS would wait to say goodbye
+			nc = t.NetConn() // TLS would wait to notify the peer
 		}
 		if tcp, ok := nc.(*net.TCPConn); ok {
-			_ = tcp.SetLinger(0) // or the kernel goes on for a while: no harm
+			_ = tcp.SetLinger(0) // if this fails, the kernel goes on sending for a while
 		}
 		_ = nc.Close()
 	}
-	_ = c.nc.Close() // there is nothing to be done about an error
+	_ = c.nc.Close() // nothing can be done about an error
 }
 
-// lost ends the connection without a word to the client, since the network is gone or the client does not listen.
-func (c *serverConn) lost(err error) {
+// fail ends the connection without a close frame, because the network failed or the client does not
+// read.
+func (c *serverConn) fail(err error) {
 	c.mu.Lock()
 	if c.err == nil {
 		c.err = err
@@ -378,10 +284,10 @@ func (c *serverConn) lost(err error) {
 	c.mu.Unlock()
 	resume()
 	quiet()
-	c.abandon(errors.Is(err, transport.ErrFull))
+	c.closeNetwork(errors.Is(err, transport.ErrFull))
 }
 
-// freeQueue gives the queue back. The caller holds mu, and no writer has any of it.
+// freeQueue returns the queue to the pool. The caller holds mu, and no writer uses the queue.
 func (c *serverConn) freeQueue() {
 	if c.queue != nil {
 		c.queue.Free()

@@ -5,13 +5,13 @@ import (
 	"compress/flate"
 )
 
-// deflateThreshold is the smallest payload that is worth deflating. (The library's own.)
+// deflateThreshold is the size from which a payload is compressed. It is the library's own.
 const deflateThreshold = 512
 
-// deflater deflates one message at a time. It is more than a megabyte.
+// deflater compresses one message at a time. It takes more than a megabyte.
 type deflater struct {
 	out bytes.Buffer
-	w   *flate.Writer // to out
+	w   *flate.Writer // writes to out
 }
 
 func newDeflater() *deflater {
@@ -20,7 +20,8 @@ func newDeflater() *deflater {
 	return d
 }
 
-// deflate is data as permessage-deflate sends it without context takeover, nil if that is no shorter.
+// deflate returns data in the form of permessage-deflate without context takeover, or nil if that
+// is not shorter.
 func (d *deflater) deflate(data []byte) []byte {
 	d.out.Reset()
 	d.w.Reset(&d.out)
@@ -38,7 +39,8 @@ func (d *deflater) deflate(data []byte) []byte {
 	return z
 }
 
-// deflate has one of s's deflaters do it, of which there are only so many: they are large, and deflating takes a processor.
+// deflate compresses data with one of the server's deflaters. It waits for a free one: their number
+// is bounded, because they are large and compressing occupies a processor.
 func (s *Server) deflate(data []byte) []byte {
 	d := <-s.deflaters
 	if d == nil {
@@ -49,7 +51,8 @@ func (s *Server) deflate(data []byte) []byte {
 	return z
 }
 
-// deflate replaces the payload by its deflated form if that is shorter. Whoever sends the same frame shares it.
+// deflate replaces the payload by its compressed form if that is shorter. All receivers of a frame
+// share the result.
 func (o *outgoing) deflate(deflated func(data []byte) []byte) {
 	if o.frame.Op >= opClose || len(o.payload) < deflateThreshold {
 		return

@@ -31,8 +31,8 @@ func startClosing(t *testing.T, s *wsServer) {
 	s.prepare.Store(&fails)
 }
 
-// TCP ends right behind the close frame, though the client has not answered, and what the client was just sending
-// does not reset the connection.
+// TCP ends right behind the close frame, though the client has not answered, and what the client
+// was just sending does not reset the connection.
 func TestWebSocketCloseEndsTCP(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxMessage: 1000}, func(t *testing.T, s *wsServer) {

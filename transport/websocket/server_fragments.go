@@ -2,20 +2,22 @@ package websocket
 
 import "errors"
 
-// errFragments is why a connection ended whose client cut a message into too many fragments.
+// errFragments is the reason for the end of a connection whose client sent a message in too many
+// fragments.
 var errFragments = errors.New("message in too many fragments")
 
-// fragments counts the frames of the message that a client is sending. The library bounds a message in bytes only, so that one of empty
-// fragments would never end.
+// fragments counts the frames of the message that a client is sending. The library bounds a message
+// in bytes only, so a message of empty fragments would never end.
 type fragments struct {
-	skip   uint64 // bytes until the next frame's head; while that comes: the length as far as it is known
+	skip   uint64 // bytes until the next header; within a header: the part of the length that is known
 	count  int32
-	have   uint8 // bytes of the head that came
-	first  uint8 // the head's first byte
+	have   uint8 // bytes of the header that arrived
+	first  uint8 // the header's first byte
 	second uint8
 }
 
-// scan takes the bytes that came next. It reports false if a message has more than max frames.
+// scan processes the next bytes of the connection. It returns false if a message has more than max
+// frames.
 func (f *fragments) scan(p []byte, max int) bool {
 	for len(p) > 0 {
 		if f.have == 0 && f.skip > 0 {
@@ -24,7 +26,7 @@ func (f *fragments) scan(p []byte, max int) bool {
 			p = p[n:]
 			continue
 		}
-		complete := f.take(p[0])
+		complete := f.header(p[0])
 		p = p[1:]
 		if !complete {
 			continue
@@ -43,8 +45,9 @@ func (f *fragments) scan(p []byte, max int) bool {
 	return true
 }
 
-// take takes a byte of a head and reports whether it was the last that matters here.
-func (f *fragments) take(b byte) bool {
+// header processes one byte of a header. It reports whether the length is complete. The mask is
+// skipped with the payload.
+func (f *fragments) header(b byte) bool {
 	f.have++
 	switch {
 	case f.have == 1:

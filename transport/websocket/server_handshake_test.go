@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"bennu.example/transport"
 	"bennu.example/transport/websocket"
 )
 
@@ -132,21 +134,28 @@ func TestWebSocketThroughGin(t *testing.T) {
 	s.ws.Wait()
 }
 
+// TestWebSocketWithoutHijacker checks that the error names the remedy.
 func TestWebSocketWithoutHijacker(t *testing.T) {
 	t.Parallel()
-	s := newWSServer(t, websocket.Config{})
+	s := websocket.NewServer(websocket.Config{})
 	r := httptest.NewRequest("GET", "/", nil)
-	for k, v := range map[string]string{"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": wsKey} {
+	for k, v := range map[string]string{
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": wsKey,
+	} {
 		r.Header.Set(k, v)
 	}
 	w := httptest.NewRecorder()
-	s.ServeHTTP(w, r)
-	if w.Code != http.StatusNotImplemented {
-		t.Errorf("status %d", w.Code)
+	err := s.Serve(w, r, "", func(transport.Conn) transport.Session { panic("open was called") })
+	if w.Code != http.StatusNotImplemented || !errors.Is(err, websocket.ErrNoHijacker) {
+		t.Errorf("status %d, %v", w.Code, err)
+	}
+	if !strings.Contains(err.Error(), "Unwrap()") {
+		t.Errorf("no remedy in %q", err)
 	}
 }
 
-// A client may send frames before it has the answer to its handshake; net/http has read them by then.
+// A client may send frames before it has the answer to its handshake; net/http has read them by
+// then.
 func TestWebSocketEarlyFrames(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{}, func(t *testing.T, s *wsServer) {

@@ -15,7 +15,8 @@ func latest(of string) transport.Delivery {
 	return transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("room:1", "moved", of)}
 }
 
-// A client that does not read finds the newest of each key, once it reads, and all else in its order. Another gets all meanwhile.
+// A client that does not read finds the newest of each key, once it reads, and all else in its
+// order. Another gets all meanwhile.
 func TestWebSocketSlowKeepLatest(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 40_000, OnSlow: transport.DropOldest}, func(t *testing.T, s *wsServer) {

@@ -20,12 +20,13 @@ import (
 
 const (
 	idleConnections = 1000
-	// maxIdleBytes is the budget of an idle connection: heap and stacks, of this package, the library and net. (It takes
-	// 5.4 kB; with many processors the pools and caches of each add some.)
+	// maxIdleBytes is the budget of an idle connection: heap and stacks, of this package, the library
+	// and net. (It takes 5.4 kB; with many processors the pools and caches of each add some.)
 	maxIdleBytes = 6500
 )
 
-// TestWebSocketClients is not a test: TestWebSocketMemory starts it as the process that its clients live in.
+// TestWebSocketClients is not a test: TestWebSocketMemory starts it as the process that its clients
+// live in.
 func TestWebSocketClients(t *testing.T) {
 	addr := os.Getenv("BENNU_TEST_CLIENTS_OF")
 	if addr == "" {
@@ -98,8 +99,8 @@ func (c *clients) send(text string) {
 	c.wait()
 }
 
-// inUse is the heap and stacks in use after garbage collection. The second collection frees what finalizers and pools held on to in the first, the
-// third what that led to.
+// inUse is the heap and stacks in use after garbage collection. The second collection frees what
+// finalizers and pools held on to in the first, the third what that led to.
 func inUse() (heap, stack uint64) {
 	for range 3 {
 		runtime.GC()
@@ -120,8 +121,9 @@ func (s quietSession) Receive(serializer.Op, []byte) error {
 
 func (s quietSession) Closed(error) { s.ended.Add(1) }
 
-// An idle connection is cheap, whether it was just made, has said something, or is sent to now and then. The server is measured in a process of
-// its own, since what other tests left behind would be used first.
+// An idle connection is cheap, whether it was just made, has said something, or is sent to now and
+// then. The server is measured in a process of its own, since what other tests left behind would be
+// used first.
 func TestWebSocketMemory(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketMemoryOfServer$", "-test.v")
 	cmd.Env = append(os.Environ(), "BENNU_TEST_SERVER=1")

@@ -99,7 +99,7 @@ func (s *wsServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.opened <- session
 		return session
 	})
-	if err != nil && !strings.HasPrefix(err.Error(), "handshake: ") {
+	if err != nil && !strings.HasPrefix(err.Error(), "websocket: handshake: ") {
 		s.t.Errorf("Serve: %v", err)
 	}
 }
@@ -223,7 +223,8 @@ func (s *wsSession) next(t testing.TB) wsMessage {
 	}
 }
 
-// wsPeer is a client's end that sends and sees single frames, also such as no client should send. Nothing is answered by itself.
+// wsPeer is a client's end that sends and sees single frames, also such as no client should send.
+// Nothing is answered by itself.
 type wsPeer struct {
 	net.Conn
 	t   testing.TB

@@ -1,4 +1,4 @@
 package websocket
 
-// optNotSentLowat is TCP_NOTSENT_LOWAT, which package syscall does not have.
+// optNotSentLowat is TCP_NOTSENT_LOWAT, which package syscall does not define.
 const optNotSentLowat = 25

@@ -8,12 +8,13 @@ import (
 	"syscall"
 )
 
-// Without descriptors that can be read and written without waiting, every connection takes the portable path.
+// rawConn returns nil, so every connection takes the portable path: there are no descriptors that
+// can be read and written without waiting.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
 func limitUnsent(net.Conn) {}
 
-func (c *serverConn) tryRead(uintptr) bool { panic("transport: no descriptors on this system") }
+func (c *serverConn) tryRead(uintptr) bool { panic("websocket: this system has no descriptors") }
 
 func tryWrite(uintptr, []byte) (int, error) { return 0, errors.ErrUnsupported }
 

@@ -10,7 +10,13 @@ import (
 	"syscall"
 )
 
-// rawConn is nc's descriptor, nil if it has none that we may use: a TLS connection's bytes are not the client's.
+// maxUnsent is how many bytes the kernel shall hold that it cannot send yet: see limitUnsent.
+const maxUnsent = 128 << 10
+
+var errWouldBlock = errors.New("would block")
+
+// rawConn returns nc's descriptor, or nil if it has none that can be used: on a TLS connection, the
+// bytes of the descriptor are not those of the client.
 func rawConn(nc net.Conn) syscall.RawConn {
 	switch nc := nc.(type) {
 	case *net.TCPConn:
@@ -23,8 +29,9 @@ func rawConn(nc net.Conn) syscall.RawConn {
 	return nil
 }
 
-// limitUnsent keeps the kernel from holding much that it cannot send yet, megabytes by default: what waits in the queue can still be dropped, is
-// counted, and costs nothing that is not shared with other connections. It also makes the kernel tell soon when the client takes something.
+// limitUnsent bounds what the kernel holds but cannot send yet, which is megabytes by default. What
+// waits in the queue instead can still be dropped, is counted, and shares its memory with other
+// connections. The kernel also reports sooner that the client reads again.
 func limitUnsent(nc net.Conn) {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
 		nc = t.NetConn()
@@ -35,14 +42,15 @@ func limitUnsent(nc net.Conn) {
 	}
 	raw, err := tcp.SyscallConn()
 	if err != nil {
-		return // it is closed, as reading will show
+		return // the connection is closed, which reading will report
 	}
 	_ = raw.Control(func(fd uintptr) {
-		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, optNotSentLowat, maxUnsent) // a system without it serves all the same
+		// A system without the option works, too.
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, optNotSentLowat, maxUnsent)
 	})
 }
 
-// tryRead reads what there is, without waiting. It reports false if there was nothing.
+// tryRead reads what there is without waiting. It returns false if there is nothing.
 func (c *serverConn) tryRead(fd uintptr) bool {
 	p := c.direct
 	var in *input
@@ -55,7 +63,7 @@ func (c *serverConn) tryRead(fd uintptr) bool {
 		n, err = syscall.Read(int(fd), p)
 	}
 	if err == nil && n > 0 {
-		_ = c.arrived(p[:n]) // asked for by who waits
+		_ = c.received(p[:n]) // the caller of raw.Read gets the error from readable
 		if in == nil {
 			c.direct = p[:n]
 		} else {
@@ -79,7 +87,7 @@ func (c *serverConn) tryRead(fd uintptr) bool {
 	return true
 }
 
-// tryWrite writes without waiting. The error is errWouldBlock if the kernel takes nothing.
+// tryWrite writes without waiting. It returns errWouldBlock if the kernel accepts nothing.
 func tryWrite(fd uintptr, p []byte) (int, error) {
 	for {
 		n, err := syscall.Write(int(fd), p)
@@ -94,5 +102,3 @@ func tryWrite(fd uintptr, p []byte) (int, error) {
 		}
 	}
 }
-
-var errWouldBlock = errors.New("would block")

@@ -2,4 +2,5 @@
 
 package websocket
 
-const optNotSentLowat = 0 // not used
+// optNotSentLowat is zero where the option is not used.
+const optNotSentLowat = 0

@@ -1,6 +1,6 @@
 package websocket
 
-// Drained implements [Conn].
+// Drained is part of transport.Conn.
 func (c *serverConn) Drained(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -11,8 +11,8 @@ func (c *serverConn) Drained(f func()) bool {
 	return false
 }
 
-// becameQuiet returns the function that Drained was given, if it is due. The caller holds mu, and
-// calls the result when it has released mu. A queue is freed only after that.
+// becameQuiet returns the argument of Drained, if it is due. The caller holds mu, and must call the
+// result when it has released mu. A queue is freed only after that.
 func (c *serverConn) becameQuiet() (f func()) {
 	if c.queue == nil {
 		return func() {}

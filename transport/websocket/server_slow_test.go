@@ -14,7 +14,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// fill sends numbered frames until one does not go out any more: by then what is sent waits in the queue.
+// fill sends numbered frames until one does not go out any more: by then what is sent waits in the
+// queue.
 func fill(t *testing.T, s *wsServer, session *wsSession, payload string) (sent int) {
 	t.Helper()
 	quiet := 0
@@ -40,7 +41,8 @@ func number(t *testing.T, b []byte) (n int) {
 	return n
 }
 
-// By default, a client that does not read is disconnected, and told so if it reads after all. The others do not notice.
+// By default, a client that does not read is disconnected, and told so if it reads after all. The
+// others do not notice.
 func TestWebSocketSlowDisconnect(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 64 << 10}, func(t *testing.T, s *wsServer) {
@@ -185,7 +187,8 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 	})
 }
 
-// A frame of any size fits in an empty queue, and a queue is empty once the client has got all, however late the writer is to hear of it.
+// A frame of any size fits in an empty queue, and a queue is empty once the client has got all,
+// however late the writer is to hear of it.
 func TestWebSocketLargerThanQueue(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 1000}, func(t *testing.T, s *wsServer) {

@@ -15,7 +15,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// TestWebSocketServerToStop is not a test: TestWebSocketStopped starts it as the process that its server lives in.
+// TestWebSocketServerToStop is not a test: TestWebSocketStopped starts it as the process that its
+// server lives in.
 func TestWebSocketServerToStop(t *testing.T) {
 	if os.Getenv("BENNU_TEST_TO_STOP") == "" {
 		return // as everywhere but in the child process
@@ -25,7 +26,8 @@ func TestWebSocketServerToStop(t *testing.T) {
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// When a server stood still, as a machine does that was suspended, it does not take those clients for idle whom it did not listen to.
+// When a server stood still, as a machine does that was suspended, it does not take those clients
+// for idle whom it did not listen to.
 func TestWebSocketStopped(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketServerToStop$")

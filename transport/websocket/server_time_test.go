@@ -193,7 +193,8 @@ func TestWebSocketShortCloseTimeoutBoundsDrain(t *testing.T) {
 	})
 }
 
-// A client that does not even take what is queued before the close frame gets CloseTimeout. Its connection is cut off.
+// A client that does not even take what is queued before the close frame gets CloseTimeout. Its
+// connection is cut off.
 func TestWebSocketCloseUnread(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
@@ -209,7 +210,8 @@ func TestWebSocketCloseUnread(t *testing.T) {
 	})
 }
 
-// What was queued before Close gets CloseTimeout in all, also if the client takes a little of it now and then.
+// What was queued before Close gets CloseTimeout in all, also if the client takes a little of it
+// now and then.
 func TestWebSocketCloseSlowly(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
@@ -231,7 +233,8 @@ func TestWebSocketCloseSlowly(t *testing.T) {
 	})
 }
 
-// A connection that ends since its queue is full is counted once, though its client does not take what it is still to get either.
+// A connection that ends since its queue is full is counted once, though its client does not take
+// what it is still to get either.
 func TestWebSocketSlowOnce(t *testing.T) {
 	cfg := websocket.Config{MaxQueue: 1000, WriteTimeout: 2 * time.Second}
 	inBubble(t, cfg, func(t *testing.T, _ *wsPeer, session *wsSession) {
@@ -279,7 +282,8 @@ func TestWebSocketWriteTimeout(t *testing.T) {
 // chunk is how much a client without a descriptor must take at a time to count as alive.
 const chunk = 16 << 10
 
-// Between a client's close frame and the end of the connection lies only what was queued, if the client takes it.
+// Between a client's close frame and the end of the connection lies only what was queued, if the
+// client takes it.
 func TestWebSocketClientClosesUnread(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
