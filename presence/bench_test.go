@@ -294,9 +294,9 @@ type signaling chan struct{}
 
 func (s signaling) Deliver(*pubsub.Broadcast) error { s <- struct{}{}; return nil }
 
-// BenchmarkPushOfCrowd measures the payloads of Push while 3,000 keys join, each of which is pushed
-// the state after its join. One operation is the whole crowd.
-func BenchmarkPushOfCrowd(b *testing.B) {
+// BenchmarkPushWhileJoining measures the payloads of Push while 3,000 keys join, each of which is
+// pushed the state after its join. One operation is the whole crowd.
+func BenchmarkPushWhileJoining(b *testing.B) {
 	const size = 3000
 	b.ReportAllocs()
 	for b.Loop() {

@@ -24,6 +24,9 @@ func Sync(s, next State, onJoin, onLeave func(key string, current, changed Entry
 
 // difference returns the diff between s and next.
 func difference(s, next State) Diff {
+	if s.Len() == 0 {
+		return Diff{Joins: next}
+	}
 	var d Diff
 	for key, e := range s.All() {
 		if next.entries.find(key) < 0 {

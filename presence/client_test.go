@@ -234,6 +234,25 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// TestParseDuplicates parses states in which keys occur twice. The last value is kept, at the
+// position of the first.
+func TestParseDuplicates(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2, 8, 9, 50} {
+		var members, want []string
+		for i := range size {
+			members = append(members, fmt.Sprintf("%d:1", i))
+			want = append(want, fmt.Sprintf("%d:%d", i, 1+i%2))
+		}
+		for i := 1; i < size; i += 2 {
+			members = append(members, fmt.Sprintf("%d:2", i))
+		}
+		if got := short(parse(t, strings.Join(members, " "))); got != strings.Join(want, " ") {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+}
+
 // TestOrder checks that keys stay in the order in which they joined while others leave (M274).
 func TestOrder(t *testing.T) {
 	t.Parallel()

@@ -165,11 +165,16 @@ func (p *parser) value() string {
 
 // state parses the payload of presence_state.
 func (p *parser) state(s *State) {
+	var items []item[Entry]
 	p.fields(func(key string) {
-		var e Entry
-		p.entry(&e)
-		s.set(key, e)
+		if items == nil {
+			items = make([]item[Entry], 0, min(1+(len(p.b)-p.i)/100, 4096)) // an entry has about 100 bytes
+		}
+		it := item[Entry]{key: key}
+		p.entry(&it.value)
+		items = append(items, it)
 	})
+	s.entries.fill(items)
 }
 
 // diff parses the payload of presence_diff, which must have both fields.

@@ -158,6 +158,15 @@ func (d *Diff) appendJSON(dst []byte) []byte {
 
 // merge applies d to s. It does not modify entries that were returned earlier.
 func (s *State) merge(d Diff, onJoin, onLeave func(key string, current, changed Entry)) {
+	if s.entries.items == nil && d.Joins.Len() > few { // copying the index is faster than making it
+		s.entries = d.Joins.entries.clone()
+		if onJoin != nil {
+			for key, joined := range d.Joins.All() {
+				onJoin(key, Entry{}, joined)
+			}
+		}
+		d.Joins = State{}
+	}
 	for key, joined := range d.Joins.All() {
 		at, _ := s.entries.at(key)
 		current := *at
