@@ -37,19 +37,19 @@ type Channel struct {
 	sending        atomic.Int32  // broadcasts of its own that are being delivered
 	published      atomic.Uint32 // state.status, for those who do not hold mu
 	state          serverState   // guarded by mu
-	warned         bool          // of a payload that its callback does not take; owned by the callbacks' goroutine
-	warnedReserved bool          // of a push of a reserved event; owned by the callbacks' goroutine
+	warned         bool          // a payload did not fit its callback; owned by the callbacks' goroutine
+	warnedReserved bool          // a reserved event was pushed; owned by the callbacks' goroutine
 
 	sub       *pubsub.Subscription // to the topic; owned by the callbacks' goroutine
 	answering sync.Mutex           // held while the join subscribes and is answered
 
 	mu       sync.Mutex      // guards state and what follows; see server_driver.go for the order of locks
 	ref      Ref             // of the message that is being handled; of the join until that was answered
-	join     *serverJoin     // nil: nothing is to be kept of the join
-	injected *sync.WaitGroup // goroutines other than the callbacks' that carry out outputs; nil: there were none
+	join     *serverJoin     // Nil means that nothing is to be kept of the join.
+	injected *sync.WaitGroup // waits for other goroutines that perform outputs. Nil means that there were none.
 	others   map[*pubsub.Subscription]struct{}
 	onEnd    []func()
-	held     *heldDiffs // diffs that wait for a reply; nil if they do not have to wait
+	held     *heldDiffs // diffs that wait for a reply. Nil means that they need not wait.
 }
 
 // status is the stage that the channel has reached.

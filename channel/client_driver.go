@@ -202,7 +202,8 @@ func (c *Client) perform(o *clientOutput) {
 		c.socket.Disarm(c.timerFor(o.timer))
 	case outState:
 		c.setStatus(o.status, o.err)
-		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).Msg("channel state changed")
+		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
+			Msg("channel state changed")
 	case outJoined:
 		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:

@@ -16,14 +16,14 @@ type Handler struct {
 	newState  func() any
 	join      func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
 	events    map[string]eventFunc
-	any       eventFunc // nil: an unknown event crashes the channel
+	any       eventFunc // Nil means that an unknown event crashes the channel.
 	run       Func      // events behind their middleware
 	wrap      []func(Func) Func
 	out       map[string]outFunc
 	info      map[reflect.Type]infoFunc
 	infoIface []infoIface // for message types that are interfaces, in the order of definition
 	terminate func(ctx context.Context, c *Channel, reason error)
-	slow      map[string]slowRule // by event, "" for all others; nil means the connection's policy
+	slow      map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
 	preparer  preparer            // computes their keys; nil if no rule needs one
 }
 

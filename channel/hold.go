@@ -33,9 +33,9 @@ type heldFrame struct {
 // noDiffs means that a callback is running and that no diff waits for its reply yet.
 var noDiffs = new(heldDiffs)
 
-// holdDiff reports whether the diff waits for the reply of the callback that is running. A diff that
-// must not wait is sent by the caller, which holds no lock of this channel. The diffs stay in order
-// because the lock of the topic serializes their deliveries.
+// holdDiff reports whether the diff waits for the reply of the callback that is running. If it must
+// not wait, the caller sends it without a lock of this channel. The diffs stay in order because the
+// lock of the topic serializes their deliveries.
 func (c *Channel) holdDiff(f *serializer.Frame, how transport.Delivery) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -67,8 +67,8 @@ func (c *Channel) holdExpired(h *heldDiffs) {
 }
 
 // sendHeld sends the diffs that waited. Until the next callback begins, none waits any more. A
-// channel that has ended drops them. The caller holds mu, so that a diff that is delivered meanwhile
-// cannot overtake them.
+// channel that has ended drops them. The caller holds mu, so that a diff that is delivered at the
+// same time cannot overtake them.
 func (c *Channel) sendHeld() {
 	h := c.held
 	c.held = nil

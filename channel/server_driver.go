@@ -22,8 +22,8 @@ import (
 //
 // Channel.answering is held while a join subscribes and is answered. It is taken before mu.
 
-// driver is a Channel as its socket sees it. Its methods are not Channel's, because they are not for
-// users. They are documented in channelhost.Channel.
+// driver is a Channel as its socket sees it. Its methods are not methods of Channel, because they
+// are not for users. They are documented in channelhost.Channel.
 type driver Channel
 
 // driver returns c as its socket sees it.
@@ -184,8 +184,8 @@ func (c *Channel) beginInjected(outputs int) *sync.WaitGroup {
 	return c.injected
 }
 
-// stepLocked makes a step. What must happen in the order of the steps, it does itself. The caller
-// holds mu.
+// stepLocked makes a step, and performs those outputs that must be performed in the order of the
+// steps. The caller holds mu.
 func (c *Channel) stepLocked(in serverInput, out *serverOutputs) {
 	c.state = serverStep(c.state, in, out)
 	c.published.Store(uint32(c.state.status))

@@ -17,9 +17,9 @@ const replaceWait = 5 * time.Second
 
 // serverJoin is what a channel needs only until its join was handled. Few joins need one.
 type serverJoin struct {
-	previous *Channel      // the one that this channel replaces; nil: none
-	limit    time.Duration // of the join callback; zero: none
-	timer    *time.Timer   // nil: not started
+	previous *Channel      // the channel that this one replaces, or nil
+	limit    time.Duration // of the join callback. Zero means no limit.
+	timer    *time.Timer   // Nil means that it was not started.
 	waiting  []item        // messages queued behind a watched join, without their payloads
 }
 
@@ -28,7 +28,7 @@ type serverJoin struct {
 type serverClaim struct {
 	ref      serializer.Ref // of the join
 	waiting  []item
-	previous *Channel // its phx_close is due; nil: none
+	previous *Channel // the channel whose phx_close is due, or nil
 }
 
 // handleJoin handles the join when the channel before it has ended. Later messages for this join

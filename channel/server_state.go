@@ -200,9 +200,9 @@ func (m *serverMachine) joinDone() {
 	}
 }
 
-// giveUp answers a join whose callback has not returned or never will. The client is told that the
-// join crashed, and messages queued behind it get error replies. The result of the callback will be
-// ignored, but a channel that it accepts is terminated.
+// giveUp answers a join whose callback has not returned or never will. The client receives the
+// reply "join crashed", and messages queued behind the join get error replies. The result of the
+// callback will be ignored, but a channel that it accepts is terminated.
 func (m *serverMachine) giveUp(what serverReport, err error) {
 	m.status, m.givenUp = serverSilent, true
 	if m.watched {

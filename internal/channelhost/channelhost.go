@@ -1,5 +1,5 @@
-// Package channelhost defines what packages socket and channel need of each other, and users do not:
-// how a socket begins and ends the channels of its client.
+// Package channelhost defines what packages socket and channel need of each other, and users do
+// not: how a socket begins and ends the channels of its client.
 //
 // Package internal/clientlink has more of the same for the client's end.
 package channelhost
