@@ -73,6 +73,9 @@ type Client struct {
 	status     ClientState
 	cause      error
 	leave      *clientPush
+	joinCalled bool
+
+	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
 }
 
 // newClient is channelhost.NewClient.
@@ -81,7 +84,7 @@ func newClient(socket clientlink.Socket, topic string, params any, cfg channelho
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: socket.NextRef}
 	c.budget = clientlink.Budget{Max: cfg.MaxBuffer, Total: &socket.Total().Queued}
-	c.events.init(topic, cfg.MaxBacklog, socket)
+	c.events.init(topic, cfg.MaxBacklog, socket, c.eventLeft)
 	c.joinTimer.Task = &clientTimeout{c, inJoinTimeout}
 	c.rejoinTimer.Task = &clientTimeout{c, inRejoin}
 	c.leaveTimer.Task = &clientTimeout{c, inLeaveTimeout}
@@ -117,6 +120,9 @@ func (c *Client) JoinWithTimeout(d time.Duration) *push.Push {
 	if d > 0 {
 		c.timeout.Store(int64(d))
 	}
+	c.mu.Lock()
+	c.joinCalled = true
+	c.mu.Unlock()
 	p := c.newPush(serializer.EventJoin, d, true)
 	c.post(p, (*clientJoinTask)(p))
 	return (*push.Push)(&p.handle)

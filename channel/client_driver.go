@@ -192,7 +192,7 @@ func (c *Client) perform(o *clientOutput) {
 	case outAnswer:
 		c.answer(o.push, o.answer)
 	case outEvent:
-		c.enqueueEvent(o.msg)
+		c.receiveEvent(o.msg)
 	case outDrop:
 		c.socket.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
 			Str("join_ref", string(o.msg.JoinRef)).Str("reason", o.why).Msg("message dropped")
@@ -205,8 +205,14 @@ func (c *Client) perform(o *clientOutput) {
 		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
 			Msg("channel state changed")
 	case outJoined:
+		if h := c.resume.Load(); h != nil {
+			c.resumeJoined(h, o.payload)
+		}
 		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:
+		if h := c.resume.Load(); h != nil {
+			h.joinRefused(o.err)
+		}
 		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
 		c.socket.Detach(c.topic, clientChannel{c})
@@ -255,6 +261,9 @@ func (c *Client) transmit(o *clientOutput) {
 		},
 		Ref:  o.ref,
 		From: clientChannel{c},
+	}
+	if h := c.resume.Load(); h != nil && o.event == serializer.EventJoin {
+		out.Msg.Payload = h.joinParams(o.payload)
 	}
 	if p := o.push; p != nil {
 		out.Msg.Payload, p.payload = p.payload, serializer.Payload{}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bennu.example/history"
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/fifo"
 	"bennu.example/internal/listeners"
@@ -53,10 +54,13 @@ type clientEvents struct {
 	byEvent map[string]*listeners.List[serializer.Payload]
 	streams []*clientStream // never modified, only replaced
 	closed  bool
+
+	drained func() // called after an event left a queue
 }
 
 // clientItem is an item of the callback queue: an event with its listeners, or another function.
 type clientItem struct {
+	place   *recordPlace // nil unless the event is a record
 	byEvent listeners.Snapshot[serializer.Payload]
 	all     listeners.Snapshot[serializer.Message]
 	payload serializer.Payload  // for byEvent
@@ -65,7 +69,8 @@ type clientItem struct {
 	call    func()
 }
 
-func (e *clientEvents) init(topic string, max int, socket clientlink.Socket) {
+func (e *clientEvents) init(topic string, max int, socket clientlink.Socket, drained func()) {
+	e.drained = drained
 	e.topic, e.max, e.total, e.gone = topic, max, socket.Total(), socket.Done()
 	e.callbacks.Init(math.MaxInt, clientlink.Callbacks(e.dispatch)) // backlog bounds the events
 }
@@ -80,7 +85,11 @@ func (e *clientEvents) dispatch(it clientItem) {
 	defer func() {
 		e.backlog.Add(-1, -it.size)
 		e.total.Backlog.Add(-1, -it.size)
+		e.drained()
 	}()
+	if it.place != nil {
+		it.place.h.begin(it.place.pos)
+	}
 	it.byEvent.Notify(it.payload)
 	if len(it.all) > 0 {
 		it.all.Notify(*it.msg)
@@ -103,8 +112,9 @@ func notify[T any](e *clientEvents, list *listeners.List[T], v T) {
 }
 
 // enqueueEvent enqueues an event for the callbacks and iterators that want it. It runs on the loop
-// and never waits: if a backlog is full the event is dropped there.
-func (c *Client) enqueueEvent(m *serializer.Message) {
+// and never waits: if a backlog is full, the event is dropped there. A record, which has a place,
+// is then dropped everywhere, and enqueueEvent returns false.
+func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	e := &c.events
 	msg := *m
 	if isNullClientRef(msg.JoinRef) { // so that listeners can tell the joins of the channel apart
@@ -113,8 +123,11 @@ func (c *Client) enqueueEvent(m *serializer.Message) {
 	size := eventOverhead + len(msg.Payload.Bytes())
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if place != nil && !e.hasRoom(&msg, size) {
+		return false
+	}
 	for _, s := range e.streams {
-		s.enqueue(&msg, size)
+		s.enqueue(&msg, size, place)
 	}
 	var byEvent listeners.Snapshot[serializer.Payload]
 	if list := e.byEvent[msg.Event]; list != nil {
@@ -122,17 +135,20 @@ func (c *Client) enqueueEvent(m *serializer.Message) {
 	}
 	all := e.all.Snapshot()
 	if len(byEvent) == 0 && len(all) == 0 {
-		return
+		return true
 	}
-	if _, used := e.backlog.Load(); used > 0 && used+int64(size) > int64(e.max) {
+	if !e.callbacksHaveRoom(size) {
 		e.overflow()
-		return
+		return true
+	}
+	if place != nil {
+		place.h.expectRecord()
 	}
 	e.gap = nil
 	e.backlog.Add(1, size)
 	e.total.Backlog.Add(1, size)
 	e.total.Running.Add()
-	it := clientItem{byEvent: byEvent, all: all, payload: msg.Payload, size: size}
+	it := clientItem{place: place, byEvent: byEvent, all: all, payload: msg.Payload, size: size}
 	if len(all) > 0 {
 		whole := msg // so that only this case allocates
 		it.msg = &whole
@@ -140,6 +156,35 @@ func (c *Client) enqueueEvent(m *serializer.Message) {
 	if e.callbacks.Enqueue(it, size) != nil {
 		e.total.Running.Done()
 	}
+	return true
+}
+
+func (e *clientEvents) callbacksHaveRoom(size int) bool {
+	_, used := e.backlog.Load()
+	return used == 0 || used+int64(size) <= int64(e.max)
+}
+
+// hasRoom reports whether every backlog whose listeners want an event has room for it. The caller
+// must hold mu.
+func (e *clientEvents) hasRoom(m *serializer.Message, size int) bool {
+	for _, s := range e.streams {
+		if s.wants(m.Event) && !s.hasRoom(size) {
+			return false
+		}
+	}
+	return e.callbacksHaveRoom(size)
+}
+
+// isDrained reports whether every backlog is at most half full.
+func (e *clientEvents) isDrained() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.streams {
+		if !s.hasRoom(e.max / 2) {
+			return false
+		}
+	}
+	return e.callbacksHaveRoom(e.max / 2)
 }
 
 // overflow counts an event that does not fit in the backlog of the callbacks. The caller must
@@ -214,9 +259,10 @@ type clientStream struct {
 
 // streamItem is an event, or the number of events that were dropped in its place.
 type streamItem struct {
-	msg  serializer.Message
-	size int
-	gap  int
+	msg   serializer.Message
+	size  int
+	gap   int
+	place *recordPlace // nil unless the event is a record
 }
 
 // newStream returns a stream of the named events, or of all if there are no names.
@@ -232,8 +278,30 @@ func (e *clientEvents) newStream(names []string) *clientStream {
 	return s
 }
 
-func (s *clientStream) enqueue(m *serializer.Message, size int) {
-	if len(s.names) > 0 && !slices.Contains(s.names, m.Event) {
+func (s *clientStream) wants(event string) bool {
+	return len(s.names) == 0 || slices.Contains(s.names, event)
+}
+
+func (s *clientStream) hasRoom(size int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.closed || s.used == 0 || s.used+size <= s.e.max
+}
+
+// firstPosition returns the position before the first record in the queue, or nil if there is none.
+func (s *clientStream) firstPosition() *history.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, it := range s.queue.All() {
+		if it.place != nil {
+			return &it.place.before
+		}
+	}
+	return nil
+}
+
+func (s *clientStream) enqueue(m *serializer.Message, size int, place *recordPlace) {
+	if !s.wants(m.Event) {
 		return
 	}
 	s.mu.Lock()
@@ -252,7 +320,7 @@ func (s *clientStream) enqueue(m *serializer.Message, size int) {
 	} else {
 		s.used += size
 		s.e.total.Backlog.Add(1, size)
-		s.queue.Push(streamItem{msg: *m, size: size})
+		s.queue.Push(streamItem{msg: *m, size: size, place: place})
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -277,7 +345,6 @@ func (s *clientStream) stop() {
 	s.e.streams = slices.DeleteFunc(slices.Clone(s.e.streams), func(x *clientStream) bool { return x == s })
 	s.e.mu.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.closed = true
 	for _, it := range s.queue.All() {
 		if it.gap == 0 {
@@ -286,6 +353,8 @@ func (s *clientStream) stop() {
 	}
 	s.queue.Clear(0)
 	s.used = 0
+	s.mu.Unlock()
+	s.e.drained()
 }
 
 // streamKept is the number of items for which an empty queue keeps its array.
@@ -315,6 +384,9 @@ func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, er
 		defer s.stop()
 		for ctx.Err() == nil { // checked even while there are events
 			it, ok, more := s.dequeue()
+			if ok {
+				s.e.drained()
+			}
 			switch {
 			case ok && it.gap > 0:
 				if !yield(serializer.Message{}, &OverflowError{Topic: s.e.topic, Dropped: it.gap}) {

@@ -24,6 +24,7 @@ type clientModel struct {
 	leave   int  // the ref of the leave, or zero
 	asked   bool // Leave was called and is not answered yet
 	taken   bool // another channel is leaving the topic
+	again   bool // the channel joins again when no push is in flight
 
 	waiting []string       // buffered pushes
 	sent    map[string]int // the refs of pushes in flight
@@ -56,7 +57,7 @@ func (m *clientModel) answer(name, how string) {
 
 // newJoin starts a join.
 func (m *clientModel) newJoin() {
-	m.phase, m.joinRef = "joining", 0
+	m.phase, m.joinRef, m.again = "joining", 0, false
 	m.wish++
 	m.timers["join"] = true
 	delete(m.timers, "rejoin")
@@ -64,7 +65,7 @@ func (m *clientModel) newJoin() {
 
 // fault makes the channel errored.
 func (m *clientModel) fault() {
-	m.phase = "errored"
+	m.phase, m.again = "errored", false
 	if m.told {
 		delete(m.timers, "join")
 	}
@@ -191,12 +192,18 @@ func (m *clientModel) step(line string) {
 		case "gone", "leaving":
 			m.answer(arg, "closed")
 		case "joined":
-			m.sent[arg] = m.send(m.joinRef, arg)
 			m.timers[arg] = true
+			if m.again {
+				m.waiting = append(m.waiting, arg)
+			} else {
+				m.sent[arg] = m.send(m.joinRef, arg)
+			}
 		default:
 			m.waiting = append(m.waiting, arg)
 			m.timers[arg] = true
 		}
+	case "again":
+		m.again = m.phase == "joined"
 	case "cancel":
 		m.giveUp(arg, "canceled")
 	case "leave":
@@ -233,6 +240,9 @@ func (m *clientModel) step(line string) {
 		}
 	case "msg":
 		m.message(f[1], f[2], f[3], f[len(f)-1])
+	}
+	if m.again && m.phase == "joined" && len(m.sent) == 0 {
+		m.newJoin()
 	}
 }
 

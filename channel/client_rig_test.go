@@ -13,6 +13,7 @@ import (
 // clientRig feeds clientStep with lines of text and returns its outputs as text.
 //
 //	open, closed, join, leave, end, giveup   the inputs of these names
+//	again                                    records were dropped
 //	taken                                    marks the topic as still being left by another channel, before join
 //	free                                     that other channel is closed
 //	params N [error]                         the params of attempt N
@@ -83,6 +84,8 @@ func (r *clientRig) input(line string) clientInput {
 		return clientInput{kind: inEnd, err: errRig}
 	case "free":
 		return clientInput{kind: inFree}
+	case "again":
+		return clientInput{kind: inAgain}
 	case "giveup":
 		return clientInput{kind: inGiveUp}
 	case "join", "join2":

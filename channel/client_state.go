@@ -52,6 +52,7 @@ type clientState struct {
 	attempt  uint64      // the number of the join, which identifies its params
 	joinRef  uint64      // of the current join; zero if it was not sent
 	tries    int         // rejoins since the last success or the last connection
+	again    bool        // joins again once the pushes in flight are answered; others wait for that join
 	leave    *clientPush // from Leave
 
 	buffer []*clientPush          // pushes that wait for the join, in order
@@ -127,6 +128,11 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		m.topicFreed()
 	case inEnd:
 		m.end(in.err, nil)
+	case inAgain:
+		m.again = m.status == StateJoined
+	}
+	if m.again && m.status == StateJoined && len(m.flight) == 0 {
+		m.begin()
 	}
 	return m.clientState, m.out
 }
@@ -154,6 +160,7 @@ func (m *clientMachine) joinCalled(p *clientPush) {
 func (m *clientMachine) begin() {
 	m.attempt++
 	m.joinRef = 0
+	m.again = false
 	m.set(StateJoining, nil)
 	m.add(clientOutput{kind: outArm, timer: timerJoin})
 	m.requestParams()
@@ -395,7 +402,7 @@ func (m *clientMachine) pushCalled(p *clientPush) {
 		m.fail(p, m.closedBy(ErrLeft))
 	case m.join == nil:
 		m.fail(p, ErrNotJoined)
-	case m.status == StateJoined:
+	case m.status == StateJoined && !m.again:
 		m.send(p)
 	default:
 		m.buffer = append(m.buffer, p)

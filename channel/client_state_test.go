@@ -355,6 +355,27 @@ func TestClientRules(t *testing.T) {
 		{"the socket closes while leaving", joined + `
 			leave => leaving; send 1 2 phx_leave
 			end => closed; answer leave closed; closed!`, ""},
+		{"after dropped records the channel joins again", joined + `
+			again => joining; params 2
+			again
+			params 2 => send 2 2 phx_join
+			msg 1 1 phx_close => drop
+			msg 2 2 phx_reply ok => joined; answer join ok; joined!`, ""},
+		{"to join again waits for the pushes in flight, and later ones wait for the join", joined + `
+			push a => send 1 2 a
+			push b => send 1 3 b
+			again
+			push c
+			msg 1 2 phx_reply ok => answer a ok
+			due b => answer b timeout; joining; params 2
+			params 2 => send 4 4 phx_join
+			msg 4 4 phx_reply ok => joined; send 4 5 c; answer join ok; joined!`, "c"},
+		{"without a connection the next join is the rejoin", joined + `
+			push a => send 1 2 a
+			again
+			closed => errored; answer a lost; error!
+			again
+			open => joining; params 2`, "join"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -37,6 +37,7 @@ const (
 	inGiveUp  // the socket does not want the channel to rejoin
 	inFree    // the channel that was leaving the topic is closed
 	inEnd     // the socket is closed permanently
+	inAgain   // records were dropped: the channel joins again to receive them
 )
 
 // clientOutput is an output of clientStep, which client_driver.go performs.

@@ -51,7 +51,7 @@ func (w *clientWorld) aJoinRef() string {
 
 func (w *clientWorld) next() string {
 	for {
-		switch w.IntN(22) {
+		switch w.IntN(23) {
 		case 0:
 			w.online = !w.online
 			if w.online {
@@ -113,6 +113,10 @@ func (w *clientWorld) next() string {
 			if w.joined && w.IntN(2) == 0 {
 				ref := w.aJoinRef()
 				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), w.pick("phx_error", "phx_error", "phx_error", "phx_close"))
+			}
+		case 20:
+			if w.joined && w.IntN(2) == 0 {
+				return "again"
 			}
 		default:
 			if w.joined {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -304,4 +305,23 @@ func ExampleOverflowError() {
 	}
 	fmt.Println(got > 0, missed > 0)
 	// Output: true true
+}
+
+// A client that keeps its position receives what it missed while it was away.
+func ExampleClient_Resume() {
+	var stored history.Position // what Position returned before the program ended
+
+	client := socket.NewClient("ws://localhost:4000/socket", nil)
+	room := client.Channel("room:lobby", nil)
+	room.Resume(channel.ResumeConfig{
+		Since: stored,
+		OnReset: func(reply serializer.Payload, why string) {
+			fmt.Println("start anew with", reply, "because of", why)
+		},
+	})
+	room.On("new_msg", func(p serializer.Payload) {
+		stored = room.Position()
+		fmt.Println(p)
+	})
+	room.Join()
 }

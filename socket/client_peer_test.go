@@ -24,6 +24,7 @@ type peer struct {
 	refuse  func(ctx context.Context, by ClientTransport, n int) error // of dial n, from 1; may block
 	prepare func(k *peerConn)                                          // of each new connection
 	join    func(k *peerConn, m *serializer.Message) (status string, payload any)
+	log     *peerLog      // the history of all topics, if there is one
 	busy    time.Duration // a channel takes as long for each message, as a Phoenix process; a join does not wait for it
 	ignore  string        // an event that no channel reacts to
 	asked   []transport.ClientConfig
@@ -440,6 +441,9 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 			k.change(func() { delete(k.joined, m.Topic) })
 		}
 		k.reply(m, m.JoinRef, status, payload)
+		if p.log != nil && status == "ok" {
+			p.log.replay(k, m)
+		}
 		if joined {
 			k.lifecycle(m.Topic, serializer.EventClose, joinRef, nil)
 		}
@@ -464,6 +468,8 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 	}
 	p.set(func() { p.handled[string(body)]++ })
 	switch m.Event {
+	case "$history":
+		k.reply(m, joinRef, "ok", map[string]string{"pos": p.log.top()})
 	case "echo":
 		k.reply(m, joinRef, "ok", m.Payload)
 	case "fail":

@@ -1,0 +1,471 @@
+package channel
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"bennu.example/history"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// ResumeConfig configures Client.Resume. The zero value is useful.
+type ResumeConfig struct {
+	// Since is the position after which the first join continues: what Position returned before the
+	// program ended. Zero means that the first join has none.
+	Since history.Position
+	// Last is the number of the newest records to receive if a join cannot continue after a position.
+	Last int
+	// OnReset is called, if it is not nil, when a join did not continue: records between the last
+	// position and this join may be missing, and the program loads its state anew. The reply is that
+	// of the join; why is one of the reasons in docs/recovery.md, such as "new" for the first join
+	// without a position, or "off" if the server does not record the topic. OnReset is called like a
+	// callback of On, before those for any event that follows the join.
+	OnReset func(reply serializer.Payload, why string)
+}
+
+// Resume asks the server for the topic's history. The channel then receives, through the same
+// callbacks and iterators, the records that were broadcast while it had no connection, in order and
+// each once. If that is not possible, OnReset is called. It must be called before Join, and once.
+//
+// The backlog of callbacks and iterators then loses no record: if it is full, the channel waits
+// until they have handled half of it, joins again, and continues. An iterator that nobody reads
+// therefore holds up the records of the channel.
+func (c *Client) Resume(cfg ResumeConfig) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.resume.Load() != nil || c.joinCalled {
+		panic("channel: Resume was called twice or after Join")
+	}
+	c.resume.Store(&clientResume{cfg: cfg, received: cfg.Since, known: make(chan struct{})})
+}
+
+// Position returns the position of the last record that was handled: its callbacks began, and every
+// open iterator that wants it returned it. A program that stores the position, together with what
+// it made of the records, continues there after a restart: see ResumeConfig.Since. It is zero
+// before the first join, unless Since is set, and without Resume.
+func (c *Client) Position() history.Position {
+	h := c.resume.Load()
+	if h == nil {
+		return history.Position{}
+	}
+	h.mu.Lock()
+	received, pos := h.received, h.received
+	if h.waiting > 0 {
+		pos = h.handled
+	}
+	h.mu.Unlock()
+	e := &c.events
+	e.mu.Lock()
+	streams := e.streams
+	e.mu.Unlock()
+	for _, s := range streams {
+		if before := s.firstPosition(); before != nil && isOlder(*before, pos, received) {
+			pos = *before
+		}
+	}
+	return pos
+}
+
+// isOlder reports whether p is older than q. The epoch of the last received position is the newest.
+func isOlder(p, q, received history.Position) bool {
+	if p.Epoch() == q.Epoch() {
+		return p.Offset() < q.Offset()
+	}
+	return q.Epoch() == received.Epoch()
+}
+
+// Progress returns how many of the records that the last join found missing were received, and how
+// many there are in total. Both are zero before the first join, and after a join that missed none.
+func (c *Client) Progress() (done, total int) {
+	h := c.resume.Load()
+	if h == nil {
+		return 0, 0
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.done, h.total
+}
+
+// catchUpRetry is the wait of CatchUp after an answer that may change.
+const catchUpRetry = time.Second
+
+// CatchUp waits until every record that the log has now was received and its callbacks have
+// returned, and every open iterator that wants it returned it. It waits for a connection and over
+// reconnects until ctx ends. It returns history.ErrNoRule if the server does not record the topic,
+// and an error that wraps ErrClosed if the channel is closed. It must not be called from a callback
+// of the channel, nor on the goroutine that reads one of its iterators.
+func (c *Client) CatchUp(ctx context.Context) error {
+	h := c.resume.Load()
+	if h == nil {
+		return fmt.Errorf("channel: catch up with %s: Resume was not called", c.topic)
+	}
+	for {
+		top, err := c.pushTop(ctx, h)
+		if err == nil {
+			err = c.waitHandled(ctx, h, top)
+		}
+		switch {
+		case err == nil:
+			return nil
+		case errors.Is(err, errAgain) && ctx.Err() == nil:
+			continue
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		}
+		return fmt.Errorf("channel: catch up with %s: %w", c.topic, err)
+	}
+}
+
+// errAgain reports that the log's top is not known or was not reached, and may be later.
+var errAgain = errors.New("not caught up yet")
+
+// pushTop asks the server for the log's top, and returns it once all records up to it were received.
+func (c *Client) pushTop(ctx context.Context, h *clientResume) (top history.Position, err error) {
+	select {
+	case <-h.known:
+	case <-c.done:
+		_, cause := c.State()
+		return top, fmt.Errorf("%w: %w", ErrClosed, cause)
+	case <-ctx.Done():
+		return top, ctx.Err()
+	}
+	if h.isOff() { // a Phoenix channel would crash by the push
+		return top, history.ErrNoRule
+	}
+	p := c.Push(eventHistory, map[string]bool{"top": true})
+	reply, err := p.Wait(ctx)
+	refused, isRefused := errors.AsType[*push.Error](err)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		p.Cancel()
+		return top, ctx.Err()
+	case isRefused && reasonOf(refused.Payload) == "off":
+		return top, history.ErrNoRule
+	case isRefused || errors.Is(err, push.ErrFull):
+		return top, retryLater(ctx)
+	case errors.Is(err, push.ErrLost) && !errors.Is(err, ErrClosed), errors.Is(err, push.ErrTimeout):
+		return top, errAgain
+	default:
+		return top, err
+	}
+	var answer struct{ Pos history.Position }
+	if err := reply.Decode(&answer); err != nil {
+		return top, err
+	}
+	if !h.reached(answer.Pos) { // the backlog was full
+		return top, retryLater(ctx)
+	}
+	return answer.Pos, nil
+}
+
+func retryLater(ctx context.Context) error {
+	t := time.NewTimer(catchUpRetry)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return errAgain
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// waitHandled waits until all records up to top were handled.
+func (c *Client) waitHandled(ctx context.Context, h *clientResume, top history.Position) error {
+	returned := make(chan struct{})
+	c.events.enqueue(func() { close(returned) })
+	select {
+	case <-returned:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	for {
+		moved := h.notifyMoved()
+		switch pos := c.Position(); {
+		case !h.reached(top):
+			return errAgain // the log is another one now
+		case pos.Epoch() == top.Epoch() && pos.Offset() >= top.Offset():
+			return nil
+		}
+		select {
+		case <-moved:
+		case <-c.events.gone:
+			return ErrClosed
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// clientResume is what a client's channel knows of its topic's history.
+type clientResume struct {
+	cfg   ResumeConfig
+	known chan struct{} // closed when the first join was answered
+
+	mu          sync.Mutex
+	received    history.Position // of the last record in the queues; a rejoin sends it. Only the loop changes it
+	handled     history.Position // of the last record whose callbacks began, if waiting is not zero
+	waiting     int              // positions in the queue of the callbacks
+	done, total int              // of the replay
+	off         bool             // the server does not record the topic
+	stalled     bool             // the backlog was full: until the next join, records are dropped
+	rejoining   bool             // a rejoin was requested because the backlog is no longer full
+	moved       chan struct{}    // closed when a position was handled; nil if nobody waits
+}
+
+// joinParams returns the params of a join with the request for history.
+func (h *clientResume) joinParams(params serializer.Payload) serializer.Payload {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	ask := map[string]any{"own": false}
+	if !h.received.IsZero() {
+		ask["since"] = h.received.String()
+	}
+	if h.cfg.Last > 0 {
+		ask["last"] = h.cfg.Last
+	}
+	return params.With(memberHistory, ask)
+}
+
+// joinReply is the part of a reply to a join that concerns history.
+type joinReply struct {
+	History *struct {
+		Pos       history.Position
+		Recovered bool
+		Missed    int
+		Why       string
+	} `json:"$history"`
+}
+
+// resumeJoined handles the reply to a join.
+func (c *Client) resumeJoined(h *clientResume, reply serializer.Payload) {
+	var r joinReply
+	why := "off"
+	if err := reply.Decode(&r); err != nil {
+		r.History = nil // the reply is not an object, or not one of a server with history
+	} else if r.History != nil {
+		why = r.History.Why
+	}
+	h.mu.Lock()
+	h.off = why == "off"
+	h.stalled, h.rejoining = false, false
+	h.done, h.total = 0, 0
+	select {
+	case <-h.known:
+	default:
+		close(h.known)
+	}
+	if r.History != nil && r.History.Recovered {
+		h.total = r.History.Missed
+		h.mu.Unlock()
+		return
+	}
+	h.expect()
+	h.received = history.Position{}
+	if r.History != nil {
+		h.received, h.total = r.History.Pos, r.History.Missed
+	}
+	pos := h.received
+	h.mu.Unlock()
+	c.events.enqueue(func() {
+		h.begin(pos)
+		if h.cfg.OnReset != nil {
+			h.cfg.OnReset(reply, why)
+		}
+	})
+}
+
+// joinRefused forgets a position that the server cannot read.
+func (h *clientResume) joinRefused(err error) {
+	refused, ok := errors.AsType[*push.Error](err)
+	if !ok || reasonOf(refused.Payload) != invalidPosition {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.received = history.Position{}
+}
+
+func reasonOf(p serializer.Payload) string {
+	var r struct{ Reason string }
+	if p.Decode(&r) != nil {
+		return "" // no reason
+	}
+	return r.Reason
+}
+
+// receiveEvent passes an event to the queues of the listeners, unless it is a record that came
+// before.
+func (c *Client) receiveEvent(m *serializer.Message) {
+	h := c.resume.Load()
+	if h == nil {
+		c.enqueueEvent(m, nil)
+		return
+	}
+	pos, isRecord := positionOf(m.Payload)
+	switch {
+	case m.Event == eventHistory:
+		if isRecord {
+			h.skipTo(pos)
+		}
+		return
+	case !isRecord:
+		c.enqueueEvent(m, nil)
+		return
+	case !h.isNext(pos):
+		c.socket.Log().Debug().Str("topic", c.topic).Str("event", m.Event).Stringer("position", pos).
+			Msg("record dropped")
+		return
+	}
+	if !c.enqueueEvent(m, &recordPlace{h, h.received, pos}) {
+		h.mu.Lock()
+		h.stalled = true
+		h.mu.Unlock()
+		c.rejoinIfDrained(h)
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.received = pos
+	h.done = min(h.done+1, h.total)
+	h.notify()
+}
+
+// recordPlace is the place of a queued record in the history.
+type recordPlace struct {
+	h           *clientResume
+	before, pos history.Position // before: the position received before it
+}
+
+// positionOf returns the position in the payload of a record.
+func positionOf(p serializer.Payload) (pos history.Position, ok bool) {
+	const start = `{"$pos":"`
+	if raw, found := bytes.CutPrefix(p.Bytes(), []byte(start)); found && !p.IsBinary() {
+		if end := bytes.IndexByte(raw, '"'); end >= 0 {
+			if pos, err := history.ParsePosition(string(raw[:end])); err == nil {
+				return pos, true
+			}
+		}
+	}
+	if p.IsBinary() {
+		return pos, false
+	}
+	var member struct {
+		Pos *history.Position `json:"$pos"`
+	}
+	if err := p.Decode(&member); err != nil || member.Pos == nil {
+		return pos, false
+	}
+	return *member.Pos, true
+}
+
+// isNext reports whether a record is to be handled. A record that was received before comes again
+// if the channel joins twice on one connection. While the backlog is full, all are dropped: the
+// next join repeats them.
+func (h *clientResume) isNext(pos history.Position) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	again := pos.Epoch() == h.received.Epoch() && pos.Offset() <= h.received.Offset()
+	return !h.stalled && !again
+}
+
+// skipTo moves the position over records that the channel does not receive.
+func (h *clientResume) skipTo(pos history.Position) {
+	if !h.isNext(pos) {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if pos.Epoch() == h.received.Epoch() {
+		h.done = int(min(uint64(h.done)+pos.Offset()-h.received.Offset(), uint64(h.total)))
+	}
+	h.received = pos
+	h.notify()
+}
+
+// expect counts a position that is added to the queue of the callbacks. The caller must hold mu and
+// change received afterwards.
+func (h *clientResume) expect() {
+	if h.waiting == 0 {
+		h.handled = h.received
+	}
+	h.waiting++
+}
+
+func (h *clientResume) expectRecord() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expect()
+}
+
+// begin is called before the callbacks for a position.
+func (h *clientResume) begin(pos history.Position) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.waiting--
+	h.handled = pos
+	h.notify()
+}
+
+// notify wakes those that wait for a position. The caller must hold mu.
+func (h *clientResume) notify() {
+	if h.moved != nil {
+		close(h.moved)
+		h.moved = nil
+	}
+}
+
+// notifyMoved returns a channel that is closed when a position is handled.
+func (h *clientResume) notifyMoved() <-chan struct{} {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.moved == nil {
+		h.moved = make(chan struct{})
+	}
+	return h.moved
+}
+
+func (h *clientResume) reached(pos history.Position) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return pos.Epoch() == h.received.Epoch() && pos.Offset() <= h.received.Offset()
+}
+
+func (h *clientResume) isOff() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.off
+}
+
+// eventLeft is called after an event left a queue.
+func (c *Client) eventLeft() {
+	h := c.resume.Load()
+	if h == nil {
+		return
+	}
+	h.mu.Lock()
+	h.notify()
+	stalled := h.stalled && !h.rejoining
+	h.mu.Unlock()
+	if stalled {
+		c.rejoinIfDrained(h)
+	}
+}
+
+// rejoinIfDrained requests a rejoin if the backlog was full and no longer is.
+func (c *Client) rejoinIfDrained(h *clientResume) {
+	if !c.events.isDrained() {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.stalled && !h.rejoining {
+		h.rejoining = true
+		c.socket.Post(&clientTimeout{c, inAgain}) // a closed socket needs no rejoin
+	}
+}

@@ -1,0 +1,8 @@
+package channel
+
+// Names of history on the wire.
+const (
+	eventHistory    = "$history" // moves the position; pushed by clients to read the log
+	memberHistory   = "$history" // in the params of a join and in its reply
+	invalidPosition = "invalid position"
+)
