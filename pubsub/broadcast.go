@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"bennu.example/history"
 	"bennu.example/serializer"
 )
 
@@ -14,42 +15,93 @@ type Broadcast struct {
 	Event   string
 	Payload serializer.Payload
 
-	// The frames encoded so far, one for each serializer. On nearly every topic all subscribers use
-	// the same serializer, so the first frame can be read without the lock.
+	// The record, if the broadcast is one. It is set before the delivery.
+	record *history.Record
+
+	// The frames encoded so far, one for each form and serializer, as a list that only grows. It is
+	// read without the lock.
 	first atomic.Pointer[encoding]
 	mu    sync.Mutex
-	more  []*encoding
 }
 
 type encoding struct {
 	by    serializer.Serializer
+	form  form
 	frame *serializer.Frame
 	err   error
+	next  atomic.Pointer[encoding]
 }
+
+// form is what is encoded of a broadcast.
+type form uint8
+
+const (
+	formPlain      form = iota
+	formPositioned      // the payload has the position
+	formMarker          // only the position is sent
+)
+
+// The event that moves the position of a client without another event.
+const eventHistory = "$history"
+
+// Record returns the record of a recorded broadcast, which must not be changed. It returns nil for
+// any other broadcast, and in a Preparer.
+func (b *Broadcast) Record() *history.Record { return b.record }
 
 // Frame returns the broadcast encoded by s. It is encoded once for each serializer and then shared.
 func (b *Broadcast) Frame(s serializer.Serializer) (*serializer.Frame, error) {
-	if e := b.first.Load(); e != nil && e.by == s {
+	return b.frame(s, formPlain)
+}
+
+// PositionedFrame is Frame with the position of the record in the payload. A binary payload has no
+// place for it: it is the frame of Frame. It is for package channel; it is not covered by the
+// compatibility promise.
+func (b *Broadcast) PositionedFrame(s serializer.Serializer) (*serializer.Frame, error) {
+	if b.Payload.IsBinary() {
+		return b.frame(s, formPlain)
+	}
+	return b.frame(s, formPositioned)
+}
+
+// MarkerFrame returns the frame of an event that has only the position of the record. It is for
+// package channel; it is not covered by the compatibility promise.
+func (b *Broadcast) MarkerFrame(s serializer.Serializer) (*serializer.Frame, error) {
+	return b.frame(s, formMarker)
+}
+
+func (b *Broadcast) frame(s serializer.Serializer, form form) (*serializer.Frame, error) {
+	e, last := b.find(s, form)
+	if e != nil {
 		return e.frame, e.err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e := b.first.Load(); e != nil && e.by == s {
+	if e, last = b.find(s, form); e != nil {
 		return e.frame, e.err
 	}
-	for _, e := range b.more {
-		if e.by == s {
-			return e.frame, e.err
-		}
+	e = &encoding{by: s, form: form}
+	m := serializer.Message{Kind: serializer.KindBroadcast, Topic: b.Topic, Event: b.Event, Payload: b.Payload}
+	switch form {
+	case formPositioned:
+		m.Payload = b.Payload.WithPosition(b.record.Position.String())
+	case formMarker:
+		m.Event, m.Payload = eventHistory, serializer.Payload{}.WithPosition(b.record.Position.String())
 	}
-	e := &encoding{by: s}
-	e.frame, e.err = serializer.Encode(s, &serializer.Message{
-		Kind: serializer.KindBroadcast, Topic: b.Topic, Event: b.Event, Payload: b.Payload,
-	})
-	if b.first.Load() == nil {
+	e.frame, e.err = serializer.Encode(s, &m)
+	if last == nil {
 		b.first.Store(e)
 	} else {
-		b.more = append(b.more, e)
+		last.next.Store(e)
 	}
 	return e.frame, e.err
+}
+
+// find returns an encoding, or nil and the last one.
+func (b *Broadcast) find(s serializer.Serializer, form form) (found, last *encoding) {
+	for e := b.first.Load(); e != nil; last, e = e, e.next.Load() {
+		if e.form == form && e.by == s {
+			return e, nil
+		}
+	}
+	return nil, last
 }

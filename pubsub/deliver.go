@@ -3,6 +3,7 @@ package pubsub
 import (
 	"fmt"
 
+	"bennu.example/internal/follow"
 	"bennu.example/internal/safecall"
 )
 
@@ -71,6 +72,13 @@ type delivery struct {
 	panics   []error         // reported when the topic is unlocked
 }
 
+// deliverTo delivers to the subscriptions of t, whose read lock is held, and unlocks it.
+func (d *delivery) deliverTo(t *topic) {
+	defer t.mu.RUnlock() // deferred, because a subscriber may end its goroutine
+	d.left = t.subs
+	d.run()
+}
+
 // run delivers to all subscriptions that are left. If a subscriber panics, it goes on with the
 // next.
 func (d *delivery) run() {
@@ -87,6 +95,9 @@ func (d *delivery) untilPanic() error {
 		s := d.left[0]
 		d.left = d.left[1:]
 		if d.from != nil && s.sub == d.from {
+			if reader, ok := s.sub.(follow.Subscriber[*Broadcast]); ok && d.b.record != nil {
+				reader.Skip(d.b)
+			}
 			continue
 		}
 		if err := d.deliver(s); err != nil {

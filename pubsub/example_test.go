@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"bennu.example/history"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/serializer"
@@ -210,4 +211,32 @@ func ExampleBroadcast_Frame() {
 	again, err := b.Frame(serializer.V2())
 	fmt.Println(string(f.Data), f == again, err)
 	// Output: [null,null,"room:lobby","moved",{"x":3}] true <nil>
+}
+
+// A recorded broadcast can be read later. A job that was away continues after the last position
+// that it has.
+func ExampleNewRecorded() {
+	ctx := context.Background()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{
+		"orders": {Events: []string{"placed"}},
+	})
+	last, err := ps.Append(ctx, "orders", "placed", map[string]int{"id": 1})
+	if err != nil {
+		fmt.Println(err)
+	}
+	for id := 2; id <= 3; id++ {
+		if err := ps.Broadcast(ctx, "orders", "placed", map[string]int{"id": id}); err != nil {
+			fmt.Println(err)
+		}
+	}
+
+	missed, err := ps.Since(ctx, "orders", last, 100)
+	for _, r := range missed.Records {
+		fmt.Println(r.Event, string(r.Payload.Bytes()))
+	}
+	fmt.Println(missed.More, err)
+	// Output:
+	// placed {"id":2}
+	// placed {"id":3}
+	// false <nil>
 }

@@ -37,7 +37,8 @@ const shards = 64
 // PubSub connects the subscribers of a process and, through its adapter, those of a cluster. Its
 // methods may be called from any goroutine.
 type PubSub struct {
-	adapter Adapter // nil means this process only
+	adapter Adapter  // nil means this process only
+	records *records // nil means that nothing is recorded
 	seed    maphash.Seed
 	shards  [shards]shard
 
@@ -58,6 +59,8 @@ type topic struct {
 	mu   sync.RWMutex
 	subs []*Subscription
 	prep []*preparation // copied on write: Broadcast reads it under no lock
+
+	followed *followed // released with the topic. Nil means that it is not recorded
 }
 
 // preparation is a preparer of a topic.
@@ -92,7 +95,27 @@ func (p *PubSub) shard(key string) *shard {
 // Subscribe subscribes s to a topic until the subscription is cancelled. A subscriber that
 // subscribes twice receives every broadcast twice.
 func (p *PubSub) Subscribe(name string, s Subscriber) *Subscription {
-	return p.subscribe(topicKey(name), s)
+	key := topicKey(name)
+	if p.records == nil {
+		return p.subscribe(key, s)
+	}
+	f := p.records.acquire(name) // before the locks: see the lock order
+	sub := p.subscribe(key, s)
+	if f != nil && !sub.topic.keep(f) {
+		f.Release()
+	}
+	return sub
+}
+
+// keep leaves a followed topic to t. It reports false if t has one already.
+func (t *topic) keep(f *followed) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.followed != nil {
+		return false
+	}
+	t.followed = f
+	return true
 }
 
 func (p *PubSub) subscribe(key string, s Subscriber) *Subscription {
@@ -139,6 +162,14 @@ func (t *topic) prepare(by preparer) *preparation {
 // Cancel ends the subscription. When it returns, no Deliver is running for the subscription and
 // none will be called. Further calls have no effect.
 func (s *Subscription) Cancel() {
+	if f := s.cancel(); f != nil {
+		f.Release()
+	}
+}
+
+// cancel is Cancel without the release of the followed topic, which it returns: no lock of the
+// PubSub may be held then.
+func (s *Subscription) cancel() *followed {
 	t := s.topic
 	sh := s.ps.shard(t.key)
 	sh.mu.Lock()
@@ -146,7 +177,7 @@ func (s *Subscription) Cancel() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if s.index < 0 {
-		return
+		return nil
 	}
 	last := len(t.subs) - 1
 	t.subs[s.index] = t.subs[last]
@@ -159,12 +190,14 @@ func (s *Subscription) Cancel() {
 			t.prep = slices.DeleteFunc(slices.Clone(t.prep), func(prep *preparation) bool { return prep == s.prep })
 		}
 	}
-	if last == 0 {
-		delete(sh.topics, t.key)
-		if s.ps.adapter != nil {
-			s.ps.adapter.Unsubscribe(t.key)
-		}
+	if last > 0 {
+		return nil
 	}
+	delete(sh.topics, t.key)
+	if s.ps.adapter != nil {
+		s.ps.adapter.Unsubscribe(t.key)
+	}
+	return t.followed
 }
 
 // Subscribers returns the number of subscriptions to a topic on this node.
@@ -193,6 +226,12 @@ func (p *PubSub) subscribers(key string) int {
 // Broadcast returns the first. It also returns the adapter's error, for example if its queue is
 // full.
 //
+// If a rule records the event (see NewRecorded), it is stored first. Then nil means that it is in
+// the log, whoever can receive it, and an error means that it is not and that nobody receives it.
+// Of the errors of subscribers, none is returned. The payload must be an object or binary, and no
+// member of the object may begin with "$". The error wraps one of history's. LocalBroadcast and
+// SendTo do not record.
+//
 // The event "disconnect" also closes the sockets whose id equals the topic, as Endpoint.broadcast
 // does in Phoenix; see socket.Handler.Disconnect. So server code must not pass an event name chosen
 // by a client to Broadcast, LocalBroadcast or SendTo. BroadcastFrom and the methods of
@@ -209,6 +248,12 @@ func (p *PubSub) Broadcast(ctx context.Context, topic, event string, payload any
 // not comparable, BroadcastFrom returns an error and delivers nothing. The event "disconnect" has
 // no special meaning.
 func (p *PubSub) BroadcastFrom(ctx context.Context, from Subscriber, topic, event string, payload any) error {
+	if p.records != nil {
+		if k := p.records.rule(topic, event); k != nil {
+			_, err := p.record(ctx, from, topic, event, payload, "", k)
+			return err
+		}
+	}
 	return p.broadcast(ctx, from, address{topicKey(topic), topic}, event, payload)
 }
 
@@ -232,8 +277,8 @@ func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload 
 }
 
 func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, event string, payload any) error {
-	if from != nil && !reflect.ValueOf(from).Comparable() {
-		return fmt.Errorf("pubsub: broadcast %s to %s: from: %T is not comparable", event, to.name, from)
+	if err := checkSender(from, to.name, event); err != nil {
+		return err
 	}
 	b, err := newBroadcast(to.name, event, payload)
 	if err != nil {
@@ -244,6 +289,14 @@ func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, eve
 		err = errors.Join(err, p.adapter.Publish(ctx, "", b.addressed(to.key)))
 	}
 	return err
+}
+
+// checkSender returns an error if from cannot be compared.
+func checkSender(from Subscriber, topic, event string) error {
+	if from != nil && !reflect.ValueOf(from).Comparable() {
+		return fmt.Errorf("pubsub: broadcast %s to %s: from: %T is not comparable", event, topic, from)
+	}
+	return nil
 }
 
 func (p *PubSub) localBroadcast(to address, event string, payload any) error {
@@ -313,30 +366,33 @@ func (p *PubSub) receive(b *Broadcast) {
 
 // deliver delivers b to the subscribers of a key on this node and returns the first error.
 func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
-	sh := p.shard(key)
-	sh.mu.RLock()
-	t, ok := sh.topics[key]
-	if !ok {
-		sh.mu.RUnlock()
+	t := p.lock(key)
+	if t == nil {
 		return nil
 	}
-	t.mu.RLock()
-	sh.mu.RUnlock()
 	d := delivery{b: b, from: from}
 	if preps := t.prep; len(preps) > 0 {
 		t.mu.RUnlock() // preparers are others' code
 		d.prepared, d.first = p.prepare(preps, b)
 		t.mu.RLock()
 	}
-	d.left = t.subs
-	func() {
-		defer t.mu.RUnlock() // deferred, because a subscriber may end its goroutine
-		d.run()
-	}()
+	d.deliverTo(t)
 	for _, err := range d.panics {
 		p.report(err)
 	}
 	return d.first
+}
+
+// lock returns a topic with its read lock held, or nil if it has no subscribers.
+func (p *PubSub) lock(key string) *topic {
+	sh := p.shard(key)
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	t := sh.topics[key]
+	if t != nil {
+		t.mu.RLock()
+	}
+	return t
 }
 
 // newBroadcast encodes the payload. That may call a user's MarshalJSON, so no lock may be held.

@@ -18,6 +18,7 @@ var layers = [][]string{
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
+	{"internal/follow"},
 	{"pubsub"},
 	{
 		"engine/internal/broker", "internal/channelhost", "push",

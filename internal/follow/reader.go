@@ -1,0 +1,417 @@
+package follow
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"time"
+
+	"bennu.example/history"
+)
+
+// Start is where a reader begins.
+type Start struct {
+	// Since is the last position that the client has. The zero Position means that it has none.
+	Since history.Position
+	// Last is the number of the newest items to read if Since cannot be continued. It is bounded by
+	// Keep.MaxReplay.
+	Last int
+	// Reach bounds the age: no older item is read. The zero Time means no bound.
+	Reach time.Time
+	// NoReplay begins at the cursor, whatever the other fields are.
+	NoReplay bool
+}
+
+// Mark is where a reader has begun.
+type Mark struct {
+	Position history.Position
+	// Why is empty if the reader continues Start.Since. Otherwise it is one of the reasons.
+	Why string
+}
+
+// The reasons why a reader did not continue Start.Since.
+const (
+	WhyNew     = "new"     // there was no position
+	WhyEpoch   = "epoch"   // history.ErrEpoch
+	WhyTrimmed = "trimmed" // history.ErrTrimmed
+	WhyAhead   = "ahead"   // history.ErrAhead
+	WhyTag     = "tag"     // history.ErrTag
+	WhyMany    = "many"    // more than Keep.MaxReplay items
+	WhyReach   = "reach"   // items that are older than Start.Reach
+)
+
+// why returns the reason that an answer of the log gives, or "" for any other error.
+func why(err error) string {
+	switch {
+	case errors.Is(err, history.ErrEpoch):
+		return WhyEpoch
+	case errors.Is(err, history.ErrTrimmed):
+		return WhyTrimmed
+	case errors.Is(err, history.ErrAhead):
+		return WhyAhead
+	case errors.Is(err, history.ErrTag):
+		return WhyTag
+	}
+	return ""
+}
+
+// Reader is the place of one subscriber in a topic. The zero Reader is not open.
+//
+// One goroutine at a time may call its methods, except that Live may be called from any goroutine,
+// and Park by the goroutine that delivers.
+type Reader[B any] struct {
+	t        *Topic[B]
+	position history.Position
+	slot     *slot[B] // the items after it are held in the window. Nil means none
+	live     atomic.Bool
+}
+
+// Sender is implemented by the sender of a broadcast from a client.
+type Sender interface {
+	// ClientID returns the id of the client. Empty means that it has none.
+	ClientID() string
+}
+
+// Subscriber is implemented by a subscriber that has a Reader. Its methods are called under order
+// and the topic's lock. They must not block, and must call no method of a Reader but Live and Park.
+type Subscriber[B any] interface {
+	// Skip is called instead of a delivery if the subscriber is the sender of the item.
+	Skip(item B)
+	// Lost reports that the log was forgotten, or has lost items that were delivered. The subscriber
+	// must not be sent further items. It should end after some time, so that not all clients return at
+	// once.
+	Lost(after time.Duration)
+}
+
+// Flip is the result of an attempt to go live.
+type Flip int
+
+const (
+	// FlipLive means that the reader is live.
+	FlipLive Flip = iota
+	// FlipBehind means that there are items to read.
+	FlipBehind
+	// FlipLost means that the reader is not at a place that the log has: the log was forgotten or lost
+	// records. The reader must not become live there.
+	FlipLost
+)
+
+// Open begins to read. It finds out whether start.Since can be continued, and holds the items after
+// the mark: they stay in the window, within its bound, until the reader is live or closed, or calls
+// Unhold. If err is nil, the reader takes over the caller's use of the topic, and Close releases
+// it. The error is that of the log, if it does not answer.
+func (r *Reader[B]) Open(ctx context.Context, t *Topic[B], start Start) (m Mark, err error) {
+	r.t = t
+	if m, err = r.open(ctx, start); err != nil {
+		r.t = nil
+	}
+	return m, err
+}
+
+func (r *Reader[B]) open(ctx context.Context, start Start) (m Mark, err error) {
+	t := r.t
+	m.Why = WhyNew
+	if !start.NoReplay && !start.Since.IsZero() {
+		m, err = r.seek(ctx, start.Since, start.Reach, true)
+		if err != nil || m.Why == "" || m.Why == WhyReach {
+			return m, err
+		}
+	}
+	if last := min(start.Last, t.keep.MaxReplay); last > 0 && !start.NoReplay {
+		b, err := t.all.log.Before(ctx, t.name, history.Position{}, last)
+		if err != nil {
+			return m, err
+		}
+		from, err := r.seek(ctx, b.After, start.Reach, false)
+		if err != nil || from.Why == "" || from.Why == WhyReach {
+			return Mark{from.Position, m.Why}, err
+		}
+		// The records were trimmed in between: there is nothing to replay.
+	}
+	if err := t.Lock(ctx); err != nil {
+		return m, err
+	}
+	defer t.Unlock()
+	m.Position = t.cursor
+	r.hold(t.slots[len(t.slots)-1])
+	return m, nil
+}
+
+// seekTries bounds the attempts to bring the window and the log together. Each of them fails only
+// if the window was trimmed meanwhile.
+const seekTries = 5
+
+// seek places the reader after a position, if this can be continued.
+func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Time, bounded bool) (Mark, error) {
+	t := r.t
+	for tries := 0; tries < seekTries; {
+		if err := t.Lock(ctx); err != nil {
+			return Mark{}, err
+		}
+		if s := t.find(p); s != nil {
+			defer t.Unlock()
+			return r.place(s, reach, bounded), nil
+		}
+		wait := t.filling
+		if wait == nil {
+			t.filling = make(chan struct{})
+		}
+		t.Unlock()
+		if wait != nil {
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return Mark{}, ctx.Err()
+			}
+		}
+		tries++
+		if m, done, err := r.fill(ctx, p, bounded); done || err != nil {
+			return m, err
+		}
+	}
+	return Mark{Why: WhyTrimmed}, nil // every doubt is a no
+}
+
+// place places the reader at a slot of the window. The caller must hold order.
+func (r *Reader[B]) place(s *slot[B], reach time.Time, bounded bool) (m Mark) {
+	missed := r.t.after(s)
+	if bounded && len(missed) > r.t.keep.MaxReplay {
+		return Mark{Why: WhyMany}
+	}
+	if !reach.IsZero() {
+		for _, next := range missed {
+			if next.time >= reach.UnixMilli() {
+				break
+			}
+			s, m.Why = next, WhyReach
+		}
+	}
+	r.hold(s)
+	m.Position = s.item.Position
+	return m
+}
+
+// fill reads the items after a position into the window. It reports done if the position cannot be
+// continued.
+func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) (m Mark, done bool, err error) {
+	t := r.t
+	b, err := t.all.log.Read(ctx, t.name, p, t.keep.MaxReplay+1)
+	items := make([]B, len(b.Records))
+	for i := range b.Records {
+		items[i] = t.all.item(t.name, &b.Records[i])
+	}
+	t.order.Lock()
+	defer t.order.Unlock()
+	close(t.filling)
+	t.filling = nil
+	switch {
+	case err != nil && why(err) != "":
+		return Mark{Why: why(err)}, true, nil
+	case err != nil:
+		return Mark{}, true, err
+	case bounded && len(b.Records) > t.keep.MaxReplay:
+		return Mark{Why: WhyMany}, true, nil
+	case t.find(p) == nil:
+		t.extend(b, items) // fails if the window was trimmed meanwhile
+	}
+	return Mark{}, false, nil
+}
+
+// hold makes the reader hold the items after s. The caller must hold order.
+func (r *Reader[B]) hold(s *slot[B]) {
+	r.unhold()
+	s.holds++
+	r.slot = s
+	r.position = s.item.Position
+}
+
+// unhold ends a hold. The caller must hold order.
+func (r *Reader[B]) unhold() {
+	if r.slot != nil {
+		r.slot.holds--
+		r.slot = nil
+	}
+}
+
+// Position returns the position of the last item that was handled. For a live reader it is the
+// topic's cursor.
+func (r *Reader[B]) Position() history.Position {
+	if !r.live.Load() {
+		return r.position
+	}
+	r.t.order.Lock()
+	defer r.t.order.Unlock()
+	return r.t.cursor
+}
+
+// Top returns the position of the log's newest item. Everything up to it was delivered to the live
+// readers.
+func (r *Reader[B]) Top(ctx context.Context) (history.Position, error) {
+	if err := r.t.Lock(ctx); err != nil {
+		return history.Position{}, err
+	}
+	defer r.t.Unlock()
+	return r.t.cursor, nil
+}
+
+// Sync calls f under order, with the position up to which the reader's client was sent everything,
+// and whether the reader is live. So what f sends cannot overtake an item. It must not do more.
+func (r *Reader[B]) Sync(f func(p history.Position, live bool)) {
+	r.t.order.Lock()
+	defer r.t.Unlock()
+	if r.live.Load() {
+		f(r.t.cursor, true)
+	} else {
+		f(r.position, false)
+	}
+}
+
+// Missed returns the number of items after Position. Its errors are those of Next.
+func (r *Reader[B]) Missed(ctx context.Context) (int, error) {
+	if err := r.t.Lock(ctx); err != nil {
+		return 0, err
+	}
+	if s := r.locate(); s != nil {
+		defer r.t.Unlock()
+		return len(r.t.after(s)), nil
+	}
+	r.t.Unlock()
+	n := 0
+	for at := r.position; ; {
+		b, err := r.t.all.log.Read(ctx, r.t.name, at, r.t.keep.MaxReplay)
+		if err != nil {
+			return 0, err
+		}
+		if n += len(b.Records); !b.More {
+			return n, nil
+		}
+		at = b.Records[len(b.Records)-1].Position
+	}
+}
+
+// locate returns the slot of the reader's position and holds it, or nil if the window does not have
+// it. The caller must hold order.
+func (r *Reader[B]) locate() *slot[B] {
+	s := r.slot
+	if s == nil || s.cut || s.item.Position != r.position {
+		s = r.t.find(r.position)
+	}
+	if s != r.slot {
+		r.unhold()
+		if s != nil {
+			s.holds++
+			r.slot = s
+		}
+		r.t.trim(false)
+	}
+	return s
+}
+
+// Next returns at most limit items after Position, oldest first. It does not move. The items come
+// from the window. If the reader was too slow for it, they come from the log, and the error may be
+// history.ErrTrimmed, ErrEpoch, ErrAhead or ErrTag. After any other error the caller may try again.
+func (r *Reader[B]) Next(ctx context.Context, limit int) ([]Item[B], error) {
+	t := r.t
+	if err := t.Lock(ctx); err != nil {
+		return nil, err
+	}
+	if s := r.locate(); s != nil {
+		defer t.Unlock()
+		slots := t.after(s)
+		items := make([]Item[B], min(limit, len(slots)))
+		for i := range items {
+			items[i] = slots[i].item
+		}
+		return items, nil
+	}
+	t.Unlock()
+	b, err := t.all.log.Read(ctx, t.name, r.position, limit)
+	if err != nil {
+		return nil, err
+	}
+	items := make([]Item[B], len(b.Records))
+	for i := range items {
+		items[i] = Item[B]{b.Records[i].Position, t.all.item(t.name, &b.Records[i])}
+	}
+	return items, nil
+}
+
+// Advance moves the reader behind an item that Next returned, after it was handled.
+func (r *Reader[B]) Advance(it Item[B]) { r.position = it.Position }
+
+// Flip makes the reader live if it has handled everything up to the cursor.
+func (r *Reader[B]) Flip() Flip { return r.FlipSending(nil) }
+
+// FlipSending is Flip, but first it hands the remaining items to send, under order, as long as send
+// returns true. It does not if the window does not have all of them.
+func (r *Reader[B]) FlipSending(send func(B) bool) Flip {
+	t := r.t
+	t.order.Lock()
+	defer t.Unlock()
+	if send != nil {
+		if s := r.locate(); s != nil {
+			for _, next := range t.after(s) {
+				if !send(next.item.Item) {
+					return FlipBehind
+				}
+				r.position = next.item.Position
+			}
+		}
+	}
+	switch {
+	case r.position == t.cursor:
+		r.unhold()
+		t.trim(false)
+		r.live.Store(true)
+		return FlipLive
+	case r.position.Epoch() == t.cursor.Epoch() && r.position.Offset() < t.cursor.Offset():
+		return FlipBehind
+	}
+	return FlipLost
+}
+
+// GoLive makes the reader live at the cursor, whatever its position is. It leaves a gap.
+func (r *Reader[B]) GoLive() {
+	r.t.order.Lock()
+	defer r.t.Unlock()
+	r.unhold()
+	r.t.trim(false)
+	r.position = r.t.cursor
+	r.live.Store(true)
+}
+
+// Unhold ends the hold on the window. A reader that may not send for some time calls it. The next
+// call of Next holds again.
+func (r *Reader[B]) Unhold() {
+	r.t.order.Lock()
+	defer r.t.Unlock()
+	r.unhold()
+	r.t.trim(false)
+}
+
+// Live reports whether the reader is live. During a delivery it does not change, except by Park.
+func (r *Reader[B]) Live() bool { return r.live.Load() }
+
+// Park ends being live during the delivery of an item, which the reader will read later. Only the
+// goroutine that delivers may call it, for a live reader.
+func (r *Reader[B]) Park() {
+	r.position = r.t.cursor // not the item's: the cursor moves after the delivery
+	r.live.Store(false)
+}
+
+// Close ends the use of the topic. The caller must have ended the subscription. It does nothing if
+// the reader is not open. The reader may be opened again.
+func (r *Reader[B]) Close() {
+	t := r.t
+	if t == nil {
+		return
+	}
+	r.live.Store(false)
+	t.order.Lock()
+	r.unhold()
+	t.trim(false)
+	t.Unlock()
+	r.t, r.position = nil, history.Position{}
+	t.Release()
+}

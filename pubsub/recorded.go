@@ -1,0 +1,351 @@
+package pubsub
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"bennu.example/history"
+	"bennu.example/internal/follow"
+	"bennu.example/serializer"
+)
+
+// records is the recording part of a PubSub.
+type records struct {
+	log    history.Local
+	rules  ruleTable
+	topics *follow.Topics[*Broadcast]
+}
+
+// followed is a recorded topic that is in use: it has subscribers or readers, or is broadcast to.
+type followed = follow.Topic[*Broadcast]
+
+// NewRecorded returns a PubSub that records the broadcasts that the rules select, in log. A
+// recorded broadcast is stored first, and delivered only if it was stored.
+//
+// The log must be local and instant, such as history.Memory, and the adapter must be nil: an
+// adapter joins several processes, and each would have a log of its own. Logs for several nodes
+// come with the engines. NewRecorded panics if the log is nil or another one, if there is an
+// adapter, or if Rules.Check returns an error.
+func NewRecorded(a Adapter, log history.Log, rules history.Rules) *PubSub {
+	if log == nil {
+		panic("pubsub: NewRecorded: the log is nil")
+	}
+	if err := rules.Check(); err != nil {
+		panic("pubsub: NewRecorded: " + err.Error())
+	}
+	local, ok := log.(history.Local)
+	switch {
+	case !ok || !local.Local():
+		panic(fmt.Sprintf("pubsub: NewRecorded: %T is not a local, instant log; logs for several nodes come with the engines",
+			log))
+	case a != nil:
+		panic(fmt.Sprintf("pubsub: NewRecorded: %T is the log of one process, so that it cannot be combined with an adapter",
+			log))
+	}
+	p := New(a)
+	p.records = &records{log: local, rules: compileRules(rules), topics: follow.NewTopics(local, newRecorded)}
+	return p
+}
+
+// newRecorded returns the broadcast of a record.
+func newRecorded(topic string, r *history.Record) *Broadcast {
+	return &Broadcast{Topic: topic, Event: r.Event, Payload: r.Payload, record: r}
+}
+
+// rule returns the rule by which an event is recorded, or nil.
+func (r *records) rule(topic, event string) *history.Keep {
+	if k := r.rules.topic(topic); k != nil && k.Has(event) {
+		return k
+	}
+	return nil
+}
+
+// acquire returns a topic for use, or nil if nothing of it is recorded.
+func (r *records) acquire(topic string) *followed {
+	k := r.rules.topic(topic)
+	if k == nil {
+		return nil
+	}
+	return r.topics.Acquire(topic, *k)
+}
+
+// Append is Broadcast for an event that must be recorded. It returns the position of the record.
+// The error is history.ErrNoRule if no rule records the event.
+func (p *PubSub) Append(ctx context.Context, topic, event string, payload any) (history.Position, error) {
+	return p.AppendOnce(ctx, "", topic, event, payload)
+}
+
+// AppendOnce is Append for an event that may be sent again, for example by a job that is retried.
+// If the topic has a record with the same id that is retained and younger than 2 min, AppendOnce
+// returns its position and broadcasts nothing. Empty means no id.
+func (p *PubSub) AppendOnce(ctx context.Context, id, topic, event string, payload any) (history.Position, error) {
+	var k *history.Keep
+	if p.records != nil {
+		k = p.records.rule(topic, event)
+	}
+	if k == nil {
+		return history.Position{}, recordError(event, topic, history.ErrNoRule)
+	}
+	return p.record(ctx, nil, topic, event, payload, id, k)
+}
+
+func recordError(event, topic string, err error) error {
+	return fmt.Errorf("pubsub: record %s on %s: %w", event, topic, err)
+}
+
+// recorded is a broadcast with its record, which are allocated together.
+type recorded struct {
+	Broadcast
+	r history.Record
+}
+
+// record stores an event and delivers it to the subscribers.
+func (p *PubSub) record(
+	ctx context.Context, from Subscriber, topic, event string, payload any, id string, k *history.Keep,
+) (history.Position, error) {
+	if err := checkSender(from, topic, event); err != nil {
+		return history.Position{}, err
+	}
+	body, err := recordable(payload)
+	if err != nil {
+		return history.Position{}, recordError(event, topic, err)
+	}
+	b := &recorded{
+		Broadcast{Topic: topic, Event: event, Payload: body}, history.Record{Event: event, Payload: body, ID: id},
+	}
+	if sender, ok := from.(follow.Sender); ok {
+		b.r.From = sender.ClientID()
+	}
+	d := delivery{b: &b.Broadcast, from: from}
+	if t := p.lock(topicKey(topic)); t != nil {
+		preps := t.prep
+		t.mu.RUnlock()
+		if len(preps) > 0 {
+			d.prepared, _ = p.prepare(preps, d.b) // before order is locked, because they are others' code
+		}
+	}
+	f := p.records.topics.Acquire(topic, *k)
+	defer f.Release()
+	err = p.append(ctx, f, b, &d)
+	for _, err := range d.panics {
+		p.report(err)
+	}
+	if err != nil {
+		return history.Position{}, recordError(event, topic, err)
+	}
+	return b.r.Position, nil
+}
+
+// recordable returns a payload as it is recorded: an object as JSON, or binary.
+func recordable(payload any) (serializer.Payload, error) {
+	p, err := serializer.Value(payload).Encoded()
+	if err != nil || p.IsBinary() {
+		return p, err
+	}
+	raw, err := p.JSON()
+	if err != nil {
+		return p, err
+	}
+	if body := p.Bytes(); !p.IsZero() && (len(body) == 0 || &body[0] != &raw[0]) { // it was not JSON
+		if err := p.UnmarshalJSON(raw); err != nil {
+			return p, err
+		}
+	}
+	reserved, err := p.HasReserved()
+	if err == nil && reserved {
+		err = history.ErrReserved
+	}
+	return p, err
+}
+
+// append appends the record of b to the log and delivers it, in one step for all who follow the
+// topic. Errors of subscribers are not returned: the record is stored, whoever can receive it.
+func (p *PubSub) append(ctx context.Context, f *followed, b *recorded, d *delivery) error {
+	if err := f.Lock(ctx); err != nil {
+		return err
+	}
+	defer f.Unlock()
+	r, err := p.records.log.Append(ctx, f.Name(), b.r, f.Keep())
+	if err != nil {
+		return err
+	}
+	b.r = r
+	b.record = &b.r
+	switch cursor := f.Cursor(); {
+	case r.Prev == cursor:
+		p.deliverRecord(f, d)
+	case r.Position.Epoch() == cursor.Epoch() && r.Position.Offset() <= cursor.Offset():
+		// The ID is known: the record was delivered when it was appended.
+	default:
+		p.catchUp(ctx, f, d)
+	}
+	return nil
+}
+
+// deliverRecord delivers a record and moves the cursor to it. The caller must hold order.
+func (p *PubSub) deliverRecord(f *followed, d *delivery) {
+	defer f.Push(d.b.record, d.b) // after the delivery, even if a subscriber ends its goroutine
+	if t := p.lock(topicKey(f.Name())); t != nil {
+		d.deliverTo(t)
+	}
+}
+
+// catchUp delivers everything after the cursor, up to the record of d, which was appended. It is
+// needed only if somebody else has written to the log. The caller must hold order.
+func (p *PubSub) catchUp(ctx context.Context, f *followed, d *delivery) {
+	for {
+		batch, err := p.records.log.Read(ctx, f.Name(), f.Cursor(), 1000)
+		if err != nil {
+			p.lost(f, d.b.record.Prev)
+			p.deliverRecord(f, d)
+			return
+		}
+		for i := range batch.Records {
+			r := &batch.Records[i]
+			if r.Position == d.b.record.Position {
+				p.deliverRecord(f, d)
+				continue
+			}
+			other := delivery{b: newRecorded(f.Name(), r)}
+			p.deliverRecord(f, &other)
+			d.panics = append(d.panics, other.panics...)
+		}
+		if !batch.More {
+			return
+		}
+	}
+}
+
+// Subscribers that must end because the log was lost are divided into lostParts, which end one
+// after the other every lostEvery, so that not all clients return at once.
+const (
+	lostParts = 50
+	lostEvery = 40 * time.Millisecond
+)
+
+// lost makes top the cursor and notifies the readers that their place does not exist any more. The
+// caller must hold order.
+func (p *PubSub) lost(f *followed, top history.Position) {
+	f.Reset(top)
+	t := p.lock(topicKey(f.Name()))
+	if t == nil {
+		return
+	}
+	defer t.mu.RUnlock()
+	for i, s := range t.subs {
+		if reader, ok := s.sub.(follow.Subscriber[*Broadcast]); ok {
+			reader.Lost(time.Duration(i*lostParts/len(t.subs)) * lostEvery)
+		}
+	}
+}
+
+// Since returns at most max records of a topic after a position, oldest first. The error wraps
+// history.ErrEpoch, ErrTrimmed, ErrAhead or ErrTag if it cannot be continued, and
+// history.ErrPosition if it is zero. It wraps history.ErrNoRule if nothing is recorded on the
+// topic.
+func (p *PubSub) Since(ctx context.Context, topic string, after history.Position, max int) (history.Batch, error) {
+	return p.read(topic, "after", after, func(log history.Log) (history.Batch, error) {
+		return log.Read(ctx, topic, after, max)
+	})
+}
+
+// Before returns the newest max records of a topic before a position, oldest first. The zero
+// Position means the newest of all. The errors are those of Since.
+func (p *PubSub) Before(ctx context.Context, topic string, before history.Position, max int) (history.Batch, error) {
+	return p.read(topic, "before", before, func(log history.Log) (history.Batch, error) {
+		return log.Before(ctx, topic, before, max)
+	})
+}
+
+func (p *PubSub) read(
+	topic, where string, at history.Position, read func(history.Log) (history.Batch, error),
+) (history.Batch, error) {
+	err := history.ErrNoRule
+	if p.records != nil && p.records.rules.topic(topic) != nil {
+		var b history.Batch
+		if b, err = read(p.records.log); err == nil {
+			return b, nil
+		}
+	}
+	return history.Batch{}, fmt.Errorf("pubsub: read %s %s %q: %w", topic, where, at, err)
+}
+
+// Forget removes all records of a topic, for example because its contents must be deleted. The
+// positions that clients have become invalid, and channels of clients that asked for history end by
+// a phx_error, so that they join again. The error wraps history.ErrNoRule if nothing is recorded on
+// the topic.
+func (p *PubSub) Forget(ctx context.Context, topic string) error {
+	var f *followed
+	if p.records != nil {
+		f = p.records.acquire(topic)
+	}
+	err := history.ErrNoRule
+	if f != nil {
+		defer f.Release()
+		err = p.forget(ctx, f)
+	}
+	if err != nil {
+		return fmt.Errorf("pubsub: forget %s: %w", topic, err)
+	}
+	return nil
+}
+
+func (p *PubSub) forget(ctx context.Context, f *followed) error {
+	if err := f.Lock(ctx); err != nil {
+		return err
+	}
+	defer f.Unlock()
+	if err := p.records.log.Forget(ctx, f.Name()); err != nil {
+		return err
+	}
+	tops, err := p.records.log.Tops(ctx, []string{f.Name()})
+	if err != nil {
+		return err
+	}
+	p.lost(f, tops[0])
+	return nil
+}
+
+// LogHealth returns the state of the log. Without one it returns the zero Health.
+func (p *PubSub) LogHealth() history.Health {
+	if p.records == nil {
+		return history.Health{}
+	}
+	return p.records.log.Health()
+}
+
+// recordedTopics is for package channel.
+type recordedTopics struct{ ps *PubSub }
+
+// Recorded returns the recorded topics. It is for package channel; it is not covered by the
+// compatibility promise.
+func (p *PubSub) Recorded() recordedTopics { return recordedTopics{p} }
+
+// Rule returns what is kept of a topic. It reports false if nothing of it is recorded.
+func (r recordedTopics) Rule(topic string) (history.Keep, bool) {
+	if r.ps.records != nil {
+		if k := r.ps.records.rules.topic(topic); k != nil {
+			return *k, true
+		}
+	}
+	return history.Keep{}, false
+}
+
+// Open opens a reader of a topic that a rule records. The reader must be closed if err is nil.
+func (r recordedTopics) Open(
+	ctx context.Context, rd *follow.Reader[*Broadcast], topic string, start follow.Start,
+) (follow.Mark, error) {
+	if r.ps.records == nil {
+		return follow.Mark{}, recordError("", topic, history.ErrNoRule)
+	}
+	f := r.ps.records.acquire(topic)
+	if f == nil {
+		return follow.Mark{}, history.ErrNoRule
+	}
+	m, err := rd.Open(ctx, f, start)
+	if err != nil {
+		f.Release()
+	}
+	return m, err
+}
