@@ -126,8 +126,15 @@ func TestMemoryMaxBytes(t *testing.T) {
 	t.Parallel()
 	const most = 1 << 20
 	m := history.NewMemory(history.MemoryConfig{MaxBytes: most})
+	add(t, m, "active", 1000, history.Keep{})
 	silent := add(t, m, "silent", 1000, history.Keep{})
 	for i := range 5000 {
+		if i < 1100 {
+			add(t, m, "active", 0, history.Keep{})
+		}
+		if i == 1100 && (len(retained(t, m, "silent")) > 0 || len(retained(t, m, "active")) < 200) {
+			t.Fatal("the silent topic must lose its records before the active one")
+		}
 		add(t, m, fmt.Sprint(i%10), 1000, history.Keep{Bytes: 10 << 20, Count: 1 << 20})
 		if _, _, _, bytes := m.Size(); bytes > most {
 			t.Fatalf("%d bytes after %d records", bytes, i)
