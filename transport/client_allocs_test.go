@@ -14,8 +14,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// What a frame may allocate: nothing when it is sent, and when it is received the memory that is
-// then the reader's.
+// TestClientWSAllocs checks that sending a frame allocates nothing, and that receiving one
+// allocates only the memory that the caller keeps.
 func TestClientWSAllocs(t *testing.T) {
 	dial := func(h http.Handler) transport.ClientConn {
 		s := httptest.NewServer(h)

@@ -27,15 +27,14 @@ func clientBenchConn(b *testing.B, h http.Handler, dial transporttest.Dialer) tr
 	return transporttest.Dial(b, dial, transport.ClientConfig{URL: s.URL + "/socket"})
 }
 
-// clientDiscard is an endpoint that reads bytes and nothing else, at no cost of its own in
-// allocations.
+// clientDiscard is an endpoint that reads bytes and drops them, without allocations of its own.
 var clientDiscard = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 	conn := transporttest.Hijack(w, r)
 	io.Copy(io.Discard, conn)
 	conn.Close()
 })
 
-// clientFlood is an endpoint that sends one frame without end, many in a write.
+// clientFlood returns an endpoint that sends one frame without end, many in each write.
 func clientFlood(frame string) http.Handler {
 	many := []byte(strings.Repeat(frame, 64<<10/len(frame)))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -113,11 +112,12 @@ func BenchmarkClientWSRoundTrip(b *testing.B) {
 	}
 }
 
-// The numbers are for a message; the server's part is in them.
+// BenchmarkClientLPRead measures one message, including the server's part.
 func BenchmarkClientLPRead(b *testing.B) {
 	for _, n := range []int{1, 100} {
 		b.Run(fmt.Sprint(n, " in an answer"), func(b *testing.B) {
-			answer := `{"status":200,"token":"T","messages":["` + strings.Repeat(`[null,null,\"room:lobby\",\"new_msg\",{\"body\":\"hello\"}]","`, n-1) + `[]"]}`
+			const message = `[null,null,\"room:lobby\",\"new_msg\",{\"body\":\"hello\"}]`
+			answer := `{"status":200,"token":"T","messages":["` + strings.Repeat(message+`","`, n-1) + `[]"]}`
 			c := clientBenchConn(b, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Header.Get("X-Phoenix-Longpoll-Token") == "" {
 					transporttest.Answer(w, 410, "T")

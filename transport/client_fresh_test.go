@@ -18,8 +18,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// freezer dials connections that can be frozen: nothing goes through any more, and neither end is
-// told.
+// freezer dials connections that can be frozen: they carry nothing any more, and neither end is
+// notified.
 type freezer struct {
 	dials atomic.Int32
 	mu    sync.Mutex
@@ -80,8 +80,8 @@ func (c *frozenConn) Close() error {
 	return c.Conn.Close()
 }
 
-// An attempt must not use a connection of an earlier one, or of the user's, on a path that died
-// silently.
+// TestClientDialsAnew checks that an attempt uses neither a connection of an earlier attempt nor
+// one of the user, because their path may have died silently.
 func TestClientDialsAnew(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -96,10 +96,13 @@ func TestClientDialsAnew(t *testing.T) {
 			return &http.Transport{DialContext: f.dial, TLSClientConfig: cfg, ForceAttemptHTTP2: true}
 		}},
 		{"HTTP/2 with the old Dial", true, func(f *freezer, cfg *tls.Config) *http.Transport {
-			//nolint:staticcheck // the deprecated field is what is tested
-			return &http.Transport{TLSClientConfig: cfg, ForceAttemptHTTP2: true, Dial: func(network, address string) (net.Conn, error) {
-				return f.dial(context.Background(), network, address)
-			}}
+			//nolint:staticcheck // the test is about the deprecated field
+			return &http.Transport{
+				TLSClientConfig: cfg, ForceAttemptHTTP2: true,
+				Dial: func(network, address string) (net.Conn, error) {
+					return f.dial(context.Background(), network, address)
+				},
+			}
 		}},
 		{"HTTP/2 by protocols", true, func(f *freezer, cfg *tls.Config) *http.Transport {
 			p := new(http.Protocols)
@@ -110,7 +113,7 @@ func TestClientDialsAnew(t *testing.T) {
 		{"the user's TLS", true, func(f *freezer, cfg *tls.Config) *http.Transport {
 			cfg = cfg.Clone()
 			cfg.NextProtos = []string{"h2", "http/1.1"}
-			return &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			dialTLS := func(ctx context.Context, network, address string) (net.Conn, error) {
 				conn, err := f.dial(ctx, network, address)
 				if err != nil {
 					return nil, err
@@ -118,7 +121,8 @@ func TestClientDialsAnew(t *testing.T) {
 				cfg := cfg.Clone()
 				cfg.ServerName = "example.com"
 				return tls.Client(conn, cfg), nil
-			}}
+			}
+			return &http.Transport{ForceAttemptHTTP2: true, DialTLSContext: dialTLS}
 		}},
 		{"a pool of golang.org/x/net/http2", true, func(f *freezer, cfg *tls.Config) *http.Transport {
 			return &http.Transport{
@@ -155,7 +159,7 @@ func TestClientDialsAnew(t *testing.T) {
 			cfg := transport.ClientConfig{
 				URL: s.URL + "/socket", HTTPClient: &http.Client{Transport: tr}, CloseTimeout: 10 * time.Millisecond,
 			}
-			if tr.TLSNextProto == nil { // the pool of the user has a connection, too
+			if tr.TLSNextProto == nil { // put a connection into the pool of the user
 				resp, err := cfg.HTTPClient.Post(s.URL, "", nil)
 				if err != nil {
 					t.Fatal(err)
@@ -166,7 +170,7 @@ func TestClientDialsAnew(t *testing.T) {
 			for range 3 {
 				for i, dial := range []transporttest.Dialer{longpoll.Dial, websocket.Dial} {
 					if i == 1 && tr.DialTLSContext != nil {
-						continue // it negotiates HTTP/2, which has no WebSockets here
+						continue // it negotiates HTTP/2, which does not carry WebSockets here
 					}
 					before := f.dials.Load()
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
@@ -189,7 +193,7 @@ func TestClientDialsAnew(t *testing.T) {
 	}
 }
 
-// closingTripper is a RoundTripper of the user that cannot be cloned.
+// closingTripper is a RoundTripper of the user, which cannot be cloned.
 type closingTripper struct {
 	http.RoundTripper
 	closed atomic.Int32

@@ -19,8 +19,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// clientPair is our own server, for either transport, whose sessions echo. Text that begins with
-// ["close" ends the session.
+// clientPair is a server for both transports, whose sessions echo. Text that begins with ["close"
+// ends the session.
 type clientPair struct {
 	ws *websocket.Server
 	lp *longpoll.Server
@@ -28,7 +28,7 @@ type clientPair struct {
 	mu     sync.Mutex
 	refuse error
 	uris   []string
-	ends   []error // of sessions, in order
+	ends   []error // the reasons of sessions, in order
 }
 
 func newClientPair(lp longpoll.Config) *clientPair {
@@ -76,14 +76,14 @@ func (s *clientPairSession) Closed(err error) {
 	s.pair.ends = append(s.pair.ends, err)
 }
 
-// clientPairTest runs f in a bubble for each transport, with the client's end of a connection to
-// our own server.
+// clientPairTest runs f in a bubble for each transport, with a connection to a clientPair.
 func clientPairTest(t *testing.T, f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
 	clientPairBound(t, 0, f)
 }
 
-// clientPairBound is clientPairTest with a bound for messages, at both ends.
-func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
+// clientPairBound is clientPairTest with a bound for messages at both ends.
+func clientPairBound(t *testing.T, max int64,
+	f func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn)) {
 	for name, dial := range map[string]transporttest.Dialer{"ws": websocket.Dial, "longpoll": longpoll.Dial} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -94,7 +94,7 @@ func clientPairBound(t *testing.T, max int64, f func(t *testing.T, n *transportt
 				c := transporttest.Dial(t, dial, transport.ClientConfig{HTTPClient: n.Client, MaxMessage: max})
 				f(t, n, p, c)
 				c.Close(1000, "")
-				time.Sleep(time.Minute) // a session of long poll ends when nobody polls
+				time.Sleep(time.Minute) // a long-poll session ends when nobody polls
 				p.ws.Wait()
 				p.lp.Wait()
 			})
@@ -137,7 +137,8 @@ func TestClientPairEcho(t *testing.T) {
 	})
 }
 
-// The largest bound there is, which means none, is one that nothing exceeds.
+// TestClientPairUnbounded checks that the largest possible bound, which means none, does not
+// overflow.
 func TestClientPairUnbounded(t *testing.T) {
 	t.Parallel()
 	clientPairBound(t, math.MaxInt64, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
@@ -151,7 +152,8 @@ func TestClientPairUnbounded(t *testing.T) {
 	})
 }
 
-// Objects of 1.0.0 cannot be lines of a batch.
+// TestClientPairObjects checks that objects of version 1.0.0 arrive, although they cannot be lines
+// of a batch.
 func TestClientPairObjects(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
@@ -167,7 +169,8 @@ func TestClientPairObjects(t *testing.T) {
 	})
 }
 
-// How each end learns that the other has gone. Long poll has no goodbyes and no codes.
+// TestClientPairServerCloses checks how the client is notified that the server closed. Long poll
+// has neither a close handshake nor codes.
 func TestClientPairServerCloses(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
@@ -207,13 +210,15 @@ func TestClientPairClientCloses(t *testing.T) {
 			t.Fatalf("%d sessions ended: %v", len(ends), ends)
 		}
 		var closed *transport.CloseError
-		if transporttest.IsWebSocket(c) && (!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
+		if transporttest.IsWebSocket(c) &&
+			(!errors.As(ends[0], &closed) || closed.Code != 1000 || closed.Reason != "enough") {
 			t.Errorf("the session ended with %v", ends[0])
 		}
 	})
 }
 
-// Without heartbeats a WebSocket is cut off for idleness; long poll needs none.
+// TestClientPairIdle checks that a WebSocket without heartbeats ends by the idle timeout. Long poll
+// needs none.
 func TestClientPairIdle(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {
@@ -227,8 +232,8 @@ func TestClientPairIdle(t *testing.T) {
 	})
 }
 
-// All connections break at once: the session cannot be trusted any more, on either transport, and
-// Read says so.
+// TestClientPairCut breaks all connections at once. On both transports the session is lost, and
+// Read returns an error.
 func TestClientPairCut(t *testing.T) {
 	t.Parallel()
 	clientPairTest(t, func(t *testing.T, n *transporttest.Net, p *clientPair, c transport.ClientConn) {

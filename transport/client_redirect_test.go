@@ -21,7 +21,7 @@ import (
 
 func TestClientRedirects(t *testing.T) {
 	t.Parallel()
-	var hits atomic.Int32 // of hosts that must not be asked
+	var hits atomic.Int32 // requests to a host that must not get any
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits.Add(1) }))
 	t.Cleanup(elsewhere.Close)
 	away := strings.Replace(elsewhere.URL, "127.0.0.1", "localhost", 1)
@@ -34,7 +34,7 @@ func TestClientRedirects(t *testing.T) {
 				name string
 				to   func(r *http.Request) string
 				code int
-				want int // 0: connected
+				want int // the status of the refusal; zero means a connection
 			}{
 				{"another path", func(r *http.Request) string { return "/real" + last + "?" + r.URL.RawQuery }, 302, 0},
 				{"for good", func(r *http.Request) string { return "/real" + last + "?" + r.URL.RawQuery }, 301, 0},
@@ -55,9 +55,9 @@ func TestClientRedirects(t *testing.T) {
 				t.Run(tt.name, func(t *testing.T) {
 					t.Parallel()
 					endpoint := transporttest.Endpoint()
-					var asked atomic.Int32
+					var requests atomic.Int32
 					n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-						asked.Add(1)
+						requests.Add(1)
 						if strings.HasPrefix(r.URL.Path, "/real") {
 							endpoint.ServeHTTP(w, r)
 							return
@@ -73,8 +73,8 @@ func TestClientRedirects(t *testing.T) {
 						if err != nil {
 							t.Fatal(err)
 						}
-						// On long poll everything else goes straight to where the session was opened.
-						before := asked.Load()
+						// On long poll, all other requests go directly to where the session was opened.
+						before := requests.Load()
 						if err := c.Write(transporttest.Text("[]")); err != nil {
 							t.Error(err)
 						}
@@ -84,7 +84,7 @@ func TestClientRedirects(t *testing.T) {
 						if err := c.Close(1000, ""); err != nil {
 							t.Errorf("Close: %v", err)
 						}
-						if more := asked.Load() - before; more > 2 {
+						if more := requests.Load() - before; more > 2 {
 							t.Errorf("%d requests for a poll and a post", more)
 						}
 						return
@@ -93,8 +93,8 @@ func TestClientRedirects(t *testing.T) {
 					if !errors.As(err, &refused) || refused.StatusCode != tt.want || string(refused.Body) != "moved" {
 						t.Errorf("dial: %v", err)
 					}
-					if asked.Load() > 6 {
-						t.Errorf("%d requests", asked.Load())
+					if requests.Load() > 6 {
+						t.Errorf("%d requests", requests.Load())
 					}
 				})
 			}
@@ -107,8 +107,8 @@ func TestClientRedirects(t *testing.T) {
 	})
 }
 
-// A redirect to another port or scheme of the same host would carry the token and the parameters to
-// another server.
+// TestClientRedirectsToAnotherServer checks that redirects to another port or scheme of the same
+// host are not followed. They would send the token and the parameters to another server.
 func TestClientRedirectsToAnotherServer(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
@@ -141,7 +141,7 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 				})
 				n := transporttest.NewNet(t, h)
 				tr := n.Transport.(*http.Transport)
-				tr.DialTLSContext = tr.DialContext // without TLS, as the redirect is all that matters
+				tr.DialTLSContext = tr.DialContext // without TLS, because only the redirect matters
 				c, err := dial(t.Context(), transport.ClientConfig{
 					URL: tt.from + "/a", Params: "secret=1", AuthToken: "secret", HTTPClient: n.Client,
 				})
@@ -161,7 +161,7 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 	}
 }
 
-// A Referer that the user sets is sent as it is.
+// TestClientRedirectKeepsOwnReferer checks that a Referer of the user is sent unchanged.
 func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
@@ -185,7 +185,7 @@ func TestClientRedirectKeepsOwnReferer(t *testing.T) {
 	}
 }
 
-// The user's own CheckRedirect is asked, and may refuse.
+// TestClientRedirectsChecked checks that the user's CheckRedirect is called and may refuse.
 func TestClientRedirectsChecked(t *testing.T) {
 	t.Parallel()
 	for name, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
@@ -201,8 +201,8 @@ func TestClientRedirectsChecked(t *testing.T) {
 	}
 }
 
-// With no HTTPClient the connections are the dialed one's own, over TLS and HTTP/2 too, and
-// TestMain sees to it that none is left.
+// TestClientOverSockets dials over TCP, TLS and HTTP/2. Without an HTTPClient the connections
+// belong to the ClientConn, and TestMain checks that none is left.
 func TestClientOverSockets(t *testing.T) {
 	t.Parallel()
 	for name, start := range map[string]func(*httptest.Server){
@@ -243,14 +243,16 @@ func TestClientOverSockets(t *testing.T) {
 	}
 }
 
-// A TLS connection whose peer reads nothing: saying goodbye would wait for it.
+// TestClientWSCloseStuckTLS closes a TLS connection whose peer reads nothing. The closing alert of
+// TLS would wait for it.
 func TestClientWSCloseStuckTLS(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	s := httptest.NewTLSServer(transporttest.WebSocketHandler(func(*websocket.Conn, *http.Request) { <-release }))
 	t.Cleanup(s.Close)
 	defer close(release)
-	c := transporttest.Dial(t, ws.Dial, transport.ClientConfig{URL: s.URL, HTTPClient: s.Client(), CloseTimeout: 100 * time.Millisecond})
+	c := transporttest.Dial(t, ws.Dial,
+		transport.ClientConfig{URL: s.URL, HTTPClient: s.Client(), CloseTimeout: 100 * time.Millisecond})
 	stuck := make(chan error, 1)
 	go func() {
 		for {
@@ -260,7 +262,7 @@ func TestClientWSCloseStuckTLS(t *testing.T) {
 			}
 		}
 	}()
-	for before := uint64(1); ; { // until nothing goes out any more
+	for before := uint64(1); ; { // until nothing is written any more
 		_, out := c.Bytes()
 		if out == before {
 			break

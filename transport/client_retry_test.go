@@ -48,7 +48,8 @@ func TestHandshakeErrorRetryAfter(t *testing.T) {
 	}
 }
 
-// The advice arrives with whatever request is refused: the handshake, a poll, or a POST.
+// TestClientRefusedWithAdvice checks that Retry-After is returned for every request that is
+// refused: the handshake, a poll, or a POST.
 func TestClientRefusedWithAdvice(t *testing.T) {
 	t.Parallel()
 	refuse := func(w http.ResponseWriter) bool {

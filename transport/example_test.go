@@ -13,45 +13,31 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// echo is a Session: it sends back what it gets, and tells how its connection ended.
-type echo struct {
-	conn transport.Conn
-	end  chan error
+// farewell is a Session that ends the connection with the first frame.
+type farewell struct{}
+
+func (farewell) Receive(serializer.Op, []byte) error {
+	return &transport.CloseError{Code: transport.CodeGoingAway, Reason: "goodbye"}
 }
 
-func (e *echo) Receive(op serializer.Op, data []byte) error {
-	if string(data) == "bye" {
-		return &transport.CloseError{Code: transport.CodeGoingAway, Reason: "you said so"}
-	}
-	return e.conn.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
-}
+func (farewell) Closed(error) {}
 
-func (e *echo) Closed(err error) { e.end <- err }
-
-// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients
-// close.
-func serveEcho() (url string, end func()) {
-	ws := websocket.NewServer(websocket.Config{})
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = ws.Serve(w, r, "", func(c transport.Conn) transport.Session { return &echo{c, make(chan error, 1)} }) // it has answered
-	}))
-	return server.URL, func() {
-		ws.Wait()
-		server.Close()
-	}
-}
-
-// Read's error says how the connection ended: by the other end, by Close here, or by the network.
+// The error of Read says whether the server, Close, or the network ended the connection.
 func ExampleCloseError() {
-	url, end := serveEcho()
-	defer end()
-	c, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: url})
+	ws := websocket.NewServer(websocket.Config{})
+	defer ws.Wait()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// Serve has answered the request, also if it returns an error.
+		_ = ws.Serve(w, r, "", func(transport.Conn) transport.Session { return farewell{} })
+	}))
+	defer server.Close()
+	c, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: server.URL})
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	defer c.Close(1000, "")
-	if err := c.Write(&serializer.Frame{Op: serializer.OpText, Data: []byte("bye")}); err != nil {
+	if err := c.Write(&serializer.Frame{Op: serializer.OpText, Data: []byte("hello")}); err != nil {
 		fmt.Println(err)
 	}
 	_, _, err = c.Read()
@@ -64,10 +50,10 @@ func ExampleCloseError() {
 	default:
 		fmt.Println("lost:", err)
 	}
-	// Output: 1001 you said so
+	// Output: 1001 goodbye
 }
 
-// A server that refuses, or something between that answers in its place, is told by its status.
+// A refusal has the status of the response, which may come from a proxy before the server.
 func ExampleHandshakeError() {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
@@ -77,20 +63,20 @@ func ExampleHandshakeError() {
 		fmt.Println(refused.StatusCode)
 	}
 	_, err = websocket.Dial(context.Background(), transport.ClientConfig{URL: "ftp://example.com"})
-	fmt.Println(errors.Is(err, transport.ErrURL)) // trying again is of no use
+	fmt.Println(errors.Is(err, transport.ErrURL)) // no retry can succeed
 	// Output:
 	// 404
 	// true
 }
 
-// held keeps the Conn of a connection whose client does not read.
+// held is a Session that passes its Conn to the example.
 type held struct{ conns chan transport.Conn }
 
 func (held) Receive(serializer.Op, []byte) error { return nil }
 func (held) Closed(error)                        {}
 
-// How a frame goes to a client that does not keep up, is said for each frame. Of the cursors that
-// still wait here the newest of each user goes out, and the reply always does.
+// Each frame has its own policy for a slow client. Of the cursors that wait, only the newest of
+// each user is sent. The reply is always sent.
 func ExampleDelivery() {
 	lp := longpoll.NewServer(longpoll.Config{})
 	s := held{make(chan transport.Conn, 1)}
@@ -103,7 +89,7 @@ func ExampleDelivery() {
 	defer lp.Close()
 	defer lp.Wait()
 
-	// A client that has opened its session, and has not polled yet.
+	// The client has opened its session and has not polled yet.
 	r, err := http.Get(server.URL)
 	if err != nil {
 		fmt.Println(err)
@@ -120,7 +106,7 @@ func ExampleDelivery() {
 	ann := transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("board", "moved", "ann")}
 	send("ann at 1", ann)
 	send("the reply", transport.Delivery{Answer: true}) // never dropped
-	send("ann at 2", ann)                               // takes the place of the one that waits
+	send("ann at 2", ann)                               // replaces the one that waits
 	send("a tick", transport.Delivery{Policy: transport.DropNewest})
 	fmt.Println(lp.Stats().Conflated, "conflated,", lp.Stats().Dropped, "dropped")
 	// Output: 1 conflated, 0 dropped

@@ -39,8 +39,8 @@ type Conn interface {
 	// must not block. A later call replaces f.
 	//
 	// A frame of Delivery.IfRoom is sent if the connection is drained, or if less than half of
-	// MaxQueue waits and the frame takes at most the other half. What the client's own messages caused
-	// does not count.
+	// MaxQueue waits and the frame takes at most the other half. Frames that the
+	// client's own messages caused do not count.
 	Drained(f func()) bool
 
 	// Close ends the connection when all queued frames were written, or after a timeout. Only the

@@ -4,14 +4,10 @@ package repotest_test
 var pendingProse = []string{
 	"channel",
 	"socket",
-	"transport",
-	"transport/websocket",
 }
 
 // pendingCode are the files and directories in which code is wider than maxCode.
 var pendingCode = []string{
 	"channel",
 	"socket",
-	"transport",
-	"transport/websocket",
 }

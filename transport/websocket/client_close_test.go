@@ -21,13 +21,15 @@ import (
 	ws "bennu.example/transport/websocket"
 )
 
-// How a server ends a connection.
+// TestClientWSServerCloses checks the error of Read for the ways in which a server ends a
+// connection.
 func TestClientWSServerCloses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		code   int
 		reason string
-	}{{1000, ""}, {1001, "going"}, {1002, ""}, {1007, ""}, {1009, ""}, {1011, "oops"}, {1012, strings.Repeat("r", 123)}, {1013, ""}, {1005, ""}, {3000, "own"}, {4999, ""}} {
+	}{{1000, ""}, {1001, "going"}, {1002, ""}, {1007, ""}, {1009, ""}, {1011, "oops"}, {1012, strings.Repeat("r", 123)},
+		{1013, ""}, {1005, ""}, {3000, "own"}, {4999, ""}} {
 		t.Run(fmt.Sprint(tt.code), func(t *testing.T) {
 			t.Parallel()
 			n := transporttest.NewNet(t, transporttest.WebSocketHandler(func(c *websocket.Conn, _ *http.Request) {
@@ -50,7 +52,7 @@ func TestClientWSServerCloses(t *testing.T) {
 	}
 }
 
-// A connection that breaks is not one that was closed.
+// TestClientWSCut checks that a connection that breaks does not count as closed.
 func TestClientWSCut(t *testing.T) {
 	t.Parallel()
 	for name, cut := range map[string]func(*transporttest.Net, *websocket.Conn){
@@ -60,13 +62,15 @@ func TestClientWSCut(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ready := make(chan *transporttest.Net, 1)
-			n := transporttest.NewNet(t, transporttest.WebSocketHandler(func(c *websocket.Conn, _ *http.Request) { cut(<-ready, c) }))
+			n := transporttest.NewNet(t, transporttest.WebSocketHandler(func(c *websocket.Conn, _ *http.Request) {
+				cut(<-ready, c)
+			}))
 			c := transporttest.Dial(t, ws.Dial, transport.ClientConfig{HTTPClient: n.Client})
 			ready <- n
 			err := transporttest.WantsEnd(t, c)
 			var closed *transport.CloseError
 			if errors.As(err, &closed) || errors.Is(err, transport.ErrClosed) {
-				t.Errorf("Read: %v, want what the network says", err)
+				t.Errorf("Read: %v, want an error of the network", err)
 			}
 			if err := c.Write(transporttest.Text("late")); err == nil {
 				t.Error("Write: no error")
@@ -106,18 +110,19 @@ func TestClientWSWriteTimeout(t *testing.T) {
 	}
 }
 
-// What the server says at the end is heard although a Write has failed, for a while.
+// TestClientWSWriteFails checks that the server's last frames can still be read for a while after a
+// Write has failed.
 func TestClientWSWriteFails(t *testing.T) {
 	t.Parallel()
-	for _, said := range []bool{true, false} {
-		t.Run(fmt.Sprint("close frame ", said), func(t *testing.T) {
+	for _, closeFrame := range []bool{true, false} {
+		t.Run(fmt.Sprint("close frame ", closeFrame), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					conn := transporttest.Hijack(w, r)
 					io.WriteString(conn, "\x81\x05first")
 					time.Sleep(time.Second)
-					if said {
+					if closeFrame {
 						io.WriteString(conn, "\x88\x02\x03\xf4") // 1012
 					}
 					time.Sleep(time.Second)
@@ -129,7 +134,7 @@ func TestClientWSWriteFails(t *testing.T) {
 					t.Fatalf("Write: %v", err)
 				}
 				transporttest.Wants(t, c, serializer.OpText, "first")
-				if said {
+				if closeFrame {
 					transporttest.Within(t, time.Second, func() { transporttest.WantsCode(t, c, transport.CodeRestart) })
 				} else {
 					transporttest.Within(t, 1500*time.Millisecond, func() {
@@ -144,14 +149,14 @@ func TestClientWSWriteFails(t *testing.T) {
 	}
 }
 
-// The close frame, and the code that the other end receives.
+// TestClientWSClose checks the close frame, and the code that the server receives.
 func TestClientWSClose(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		code   int
-		reason string
-		want   int
-		told   string
+		code     int
+		reason   string
+		want     int
+		received string
 	}{
 		{1000, "", 1000, ""},
 		{1000, "heartbeat timeout", 1000, "heartbeat timeout"},
@@ -194,15 +199,16 @@ func TestClientWSClose(t *testing.T) {
 				if err := c.Write(transporttest.Text("late")); err != transport.ErrClosed {
 					t.Errorf("Write: %v", err)
 				}
-				if got := <-seen; int(got.Code) != tt.want || got.Reason != tt.told {
-					t.Errorf("the server saw %d %q, want %d %q", got.Code, got.Reason, tt.want, tt.told)
+				if got := <-seen; int(got.Code) != tt.want || got.Reason != tt.received {
+					t.Errorf("the server saw %d %q, want %d %q", got.Code, got.Reason, tt.want, tt.received)
 				}
 			})
 		})
 	}
 }
 
-// Close is bounded whatever the peer does, and whatever else is going on.
+// TestClientWSCloseDeadPeer checks that Close is bounded in time, whatever the server and other
+// goroutines do.
 func TestClientWSCloseDeadPeer(t *testing.T) {
 	t.Parallel()
 	for name, prepare := range map[string]func(*testing.T, *transporttest.Net, transport.ClientConn){
@@ -251,7 +257,8 @@ func TestClientWSCloseDeadPeer(t *testing.T) {
 	}
 }
 
-// A server that goes on sending does not keep Close from ending, read or not.
+// TestClientWSCloseWhileReceiving checks that Close returns while the server keeps sending, whether
+// or not anybody reads.
 func TestClientWSCloseWhileReceiving(t *testing.T) {
 	t.Parallel()
 	for _, reading := range []bool{true, false} {

@@ -23,7 +23,7 @@ import (
 	ws "bennu.example/transport/websocket"
 )
 
-// The request as a server receives it.
+// TestClientWSHandshake checks the request as a server receives it.
 func TestClientWSHandshake(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -57,7 +57,8 @@ func TestClientWSHandshake(t *testing.T) {
 			transporttest.Dial(t, ws.Dial, tt.cfg)
 			r := <-got
 			if r.RequestURI != tt.uri || r.Host != tt.host || r.Header.Get("Sec-WebSocket-Protocol") != tt.proto {
-				t.Errorf("got %q on %q with %q, want %q on %q with %q", r.RequestURI, r.Host, r.Header.Get("Sec-WebSocket-Protocol"), tt.uri, tt.host, tt.proto)
+				t.Errorf("got %q on %q with %q, want %q on %q with %q", r.RequestURI, r.Host,
+					r.Header.Get("Sec-WebSocket-Protocol"), tt.uri, tt.host, tt.proto)
 			}
 			if r.Header.Get("X-Mine") != tt.cfg.Header.Get("X-Mine") {
 				t.Errorf("header: %v", r.Header)
@@ -114,12 +115,14 @@ func TestClientWSEcho(t *testing.T) {
 		transporttest.Wants(t, c, serializer.OpText, strings.Repeat("y", size))
 		total += 2 * size
 	}
-	if in, out := c.Bytes(); in < uint64(total) || out < uint64(total) || in > uint64(total+1000) || out > uint64(total+1000) {
+	if in, out := c.Bytes(); in < uint64(total) || out < uint64(total) || in > uint64(total+1000) ||
+		out > uint64(total+1000) {
 		t.Errorf("bytes: %d in, %d out, want a little more than %d", in, out, total)
 	}
 }
 
-// A message belongs to who read it: what is read next must not change it.
+// TestClientWSMessagesAreOwned checks that reading a message does not change earlier ones, which
+// belong to the caller.
 func TestClientWSMessagesAreOwned(t *testing.T) {
 	t.Parallel()
 	n := transporttest.NewNet(t, transporttest.WebSocketHandler(transporttest.Echo))
@@ -192,7 +195,8 @@ func TestClientWSRefused(t *testing.T) {
 			if !errors.As(err, &refused) {
 				t.Fatalf("dial: %v", err)
 			}
-			if refused.StatusCode != tt.status || string(refused.Body) != tt.body[:tt.kept] || refused.Header.Get("Retry-After") != "7" {
+			if refused.StatusCode != tt.status || string(refused.Body) != tt.body[:tt.kept] ||
+				refused.Header.Get("Retry-After") != "7" {
 				t.Errorf("%d %v %q", refused.StatusCode, refused.Header, refused.Body)
 			}
 			if !strings.Contains(err.Error(), fmt.Sprint(tt.status)) || strings.Contains(err.Error(), "secret") {
@@ -202,11 +206,13 @@ func TestClientWSRefused(t *testing.T) {
 	}
 }
 
-// A 101 that is none, and an answer that is no HTTP.
+// TestClientWSNotWebSocket checks invalid responses with status 101, and a response that is not
+// HTTP.
 func TestClientWSNotWebSocket(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]string{
-		"wrong accept":   "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: x\r\n\r\n",
+		"wrong accept": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+			"Sec-WebSocket-Accept: x\r\n\r\n",
 		"no upgrade":     "HTTP/1.1 101 Switching Protocols\r\n\r\n",
 		"other protocol": "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
 		"garbage":        "\x00\x01garbage\r\n\r\n",
@@ -294,7 +300,8 @@ func TestClientWSNotUTF8(t *testing.T) {
 	}
 }
 
-// What no WebSocket server sends ends the connection, and nothing else.
+// TestClientWSGarbage checks that frames that no WebSocket server sends end the connection, and
+// nothing else.
 func TestClientWSGarbage(t *testing.T) {
 	t.Parallel()
 	for name, bytes := range map[string]string{
@@ -329,8 +336,8 @@ func TestClientWSGarbage(t *testing.T) {
 	}
 }
 
-// Everything at once, for the race detector: writers, a server that pings and echoes, a reader,
-// counters.
+// TestClientWSConcurrent is for the race detector: writers, a reader, counters, and a server that
+// pings and echoes run at once.
 func TestClientWSConcurrent(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewServer(transporttest.WebSocketHandler(func(c *websocket.Conn, r *http.Request) {
@@ -351,7 +358,8 @@ func TestClientWSConcurrent(t *testing.T) {
 	for w := range writers {
 		wg.Go(func() {
 			for i := range each {
-				if err := c.Write(transporttest.Text(fmt.Sprint(w, " ", 2*i)), transporttest.Binary(fmt.Sprint(w, " ", 2*i+1))); err != nil {
+				if err := c.Write(transporttest.Text(fmt.Sprint(w, " ", 2*i)),
+					transporttest.Binary(fmt.Sprint(w, " ", 2*i+1))); err != nil {
 					t.Error(err)
 					return
 				}

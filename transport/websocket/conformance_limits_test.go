@@ -8,7 +8,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// fragmented is a message in frames of n bytes.
+// fragmented returns a message in frames of n bytes.
 func fragmented(op byte, s string, n int) (all []byte) {
 	first := op
 	for len(s) > n {
@@ -18,8 +18,8 @@ func fragmented(op byte, s string, n int) (all []byte) {
 	return append(all, f(first|fin, s)...)
 }
 
-// Autobahn 9: limits and performance. Its time limits are not checked here: that everything comes
-// back is.
+// TestConformance09Limits is Autobahn 9: limits and performance. It checks that everything comes
+// back, not how fast.
 func TestConformance09Limits(t *testing.T) {
 	const most = 4 << 20
 	var cases []conformCase
@@ -30,12 +30,15 @@ func TestConformance09Limits(t *testing.T) {
 			conformCase{name: fmt.Sprintf("binary of %d", n), send: f(fin|opBinary, s), want: []wsFrame{blob(s)}})
 	}
 	s := strings.Repeat("é", 128<<10)
-	for _, n := range []int{63, 256, 1 << 10, 4 << 10, 64 << 10} { // 63 cuts characters in two
-		cases = append(cases, conformCase{name: fmt.Sprintf("text in fragments of %d", n), send: fragmented(opText, s, n), want: []wsFrame{text(s)}},
-			conformCase{name: fmt.Sprintf("binary in fragments of %d", n), send: fragmented(opBinary, s, n), want: []wsFrame{blob(s)}})
+	for _, n := range []int{63, 256, 1 << 10, 4 << 10, 64 << 10} { // 63 divides characters
+		cases = append(cases, conformCase{name: fmt.Sprintf("text in fragments of %d", n), send: fragmented(opText, s, n),
+			want: []wsFrame{text(s)}},
+			conformCase{name: fmt.Sprintf("binary in fragments of %d", n), send: fragmented(opBinary, s, n),
+				want: []wsFrame{blob(s)}})
 	}
 	for _, n := range []int{64, 128, 1 << 10, 2 << 10} {
-		cases = append(cases, conformCase{name: fmt.Sprintf("text in pieces of %d", n), send: f(fin|opText, s), chop: n, want: []wsFrame{text(s)}})
+		cases = append(cases, conformCase{name: fmt.Sprintf("text in pieces of %d", n), send: f(fin|opText, s), chop: n,
+			want: []wsFrame{text(s)}})
 	}
 	for _, n := range []int{0, 16, 64, 256, 1 << 10, 4 << 10, 16 << 10} {
 		c := conformCase{name: fmt.Sprintf("500 messages of %d", n)}
@@ -53,7 +56,8 @@ func TestConformance09Limits(t *testing.T) {
 	conform(t, websocket.Config{MaxMessage: most, MaxQueue: 16 << 20}, cases)
 }
 
-// Autobahn 10: auto-fragmentation, which the client did: the server sees frames of 1,300.
+// TestConformance10AutoFragments is Autobahn 10: fragmentation by the client. The server receives
+// frames of 1,300 bytes.
 func TestConformance10AutoFragments(t *testing.T) {
 	s := strings.Repeat("*", 65536)
 	conform(t, websocket.Config{}, []conformCase{
@@ -62,7 +66,7 @@ func TestConformance10AutoFragments(t *testing.T) {
 	})
 }
 
-// pinged is a message in fragments with a ping after each, but for the last.
+// pinged returns a message in fragments with a ping after each except the last.
 func pinged(s string, n int) (all []byte) {
 	first := byte(opText)
 	for len(s) > n {

@@ -7,7 +7,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// octets sends s as text, an octet in a fragment.
+// octets returns s as text with one octet in each fragment.
 func octets(s string) (all []byte) {
 	all = f(opText, "")
 	for i := range len(s) {
@@ -16,9 +16,9 @@ func octets(s string) (all []byte) {
 	return append(all, f(fin|opCont, "")...)
 }
 
-// Autobahn 6: UTF-8. RFC 6455, 8.1: text that is none fails the connection, with 1007. Each is sent
-// in one frame, in one frame an octet at a time, an octet in a fragment, and in two fragments with
-// the cut at every place.
+// TestConformance06UTF8 is Autobahn 6: UTF-8. RFC 6455, 8.1: text that is not UTF-8 fails the
+// connection with 1007. Each text is sent in one frame, in one frame an octet at a time, with an
+// octet in each fragment, and in two fragments divided at every place.
 func TestConformance06UTF8(t *testing.T) {
 	var cases []conformCase
 	add := func(name, s string, code int) {
@@ -88,11 +88,13 @@ func TestConformance06UTF8(t *testing.T) {
 		}
 	}
 	cases = append(cases, conformCase{
-		name: "deviates: a fragment that cannot become UTF-8 fails at the message's end (Autobahn 6.4: at once)",
-		send: frames(f(opText, "\xce\xba\xf4\x90\x80\x80"), f(fin|opPing, "still there"), f(fin|opCont, "x"), f(fin|opPing, "no more")),
+		name: "deviates: a fragment that cannot become UTF-8 fails at the message's end (Autobahn 6.4: immediately)",
+		send: frames(f(opText, "\xce\xba\xf4\x90\x80\x80"), f(fin|opPing, "still there"), f(fin|opCont, "x"),
+			f(fin|opPing, "no more")),
 		want: []wsFrame{pong("still there")}, code: 1007,
 	}, conformCase{
-		name: "what was valid before is echoed", send: frames(f(fin|opText, "good"), f(fin|opText, "\xff"), f(fin|opText, "never")),
+		name: "earlier valid messages are echoed",
+		send: frames(f(fin|opText, "good"), f(fin|opText, "\xff"), f(fin|opText, "never")),
 		want: []wsFrame{text("good")}, code: 1007,
 	})
 	conform(t, websocket.Config{}, cases)

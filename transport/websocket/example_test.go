@@ -12,27 +12,24 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// echo is a Session: it sends back what it gets, and tells how its connection ended.
+// echo is a Session that sends every frame back, and reports how its connection ended.
 type echo struct {
 	conn transport.Conn
 	end  chan error
 }
 
 func (e *echo) Receive(op serializer.Op, data []byte) error {
-	if string(data) == "bye" {
-		return &transport.CloseError{Code: transport.CodeGoingAway, Reason: "you said so"}
-	}
 	return e.conn.Send(&serializer.Frame{Op: op, Data: data}, transport.Delivery{})
 }
 
 func (e *echo) Closed(err error) { e.end <- err }
 
-// serveEcho serves echoes by WebSocket. Its end waits for the connections, which their clients
-// close.
+// serveEcho serves echoes. Its second result waits for the connections, which the clients close.
 func serveEcho() (url string, end func()) {
 	ws := websocket.NewServer(websocket.Config{})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_ = ws.Serve(w, r, "", func(c transport.Conn) transport.Session { return &echo{c, make(chan error, 1)} }) // it has answered
+		// Serve has answered the request, also if it returns an error.
+		_ = ws.Serve(w, r, "", func(c transport.Conn) transport.Session { return &echo{c, make(chan error, 1)} })
 	}))
 	return server.URL, func() {
 		ws.Wait()
@@ -40,13 +37,12 @@ func serveEcho() (url string, end func()) {
 	}
 }
 
-// Below sockets and channels there are frames. A server's end hands them to a Session, for each
-// connection its own.
+// A Server passes the frames of each connection to a Session of its own.
 func ExampleServer() {
 	ws := websocket.NewServer(websocket.Config{Compress: true, MaxMessage: 64 << 10})
 	end := make(chan error, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Header.Get("Origin") != "" { // who is welcome, Serve does not ask
+		if r.Header.Get("Origin") != "" { // Serve does not check who may connect
 			w.WriteHeader(http.StatusForbidden)
 			return
 		}
@@ -81,7 +77,7 @@ func ExampleServer() {
 	// ended with 1000
 }
 
-// A client's end: one goroutine reads, any may write, and whoever dialed closes.
+// One goroutine reads, any goroutine may write, and the caller of Dial must close the connection.
 func ExampleDial() {
 	url, end := serveEcho()
 	defer end()

@@ -9,10 +9,10 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Sending a frame, and writing it, allocates nothing.
+// TestWebSocketSendAllocs checks that sending and writing a frame allocates nothing.
 func TestWebSocketSendAllocs(t *testing.T) { sendAllocs(t, broadcast) }
 
-// Nor does it if the frame takes the place of another.
+// TestWebSocketKeepLatestAllocs checks the same for a frame that replaces another.
 func TestWebSocketKeepLatestAllocs(t *testing.T) { sendAllocs(t, latest("ann")) }
 
 func sendAllocs(t *testing.T, how transport.Delivery) {
@@ -50,7 +50,7 @@ func sendAllocs(t *testing.T, how transport.Delivery) {
 			settle()
 			allocs := testing.AllocsPerRun(200, func() { round(); round(); round(); round() })
 			settle()
-			// Pools are emptied by the garbage collector, so now and then something is made anew.
+			// The garbage collector empties pools, so something is allocated now and then.
 			if per := allocs / (4 * n); per > 0.02 {
 				t.Errorf("%.3f allocations for each frame sent", per)
 			}

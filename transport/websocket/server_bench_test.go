@@ -21,19 +21,19 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// TestWebSocketLoad is not a test: the benchmarks start it as the process that their clients live
-// in. As many as it is told connect, then do as it is told: read, and tell the parent of each round
-// that all have read, or answer each message with another.
+// TestWebSocketLoad is not a test: the benchmarks start it as the process of their clients. The
+// environment has their number and what they do. They either read, and notify the parent of each
+// round that all have read, or answer each message with another.
 func TestWebSocketLoad(t *testing.T) {
 	addr := os.Getenv("BENNU_TEST_LOAD_ON")
 	if addr == "" {
-		return // as everywhere but in the child process
+		return // except in the child process
 	}
 	n, _ := strconv.Atoi(os.Getenv("BENNU_TEST_CLIENTS"))
-	round, _ := strconv.Atoi(os.Getenv("BENNU_TEST_ROUND")) // bytes that all get in one round, 0: echo
+	round, _ := strconv.Atoi(os.Getenv("BENNU_TEST_ROUND")) // bytes that each client receives in a round; zero means echo
 	var got atomic.Int64
 	out := bufio.NewWriter(os.Stderr)
-	tell := make(chan int64, 1000)
+	done := make(chan int64, 1000)
 	answer := maskedFrame(fin|opText, string(echoFrame.Data))
 	for range n {
 		nc, err := net.Dial("tcp", addr)
@@ -48,13 +48,13 @@ func TestWebSocketLoad(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if round == 0 { // one server's frame for another
+				if round == 0 { // one echo for each frame of the server
 					nc.Write(answer)
 					continue
 				}
 				now := got.Add(int64(k))
 				if rounds := now/int64(round) - (now-int64(k))/int64(round); rounds > 0 {
-					tell <- rounds
+					done <- rounds
 				}
 			}
 		}()
@@ -62,7 +62,7 @@ func TestWebSocketLoad(t *testing.T) {
 	}
 	go io.Copy(io.Discard, os.Stdin) // the parent
 	fmt.Fprintln(os.Stderr, "done")
-	for rounds := range tell {
+	for rounds := range done {
 		out.Write(binary.BigEndian.AppendUint64(nil, uint64(rounds)))
 		out.Flush()
 	}
@@ -77,7 +77,8 @@ type load struct {
 func startLoad(b *testing.B, addr string, n, round int) *load {
 	b.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketLoad$")
-	cmd.Env = append(os.Environ(), "BENNU_TEST_LOAD_ON="+addr, fmt.Sprint("BENNU_TEST_CLIENTS=", n), fmt.Sprint("BENNU_TEST_ROUND=", round))
+	cmd.Env = append(os.Environ(), "BENNU_TEST_LOAD_ON="+addr, fmt.Sprint("BENNU_TEST_CLIENTS=", n),
+		fmt.Sprint("BENNU_TEST_ROUND=", round))
 	out, err := cmd.StderrPipe()
 	if err != nil {
 		b.Fatal(err)
@@ -91,12 +92,12 @@ func startLoad(b *testing.B, addr string, n, round int) *load {
 	})
 	l := &load{b, bufio.NewReader(out)}
 	if line, err := l.out.ReadString('\n'); line != "done\n" {
-		b.Fatalf("the process of the clients says %q, %v", line, err)
+		b.Fatalf("the process of the clients printed %q, %v", line, err)
 	}
 	return l
 }
 
-// rounds waits until all clients have got all of some more rounds.
+// rounds waits until all clients have read everything of some more rounds.
 func (l *load) rounds() int {
 	l.b.Helper()
 	var n [8]byte
@@ -106,9 +107,9 @@ func (l *load) rounds() int {
 	return int(binary.BigEndian.Uint64(n[:]))
 }
 
-// BenchmarkWebSocketFanOut sends one frame of 128 bytes to 1,000 clients of another process. The
-// figures to look at are the server's CPU time for each message that is delivered, and how much
-// goes out in one system call.
+// BenchmarkWebSocketFanOut sends one frame of 128 bytes to 1,000 clients of another process. It
+// reports the server's processor time for each delivered message, and how much is written in one
+// system call.
 func BenchmarkWebSocketFanOut(b *testing.B) {
 	const n, payload = 1000, 128
 	for _, window := range []int{1, 16} {
@@ -152,8 +153,7 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 	}
 }
 
-// BenchmarkWebSocketEcho has clients of another process send a message and wait for it to come
-// back.
+// BenchmarkWebSocketEcho measures messages that clients of another process send and receive back.
 func BenchmarkWebSocketEcho(b *testing.B) {
 	for _, n := range []int{1, 200} {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {

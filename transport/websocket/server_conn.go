@@ -38,7 +38,7 @@ const (
 )
 
 // serverConn is the server's end of one WebSocket. It stands between the WebSocket library, which
-// reads from it what the client sends, and the network. What the library writes is dropped: these
+// reads from it what the client sends, and the network. The library's output is dropped: these
 // are only the close frames for its errors, and a serverConn makes its own. Frames to the client
 // bypass the library.
 //
@@ -234,7 +234,7 @@ func (c *serverConn) timedOut() {
 		case c.busy.Load():
 			c.deadline = now + c.s.cfg.IdleTimeout
 		case c.deadline <= now && late > lateness:
-			// What the client sent while this process stood still has not been read yet.
+			// Frames that arrived while this process stood still have not been read yet.
 			c.deadline = now + late
 		}
 	}

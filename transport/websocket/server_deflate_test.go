@@ -19,7 +19,7 @@ import (
 
 const offerDeflate = "Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits"
 
-// deflated is what a client sends with RSV1.
+// deflated returns the payload that a client sends with RSV1.
 func deflated(data []byte) string {
 	var b bytes.Buffer
 	w, _ := flate.NewWriter(&b, flate.BestSpeed)
@@ -30,7 +30,8 @@ func deflated(data []byte) string {
 
 func inflated(t *testing.T, data []byte) string {
 	t.Helper()
-	b, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(data), strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff"))))
+	b, err := io.ReadAll(flate.NewReader(io.MultiReader(bytes.NewReader(data),
+		strings.NewReader("\x00\x00\xff\xff\x01\x00\x00\xff\xff"))))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +61,7 @@ func TestWebSocketDeflateNegotiation(t *testing.T) {
 		if got := p.res.Header.Get("Sec-WebSocket-Extensions"); got != c.answer {
 			t.Errorf("compress %v, %q: answered %q, want %q", c.compress, c.offer, got, c.answer)
 		}
-		// Whether or not it was negotiated, what follows works.
+		// The connection works whether or not compression was negotiated.
 		text := strings.Repeat("a long text compresses well. ", 100)
 		session.text(t, text)
 		first, b := p.frame()
@@ -134,7 +135,7 @@ func TestWebSocketDeflateOut(t *testing.T) {
 	})
 }
 
-// The library's client sends and takes deflated messages.
+// TestWebSocketDeflateEcho checks that the library's client sends and receives compressed messages.
 func TestWebSocketDeflateEcho(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, ws.Config{Compress: true}, func(t *testing.T, s *wsServer) {
@@ -144,7 +145,8 @@ func TestWebSocketDeflateEcho(t *testing.T) {
 			}
 		}
 		s.prepare.Store(&echo)
-		c := dialLibrary(t, s, &websocket.DialOptions{CompressionMode: websocket.CompressionContextTakeover, CompressionThreshold: 1})
+		c := dialLibrary(t, s, &websocket.DialOptions{CompressionMode: websocket.CompressionContextTakeover,
+			CompressionThreshold: 1})
 		session := <-s.opened
 		for i := range 50 {
 			text := strings.Repeat(fmt.Sprint("message ", i), i*i)
@@ -167,8 +169,8 @@ func TestWebSocketDeflateIn(t *testing.T) {
 		for _, c := range []struct {
 			name string
 			data []byte
-			size int // of the message that arrives
-			code int // or the code of the connection's end
+			size int // of the message that the session receives
+			code int // of the close frame, if the message is refused
 		}{
 			{"deflated", maskedFrame(fin|rsv1|opText, deflated([]byte("hello"))), 5, 0},
 			{"empty", maskedFrame(fin|rsv1|opText, "\x00"), 0, 0},

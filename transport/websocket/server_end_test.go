@@ -11,7 +11,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// closings are the ways in which the server's close frame comes first.
+// closings are the ways in which the server sends the first close frame.
 var closings = []struct {
 	name string
 	code int
@@ -24,15 +24,15 @@ var closings = []struct {
 }
 
 func startClosing(t *testing.T, s *wsServer) {
-	s.ws.SetDrainTime(time.Hour) // so that nothing here ends by time
+	s.ws.SetDrainTime(time.Hour) // so that no timeout ends anything here
 	fails := func(w *wsSession) {
 		w.receive = func(serializer.Op, []byte) error { return errors.New("failed") }
 	}
 	s.prepare.Store(&fails)
 }
 
-// TCP ends right behind the close frame, though the client has not answered, and what the client
-// was just sending does not reset the connection.
+// TestWebSocketCloseEndsTCP checks that TCP ends immediately after the close frame, although the
+// client has not answered, and that input on its way does not reset the connection.
 func TestWebSocketCloseEndsTCP(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxMessage: 1000}, func(t *testing.T, s *wsServer) {
@@ -42,7 +42,7 @@ func TestWebSocketCloseEndsTCP(t *testing.T) {
 				p, session := s.connect()
 				session.text(t, "before")
 				c.do(p, session)
-				for range 20 { // on its way before the close frame arrives
+				for range 20 { // these are on their way before the close frame arrives
 					p.sendText(strings.Repeat("x", 900))
 				}
 				p.want(fin|opText, "before")
@@ -50,7 +50,7 @@ func TestWebSocketCloseEndsTCP(t *testing.T) {
 				if _, err := p.br.ReadByte(); err != io.EOF {
 					t.Fatalf("behind the close frame: %v", err)
 				}
-				for range 50 { // a client that takes its time
+				for range 50 { // the client answers late
 					p.sendText(strings.Repeat("y", 900))
 				}
 				p.send(fin|opClose, closePayload(c.code, ""))
@@ -61,7 +61,8 @@ func TestWebSocketCloseEndsTCP(t *testing.T) {
 	})
 }
 
-// A client that goes on sending after the server's close frame is cut off after so many bytes.
+// TestWebSocketCloseBoundsInput checks that a client that keeps sending after the server's close
+// frame is disconnected after drainBytes.
 func TestWebSocketCloseBoundsInput(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxMessage: 1000}, func(t *testing.T, s *wsServer) {

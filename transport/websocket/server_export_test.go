@@ -11,13 +11,13 @@ func (s *Server) ForcePortable() { s.portable = true }
 // SetDrainTime sets how long s reads what a client still sends after the close frame.
 func (s *Server) SetDrainTime(d time.Duration) { s.drainTime = d }
 
-// DrainBytes bounds the same in bytes.
+// DrainBytes bounds what s reads from a client after the close frame.
 const DrainBytes = drainBytes
 
-// WSConnSize is the size of the struct that each connection has.
+// WSConnSize is the size of the struct of each connection.
 const WSConnSize = unsafe.Sizeof(serverConn{})
 
-// ScanFragments is what a connection does with the bytes that come.
+// ScanFragments returns a function that scans the bytes of a connection, as a server does.
 func ScanFragments(max int) func(p []byte) bool {
 	var f fragments
 	return func(p []byte) bool { return f.scan(p, max) }

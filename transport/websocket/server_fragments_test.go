@@ -9,10 +9,11 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// A message has at most MaxFragments frames, whatever is in them and between them.
+// TestFragments checks that a message has at most MaxFragments frames, whatever they contain and
+// whatever is between them.
 func TestFragments(t *testing.T) {
 	pieces := func(n int) []byte { return fragmented(opText, strings.Repeat("*", n), 1) }
-	empty := append(f(opText, ""), bytes.Repeat(f(opCont, ""), 8)...) // nine frames, and no end
+	empty := append(f(opText, ""), bytes.Repeat(f(opCont, ""), 8)...) // nine frames without a last one
 	withPings := bytes.Join([][]byte{empty, f(fin|opPing, "1"), f(fin|opPing, "2"), f(fin|opCont, "x")}, nil)
 	conform(t, websocket.Config{MaxFragments: 10}, []conformCase{
 		{name: "as many as may be, again and again", send: bytes.Repeat(pieces(10), 5), want: []wsFrame{
@@ -26,7 +27,8 @@ func TestFragments(t *testing.T) {
 	})
 }
 
-// The default bound lets a message of the largest size through in fragments of 64 bytes.
+// TestFragmentsDefault checks that the default bound accepts a message of the maximum size in
+// fragments of 64 bytes.
 func TestFragmentsDefault(t *testing.T) {
 	s := strings.Repeat("*", 1<<20)
 	conform(t, websocket.Config{}, []conformCase{
@@ -35,7 +37,7 @@ func TestFragmentsDefault(t *testing.T) {
 	})
 }
 
-// What ended connections is counted by its reason.
+// TestEndsAreCounted checks that connections are counted by the reason for their end.
 func TestEndsAreCounted(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxFragments: 2, MaxMessage: 100}, func(t *testing.T, s *wsServer) {
@@ -56,13 +58,14 @@ func TestEndsAreCounted(t *testing.T) {
 			session.wantCode(t, c.code)
 		}
 		after := s.ws.Stats()
-		if got := [3]uint64{after.TooBig - before.TooBig, after.Invalid - before.Invalid, after.Idle - before.Idle}; got != [3]uint64{2, 2, 0} {
+		if got := [3]uint64{after.TooBig - before.TooBig, after.Invalid - before.Invalid,
+			after.Idle - before.Idle}; got != [3]uint64{2, 2, 0} {
 			t.Errorf("too big, invalid, idle: %d", got)
 		}
 	})
 }
 
-// The count is the same however the bytes come.
+// TestFragmentsChopped checks that the count does not depend on how the bytes are divided.
 func TestFragmentsChopped(t *testing.T) {
 	t.Parallel()
 	for range 200 {
@@ -73,7 +76,8 @@ func TestFragmentsChopped(t *testing.T) {
 			if rand.IntN(4) == 0 {
 				first |= opPing
 			}
-			all = append(all, f(first|byte(rand.IntN(3)), strings.Repeat("x", []int{0, 1, 125, 126, 65535, 65536}[rand.IntN(6)]))...)
+			all = append(all, f(first|byte(rand.IntN(3)),
+				strings.Repeat("x", []int{0, 1, 125, 126, 65535, 65536}[rand.IntN(6)]))...)
 			switch {
 			case first&opPing != 0:
 			case first&fin != 0:

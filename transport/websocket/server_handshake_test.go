@@ -20,17 +20,21 @@ import (
 
 func TestWebSocketHandshakeRefused(t *testing.T) {
 	t.Parallel()
-	const good = "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n"
+	const good = "GET / HTTP/1.1\r\nHost: x\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n" +
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n"
 	for _, c := range []struct {
 		name, from, to string
 		status         int
 		body           string
 	}{
 		{"good", "", "", 101, ""},
-		{"no connection header", "Connection: keep-alive, Upgrade\r\n", "", 400, "'connection' header must contain 'upgrade', got []"},
-		{"other connection header", "keep-alive, Upgrade", "close", 400, `'connection' header must contain 'upgrade', got ["close"]`},
+		{"no connection header", "Connection: keep-alive, Upgrade\r\n", "", 400,
+			"'connection' header must contain 'upgrade', got []"},
+		{"other connection header", "keep-alive, Upgrade", "close", 400,
+			`'connection' header must contain 'upgrade', got ["close"]`},
 		{"no upgrade header", "Upgrade: WebSocket\r\n", "", 400, "'upgrade' header must contain 'websocket', got []"},
-		{"other upgrade header", "Upgrade: WebSocket", "Upgrade: h2c", 400, `'upgrade' header must contain 'websocket', got ["h2c"]`},
+		{"other upgrade header", "Upgrade: WebSocket", "Upgrade: h2c", 400,
+			`'upgrade' header must contain 'websocket', got ["h2c"]`},
 		{"no key", "Sec-WebSocket-Key: " + wsKey + "\r\n", "", 400, "'sec-websocket-key' header is absent"},
 		{"bad key", wsKey, "short", 400, ""},
 		{"no version", "Sec-WebSocket-Version: 13\r\n", "", 400, "'sec-websocket-version' header must equal '13', got []"},
@@ -38,9 +42,11 @@ func TestWebSocketHandshakeRefused(t *testing.T) {
 		{"HTTP/1.0", "HTTP/1.1", "HTTP/1.0", 400, "HTTP version HTTP/1.0 unsupported"},
 		{"POST", "GET", "POST", 400, "HTTP method POST unsupported"},
 		{"a key of 15 bytes", wsKey, "AAAAAAAAAAAAAAAAAAAA", 400, "'sec-websocket-key' header is invalid"},
-		{"two keys", "Sec-WebSocket-Version", "Sec-WebSocket-Key: " + wsKey + "\r\nSec-WebSocket-Version", 400, "'sec-websocket-key' header is invalid"},
+		{"two keys", "Sec-WebSocket-Version", "Sec-WebSocket-Key: " + wsKey + "\r\nSec-WebSocket-Version", 400,
+			"'sec-websocket-key' header is invalid"},
 		{"a body that never comes", "Host: x", "Host: x\r\nContent-Length: 10", 400, "a handshake has no body"},
-		{"a body in chunks that never come", "Host: x", "Host: x\r\nTransfer-Encoding: chunked", 400, "a handshake has no body"},
+		{"a body in chunks that never come", "Host: x", "Host: x\r\nTransfer-Encoding: chunked", 400,
+			"a handshake has no body"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -90,7 +96,7 @@ func TestWebSocketProtocol(t *testing.T) {
 	}
 }
 
-// wrapped is a middleware's ResponseWriter, as http.ResponseController knows them.
+// wrapped is the ResponseWriter of a middleware, with the Unwrap of http.ResponseController.
 type wrapped struct{ w http.ResponseWriter }
 
 func (w wrapped) Header() http.Header         { return w.w.Header() }
@@ -101,7 +107,9 @@ func (w wrapped) Unwrap() http.ResponseWriter { return w.w }
 func TestWebSocketThroughMiddleware(t *testing.T) {
 	t.Parallel()
 	s := newWSServer(t, websocket.Config{})
-	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(wrapped{wrapped{w}}, r) }))
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.ServeHTTP(wrapped{wrapped{w}}, r)
+	}))
 	defer hs.Close()
 	s.addr = hs.Listener.Addr().String()
 	p, session := s.connect()
@@ -111,7 +119,7 @@ func TestWebSocketThroughMiddleware(t *testing.T) {
 	s.ws.Wait()
 }
 
-// lazy is a ResponseWriter like Gin's, which does not write the status before it must.
+// lazy is a ResponseWriter like Gin's, which delays the status.
 type lazy struct {
 	http.ResponseWriter
 	code int
@@ -126,7 +134,9 @@ func (w *lazy) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 func TestWebSocketThroughGin(t *testing.T) {
 	t.Parallel()
 	s := newWSServer(t, websocket.Config{})
-	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(&lazy{ResponseWriter: w}, r) }))
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.ServeHTTP(&lazy{ResponseWriter: w}, r)
+	}))
 	defer hs.Close()
 	s.addr = hs.Listener.Addr().String()
 	p, session := s.connect()
@@ -154,15 +164,17 @@ func TestWebSocketWithoutHijacker(t *testing.T) {
 	}
 }
 
-// A client may send frames before it has the answer to its handshake; net/http has read them by
-// then.
+// TestWebSocketEarlyFrames sends frames before the answer to the handshake. net/http has read them
+// by then.
 func TestWebSocketEarlyFrames(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{}, func(t *testing.T, s *wsServer) {
 		nc := s.dial()
 		big := strings.Repeat("b", 1500)
-		request := "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n\r\n"
-		early := string(maskedFrame(fin|opText, "early")) + string(maskedFrame(fin|opText, big)) + string(maskedFrame(opText, "half"))
+		request := "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
+			"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + wsKey + "\r\n\r\n"
+		early := string(maskedFrame(fin|opText, "early")) + string(maskedFrame(fin|opText, big)) +
+			string(maskedFrame(opText, "half"))
 		if _, err := io.WriteString(nc, request+early); err != nil {
 			t.Fatal(err)
 		}
@@ -181,12 +193,14 @@ func TestWebSocketEarlyFrames(t *testing.T) {
 	})
 }
 
-// What net/http's server is set to is no concern of a WebSocket's.
+// TestWebSocketServerTimeouts checks that the timeouts of net/http's server do not apply to a
+// WebSocket.
 func TestWebSocketServerTimeouts(t *testing.T) {
 	t.Parallel()
 	s := newWSServer(t, websocket.Config{})
 	hs := httptest.NewUnstartedServer(s)
-	hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 20*time.Millisecond, 20*time.Millisecond, 20*time.Millisecond
+	hs.Config.ReadTimeout, hs.Config.WriteTimeout, hs.Config.IdleTimeout = 20*time.Millisecond, 20*time.Millisecond,
+		20*time.Millisecond
 	hs.Start()
 	defer hs.Close()
 	s.addr = hs.Listener.Addr().String()
@@ -198,7 +212,8 @@ func TestWebSocketServerTimeouts(t *testing.T) {
 	s.ws.Wait()
 }
 
-// The request, and with it net/http's buffers, is garbage as soon as the handshake is done.
+// TestWebSocketForgetsRequest checks that the request, and net/http's buffers with it, can be
+// collected after the handshake.
 func TestWebSocketForgetsRequest(t *testing.T) {
 	t.Parallel()
 	type key struct{}

@@ -10,13 +10,13 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// latest is how a frame goes of which only the newest per key is of interest.
+// latest returns the Delivery of a frame of which only the newest per key matters.
 func latest(of string) transport.Delivery {
 	return transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("room:1", "moved", of)}
 }
 
-// A client that does not read finds the newest of each key, once it reads, and all else in its
-// order. Another gets all meanwhile.
+// TestWebSocketSlowKeepLatest checks that a client that did not read receives the newest frame of
+// each key and all other frames in order. Another client receives everything meanwhile.
 func TestWebSocketSlowKeepLatest(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 40_000, OnSlow: transport.DropOldest}, func(t *testing.T, s *wsServer) {
@@ -73,7 +73,8 @@ func TestWebSocketSlowKeepLatest(t *testing.T) {
 	})
 }
 
-// More keys than there is room for end the connection: the newest of a key is not dropped.
+// TestWebSocketSlowTooManyKeys checks that more keys than fit in the queue end the connection,
+// because the newest frame of a key is never dropped.
 func TestWebSocketSlowTooManyKeys(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 40_000, OnSlow: transport.DropOldest}, func(t *testing.T, s *wsServer) {

@@ -20,17 +20,16 @@ import (
 
 const (
 	idleConnections = 1000
-	// maxIdleBytes is the budget of an idle connection: heap and stacks, of this package, the library
-	// and net. (It takes 5.4 kB; with many processors the pools and caches of each add some.)
+	// maxIdleBytes is the budget of an idle connection: heap and stacks of this package, the library
+	// and net. A connection takes 5.4 kB; the pools and caches of many processors add some.
 	maxIdleBytes = 6500
 )
 
-// TestWebSocketClients is not a test: TestWebSocketMemory starts it as the process that its clients
-// live in.
+// TestWebSocketClients is not a test: TestWebSocketMemory starts it as the process of its clients.
 func TestWebSocketClients(t *testing.T) {
 	addr := os.Getenv("BENNU_TEST_CLIENTS_OF")
 	if addr == "" {
-		return // as everywhere but in the child process
+		return // except in the child process
 	}
 	n, err := strconv.Atoi(os.Getenv("BENNU_TEST_CLIENTS"))
 	if err != nil {
@@ -86,11 +85,11 @@ func startClients(t testing.TB, addr string, n int) *clients {
 func (c *clients) wait() {
 	c.t.Helper()
 	if !c.done.Scan() || c.done.Text() != "done" {
-		c.t.Fatalf("the process of the clients says %q", c.done.Text())
+		c.t.Fatalf("the process of the clients printed %q", c.done.Text())
 	}
 }
 
-// send has each client send the same text.
+// send makes each client send the same text.
 func (c *clients) send(text string) {
 	c.t.Helper()
 	if _, err := io.WriteString(c.in, text+"\n"); err != nil {
@@ -99,13 +98,13 @@ func (c *clients) send(text string) {
 	c.wait()
 }
 
-// inUse is the heap and stacks in use after garbage collection. The second collection frees what
-// finalizers and pools held on to in the first, the third what that led to.
+// inUse returns the heap and stacks in use after garbage collection. The second collection frees
+// what finalizers and pools kept in the first, and the third what these referred to.
 func inUse() (heap, stack uint64) {
 	for range 3 {
 		runtime.GC()
 	}
-	time.Sleep(10 * time.Millisecond) // goroutines may still be on their way to rest
+	time.Sleep(10 * time.Millisecond) // goroutines may not have begun to wait yet
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapInuse, m.StackInuse
@@ -121,9 +120,9 @@ func (s quietSession) Receive(serializer.Op, []byte) error {
 
 func (s quietSession) Closed(error) { s.ended.Add(1) }
 
-// An idle connection is cheap, whether it was just made, has said something, or is sent to now and
-// then. The server is measured in a process of its own, since what other tests left behind would be
-// used first.
+// TestWebSocketMemory checks the memory of an idle connection, whether it is new, has sent
+// something, or receives something now and then. The server runs in a process of its own, because
+// memory freed by other tests would be used first.
 func TestWebSocketMemory(t *testing.T) {
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketMemoryOfServer$", "-test.v")
 	cmd.Env = append(os.Environ(), "BENNU_TEST_SERVER=1")
@@ -147,7 +146,7 @@ func TestWebSocketMemoryOfServer(t *testing.T) {
 		return &quietSession{&received, &ended}
 	}
 	s.open.Store(&open)
-	warm := startClients(t, s.addr, 10) // whatever is made once
+	warm := startClients(t, s.addr, 10) // for everything that is allocated once
 	for range 10 {
 		<-opened
 	}

@@ -21,7 +21,7 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// A wsPath is one of the ways in which a server's end reaches the network.
+// A wsPath is one of the ways in which a server reaches the network.
 type wsPath struct {
 	name     string
 	tls      bool
@@ -40,17 +40,18 @@ func onEachPath(t *testing.T, cfg websocket.Config, f func(t *testing.T, s *wsSe
 	}
 }
 
-// eventually waits until done.
+// eventually waits until done returns true.
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !done(); time.Sleep(time.Millisecond) { // for what nobody tells the test of
-		if time.Now().After(end) {
+	deadline := time.Now().Add(20 * time.Second)
+	for ; !done(); time.Sleep(time.Millisecond) { // for events of which the test is not notified
+		if time.Now().After(deadline) {
 			t.Fatalf("%s takes too long", what)
 		}
 	}
 }
 
-// wsServer serves WebSockets and gives their sessions to the test.
+// wsServer serves WebSockets and passes their sessions to the test.
 type wsServer struct {
 	t    testing.TB
 	ws   *websocket.Server
@@ -59,10 +60,11 @@ type wsServer struct {
 
 	prepare atomic.Pointer[func(*wsSession)] // called in open
 	opened  chan *wsSession
-	open    atomic.Pointer[func(transport.Conn) transport.Session] // instead of all that
+	open    atomic.Pointer[func(transport.Conn) transport.Session] // replaces sessions, if set
 }
 
-// startWS starts a server on loopback. When the test ends it waits for all that the server started.
+// startWS starts a server on loopback. When the test ends, it waits for everything that the server
+// started.
 func startWS(t testing.TB, cfg websocket.Config, p wsPath) *wsServer {
 	s := newWSServer(t, cfg)
 	if p.portable {
@@ -138,11 +140,11 @@ type wsMessage struct {
 	data string
 }
 
-// wsSession is a session that hands everything to the test.
+// wsSession is a session that passes everything to the test.
 type wsSession struct {
 	transport.Conn
-	ws       *websocket.Server                         // that serves it
-	receive  func(op serializer.Op, data []byte) error // instead of received
+	ws       *websocket.Server                         // the server
+	receive  func(op serializer.Op, data []byte) error // replaces received, if set
 	received chan wsMessage
 	closed   chan error
 	inside   atomic.Int32
@@ -150,7 +152,7 @@ type wsSession struct {
 
 func (s *wsSession) Receive(op serializer.Op, data []byte) error {
 	if s.inside.Add(1) != 1 {
-		panic("two calls at once")
+		panic("two concurrent calls")
 	}
 	defer s.inside.Add(-1)
 	if s.receive != nil {
@@ -175,21 +177,14 @@ func (s *wsSession) text(t testing.TB, text string) {
 	}
 }
 
-// broadcast is how broadcasts and pushes go.
+// broadcast is the Delivery of broadcasts and pushes.
 var broadcast = transport.Delivery{}
-
-func droppable(drop bool) transport.Delivery {
-	if drop {
-		return broadcast
-	}
-	return transport.Delivery{Policy: transport.Disconnect}
-}
 
 func textFrame(text string) *serializer.Frame {
 	return &serializer.Frame{Op: serializer.OpText, Data: []byte(text)}
 }
 
-// end is what Closed was told.
+// end returns the argument of Closed.
 func (s *wsSession) end(t testing.TB) error {
 	t.Helper()
 	select {
@@ -223,8 +218,8 @@ func (s *wsSession) next(t testing.TB) wsMessage {
 	}
 }
 
-// wsPeer is a client's end that sends and sees single frames, also such as no client should send.
-// Nothing is answered by itself.
+// wsPeer is a client that sends and receives single frames, including invalid ones. It answers
+// nothing by itself.
 type wsPeer struct {
 	net.Conn
 	t   testing.TB
@@ -234,11 +229,12 @@ type wsPeer struct {
 
 const wsKey = "dGhlIHNhbXBsZSBub25jZQ=="
 
-// handshake makes a WebSocket of a connection.
+// handshake performs the handshake on a connection.
 func handshake(t testing.TB, nc net.Conn, uri string, header ...string) *wsPeer {
 	t.Helper()
 	var b strings.Builder
-	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n", uri, wsKey)
+	fmt.Fprintf(&b, "GET %s HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"+
+		"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %s\r\n", uri, wsKey)
 	for _, h := range header {
 		b.WriteString(h + "\r\n")
 	}
@@ -274,7 +270,7 @@ const (
 	rsv1     = 0x40
 )
 
-// maskedFrame is a client's frame; first is its first byte.
+// maskedFrame returns a client's frame. First is its first byte.
 func maskedFrame(first byte, payload string) []byte {
 	b := []byte{first}
 	switch n := len(payload); {
@@ -356,7 +352,7 @@ func (p *wsPeer) want(first byte, payload string) {
 	}
 }
 
-// wantClose reads a close frame with just the code.
+// wantClose reads a close frame that has a code and no reason.
 func (p *wsPeer) wantClose(code int) {
 	p.t.Helper()
 	p.want(fin|opClose, closePayload(code, ""))
@@ -370,7 +366,7 @@ func (p *wsPeer) wantEnd() {
 	}
 }
 
-// finish closes in the regular way.
+// finish performs the close handshake.
 func (p *wsPeer) finish(s *wsSession) {
 	p.t.Helper()
 	p.send(fin|opClose, closePayload(1001, ""))

@@ -2,5 +2,5 @@
 
 package websocket_test
 
-// Under the race detector stacks are larger and more is allocated.
+// The race detector makes stacks larger and allocates more.
 const raceEnabled = true

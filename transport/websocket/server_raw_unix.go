@@ -29,9 +29,9 @@ func rawConn(nc net.Conn) syscall.RawConn {
 	return nil
 }
 
-// limitUnsent bounds what the kernel holds but cannot send yet, which is megabytes by default. What
-// waits in the queue instead can still be dropped, is counted, and shares its memory with other
-// connections. The kernel also reports sooner that the client reads again.
+// limitUnsent bounds what the kernel holds but cannot send yet, which is megabytes by default.
+// Frames that wait in the queue instead can still be dropped, are counted, and share their memory
+// with other connections. The kernel also reports sooner that the client reads again.
 func limitUnsent(nc net.Conn) {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
 		nc = t.NetConn()

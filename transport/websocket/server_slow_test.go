@@ -11,10 +11,11 @@ import (
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
 	"bennu.example/transport/websocket"
 )
 
-// fill sends numbered frames until one does not go out any more: by then what is sent waits in the
+// fill sends numbered frames until the kernel accepts no more, so that further frames wait in the
 // queue.
 func fill(t *testing.T, s *wsServer, session *wsSession, payload string) (sent int) {
 	t.Helper()
@@ -27,7 +28,7 @@ func fill(t *testing.T, s *wsServer, session *wsSession, payload string) (sent i
 			if quiet++; quiet == 20 {
 				return sent + 1
 			}
-			time.Sleep(time.Millisecond) // the kernel may take something yet: go on until it has not for a while
+			time.Sleep(time.Millisecond) // the kernel may accept more: go on until it has not for a while
 			before = s.ws.Stats().Dropped
 		}
 	}
@@ -41,8 +42,8 @@ func number(t *testing.T, b []byte) (n int) {
 	return n
 }
 
-// By default, a client that does not read is disconnected, and told so if it reads after all. The
-// others do not notice.
+// TestWebSocketSlowDisconnect checks that, by default, a client that does not read is disconnected,
+// and receives the reason if it reads later. Other clients are not affected.
 func TestWebSocketSlowDisconnect(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 64 << 10}, func(t *testing.T, s *wsServer) {
@@ -52,7 +53,7 @@ func TestWebSocketSlowDisconnect(t *testing.T) {
 		sent := 0
 		var err error
 		for ; err == nil; sent++ {
-			err = session.Send(textFrame(fmt.Sprint(sent, " ", payload)), droppable(sent%2 == 0))
+			err = session.Send(textFrame(fmt.Sprint(sent, " ", payload)), transporttest.DeliveryOf(sent%2 == 0))
 			if sent%100 == 0 {
 				otherSession.text(t, "quick")
 				other.want(fin|opText, "quick")
@@ -98,10 +99,10 @@ func TestWebSocketSlowDropOldest(t *testing.T) {
 		p, session := s.connect()
 		payload := strings.Repeat("x", 1000)
 		sent := fill(t, s, session, payload)
-		// Replies are kept, and so are the newest of the others.
+		// Replies are kept, and so are the newest of the other frames.
 		const replies = 10
 		for i := range replies {
-			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), transport.Delivery{Policy: transport.Disconnect}); err != nil {
+			if err := session.Send(textFrame(fmt.Sprint(sent, " reply")), transporttest.DeliveryOf(false)); err != nil {
 				t.Fatalf("reply %d: %v", i, err)
 			}
 			sent++
@@ -112,7 +113,7 @@ func TestWebSocketSlowDropOldest(t *testing.T) {
 		}
 		session.text(t, "last")
 		got, gotReplies, before := 0, 0, -1
-		tail := 0 // how many in succession, up to the last
+		tail := 0 // the number of consecutive frames, up to the last
 		for {
 			_, b := p.frame()
 			if string(b) == "last" {
@@ -171,11 +172,11 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 		session.text(t, "room again")
 		p.want(fin|opText, "room again")
 
-		// A reply that finds no room ends the connection whatever the policy.
+		// A frame of Disconnect that finds no room ends the connection.
 		fill(t, s, session, strings.Repeat("x", 1000))
 		var err error
 		for i := 0; err == nil && i < 100; i++ {
-			err = session.Send(textFrame(strings.Repeat("r", 1000)), transport.Delivery{Policy: transport.Disconnect})
+			err = session.Send(textFrame(strings.Repeat("r", 1000)), transporttest.DeliveryOf(false))
 		}
 		if err != transport.ErrFull {
 			t.Errorf("Send: %v", err)
@@ -187,8 +188,9 @@ func TestWebSocketSlowDropNewest(t *testing.T) {
 	})
 }
 
-// A frame of any size fits in an empty queue, and a queue is empty once the client has got all,
-// however late the writer is to hear of it.
+// TestWebSocketLargerThanQueue checks that a frame of any size fits in an empty queue. A queue
+// counts as empty when the client has received everything, even if the writer has not reported it
+// yet.
 func TestWebSocketLargerThanQueue(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 1000}, func(t *testing.T, s *wsServer) {
@@ -204,7 +206,8 @@ func TestWebSocketLargerThanQueue(t *testing.T) {
 	})
 }
 
-// A client that does not take anything is dropped, even though the queue has room.
+// TestWebSocketStalled checks that a client that reads nothing is disconnected although the queue
+// is not full.
 func TestWebSocketStalled(t *testing.T) {
 	t.Parallel()
 	cfg := websocket.Config{MaxQueue: 100 << 20, WriteTimeout: 100 * time.Millisecond}
@@ -213,7 +216,7 @@ func TestWebSocketStalled(t *testing.T) {
 		other, otherSession := s.connect()
 		big := &serializer.Frame{Op: serializer.OpBinary, Data: make([]byte, 1<<20)}
 		for range 30 {
-			if err := session.Send(big, transport.Delivery{Policy: transport.Disconnect}); err != nil && err != transport.ErrClosed {
+			if err := session.Send(big, transporttest.DeliveryOf(false)); err != nil && err != transport.ErrClosed {
 				t.Fatal(err)
 			}
 		}
@@ -227,7 +230,7 @@ func TestWebSocketStalled(t *testing.T) {
 	})
 }
 
-// A client that reads slowly gets everything, in order.
+// TestWebSocketSlowReader checks that a client that reads slowly receives everything, in order.
 func TestWebSocketSlowReader(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxQueue: 100 << 20}, func(t *testing.T, s *wsServer) {
@@ -241,33 +244,35 @@ func TestWebSocketSlowReader(t *testing.T) {
 				t.Fatalf("frame %d is %.10q", i, b)
 			}
 			if i%200 == 0 {
-				time.Sleep(5 * time.Millisecond) // a slow reader is what this is about
+				time.Sleep(5 * time.Millisecond) // the test is about a slow reader
 			}
 		}
 		p.finish(session)
 	})
 }
 
-// A client that pings without reading the pongs is not read, and ends by the write timeout.
+// TestWebSocketPingFlood checks that the server stops reading from a client that pings and does not
+// read, and that the write timeout ends it.
 func TestWebSocketPingFlood(t *testing.T) {
 	t.Parallel()
-	onEachPath(t, websocket.Config{MaxQueue: 20_000, WriteTimeout: 100 * time.Millisecond}, func(t *testing.T, s *wsServer) {
-		p, session := s.connect()
-		flood := []byte(strings.Repeat(string(maskedFrame(fin|opPing, strings.Repeat("p", 125))), 1000))
-		go func() {
-			for {
-				if _, err := p.Write(flood); err != nil {
-					return
+	onEachPath(t, websocket.Config{MaxQueue: 20_000, WriteTimeout: 100 * time.Millisecond},
+		func(t *testing.T, s *wsServer) {
+			p, session := s.connect()
+			flood := []byte(strings.Repeat(string(maskedFrame(fin|opPing, strings.Repeat("p", 125))), 1000))
+			go func() {
+				for {
+					if _, err := p.Write(flood); err != nil {
+						return
+					}
 				}
+			}()
+			if err := session.end(t); !errors.Is(err, transport.ErrFull) {
+				t.Errorf("Closed(%v)", err)
 			}
-		}()
-		if err := session.end(t); !errors.Is(err, transport.ErrFull) {
-			t.Errorf("Closed(%v)", err)
-		}
-	})
+		})
 }
 
-// Small frames that wait together go out together.
+// TestWebSocketBatches checks that small frames that wait together are written together.
 func TestWebSocketBatches(t *testing.T) {
 	t.Parallel()
 	for _, path := range wsPaths[:2] {
@@ -296,70 +301,72 @@ func TestWebSocketBatches(t *testing.T) {
 	}
 }
 
-// Many connections, with senders, closers and clients of all kinds at once.
+// TestWebSocketStress runs many connections at once, with senders, closers and clients of all
+// kinds.
 func TestWebSocketStress(t *testing.T) {
 	t.Parallel()
-	onEachPath(t, websocket.Config{MaxQueue: 30_000, OnSlow: transport.DropOldest, CloseTimeout: 50 * time.Millisecond}, func(t *testing.T, s *wsServer) {
-		const n = 40
-		var all sync.WaitGroup
-		var sessions []*wsSession
-		for i := range n {
-			p, session := s.connect()
-			sessions = append(sessions, session)
-			all.Go(func() {
-				defer p.Close()
-				switch i % 4 {
-				case 0: // reads, in order
-					before := map[int]int{}
-					for {
-						first, b, err := p.read()
-						if err != nil || first == fin|opClose {
-							return
+	onEachPath(t, websocket.Config{MaxQueue: 30_000, OnSlow: transport.DropOldest, CloseTimeout: 50 * time.Millisecond},
+		func(t *testing.T, s *wsServer) {
+			const n = 40
+			var all sync.WaitGroup
+			var sessions []*wsSession
+			for i := range n {
+				p, session := s.connect()
+				sessions = append(sessions, session)
+				all.Go(func() {
+					defer p.Close()
+					switch i % 4 {
+					case 0: // reads, in order
+						before := map[int]int{}
+						for {
+							first, b, err := p.read()
+							if err != nil || first == fin|opClose {
+								return
+							}
+							var sender, k int
+							fmt.Sscan(string(b), &sender, &k)
+							if k <= before[sender] {
+								t.Errorf("sender %d: %d after %d", sender, k, before[sender])
+							}
+							before[sender] = k
 						}
-						var sender, k int
-						fmt.Sscan(string(b), &sender, &k)
-						if k <= before[sender] {
-							t.Errorf("sender %d: %d after %d", sender, k, before[sender])
+					case 1: // sends and reads
+						go io.Copy(io.Discard, p.br)
+						for range 50 {
+							if _, err := p.Write(maskedFrame(fin|opText, "hello")); err != nil {
+								return
+							}
 						}
-						before[sender] = k
+					case 2: // leaves immediately
+					case 3: // never reads
+						time.Sleep(30 * time.Millisecond) // and leaves during the test
 					}
-				case 1: // sends and reads
-					go io.Copy(io.Discard, p.br)
-					for range 50 {
-						if _, err := p.Write(maskedFrame(fin|opText, "hello")); err != nil {
-							return
-						}
-					}
-				case 2: // goes at once
-				case 3: // never reads
-					time.Sleep(30 * time.Millisecond) // and goes in the middle of it all
-				}
-			})
-		}
-		for sender := range 4 {
-			all.Go(func() {
-				for k := 1; k <= 300; k++ {
-					f := textFrame(fmt.Sprint(sender, " ", k, strings.Repeat(" ", k)))
-					for _, session := range sessions {
-						session.Send(f, broadcast)
-					}
-				}
-			})
-		}
-		time.Sleep(20 * time.Millisecond) // somewhere in the middle
-		for i, session := range sessions {
-			if i%3 == 0 {
-				session.Close(1001, "")
+				})
 			}
-		}
-		time.Sleep(20 * time.Millisecond) // and some later
-		for _, session := range sessions {
-			session.Close(1012, "")
-		}
-		all.Wait()
-		for _, session := range sessions {
-			session.end(t)
-		}
-		s.ws.Wait()
-	})
+			for sender := range 4 {
+				all.Go(func() {
+					for k := 1; k <= 300; k++ {
+						f := textFrame(fmt.Sprint(sender, " ", k, strings.Repeat(" ", k)))
+						for _, session := range sessions {
+							session.Send(f, broadcast)
+						}
+					}
+				})
+			}
+			time.Sleep(20 * time.Millisecond) // during the test
+			for i, session := range sessions {
+				if i%3 == 0 {
+					session.Close(1001, "")
+				}
+			}
+			time.Sleep(20 * time.Millisecond) // and others later
+			for _, session := range sessions {
+				session.Close(1012, "")
+			}
+			all.Wait()
+			for _, session := range sessions {
+				session.end(t)
+			}
+			s.ws.Wait()
+		})
 }

@@ -15,19 +15,20 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// TestWebSocketServerToStop is not a test: TestWebSocketStopped starts it as the process that its
-// server lives in.
+// TestWebSocketServerToStop is not a test: TestWebSocketStopped starts it as the process of its
+// server.
 func TestWebSocketServerToStop(t *testing.T) {
 	if os.Getenv("BENNU_TEST_TO_STOP") == "" {
-		return // as everywhere but in the child process
+		return // except in the child process
 	}
 	s := startWS(t, websocket.Config{IdleTimeout: time.Second}, wsPaths[0])
 	os.Stderr.WriteString(s.addr + "\n")
 	io.Copy(io.Discard, os.Stdin)
 }
 
-// When a server stood still, as a machine does that was suspended, it does not take those clients
-// for idle whom it did not listen to.
+// TestWebSocketStopped stops the process of a server for longer than the idle timeout, as a
+// suspended machine does. Afterwards its clients must not count as idle, because it could not read
+// from them.
 func TestWebSocketStopped(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestWebSocketServerToStop$")

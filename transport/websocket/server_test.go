@@ -21,7 +21,7 @@ import (
 	ws "bennu.example/transport/websocket"
 )
 
-// dialLibrary connects with the library's client.
+// dialLibrary dials with the library's client.
 func dialLibrary(t testing.TB, s *wsServer, opts *websocket.DialOptions) *websocket.Conn {
 	t.Helper()
 	if opts == nil {
@@ -58,7 +58,7 @@ func TestWebSocketEcho(t *testing.T) {
 		for _, n := range []int{0, 1, 125, 126, 127, 1000, 4095, 4096, 4097, 65535, 65536, 70_000, 1 << 20} {
 			for _, typ := range []websocket.MessageType{websocket.MessageText, websocket.MessageBinary} {
 				sent := strings.Repeat("x", n)
-				go c.Write(ctx, typ, []byte(sent)) // or both sides could wait for the other
+				go c.Write(ctx, typ, []byte(sent)) // otherwise both sides could wait for each other
 				got, data, err := c.Read(ctx)
 				if err != nil {
 					t.Fatal(err)
@@ -72,7 +72,8 @@ func TestWebSocketEcho(t *testing.T) {
 			t.Error(err)
 		}
 		err := session.end(t)
-		if ce, ok := errors.AsType[*transport.CloseError](err); !ok || *ce != (transport.CloseError{Code: 3000, Reason: "bye"}) {
+		if ce, ok := errors.AsType[*transport.CloseError](err); !ok ||
+			*ce != (transport.CloseError{Code: 3000, Reason: "bye"}) {
 			t.Errorf("Closed(%v)", err)
 		}
 	})
@@ -103,7 +104,7 @@ func TestWebSocketOrder(t *testing.T) {
 	})
 }
 
-// The data that a session gets is its own.
+// TestWebSocketDataIsKept checks that a session may keep the data that it receives.
 func TestWebSocketDataIsKept(t *testing.T) {
 	t.Parallel()
 	s := startWS(t, ws.Config{}, wsPaths[0])
@@ -141,11 +142,11 @@ func TestWebSocketFragments(t *testing.T) {
 		p.want(fin|opPong, "mid")
 		p.send(opCont, "")
 		p.send(opCont, "1")
-		p.send(fin|opPong, "nobody asked")
+		p.send(fin|opPong, "unsolicited")
 		p.send(fin|opPing, "")
 		p.want(fin|opPong, "")
 		p.send(fin|opCont, "]é"[:2])
-		// A character may be cut in two by a fragment's end, here it is missing.
+		// A fragment may end within a character. Here the rest is missing.
 		p.wantClose(1007)
 		p.send(fin|opClose, closePayload(1007, ""))
 		session.wantCode(t, 1007)
@@ -222,7 +223,8 @@ func TestWebSocketViolations(t *testing.T) {
 		{"invalid UTF-8", 1007, text("\xff\xfe")},
 		{"a surrogate", 1007, text("\xed\xa0\x80")},
 		{"too big", 1009, text(strings.Repeat("x", 1001))},
-		{"too big in fragments", 1009, join(maskedFrame(opText, strings.Repeat("x", 600)), maskedFrame(fin|opCont, strings.Repeat("x", 401)))},
+		{"too big in fragments", 1009,
+			join(maskedFrame(opText, strings.Repeat("x", 600)), maskedFrame(fin|opCont, strings.Repeat("x", 401)))},
 		{"far too big", 1009, text(strings.Repeat("x", 1_000_000))},
 	}
 	onEachPath(t, ws.Config{MaxMessage: 1000}, func(t *testing.T, s *wsServer) {
@@ -255,11 +257,13 @@ func TestWebSocketClientCloses(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, ws.Config{}, func(t *testing.T, s *wsServer) {
 		for _, c := range []struct {
-			code, answer, told int
-			reason             string
+			code, answer, closed int
+			reason               string
 		}{
-			{0, 1000, 1005, ""}, {1000, 1000, 1000, ""}, {1000, 1000, 1000, "bye"}, {1001, 1000, 1001, ""}, {1003, 1000, 1003, ""}, {1007, 1000, 1007, ""},
-			{1011, 1000, 1011, ""}, {3000, 1000, 3000, ""}, {4999, 1000, 4999, "app"}, {1012, 1002, 1012, ""}, {1000, 1002, 1000, "\xff"},
+			{0, 1000, 1005, ""}, {1000, 1000, 1000, ""}, {1000, 1000, 1000, "bye"}, {1001, 1000, 1001, ""},
+			{1003, 1000, 1003, ""}, {1007, 1000, 1007, ""},
+			{1011, 1000, 1011, ""}, {3000, 1000, 3000, ""}, {4999, 1000, 4999, "app"}, {1012, 1002, 1012, ""},
+			{1000, 1002, 1000, "\xff"},
 		} {
 			p, session := s.connect()
 			session.text(t, "before")
@@ -268,11 +272,12 @@ func TestWebSocketClientCloses(t *testing.T) {
 			p.wantClose(c.answer)
 			p.wantEnd()
 			err := session.end(t)
-			if ce, ok := errors.AsType[*transport.CloseError](err); !ok || *ce != (transport.CloseError{Code: c.told, Reason: c.reason}) {
-				t.Errorf("Closed(%v), want %d %q", err, c.told, c.reason)
+			if ce, ok := errors.AsType[*transport.CloseError](err); !ok ||
+				*ce != (transport.CloseError{Code: c.closed, Reason: c.reason}) {
+				t.Errorf("Closed(%v), want %d %q", err, c.closed, c.reason)
 			}
 		}
-		// What follows a close frame does not count.
+		// Frames after a close frame are ignored.
 		p, session := s.connect()
 		p.write(append(maskedFrame(fin|opClose, closePayload(1000, "")), maskedFrame(fin|opText, "late")...))
 		p.wantClose(1000)
@@ -318,7 +323,8 @@ func TestWebSocketServerCloses(t *testing.T) {
 			p.send(fin|opClose, c.sent[:2])
 			p.wantEnd()
 			err := session.end(t)
-			if ce, ok := errors.AsType[*transport.CloseError](err); !ok || *ce != (transport.CloseError{Code: c.code, Reason: c.reason}) {
+			if ce, ok := errors.AsType[*transport.CloseError](err); !ok ||
+				*ce != (transport.CloseError{Code: c.code, Reason: c.reason}) {
 				t.Errorf("Closed(%v), want %d %q", err, c.code, c.reason)
 			}
 			if len(session.received) > 0 {
@@ -328,7 +334,7 @@ func TestWebSocketServerCloses(t *testing.T) {
 	})
 }
 
-// A session may close its connection, or send, before open returns.
+// TestWebSocketInOpen checks that a session may close its connection, or send, before open returns.
 func TestWebSocketInOpen(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, ws.Config{}, func(t *testing.T, s *wsServer) {
@@ -370,29 +376,31 @@ type closePanics struct{}
 func (closePanics) Receive(serializer.Op, []byte) error { return nil }
 func (closePanics) Closed(error)                        { panic("in Closed") }
 
-// A panic in Closed ends nothing but that call, whatever OnPanic does.
+// TestWebSocketClosedPanics checks that a panic in Closed ends that call only, whatever OnPanic
+// does.
 func TestWebSocketClosedPanics(t *testing.T) {
 	t.Parallel()
 	for name, onPanic := range map[string]func(chan<- any) func(any, []byte){
-		"logged": func(told chan<- any) func(any, []byte) { return func(v any, _ []byte) { told <- v } },
-		"panics": func(told chan<- any) func(any, []byte) {
-			return func(v any, _ []byte) { told <- v; panic("in OnPanic") }
+		"logged": func(notified chan<- any) func(any, []byte) { return func(v any, _ []byte) { notified <- v } },
+		"panics": func(notified chan<- any) func(any, []byte) {
+			return func(v any, _ []byte) { notified <- v; panic("in OnPanic") }
 		},
-		"none": func(told chan<- any) func(any, []byte) { told <- "in Closed"; return nil },
+		"none": func(notified chan<- any) func(any, []byte) { notified <- "in Closed"; return nil },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			told := make(chan any, 1)
-			s := newWSServer(t, ws.Config{OnPanic: onPanic(told)})
+			notified := make(chan any, 1)
+			s := newWSServer(t, ws.Config{OnPanic: onPanic(notified)})
 			hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				_ = s.ws.Serve(w, r, "", func(transport.Conn) transport.Session { return closePanics{} }) // fails the test by itself
+				// An error fails the test by itself.
+				_ = s.ws.Serve(w, r, "", func(transport.Conn) transport.Session { return closePanics{} })
 			}))
 			defer hs.Close()
 			s.addr = hs.Listener.Addr().String()
 			p := handshake(t, s.dial(), "/")
 			p.send(fin|opClose, closePayload(1000, ""))
 			p.want(fin|opClose, closePayload(1000, ""))
-			if v := <-told; v != "in Closed" {
+			if v := <-notified; v != "in Closed" {
 				t.Errorf("OnPanic got %v", v)
 			}
 			s.ws.Wait()
@@ -410,10 +418,13 @@ func TestWebSocketReceiveFails(t *testing.T) {
 			check   func(err error) bool
 		}{
 			{"error", func() error { return errors.New("secret") }, closePayload(1011, ""), nil},
-			{"close error", func() error { return fmt.Errorf("wrapped: %w", &transport.CloseError{Code: 4000, Reason: "no"}) }, closePayload(4000, "no"), nil},
+			{"close error", func() error {
+				return fmt.Errorf("wrapped: %w", &transport.CloseError{Code: 4000, Reason: "no"})
+			}, closePayload(4000, "no"), nil},
 			{"panic", func() error { panic("secret") }, closePayload(1011, ""), func(err error) bool {
 				pe, ok := errors.AsType[*safecall.PanicError](err)
-				return ok && pe.Value == "secret" && strings.Contains(string(pe.Stack), "TestWebSocketReceiveFails") && strings.Contains(pe.Error(), "secret")
+				return ok && pe.Value == "secret" && strings.Contains(string(pe.Stack), "TestWebSocketReceiveFails") &&
+					strings.Contains(pe.Error(), "secret")
 			}},
 			{"nil panic", func() error { panic(nil) }, closePayload(1011, ""), nil},
 			{"goexit", func() error { runtime.Goexit(); return nil }, closePayload(1011, ""), nil},
@@ -456,7 +467,7 @@ func TestWebSocketHalfClose(t *testing.T) {
 			t.Errorf("got %v", m)
 		}
 
-		p, session = s.connect() // in the middle of a frame
+		p, session = s.connect() // within a frame
 		p.write(maskedFrame(fin|opText, "last")[:5])
 		p.Close()
 		if err := session.end(t); err != io.EOF {
@@ -486,7 +497,7 @@ func TestWebSocketReset(t *testing.T) {
 	}
 }
 
-// Wait returns when connections have ended, and not before.
+// TestWebSocketWait checks that Wait returns when the connections have ended, and not before.
 func TestWebSocketWait(t *testing.T) {
 	t.Parallel()
 	s := startWS(t, ws.Config{}, wsPaths[0])

@@ -39,7 +39,7 @@ func inBubble(t *testing.T, cfg websocket.Config, f func(t *testing.T, p *wsPeer
 	})
 }
 
-// collect reads all that comes, so that the pipe takes what the server writes.
+// collect reads everything, so that the pipe accepts what the server writes.
 func (p *wsPeer) collect() (frames <-chan wsMessage) {
 	ch := make(chan wsMessage, 10000)
 	go func() {
@@ -55,28 +55,22 @@ func (p *wsPeer) collect() (frames <-chan wsMessage) {
 	return ch
 }
 
-func wantAfter(t *testing.T, start time.Time, want time.Duration) {
-	t.Helper()
-	if d := time.Since(start); d != want {
-		t.Errorf("after %v, want %v", d, want)
-	}
-}
-
 func TestWebSocketIdle(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
 		p.wantClose(1002)
-		wantAfter(t, start, 60*time.Second)
+		transporttest.WantElapsed(t, start, 60*time.Second)
 		p.send(fin|opClose, closePayload(1002, ""))
 		p.wantEnd()
 		if err := session.end(t); err != transport.ErrIdle {
 			t.Errorf("Closed(%v)", err)
 		}
-		wantAfter(t, start, 60*time.Second)
+		transporttest.WantElapsed(t, start, 60*time.Second)
 	})
 }
 
-// The same by the clock, where the server has a descriptor.
+// TestWebSocketIdleDescriptor checks the idle timeout in real time, where the server has a
+// descriptor.
 func TestWebSocketIdleDescriptor(t *testing.T) {
 	t.Parallel()
 	s := startWS(t, websocket.Config{IdleTimeout: time.Second}, wsPaths[0])
@@ -99,12 +93,14 @@ func TestWebSocketIdleDescriptor(t *testing.T) {
 	}
 }
 
-// Whatever the client sends keeps the connection up, if only a byte. What it is sent does not.
+// TestWebSocketNotIdle checks that anything that the client sends, even a byte, keeps the
+// connection open. Frames to the client do not.
 func TestWebSocketNotIdle(t *testing.T) {
 	inBubble(t, websocket.Config{IdleTimeout: 90 * time.Second}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
 		frames := p.collect()
-		parts := [][]byte{maskedFrame(fin|opText, "x"), maskedFrame(fin|opPing, "x"), maskedFrame(fin|opPong, ""), maskedFrame(opText, ""), maskedFrame(fin|opCont, "")}
+		parts := [][]byte{maskedFrame(fin|opText, "x"), maskedFrame(fin|opPing, "x"), maskedFrame(fin|opPong, ""),
+			maskedFrame(opText, ""), maskedFrame(fin|opCont, "")}
 		for i := range 100 {
 			time.Sleep(89 * time.Second)
 			part := parts[i%len(parts)]
@@ -127,7 +123,7 @@ func TestWebSocketNotIdle(t *testing.T) {
 		if m.data != closePayload(1002, "") {
 			t.Errorf("close frame %q", m.data)
 		}
-		wantAfter(t, last, 90*time.Second)
+		transporttest.WantElapsed(t, last, 90*time.Second)
 		p.send(fin|opClose, closePayload(1002, ""))
 		if err := session.end(t); err != transport.ErrIdle {
 			t.Errorf("Closed(%v) after %v", err, time.Since(start))
@@ -135,7 +131,7 @@ func TestWebSocketNotIdle(t *testing.T) {
 	})
 }
 
-// A client that the session keeps waiting is not idle.
+// TestWebSocketBusySession checks that a client that waits for its session does not count as idle.
 func TestWebSocketBusySession(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		session.receive = func(serializer.Op, []byte) error {
@@ -156,7 +152,8 @@ func TestWebSocketBusySession(t *testing.T) {
 	})
 }
 
-// A control frame that does not arrive in time ends the connection.
+// TestWebSocketSlowControlFrame checks that a control frame that does not arrive in time ends the
+// connection.
 func TestWebSocketSlowControlFrame(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
@@ -164,7 +161,7 @@ func TestWebSocketSlowControlFrame(t *testing.T) {
 		if err := session.end(t); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("Closed(%v)", err)
 		}
-		wantAfter(t, start, 5*time.Second)
+		transporttest.WantElapsed(t, start, 5*time.Second)
 		p.wantEnd()
 	})
 }
@@ -176,7 +173,7 @@ func TestWebSocketCloseUnanswered(t *testing.T) {
 		p.wantClose(1012)
 		p.sendText("no close frame")
 		p.wantEnd()
-		wantAfter(t, start, 500*time.Millisecond)
+		transporttest.WantElapsed(t, start, 500*time.Millisecond)
 		session.wantCode(t, 1012)
 	})
 }
@@ -188,13 +185,13 @@ func TestWebSocketShortCloseTimeoutBoundsDrain(t *testing.T) {
 		session.Close(1001, "")
 		p.wantClose(1001)
 		p.wantEnd()
-		wantAfter(t, start, 100*time.Millisecond)
+		transporttest.WantElapsed(t, start, 100*time.Millisecond)
 		session.wantCode(t, 1001)
 	})
 }
 
-// A client that does not even take what is queued before the close frame gets CloseTimeout. Its
-// connection is cut off.
+// TestWebSocketCloseUnread checks that CloseTimeout ends the connection of a client that does not
+// read what is queued before the close frame.
 func TestWebSocketCloseUnread(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
@@ -203,15 +200,15 @@ func TestWebSocketCloseUnread(t *testing.T) {
 		}
 		session.Close(1012, "")
 		err := session.end(t)
-		wantAfter(t, start, 5*time.Second)
+		transporttest.WantElapsed(t, start, 5*time.Second)
 		if ce, ok := errors.AsType[*transport.CloseError](err); !ok || ce.Code != 1012 {
 			t.Errorf("Closed(%v)", err)
 		}
 	})
 }
 
-// What was queued before Close gets CloseTimeout in all, also if the client takes a little of it
-// now and then.
+// TestWebSocketCloseSlowly checks that CloseTimeout bounds the writing of everything that was
+// queued before Close, also if the client reads a little now and then.
 func TestWebSocketCloseSlowly(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
@@ -227,32 +224,33 @@ func TestWebSocketCloseSlowly(t *testing.T) {
 			}
 		}
 		session.wantCode(t, 1012)
-		if d := time.Since(start); d < 5*time.Second || d > 7*time.Second { // the client looks once a second
+		if d := time.Since(start); d < 5*time.Second || d > 7*time.Second { // the client reads once a second
 			t.Errorf("after %v", d)
 		}
 	})
 }
 
-// A connection that ends since its queue is full is counted once, though its client does not take
-// what it is still to get either.
+// TestWebSocketSlowOnce checks that a connection that ends because its queue is full is counted
+// once, even if its client does not read the rest either.
 func TestWebSocketSlowOnce(t *testing.T) {
 	cfg := websocket.Config{MaxQueue: 1000, WriteTimeout: 2 * time.Second}
 	inBubble(t, cfg, func(t *testing.T, _ *wsPeer, session *wsSession) {
 		start := time.Now()
 		for session.Send(textFrame(strings.Repeat("x", 500)), transport.Delivery{}) == nil {
-			synctest.Wait() // a writer has the first
+			synctest.Wait() // a writer has taken the first frame
 		}
 		if err := session.end(t); err != transport.ErrFull {
 			t.Errorf("Closed(%v)", err)
 		}
-		wantAfter(t, start, 2*time.Second)
+		transporttest.WantElapsed(t, start, 2*time.Second)
 		if st := session.ws.Stats(); st.Slow != 1 {
 			t.Errorf("%+v", st)
 		}
 	})
 }
 
-// A client that takes nothing is dropped, one that takes a little at a time is not.
+// TestWebSocketWriteTimeout checks that a client that reads nothing is disconnected, and that a
+// client that reads a little at a time is not.
 func TestWebSocketWriteTimeout(t *testing.T) {
 	inBubble(t, websocket.Config{IdleTimeout: time.Hour}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		const n = 300_000
@@ -275,21 +273,21 @@ func TestWebSocketWriteTimeout(t *testing.T) {
 		if err := session.end(t); !errors.Is(err, transport.ErrFull) {
 			t.Errorf("Closed(%v)", err)
 		}
-		wantAfter(t, start, 30*time.Second)
+		transporttest.WantElapsed(t, start, 30*time.Second)
 	})
 }
 
-// chunk is how much a client without a descriptor must take at a time to count as alive.
+// chunk is how much a client without a descriptor must read at a time to count as alive.
 const chunk = 16 << 10
 
-// Between a client's close frame and the end of the connection lies only what was queued, if the
-// client takes it.
+// TestWebSocketClientClosesUnread checks that the server, after a client's close frame, writes only
+// what was queued and then ends the connection.
 func TestWebSocketClientClosesUnread(t *testing.T) {
 	inBubble(t, websocket.Config{}, func(t *testing.T, p *wsPeer, session *wsSession) {
 		start := time.Now()
 		session.text(t, "one")
 		p.send(fin|opClose, closePayload(1001, ""))
 		session.wantCode(t, 1001)
-		wantAfter(t, start, 5*time.Second)
+		transporttest.WantElapsed(t, start, 5*time.Second)
 	})
 }
