@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -222,24 +221,27 @@ func TestCongestedRegistersOneFunction(t *testing.T) {
 func TestCongestionEndsAtAQuarter(t *testing.T) {
 	t.Parallel()
 	for during, congested := range []bool{false, false, false, true} {
-		s := newTestServer(t, longpoll.Config{MaxQueue: congestedQueue})
-		token, session := s.open()
-		for range congestingAnswers {
-			session.respond([]byte("[0]"))
-		}
-		w := &brokenWriter{header: http.Header{}}
-		s.ServeHTTP(&sendingWriter{brokenWriter: brokenWriter{header: w.header}, send: func() {
-			for range during {
-				session.respond([]byte("[1]"))
+		cfg := longpoll.Config{MaxQueue: congestedQueue}
+		withSession(t, cfg, func(t *testing.T, s *testServer, token string, session *testSession) {
+			for range congestingAnswers {
+				session.respond([]byte("[0]"))
 			}
-		}}, httptest.NewRequest("GET", "/?token="+token, nil))
-		if got := session.Congested(nil); got != congested {
-			t.Errorf("%d answers while a poll was written: congested is %v", during, got)
-		}
-		if got := s.get(token); congested && (len(got.Messages) != during || session.Congested(nil)) {
-			t.Errorf("%d answers are left", len(got.Messages))
-		}
-		s.end()
+			w := &observedWriter{httptest.NewRecorder(), func() {
+				for range during {
+					session.respond([]byte("[1]"))
+				}
+			}}
+			s.ServeHTTP(w, httptest.NewRequest("GET", "/?token="+token, nil))
+			if got := session.Congested(nil); got != congested {
+				t.Errorf("%d answers while a poll was written: congested is %v", during, got)
+			}
+			if during == 0 {
+				return
+			}
+			if got := len(s.get(token).Messages); got != during || session.Congested(nil) {
+				t.Errorf("%d answers were left, congested is %v", got, session.Congested(nil))
+			}
+		})
 	}
 }
 
