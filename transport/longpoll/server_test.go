@@ -18,6 +18,7 @@ import (
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/transport/internal/transporttest"
 	"bennu.example/transport/longpoll"
 )
 
@@ -455,18 +456,8 @@ func TestMaxSessions(t *testing.T) {
 	})
 }
 
-// droppable returns the delivery of a frame that may be dropped, or must not be.
-func droppable(drop bool) transport.Delivery {
-	if drop {
-		return transport.Delivery{}
-	}
-	return transport.Delivery{Policy: transport.Disconnect}
-}
-
-// wantAfter checks the time since start.
-func wantAfter(t *testing.T, start time.Time, want time.Duration) {
-	t.Helper()
-	if d := time.Since(start); d != want {
-		t.Errorf("after %v, want %v", d, want)
-	}
-}
+// Short names for helpers that the transports share.
+var (
+	droppable = transporttest.DeliveryOf
+	wantAfter = transporttest.WantElapsed
+)
