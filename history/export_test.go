@@ -4,10 +4,10 @@ package history
 func (m *Memory) Size() (topics, idle, filled, bytes int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if len(m.expiry) != m.filled.len {
-		panic("the heap and the list of topics with records differ")
+	if len(m.expiry.topics) != len(m.silence.topics) {
+		panic("the heaps of topics with records differ")
 	}
-	return len(m.topics), m.idle.len, m.filled.len, m.bytes
+	return len(m.topics), len(m.idle.topics), len(m.silence.topics), m.bytes
 }
 
 // SetOffset changes the offset of a topic's newest record, which must be the only one.

@@ -21,8 +21,12 @@ const (
 	sweepMax   = 4096
 )
 
-// maxHeader is subtracted from MaxBytes for the largest payload.
-const maxHeader = 1 << 10
+// maxTexts bounds the event and the client id of a record, and maxHeader what else is stored of it
+// in addition to the payload.
+const (
+	maxTexts  = 32 << 10
+	maxHeader = 1 << 10
+)
 
 // MemoryConfig bounds a Memory. The zero value is useful.
 type MemoryConfig struct {
@@ -43,14 +47,15 @@ type Memory struct {
 
 	mu      sync.Mutex
 	topics  map[string]*memoryTopic
-	filled  topicList // topics with records, the longest silent first
-	idle    topicList // topics without watchers, the longest silent first
-	bytes   int       // of all chunks
-	spare   [][]byte  // unused buffers of chunks
-	spared  int       // their bytes
-	evicted uint64    // topics that were forgotten
-	epoch   string    // of topics that are not in the map
-	expiry  expiryHeap
+	expiry  topicHeap
+	silence topicHeap
+	idle    topicHeap
+	uses    int64       // appends, and calls of Unwatch
+	bytes   int         // of all chunks
+	spare   [][]byte    // unused buffers of chunks
+	spared  int         // their bytes
+	evicted uint64      // topics that were forgotten
+	epoch   string      // of topics that are not in the map
 	timer   *time.Timer // sweeps; nil before the first record
 	sweepAt int64       // the age at which the timer fires; zero if it does not
 	swept   int64       // the age of the last sweep
@@ -76,8 +81,7 @@ func NewMemory(cfg MemoryConfig) *Memory {
 	}
 	m.base = string(random[:])
 	m.epoch = m.base
-	m.filled.init(listFilled)
-	m.idle.init(listIdle)
+	m.expiry.which, m.silence.which, m.idle.which = heapExpiry, heapSilence, heapIdle
 	return m
 }
 
@@ -95,8 +99,9 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Reco
 	k = k.filled()
 	payload, err := storable(r.Payload)
 	body := payload.Bytes()
-	if err == nil && (len(body) > k.Bytes || len(body) > m.cfg.MaxBytes-maxHeader ||
-		len(r.ID) > maxID || len(r.Origin) > maxOrigin) {
+	texts := len(r.Event) + len(r.From)
+	if err == nil && (len(body) > k.Bytes || len(body)+texts > m.cfg.MaxBytes-maxHeader ||
+		texts > maxTexts || len(r.ID) > maxID || len(r.Origin) > maxOrigin) {
 		err = ErrTooLarge
 	}
 	now, age := m.now()
@@ -112,7 +117,7 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Reco
 	}
 	if t == nil {
 		t = m.add(topic)
-		m.idle.pushBack(t)
+		m.idle.set(t, m.uses)
 	}
 	t.keep = k
 	t.trim(m, age, math.MaxInt)
@@ -128,11 +133,12 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Reco
 	for t.count > k.Count || t.payload > k.Bytes {
 		t.dropFirst(m)
 	}
-	m.filled.pushBack(t)
-	if t.watchers == 0 {
-		m.idle.pushBack(t)
-	}
 	m.stored++
+	m.uses++
+	t.used = m.uses
+	if !m.silence.has(t) {
+		m.silence.set(t, t.used)
+	}
 	m.schedule(t, age)
 	m.boundBytes(t)
 	m.boundTopics()
@@ -141,7 +147,7 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Reco
 
 // add adds a topic, which is in no list yet.
 func (m *Memory) add(topic string) *memoryTopic {
-	t := &memoryTopic{name: topic, top: Position{m.epoch, 0, beginningTag}, index: -1}
+	t := &memoryTopic{name: topic, top: Position{m.epoch, 0, beginningTag}}
 	t.before = t.top.tag
 	m.topics[topic] = t
 	return t
@@ -150,7 +156,7 @@ func (m *Memory) add(topic string) *memoryTopic {
 // boundBytes removes what exceeds MaxBytes. The newest chunk of t stays.
 func (m *Memory) boundBytes(t *memoryTopic) {
 	for m.bytes > m.cfg.MaxBytes {
-		victim := m.filled.front()
+		victim := m.silence.first((*memoryTopic).lastUse)
 		if victim == t && len(t.chunks) == 1 {
 			return
 		}
@@ -162,8 +168,8 @@ func (m *Memory) boundBytes(t *memoryTopic) {
 
 // boundTopics removes what exceeds MaxTopics.
 func (m *Memory) boundTopics() {
-	for m.idle.len > m.cfg.MaxTopics {
-		m.forget(m.idle.front())
+	for len(m.idle.topics) > m.cfg.MaxTopics {
+		m.forget(m.idle.first((*memoryTopic).lastUse))
 	}
 }
 
@@ -222,7 +228,9 @@ func (m *Memory) Unwatch(topic string) {
 		delete(m.topics, topic)
 		return
 	}
-	m.idle.pushBack(t)
+	m.uses++
+	t.used = m.uses
+	m.idle.set(t, t.used)
 	m.boundTopics()
 }
 

@@ -18,16 +18,14 @@ type memoryTopic struct {
 	top      Position
 	keep     Keep // of the last append
 	watchers int
-	links    [lists]struct{ prev, next *memoryTopic }
+	places   [heaps]place
+	used     int64 // the number of the last append to it or, if that was later, Unwatch of it
 
 	chunks  []chunk // oldest first; none is empty
 	count   int     // records
 	payload int     // bytes of their payloads
 	before  tag     // of the record before the oldest one
 	ids     map[string]identified
-
-	due   int64 // no record expires before this age
-	index int   // in the expiryHeap; -1: not there
 }
 
 // identified is a record that was appended with an ID.
@@ -57,74 +55,77 @@ const (
 	kindBinary
 )
 
-// stored is an encoded record, divided into its fields. They alias the chunk.
-type stored struct {
-	size    int // of the encoding
-	kind    byte
-	tag     tag
-	age     int64 // milliseconds since the Memory's start, by the monotonic clock
-	drift   int64 // what must be added for the wall clock
-	texts   [4][]byte
-	payload []byte
+// A record is encoded as a header of fixed size, which is all that removing it looks at:
+//
+//	size     4 bytes  of the whole record
+//	body     2 bytes  where the payload begins
+//	kind     1 byte
+//	idSize   1 byte   of the ID, which follows the header
+//	tag      4 bytes
+//
+// then the ID, the age and the drift, the other texts with their sizes, and the payload.
+const headerSize = 4 + 2 + 1 + 1 + len(tag{})
+
+// stored is an encoded record.
+type stored []byte
+
+// firstStored returns the first record of data.
+func firstStored(data []byte) stored { return data[:binary.LittleEndian.Uint32(data)] }
+
+func (s stored) body() []byte { return s[binary.LittleEndian.Uint16(s[4:]):] }
+func (s stored) kind() byte   { return s[6] }
+func (s stored) id() []byte   { return s[headerSize : headerSize+int(s[7])] }
+func (s stored) tag() tag     { return tag(s[8:headerSize]) }
+
+// age returns when the record was stored, in milliseconds since the Memory's start by the monotonic
+// clock.
+func (s stored) age() int64 {
+	age, _ := binary.Uvarint(s[headerSize+int(s[7]):])
+	return int64(age)
 }
 
-// storedSize returns the size of an encoded record.
-func storedSize(r *Record, body []byte, age, drift int64) int {
-	n := 4 + 1 + len(tag{}) + uvarintSize(uint64(age)) + uvarintSize(uint64(drift)<<1^uint64(drift>>63)) + len(body)
-	for _, s := range [...]string{r.Event, r.ID, r.From, r.Origin} {
-		n += uvarintSize(uint64(len(s))) + len(s)
+// storedSize returns the size of an encoded record, and where its payload begins. The drift is what
+// must be added to the age for the wall clock.
+func storedSize(r *Record, body []byte, age, drift int64) (size, at int) {
+	at = headerSize + len(r.ID) + uvarintSize(uint64(age)) + uvarintSize(uint64(drift)<<1^uint64(drift>>63))
+	for _, s := range [...]string{r.Event, r.From, r.Origin} {
+		at += uvarintSize(uint64(len(s))) + len(s)
 	}
-	return n
+	return at + len(body), at
 }
 
 func uvarintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
-// appendStored appends the encoding of a record: the size of what follows, and the fields.
-func appendStored(dst []byte, r *Record, body []byte, age, drift int64) []byte {
-	start := len(dst)
-	dst = append(dst, 0, 0, 0, 0)
+// appendStored appends the encoding of a record.
+func appendStored(dst []byte, r *Record, body []byte, age, drift int64, size, at int) []byte {
+	dst = binary.LittleEndian.AppendUint32(dst, uint32(size))
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(at))
 	kind := kindJSON
 	if r.Payload.IsBinary() {
 		kind = kindBinary
 	}
-	dst = append(dst, kind)
+	dst = append(dst, kind, byte(len(r.ID)))
 	dst = append(dst, r.Position.tag[:]...)
+	dst = append(dst, r.ID...)
 	dst = binary.AppendUvarint(dst, uint64(age))
 	dst = binary.AppendVarint(dst, drift)
-	for _, s := range [...]string{r.Event, r.ID, r.From, r.Origin} {
+	for _, s := range [...]string{r.Event, r.From, r.Origin} {
 		dst = appendString(dst, s)
 	}
-	dst = append(dst, body...)
-	binary.LittleEndian.PutUint32(dst[start:], uint32(len(dst)-start))
-	return dst
-}
-
-// parseStored divides the first record of data into its fields.
-func parseStored(data []byte) (s stored) {
-	s.size = int(binary.LittleEndian.Uint32(data))
-	d := decoder{data: data[4:s.size:s.size]}
-	s.kind = d.byte()
-	s.tag = tag(d.take(uint64(len(tag{}))))
-	s.age = int64(d.uvarint())
-	s.drift = d.varint()
-	for i := range s.texts {
-		s.texts[i] = d.take(d.uvarint())
-	}
-	s.payload = d.data
-	return s
+	return append(dst, body...)
 }
 
 // record returns a copy as a Record.
-func (s *stored) record(at, prev Position, start time.Time) Record {
-	r := Record{
-		Position: at, Prev: prev,
-		Event: string(s.texts[0]), ID: string(s.texts[1]), From: string(s.texts[2]), Origin: string(s.texts[3]),
-		Time: time.UnixMilli(start.UnixMilli() + s.age + s.drift),
-	}
-	if s.kind == kindBinary {
-		r.Payload = serializer.Binary(bytes.Clone(s.payload))
+func (s stored) record(at, prev Position, start time.Time) Record {
+	r := Record{Position: at, Prev: prev, ID: string(s.id())}
+	d := decoder{data: s[headerSize+len(r.ID):]}
+	age := int64(d.uvarint())
+	r.Time = time.UnixMilli(start.UnixMilli() + age + d.varint())
+	r.Event, r.From, r.Origin = d.string(), d.string(), d.string()
+	if s.kind() == kindBinary {
+		r.Payload = serializer.Binary(bytes.Clone(s.body()))
 	} else {
-		r.Payload = jsonPayload(s.payload)
+		r.Payload = jsonPayload(s.body())
 	}
 	return r
 }
@@ -132,7 +133,7 @@ func (s *stored) record(at, prev Position, start time.Time) Record {
 // add stores a record behind the others.
 func (t *memoryTopic) add(m *Memory, r *Record, body []byte, age int64) {
 	drift := r.Time.UnixMilli() - m.start.UnixMilli() - age
-	size := storedSize(r, body, age, drift)
+	size, at := storedSize(r, body, age, drift)
 	if n := len(t.chunks); n == 0 || cap(t.chunks[n-1].buf)-len(t.chunks[n-1].buf) < size {
 		// A chunk has about a sixteenth of the records, because on average half of the first and of the
 		// last chunk is unused.
@@ -142,7 +143,7 @@ func (t *memoryTopic) add(m *Memory, r *Record, body []byte, age int64) {
 		t.chunks = append(t.chunks, c)
 	}
 	c := &t.chunks[len(t.chunks)-1]
-	c.buf = appendStored(c.buf, r, body, age, drift)
+	c.buf = appendStored(c.buf, r, body, age, drift, size, at)
 	c.count++
 	t.count++
 	t.payload += len(body)
@@ -172,10 +173,10 @@ func (m *Memory) buffer(n int) []byte {
 }
 
 // recycle keeps the buffer of a chunk for a new one. Reading copies, so nothing refers to it. The
-// unused buffers have at most a sixteenth of the bytes of the others.
+// unused buffers have at most 1/32 of the bytes of the others.
 func (m *Memory) recycle(b []byte) {
 	m.spare = append(m.spare, b)
-	for m.spared += cap(b); m.spared > m.bytes/16; {
+	for m.spared += cap(b); m.spared > m.bytes/32; {
 		m.spared -= cap(m.spare[0])
 		m.spare[0] = nil
 		m.spare = m.spare[1:]
@@ -185,17 +186,17 @@ func (m *Memory) recycle(b []byte) {
 // dropFirst removes the oldest record.
 func (t *memoryTopic) dropFirst(m *Memory) {
 	c := &t.chunks[0]
-	s := parseStored(c.buf[c.head:])
-	if id := s.texts[1]; len(id) > 0 {
+	s := firstStored(c.buf[c.head:])
+	if id := s.id(); len(id) > 0 {
 		m.bytes -= idOverhead
 		if t.ids[string(id)].offset == t.first() {
 			delete(t.ids, string(id))
 		}
 	}
-	t.before = s.tag
+	t.before = s.tag()
 	t.count--
-	t.payload -= len(s.payload)
-	c.head += int32(s.size)
+	t.payload -= len(s.body())
+	c.head += int32(len(s))
 	if c.count--; c.count > 0 {
 		return
 	}
@@ -205,7 +206,7 @@ func (t *memoryTopic) dropFirst(m *Memory) {
 	t.chunks = t.chunks[1:]
 	if t.count == 0 {
 		t.chunks, t.ids = nil, nil
-		m.filled.remove(t)
+		m.silence.remove(t)
 		m.expiry.remove(t)
 	}
 }
@@ -217,18 +218,25 @@ func (t *memoryTopic) clear(m *Memory) {
 	}
 }
 
+func (t *memoryTopic) lastUse() int64 { return t.used }
+
+// due returns an age before which no record expires.
+func (t *memoryTopic) due() int64 { return t.places[heapExpiry].key }
+
+// expires returns the age at which the oldest record expires.
+func (t *memoryTopic) expires() int64 { return t.oldest() + t.keep.Age.Milliseconds() }
+
 // trim removes the records that have expired, but at most limit. It returns their number. Usually
 // due shows that none has, without a look at the oldest record, which is in no processor's cache.
 func (t *memoryTopic) trim(m *Memory, age int64, limit int) (removed int) {
-	if t.count == 0 || age < t.due {
+	if t.count == 0 || age < t.due() {
 		return 0
 	}
 	for ; removed < limit && t.count > 0 && t.oldest() <= age-t.keep.Age.Milliseconds(); removed++ {
 		t.dropFirst(m)
 	}
 	if t.count > 0 {
-		t.due = t.oldest() + t.keep.Age.Milliseconds()
-		m.expiry.fix(t.index)
+		m.expiry.set(t, t.expires())
 	}
 	return removed
 }
@@ -239,8 +247,7 @@ func (t *memoryTopic) first() uint64 { return t.top.offset - uint64(t.count) + 1
 // oldest returns the age of the oldest record.
 func (t *memoryTopic) oldest() int64 {
 	c := &t.chunks[0]
-	s := parseStored(c.buf[c.head:])
-	return s.age
+	return firstStored(c.buf[c.head:]).age()
 }
 
 // find returns the record with an ID, if it was stored at the given age or later.
@@ -282,13 +289,13 @@ func (t *memoryTopic) seek(offset uint64) cursor {
 // next returns the record at the cursor and moves behind it.
 func (c *cursor) next() stored {
 	chunk := &c.t.chunks[c.chunk]
-	s := parseStored(chunk.buf[max(c.at, int(chunk.head)):])
-	c.at = max(c.at, int(chunk.head)) + s.size
+	s := firstStored(chunk.buf[max(c.at, int(chunk.head)):])
+	c.at = max(c.at, int(chunk.head)) + len(s)
 	if c.at == len(chunk.buf) {
 		c.chunk, c.at = c.chunk+1, 0
 	}
 	c.offset++
-	c.prev = s.tag
+	c.prev = s.tag()
 	return s
 }
 
@@ -299,7 +306,7 @@ func (c cursor) records(limit int, start time.Time) []Record {
 	for i := range all {
 		prev := Position{epoch, c.offset - 1, c.prev}
 		s := c.next()
-		all[i] = s.record(Position{epoch, c.offset - 1, s.tag}, prev, start)
+		all[i] = s.record(Position{epoch, c.offset - 1, s.tag()}, prev, start)
 	}
 	return all
 }

@@ -35,8 +35,8 @@ func (l *live) Deliver(b *pubsub.Broadcast) error {
 
 var v2 = serializer.V2()
 
-// BenchmarkRecordedBroadcast compares plain broadcasts with recorded ones. The processor time does not grow
-// on a busy machine.
+// BenchmarkRecordedBroadcast compares plain broadcasts with recorded ones. The processor time does
+// not grow on a busy machine.
 func BenchmarkRecordedBroadcast(b *testing.B) {
 	payload := jsonOf(fmt.Sprintf(`{"body":"%0185d"}`, 7))
 	for _, n := range []int{0, 1, 100} {
@@ -70,7 +70,8 @@ func BenchmarkRecordedBroadcast(b *testing.B) {
 	}
 }
 
-// filled returns a PubSub with 200 records on room:1, and the position of the one before the last n.
+// filled returns a PubSub with 200 records on room:1, and the position of the one before the last
+// n.
 func filled(tb testing.TB, n int) (*pubsub.PubSub, history.Position) {
 	tb.Helper()
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})

@@ -70,13 +70,13 @@ func (b *Broadcast) MarkerFrame(s serializer.Serializer) (*serializer.Frame, err
 }
 
 func (b *Broadcast) frame(s serializer.Serializer, form form) (*serializer.Frame, error) {
-	e, last := b.find(s, form)
-	if e != nil {
+	if e, _ := b.find(s, form); e != nil {
 		return e.frame, e.err
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if e, last = b.find(s, form); e != nil {
+	e, last := b.find(s, form)
+	if e != nil {
 		return e.frame, e.err
 	}
 	e = &encoding{by: s, form: form}

@@ -125,9 +125,7 @@ func (p *PubSub) record(
 			d.prepared, _ = p.prepare(preps, d.b) // before order is locked, because they are others' code
 		}
 	}
-	f := p.records.topics.Acquire(topic, *k)
-	defer f.Release()
-	err = p.append(ctx, f, b, &d)
+	err = p.store(ctx, topic, b, &d, k)
 	for _, err := range d.panics {
 		p.report(err)
 	}
@@ -159,28 +157,56 @@ func recordable(payload any) (serializer.Payload, error) {
 	return p, err
 }
 
-// append appends the record of b to the log and delivers it, in one step for all who follow the
-// topic. Errors of subscribers are not returned: the record is stored, whoever can receive it.
-func (p *PubSub) append(ctx context.Context, f *followed, b *recorded, d *delivery) error {
-	if err := f.Lock(ctx); err != nil {
+// store appends the record of b to the log and delivers it. Errors of subscribers are not returned:
+// the record is stored, whoever can receive it.
+func (p *PubSub) store(ctx context.Context, topic string, b *recorded, d *delivery, k *history.Keep) error {
+	f := p.records.topics.Find(topic)
+	if f != nil {
+		defer f.Release()
+		if err := f.Lock(ctx); err != nil {
+			return err
+		}
+		defer f.Unlock()
+		if err := p.append(ctx, topic, b, k); err != nil {
+			return err
+		}
+		p.apply(ctx, f, d)
+		return nil
+	}
+	if err := p.append(ctx, topic, b, k); err != nil {
 		return err
 	}
-	defer f.Unlock()
-	r, err := p.records.log.Append(ctx, f.Name(), b.r, f.Keep())
-	if err != nil {
-		return err
+	// If a reader has begun meanwhile, it may have seen the log without the record.
+	if f = p.records.topics.Find(topic); f == nil {
+		return nil
 	}
-	b.r = r
-	b.record = &b.r
+	defer f.Release()
+	if f.Lock(ctx) == nil { // otherwise the topic begins behind the record
+		defer f.Unlock()
+		p.apply(ctx, f, d)
+	}
+	return nil
+}
+
+// append appends the record of b to the log.
+func (p *PubSub) append(ctx context.Context, topic string, b *recorded, k *history.Keep) (err error) {
+	if b.r, err = p.records.log.Append(ctx, topic, b.r, *k); err == nil {
+		b.record = &b.r
+	}
+	return err
+}
+
+// apply delivers a record that was appended, unless it was delivered already: because its ID is
+// known, or by another broadcast that caught up. The caller must hold order.
+func (p *PubSub) apply(ctx context.Context, f *followed, d *delivery) {
+	r := d.b.record
 	switch cursor := f.Cursor(); {
 	case r.Prev == cursor:
 		p.deliverRecord(f, d)
 	case r.Position.Epoch() == cursor.Epoch() && r.Position.Offset() <= cursor.Offset():
-		// The ID is known: the record was delivered when it was appended.
 	default:
 		p.catchUp(ctx, f, d)
 	}
-	return nil
 }
 
 // deliverRecord delivers a record and moves the cursor to it. The caller must hold order.
@@ -191,8 +217,9 @@ func (p *PubSub) deliverRecord(f *followed, d *delivery) {
 	}
 }
 
-// catchUp delivers everything after the cursor, up to the record of d, which was appended. It is
-// needed only if somebody else has written to the log. The caller must hold order.
+// catchUp delivers everything after the cursor, with the record of d, which was appended. It is
+// needed if records were appended while the topic was not in use yet, or by somebody else. The
+// caller must hold order.
 func (p *PubSub) catchUp(ctx context.Context, f *followed, d *delivery) {
 	for {
 		batch, err := p.records.log.Read(ctx, f.Name(), f.Cursor(), 1000)

@@ -2,6 +2,7 @@ package historytest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -399,10 +400,12 @@ func refused(t *testing.T, e Engine) {
 		"no JSON":          {history.Record{Payload: serializer.Value(make(chan int))}, serializer.ErrPayload},
 		"too large":        {history.Record{Payload: serializer.Binary(make([]byte, 101))}, history.ErrTooLarge},
 		"a long ID":        {history.Record{ID: strings.Repeat("i", 65)}, history.ErrTooLarge},
+		"a long event":     {history.Record{Event: strings.Repeat("e", 1<<20)}, history.ErrTooLarge},
+		"a long client id": {history.Record{From: strings.Repeat("f", 1<<20)}, history.ErrTooLarge},
 		"a long origin":    {history.Record{Origin: strings.Repeat("o", 41)}, history.ErrTooLarge},
 		"a fitting record": {history.Record{Payload: serializer.Binary(make([]byte, 100)), ID: strings.Repeat("i", 64)}, nil},
 	} {
-		test.r.Event = "e"
+		test.r.Event = cmp.Or(test.r.Event, "e")
 		if _, err := n.Append(t.Context(), name, test.r, k); !errors.Is(err, test.want) {
 			t.Errorf("%s: got %v, want %v", name, err, test.want)
 		}

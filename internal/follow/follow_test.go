@@ -47,7 +47,6 @@ type world struct {
 	topics *follow.Topics[int]
 	topic  *follow.Topic[int]
 	keep   history.Keep
-	next   int
 	live   []*client // they receive what is delivered
 }
 
@@ -175,10 +174,10 @@ func TestReaderContinues(t *testing.T) {
 
 func TestReasons(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, history.Keep{Count: 50, MaxReplay: 20})
+	w := newWorld(t, history.Keep{Count: 88, MaxReplay: 20})
 	first := w.append(1)
 	old := w.append(9)
-	w.append(50)
+	w.append(60)
 	far := w.append(10)
 	near := w.append(20)
 	top := w.append(1)
@@ -194,10 +193,13 @@ func TestReasons(t *testing.T) {
 		start follow.Start
 		want  follow.Mark
 	}{
-		"no position":    {follow.Start{}, follow.Mark{top, follow.WhyNew}},
-		"trimmed":        {follow.Start{Since: old}, follow.Mark{top, follow.WhyTrimmed}},
-		"first":          {follow.Start{Since: first}, follow.Mark{top, follow.WhyTrimmed}},
-		"many":           {follow.Start{Since: far}, follow.Mark{top, follow.WhyMany}},
+		"no position": {follow.Start{}, follow.Mark{top, follow.WhyNew}},
+		"trimmed":     {follow.Start{Since: old}, follow.Mark{top, follow.WhyTrimmed}},
+		"first":       {follow.Start{Since: first}, follow.Mark{top, follow.WhyTrimmed}},
+		"many":        {follow.Start{Since: far}, follow.Mark{top, follow.WhyMany}},
+		"many, in the log": {
+			follow.Start{Since: w.record(14).Position}, follow.Mark{top, follow.WhyMany},
+		},
 		"not many":       {follow.Start{Since: near}, follow.Mark{near, ""}},
 		"top":            {follow.Start{Since: top}, follow.Mark{top, ""}},
 		"another epoch":  {follow.Start{Since: position("0", 5, "abcd")}, follow.Mark{top, follow.WhyEpoch}},
@@ -206,7 +208,7 @@ func TestReasons(t *testing.T) {
 		"ahead":          {follow.Start{Since: position(epoch, top.Offset()+1, "abcd")}, follow.Mark{top, follow.WhyAhead}},
 		"did not ask":    {follow.Start{Since: near, Last: 5, NoReplay: true}, follow.Mark{top, follow.WhyNew}},
 		"last 1":         {follow.Start{Last: 1}, follow.Mark{near, follow.WhyNew}},
-		"last many":      {follow.Start{Last: 1e6, Since: old}, follow.Mark{w.record(72).Prev, follow.WhyTrimmed}},
+		"last many":      {follow.Start{Last: 1e6, Since: old}, follow.Mark{w.record(82).Prev, follow.WhyTrimmed}},
 		"last, continued": {
 			follow.Start{Last: 1, Since: near}, follow.Mark{near, ""},
 		},
@@ -216,7 +218,7 @@ func TestReasons(t *testing.T) {
 			t.Errorf("%s: got %+v, want %+v", name, m, test.want)
 		}
 		w.read(c)
-		if want := sequence(int(test.want.Position.Offset())+1, 91); !slices.Equal(c.got, want) {
+		if want := sequence(int(test.want.Position.Offset())+1, 101); !slices.Equal(c.got, want) {
 			t.Errorf("%s: got %v, want %v", name, c.got, want)
 		}
 		c.r.Close()

@@ -310,8 +310,8 @@ func (r *Reader[B]) locate() *slot[B] {
 
 // Next returns at most limit items after Position, oldest first. It does not move. The items come
 // from the window. If the reader was too slow for it, they come from the log, and the error may be
-// history.ErrTrimmed, ErrEpoch, ErrAhead or ErrTag. After any other error the caller may try again. A
-// live reader has nothing to read.
+// history.ErrTrimmed, ErrEpoch, ErrAhead or ErrTag. After any other error the caller may try again.
+// A live reader has nothing to read.
 func (r *Reader[B]) Next(ctx context.Context, limit int) ([]Item[B], error) {
 	if r.Live() {
 		return nil, nil

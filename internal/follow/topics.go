@@ -57,6 +57,18 @@ func (s *Topics[B]) Acquire(name string, k history.Keep) *Topic[B] {
 	return t
 }
 
+// Find returns a topic that is in use, and which the caller must release, or nil.
+func (s *Topics[B]) Find(name string) *Topic[B] {
+	sh := &s.shards[maphash.String(s.seed, name)%shards]
+	sh.mu.Lock()
+	defer sh.mu.Unlock()
+	t := sh.m[name]
+	if t != nil {
+		t.users++
+	}
+	return t
+}
+
 // Release ends one use of the topic. The caller must hold no lock of the topic.
 func (t *Topic[B]) Release() {
 	sh := &t.all.shards[maphash.String(t.all.seed, t.name)%shards]

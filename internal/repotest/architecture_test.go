@@ -14,7 +14,7 @@ import (
 const (
 	architecture = "ARCHITECTURE.md"
 	// maxArchitecture is the number of lines that ARCHITECTURE.md may have.
-	maxArchitecture = 200
+	maxArchitecture = 230
 )
 
 var (
