@@ -7,6 +7,13 @@ func (m *Memory) Size() (topics, idle, filled, bytes int) {
 	if len(m.expiry.topics) != len(m.silence.topics) {
 		panic("the heaps of topics with records differ")
 	}
+	for _, h := range []*topicHeap{&m.expiry, &m.silence, &m.idle} {
+		for i, t := range h.topics {
+			if h.key(i) < h.key((i-1)/2) || t.places[h.which].index != i+1 {
+				panic("the order of a heap is wrong")
+			}
+		}
+	}
 	return len(m.topics), len(m.idle.topics), len(m.silence.topics), m.bytes
 }
 

@@ -347,6 +347,7 @@ func runModel(t *testing.T, seed uint64) {
 			*m = modelTopic{begin: top(t, log, name), foreign: append(m.foreign, m.position(len(m.all)))}
 		}
 		m.trim(k)
+		log.Size() // checks the heaps
 		checkModel(t, fmt.Sprintf("seed %d, step %d", seed, step), log, name, m, rnd)
 	}
 }

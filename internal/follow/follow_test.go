@@ -443,7 +443,13 @@ func TestPark(t *testing.T) {
 		if f := c.r.FlipSending(send); f != follow.FlipLive || len(sent) != 3 {
 			t.Errorf("round %d: got %v, %v", round, f, sent)
 		}
-		before = c.r.Position()
+		before = w.append(1)
+		if f := c.r.FlipSending(send); f != follow.FlipLive || len(sent) != 3 {
+			t.Errorf("round %d: flipped again: %v, %v", round, f, sent)
+		}
+		if items, err := c.r.Next(t.Context(), 10); len(items) > 0 || err != nil {
+			t.Errorf("round %d: a live reader read %v, %v", round, items, err)
+		}
 		c.r.Sync(func(p history.Position, live bool) {
 			if p != before || !live {
 				t.Errorf("round %d: in sync at %v, live is %v", round, p, live)
