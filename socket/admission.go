@@ -11,14 +11,14 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// Admission bounds what all sockets of one client may do together, so that a client gains nothing
-// by opening more of them, or by reconnecting. It counts on each node by itself. All bounds are off
-// unless set; see docs/security.md.
+// Admission bounds all sockets of one client together, so that a client cannot evade a bound by
+// opening more sockets or by reconnecting. Each node counts separately. All bounds are off unless
+// set; see docs/security.md.
 type Admission struct {
 	// Key names the client that a handshake comes from, by its address or its user. It runs before
-	// Connect, on the request's goroutine, and should be fast; a panic is answered with 500. "" is a
-	// client without bounds. Nil means the client's IP address, of IPv6 its first 64 bits: that of
-	// the connection, or the one that Config.TrustedProxies tell.
+	// Connect, on the request's goroutine, and should be fast; a panic is answered with 500. A client
+	// with an empty key has no bounds. Nil means the client's IP address, or the first 64 bits of an
+	// IPv6 address: that of the connection, or the one that Config.TrustedProxies forwarded.
 	Key func(r *http.Request) string
 
 	// MaxSockets bounds the sockets of a client. A handshake beyond it is answered with 429.
@@ -41,9 +41,10 @@ type Admission struct {
 
 const (
 	defaultMaxKeys = 100_000
-	// maxKey is how long a key may be to be kept as it is; a longer one is kept as its hash.
+	// maxKey is the maximum length of a key that is stored unchanged. A longer one is stored as its
+	// hash.
 	maxKey = 64
-	// sweepPause is how often the keys are searched for some that need not be kept, at most.
+	// sweepPause is the minimum time between two searches for keys that can be removed.
 	sweepPause = time.Second
 	minSweep   = 1024
 )
@@ -56,17 +57,17 @@ type admission struct {
 
 	mu      sync.Mutex
 	clients map[string]*client
-	sweepAt int // how many clients there may be before the next sweep
+	sweepAt int // the number of clients that triggers the next sweep
 	swept   time.Time
 }
 
-// client is what is known of one key. A nil *client has no bounds.
+// client is the state of one key. A nil *client has no bounds.
 type client struct {
 	in  *admission
 	key string
 
 	mu                          sync.Mutex
-	sockets                     int // and handshakes under way
+	sockets                     int // including handshakes in progress
 	handshakes, joins, messages bucket
 }
 
@@ -94,7 +95,8 @@ func newAdmission(cfg Admission, proxies []netip.Prefix) *admission {
 	return a
 }
 
-// addressKey is the key of an address. One customer of a provider usually has 64 bits of IPv6.
+// addressKey returns the key of an address. A customer of a provider usually has a prefix of 64
+// bits of IPv6.
 func addressKey(a netip.Addr) string {
 	if a.Is6() {
 		if p, err := a.Prefix(64); err == nil {
@@ -107,7 +109,7 @@ func addressKey(a netip.Addr) string {
 	return a.String()
 }
 
-// Why Admission refuses a handshake.
+// Errors of handshakes that Admission refuses.
 var (
 	errKeyTooFast = fmt.Errorf("too many handshakes of one client: see socket.Admission.HandshakeRate: %w",
 		longpoll.StatusError(http.StatusTooManyRequests))
@@ -117,8 +119,8 @@ var (
 		longpoll.StatusError(http.StatusServiceUnavailable))
 )
 
-// admit counts a handshake. If it may go on, release must be called when it has failed, or when its
-// socket has ended.
+// admit counts a handshake. If it returns a client, the caller must call release when the handshake
+// has failed or its socket has ended.
 func (a *admission) admit(r *http.Request) (*client, error) {
 	if a == nil {
 		return nil, nil
@@ -131,7 +133,7 @@ func (a *admission) admit(r *http.Request) (*client, error) {
 	defer a.mu.Unlock()
 	c := a.clients[key]
 	if c == nil {
-		if !a.room() {
+		if !a.makeRoom() {
 			return nil, errManyKeys
 		}
 		c = &client{in: a, key: key}
@@ -149,7 +151,7 @@ func (a *admission) admit(r *http.Request) (*client, error) {
 	return c, nil
 }
 
-// keyOf calls the user's function.
+// keyOf calls the user's Key function.
 func (a *admission) keyOf(r *http.Request) (key string, err error) {
 	if err = callUser(func() error { key = a.key(r); return nil }); err != nil {
 		return "", err
@@ -161,8 +163,9 @@ func (a *admission) keyOf(r *http.Request) (key string, err error) {
 	return key, nil
 }
 
-// room makes room for one more client, if there is some. The caller holds mu.
-func (a *admission) room() bool {
+// makeRoom removes idle clients if necessary, and reports whether another client can be added. The
+// caller holds mu.
+func (a *admission) makeRoom() bool {
 	now := time.Now()
 	if len(a.clients) >= a.sweepAt && now.Sub(a.swept) >= sweepPause {
 		a.swept = now
@@ -176,14 +179,14 @@ func (a *admission) room() bool {
 	return len(a.clients) < a.maxKeys
 }
 
-// idle reports whether nothing would be lost if the client were forgotten.
+// idle reports whether the client has no state, so that it can be removed.
 func (c *client) idle(now time.Time) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.sockets == 0 && !c.handshakes.full.After(now) && !c.joins.full.After(now) && !c.messages.full.After(now)
 }
 
-// release counts out a socket, or a handshake that failed.
+// release uncounts a socket, or a handshake that failed.
 func (c *client) release() {
 	if c == nil {
 		return

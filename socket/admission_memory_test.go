@@ -12,7 +12,8 @@ import (
 	"time"
 )
 
-// What is known of clients is forgotten when nothing depends on it, and is bounded meanwhile.
+// TestAdmissionMemory checks that the state of a client is removed when nothing depends on it, and
+// that the states are bounded.
 func TestAdmissionMemory(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -28,7 +29,7 @@ func TestAdmissionMemory(t *testing.T) {
 			}
 		}
 		refused := 0
-		for i := range 20_000 { // each of them once
+		for i := range 20_000 { // each key once
 			key = fmt.Sprint("passing ", i, strings.Repeat("x", 10_000))
 			switch c, err := a.admit(r); {
 			case err == nil:
@@ -39,28 +40,28 @@ func TestAdmissionMemory(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(a.clients) > 5000 {
-				t.Fatalf("%d clients are kept", len(a.clients))
+				t.Fatalf("%d clients are tracked", len(a.clients))
 			}
 		}
 		if refused != 20_000-4900 {
-			t.Errorf("%d were refused", refused)
+			t.Errorf("%d handshakes were refused", refused)
 		}
 		for kept := range a.clients {
 			if len(kept) > maxKey {
-				t.Fatalf("a key of %d bytes is kept", len(kept))
+				t.Fatalf("a key of %d bytes is tracked", len(kept))
 			}
 		}
 		time.Sleep(burstSeconds * time.Second)
 		key = "one more"
 		c, err := a.admit(r)
 		if err != nil || len(a.clients) != len(staying)+1 {
-			t.Fatalf("%d clients are kept, %v", len(a.clients), err)
+			t.Fatalf("%d clients are tracked, %v", len(a.clients), err)
 		}
 		c.release()
 		for _, c := range staying {
 			c.release()
 		}
-		if len(a.clients) != 1 { // the last one's handshake still counts
+		if len(a.clients) != 1 { // the handshake of the last client still counts
 			t.Errorf("%d clients are left", len(a.clients))
 		}
 	})
@@ -78,9 +79,9 @@ func TestAdmissionAddresses(t *testing.T) {
 		want   string
 	}{
 		{"192.0.2.1:5000", nil, "192.0.2.1"},
-		{"192.0.2.1:5000", []string{"198.51.100.1"}, "192.0.2.1"}, // it is no proxy of ours
+		{"192.0.2.1:5000", []string{"198.51.100.1"}, "192.0.2.1"}, // not a trusted proxy
 		{"10.0.0.1:5000", []string{"198.51.100.1"}, "198.51.100.1"},
-		{"10.0.0.1:5000", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the client invented the first
+		{"10.0.0.1:5000", []string{"203.0.113.9, 198.51.100.1"}, "198.51.100.1"}, // the client forged the first
 		{"10.0.0.1:5000", []string{"203.0.113.9", "198.51.100.1, 10.0.0.2"}, "198.51.100.1"},
 		{"10.0.0.1:5000", []string{"10.0.0.3"}, "10.0.0.3"},
 		{"10.0.0.1:5000", []string{"198.51.100.1, garbage"}, "10.0.0.1"},
@@ -95,7 +96,7 @@ func TestAdmissionAddresses(t *testing.T) {
 		r.RemoteAddr = test.remote
 		r.Header["X-Forwarded-For"] = test.hops
 		if got := addressKey(clientAddr(r, proxies)); got != test.want {
-			t.Errorf("%s by way of %v: %q, want %q", test.remote, test.hops, got, test.want)
+			t.Errorf("%s through %v: %q, want %q", test.remote, test.hops, got, test.want)
 		}
 	}
 	if key := addressKey(netip.Addr{}); key != "" {

@@ -22,7 +22,8 @@ type poller struct {
 
 func (s *server) pollRequest(method, token, header, body string) (status int, text string) {
 	s.t.Helper()
-	r, err := http.NewRequestWithContext(s.t.Context(), method, s.url+"/socket/longpoll?vsn=2.0.0&token="+token, strings.NewReader(body))
+	r, err := http.NewRequestWithContext(s.t.Context(), method, s.url+"/socket/longpoll?vsn=2.0.0&token="+token,
+		strings.NewReader(body))
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -31,7 +32,7 @@ func (s *server) pollRequest(method, token, header, body string) (status int, te
 	return s.do(r)
 }
 
-// poll begins a session of a user.
+// poll opens a session of a user.
 func (s *server) poll(user string) *poller {
 	s.t.Helper()
 	s.t.Cleanup(http.DefaultClient.CloseIdleConnections)
@@ -45,7 +46,8 @@ func (s *server) poll(user string) *poller {
 
 func (p *poller) post(lines ...string) {
 	p.s.t.Helper()
-	if status, text := p.s.pollRequest(http.MethodPost, p.token, "", strings.Join(lines, "\n")); status != 200 || !strings.Contains(text, "200") {
+	if status, text := p.s.pollRequest(http.MethodPost, p.token, "", strings.Join(lines, "\n")); status != 200 ||
+		!strings.Contains(text, "200") {
 		p.s.t.Fatalf("post: %d %s", status, text)
 	}
 }
@@ -56,7 +58,7 @@ func (p *poller) get() string {
 	return text
 }
 
-// as dials as a user.
+// as dials as the user.
 func (s *server) as(user string) (*peer, *http.Response, error) {
 	return s.tryDial("vsn=2.0.0", &websocket.DialOptions{HTTPHeader: http.Header{"X-User": {user}}})
 }
@@ -67,7 +69,7 @@ func (s *server) mustDialAs(user string) *peer {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	p.heartbeat() // so that the server counts the socket
+	p.heartbeat() // returns when the server has counted the socket
 	return p
 }
 
@@ -79,7 +81,8 @@ const (
 	unjoined    = `[null,"9","room:9","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`
 )
 
-// A client that connects anew, by whatever transport, has the rates that it had.
+// TestAdmissionRatesOutliveSockets checks that a client that reconnects, by any transport, still
+// has the rates of its key.
 func TestAdmissionRatesOutliveSockets(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Admission: socket.Admission{Key: byUser, MessageRate: 1, JoinRate: 1}})
@@ -122,15 +125,17 @@ func TestAdmissionMaxSockets(t *testing.T) {
 			return ctx, nil
 		},
 	})
-	for range 5 { // handshakes that fail leave nothing behind
-		_, resp, err := s.tryDial("vsn=2.0.0", &websocket.DialOptions{HTTPHeader: http.Header{"X-User": {"ann"}, "X-Refuse": {"1"}}})
+	for range 5 { // failed handshakes are not counted
+		_, resp, err := s.tryDial("vsn=2.0.0",
+			&websocket.DialOptions{HTTPHeader: http.Header{"X-User": {"ann"}, "X-Refuse": {"1"}}})
 		if err == nil || resp.StatusCode != http.StatusForbidden {
 			t.Fatalf("%v", err)
 		}
 	}
 	p := s.mustDialAs("ann")
 	s.poll("ann")
-	if _, resp, err := s.as("ann"); err == nil || resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+	if _, resp, err := s.as("ann"); err == nil || resp.StatusCode != http.StatusTooManyRequests ||
+		resp.Header.Get("Retry-After") == "" {
 		t.Errorf("a third socket: %v", err)
 	}
 	if status, text := s.pollRequest(http.MethodGet, "", "ann", ""); status != http.StatusTooManyRequests {
@@ -138,7 +143,7 @@ func TestAdmissionMaxSockets(t *testing.T) {
 	}
 	s.wantRetryAfter("ann", http.StatusTooManyRequests)
 	s.mustDialAs("bob")
-	for range 5 { // a client without a key is not bounded
+	for range 5 { // clients without a key have no limit
 		s.mustDialAs("")
 	}
 	if stats := s.h.Stats(); stats.TooManySockets != 3 || stats.Sockets != 8 {
@@ -146,7 +151,7 @@ func TestAdmissionMaxSockets(t *testing.T) {
 	}
 	p.c.CloseNow()
 	for deadline := time.Now().Add(patience); s.h.Stats().Sockets > 7 && time.Now().Before(deadline); {
-		time.Sleep(time.Millisecond) // for the server to see the end
+		time.Sleep(time.Millisecond) // until the server has noticed the end
 	}
 	s.mustDialAs("ann")
 }
@@ -170,11 +175,13 @@ func TestAdmissionHandshakes(t *testing.T) {
 
 func TestAdmissionKeyPanics(t *testing.T) {
 	t.Parallel()
-	s := serve(t, socket.Config{Admission: socket.Admission{Key: func(*http.Request) string { panic("secret") }, MaxSockets: 1}})
+	s := serve(t,
+		socket.Config{Admission: socket.Admission{Key: func(*http.Request) string { panic("secret") }, MaxSockets: 1}})
 	if _, resp, err := s.as("ann"); err == nil || resp.StatusCode != http.StatusInternalServerError {
 		t.Errorf("%v", err)
 	}
-	if status, text := s.pollRequest(http.MethodGet, "", "ann", ""); status != http.StatusInternalServerError || strings.Contains(text, "secret") {
+	if status, text := s.pollRequest(http.MethodGet, "", "ann", ""); status != http.StatusInternalServerError ||
+		strings.Contains(text, "secret") {
 		t.Errorf("by long poll: %d %s", status, text)
 	}
 	if log := s.log.String(); !strings.Contains(log, "admission_test.go") {

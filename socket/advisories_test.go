@@ -17,7 +17,8 @@ import (
 // The tests of this file are for kinds of faults that were published for other servers and that no
 // other test covers. docs/security.md has the list.
 
-// A handshake with thousands of headers is taken or refused, and does no harm to others.
+// TestManyHeaders sends handshakes with thousands of headers. Each is accepted or refused, and
+// other clients are not affected.
 func TestManyHeaders(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
@@ -35,7 +36,7 @@ func TestManyHeaders(t *testing.T) {
 		case n == 2_000:
 			p.join("room:1")
 		case err == nil:
-			t.Errorf("%d headers were taken", n) // http.Server.MaxHeaderBytes
+			t.Errorf("%d headers were accepted", n) // http.Server.MaxHeaderBytes
 		case resp != nil && resp.StatusCode != http.StatusRequestHeaderFieldsTooLarge:
 			t.Errorf("%d headers: status %d", n, resp.StatusCode)
 		}
@@ -43,8 +44,8 @@ func TestManyHeaders(t *testing.T) {
 	good.heartbeat()
 }
 
-// A payload that some members of a room cannot have does them no harm when another client's push of
-// it is relayed.
+// TestBinaryRelayedToVersion1 relays a push that a client of version 1.0.0 cannot receive. The
+// other members of the room must not be affected.
 func TestBinaryRelayedToVersion1(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
@@ -59,7 +60,8 @@ func TestBinaryRelayedToVersion1(t *testing.T) {
 	if err := p.c.Write(t.Context(), websocket.MessageBinary, push); err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range []string{"first", "second"} { // the other's own end is its own business
+	for _, m := range []string{"first",
+		"second"} { // whether the connection of the version 1.0.0 client ends does not matter
 		q := s.dial("vsn=2.0.0")
 		q.join("room:1")
 		q.send(`["1","2","room:1","shout",{"text":"` + m + `"}]`)
@@ -69,7 +71,8 @@ func TestBinaryRelayedToVersion1(t *testing.T) {
 	}
 }
 
-// A line break in a header of the Go client is an error, and nothing of it is sent.
+// TestHeaderInjection checks that a line break in a header of the Go client is an error, and that
+// nothing is sent.
 func TestHeaderInjection(t *testing.T) {
 	t.Parallel()
 	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
@@ -87,14 +90,14 @@ func TestHeaderInjection(t *testing.T) {
 		})
 		if err == nil {
 			c.Close(ctx)
-			t.Error("it was taken")
+			t.Error("the header was accepted")
 		}
 		cancel()
 		server.Close()
 		select {
 		case h := <-reached:
 			if h.Get("X-Admin") != "" {
-				t.Errorf("the server got %v", h)
+				t.Errorf("the server received %v", h)
 			}
 		default:
 		}

@@ -16,12 +16,12 @@ import (
 	"bennu.example/socket"
 )
 
-// maxIdleBytes is the budget of an idle connection with one joined channel: heap and stacks, at the
-// server's side.
+// maxIdleBytes is the budget of an idle connection with one joined channel: the server's heap and
+// stacks.
 const maxIdleBytes = 9000
 
 func inUse() (bytes uint64) {
-	for range 3 { // pools and finalizers let go one collection after the other
+	for range 3 { // pools and finalizers release memory one collection later
 		runtime.GC()
 	}
 	var m runtime.MemStats
@@ -31,7 +31,7 @@ func inUse() (bytes uint64) {
 
 func TestIdleMemory(t *testing.T) {
 	if raceEnabled {
-		return // the race detector's own memory is in the figures
+		return // the race detector's own memory would be measured
 	}
 	const n = 1000
 	s := serve(t, socket.Config{})
@@ -48,10 +48,10 @@ func TestIdleMemory(t *testing.T) {
 	}
 }
 
-// A broadcast allocates for itself, and nothing per subscriber.
+// TestFanOutAllocations checks that a broadcast does not allocate for each subscriber.
 func TestFanOutAllocations(t *testing.T) { fanOutAllocations(t) }
 
-// Nor if only the latest of a key is kept.
+// TestFanOutAllocationsLatest checks the same if only the latest message of a key is kept.
 func TestFanOutAllocationsLatest(t *testing.T) {
 	fanOutAllocations(t, channel.Latest[nobody]("new_msg", func(m struct{ Body string }) string { return m.Body }))
 }
@@ -74,7 +74,7 @@ func fanOutAllocations(t *testing.T, options ...channel.Option[nobody]) {
 		crowd.receive(n)
 	}
 	for range 20 {
-		round() // the pools fill
+		round() // fill the pools
 	}
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -135,8 +135,8 @@ func BenchmarkJoinLeave(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut broadcasts to clients of another process and waits until all have got it. In
-// flight is how many broadcasts are made before the wait.
+// BenchmarkFanOut broadcasts to clients of another process and waits until all have received it. In
+// flight is the number of broadcasts before the wait.
 func BenchmarkFanOut(b *testing.B) {
 	for _, shape := range []struct {
 		name                    string

@@ -79,9 +79,11 @@ type Client struct {
 	clock       clientClock
 }
 
-// Dial returns a client that is connected to the socket at url, such as "wss://example.com/socket". The
-// schemes are ws, wss, http and https. Dial makes one attempt and returns its error. Later the client
-// reconnects by itself. The context is for the first attempt only.
+// Dial returns a client that is connected to the socket at url, such as "wss://example.com/socket".
+// The schemes are ws, wss, http and https.
+//
+// Dial makes one attempt and returns its error. Later the client reconnects by itself. The context
+// is for the first attempt only.
 func Dial(ctx context.Context, url string, cfg *ClientConfig) (*Client, error) {
 	return dialNew(ctx, NewClient(url, cfg))
 }

@@ -20,14 +20,15 @@ import (
 	"bennu.example/transport"
 )
 
-// The budgets of a client: allocations of its own, without the transport's, and memory.
+// These tests hold the budgets of a client: memory, and allocations without those of the transport.
 const (
 	maxPushAllocs      = 9
 	maxEventAllocs     = 2
 	maxClientIdleBytes = 40_000
 )
 
-// canned is a connection that answers every push with the same reply, and says what it is told to say.
+// canned is a connection that replies to every push with the same message, and on which tests
+// inject messages.
 type canned struct {
 	in   chan []byte
 	once sync.Once
@@ -45,7 +46,7 @@ func (k *canned) Read() (serializer.Op, []byte, error) {
 	}
 }
 
-// Write answers ["1","7","t",… with ["1","7","t","phx_reply",….
+// Write replies to ["1","7","t",… with ["1","7","t","phx_reply",….
 func (k *canned) Write(frames ...*serializer.Frame) error {
 	for _, f := range frames {
 		end := bytes.IndexByte(f.Data, 't') + 2 // the topic is t
@@ -59,7 +60,7 @@ func (k *canned) Batch(frames []*serializer.Frame) int { return len(frames) }
 
 func (k *canned) Bytes() (in, out uint64) { return 0, 0 }
 
-// cannedClient is a client on such a connection, with the channel t joined.
+// cannedClient returns a client on such a connection, with the channel t joined.
 func cannedClient(t testing.TB) (*canned, *channel.Client) {
 	t.Helper()
 	k := newCanned()
@@ -69,7 +70,7 @@ func cannedClient(t testing.TB) (*canned, *channel.Client) {
 	return k, join(t, c, "t", nil)
 }
 
-// perRun is what n calls of f allocate, each.
+// perRun returns the allocations of each of n calls of f.
 func perRun(n int, f func()) float64 {
 	for range n {
 		f()
@@ -98,7 +99,7 @@ func TestClientAllocations(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	per-- // the reply's, made here
+	per-- // the reply's allocation, which the test makes
 	t.Logf("%.2f allocations for a push, its reply and the wait for it", per)
 	if per > maxPushAllocs {
 		t.Errorf("%.2f allocations for a push, budget %d", per, maxPushAllocs)
@@ -137,8 +138,8 @@ func TestClientAllocations(t *testing.T) {
 	}
 }
 
-// bareServer takes WebSockets and answers each one's join, on no goroutine of its own and with no buffer, so that what is measured beside
-// it is the client's.
+// bareServer accepts WebSockets and replies to the join of each. It has no goroutine and no buffer
+// per connection, so that a test measures the client only.
 func bareServer(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -167,7 +168,8 @@ func bareServer(t testing.TB) string {
 			const name = "\r\nsec-websocket-key: "
 			key, _, _ := bytes.Cut(buf[bytes.Index(bytes.ToLower(buf[:n]), []byte(name))+len(name):n], []byte("\r\n"))
 			sum := sha1.Sum(append(key, "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"...))
-			_, _ = fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
+			_, _ = fmt.Fprintf(conn,
+				"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
 				base64.StdEncoding.EncodeToString(sum[:]))
 			if _, err := io.ReadFull(conn, buf[:6]); err != nil { // the join: its header, and then its body
 				return
@@ -209,7 +211,7 @@ func idleClients(t testing.TB, n int) (perClient uint64, goroutines float64) {
 	cancel()
 	var wg sync.WaitGroup
 	for _, c := range clients {
-		wg.Go(func() { _ = c.Close(gone) }) // the bare server does not say goodbye
+		wg.Go(func() { _ = c.Close(gone) }) // the bare server sends no close frame
 	}
 	wg.Wait()
 	return perClient, goroutines
@@ -237,7 +239,8 @@ func BenchmarkClientIdle(b *testing.B) {
 	}
 }
 
-// BenchmarkClientEcho is the round trip of one push at a time, with the conformance application in the same process.
+// BenchmarkClientEcho measures the round trip of a push to the conformance application in the same
+// process.
 func BenchmarkClientEcho(b *testing.B) {
 	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
 		for _, s := range serializer.Default() {
@@ -257,7 +260,7 @@ func BenchmarkClientEcho(b *testing.B) {
 	}
 }
 
-// BenchmarkClientPush is 256 pushes in flight, without a network.
+// BenchmarkClientPush measures pushes, 256 of them in flight, without a network.
 func BenchmarkClientPush(b *testing.B) {
 	_, ch := cannedClient(b)
 	body := serializer.Value(map[string]string{"body": "hello, world"})
@@ -280,7 +283,7 @@ func BenchmarkClientPush(b *testing.B) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pushes/s")
 }
 
-// BenchmarkClientEvents is events received, without a network.
+// BenchmarkClientEvents measures received events, without a network.
 func BenchmarkClientEvents(b *testing.B) {
 	for _, how := range []string{"callback", "iterator"} {
 		b.Run(how, func(b *testing.B) {

@@ -24,12 +24,12 @@ func TestClientLeave(t *testing.T) {
 		start := time.Now()
 		leave := ch.Leave()
 		if again := ch.Leave(); again != leave {
-			t.Fatal("a second leave is another")
+			t.Fatal("a second Leave returned another push")
 		}
 		mustFail(t, ch.Push("echo", 2), channel.ErrClosed)
 		mustReply(t, leave)
 		if d := time.Since(start); d != time.Second {
-			t.Fatalf("left after %v: not when the server said so", d)
+			t.Fatalf("left after %v, not when the server replied", d)
 		}
 		mustReply(t, inFlight)
 		if err := <-closed; !errors.Is(err, channel.ErrLeft) {
@@ -79,7 +79,7 @@ func TestClientLeaveOffline(t *testing.T) {
 	})
 }
 
-func TestClientDuplicates(t *testing.T) {
+func TestClientDuplicateJoins(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.prepare = func(k *peerConn) { k.slow = time.Second }
@@ -114,7 +114,8 @@ func TestClientDuplicates(t *testing.T) {
 	})
 }
 
-// A join that replaces an old one of another connection: its late end is not the new one's.
+// TestClientReorderedClose replaces a channel by a join on another connection. The late phx_close
+// of the old channel must not close the new one.
 func TestClientReorderedClose(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -155,7 +156,7 @@ func TestClientServerCloses(t *testing.T) {
 		start := time.Now()
 		mustFail(t, ch.Push("echo", nil), channel.ErrClosed)
 		if time.Since(start) != 0 {
-			t.Fatal("a push on a closed channel takes its time")
+			t.Fatal("a push on a closed channel has no result yet")
 		}
 		n := 0
 		for m := range events {
@@ -164,7 +165,7 @@ func TestClientServerCloses(t *testing.T) {
 				t.Fatal(m.Event)
 			}
 		}
-		for range ch.Events() { // ends at once
+		for range ch.Events() { // ends immediately
 			n++
 		}
 		if n != 1 || errored != 0 {
@@ -223,7 +224,8 @@ func TestClientRejoins(t *testing.T) {
 			t.Fatalf("joined %v after the crash", d)
 		}
 		var remote *channel.RemoteError
-		if len(causes) != 7 || !errors.As(causes[6], &remote) || remote.Error() != "channel: server sent phx_error: channel_crash" {
+		if len(causes) != 7 || !errors.As(causes[6], &remote) ||
+			remote.Error() != "channel: server sent phx_error: channel_crash" {
 			t.Fatal(causes)
 		}
 		refs := map[string]bool{}
@@ -241,7 +243,7 @@ func TestClientJoinTimesOut(t *testing.T) {
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		n := 0
 		p.join = func(k *peerConn, m *serializer.Message) (string, any) {
-			if n++; n == 1 { // the server takes 10.5 s for it
+			if n++; n == 1 { // the server takes 10.5 s to reply
 				msg := *m
 				time.AfterFunc(10500*time.Millisecond, func() { k.reply(&msg, msg.JoinRef, "ok", nil) })
 				return "", nil

@@ -46,7 +46,7 @@ func TestClientFlush(t *testing.T) {
 		if err := c.Flush(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatal(err)
 		}
-		c.Pause() // answers them all, in its way
+		c.Pause() // all pushes get a result
 		took(0, push.ErrLost)
 		took(0, nil)
 	})
@@ -62,7 +62,7 @@ func TestClientProgress(t *testing.T) {
 		ch.Push("echo", nil)
 		synctest.Wait()
 		if len(calls) != 0 {
-			t.Fatal("small is no backlog")
+			t.Fatal("OnProgress was called for a small backlog")
 		}
 		c.Pause()
 		synctest.Wait()
@@ -73,15 +73,15 @@ func TestClientProgress(t *testing.T) {
 		synctest.Wait()
 		k := len(calls)
 		if k == 0 || k > 3 || calls[0].Queued == 0 {
-			t.Fatalf("%d calls while nothing moves", k)
+			t.Fatalf("%d calls without progress", k)
 		}
 		c.Connect()
 		time.Sleep(3 * time.Second)
 		synctest.Wait()
 		if last := calls[len(calls)-1]; last.Queued != 0 || last.QueuedBytes != 0 || len(calls) == k {
-			t.Fatalf("the last of %d: %+v", len(calls), last)
+			t.Fatalf("the last of %d calls has %+v", len(calls), last)
 		}
-		// The other direction.
+		// Received events.
 		calls = nil
 		ch.On("e", func(serializer.Payload) { time.Sleep(20 * time.Millisecond) })
 		for i := range 100 {
@@ -104,7 +104,7 @@ func TestClientProgress(t *testing.T) {
 		time.Sleep(time.Hour)
 		synctest.Wait()
 		if len(calls) != k {
-			t.Fatal("calls without a backlog")
+			t.Fatal("OnProgress was called without a backlog")
 		}
 	})
 }
@@ -133,7 +133,7 @@ func TestClientClose(t *testing.T) {
 		if err := c.Close(context.Background()); err != nil {
 			t.Fatal(err)
 		}
-		if d := time.Since(start); d != 2*time.Second { // a second for the reply, another for the callback, and the goodbye
+		if d := time.Since(start); d != 2*time.Second { // one for the reply, and one for the callback
 			t.Fatalf("closed after %v", d)
 		}
 		mustReply(t, answered)
@@ -147,18 +147,18 @@ func TestClientClose(t *testing.T) {
 			t.Fatal(closedWith)
 		}
 		for range events {
-			t.Fatal("an event")
+			t.Fatal("an event after Close")
 		}
 		if got := p.closes(); len(got) != 1 || got[0].Code != 1000 {
 			t.Fatal(got)
 		}
-		// After the end.
+		// After Close.
 		if err := c.Close(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		c.Connect()
 		c.Pause()
-		if err := c.Flush(t.Context()); !errors.Is(err, channel.ErrClosed) { // what failed before
+		if err := c.Flush(t.Context()); !errors.Is(err, channel.ErrClosed) { // the earlier failures
 			t.Fatal(err)
 		}
 		if err := c.Flush(t.Context()); err != nil {
@@ -191,7 +191,7 @@ func TestClientCloseDeadline(t *testing.T) {
 		mustFail(t, lost, push.ErrLost)
 		mustFail(t, lost, ErrClosed)
 
-		// A callback that does not end.
+		// A callback that does not return.
 		c = p.client(ClientConfig{})
 		connected(t, c)
 		ch = joined(t, c, "room:1")
@@ -210,7 +210,8 @@ func TestClientCloseDeadline(t *testing.T) {
 	})
 }
 
-// While Close waits for answers the connection is made again if it must be; and it does not wait for what cannot come.
+// TestClientCloseFlushes checks that the client reconnects while Close waits for replies, and that
+// Close does not wait for replies that cannot arrive.
 func TestClientCloseFlushes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -248,9 +249,9 @@ func TestClientCloseFlushes(t *testing.T) {
 		}
 		mustFail(t, never, ErrClosed)
 		if d := time.Since(start); d > time.Second {
-			t.Fatalf("waited %v for a client that was denied", d)
+			t.Fatalf("Close waited %v for a client that was denied", d)
 		}
-		if err := p.client(ClientConfig{}).Close(t.Context()); err != nil { // never used
+		if err := p.client(ClientConfig{}).Close(t.Context()); err != nil { // it was never connected
 			t.Fatal(err)
 		}
 	})
@@ -279,7 +280,7 @@ func TestClientCloseFromCallback(t *testing.T) {
 			closed <- errors.Join(err, c2.Close(t.Context()), c2.Close(t.Context()))
 		})
 		ch.Push("shout", nil)
-		if err := c2.Flush(t.Context()); !errors.Is(err, push.ErrLost) { // the shout, which is not answered
+		if err := c2.Flush(t.Context()); !errors.Is(err, push.ErrLost) { // the shout has no reply
 			t.Fatal(err)
 		}
 		go func() { closed <- c2.Close(t.Context()) }()
@@ -291,7 +292,8 @@ func TestClientCloseFromCallback(t *testing.T) {
 	})
 }
 
-// The second Close, of those who deferred it, waits for the callback that the first was called from.
+// TestClientCloseAfterCallback calls Close in a callback, and a second time in a test's defer. The
+// second call must wait for that callback.
 func TestClientCloseAfterCallback(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -308,7 +310,7 @@ func TestClientCloseAfterCallback(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !ended {
-			t.Fatal("closed, and a callback runs")
+			t.Fatal("Close returned while a callback runs")
 		}
 	})
 }
@@ -335,7 +337,8 @@ func TestClientCloseFromFunction(t *testing.T) {
 	}
 }
 
-// What nobody waits for is not waited for either, only that the server has it.
+// TestClientCloseSettles checks that Close does not wait for replies that no caller waits for, but
+// until the server has received the pushes.
 func TestClientCloseSettles(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -348,7 +351,7 @@ func TestClientCloseSettles(t *testing.T) {
 			ch.Push("noreply", i)
 		}
 		start := time.Now()
-		late := ch.Push("later", nil) // answered half a second after it was received
+		late := ch.Push("later", nil) // the server replies half a second after it received the push
 		if err := c.Close(t.Context()); err != nil || time.Since(start) != 2*time.Second {
 			t.Fatal(err, time.Since(start))
 		}
@@ -359,7 +362,7 @@ func TestClientCloseSettles(t *testing.T) {
 			}
 		}
 
-		// Somebody begins to wait after the sign was asked for.
+		// A caller begins to wait after the heartbeat was sent.
 		c = p.client(ClientConfig{})
 		connected(t, c)
 		ch = joined(t, c, "room:1")
@@ -371,7 +374,7 @@ func TestClientCloseSettles(t *testing.T) {
 		}
 		mustFail(t, waited, push.ErrTimeout)
 
-		// Somebody waited, and gave up.
+		// A caller waited and gave up.
 		c = p.client(ClientConfig{})
 		connected(t, c)
 		ch = joined(t, c, "room:1")
@@ -385,7 +388,7 @@ func TestClientCloseSettles(t *testing.T) {
 			t.Fatal(err, time.Since(start))
 		}
 
-		// The connection is lost before the sign comes: whether all was received nobody knows, and the rest is.
+		// The connection is lost before the heartbeat's reply. Unsent pushes are sent by the next one.
 		c = p.client(ClientConfig{})
 		connected(t, c)
 		ch = joined(t, c, "room:1")
@@ -400,7 +403,7 @@ func TestClientCloseSettles(t *testing.T) {
 		}
 		mustFail(t, first, push.ErrLost)
 		if p.times(`"first"`) != 0 || p.times(`"second"`) != 1 {
-			t.Fatal("what had not been sent is sent after all, and nothing else")
+			t.Fatal("want only the pushes that were not sent before")
 		}
 	})
 }

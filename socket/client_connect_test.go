@@ -25,7 +25,8 @@ func TestClientDenied(t *testing.T) {
 			p.refuse = func(context.Context, ClientTransport, int) error { return denied(status) }
 			c.Connect()
 			var refused *transport.HandshakeError
-			if err := c.Ready(t.Context()); !errors.As(err, &refused) || refused.StatusCode != status || string(refused.Body) != "no" {
+			if err := c.Ready(t.Context()); !errors.As(err, &refused) || refused.StatusCode != status ||
+				string(refused.Body) != "no" {
 				t.Fatal(err)
 			}
 			time.Sleep(time.Hour)
@@ -33,13 +34,14 @@ func TestClientDenied(t *testing.T) {
 				t.Fatalf("%+v", s)
 			}
 			if n := p.dialCount(); n != 1 {
-				t.Fatalf("%d dials with what was refused", n)
+				t.Fatalf("%d dials with refused params", n)
 			}
 			p.set(func() { p.refuse = nil })
 			connected(t, c)
 		})
 		token := new(atomic.Int64)
-		clientBubble(t, ClientConfig{AuthTokenFunc: func(context.Context) (string, error) { return fmt.Sprint(token.Add(1)), nil }},
+		clientBubble(t,
+			ClientConfig{AuthTokenFunc: func(context.Context) (string, error) { return fmt.Sprint(token.Add(1)), nil }},
 			func(t *testing.T, p *peer, c *Client) {
 				p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
 					if n < 6 {
@@ -56,25 +58,26 @@ func TestClientDenied(t *testing.T) {
 					t.Fatal(err)
 				}
 				if got := p.gaps(); !slices.Equal(got, []time.Duration{10e9, 20e9, 40e9, 60e9, 60e9}) {
-					t.Fatalf("asked after %v", got)
+					t.Fatalf("token requested after %v", got)
 				}
 				if p.asks()[5].AuthToken != "6" {
 					t.Fatalf("token %q at the sixth attempt", p.asks()[5].AuthToken)
 				}
 			})
 	}
-	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) { // what a proxy says while a server restarts is no refusal
-		p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
-			if n < 4 {
-				return denied([]int{0, 502, 404, 200}[n])
+	clientBubble(t, ClientConfig{},
+		func(t *testing.T, p *peer, c *Client) { // a proxy's 502 while the server restarts is not a refusal
+			p.refuse = func(_ context.Context, _ ClientTransport, n int) error {
+				if n < 4 {
+					return denied([]int{0, 502, 404, 200}[n])
+				}
+				return nil
 			}
-			return nil
-		}
-		connected(t, c)
-		if n := p.dialCount(); n != 4 {
-			t.Fatal(n)
-		}
-	})
+			connected(t, c)
+			if n := p.dialCount(); n != 4 {
+				t.Fatal(n)
+			}
+		})
 }
 
 func TestClientFailed(t *testing.T) {
@@ -131,7 +134,7 @@ func TestClientFailed(t *testing.T) {
 		}
 		_, err = waiting.Wait(t.Context())
 		if !errors.Is(err, channel.ErrClosed) || errors.As(err, &refused) {
-			t.Fatalf("a push is not what was refused: %v", err)
+			t.Fatalf("got %v, want an error other than a refused push", err)
 		}
 		if n := len(p.got()); n != 4 {
 			t.Fatalf("%d joins", n)
@@ -176,7 +179,8 @@ func TestClientParams(t *testing.T) {
 		if err := c.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(p.asks()) != 2 || p.asks()[0].Params != "n=1" || p.asks()[1].Params != "n=3" || p.asks()[1].AuthToken != "token 3" ||
+		if len(p.asks()) != 2 || p.asks()[0].Params != "n=1" || p.asks()[1].Params != "n=3" ||
+			p.asks()[1].AuthToken != "token 3" ||
 			p.asks()[0].Vsn != "2.0.0" || p.asks()[0].Header.Get("X-A") != "b" || p.asks()[0].URL != "ws://peer.test/socket" {
 			t.Fatalf("%+v", p.asks())
 		}
@@ -187,7 +191,7 @@ func TestClientParams(t *testing.T) {
 			switch joins {
 			case 2:
 				return nil, errors.New("no join today")
-			case 4: // the connection is lost meanwhile
+			case 4: // the connection is lost during the call
 				<-ctx.Done()
 				return nil, ctx.Err()
 			case 6:
@@ -201,7 +205,7 @@ func TestClientParams(t *testing.T) {
 		crash := func() { mustFail(t, ch.Push("crash", nil), push.ErrLost) }
 		crash()
 		<-errs
-		<-errs // its params failed
+		<-errs // the params failed
 		mustReply(t, ch.Push("echo", nil))
 		crash()
 		time.Sleep(1500 * time.Millisecond)
@@ -220,7 +224,7 @@ func TestClientParams(t *testing.T) {
 	})
 }
 
-func TestClientParamsThatCannotBe(t *testing.T) {
+func TestClientInvalidParams(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -231,11 +235,12 @@ func TestClientParamsThatCannotBe(t *testing.T) {
 		}
 		ch := joined(t, c, "room:1")
 		mustFail(t, ch.Push("echo", make(chan int)), serializer.ErrPayload)
-		mustReply(t, ch.Push("echo", serializer.Binary([]byte("ab")))) // 2.0.0 has binary
+		mustReply(t, ch.Push("echo", serializer.Binary([]byte("ab")))) // version 2.0.0 has binary payloads
 	})
 }
 
-// Functions that block are told to stop, and Close does not wait for ever for one that does not.
+// TestClientFunctionsThatBlock checks that Close cancels the context of blocked functions, and that
+// it does not wait forever for one that ignores it.
 func TestClientFunctionsThatBlock(t *testing.T) {
 	t.Parallel()
 	stuck := make(chan struct{})
@@ -312,7 +317,7 @@ func TestClientStates(t *testing.T) {
 		if !slices.Equal(called, want[1:6]) {
 			t.Errorf("callbacks\n%s\nwant\n%s", strings.Join(called, "\n"), strings.Join(want[1:6], "\n"))
 		}
-		for s := range c.States(context.Background()) { // after the end there is just the last
+		for s := range c.States(context.Background()) { // after Close there is only the last state
 			if s.Wanted != WantClosed {
 				t.Fatalf("%+v", s)
 			}
@@ -328,7 +333,7 @@ func TestClientStates(t *testing.T) {
 	})
 }
 
-func TestClientStatesSlowly(t *testing.T) {
+func TestClientSlowStatesIterator(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
@@ -347,7 +352,7 @@ func TestClientStatesSlowly(t *testing.T) {
 			t.Fatalf("%+v, now %+v", last, now)
 		}
 		for range states {
-			t.Fatal("goes on after a break")
+			t.Fatal("the sequence continues after break")
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -383,7 +388,8 @@ func TestClientDial(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		start := time.Now()
-		if _, err := dialNew(ctx, p.client(ClientConfig{})); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Second {
+		if _, err := dialNew(ctx, p.client(ClientConfig{})); !errors.Is(err, context.DeadlineExceeded) ||
+			time.Since(start) != time.Second {
 			t.Fatal(err, time.Since(start))
 		}
 		if _, err := Dial(t.Context(), "://", nil); !errors.Is(err, transport.ErrURL) {
@@ -392,8 +398,9 @@ func TestClientDial(t *testing.T) {
 	})
 }
 
-// Connect changes nothing while an attempt is under way, whatever ended the one before.
-func TestClientConnectTellsNothing(t *testing.T) {
+// TestClientConnectWhileConnecting checks that Connect changes nothing while an attempt is under
+// way.
+func TestClientConnectWhileConnecting(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = func(ctx context.Context, _ ClientTransport, n int) error {

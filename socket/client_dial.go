@@ -17,7 +17,9 @@ import (
 )
 
 // clientDialer opens a connection. Tests replace it.
-type clientDialer func(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error)
+type clientDialer func(
+	ctx context.Context, by ClientTransport, cfg transport.ClientConfig,
+) (transport.ClientConn, error)
 
 func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
 	if by == TransportLongPoll {

@@ -16,13 +16,14 @@ import (
 	"bennu.example/serializer"
 )
 
-// Callbacks run in order, one at a time, and may wait for replies of their own channel.
+// TestClientCallbacks checks that callbacks run in order, one at a time, and may wait for replies
+// of their own channel.
 func TestClientCallbacks(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
-		var got []string // unguarded on purpose: the race detector finds two callbacks at once
+		var got []string // without a lock, so that the race detector reports concurrent callbacks
 		done := make(chan struct{})
 		ch.On("pushed", func(v serializer.Payload) {
 			n := jsonOf(v)
@@ -33,7 +34,8 @@ func TestClientCallbacks(t *testing.T) {
 			if _, err := channel.Call[string](t.Context(), ch, "echo", n); err != nil {
 				t.Error(err)
 			}
-			if err := c.Flush(t.Context()); err != nil && !errors.Is(err, push.ErrTimeout) { // the peer does not answer push_me
+			if err := c.Flush(t.Context()); err != nil &&
+				!errors.Is(err, push.ErrTimeout) { // the peer does not reply to push_me
 				t.Error(err)
 			}
 			got = append(got, "end "+n)
@@ -47,7 +49,7 @@ func TestClientCallbacks(t *testing.T) {
 			ch.On("late", func(serializer.Payload) { got = append(got, "late") })
 		})
 		for i := range 3 {
-			ch.Push("push_me", i).Receive("ok", func(serializer.Payload) { t.Error("nobody replies to that") })
+			ch.Push("push_me", i).Receive("ok", func(serializer.Payload) { t.Error("push_me has a reply") })
 		}
 		ch.Push("echo", nil).Receive("ok", func(serializer.Payload) { got = append(got, "reply") })
 		time.Sleep(time.Minute)
@@ -55,7 +57,8 @@ func TestClientCallbacks(t *testing.T) {
 		p.broadcast("room:1", "last", 1)
 		<-done
 		want := []string{
-			"begin 0", "end 0", "second 0", "once", "begin 1", "end 1", "second 1", "begin 2", "end 2", "second 2", "reply", "late",
+			"begin 0", "end 0", "second 0", "once", "begin 1", "end 1", "second 1", "begin 2", "end 2", "second 2", "reply",
+			"late",
 		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("%q", got)
@@ -63,7 +66,8 @@ func TestClientCallbacks(t *testing.T) {
 	})
 }
 
-// A callback that blocks delays neither heartbeats, nor replies, nor the callbacks of other channels.
+// TestClientSlowCallback checks that a callback that blocks delays neither heartbeats, nor replies,
+// nor the callbacks of other channels.
 func TestClientSlowCallback(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -101,10 +105,10 @@ func TestClientEventsContext(t *testing.T) {
 		n := 0
 		for range events {
 			n++
-			cancel() // while two wait
+			cancel() // while two events wait
 		}
 		if n != 1 {
-			t.Fatalf("%d events of a context that had ended", n-1)
+			t.Fatalf("%d events after the context ended", n-1)
 		}
 	})
 }
@@ -120,7 +124,8 @@ func TestClientEvents(t *testing.T) {
 			p.broadcast("room:1", string(rune('a'+i%4)), i)
 		}
 		synctest.Wait()
-		if s := ch.Stats(); len(s.Iterators) != 3 || s.Iterators[1].Count != 6 || s.Iterators[1].Events[0] != "a" || s.Iterators[0].Count != 10 {
+		if s := ch.Stats(); len(s.Iterators) != 3 || s.Iterators[1].Count != 6 || s.Iterators[1].Events[0] != "a" ||
+			s.Iterators[0].Count != 10 {
 			t.Fatalf("%+v", s)
 		}
 		collect := func(seq func(func(serializer.Message, error) bool)) (list string) {
@@ -150,7 +155,7 @@ func TestClientEvents(t *testing.T) {
 			if jsonOf(m.Payload) != "2" {
 				t.Fatal(jsonOf(m.Payload))
 			}
-			break // ends the subscription
+			break // ends the iterator
 		}
 		if got := collect(late); got != "" {
 			t.Fatal(got)
@@ -191,7 +196,8 @@ func TestClientOverflow(t *testing.T) {
 		}
 		send(40)
 		s := ch.Stats()
-		if s.Callbacks.Count != 15 || s.Callbacks.Dropped != 25 || s.Iterators[0].Count != 16 || s.Iterators[0].Dropped != 25 || s.Callbacks.Bytes > 2000 {
+		if s.Callbacks.Count != 15 || s.Callbacks.Dropped != 25 || s.Iterators[0].Count != 16 ||
+			s.Iterators[0].Dropped != 25 || s.Callbacks.Bytes > 2000 {
 			t.Fatalf("%+v", s)
 		}
 		if s := c.Stats(); s.Dropped != 50 || s.Backlog != 30 {
@@ -235,7 +241,7 @@ func TestClientFull(t *testing.T) {
 		ch := c.Channel("room:1", nil)
 		join := ch.Join()
 		big := strings.Repeat("x", 2000)
-		kept := []*push.Push{ch.Push("echo", big)} // any size fits when nothing waits
+		kept := []*push.Push{ch.Push("echo", big)} // any size fits into an empty buffer
 		mustFail(t, ch.Push("echo", 1), push.ErrFull)
 		connected(t, c)
 		mustReply(t, join)
@@ -254,7 +260,7 @@ func TestClientFull(t *testing.T) {
 		if s := ch.Stats(); s.Queued != 14 || s.QueuedBytes > 1000 || s.Unanswered != 14 {
 			t.Fatalf("%+v", s)
 		}
-		other := c.Channel("room:2", nil) // has room of its own
+		other := c.Channel("room:2", nil) // has a buffer of its own
 		join = other.Join()
 		kept = append(kept, other.Push("echo", nil))
 		kept[0].Cancel()
@@ -271,7 +277,8 @@ func TestClientFull(t *testing.T) {
 	})
 }
 
-// A network that takes nothing: what was not handed to it waits, bounded, and is sent by the next connection.
+// TestClientStalledWriter has a network that accepts nothing. Pushes that were not handed to it
+// wait, up to the limit, and are sent by the next connection.
 func TestClientStalledWriter(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{MaxBuffer: 4000, Timeout: time.Minute}, func(t *testing.T, p *peer, c *Client) {
@@ -280,7 +287,7 @@ func TestClientStalledWriter(t *testing.T) {
 		k := p.last()
 		k.change(func() { k.stallOut = true })
 		first := ch.Push("echo", "first")
-		synctest.Wait() // in the hands of the network
+		synctest.Wait() // handed to the network
 		var rest []*push.Push
 		for i := range 100 {
 			rest = append(rest, ch.Push("echo", i))
@@ -326,9 +333,10 @@ func TestClientCall(t *testing.T) {
 			t.Fatal(err)
 		}
 		if _, err := channel.Call[int](t.Context(), ch, "echo", point{}); err == nil {
-			t.Fatal("an object is no int")
+			t.Fatal("an object was decoded as an int")
 		}
-		if got, err := channel.Call[serializer.Payload](t.Context(), ch, "echo", serializer.Binary([]byte("x"))); err != nil || string(got.Bytes()) != "x" {
+		if got, err := channel.Call[serializer.Payload](t.Context(), ch, "echo",
+			serializer.Binary([]byte("x"))); err != nil || string(got.Bytes()) != "x" {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -345,7 +353,7 @@ func TestClientCall(t *testing.T) {
 		connected(t, c)
 		mustReply(t, ch.Push("echo", nil))
 		if p.times(`"withdrawn"`) != 0 {
-			t.Fatal("nobody waited for it any more, and it was sent")
+			t.Fatal("the push was sent although Call had returned")
 		}
 	})
 }

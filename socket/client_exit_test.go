@@ -24,7 +24,8 @@ func exitAt(nth int64) func() {
 	}
 }
 
-// A function that ends its goroutine fails its attempt; the client tries again.
+// TestClientGoexitInConfig checks that a function that ends its goroutine fails its attempt, and
+// that the client tries again.
 func TestClientGoexitInConfig(t *testing.T) {
 	t.Parallel()
 	params, token := exitAt(1), exitAt(1)
@@ -51,7 +52,7 @@ func TestClientGoexitInConfig(t *testing.T) {
 	})
 }
 
-// Dial returns the error instead of waiting.
+// TestDialGoexitInConfig checks that Dial returns the error instead of waiting.
 func TestDialGoexitInConfig(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -65,7 +66,8 @@ func TestDialGoexitInConfig(t *testing.T) {
 	})
 }
 
-// A try of a WebSocket beside a long poll that ends its goroutine does not end the tries.
+// TestClientGoexitInProbe checks that the client continues to try WebSockets after an attempt whose
+// goroutine ended.
 func TestClientGoexitInProbe(t *testing.T) {
 	t.Parallel()
 	exit := exitAt(2)
@@ -84,7 +86,8 @@ func TestClientGoexitInProbe(t *testing.T) {
 	})
 }
 
-// Channel params that end their goroutine fail that join, and hold up no other channel.
+// TestClientGoexitInChannelParams checks that channel params that end their goroutine fail that
+// join and do not delay other channels.
 func TestClientGoexitInChannelParams(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -98,11 +101,11 @@ func TestClientGoexitInChannelParams(t *testing.T) {
 		if err := <-errs; !errors.Is(err, clientlink.ErrExited) {
 			t.Errorf("OnError was called with %v", err)
 		}
-		mustReply(t, first.Push("echo", 1)) // it joined again
+		mustReply(t, first.Push("echo", 1)) // the channel has joined again
 	})
 }
 
-// The callbacks after one that ends its goroutine run.
+// TestClientGoexitInCallbacks checks that callbacks run after one that ended its goroutine.
 func TestClientGoexitInCallbacks(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {

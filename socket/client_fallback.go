@@ -68,7 +68,7 @@ func (c *Client) assess(k *clientConn, err error) {
 			d.check.hold = max(d.check.hold, min(2*life, clientProbation), clientShortLife/2)
 		}
 		if d.failures >= clientBadConns || d.onProbation {
-			c.cfg.Logger.Warn().Err(err).Int("connections", d.failures).Msg("WebSocket does not last, trying long poll")
+			c.cfg.Logger.Warn().Err(err).Int("connections", d.failures).Msg("connections do not last, trying long poll")
 			d.failures, d.isUnreliable = 0, true
 			d.until = time.Now().Add(max(d.delay, clientProbeFirst))
 		}
@@ -94,7 +94,7 @@ func (c *Client) noteFallback(got dialResult) {
 		return
 	}
 	if got.webSocketErr != nil {
-		c.cfg.Logger.Warn().Err(got.webSocketErr).Msg("WebSocket does not work, but long poll does")
+		c.cfg.Logger.Warn().Err(got.webSocketErr).Msg("long poll works, but WebSocket does not")
 	}
 	c.probeLater(0)
 }

@@ -13,14 +13,17 @@ import (
 	"bennu.example/transport"
 )
 
-// fallback runs f with a client that falls back.
+// fallback runs f with a client with TransportFallback.
 func fallback(t *testing.T, f func(t *testing.T, p *peer, c *Client)) {
 	t.Helper()
 	clientBubble(t, ClientConfig{Transport: TransportFallback}, f)
 }
 
-// refuseWebSockets has a WebSocket come to err, if that is not nil, and a long poll to otherwise.
-func refuseWebSockets(webSocket, longPoll func(context.Context) error) func(context.Context, ClientTransport, int) error {
+// refuseWebSockets returns a peer's refuse function that calls webSocket or longPoll, if they are
+// not nil.
+func refuseWebSockets(
+	webSocket, longPoll func(context.Context) error,
+) func(context.Context, ClientTransport, int) error {
 	return func(ctx context.Context, by ClientTransport, _ int) error {
 		f := webSocket
 		if by == TransportLongPoll {
@@ -46,7 +49,7 @@ func wantTransport(t *testing.T, c *Client, want string) {
 	}
 }
 
-func TestClientFallbackIsNotNeeded(t *testing.T) {
+func TestClientFallbackUnused(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -58,7 +61,7 @@ func TestClientFallbackIsNotNeeded(t *testing.T) {
 			t.Fatalf("%d dials", n)
 		}
 		if f := p.got()[0]; f != ` "0" phoenix heartbeat {}` {
-			t.Fatalf("it was asked %q", f)
+			t.Fatalf("the peer received %q", f)
 		}
 		mustReply(t, ch.Push("echo", nil))
 	})
@@ -66,17 +69,17 @@ func TestClientFallbackIsNotNeeded(t *testing.T) {
 
 func TestClientFallback(t *testing.T) {
 	t.Parallel()
-	mute := func(k *peerConn) { // it opens, and never answers
+	mute := func(k *peerConn) { // it opens and never replies
 		if k.by == TransportWebSocket {
 			k.stallIn = true
 		}
 	}
-	stuck := func(k *peerConn) { // it opens, and takes nothing
+	stuck := func(k *peerConn) { // it opens and accepts nothing
 		if k.by == TransportWebSocket {
 			k.stallOut = true
 		}
 	}
-	gone := func(k *peerConn) { // it opens, and ends
+	gone := func(k *peerConn) { // it opens and ends
 		if k.by == TransportWebSocket {
 			k.err = errReset
 		}
@@ -90,9 +93,9 @@ func TestClientFallback(t *testing.T) {
 		{"cannot be opened", refuseWebSockets(refusal(errReset), nil), nil, 0},
 		{"is forbidden by a proxy", refuseWebSockets(refusal(denied(403)), nil), nil, 0},
 		{"hangs", refuseWebSockets(hang, nil), nil, 2500 * time.Millisecond},
-		{"does not answer", nil, mute, 2500 * time.Millisecond},
-		{"takes nothing", nil, stuck, 2500 * time.Millisecond},
-		{"ends at once", nil, gone, 0},
+		{"does not reply", nil, mute, 2500 * time.Millisecond},
+		{"accepts nothing", nil, stuck, 2500 * time.Millisecond},
+		{"ends immediately", nil, gone, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -111,7 +114,7 @@ func TestClientFallback(t *testing.T) {
 					t.Fatalf("%d WebSockets were closed", n)
 				}
 
-				// Asked again after 30 s, then after 60 s, beside the long poll.
+				// A WebSocket is tried again after 30 s, then after 60 s.
 				time.Sleep(40 * time.Second)
 				if n := p.dialCount(); n != 3 {
 					t.Fatalf("%d dials", n)
@@ -122,7 +125,7 @@ func TestClientFallback(t *testing.T) {
 					t.Fatal(s)
 				}
 
-				// It works again, and is taken when nothing would be lost.
+				// It works again, and the client moves when no push would be lost.
 				p.set(func() { p.refuse, p.prepare = nil, nil })
 				var pending *push.Push
 				time.AfterFunc(44*time.Second, func() { pending = ch.Push("noreply", nil) })
@@ -136,7 +139,7 @@ func TestClientFallback(t *testing.T) {
 				n := p.dialCount()
 				time.Sleep(time.Hour)
 				if p.dialCount() != n {
-					t.Fatal("it goes on asking")
+					t.Fatal("it still tries WebSockets")
 				}
 				for _, k := range p.live {
 					if k.by == TransportLongPoll && !k.closed {
@@ -148,7 +151,8 @@ func TestClientFallback(t *testing.T) {
 	}
 }
 
-// A WebSocket that works again is taken in the end, whatever is pending.
+// TestClientFallbackMovesInTheEnd checks that the client moves to a WebSocket that works again even
+// if pushes stay pending.
 func TestClientFallbackMovesInTheEnd(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
@@ -167,8 +171,9 @@ func TestClientFallbackMovesInTheEnd(t *testing.T) {
 	})
 }
 
-// The long poll ends while a WebSocket waits to be taken.
-func TestClientFallbackMovesAtOnceWhenItMust(t *testing.T) {
+// TestClientFallbackMovesAfterLoss loses the long poll while a WebSocket waits. The client must
+// move immediately.
+func TestClientFallbackMovesAfterLoss(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
 		p.refuse = refuseWebSockets(refusal(errReset), nil)
@@ -185,12 +190,13 @@ func TestClientFallbackMovesAtOnceWhenItMust(t *testing.T) {
 		mustReply(t, ch.Push("echo", nil))
 		wantTransport(t, c, "websocket")
 		if p.dialCount() != n {
-			t.Fatal("it was dialed anew")
+			t.Fatal("the client dialed again")
 		}
 	})
 }
 
-// Without the evidence that long poll works where a WebSocket does not, nothing sticks to it.
+// TestClientFallbackNeedsEvidence checks that the client prefers long poll only if it worked where
+// a WebSocket did not.
 func TestClientFallbackNeedsEvidence(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
@@ -208,7 +214,7 @@ func TestClientFallbackNeedsEvidence(t *testing.T) {
 		connected(t, c)
 		wantTransport(t, c, "longpoll")
 		dials := p.dialCount()
-		// A long poll that is lost soon is made again first, and a WebSocket if it cannot be.
+		// After the loss of a long poll, long poll is tried first, and then a WebSocket.
 		p.last().cut(errReset)
 		synctest.Wait()
 		if err := c.Ready(t.Context()); err != nil {
@@ -239,7 +245,7 @@ func TestClientFallbackDenied(t *testing.T) {
 		{"the server has no long poll", denied(403), denied(404), StatusDenied},
 		{"a proxy lets through long poll only", errReset, denied(401), StatusDenied},
 		{"neither", errReset, denied(404), StatusWaiting},
-		{"cannot be asked", transport.ErrURL, nil, StatusFailed},
+		{"invalid URL", transport.ErrURL, nil, StatusFailed},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -255,7 +261,8 @@ func TestClientFallbackDenied(t *testing.T) {
 	}
 }
 
-// What is under way when the client is paused or closed comes to nothing, and leaves nothing.
+// TestClientFallbackStops checks that an attempt that is under way when the client is paused or
+// closed leaves no connection.
 func TestClientFallbackStops(t *testing.T) {
 	t.Parallel()
 	for _, at := range []time.Duration{29, 31, 36, 45} {

@@ -19,24 +19,24 @@ import (
 	"bennu.example/transport"
 )
 
-// traffic keeps a client busy on two channels and records what becomes of it.
+// traffic keeps a client busy on two channels and records the results.
 type traffic struct {
 	p     *peer
 	c     *Client
 	chans []*channel.Client
 	stop  chan struct{}
 	every time.Duration
-	wg    sync.WaitGroup // who listens
-	busy  sync.WaitGroup // who sends
+	wg    sync.WaitGroup // receivers
+	busy  sync.WaitGroup // senders
 
 	mu      sync.Mutex
 	pushes  []*tracked
-	ticks   map[string][]int // by who listened
+	ticks   map[string][]int // by receiver
 	gaps    int
 	rejoins int
 }
 
-// tracked is a push and how often each kind of answer came.
+// tracked is a push and the number of its results.
 type tracked struct {
 	p       *push.Push
 	body    string
@@ -119,24 +119,24 @@ func (tr *traffic) areJoined() bool {
 	return true
 }
 
-// joinedWithin waits until all channels are joined.
+// joinedWithin waits until all channels are joined, for at most d.
 func (tr *traffic) joinedWithin(t *testing.T, d time.Duration) {
 	t.Helper()
 	start := time.Now()
 	for !tr.areJoined() {
 		if time.Since(start) > d {
-			t.Fatalf("not joined again after %v: %+v", d, tr.c.State())
+			t.Fatalf("not rejoined after %v: %+v", d, tr.c.State())
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
 }
 
-// finish ends the traffic and checks all of it.
+// finish ends the traffic and checks all results.
 func (tr *traffic) finish(t *testing.T) {
 	t.Helper()
 	close(tr.stop)
 	tr.busy.Wait()
-	if err := tr.c.Flush(t.Context()); err != nil && t.Context().Err() != nil { // the failures are looked at one by one
+	if err := tr.c.Flush(t.Context()); err != nil && t.Context().Err() != nil { // the failures are checked below
 		t.Fatal(err)
 	}
 	if err := tr.c.Close(t.Context()); err != nil {
@@ -151,12 +151,12 @@ func (tr *traffic) finish(t *testing.T) {
 		kind := "ok"
 		switch {
 		case err == nil && handled != 1:
-			t.Errorf("%s was answered, and handled %d times", x.body, handled)
+			t.Errorf("%s has a reply, but was handled %d times", x.body, handled)
 		case err == nil:
 		case errors.Is(err, push.ErrFull):
 			kind = "full"
 			if handled != 0 {
-				t.Errorf("%s found no room, and was handled", x.body)
+				t.Errorf("%s failed with ErrFull, but was handled", x.body)
 			}
 		case errors.Is(err, push.ErrLost):
 			kind = "lost"
@@ -170,7 +170,7 @@ func (tr *traffic) finish(t *testing.T) {
 			t.Errorf("%s was handled %d times", x.body, handled)
 		}
 		if x.answers != 1 {
-			t.Errorf("%s had %d answers", x.body, x.answers)
+			t.Errorf("%s had %d results", x.body, x.answers)
 		}
 	}
 	for who, list := range tr.ticks {
@@ -197,12 +197,12 @@ func TestClientFaults(t *testing.T) {
 	for _, test := range []struct {
 		name  string
 		begin func(p *peer, k *peerConn)
-		back  time.Duration // after the fault's end, 20 s after its beginning, all is to be well by then
+		back  time.Duration // the time to recover after the fault, which lasts 20 s
 		by    ClientTransport
 	}{
 		{"nothing", func(*peer, *peerConn) {}, 0, TransportWebSocket},
 		{"reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, TransportWebSocket},
-		{"ended properly", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1012}) }, 0, TransportWebSocket},
+		{"closed with 1012", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1012}) }, 0, TransportWebSocket},
 		{"closed with 1000", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: 1000}) }, 0, TransportWebSocket},
 		{"server restarts", refuse(errReset), 5 * time.Second, TransportWebSocket},
 		{"proxy without its server", refuse(denied(502)), 5 * time.Second, TransportWebSocket},
@@ -211,10 +211,10 @@ func TestClientFaults(t *testing.T) {
 			p.set(func() { p.refuse = func(ctx context.Context, _ ClientTransport, _ int) error { return hang(ctx) } })
 			k.cut(errReset)
 		}, 6 * time.Second, TransportWebSocket},
-		{"nothing comes in", on(func(k *peerConn) { k.stallIn = true }), time.Minute, TransportWebSocket},
-		{"nothing goes out", on(func(k *peerConn) { k.stallOut = true }), time.Minute, TransportWebSocket},
-		{"what goes out is lost", on(func(k *peerConn) { k.swallow = true }), time.Minute, TransportWebSocket},
-		{"what comes in is lost", on(func(k *peerConn) { k.lose = true }), time.Minute, TransportWebSocket},
+		{"reads stall", on(func(k *peerConn) { k.stallIn = true }), time.Minute, TransportWebSocket},
+		{"writes stall", on(func(k *peerConn) { k.stallOut = true }), time.Minute, TransportWebSocket},
+		{"sent frames are lost", on(func(k *peerConn) { k.swallow = true }), time.Minute, TransportWebSocket},
+		{"received frames are lost", on(func(k *peerConn) { k.lose = true }), time.Minute, TransportWebSocket},
 		{"half open", on(func(k *peerConn) { k.swallow, k.stallIn = true, true }), time.Minute, TransportWebSocket},
 		{"slow", on(func(k *peerConn) { k.slow = 3 * time.Second }), 3 * time.Second, TransportWebSocket},
 		{"too slow for timeouts", on(func(k *peerConn) { k.slow = 15 * time.Second }), 15 * time.Second, TransportWebSocket},
@@ -227,7 +227,7 @@ func TestClientFaults(t *testing.T) {
 			})
 			k.cut(errReset)
 		}, 5 * time.Second, TransportWebSocket},
-		{"opens and says nothing", func(p *peer, k *peerConn) {
+		{"opens and sends nothing", func(p *peer, k *peerConn) {
 			p.set(func() { p.prepare = func(k *peerConn) { k.stallIn = true } })
 			k.cut(errReset)
 		}, 90 * time.Second, TransportWebSocket},
@@ -240,12 +240,13 @@ func TestClientFaults(t *testing.T) {
 			p.set(func() { p.join = func(*peerConn, *serializer.Message) (string, any) { return "error", nil } })
 			k.cut(errReset)
 		}, 10 * time.Second, TransportWebSocket},
-		{"joins are not answered", func(p *peer, k *peerConn) {
+		{"joins get no reply", func(p *peer, k *peerConn) {
 			p.set(func() { p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil } })
 			k.cut(errReset)
 		}, 20 * time.Second, TransportWebSocket},
 		{"long poll: reset", func(_ *peer, k *peerConn) { k.cut(errReset) }, 0, TransportLongPoll},
-		{"long poll: session gone", func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: transport.CodeSessionGone}) }, 0, TransportLongPoll},
+		{"long poll: session gone",
+			func(_ *peer, k *peerConn) { k.end(&transport.CloseError{Code: transport.CodeSessionGone}) }, 0, TransportLongPoll},
 		{"long poll: answers are lost", on(func(k *peerConn) { k.lose = true }), 0, TransportLongPoll},
 		{"long poll: posts are lost", on(func(k *peerConn) { k.swallow = true }), 0, TransportLongPoll},
 		{"long poll: posts hang", on(func(k *peerConn) { k.stallOut = true }), 5 * time.Second, TransportLongPoll},
@@ -266,7 +267,7 @@ func TestClientFaults(t *testing.T) {
 				time.Sleep(20 * time.Second)
 				p.set(func() { p.refuse, p.prepare, p.join = nil, nil, nil })
 				k.change(func() { k.stallIn, k.stallOut, k.swallow, k.lose, k.slow = false, false, false, false, 0 })
-				if test.name != "opens and says nothing" {
+				if test.name != "opens and sends nothing" {
 					last := p.last()
 					last.change(func() { last.stallIn = false })
 				}
@@ -275,7 +276,7 @@ func TestClientFaults(t *testing.T) {
 				start := time.Now()
 				mustReply(t, tr.chans[0].Push("echo", nil))
 				if d := time.Since(start); d > time.Second && test.name != "too slow for timeouts" {
-					t.Errorf("a push is answered after %v", d)
+					t.Errorf("a push has a result only after %v", d)
 				}
 				time.Sleep(10 * time.Second)
 				tr.finish(t)
@@ -284,7 +285,7 @@ func TestClientFaults(t *testing.T) {
 	}
 }
 
-// TestClientSoak is some time on a bad network, another for each seed.
+// TestClientSoak runs traffic on a bad network, with different faults for each seed.
 func TestClientSoak(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(4) {
@@ -356,8 +357,8 @@ func TestClientSoak(t *testing.T) {
 	}
 }
 
-// TestClientClosedAtAnyTime closes clients in the middle of anything: what was pushed is answered, whoever waits is told, and nothing is left,
-// which the bubble checks.
+// TestClientClosedAtAnyTime closes clients at random moments. Every push must have a result, every
+// waiting call must return, and no goroutine may be left, which synctest checks.
 func TestClientClosedAtAnyTime(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(150) {
@@ -389,7 +390,8 @@ func TestClientClosedAtAnyTime(t *testing.T) {
 				}
 				return map[string]int{}, nil
 			}
-			c := p.client(ClientConfig{Params: slow, Transport: ClientTransport(seed % 3), MaxBuffer: 3000, OnProgress: func(ClientStats) {}, ProgressOver: 500})
+			c := p.client(ClientConfig{Params: slow, Transport: ClientTransport(seed % 3), MaxBuffer: 3000,
+				OnProgress: func(ClientStats) {}, ProgressOver: 500})
 			var pushes []*push.Push
 			var wg sync.WaitGroup
 			var chans []*channel.Client
@@ -451,7 +453,7 @@ func TestClientClosedAtAnyTime(t *testing.T) {
 				select {
 				case <-x.Done():
 				default:
-					t.Errorf("seed %d: a push is not answered", seed)
+					t.Errorf("seed %d: a push has no result", seed)
 				}
 			}
 			if n, bytes := c.totals.Queued.Load(); n != 0 || bytes != 0 {
@@ -464,7 +466,8 @@ func TestClientClosedAtAnyTime(t *testing.T) {
 	}
 }
 
-func TestClientGarbage(t *testing.T) { // also other malformed messages of a server
+// TestClientGarbage checks that the client ignores malformed frames and messages.
+func TestClientGarbage(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -473,11 +476,16 @@ func TestClientGarbage(t *testing.T) { // also other malformed messages of a ser
 		ch.OnMessage(func(m serializer.Message) { got = append(got, m.Event) })
 		k := p.last()
 		garbage := []string{
-			``, `nonsense`, `{}`, `[]`, `null`, `[1,2,3]`, `["1","1","room:1","phx_reply",{}]`, `["1","1","room:1","phx_reply",null]`,
-			`["1","1","room:1","phx_reply",{"status":5,"response":{}}]`, `["1","99","room:1","phx_reply",{"status":"ok","response":{}}]`,
-			`["1","1","room:1","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"nowhere","said",{}]`, `[null,null,5,"said",{}]`,
-			`[null,null,"room:1",5,{}]`, `["7","7","room:1","phx_close",{}]`, `["7","7","room:1","phx_error",{}]`, `[{},[],"room:1","said",{}]`,
-			`[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"room:1","said",null]`, `[1,2,"room:1","said",{}]`,
+			``, `nonsense`, `{}`, `[]`, `null`, `[1,2,3]`, `["1","1","room:1","phx_reply",{}]`,
+			`["1","1","room:1","phx_reply",null]`,
+			`["1","1","room:1","phx_reply",{"status":5,"response":{}}]`,
+			`["1","99","room:1","phx_reply",{"status":"ok","response":{}}]`,
+			`["1","1","room:1","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"nowhere","said",{}]`,
+			`[null,null,5,"said",{}]`,
+			`[null,null,"room:1",5,{}]`, `["7","7","room:1","phx_close",{}]`, `["7","7","room:1","phx_error",{}]`,
+			`[{},[],"room:1","said",{}]`,
+			`[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]`, `[null,null,"room:1","said",null]`,
+			`[1,2,"room:1","said",{}]`,
 			"[null,null,\"room:1\",\"said\",\"\xff\"]", `[null,null,"room:1","phx_join",{}]`, `[null,null,"room:1","",{}]`,
 		}
 		for _, g := range garbage {
@@ -488,12 +496,12 @@ func TestClientGarbage(t *testing.T) { // also other malformed messages of a ser
 			k.raw(serializer.OpBinary, []byte{byte(i)})
 			k.raw(serializer.OpBinary, []byte{byte(i), 255, 255, 255, 255})
 		}
-		synctest.Wait()                   // until the backlog is empty:
-		big := strings.Repeat("x", 4<<20) // this is larger than MaxBacklog
+		synctest.Wait()                   // until the backlog is empty
+		big := strings.Repeat("x", 4<<20) // larger than MaxBacklog
 		k.raw(serializer.OpText, []byte(`[null,null,"room:1","big","`+big+`"]`))
 		k.raw(serializer.OpText, []byte(`[null,null,"`+big+`","big",{}]`))
 		mustReply(t, ch.Push("echo", nil))
-		synctest.Wait() // for the callbacks
+		synctest.Wait() // until the callbacks have run
 		if s, _ := ch.State(); s != channel.StateJoined || p.dialCount() != 1 {
 			t.Fatalf("%v, %d dials", s, p.dialCount())
 		}

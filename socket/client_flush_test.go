@@ -14,7 +14,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// TestClientFlushReports has pushes fail in every way: the next Flush reports each once.
+// TestClientFlushReports checks that the next Flush reports each failed push once, for all kinds of
+// failures.
 func TestClientFlushReports(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{MaxBuffer: 1000}, func(t *testing.T, p *peer, c *Client) {
@@ -58,7 +59,8 @@ func TestClientFlushReports(t *testing.T) {
 	})
 }
 
-// TestClientFlushIsBounded has many pushes fail: eight of the errors are kept, and the number of the others.
+// TestClientFlushIsBounded checks that Flush keeps eight errors of many failed pushes, and the
+// number of the others.
 func TestClientFlushIsBounded(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -68,13 +70,14 @@ func TestClientFlushIsBounded(t *testing.T) {
 			ch.Push("noreply", 1)
 		}
 		err := c.Flush(t.Context())
-		if n := strings.Count(err.Error(), push.ErrTimeout.Error()); n != 8 || !strings.Contains(err.Error(), "and 992 more pushes failed") {
+		if n := strings.Count(err.Error(), push.ErrTimeout.Error()); n != 8 ||
+			!strings.Contains(err.Error(), "and 992 more pushes failed") {
 			t.Errorf("%d errors: %v", n, err)
 		}
 	})
 }
 
-// TestClientFlushesTogether has two Flushes wait for one push: both report it.
+// TestClientFlushesTogether checks that two concurrent calls of Flush both report a failed push.
 func TestClientFlushesTogether(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -92,14 +95,16 @@ func TestClientFlushesTogether(t *testing.T) {
 	})
 }
 
-// TestClientRejoinOrder joins channels whose params take different times, and loses the connection again and again: each time
-// they join in the order of their first Joins. One that takes more than a second loses its turn.
+// TestClientRejoinOrder joins channels whose params take different times, and loses the connection
+// several times. The channels must always rejoin in the order of their first joins, except for one
+// whose params take more than a second.
 func TestClientRejoinOrder(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		slow := 0 * time.Second
 		topics := []string{"room:a", "room:b", "room:c", "room:d", "room:e"}
-		params := map[string]time.Duration{"room:a": 700 * time.Millisecond, "room:b": time.Millisecond, "room:d": 300 * time.Millisecond, "room:e": 0}
+		params := map[string]time.Duration{"room:a": 700 * time.Millisecond, "room:b": time.Millisecond,
+			"room:d": 300 * time.Millisecond, "room:e": 0}
 		connected(t, c)
 		var all []*channel.Client
 		for _, topic := range topics {
@@ -131,7 +136,7 @@ func TestClientRejoinOrder(t *testing.T) {
 		}
 		for round := range 4 {
 			want := topics
-			if round == 3 { // the function of the second takes too long now
+			if round == 3 { // from now on the second function takes too long
 				slow = 3 * time.Second
 				want = []string{"room:a", "room:c", "room:d", "room:e", "room:b"}
 			}

@@ -13,10 +13,10 @@ import (
 	"bennu.example/serializer"
 )
 
-// The peer of these tests is as a real Phoenix: a channel works through what it was sent, one message after the other, but a
-// phx_join for its topic kills it at once, whatever it still has to do.
+// The peer of these tests behaves like Phoenix: a channel handles its messages one after the other,
+// but a phx_join for its topic kills it immediately, even if messages are left.
 
-// events are the join_ref and event of all that the peer received but heartbeats.
+// events returns join_ref and event of all messages that the peer received, except heartbeats.
 func (p *peer) events() (list []string) {
 	for _, f := range p.got("heartbeat") {
 		parts := strings.Fields(f)
@@ -45,7 +45,7 @@ func TestClientLeaveThenJoin(t *testing.T) {
 					waiting := next.Push("echo", map[string]int{"next": round})
 					for n, one := range pushes {
 						if _, err := one.Wait(t.Context()); err != nil {
-							t.Fatalf("round %d: push %d before Leave: %v", round, n, err)
+							t.Fatalf("round %d: push %d, made before Leave: %v", round, n, err)
 						}
 					}
 					mustReply(t, leave)
@@ -58,7 +58,8 @@ func TestClientLeaveThenJoin(t *testing.T) {
 	}
 }
 
-// TestClientJoinWaitsForLeave has the leave end in each way that it can.
+// TestClientJoinWaitsForLeave checks a join that waits for a leave, for each way in which a leave
+// ends.
 func TestClientJoinWaitsForLeave(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -101,7 +102,7 @@ func TestClientJoinWaitsForLeave(t *testing.T) {
 				p.broadcast("room:1", "too early", nil)
 				time.Sleep(time.Second)
 				if got := p.events(); !slices.Equal(got, []string{"1 phx_join", "1 phx_leave"}) {
-					t.Fatalf("before the leave has ended: %q", got)
+					t.Fatalf("sent before the leave has ended: %q", got)
 				}
 				if _, err := leave.Wait(t.Context()); !errors.Is(err, test.leave) {
 					t.Fatalf("leave: %v, want %v", err, test.leave)
@@ -122,8 +123,9 @@ func TestClientJoinWaitsForLeave(t *testing.T) {
 	}
 }
 
-// TestClientHeldJoinHasItsTime has the leave time out just when the join behind it would: the join's timeout starts again.
-func TestClientHeldJoinHasItsTime(t *testing.T) {
+// TestClientHeldJoinTimeout checks that the timeout of a join that waits for a leave starts again
+// when the leave times out.
+func TestClientHeldJoinTimeout(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -135,7 +137,7 @@ func TestClientHeldJoinHasItsTime(t *testing.T) {
 	})
 }
 
-// TestClientLeaveJoinLeaveJoin has a join withdrawn that waits for a leave, and another behind it.
+// TestClientLeaveJoinLeaveJoin withdraws a join that waits for a leave, and joins again.
 func TestClientLeaveJoinLeaveJoin(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -146,7 +148,7 @@ func TestClientLeaveJoinLeaveJoin(t *testing.T) {
 		leave := ch.Leave()
 		second := c.Channel("room:1", nil)
 		join := second.Join()
-		mustReply(t, second.Leave()) // at once: the server does not know of it
+		mustReply(t, second.Leave()) // immediately, because it was not sent to the server
 		mustFail(t, join, channel.ErrClosed)
 		third := c.Channel("room:1", nil)
 		join = third.Join()

@@ -18,7 +18,7 @@ import (
 	"bennu.example/socket"
 )
 
-// cutter stands between a client and its server and cuts every connection soon after it was made.
+// cutter is a proxy that cuts every connection soon after it was opened.
 type cutter struct {
 	l    net.Listener
 	to   string
@@ -84,10 +84,11 @@ func (c *cutter) carry(in *net.TCPConn) {
 	wg.Wait()
 }
 
-// TestClientBadNetwork has connections cut under pushes from many goroutines, in real time.
+// TestClientBadNetwork cuts connections while many goroutines push, in real time.
 func TestClientBadNetwork(t *testing.T) {
 	t.Parallel()
-	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll, socket.TransportFallback} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll,
+		socket.TransportFallback} {
 		t.Run(fmt.Sprint(by), func(t *testing.T) {
 			t.Parallel()
 			url, _ := startApp(t, "127.0.0.1:0")
@@ -107,7 +108,7 @@ func TestClientBadNetwork(t *testing.T) {
 			for i := range 4 {
 				ch := c.Channel(fmt.Sprint(topic(t), i), nil)
 				last := -1
-				ch.On("pushed", func(p serializer.Payload) { // in order, and none twice
+				ch.On("pushed", func(p serializer.Payload) { // in order, without duplicates
 					var v struct{ N int }
 					if err := p.Decode(&v); err != nil || v.N <= last {
 						t.Errorf("%d after %d: %v", v.N, last, err)

@@ -14,30 +14,30 @@ import (
 	"bennu.example/transport"
 )
 
-// peer is a scripted Phoenix in memory, with faults: the other end of a client's connections. What it understands is like the
-// conformance application's channel room:*.
+// peer is an in-memory Phoenix server with faults. Its channels handle the same events as those of
+// the conformance application on room:*.
 type peer struct {
 	ser serializer.Serializer
 
 	mu      sync.Mutex
 	dials   int
-	refuse  func(ctx context.Context, by ClientTransport, n int) error // of dial n, from 1; may block
-	prepare func(k *peerConn)                                          // of each new connection
+	refuse  func(ctx context.Context, by ClientTransport, n int) error // called for dial n, from 1; it may block
+	prepare func(k *peerConn)                                          // called for each new connection
 	join    func(k *peerConn, m *serializer.Message) (status string, payload any)
 	log     *peerLog      // the history of all topics, if there is one
-	busy    time.Duration // a channel takes as long for each message, as a Phoenix process; a join does not wait for it
-	ignore  string        // an event that no channel reacts to
+	busy    time.Duration // the time that a channel takes for each message; a join does not wait for it
+	ignore  string        // an event that channels ignore
 	asked   []transport.ClientConfig
-	at      []time.Time // of dials
+	at      []time.Time // the times of the dials
 	live    []*peerConn
-	handled map[string]int // pushes by payload, as JSON
-	frames  []string       // what came, as "join_ref ref topic event payload"
+	handled map[string]int // the number of pushes by payload, as JSON
+	frames  []string       // the received messages as "join_ref ref topic event payload"
 	ends    []transport.CloseError
 }
 
 func newPeer() *peer { return &peer{ser: serializer.V2(), handled: make(map[string]int)} }
 
-// client returns a client of the peer. Its delays have no jitter.
+// client returns a client of the peer, with delays without jitter.
 func (p *peer) client(cfg ClientConfig) *Client {
 	if cfg.Serializer == nil {
 		cfg.Serializer = p.ser
@@ -85,7 +85,7 @@ func (p *peer) set(f func()) {
 	f()
 }
 
-// last is the connection made last.
+// last returns the last connection.
 func (p *peer) last() *peerConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -98,35 +98,35 @@ func (p *peer) dialCount() int {
 	return p.dials
 }
 
-// conns are the connections so far.
+// conns returns all connections so far.
 func (p *peer) conns() []*peerConn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]*peerConn(nil), p.live...)
 }
 
-// closes are the codes that the client closed with.
+// closes returns the codes with which the client closed connections.
 func (p *peer) closes() []transport.CloseError {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]transport.CloseError(nil), p.ends...)
 }
 
-// asks are what was dialed with.
+// asks returns the configurations of the dials.
 func (p *peer) asks() []transport.ClientConfig {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return append([]transport.ClientConfig(nil), p.asked...)
 }
 
-// times is how often a push with this payload was handled.
+// times returns how often a push with this payload was handled.
 func (p *peer) times(body string) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.handled[body]
 }
 
-// gaps are the times between dials.
+// gaps returns the times between dials.
 func (p *peer) gaps() (list []time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -136,7 +136,7 @@ func (p *peer) gaps() (list []time.Duration) {
 	return list
 }
 
-// got are the frames that came, without those of the given events.
+// got returns the received messages, except those of the given events.
 func (p *peer) got(without ...string) (list []string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -162,12 +162,13 @@ func (p *peer) broadcast(topic, event string, payload any) {
 		_, ok := k.joined[topic]
 		k.mu.Unlock()
 		if ok {
-			k.send(serializer.Message{Kind: serializer.KindBroadcast, Topic: topic, Event: event, Payload: serializer.Value(payload)})
+			k.send(serializer.Message{Kind: serializer.KindBroadcast, Topic: topic, Event: event,
+				Payload: serializer.Value(payload)})
 		}
 	}
 }
 
-// peerConn is one connection, both of its ends.
+// peerConn is both ends of one connection.
 type peerConn struct {
 	p  *peer
 	by ClientTransport
@@ -177,17 +178,17 @@ type peerConn struct {
 	in       []peerFrame   // for the client
 	err      error         // what Read returns when in is empty
 	closed   bool          // by the client
-	stallIn  bool          // nothing comes to the client
+	stallIn  bool          // the client's reads block
 	stallOut bool          // the client's writes block
-	swallow  bool          // the client's writes vanish
-	limit    int           // the connection breaks at a larger frame of the client; 0: none
-	linger   time.Duration // the client's writes return that much after they were handled
-	lose     bool          // what is sent to the client vanishes
-	slow     time.Duration // every frame to the client takes as long
-	closing  time.Duration // Close takes as long
-	isClosed chan struct{} // made by the first Close
+	swallow  bool          // the client's writes are lost
+	limit    int           // the connection is cut by a larger frame of the client; zero means no limit
+	linger   time.Duration // the time between the handling of the client's writes and their return
+	lose     bool          // frames to the client are lost
+	slow     time.Duration // the delay of every frame to the client
+	closing  time.Duration // the time that Close takes
+	isClosed chan struct{} // created by the first Close
 	joined   map[string]serializer.Ref
-	free     map[string]time.Time // when a channel has done what it was sent; see peer.busy
+	free     map[string]time.Time // when a channel has handled its messages; see peer.busy
 	bytesIn  atomic.Uint64
 	bytesOut atomic.Uint64
 }
@@ -208,7 +209,7 @@ func (k *peerConn) change(f func()) {
 	k.wake = make(chan struct{})
 }
 
-// end is the server's or the network's end of the connection; what was sent before still comes.
+// end ends the connection on the server's side. The client still receives earlier frames.
 func (k *peerConn) end(err error) {
 	k.change(func() {
 		if k.err == nil {
@@ -218,7 +219,7 @@ func (k *peerConn) end(err error) {
 	})
 }
 
-// cut is end, with the loss of what was on its way.
+// cut ends the connection and drops the frames that are under way.
 func (k *peerConn) cut(err error) {
 	k.change(func() {
 		k.in, k.err = nil, err
@@ -355,17 +356,19 @@ func (k *peerConn) raw(op serializer.Op, data []byte) {
 
 func (k *peerConn) reply(m *serializer.Message, joinRef serializer.Ref, status string, payload any) {
 	k.send(serializer.Message{
-		Kind: serializer.KindReply, JoinRef: joinRef, Ref: m.Ref, Topic: m.Topic, Status: status, Payload: serializer.Value(payload),
+		Kind: serializer.KindReply, JoinRef: joinRef, Ref: m.Ref, Topic: m.Topic, Status: status,
+		Payload: serializer.Value(payload),
 	})
 }
 
 func (k *peerConn) lifecycle(topic, event string, joinRef serializer.Ref, payload any) {
 	k.send(serializer.Message{
-		Kind: serializer.KindPush, JoinRef: joinRef, Ref: joinRef, Topic: topic, Event: event, Payload: serializer.Value(payload),
+		Kind: serializer.KindPush, JoinRef: joinRef, Ref: joinRef, Topic: topic, Event: event,
+		Payload: serializer.Value(payload),
 	})
 }
 
-// handle answers as Phoenix does.
+// handle replies like Phoenix.
 func (k *peerConn) handle(m *serializer.Message) {
 	p := k.p
 	body, _ := m.Payload.JSON()
@@ -394,7 +397,8 @@ func (k *peerConn) handle(m *serializer.Message) {
 	}
 }
 
-// later performs m when the channel has done what it was sent before. A channel that a new join has replaced does nothing more.
+// later handles m when the channel has handled earlier messages, unless a new join has replaced the
+// channel.
 func (k *peerConn) later(busy time.Duration, m serializer.Message, joinRef serializer.Ref) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -433,7 +437,7 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 			status, payload = join(k, m)
 		}
 		switch {
-		case status == "": // no answer
+		case status == "": // no reply
 			return
 		case status == "ok":
 			k.change(func() { k.joined[m.Topic] = m.JoinRef })
@@ -488,7 +492,8 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 	case "shout":
 		p.broadcast(m.Topic, "shout", m.Payload)
 	case "push_me":
-		k.send(serializer.Message{Kind: serializer.KindPush, JoinRef: joinRef, Topic: m.Topic, Event: "pushed", Payload: m.Payload})
+		k.send(serializer.Message{Kind: serializer.KindPush, JoinRef: joinRef, Topic: m.Topic, Event: "pushed",
+			Payload: m.Payload})
 	case "crash":
 		k.change(func() { delete(k.joined, m.Topic) })
 		k.lifecycle(m.Topic, serializer.EventError, joinRef, map[string]string{"reason": "channel_crash"})
@@ -498,7 +503,7 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 	}
 }
 
-// closeClient closes with a second for the flush.
+// closeClient closes the client. Pushes have one second to get their replies.
 func closeClient(t *testing.T, c *Client) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)

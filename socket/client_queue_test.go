@@ -36,7 +36,8 @@ func queued(t *testing.T, c *Client, ch *channel.Client, pushes int) {
 	}
 }
 
-// TestClientBudgetFreeWhenAnswered has replies that come before Write has returned: what was answered no longer counts.
+// TestClientBudgetFreeWhenAnswered checks that a push with a reply does not count, even if Write
+// has not returned.
 func TestClientBudgetFreeWhenAnswered(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{MaxBuffer: 1000}, func(t *testing.T, p *peer, c *Client) {
@@ -54,8 +55,8 @@ func TestClientBudgetFreeWhenAnswered(t *testing.T) {
 	})
 }
 
-// TestClientBudgetFreeWhenLost has a connection given up while its writer is stuck in Write: what was lost no longer counts,
-// although Write has not returned.
+// TestClientBudgetFreeWhenLost gives up a connection whose writer is blocked in Write. The lost
+// pushes must not count although Write has not returned.
 func TestClientBudgetFreeWhenLost(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{MaxBuffer: 1000, HeartbeatInterval: time.Second}, func(t *testing.T, p *peer, c *Client) {
@@ -82,8 +83,8 @@ func TestClientBudgetFreeWhenLost(t *testing.T) {
 	})
 }
 
-// TestClientWithdrawnPushes cancels pushes, and lets them time out, behind a stuck writer. They give their budget back, are
-// never sent, and what is kept of them is bounded.
+// TestClientWithdrawnPushes cancels pushes and lets pushes time out while the writer is blocked.
+// They must release their budget and must not be sent, and their entries in the queue are bounded.
 func TestClientWithdrawnPushes(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{MaxBuffer: 4000, HeartbeatInterval: time.Hour}, func(t *testing.T, p *peer, c *Client) {
@@ -109,7 +110,7 @@ func TestClientWithdrawnPushes(t *testing.T) {
 		places := len(conn.queue)
 		conn.mu.Unlock()
 		if places > 2 {
-			t.Errorf("%d places kept for one message", places)
+			t.Errorf("%d entries in the queue for one message", places)
 		}
 		k.change(func() { k.stallOut = false })
 		mustReply(t, first)
@@ -127,7 +128,8 @@ func TestClientWithdrawnPushes(t *testing.T) {
 	})
 }
 
-// TestClientWithdrawSomeOfMany cancels every third of many queued pushes: the others are sent in order.
+// TestClientWithdrawSomeOfMany cancels every third of many queued pushes. The others must be sent
+// in order.
 func TestClientWithdrawSomeOfMany(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{HeartbeatInterval: time.Hour}, func(t *testing.T, p *peer, c *Client) {
@@ -139,7 +141,7 @@ func TestClientWithdrawSomeOfMany(t *testing.T) {
 		for i := range 3000 {
 			all = append(all, ch.Push("echo", map[string]int{"n": i}))
 			if i == 0 {
-				synctest.Wait() // this one is with the writer
+				synctest.Wait() // the writer has taken this push
 			}
 		}
 		for i := 1; i < len(all); i += 3 {

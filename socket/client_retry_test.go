@@ -12,7 +12,7 @@ import (
 	"bennu.example/transport"
 )
 
-// busy is an answer that asks the client to come back later.
+// busy returns the error of an answer with Retry-After.
 func busy(status int, retryAfter string) error {
 	h := http.Header{}
 	h.Set("Retry-After", retryAfter)
@@ -30,9 +30,11 @@ func TestClientRetryAfter(t *testing.T) {
 		{"503 with seconds", func() error { return busy(503, "120") }, 2 * time.Minute, 150 * time.Second},
 		{"a date", func() error { return busy(503, time.Now().Add(20*time.Second).UTC().Format(http.TimeFormat)) },
 			19 * time.Second, 25 * time.Second},
-		{"a date in 73 years", func() error { return busy(503, "Thu, 01 Jan 2099 00:00:00 GMT") }, 5 * time.Minute, 375 * time.Second},
+		{"a date in 73 years", func() error { return busy(503, "Thu, 01 Jan 2099 00:00:00 GMT") }, 5 * time.Minute,
+			375 * time.Second},
 		{"more than there is", func() error { return busy(429, "99999999999999999999") }, 5 * time.Minute, 375 * time.Second},
-		{"a date in the past", func() error { return busy(503, "Thu, 01 Jan 1998 00:00:00 GMT") }, 10 * time.Millisecond, 10 * time.Millisecond},
+		{"a date in the past", func() error { return busy(503, "Thu, 01 Jan 1998 00:00:00 GMT") }, 10 * time.Millisecond,
+			10 * time.Millisecond},
 		{"nothing", func() error { return busy(503, "") }, 10 * time.Millisecond, 10 * time.Millisecond},
 		{"zero", func() error { return busy(503, "0") }, 10 * time.Millisecond, 10 * time.Millisecond},
 		{"garbage", func() error { return busy(429, "-5") }, 10 * time.Millisecond, 10 * time.Millisecond},
@@ -50,7 +52,7 @@ func TestClientRetryAfter(t *testing.T) {
 					}
 					connected(t, c)
 					gaps := p.gaps()
-					if by == TransportFallback && tt.min < time.Second { // long poll is tried at once
+					if by == TransportFallback && tt.min < time.Second { // long poll is tried immediately
 						return
 					}
 					if gaps[0] < tt.min || gaps[0] > tt.max {
@@ -62,7 +64,7 @@ func TestClientRetryAfter(t *testing.T) {
 	}
 }
 
-// The jitter spreads clients that were sent away at one moment.
+// TestClientRetryAfterJitter checks that clients that were refused together do not return together.
 func TestClientRetryAfterJitter(t *testing.T) {
 	t.Parallel()
 	seen := map[time.Duration]bool{}
@@ -79,11 +81,12 @@ func TestClientRetryAfterJitter(t *testing.T) {
 		})
 	}
 	if len(seen) < 5 {
-		t.Errorf("20 clients come back at %v", seen)
+		t.Errorf("20 clients return after %v", seen)
 	}
 }
 
-// ReconnectDelay is given the cause, the code and the advice, and the longer of the two delays counts.
+// TestClientReconnectDelay checks the arguments of ReconnectDelay, and that the longer of its
+// result and the advice counts.
 func TestClientReconnectDelay(t *testing.T) {
 	t.Parallel()
 	var got []Retry

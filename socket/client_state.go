@@ -63,7 +63,7 @@ type State struct {
 	Status    Status
 	Since     time.Time // when Status changed last
 	Until     time.Time // of StatusWaiting and StatusDenied: the next attempt, or zero
-	Tries     int       // attempts that failed in a row; 0 once one has succeeded
+	Tries     int       // attempts that failed in a row, since the last that succeeded
 	Cause     error     // what ended the last connection or the last attempt
 	Transport string    // "websocket" or "longpoll", if connected
 }
@@ -88,7 +88,7 @@ func (s State) String() string {
 	return line + ": " + clipCause(s.Cause.Error())
 }
 
-// clipCause makes one short line of an error's text.
+// clipCause shortens an error's text to one line.
 func clipCause(text string) string {
 	const most = 200
 	text = strings.ToValidUTF8(text, "\uFFFD")

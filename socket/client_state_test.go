@@ -10,8 +10,9 @@ import (
 	"bennu.example/transport"
 )
 
-// TestClientTriesCountFailuresOnly has connections that end at once between attempts that fail. The delays go on growing, since
-// no connection held, but State.Tries counts only attempts that failed in a row.
+// TestClientTriesCountFailuresOnly has connections that end immediately between attempts that fail.
+// The delays continue to grow because no connection lasts, but State.Tries counts only failed
+// attempts in a row.
 func TestClientTriesCountFailuresOnly(t *testing.T) {
 	t.Parallel()
 	fails := map[int]bool{3: true, 4: true, 6: true}
@@ -45,7 +46,7 @@ func TestClientTriesCountFailuresOnly(t *testing.T) {
 		gaps := p.gaps()
 		for i, ms := range []int{10, 50, 100, 150, 200, 250} {
 			if i < len(gaps) && gaps[i] != time.Duration(ms)*time.Millisecond {
-				t.Errorf("attempt %d after %v, want %d ms: the back-off goes on", i+2, gaps[i], ms)
+				t.Errorf("attempt %d after %v, want %d ms: the back-off must continue", i+2, gaps[i], ms)
 			}
 		}
 	})
@@ -61,11 +62,15 @@ func TestStateString(t *testing.T) {
 		{State{}, "disconnected, paused"},
 		{State{Wanted: WantClosed, Cause: errReset}, "disconnected, closed: " + errReset.Error()},
 		{State{Wanted: WantConnected, Status: StatusConnecting}, "connecting"},
-		{State{Wanted: WantConnected, Status: StatusConnecting, Tries: 2, Cause: errReset}, "connecting, attempt 3: " + errReset.Error()},
+		{State{Wanted: WantConnected, Status: StatusConnecting, Tries: 2, Cause: errReset},
+			"connecting, attempt 3: " + errReset.Error()},
 		{State{Wanted: WantConnected, Status: StatusConnected, Transport: "longpoll"}, "connected by longpoll"},
-		{State{Wanted: WantConnected, Status: StatusWaiting, Tries: 2, Until: at, Cause: errReset}, "waiting, attempt 3 at 15:04:05.250: " + errReset.Error()},
-		{State{Status: StatusDenied, Cause: errors.Join(errReset, errors.New("b\tc\r\n"))}, "denied: " + errReset.Error() + "; b; c"},
-		{State{Status: StatusFailed, Cause: errors.New("x" + strings.Repeat("ü", 150))}, "failed: x" + strings.Repeat("ü", 99) + "…"},
+		{State{Wanted: WantConnected, Status: StatusWaiting, Tries: 2, Until: at, Cause: errReset},
+			"waiting, attempt 3 at 15:04:05.250: " + errReset.Error()},
+		{State{Status: StatusDenied, Cause: errors.Join(errReset, errors.New("b\tc\r\n"))},
+			"denied: " + errReset.Error() + "; b; c"},
+		{State{Status: StatusFailed, Cause: errors.New("x" + strings.Repeat("ü", 150))},
+			"failed: x" + strings.Repeat("ü", 99) + "…"},
 		{State{Status: StatusFailed, Cause: errors.New("a\xffb")}, "failed: a\uFFFDb"},
 	} {
 		if got := test.state.String(); got != test.want {

@@ -23,8 +23,9 @@ import (
 	"bennu.example/transport"
 )
 
-// The suite plays the client against the conformance application over real sockets: this project's, in this process, or whatever
-// BENNU_TEST_URL names ("http://127.0.0.1:4000/socket"), a real Phoenix for one. What only our own server does is skipped there.
+// The suite runs the client against the conformance application over real sockets. The server is
+// this project's, in this process, or the one of BENNU_TEST_URL (http://127.0.0.1:4000/socket),
+// such as Phoenix. Tests of features that Phoenix does not have are skipped there.
 
 // suite is one way to connect.
 type suite struct {
@@ -62,7 +63,7 @@ func startApp(t testing.TB, addr string) (url string, stop func()) {
 	return "http://" + l.Addr().String() + "/socket", stop
 }
 
-// dial connects with what change makes of the suite's configuration.
+// dial connects with the suite's configuration after change was applied to it.
 func (s suite) dial(t testing.TB, change func(*socket.ClientConfig)) *socket.Client {
 	t.Helper()
 	cfg := s.cfg
@@ -87,7 +88,7 @@ func closeSocket(t testing.TB, c *socket.Client) {
 	}
 }
 
-// within is a context that ends when a test has no more patience.
+// within returns a context that bounds the time of a test.
 func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
@@ -120,7 +121,7 @@ func refusal(t testing.TB, p *push.Push) string {
 	return refused.Reason()
 }
 
-// same reports whether a payload is this JSON, whatever the order of its keys.
+// same reports whether a payload equals this JSON, except for the order of keys.
 func same(t testing.TB, p serializer.Payload, want string) bool {
 	t.Helper()
 	text, err := p.JSON()
@@ -155,7 +156,7 @@ func expect(t testing.TB, next func() (serializer.Message, error, bool), want ..
 	}
 }
 
-// topic is one that no other test uses, also not on a server that outlives this run.
+// topic returns a topic that is unique, also among runs against the same server.
 func topic(t testing.TB) string {
 	return fmt.Sprintf("room:%s-%d", t.Name(), time.Now().UnixNano())
 }
@@ -170,7 +171,8 @@ func TestClientSuite(t *testing.T) {
 	for _, by := range []struct {
 		name string
 		by   socket.ClientTransport
-	}{{"websocket", socket.TransportWebSocket}, {"longpoll", socket.TransportLongPoll}, {"fallback", socket.TransportFallback}} {
+	}{{"websocket", socket.TransportWebSocket}, {"longpoll", socket.TransportLongPoll},
+		{"fallback", socket.TransportFallback}} {
 		for _, version := range serializer.Default() {
 			s := base
 			s.cfg = socket.ClientConfig{Transport: by.by, Serializer: version}
@@ -179,7 +181,7 @@ func TestClientSuite(t *testing.T) {
 				t.Parallel()
 				switch {
 				case !s.own && s.version == "3.0.0":
-					t.Skip("only our own server speaks 3.0.0")
+					t.Skip("only this server supports version 3.0.0")
 				}
 				s.run(t)
 			})
@@ -206,32 +208,36 @@ func (s suite) run(t *testing.T) {
 func (s suite) replies(t *testing.T) {
 	c := s.dial(t, nil)
 	ch := join(t, c, topic(t), nil)
-	if got := reply(t, ch.Push("echo", map[string]any{"a": 1, "é": []string{"ü", "\u2028", "😀"}})); !same(t, got, `{"a":1,"é":["ü","\u2028","😀"]}`) {
-		t.Fatal(string(got.Bytes()))
+	echo := reply(t, ch.Push("echo", map[string]any{"a": 1, "é": []string{"ü", "\u2028", "😀"}}))
+	if !same(t, echo, `{"a":1,"é":["ü","\u2028","😀"]}`) {
+		t.Fatal(string(echo.Bytes()))
 	}
 	if got := reply(t, ch.Push("reply_ok", nil)); !same(t, got, `{}`) {
 		t.Fatal(string(got.Bytes()))
 	}
-	if got, err := channel.Call[map[string]int](within(t), ch, "async", map[string]int{"n": 7}); err != nil || got["n"] != 7 {
+	if got, err := channel.Call[map[string]int](within(t), ch, "async", map[string]int{"n": 7}); err != nil ||
+		got["n"] != 7 {
 		t.Fatal(got, err)
 	}
 	if reason := refusal(t, ch.Push("fail", map[string]string{"reason": "so"})); reason != "so" {
 		t.Fatal(reason)
 	}
-	if _, err := ch.PushWithTimeout("noreply", nil, 50*time.Millisecond).Wait(within(t)); !errors.Is(err, push.ErrTimeout) {
+	unanswered := ch.PushWithTimeout("noreply", nil, 50*time.Millisecond)
+	if _, err := unanswered.Wait(within(t)); !errors.Is(err, push.ErrTimeout) {
 		t.Fatal(err)
 	}
-	// A slow reply and a quick one on different channels, answered as they come.
+	// A slow reply and a fast one on different channels arrive when they are ready.
 	other := join(t, c, topic(t)+"-2", nil)
 	slow, quick := ch.Push("async", nil), other.Push("echo", nil)
 	reply(t, quick)
 	reply(t, slow)
-	if stats := c.Stats(); stats.Unanswered != 0 || stats.FramesIn < 8 || stats.BytesIn == 0 || stats.BytesOut == 0 || len(stats.Channels) != 2 {
+	if stats := c.Stats(); stats.Unanswered != 0 || stats.FramesIn < 8 || stats.BytesIn == 0 || stats.BytesOut == 0 ||
+		len(stats.Channels) != 2 {
 		t.Fatalf("%+v", stats)
 	}
 }
 
-// budget makes each push when the one before is answered: none may be refused for want of room.
+// budget makes each push after the reply to the previous one. None may fail with ErrFull.
 func (s suite) budget(t *testing.T) {
 	c := s.dial(t, func(cfg *socket.ClientConfig) { cfg.MaxBuffer = 100_000 })
 	ch := join(t, c, topic(t), nil)
@@ -254,7 +260,8 @@ func (s suite) refusals(t *testing.T) {
 		if got := refusal(t, ch.Join()); got != want {
 			t.Fatalf("%s: %q", topic, got)
 		}
-		if state, err := ch.State(); state != channel.StateErrored && state != channel.StateJoining || err == nil && state == channel.StateErrored {
+		if state, err := ch.State(); state != channel.StateErrored && state != channel.StateJoining ||
+			err == nil && state == channel.StateErrored {
 			t.Fatal(state, err)
 		}
 		reply(t, ch.Leave())
@@ -277,7 +284,7 @@ func (s suite) events(t *testing.T) {
 	a.Push("filtered", map[string]any{"n": 4})
 	expect(t, nextB, `shout {"n":1}`, `shout_from {"n":2}`, `filtered {"n":4,"seen":true}`)
 	expect(t, nextA, `shout {"n":1}`, `pushed {"n":3}`, `filtered {"n":4,"seen":true}`)
-	a.Push("filtered", map[string]any{"drop": true}) // what is intercepted, and what is not, may overtake each other
+	a.Push("filtered", map[string]any{"drop": true}) // intercepted events and others may overtake each other
 	a.Push("shout", map[string]int{"n": 5})
 	expect(t, nextB, `shout {"n":5}`)
 	expect(t, nextA, `shout {"n":5}`)
@@ -312,7 +319,7 @@ func (s suite) order(t *testing.T) {
 	<-last
 	for i, got := range replies {
 		if got != i || len(replies) != n {
-			t.Fatalf("reply %d of %d is that of %d", i, len(replies), got)
+			t.Fatalf("reply %d of %d is the reply to %d", i, len(replies), got)
 		}
 	}
 }
@@ -329,7 +336,7 @@ func (s suite) binary(t *testing.T) {
 		}
 		return
 	case c.State().Transport == "longpoll" && !s.own:
-		t.Skip("Phoenix sends no binary by long poll that anyone could read")
+		t.Skip("Phoenix sends binary payloads over long poll in a form that no client can read")
 	}
 	if got := reply(t, echo); !got.IsBinary() || !bytes.Equal(got.Bytes(), blob) {
 		t.Fatalf("%q", got.Bytes())
@@ -388,7 +395,7 @@ func (s suite) leave(t *testing.T) {
 		echo := ch.Push("echo", map[string]int{"n": 1})
 		leave := ch.Leave()
 		next := c.Channel(name, nil)
-		nextJoin := next.Join() // behind the leave
+		nextJoin := next.Join() // waits for the leave
 		reply(t, echo)
 		reply(t, leave)
 		reply(t, nextJoin)
@@ -443,13 +450,14 @@ func (s suite) large(t *testing.T) {
 	ch := join(t, s.dial(t, nil), topic(t), nil)
 	for _, size := range []int{125, 126, 65_535, 65_536, 900_000} {
 		body := strings.Repeat("x", size)
-		if got, err := channel.Call[map[string]string](within(t), ch, "echo", map[string]string{"b": body}); err != nil || got["b"] != body {
+		if got, err := channel.Call[map[string]string](within(t), ch, "echo", map[string]string{"b": body}); err != nil ||
+			got["b"] != body {
 			t.Fatal(size, err)
 		}
 	}
 }
 
-// many has goroutines push on many channels of one socket at once.
+// many pushes from many goroutines on many channels of one socket.
 func (s suite) many(t *testing.T) {
 	c := s.dial(t, nil)
 	name := topic(t)
@@ -461,7 +469,8 @@ func (s suite) many(t *testing.T) {
 			wg.Go(func() {
 				for k := range 10 {
 					n := i*1000 + j*100 + k
-					if got, err := channel.Call[map[string]int](within(t), ch, "echo", map[string]int{"n": n}); err != nil || got["n"] != n {
+					if got, err := channel.Call[map[string]int](within(t), ch, "echo", map[string]int{"n": n}); err != nil ||
+						got["n"] != n {
 						t.Errorf("%d: %v %v", n, got, err)
 					}
 				}
@@ -490,10 +499,11 @@ func (s suite) closes(t *testing.T) {
 	}
 }
 
-// TestClientSurvivesARestart has the server go down and come back at the same address.
-func TestClientSurvivesARestart(t *testing.T) {
+// TestClientSurvivesRestart stops the server and starts it again at the same address.
+func TestClientSurvivesRestart(t *testing.T) {
 	t.Parallel()
-	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll, socket.TransportFallback} {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll,
+		socket.TransportFallback} {
 		t.Run(fmt.Sprint(by), func(t *testing.T) {
 			t.Parallel()
 			url, stop := startApp(t, "127.0.0.1:0")

@@ -19,13 +19,13 @@ import (
 // These tests cover the client's sections of testdata/checklist.md, together with those of channel,
 // push and transport. Deviations from phoenix.js on purpose, with tests:
 //
-//   - Close code 1000 is handled as other codes unless configured otherwise.
-//   - Disconnecting waits for nothing; messages that were not sent are kept.
+//   - Close code 1000 is handled like other codes unless configured otherwise.
+//   - Disconnecting does not wait; messages that were not sent are kept.
 //   - A leave is answered by the server, and is not sent late.
 //   - Of two channels with one topic, the second is refused instead of the first being left.
 //   - Pushes of a lost connection fail immediately.
 
-// clientBubble runs f in virtual time, with a peer and a client of it that is closed afterwards.
+// clientBubble runs f in virtual time with a peer and its client, and then closes the client.
 func clientBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
@@ -91,7 +91,8 @@ func TestClientDefaults(t *testing.T) {
 	t.Parallel()
 	c := (*ClientConfig)(nil).withDefaults()
 	if c.Timeout != 10*time.Second || c.HeartbeatInterval != 30*time.Second || c.HeartbeatTimeout != 30*time.Second ||
-		c.Serializer != serializer.V2() || c.Transport != TransportWebSocket || c.MaxBuffer != 1<<20 || c.MaxBacklog != 1<<20 {
+		c.Serializer != serializer.V2() || c.Transport != TransportWebSocket || c.MaxBuffer != 1<<20 ||
+		c.MaxBacklog != 1<<20 {
 		t.Fatalf("%+v", c)
 	}
 	for _, test := range []struct {
@@ -100,7 +101,8 @@ func TestClientDefaults(t *testing.T) {
 		spread time.Duration
 		want   []int
 	}{
-		{"reconnect", func(n int) time.Duration { return c.ReconnectDelay(Retry{Tries: n}) }, time.Second, []int{10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000, 5000, 5000}},
+		{"reconnect", func(n int) time.Duration { return c.ReconnectDelay(Retry{Tries: n}) }, time.Second,
+			[]int{10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000, 5000, 5000}},
 		{"rejoin", c.RejoinAfter, 0, []int{1000, 2000, 5000, 10000, 10000}},
 		{"denied", c.DeniedAfter, 0, []int{10000, 20000, 40000, 60000, 60000}},
 	} {
@@ -122,7 +124,7 @@ func TestClientDefaults(t *testing.T) {
 	}
 	short := (&ClientConfig{HeartbeatInterval: time.Second}).withDefaults()
 	if short.HeartbeatTimeout != time.Second {
-		t.Fatalf("the heartbeat's timeout is its interval: %v", short.HeartbeatTimeout)
+		t.Fatalf("HeartbeatTimeout is %v, want the interval", short.HeartbeatTimeout)
 	}
 }
 
@@ -147,7 +149,8 @@ func TestClientEcho(t *testing.T) {
 			t.Fatal(got)
 		}
 		p.last().change(func() { clear(p.last().joined) })
-		if _, err = ch.Push("echo", nil).Wait(t.Context()); !errors.As(err, &refused) || refused.Reason() != "unmatched topic" {
+		if _, err = ch.Push("echo", nil).Wait(t.Context()); !errors.As(err, &refused) ||
+			refused.Reason() != "unmatched topic" {
 			t.Fatal(err)
 		}
 		wantFrames(t, p,
@@ -177,7 +180,7 @@ func TestClientTimeouts(t *testing.T) {
 		took(func() *push.Push { return ch.Push("noreply", nil) }, 4*time.Second)
 		took(func() *push.Push { return ch.PushWithTimeout("noreply", nil, time.Second) }, time.Second)
 		took(func() *push.Push { return ch.Push("late", nil) }, 4*time.Second)
-		time.Sleep(time.Minute) // its reply came, to nothing
+		time.Sleep(time.Minute) // its reply arrives and is ignored
 		p.set(func() { p.refuse = func(context.Context, ClientTransport, int) error { return errReset } })
 		p.last().cut(errReset)
 		synctest.Wait()
@@ -187,7 +190,7 @@ func TestClientTimeouts(t *testing.T) {
 		time.Sleep(20 * time.Second)
 		p.set(func() { p.refuse = nil })
 		mustFail(t, late, push.ErrTimeout)
-		// Buffered for 20 s and up to the 5 s of a reconnect, then timed anew when sent.
+		// The push waits for 20 s and up to 5 s of a reconnect. Its timeout starts when it is sent.
 		if d := time.Since(start); d < 50*time.Second || d > 56*time.Second {
 			t.Fatalf("timed out after %v", d)
 		}
@@ -196,10 +199,10 @@ func TestClientTimeouts(t *testing.T) {
 			p.join = func(*peerConn, *serializer.Message) (string, any) { return "", nil }
 		})
 		took(func() *push.Push { return other.JoinWithTimeout(7 * time.Second) }, 7*time.Second)
-		took(func() *push.Push { return other.Push("echo", nil) }, 7*time.Second) // it sticks
+		took(func() *push.Push { return other.Push("echo", nil) }, 7*time.Second) // the timeout continues
 		synctest.Wait()
 		if n := p.times("1"); n != 0 {
-			t.Fatal("a push that had timed out was sent")
+			t.Fatal("a push was sent after its timeout")
 		}
 	})
 }
@@ -227,10 +230,11 @@ func TestClientReconnectDelays(t *testing.T) {
 			return nil
 		}
 		connected(t, c)
-		time.Sleep(time.Minute) // so that the count begins again
+		time.Sleep(time.Minute) // so that the back-off starts again
 		p.last().cut(errReset)
 		synctest.Wait()
-		if s := c.State(); s.Status != StatusWaiting || time.Until(s.Until) != 10*time.Millisecond || !errors.Is(s.Cause, errReset) || s.Tries != 0 {
+		if s := c.State(); s.Status != StatusWaiting || time.Until(s.Until) != 10*time.Millisecond ||
+			!errors.Is(s.Cause, errReset) || s.Tries != 0 {
 			t.Fatalf("%+v", s)
 		}
 		if err := c.Ready(t.Context()); err != nil {
@@ -249,7 +253,8 @@ func TestClientReconnectDelays(t *testing.T) {
 	})
 }
 
-// A server that accepts and drops at once is not asked for ever at the first delay.
+// TestClientFlappingServer checks that the delays grow if the server drops each connection
+// immediately.
 func TestClientFlappingServer(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -347,10 +352,10 @@ func TestClientPauseWhileConnecting(t *testing.T) {
 		p.refuse = func(ctx context.Context, _ ClientTransport, n int) error {
 			if n == 1 {
 				<-ctx.Done()
-				time.Sleep(time.Second) // comes to nothing late
+				time.Sleep(time.Second) // this attempt fails late
 			}
 			if n == 2 {
-				time.Sleep(time.Second) // and this one comes to something late
+				time.Sleep(time.Second) // and this one succeeds late
 			}
 			return nil
 		}
@@ -374,7 +379,8 @@ func TestClientPauseWhileConnecting(t *testing.T) {
 	})
 }
 
-// The old connection's slow end neither delays the new connection nor counts as its end.
+// TestClientConnectDuringTeardown checks that the slow close of the old connection neither delays
+// the new one nor counts as its end.
 func TestClientConnectDuringTeardown(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -428,7 +434,7 @@ func TestClientHeartbeats(t *testing.T) {
 		connected(t, c)
 		time.Sleep(time.Hour + time.Second)
 		frames := p.got()
-		if len(frames) != 116 { // every 31 s: an interval after each answer
+		if len(frames) != 116 { // every 31 s: an interval after each reply
 			t.Fatalf("%d heartbeats in an hour", len(frames))
 		}
 		for i, f := range frames {
@@ -437,7 +443,8 @@ func TestClientHeartbeats(t *testing.T) {
 			}
 		}
 		s := c.Stats()
-		if s.RTT != time.Second || time.Since(s.LastFrame) > 30*time.Second || s.Connections != 1 || s.FramesOut != 116 || s.FramesIn != 116 || s.BytesOut == 0 {
+		if s.RTT != time.Second || time.Since(s.LastFrame) > 30*time.Second || s.Connections != 1 || s.FramesOut != 116 ||
+			s.FramesIn != 116 || s.BytesOut == 0 {
 			t.Fatalf("%+v", s)
 		}
 		c.Pause()
@@ -449,8 +456,8 @@ func TestClientHeartbeats(t *testing.T) {
 	clientBubble(t, ClientConfig{Transport: TransportLongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
 		time.Sleep(time.Hour + time.Second)
-		if n := len(p.got()); n != 120 { // answered at once
-			t.Fatalf("%d heartbeats by long poll", n)
+		if n := len(p.got()); n != 120 { // replies arrive immediately
+			t.Fatalf("%d heartbeats over long poll", n)
 		}
 	})
 }
@@ -481,7 +488,8 @@ func TestClientHeartbeatTimeout(t *testing.T) {
 	})
 }
 
-// What is large and slow in front of a heartbeat's answer does not end the connection, for a while.
+// TestClientHeartbeatPatience checks that a large, slow frame before a heartbeat's reply does not
+// end the connection for some time.
 func TestClientHeartbeatPatience(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -494,7 +502,7 @@ func TestClientHeartbeatPatience(t *testing.T) {
 			}
 		}
 		k.change(func() { k.stallIn = true })
-		trickle(140 * time.Second) // the heartbeat went out at 30 s
+		trickle(140 * time.Second) // the heartbeat was sent at 30 s
 		if s := c.State(); s.Status != StatusConnected {
 			t.Fatalf("%+v", s)
 		}
@@ -506,12 +514,12 @@ func TestClientHeartbeatPatience(t *testing.T) {
 		k.change(func() { k.stallIn = true })
 		trickle(3 * time.Minute)
 		if n := p.dialCount(); n != 2 {
-			t.Fatalf("%d dials: patience has an end", n)
+			t.Fatalf("%d dials, want a reconnect after four timeouts", n)
 		}
 	})
 }
 
-func TestClientVersions(t *testing.T) { // also versions 1.0.0 and 3.0.0
+func TestClientVersions(t *testing.T) {
 	t.Parallel()
 	for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2(), serializer.V3()} {
 		t.Run(s.Version(), func(t *testing.T) {

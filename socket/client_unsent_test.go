@@ -17,10 +17,10 @@ import (
 	"bennu.example/socket"
 )
 
-// lossyProxy passes long-poll requests on to a server, and breaks connections where a test wants it.
+// lossyProxy forwards long-poll requests to a server and breaks connections on request.
 type lossyProxy struct {
 	http.Handler
-	post func(lines int) (pass bool) // of each POST; nil: all pass
+	post func(lines int) (pass bool) // called for each POST; nil means that all pass
 	cut  atomic.Int32                // GETs to break
 }
 
@@ -53,15 +53,15 @@ func startLossyProxy(t *testing.T, to string) (p *lossyProxy, at string) {
 	return p, s.URL + u.Path
 }
 
-// TestClientLongPollUnsent has a request fail, or the session end, while pushes wait behind it. Only what was
-// sent until then can be lost; the rest is sent in the next session.
+// TestClientLongPollUnsent lets a request fail, or ends the session, while pushes wait. Only pushes
+// that were sent before can be lost. The others are sent in the next session.
 func TestClientLongPollUnsent(t *testing.T) {
 	t.Parallel()
 	for _, vsn := range serializer.Default() {
 		for _, tt := range []struct {
 			name   string
 			pushes int
-			fails  int  // which POST, from 1; 0: none
+			fails  int  // the number of the POST that fails, from 1; zero means none
 			cutGet bool // the poll breaks while the first POST is under way
 		}{
 			{"one behind another", 1, 1, false},
@@ -80,7 +80,7 @@ func TestClientLongPollUnsent(t *testing.T) {
 				defer closeSocket(t, c)
 				ch := join(t, c, topic(t), nil)
 
-				var posts, sent atomic.Int32 // until one failed
+				var posts, sent atomic.Int32 // until a POST failed
 				arrived, release := make(chan struct{}), make(chan struct{})
 				proxy.post = func(lines int) bool {
 					n := posts.Add(1)
@@ -120,7 +120,7 @@ func TestClientLongPollUnsent(t *testing.T) {
 					}
 				}
 				if failed == 0 || int(sent.Load()) == len(list) && len(list) > 1 {
-					t.Errorf("%d of %d pushes sent, %d lost: the test tests nothing", sent.Load(), len(list), failed)
+					t.Errorf("%d of %d pushes sent, %d lost, want some unsent", sent.Load(), len(list), failed)
 				}
 			})
 		}

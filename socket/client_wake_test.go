@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// wakeBubble runs f with a client whose wall clock is ahead of the monotonic one by jump.
+// wakeBubble runs f with a client whose wall clock is ahead of the monotonic clock by jump.
 func wakeBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client, jump func(time.Duration))) {
 	t.Helper()
 	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
@@ -20,7 +20,8 @@ func wakeBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c 
 	})
 }
 
-// After a suspension a dead connection is found within seconds, instead of up to a minute, over each transport.
+// TestClientWakes checks that after a suspension a dead connection is detected within seconds
+// instead of up to a minute, over each transport.
 func TestClientWakes(t *testing.T) {
 	t.Parallel()
 	for _, by := range []ClientTransport{TransportWebSocket, TransportLongPoll} {
@@ -44,7 +45,8 @@ func TestClientWakes(t *testing.T) {
 	}
 }
 
-// A connection that survived is kept, and later heartbeats have their usual time again.
+// TestClientWakesConnected checks that a connection that survived is kept, and that later
+// heartbeats have their usual timeout.
 func TestClientWakesConnected(t *testing.T) {
 	t.Parallel()
 	wakeBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, jump func(time.Duration)) {
@@ -67,7 +69,8 @@ func TestClientWakesConnected(t *testing.T) {
 	})
 }
 
-// A heartbeat that was under way when the machine was suspended is not waited for as long as usual.
+// TestClientWakesInHeartbeat checks that a heartbeat that was under way during the suspension has a
+// shorter timeout.
 func TestClientWakesInHeartbeat(t *testing.T) {
 	t.Parallel()
 	wakeBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, jump func(time.Duration)) {
@@ -85,7 +88,8 @@ func TestClientWakesInHeartbeat(t *testing.T) {
 	})
 }
 
-// What was to be waited for has passed while the machine slept.
+// TestClientWakesWaiting checks that the next attempt is made after a suspension if it is due by
+// the wall clock.
 func TestClientWakesWaiting(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -110,7 +114,8 @@ func TestClientWakesWaiting(t *testing.T) {
 	}
 }
 
-// A frozen network is noticed as fast over long poll as over a WebSocket.
+// TestClientFrozen checks that a frozen network is detected as fast over long poll as over a
+// WebSocket.
 func TestClientFrozen(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []time.Duration{0, 2 * time.Second} {

@@ -14,8 +14,8 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// TestClientLongPollWindow has servers that hold a poll for longer than the client's timeout. An idle client stays connected,
-// and hears of what happens.
+// TestClientLongPollWindow has servers that hold a poll for longer than the client's timeout. An
+// idle client must stay connected and receive events.
 func TestClientLongPollWindow(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -63,14 +63,16 @@ func TestClientLongPollWindow(t *testing.T) {
 	}
 }
 
-// LongPollTimeout bounds the requests that the server must answer at once.
+// TestClientLongPollTimeout checks that LongPollTimeout bounds the requests that the server must
+// answer immediately.
 func TestClientLongPollTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-		server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-			<-r.Context().Done()
-		})}
+		server := &http.Server{ReadHeaderTimeout: time.Minute,
+			Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				<-r.Context().Done()
+			})}
 		served := make(chan struct{})
 		go func() { defer close(served); _ = server.Serve(l) }()
 		defer func() { _ = server.Close(); <-served }()

@@ -24,14 +24,14 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// clusterNode is one node: its handler and its place in the cluster.
+// clusterNode is one node of a cluster with its handler.
 type clusterNode struct {
 	*socket.Handler
 	at  *pubsubtest.Node
-	die func() // the cluster hears no more of it
+	die func() // cuts it off from the cluster
 }
 
-// newClusterNode makes a node that runs until die.
+// newClusterNode returns a node that runs until die is called.
 func newClusterNode(t testing.TB, c *pubsubtest.Cluster, cfg socket.Config) *clusterNode {
 	n := &clusterNode{at: c.Node("node")}
 	cfg.PubSub, n.die = runPubSub(t, n.at)
@@ -45,7 +45,7 @@ func newClusterNode(t testing.TB, c *pubsubtest.Cluster, cfg socket.Config) *clu
 	return n
 }
 
-// runPubSub runs a PubSub until stop is called, at the latest at the test's end.
+// runPubSub runs a PubSub until stop is called or the test ends.
 func runPubSub(t testing.TB, a pubsub.Adapter) (ps *pubsub.PubSub, stop func()) {
 	ps = pubsub.New(a)
 	stop = pubsubtest.Start(t, ps)
@@ -55,8 +55,7 @@ func runPubSub(t testing.TB, a pubsub.Adapter) (ps *pubsub.PubSub, stop func()) 
 	return ps, stop
 }
 
-// balancer is the way from clients to nodes: each request goes to any of those that it knows to
-// live.
+// balancer forwards each request of a client to a random live node.
 type balancer struct {
 	mu     sync.Mutex
 	random *rand.Rand
@@ -107,10 +106,10 @@ func (b *balancer) end(t *testing.T, clients []*socket.Client, nodes ...*cluster
 	}
 }
 
-// said is what is broadcast in a room.
+// said is the payload of broadcasts in a room.
 type said struct{ By, N int }
 
-// Clients whose every request may go to another node notice nothing of it: all that is said comes,
+// TestClusterLongPoll has clients whose requests go to different nodes. Every broadcast must arrive
 // once and in order.
 func TestClusterLongPoll(t *testing.T) {
 	t.Parallel()
@@ -118,12 +117,13 @@ func TestClusterLongPoll(t *testing.T) {
 		const clients, shouts = 6, 40
 		cluster := pubsubtest.NewCluster()
 		nodes := []*clusterNode{
-			newClusterNode(t, cluster, socket.Config{}), newClusterNode(t, cluster, socket.Config{}), newClusterNode(t, cluster, socket.Config{}),
+			newClusterNode(t, cluster, socket.Config{}), newClusterNode(t, cluster, socket.Config{}),
+			newClusterNode(t, cluster, socket.Config{}),
 		}
 		b := newBalancer(nodes...)
 		var all []*socket.Client
 		var mu sync.Mutex
-		heard := map[[2]int][]int{} // by who hears and who says
+		heard := map[[2]int][]int{} // by receiver and sender
 		var rooms []*channel.Client
 		for i := range clients {
 			c := b.client()
@@ -167,11 +167,11 @@ func TestClusterLongPoll(t *testing.T) {
 				got := heard[[2]int{i, j}]
 				for n, v := range got {
 					if n != v {
-						t.Fatalf("client %d heard of %d: %v", i, j, got)
+						t.Fatalf("client %d received of %d: %v", i, j, got)
 					}
 				}
 				if len(got) != shouts {
-					t.Errorf("client %d heard %d shouts of %d", i, len(got), j)
+					t.Errorf("client %d received %d shouts of %d", i, len(got), j)
 				}
 			}
 		}
@@ -188,8 +188,8 @@ func TestClusterLongPoll(t *testing.T) {
 	})
 }
 
-// A client comes back by itself when its session's node dies, or is cut off, and when it is found
-// again.
+// TestClusterLongPollNodeDies checks that a client reconnects when its session's node dies, is cut
+// off, or returns.
 func TestClusterLongPollNodeDies(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func(c *pubsubtest.Cluster, b *balancer, home, other *clusterNode){
@@ -232,7 +232,7 @@ func TestClusterLongPollNodeDies(t *testing.T) {
 				_, err := room.PushWithTimeout("echo", 1, time.Second).Wait(t.Context())
 				return err
 			}
-			for failing := true; failing; { // it does not sit still meanwhile
+			for failing := true; failing; { // the client keeps pushing
 				_ = echo()
 				select {
 				case <-done:
@@ -246,13 +246,14 @@ func TestClusterLongPollNodeDies(t *testing.T) {
 					t.Fatalf("a node that %s: still %v", name, err)
 				}
 			}
-			t.Logf("a node that %s: an answer %v after it was over", name, time.Since(start))
+			t.Logf("a node that %s: a reply %v after the end", name, time.Since(start))
 			b.end(t, []*socket.Client{c}, home, other)
 		})
 	}
 }
 
-// Without an adapter, or without a secret, a session of another handler is gone, at once.
+// TestLongPollSessionsOfOneHandler checks that a handler answers 410 immediately for the session of
+// another one, without an adapter and without a secret.
 func TestLongPollSessionsOfOneHandler(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -281,7 +282,8 @@ func TestLongPollSessionsOfOneHandler(t *testing.T) {
 	})
 }
 
-// Disconnect ends the sockets of an id on every node, whatever they came by, and no others.
+// TestDisconnectReachesEveryNode checks that Disconnect ends the sockets of an id on every node,
+// over both transports, and no others.
 func TestDisconnectReachesEveryNode(t *testing.T) {
 	t.Parallel()
 	cluster := pubsubtest.NewCluster()
@@ -301,13 +303,14 @@ func TestDisconnectReachesEveryNode(t *testing.T) {
 	const vsn = "vsn=2.0.0&user="
 	ann1, ann2, bob := nodes[0].dial(vsn+"ann"), nodes[1].dial(vsn+"ann"), nodes[1].dial(vsn+"bob")
 	closed := make(chan struct{})
-	go func() { // and one that polls
+	go func() { // one long-poll client
 		defer close(closed)
 		client := &http.Client{Transport: &http.Transport{}}
 		defer client.CloseIdleConnections()
 		token := ""
 		for opened := 0; opened < 2; {
-			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, nodes[1].url+"/socket/longpoll?"+vsn+"ann&token="+token, nil)
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+				nodes[1].url+"/socket/longpoll?"+vsn+"ann&token="+token, nil)
 			if err != nil {
 				t.Error(err)
 				return
@@ -335,7 +338,8 @@ func TestDisconnectReachesEveryNode(t *testing.T) {
 	bob.heartbeat()
 }
 
-// A broadcast from outside of channels reaches the sockets of every node, in order.
+// TestBroadcastReachesEveryNode checks that broadcasts from outside of channels reach the sockets
+// of every node, in order.
 func TestBroadcastReachesEveryNode(t *testing.T) {
 	t.Parallel()
 	cluster := pubsubtest.NewCluster()

@@ -21,13 +21,13 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// tap is a node that keeps what its adapter is asked to do: what an attacker may know, or guess.
+// tap is an adapter that records what it publishes, which an attacker may know or guess.
 type tap struct {
 	pubsub.Adapter
 	mu        sync.Mutex
 	topics    []string
 	published []*pubsub.Broadcast
-	at        chan struct{} // gets a token after each of published, if there is room
+	at        chan struct{} // receives a token after each publication, if there is room
 }
 
 func newTap(c *pubsubtest.Cluster, name string) *tap {
@@ -58,7 +58,7 @@ func (a *tap) subscribed() []string {
 	return slices.Clone(a.topics)
 }
 
-// relay is a handler for any topic that relays what clients push, as it comes.
+// relay is a handler for all topics that broadcasts every push of its clients unchanged.
 func relay() *channel.Handler {
 	return channel.Define(joinOK, channel.OnAny(
 		func(_ *nobody, _ context.Context, c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
@@ -71,12 +71,12 @@ func relay() *channel.Handler {
 		}))
 }
 
-// attacked is a cluster whose nodes have all that sends messages between nodes.
+// attacked is a cluster whose nodes use everything that sends messages between nodes.
 type attacked struct {
 	nodes  []*server
 	taps   []*tap
 	lists  []*presence.Presence
-	joined []chan string // the keys that Presence reports to have joined, by node
+	joined []chan string // keys that Presence reported as joined, by node
 }
 
 func newAttacked(t *testing.T) *attacked {
@@ -115,7 +115,7 @@ func newAttacked(t *testing.T) *attacked {
 	return a
 }
 
-// track tracks a key on one node, and waits until the other one has it.
+// track tracks a key on one node and waits until the other node has it.
 func (a *attacked) track(t *testing.T, node int, key string) {
 	t.Helper()
 	if _, err := a.lists[node].TrackFor(new(holder), "room:x", key, nil); err != nil {
@@ -128,17 +128,17 @@ func (a *attacked) track(t *testing.T, node int, key string) {
 				return
 			}
 		case <-timeout:
-			t.Fatalf("node %d does not know of %s", 1-node, key)
+			t.Fatalf("node %d does not have %s", 1-node, key)
 		}
 	}
 }
 
-// holder is a presence's owner without an end.
+// holder is the owner of a presence, and never ends.
 type holder struct{ _ int }
 
 func (*holder) OnEnd(func()) bool { return true }
 
-// mallory is a client who keeps what is sent to it.
+// mallory is a client that records the messages that it receives.
 type mallory struct {
 	t *testing.T
 	*socket.Client
@@ -155,7 +155,7 @@ func (a *attacked) mallory(t *testing.T, how socket.ClientTransport) *mallory {
 	return &mallory{t: t, Client: c}
 }
 
-// join joins a topic, and keeps what comes there.
+// join joins a topic and records its messages.
 func (m *mallory) join(topic string) *channel.Client {
 	m.t.Helper()
 	ch := m.Channel(topic, nil)
@@ -180,14 +180,14 @@ func (m *mallory) push(ch *channel.Client, event string, payload any) {
 	}
 }
 
-// heard is what came until now, but for what has an answer still to come.
+// heard returns the messages that were received so far.
 func (m *mallory) heard() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.got)
 }
 
-// guesses are topics that might reach what nodes subscribed to.
+// guesses returns topics that might reach the subscriptions of nodes.
 func guesses(subscribed ...string) (all []string) {
 	for _, topic := range subscribed {
 		all = append(all, topic, "\x00c"+topic, "\x00t"+topic)
@@ -199,9 +199,11 @@ func guesses(subscribed ...string) (all []string) {
 	return slices.Compact(all)
 }
 
-var transports = map[string]socket.ClientTransport{"websocket": socket.TransportWebSocket, "long poll": socket.TransportLongPoll}
+var transports = map[string]socket.ClientTransport{"websocket": socket.TransportWebSocket,
+	"long poll": socket.TransportLongPoll}
 
-// A client that joins the topics of which the nodes' own messages have the names gets none of them.
+// TestControlMessagesAreNotHeard checks that a client that joins topics with the names of the
+// nodes' own topics receives none of their messages.
 func TestControlMessagesAreNotHeard(t *testing.T) {
 	t.Parallel()
 	for name, how := range transports {
@@ -219,17 +221,17 @@ func TestControlMessagesAreNotHeard(t *testing.T) {
 			if err := a.nodes[1].h.Disconnect(t.Context(), "user:nobody"); err != nil {
 				t.Fatal(err)
 			}
-			m.push(last, "last", nil) // whatever was sent before has come
+			m.push(last, "last", nil) // earlier messages have arrived before its reply
 			for _, got := range m.heard() {
 				if !strings.HasSuffix(got, ": last") {
-					t.Errorf("a client got %s", got)
+					t.Errorf("a client received %s", got)
 				}
 			}
 		})
 	}
 }
 
-// roam opens a long-poll session on one node and posts to it at the other.
+// roam opens a long-poll session on one node and sends a POST for it to the other node.
 func (a *attacked) roam(t *testing.T) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{}}
@@ -256,7 +258,8 @@ func (a *attacked) roam(t *testing.T) {
 	}
 }
 
-// A client that pushes what one node of a Presence would send to others forges nothing.
+// TestControlMessagesAreNotForged checks that a client that pushes the messages of Presence's nodes
+// changes nothing.
 func TestControlMessagesAreNotForged(t *testing.T) {
 	t.Parallel()
 	forged := forgeries(t)
@@ -271,7 +274,7 @@ func TestControlMessagesAreNotForged(t *testing.T) {
 					m.push(ch, b.Event, b.Payload)
 				}
 			}
-			a.track(t, 0, "ann") // comes after what was sent before
+			a.track(t, 0, "ann") // arrives after all earlier messages
 			a.track(t, 1, "bob")
 			for i, list := range a.lists {
 				if now := list.List("room:x"); now.Len() != 2 {
@@ -282,7 +285,7 @@ func TestControlMessagesAreNotForged(t *testing.T) {
 	}
 }
 
-// forgeries are what a node of another cluster told the others of a presence there.
+// forgeries returns the messages that a node of another cluster sent about a presence.
 func forgeries(t *testing.T) []*pubsub.Broadcast {
 	at := newTap(pubsubtest.NewCluster(), "evil")
 	ps, stop := runPubSub(t, at)
@@ -310,8 +313,8 @@ func forgeries(t *testing.T) []*pubsub.Broadcast {
 	}
 }
 
-// A client that relays "disconnect" on a topic that equals another user's id does not end that
-// user's sockets. Server code that broadcasts it does.
+// TestDisconnectIsNotRelayed checks that a client that sends "disconnect" on a topic that equals
+// another user's id does not end that user's sockets, and that server code that broadcasts it does.
 func TestDisconnectIsNotRelayed(t *testing.T) {
 	t.Parallel()
 	for name, how := range transports {
@@ -324,7 +327,7 @@ func TestDisconnectIsNotRelayed(t *testing.T) {
 			for _, topic := range []string{"user:ann", "bennu:disconnect:user:ann", "\x00cbennu:disconnect:user:ann"} {
 				m.push(m.join(topic), "disconnect", nil)
 			}
-			a.track(t, 0, "ann") // comes after what was sent before
+			a.track(t, 0, "ann") // arrives after all earlier messages
 			for _, p := range ann {
 				p.heartbeat()
 			}
@@ -342,8 +345,8 @@ func TestDisconnectIsNotRelayed(t *testing.T) {
 	}
 }
 
-// A client cannot close other clients' channels, answer their pushes or forge their lists through a
-// handler that relays.
+// TestReservedEventsAreNotRelayed checks that a client cannot close other clients' channels, reply
+// to their pushes or forge their presence lists through a handler that relays events.
 func TestReservedEventsAreNotRelayed(t *testing.T) {
 	t.Parallel()
 	for name, how := range transports {
@@ -356,14 +359,15 @@ func TestReservedEventsAreNotRelayed(t *testing.T) {
 			}
 			m := a.mallory(t, how)
 			ch := m.join("room:x")
-			for _, event := range []string{"phx_close", "phx_error", "phx_reply", "presence_state", "presence_diff", "chan_reply_2", "$kick"} {
+			for _, event := range []string{"phx_close", "phx_error", "phx_reply", "presence_state", "presence_diff",
+				"chan_reply_2", "$kick"} {
 				_, err := ch.Push(event, map[string]any{}).Wait(t.Context())
 				var refused *push.Error
 				if !errors.As(err, &refused) || refused.Reason() != "reserved event" {
 					t.Errorf("push %s: %v", event, err)
 				}
 			}
-			m.push(ch, "hello", nil) // comes after what was sent before
+			m.push(ch, "hello", nil) // arrives after all earlier messages
 			for _, p := range victims {
 				for range 2 {
 					p.want(`[null,null,"room:x","hello",{}]`)

@@ -16,11 +16,11 @@ import (
 	"bennu.example/internal/wstest"
 )
 
-// TestCrowd is not a test: it is the process in which the clients of other tests live.
+// TestCrowd is the process in which the clients of other tests run. It tests nothing.
 func TestCrowd(t *testing.T) {
 	addr := os.Getenv("BENNU_CROWD_OF")
 	if addr == "" {
-		return // as everywhere but in that process
+		return // in all other processes
 	}
 	size, _ := strconv.Atoi(os.Getenv("BENNU_CROWD_SIZE"))
 	topics, _ := strconv.Atoi(os.Getenv("BENNU_CROWD_TOPICS"))
@@ -55,7 +55,7 @@ func TestCrowd(t *testing.T) {
 	say()
 	for in := bufio.NewScanner(os.Stdin); in.Scan(); say() {
 		for want, _ := strconv.ParseInt(in.Text(), 10, 64); got.Load() < want; {
-			time.Sleep(100 * time.Microsecond) // polls: the count is kept by another process
+			time.Sleep(100 * time.Microsecond) // poll, because another process counts
 		}
 	}
 	for _, c := range all {
@@ -64,7 +64,7 @@ func TestCrowd(t *testing.T) {
 	readers.Wait()
 }
 
-// crowd is clients in another process, each joined to one of the topics room:0, room:1, …
+// crowd is a set of clients in another process, each joined to one of the topics room:0, room:1, …
 type crowd struct {
 	t    testing.TB
 	in   io.WriteCloser
@@ -100,11 +100,11 @@ func (s *server) crowd(t testing.TB, size, topics int) *crowd {
 func (c *crowd) read() {
 	c.t.Helper()
 	if !c.out.Scan() || !strings.HasPrefix(c.out.Text(), "got ") {
-		c.t.Fatalf("the crowd says %q", c.out.Text())
+		c.t.Fatalf("the crowd printed %q", c.out.Text())
 	}
 }
 
-// receive waits until n more frames have come, over all clients.
+// receive waits until all clients together have received n more frames.
 func (c *crowd) receive(n int) {
 	c.t.Helper()
 	c.want += int64(n)

@@ -17,7 +17,7 @@ import (
 	"bennu.example/socket"
 )
 
-// hijacker does something when a WebSocket's handshake has been answered and its session is not
+// hijacker calls a function when a WebSocket's handshake has been answered and its session is not
 // open yet.
 type hijacker struct {
 	http.ResponseWriter
@@ -31,19 +31,19 @@ func (w *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return w.ResponseWriter.(http.Hijacker).Hijack()
 }
 
-// named accepts everyone, as "u".
+// named accepts every client with the id "u".
 func named(_ context.Context, r *socket.Request) (context.Context, error) {
 	r.ID = "u"
 	return nil, nil
 }
 
-// handshakes is a handler on a real listener, and what is done in the middle of its handshakes.
+// handshakes is a handler on a real listener, with a function that runs during its handshakes.
 func handshakes(t *testing.T, cfg socket.Config, then func(h *socket.Handler) error) *server {
 	s := &server{t: t, h: socket.NewHandler(cfg)}
 	at := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.h.ServeHTTP(&hijacker{w, func() error { return then(s.h) }}, r)
 	}))
-	at.Config.ErrorLog = log.New(io.Discard, "", 0) // what some do is no good
+	at.Config.ErrorLog = log.New(io.Discard, "", 0) // some of these handshakes are broken
 	at.Start()
 	s.url = at.URL
 	t.Cleanup(func() {
@@ -55,7 +55,8 @@ func handshakes(t *testing.T, cfg socket.Config, then func(h *socket.Handler) er
 	return s
 }
 
-// A socket can be disconnected before its client knows that it is connected.
+// TestDisconnectDuringHandshake disconnects sockets before their clients have received the answer
+// to the handshake.
 func TestDisconnectDuringHandshake(t *testing.T) {
 	t.Parallel()
 	cfg := socket.Config{PubSub: pubsub.New(nil), Connect: named, Channels: channel.Routes{"room:*": echoes()}}
@@ -69,7 +70,7 @@ func TestDisconnectDuringHandshake(t *testing.T) {
 	}
 }
 
-// hooked is a context that does something when it is first asked for its error once it is armed.
+// hooked is a context that calls a function at the first call of Err after it was armed.
 type hooked struct {
 	context.Context
 	armed bool
@@ -84,19 +85,21 @@ func (c *hooked) Err() error {
 	return c.then()
 }
 
-// poll opens a long-poll session whose request's context does something when Connect has returned.
+// poll opens a long-poll session. The context of its request calls a function when Connect has
+// returned.
 func poll(t *testing.T, then func(h *socket.Handler) error) (answer *httptest.ResponseRecorder, left int) {
 	var h *socket.Handler
 	ctx := &hooked{Context: t.Context(), then: func() error { return then(h) }}
 	ps := pubsub.New(nil)
-	h = socket.NewHandler(socket.Config{PubSub: ps, Connect: func(c context.Context, r *socket.Request) (context.Context, error) {
-		ctx.armed = true
-		return named(c, r)
-	}})
+	h = socket.NewHandler(socket.Config{PubSub: ps,
+		Connect: func(c context.Context, r *socket.Request) (context.Context, error) {
+			ctx.armed = true
+			return named(c, r)
+		}})
 	answer = httptest.NewRecorder()
 	h.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/longpoll?vsn=2.0.0", nil).WithContext(ctx))
 	if ctx.armed {
-		t.Error("nothing was done")
+		t.Error("the function was not called")
 	}
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -112,7 +115,8 @@ func TestDisconnectDuringLongPollHandshake(t *testing.T) {
 	}
 }
 
-// A handshake that fails after Connect has returned leaves nothing.
+// TestFailedHandshakeLeavesNothing checks that a handshake that fails after Connect has returned
+// leaves no subscription.
 func TestFailedHandshakeLeavesNothing(t *testing.T) {
 	t.Parallel()
 	for name, fails := range map[string]func() error{
@@ -125,8 +129,8 @@ func TestFailedHandshakeLeavesNothing(t *testing.T) {
 			held = cfg.PubSub.Control().Subscribers("bennu:disconnect:u") == 1
 			return fails()
 		})
-		_, _, _ = s.tryDial("vsn=2.0.0", nil)             // 101 was said already, then nothing
-		if err := s.h.Shutdown(t.Context()); err != nil { // waits for the handshake
+		_, _, _ = s.tryDial("vsn=2.0.0", nil)             // the answer is 101 and then the connection ends
+		if err := s.h.Shutdown(t.Context()); err != nil { // it waits for the handshake
 			t.Error(err)
 		}
 		if n := cfg.PubSub.Control().Subscribers("bennu:disconnect:u"); n != 0 || !held {
@@ -138,14 +142,16 @@ func TestFailedHandshakeLeavesNothing(t *testing.T) {
 	h := socket.NewHandler(socket.Config{PubSub: ps, Connect: named})
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/websocket?vsn=2.0.0", nil))
-	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "upgrade") || ps.Control().Subscribers("bennu:disconnect:u") != 0 {
-		t.Errorf("what is no handshake: %d %s, and %d subscriptions are left", w.Code, w.Body, ps.Control().Subscribers("bennu:disconnect:u"))
+	if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "upgrade") ||
+		ps.Control().Subscribers("bennu:disconnect:u") != 0 {
+		t.Errorf("not a handshake: %d %s, and %d subscriptions are left", w.Code, w.Body,
+			ps.Control().Subscribers("bennu:disconnect:u"))
 	}
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
 
 	if _, left := poll(t, func(*socket.Handler) error { return context.Canceled }); left != 0 {
-		t.Errorf("a client that is gone: %d subscriptions are left", left)
+		t.Errorf("a client that disconnected: %d subscriptions are left", left)
 	}
 }

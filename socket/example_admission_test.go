@@ -9,8 +9,8 @@ import (
 	"bennu.example/socket"
 )
 
-// A user has at most two sockets, wherever they come from. A visitor without a session is known by
-// the address, which a proxy of this machine tells.
+// A user has at most two sockets. A visitor without a session is identified by the address, which a
+// proxy on this machine forwards.
 func ExampleAdmission() {
 	users := map[string]string{"secret": "ann"} // by session cookie
 	h := socket.NewHandler(socket.Config{

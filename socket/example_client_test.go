@@ -15,7 +15,7 @@ import (
 	"bennu.example/transport"
 )
 
-// room greets who joins, and repeats what it is told.
+// room welcomes its members and broadcasts their messages.
 func exampleRoom() *channel.Handler {
 	return channel.Define(
 		func(_ *struct{}, _ context.Context, c *channel.Channel, p struct{ User string }) (any, error) {
@@ -62,7 +62,7 @@ func ExampleDial() {
 	// refused: user is required
 }
 
-// Nothing need be connected yet: joins and pushes wait.
+// Joins and pushes wait until the client is connected.
 func ExampleNewClient() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(h)
@@ -86,8 +86,7 @@ func ExampleNewClient() {
 	// connected
 }
 
-// A token that expires: the function is called for every attempt to connect, and a refused client
-// asks it for another.
+// A token may expire. The function is called for every attempt to connect, also after a refusal.
 func ExampleClientConfig() {
 	h := socket.NewHandler(socket.Config{
 		AuthToken: true,
@@ -108,7 +107,7 @@ func ExampleClientConfig() {
 	client := socket.NewClient(server.URL, &socket.ClientConfig{
 		AuthTokenFunc: func(ctx context.Context) (string, error) {
 			token := cached
-			cached = "fresh" // what comes of a request to who gives out tokens, outside of an example
+			cached = "fresh" // a real program requests a token here
 			return token, nil
 		},
 		DeniedAfter: func(tries int) time.Duration { return 10 * time.Millisecond },
@@ -140,7 +139,7 @@ func serveExample() (url string, end func()) {
 	}
 }
 
-// Ready waits for the connection, or says why there will be none.
+// Ready waits for the connection, or returns the reason why there will be none.
 func ExampleClient_Ready() {
 	url, end := serveExample()
 	defer end()
@@ -156,7 +155,7 @@ func ExampleClient_Ready() {
 	// <nil> websocket
 }
 
-// A client that shows how it is connected.
+// State shows how a client is connected.
 func ExampleClient_OnState() {
 	url, end := serveExample()
 	defer end()
@@ -180,13 +179,13 @@ func ExampleClient_OnState() {
 	// Output: connected by websocket
 }
 
-// States is for a goroutine of its own, which ends with the client.
+// States is used on a goroutine of its own. The sequence ends when the client is closed.
 func ExampleClient_States() {
 	url, end := serveExample()
 	defer end()
 	ctx := context.Background()
 	client := socket.NewClient(url, nil)
-	states := client.States(ctx) // from here on
+	states := client.States(ctx) // from now on
 	watched := make(chan time.Duration)
 	go func() {
 		var connecting, connected time.Time
@@ -212,7 +211,7 @@ func ExampleClient_States() {
 	// true
 }
 
-// An app that goes to the background pauses. Channels stay, and are joined again.
+// An app that moves to the background can pause the client. Its channels join again after Connect.
 func ExampleClient_Pause() {
 	url, end := serveExample()
 	defer end()
@@ -241,7 +240,7 @@ func ExampleClient_Pause() {
 	// {"body":"later"} <nil>
 }
 
-// Nobody waits for each of a hundred pushes, but for all of them in the end.
+// Flush waits for the replies to all pushes.
 func ExampleClient_Flush() {
 	url, end := serveExample()
 	defer end()
@@ -263,7 +262,7 @@ func ExampleClient_Flush() {
 	// Output: <nil> 0 unanswered
 }
 
-// Close deals with what was pushed before; its context says for how long.
+// Close waits for the replies to earlier pushes. Its context bounds the time.
 func ExampleClient_Close() {
 	url, end := serveExample()
 	defer end()
@@ -276,7 +275,7 @@ func ExampleClient_Close() {
 
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	fmt.Println(client.Close(ctx)) // when it returns, no callback runs any more
+	fmt.Println(client.Close(ctx)) // after it has returned, no callback runs
 	_, err := said.Wait(ctx)
 	fmt.Println(err)
 	// Output:
@@ -285,7 +284,7 @@ func ExampleClient_Close() {
 	// <nil>
 }
 
-// Params are looked at by the server before there is a socket. A function is asked for every
+// The server receives the params before it accepts the socket. A function is called for every
 // attempt to connect.
 func ExampleClientConfig_params() {
 	h := socket.NewHandler(socket.Config{
@@ -315,7 +314,7 @@ func ExampleClientConfig_params() {
 	// <nil>
 }
 
-// Two Go programs may speak MessagePack. A stock Phoenix refuses it.
+// Two Go programs can use MessagePack. A stock Phoenix refuses it.
 func ExampleClientConfig_messagePack() {
 	url, end := serveExample()
 	defer end()
@@ -331,12 +330,12 @@ func ExampleClientConfig_messagePack() {
 		fmt.Println(err)
 		return
 	}
-	json, err := reply.JSON() // Bytes are MessagePack; Decode is the same for both
+	json, err := reply.JSON() // Bytes returns MessagePack; Decode supports both
 	fmt.Println(string(json), err)
 	// Output: {"welcome":"ann"} <nil>
 }
 
-// Behind a proxy that lets no WebSocket through, a client falls back to long polling.
+// Behind a proxy that blocks WebSockets, a client uses long poll.
 func ExampleClientTransport() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -359,13 +358,13 @@ func ExampleClientTransport() {
 	// Output: longpoll
 }
 
-// A delay of one's own: slow after a restart of the server, which is announced by a code, and no
-// more than five attempts.
+// This client waits longer after a restart of the server, which the close code shows, and makes at
+// most five attempts.
 func ExampleRetry() {
 	delay := func(r socket.Retry) time.Duration {
 		switch {
 		case r.Tries > 5:
-			return -1 // give up: the client is Failed until Connect is called
+			return -1 // give up: the status is StatusFailed until Connect is called
 		case r.Code == transport.CodeRestart:
 			return 2 * time.Second
 		}

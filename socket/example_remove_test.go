@@ -16,7 +16,7 @@ import (
 // seat is one user in one room.
 type seat struct{ members *members }
 
-// members are the channels of a room by user.
+// members has the channels of a room by user.
 type members struct {
 	mu  sync.Mutex
 	all map[string]*channel.Channel
@@ -36,7 +36,7 @@ func (s *seat) join(_ context.Context, c *channel.Channel, u user) (any, error) 
 
 type kick struct{}
 
-// kicked ends the channel: its client receives phx_close and does not rejoin.
+// kicked ends the channel. Its client receives phx_close and does not rejoin.
 func (s *seat) kicked(context.Context, *channel.Channel, kick) error { return channel.ErrStop }
 
 // controlled ends the channel on behalf of any node.
@@ -48,7 +48,7 @@ func (s *seat) controlled(_ context.Context, _ *channel.Channel, b *pubsub.Broad
 }
 
 // A client is removed from one room and keeps its other channels. The goroutine that removes it has
-// the *channel.Channel, or broadcasts to a topic that has no route.
+// the *channel.Channel, or broadcasts on a topic without a route.
 func ExampleHandler_removeClient() {
 	ctx := context.Background()
 	room := &members{all: map[string]*channel.Channel{}}

@@ -21,7 +21,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// A counter is one client's own count, kept for as long as it is joined.
+// Each channel of this handler has a counter of its own, as long as it is joined.
 type counter struct{ n int }
 
 func (t *counter) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {
@@ -41,7 +41,7 @@ func ExampleNewHandler() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"counter:*": counters}})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", h)
-	server := httptest.NewServer(mux) // http.ListenAndServe, outside of an example
+	server := httptest.NewServer(mux) // a real program calls http.ListenAndServe
 	defer server.Close()
 	ctx := context.Background()
 	defer h.Shutdown(ctx)
@@ -66,7 +66,7 @@ func ExampleNewHandler() {
 
 type userKey struct{}
 
-// Who a client is, is decided once, before its socket is made; every callback finds it in its
+// Connect authenticates the client before its socket exists. Every callback finds the user in its
 // context.
 func ExampleConfig_connect() {
 	users := map[string]string{"secret": "ann"} // by token
@@ -106,9 +106,10 @@ func ExampleConfig_connect() {
 	// true
 }
 
-// What happens elsewhere reaches everyone on a topic through the handler's PubSub.
+// Any code can broadcast to a topic through the handler's PubSub.
 func ExampleHandler_PubSub() {
-	news := channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil })
+	join := func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
+	news := channel.Define(join)
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"news": news}})
 	server := httptest.NewServer(h)
 	defer server.Close()
@@ -137,8 +138,8 @@ func ExampleHandler_PubSub() {
 	// Output: {"title":"It works"} <nil>
 }
 
-// Whose sockets are to end, and perhaps to be refused when they come back: the id is what Connect
-// said.
+// Disconnect ends all sockets with an id, which Connect has set. Connect may refuse them when they
+// return.
 func ExampleHandler_Disconnect() {
 	h := socket.NewHandler(socket.Config{
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
@@ -163,7 +164,7 @@ func ExampleHandler_Disconnect() {
 	defer client.Close(ctx)
 	states := client.States(ctx) // from here on
 	if err := h.Disconnect(ctx, "user:ann"); err != nil {
-		fmt.Println(err) // sockets of other nodes may be there still
+		fmt.Println(err) // sockets of other nodes may not have ended
 	}
 	for s := range states {
 		if s.Status == socket.StatusWaiting {
@@ -174,10 +175,11 @@ func ExampleHandler_Disconnect() {
 	// Output: transport: closed with 1001
 }
 
-// An http.Server does not know of WebSockets: the handler is shut down first, which has the clients
-// come back to another node.
+// The Handler must be shut down before the http.Server, which does not wait for WebSockets. The
+// clients reconnect to another node.
 func ExampleHandler_Shutdown() {
-	h := socket.NewHandler(socket.Config{Drain: socket.Drain{Batch: 1000, Interval: time.Second}}) // 1000 clients in a second, no more
+	drain := socket.Drain{Batch: 1000, Interval: time.Second} // at most 1000 clients per second
+	h := socket.NewHandler(socket.Config{Drain: drain})
 	server := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -204,8 +206,7 @@ func ExampleHandler_Shutdown() {
 	// 0 sockets
 }
 
-// Stats are for whoever watches the server: what was refused, dropped or ended for a bound's sake
-// has a count.
+// Stats counts everything that is refused, dropped or ended because of a bound.
 func ExampleHandler_Stats() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(h)
@@ -228,11 +229,12 @@ func ExampleHandler_Stats() {
 	// 1 socket, 1 join of no topic, 0 too slow
 }
 
-// A refusal is 403, unless it says something else to a client that knows what to make of it.
+// A refused handshake is answered with 403, unless Connect returns a Refusal with another status.
 func ExampleRefusal() {
 	h := socket.NewHandler(socket.Config{
 		Connect: func(context.Context, *socket.Request) (context.Context, error) {
-			return nil, &socket.Refusal{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}}, Body: "come back later"}
+			return nil, &socket.Refusal{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"60"}},
+				Body: "come back later"}
 		},
 	})
 	server := httptest.NewServer(h)
@@ -247,8 +249,7 @@ func ExampleRefusal() {
 	// Output: 429 60 come back later
 }
 
-// What a client says of itself are its params: those of the URL's query, and the wildcards of the
-// pattern.
+// The params of a request are those of the URL's query and the wildcards of the pattern.
 func ExampleRequest() {
 	type key struct{}
 	h := socket.NewHandler(socket.Config{
@@ -291,8 +292,8 @@ func ExampleRequest() {
 	// "acme 1.2" <nil>
 }
 
-// Pages of other hosts may connect only if they are named: a browser sends its cookies along,
-// whatever page it shows.
+// Pages of other hosts may connect only if Origins lists them, because a browser sends the user's
+// cookies for any page.
 func ExampleConfig_origins() {
 	h := socket.NewHandler(socket.Config{Origins: []string{socket.SameOrigin, "https://app.example.com", "//*.example.org"}})
 	server := httptest.NewServer(h)
@@ -312,7 +313,8 @@ func ExampleConfig_origins() {
 	// https://evil.example false
 }
 
-// What one client may cost. What is beyond a bound is refused with its reason, and counted.
+// The config bounds the cost of a client. Everything beyond a bound is refused with a reason, and
+// counted.
 func ExampleConfig_limits() {
 	h := socket.NewHandler(socket.Config{
 		Channels:      channel.Routes{"room:*": exampleRoom()},
@@ -343,10 +345,10 @@ func ExampleConfig_limits() {
 	// 1
 }
 
-// Nodes of a cluster share an engine, and for long polls a secret. Then a balancer may send any
-// request to any of them.
+// The nodes of a cluster share an engine, and a secret for long polls. A balancer can then send any
+// request to any node.
 func ExampleConfig_cluster() {
-	engine := pubsubtest.NewCluster() // natsengine or redisengine, outside of an example
+	engine := pubsubtest.NewCluster() // a real program uses natsengine or redisengine
 	secret := []byte("32 bytes or more, from the secrets")
 	ctx, stop := context.WithCancel(context.Background())
 	left := make(chan error)
@@ -376,7 +378,7 @@ func ExampleConfig_cluster() {
 
 	client.Close(ctx)
 	for _, h := range nodes {
-		fmt.Println(h.Shutdown(ctx)) // the engine has to live as long
+		fmt.Println(h.Shutdown(ctx)) // before the engine is closed
 	}
 	stop()
 	<-left

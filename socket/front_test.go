@@ -21,14 +21,15 @@ import (
 func upgrade(path string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, path, nil)
 	for k, v := range map[string]string{
-		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+		"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
+		"Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
 	} {
 		r.Header.Set(k, v)
 	}
 	return r
 }
 
-// hijackable is a recorder that claims to be able to give its connection up.
+// hijackable is a recorder that implements http.Hijacker.
 type hijackable struct{ *httptest.ResponseRecorder }
 
 func (hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrHijacked }
@@ -39,7 +40,7 @@ func (s *server) ask(r *http.Request) *httptest.ResponseRecorder {
 	return w.ResponseRecorder
 }
 
-// Whatever the answer to a request is, its body is read first.
+// TestReadsBeforeAnswering checks that the body of a request is read before every answer.
 func TestReadsBeforeAnswering(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Origins: []string{"https://good.test"}, Connect: func(context.Context, *socket.Request) (context.Context, error) {
@@ -72,7 +73,7 @@ func TestReadsBeforeAnswering(t *testing.T) {
 	}
 }
 
-// Connect runs only for handshakes that nothing cheaper refuses.
+// TestConnectComesLast checks that Connect runs only for handshakes that passed all cheaper checks.
 func TestConnectComesLast(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int64
@@ -90,14 +91,20 @@ func TestConnectComesLast(t *testing.T) {
 		"an image tag": {func(r *http.Request) {
 			r.Header = http.Header{"Cookie": {"session=1"}, "Sec-Fetch-Site": {"cross-site"}}
 		}, 400},
-		"a method":           {func(r *http.Request) { r.Method = http.MethodPut }, 400},
-		"no upgrade":         {func(r *http.Request) { r.Header.Del("Upgrade") }, 400},
-		"another version":    {func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, 400},
-		"a short key":        {func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "c2hvcnQ=") }, 400},
-		"a body":             {func(r *http.Request) { r.ContentLength, r.Body = 5, io.NopCloser(strings.NewReader("12345")) }, 400},
-		"a body of any size": {func(r *http.Request) { r.ContentLength, r.Body = -1, io.NopCloser(strings.NewReader("12345")) }, 400},
-		"a long query":       {func(r *http.Request) { r.URL.RawQuery = strings.Repeat("x", 16<<10+1) }, 414},
-		"many pairs":         {func(r *http.Request) { r.URL.RawQuery = strings.Repeat("a=1&", 1000) }, 400},
+		"a method":        {func(r *http.Request) { r.Method = http.MethodPut }, 400},
+		"no upgrade":      {func(r *http.Request) { r.Header.Del("Upgrade") }, 400},
+		"another version": {func(r *http.Request) { r.Header.Set("Sec-WebSocket-Version", "8") }, 400},
+		"a short key":     {func(r *http.Request) { r.Header.Set("Sec-WebSocket-Key", "c2hvcnQ=") }, 400},
+		"a body": {func(r *http.Request) {
+			r.ContentLength, r.Body = 5,
+				io.NopCloser(strings.NewReader("12345"))
+		}, 400},
+		"a body of any size": {func(r *http.Request) {
+			r.ContentLength, r.Body = -1,
+				io.NopCloser(strings.NewReader("12345"))
+		}, 400},
+		"a long query": {func(r *http.Request) { r.URL.RawQuery = strings.Repeat("x", 16<<10+1) }, 414},
+		"many pairs":   {func(r *http.Request) { r.URL.RawQuery = strings.Repeat("a=1&", 1000) }, 400},
 	} {
 		r := upgrade("/socket/websocket?vsn=2.0.0")
 		c.change(r)
@@ -106,9 +113,9 @@ func TestConnectComesLast(t *testing.T) {
 		}
 	}
 	if n := s.h.Stats().TooFast; n != 0 {
-		t.Errorf("%d of what were no handshakes counted as too fast", n)
+		t.Errorf("%d invalid handshakes counted as too fast", n)
 	}
-	// The rate is of one at a time, with two at once, and comes before the origin.
+	// The rate is one per second with a burst of two, and is checked before the origin.
 	for _, want := range []int{403, 403, 503} {
 		r := upgrade("/socket/websocket?vsn=2.0.0")
 		r.Header.Set("Origin", "https://evil.test")
@@ -128,27 +135,33 @@ func TestQueryWithinBounds(t *testing.T) {
 	s.dial("vsn=2.0.0" + strings.Repeat("&a=1", 999))
 }
 
-// An image on another site fetches without an Origin, and would act for its visitor.
+// TestLongPollOfAnotherSite sends requests such as those of an image on another site. They have no
+// Origin, and would act for the visitor of that site.
 func TestLongPollOfAnotherSite(t *testing.T) {
 	t.Parallel()
 	for _, open := range []bool{false, true} {
 		var calls int
-		s := serve(t, socket.Config{InsecureAnyOrigin: open, Connect: func(ctx context.Context, _ *socket.Request) (context.Context, error) {
-			calls++
-			return ctx, nil
-		}})
-		for site, ok := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": open, "cross-site": open} {
+		s := serve(t,
+			socket.Config{InsecureAnyOrigin: open,
+				Connect: func(ctx context.Context, _ *socket.Request) (context.Context, error) {
+					calls++
+					return ctx, nil
+				}})
+		for site, ok := range map[string]bool{"": true, "none": true, "same-origin": true, "same-site": open,
+			"cross-site": open} {
 			r := httptest.NewRequest(http.MethodGet, "/socket/longpoll?vsn=2.0.0", nil)
 			if site != "" {
 				r.Header.Set("Sec-Fetch-Site", site)
 			}
 			before := calls
 			w := s.ask(r)
-			if (calls > before) != ok || strings.Contains(w.Body.String(), "403") == ok || w.Header().Get("X-Content-Type-Options") != "nosniff" {
+			if (calls > before) != ok || strings.Contains(w.Body.String(), "403") == ok ||
+				w.Header().Get("X-Content-Type-Options") != "nosniff" {
 				t.Errorf("%q: answered %s, %d calls", site, w.Body, calls-before)
 			}
 		}
-		r := httptest.NewRequest(http.MethodGet, "/socket/longpoll?vsn=2.0.0", nil) // a page of the same host, at another port
+		r := httptest.NewRequest(http.MethodGet, "/socket/longpoll?vsn=2.0.0",
+			nil) // a page of the same host on another port
 		r.Host = "127.0.0.1:4000"
 		r.Header.Set("Sec-Fetch-Site", "same-site")
 		r.Header.Set("Origin", "http://127.0.0.1:3000")
@@ -158,8 +171,8 @@ func TestLongPollOfAnotherSite(t *testing.T) {
 	}
 }
 
-// Proxies often ask for paths with empty segments. Without http.ServeMux, which redirects them,
-// they are served.
+// TestEmptyPathSegments sends paths with empty segments, as proxies often do. They are served,
+// except by http.ServeMux, which redirects them.
 func TestEmptyPathSegments(t *testing.T) {
 	t.Parallel()
 	h := socket.NewHandler(socket.Config{})
@@ -193,17 +206,19 @@ func TestEmptyPathSegments(t *testing.T) {
 	}
 }
 
-// Shutdown ends what a handshake waits for, and counts it until then.
+// TestShutdownCancelsConnect checks that Shutdown cancels the context of handshakes and counts them
+// until they end.
 func TestShutdownCancelsConnect(t *testing.T) {
 	t.Parallel()
 	began := make(chan struct{}, 2)
 	h := socket.NewHandler(socket.Config{Connect: func(ctx context.Context, _ *socket.Request) (context.Context, error) {
 		began <- struct{}{}
 		<-ctx.Done()
-		return nil, nil // too late for a socket
+		return nil, nil // too late to become a socket
 	}})
 	var asking sync.WaitGroup
-	for _, r := range []*http.Request{upgrade("/websocket?vsn=2.0.0"), httptest.NewRequest(http.MethodGet, "/longpoll?vsn=2.0.0", nil)} {
+	for _, r := range []*http.Request{upgrade("/websocket?vsn=2.0.0"),
+		httptest.NewRequest(http.MethodGet, "/longpoll?vsn=2.0.0", nil)} {
 		asking.Go(func() {
 			w := hijackable{httptest.NewRecorder()}
 			if h.ServeHTTP(w, r); w.Code != http.StatusServiceUnavailable {
@@ -213,7 +228,7 @@ func TestShutdownCancelsConnect(t *testing.T) {
 		<-began
 	}
 	if n := h.Stats().Handshakes; n != 2 {
-		t.Errorf("%d handshakes are under way", n)
+		t.Errorf("%d handshakes are in progress", n)
 	}
 	if err := h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
@@ -224,7 +239,8 @@ func TestShutdownCancelsConnect(t *testing.T) {
 	}
 }
 
-// Clients that do not answer the close frame do not keep Shutdown for as long as CloseTimeout.
+// TestShutdownWithUnresponsiveClients checks that clients that do not answer the close frame do not
+// delay Shutdown by CloseTimeout.
 func TestShutdownWithUnresponsiveClients(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
@@ -246,7 +262,7 @@ func TestShutdownWithUnresponsiveClients(t *testing.T) {
 	if err := s.h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if d := time.Since(start); d > 4*time.Second { // 0.5 s and what the machine needs
+	if d := time.Since(start); d > 4*time.Second { // 0.5 s, and time for a busy machine
 		t.Errorf("took %v", d)
 	}
 }

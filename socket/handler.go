@@ -36,7 +36,7 @@ type Handler struct {
 	longpoll  *longpoll.Server
 	counts    counters
 	handshake sharedLimiter
-	admission *admission // nil: off
+	admission *admission // nil if it is off
 	rates     struct{ joins, messages rate }
 	logGates  logGates
 	workers   mailbox.Workers // runs the channels' callbacks
@@ -52,8 +52,8 @@ type Handler struct {
 	originsUnset sync.Once // logs that nothing names the server's own hosts
 }
 
-// NewHandler makes a Handler. Like http.ServeMux, it panics on a programmer's mistake: an invalid
-// route, origin, serializer or policy.
+// NewHandler returns a Handler. Like http.ServeMux, it panics on a programmer's mistake: an invalid
+// route, origin, host, proxy, serializer or policy.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	routes, err := newRouter(cfg.Channels)
@@ -65,7 +65,7 @@ func NewHandler(cfg Config) *Handler {
 		panic("socket: " + err.Error())
 	}
 	for _, s := range cfg.Serializers {
-		if v := reflect.ValueOf(s); !v.IsValid() || !v.Comparable() { // a broadcast would compare it
+		if v := reflect.ValueOf(s); !v.IsValid() || !v.Comparable() { // the frames of a broadcast are stored by serializer
 			panic(fmt.Sprintf("socket: serializer %T cannot be compared", s))
 		}
 	}
@@ -161,7 +161,7 @@ func matches(r *http.Request, path string) bool {
 	if strings.HasSuffix(pattern, "...}") {
 		mount = mount[:len(mount)-1]
 	}
-	return len(have) == len(mount)+len(want) || len(have) == len(want) // the latter behind http.StripPrefix
+	return len(have) == len(mount)+len(want) || len(have) == len(want) // the whole path, behind http.StripPrefix
 }
 
 // segments splits a path at its slashes and leaves out empty segments.
@@ -222,8 +222,8 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// logHandshake logs why the transport refused a handshake. That is usually the client's fault, but
-// for 501, which every WebSocket of a server behind such a middleware gets.
+// logHandshake logs why the transport refused a handshake. That is usually the client's fault. The
+// exception is 501, with which every handshake behind a middleware without Unwrap fails.
 func (h *Handler) logHandshake(err error) {
 	if errors.Is(err, websocket.ErrNoHijacker) {
 		const wrapped = "websocket handshakes fail: a middleware's http.ResponseWriter needs an Unwrap method, " +
@@ -245,7 +245,7 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 			w.Header()[k] = v
 		}
 		w.WriteHeader(cmp.Or(refusal.Status, http.StatusForbidden))
-		_, _ = io.WriteString(w, refusal.Body) // a client that is gone needs no answer
+		_, _ = io.WriteString(w, refusal.Body) // a client that has disconnected needs no answer
 	case errors.As(err, &status):
 		h.adviseRetry(w, err)
 		w.WriteHeader(int(status))
@@ -255,7 +255,7 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 }
 
 // adviseRetry sets Retry-After if err means that this client, or all of them, must slow down. The
-// value is random, so that clients do not come back together. A handler that shuts down sets none:
+// value is random, so that clients do not return together. A handler that shuts down sets none:
 // the client's next attempt reaches another node, so it should not wait longer than its own
 // back-off does.
 func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
@@ -268,7 +268,7 @@ func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
 	}
 }
 
-// serveLongPoll answers a request of long polling. It checks the origin of every request, but the
+// serveLongPoll answers a long-poll request. It checks the origin of every request, but the
 // rate of handshakes only for those that begin a session.
 func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	if err := h.checkQuery(r); err != nil {
@@ -321,8 +321,7 @@ func (h *Handler) allowsSite(r *http.Request) bool {
 	return false
 }
 
-// Refusals that do not come from Connect. With long polling, too, each has an HTTP status of its
-// own.
+// Refusals that do not come from Connect. Each has an HTTP status of its own, also over long poll.
 var (
 	errBadRequest = fmt.Errorf("bad request: %w", longpoll.StatusError(http.StatusBadRequest))
 	errPanic      = fmt.Errorf("connect panicked: %w", longpoll.StatusError(http.StatusInternalServerError))
@@ -332,7 +331,7 @@ var (
 
 // connect decides about a new socket. On success, the caller calls open with the connection when
 // the handshake has succeeded, and done in any case afterwards. connect releases the client if it
-// fails; if not, the session or done does.
+// fails. Otherwise the session or done releases it.
 func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client, by, token string) (
 	open func(transport.Conn) transport.Session, done func(), err error,
 ) {
@@ -413,7 +412,7 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 	}
 	var got context.Context
 	err = callUser(func() (err error) {
-		got, err = h.cfg.Connect(ctx, req) //nolint:fatcontext // called once
+		got, err = h.cfg.Connect(ctx, req) //nolint:fatcontext // Connect is called once
 		return err
 	})
 	if err != nil {
@@ -422,7 +421,7 @@ func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context
 	if got == nil {
 		return context.Background(), nil
 	}
-	// Connect usually returns a context made of its own, which ends with the handshake.
+	// Connect usually returns a context derived from its own, which ends with the handshake.
 	return context.WithoutCancel(got), nil
 }
 

@@ -21,8 +21,8 @@ func TestRefusalWithoutStatus(t *testing.T) {
 	}
 }
 
-// The pattern that a request was found by names its whole path, of which StripPrefix leaves the
-// end.
+// TestMountedBehindStripPrefix has a request whose Pattern contains the whole path, of which
+// StripPrefix leaves only the end.
 func TestMountedBehindStripPrefix(t *testing.T) {
 	t.Parallel()
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": echoes()}})

@@ -22,7 +22,7 @@ import (
 	"bennu.example/socket"
 )
 
-// patience is how long what must come may take on a busy machine.
+// patience bounds the time to wait for an expected event on a busy machine.
 const patience = 20 * time.Second
 
 // server is a handler on a real listener.
@@ -35,7 +35,7 @@ type server struct {
 	logger *zerolog.Logger
 }
 
-// logged is a log to look at.
+// logged is a log that tests can read.
 type logged struct {
 	mu sync.Mutex
 	b  strings.Builder
@@ -82,7 +82,7 @@ func serve(t testing.TB, cfg socket.Config) *server {
 	return s
 }
 
-// do sends a request and reads its answer to the end.
+// do sends a request and reads the whole answer.
 func (s *server) do(r *http.Request) (status int, body string) {
 	s.t.Helper()
 	resp, err := http.DefaultClient.Do(r)
@@ -103,13 +103,15 @@ func joinOK(*nobody, context.Context, *channel.Channel, serializer.Payload) (any
 	return nil, nil
 }
 
-func onEvent(name string, f func(ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error)) channel.Option[nobody] {
-	return channel.On(name, func(_ *nobody, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-		return f(ctx, c, p)
-	})
+func onEvent(name string,
+	f func(ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error)) channel.Option[nobody] {
+	return channel.On(name,
+		func(_ *nobody, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return f(ctx, c, p)
+		})
 }
 
-// echoes replies to echo, and shouts.
+// echoes returns a handler that replies to echo and broadcasts shout.
 func echoes(more ...channel.Option[nobody]) *channel.Handler {
 	return channel.Define(joinOK, append(more,
 		onEvent("echo", func(_ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
@@ -220,17 +222,20 @@ func TestConnect(t *testing.T) {
 			case "panics":
 				panic("secret")
 			case "busy":
-				return nil, &socket.Refusal{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}}, Body: "later"}
+				return nil, &socket.Refusal{Status: http.StatusTooManyRequests, Header: http.Header{"Retry-After": {"7"}},
+					Body: "later"}
 			case "":
 				return nil, errors.New("secret")
-			case "request": // its context ends with the handshake, which must not end the channels
+			case "request": // its context ends with the handshake, but the channels must not
 				return context.WithValue(r.HTTP.Context(), whoKey{}, r.Transport+" "+r.Version), nil
 			}
-			return context.WithValue(ctx, whoKey{}, p.User+"/"+strings.Join(p.Deep.List, ",")+"/"+r.HTTP.Header.Get("X-Test")), nil
+			return context.WithValue(ctx, whoKey{},
+				p.User+"/"+strings.Join(p.Deep.List, ",")+"/"+r.HTTP.Header.Get("X-Test")), nil
 		},
-		Channels: channel.Routes{"room:*": echoes(onEvent("who", func(ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
-			return push.OK(ctx.Value(whoKey{})), ctx.Err()
-		}))},
+		Channels: channel.Routes{"room:*": echoes(onEvent("who",
+			func(ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+				return push.OK(ctx.Value(whoKey{})), ctx.Err()
+			}))},
 	})
 	for query, status := range map[string]int{
 		"": 403, "user=panics": 500, "user=busy": 429, "user=a&vsn=9.0.0": 403, "user=%ff": 400,
@@ -255,12 +260,14 @@ func TestConnect(t *testing.T) {
 		}
 		body, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		if resp.StatusCode != status || status == 200 && string(body) != `{"status":403}` || strings.Contains(string(body), "secret") {
-			t.Errorf("%q by long poll: %d %s", query, resp.StatusCode, body)
+		if resp.StatusCode != status || status == 200 && string(body) != `{"status":403}` ||
+			strings.Contains(string(body), "secret") {
+			t.Errorf("%q over long poll: %d %s", query, resp.StatusCode, body)
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
-	p, _, err := s.tryDial("vsn=2.0.0&user=ann&deep[list][]=x&deep[list][]=y", &websocket.DialOptions{HTTPHeader: http.Header{"X-Test": {"h"}}})
+	p, _, err := s.tryDial("vsn=2.0.0&user=ann&deep[list][]=x&deep[list][]=y",
+		&websocket.DialOptions{HTTPHeader: http.Header{"X-Test": {"h"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -279,11 +286,13 @@ func TestConnect(t *testing.T) {
 func TestAuthToken(t *testing.T) {
 	t.Parallel()
 	tokens := make(chan string, 10)
-	s := serve(t, socket.Config{AuthToken: true, Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
-		tokens <- r.Transport + ":" + r.Token
-		return ctx, nil
-	}})
-	p, resp, err := s.tryDial("vsn=2.0.0", &websocket.DialOptions{Subprotocols: []string{"phoenix", "base64url.bearer.phx.c2VjcmV0"}})
+	s := serve(t,
+		socket.Config{AuthToken: true, Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+			tokens <- r.Transport + ":" + r.Token
+			return ctx, nil
+		}})
+	p, resp, err := s.tryDial("vsn=2.0.0",
+		&websocket.DialOptions{Subprotocols: []string{"phoenix", "base64url.bearer.phx.c2VjcmV0"}})
 	if err != nil || resp.Header.Get("Sec-WebSocket-Protocol") != "phoenix" {
 		t.Fatalf("%v, answered %v", err, resp)
 	}
@@ -325,18 +334,23 @@ func TestOriginOnBothTransports(t *testing.T) {
 			body, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
 			if refused := string(body) == `{"status":403}`; resp.StatusCode != 200 || refused == ok {
-				t.Errorf("%s by long poll from %s: %d %s", method, origin, resp.StatusCode, body)
+				t.Errorf("%s over long poll from %s: %d %s", method, origin, resp.StatusCode, body)
 			}
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// What a client chose is clipped in the log, its origin and its path too.
-func TestRefusedHandshakesAreLoggedInShort(t *testing.T) {
+// TestRefusedHandshakeLogsAreClipped checks that values of the client, such as its origin and its
+// path, are clipped in the log.
+func TestRefusedHandshakeLogsAreClipped(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 2000)
-	s := serve(t, socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) { return nil, errors.New("no") }})
+	s := serve(t,
+		socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) {
+			return nil,
+				errors.New("no")
+		}})
 	for path, origin := range map[string]string{"/socket/websocket": "https://" + long, "/" + long + "/websocket": ""} {
 		r := upgrade(path + "?vsn=2.0.0")
 		if origin != "" {
@@ -362,7 +376,7 @@ func TestMethodsAndPaths(t *testing.T) {
 		{http.MethodPost, "/socket/websocket", 400},
 		{http.MethodHead, "/socket/websocket", 400},
 		{http.MethodOptions, "/socket/websocket", 400},
-		{http.MethodGet, "/socket/websocket", 400}, // no upgrade
+		{http.MethodGet, "/socket/websocket", 400}, // without an upgrade
 		{http.MethodGet, "/socket/nothing", 404},
 		{http.MethodGet, "/socket/x/longpoll", 404},
 		{http.MethodPut, "/socket/longpoll", 400},
@@ -381,13 +395,14 @@ func TestMethodsAndPaths(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-// incomparable is a serializer that a broadcast's frames cannot be told apart by.
+// incomparable is a serializer that cannot be compared, and so cannot be the key of a broadcast's
+// frames.
 type incomparable struct {
 	serializer.Serializer
 	_ []byte
 }
 
-// A *Refusal that is nil, but no nil error, refuses as any error does.
+// TestNilRefusal checks that a nil *Refusal in a non-nil error refuses like any other error.
 func TestNilRefusal(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Connect: func(context.Context, *socket.Request) (context.Context, error) {
@@ -438,7 +453,8 @@ func TestVersions(t *testing.T) {
 
 	v3 := s.dial("vsn=3.0.0")
 	ser := serializer.V3()
-	_, frame, err := ser.Append(nil, &serializer.Message{Kind: serializer.KindRequest, Ref: `"1"`, Topic: "phoenix", Event: "heartbeat"})
+	_, frame, err := ser.Append(nil,
+		&serializer.Message{Kind: serializer.KindRequest, Ref: `"1"`, Topic: "phoenix", Event: "heartbeat"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,8 @@ import (
 	"time"
 )
 
-// Heartbeats have a bound of their own, far above what any client sends.
+// TestHeartbeatRate checks that heartbeats have a rate of their own, which is far above that of any
+// real client.
 func TestHeartbeatRate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -22,11 +23,11 @@ func TestHeartbeatRate(t *testing.T) {
 			return strings.Count(all, `"ok"`), strings.Count(all, `"too many messages"`)
 		}
 		if ok, refused := count(1000); ok != 2*maxHeartbeats || refused != 1000-ok {
-			t.Errorf("%d answered, %d refused", ok, refused)
+			t.Errorf("%d replies, %d refused", ok, refused)
 		}
 		time.Sleep(time.Second)
 		if ok, refused := count(1000); ok != maxHeartbeats || refused != 1000-ok {
-			t.Errorf("a second later: %d answered, %d refused", ok, refused)
+			t.Errorf("a second later: %d replies, %d refused", ok, refused)
 		}
 		if l.logged("too many heartbeats") != 1 || l.h.Stats().FastMessages != 2000-3*maxHeartbeats {
 			t.Errorf("log: %s, stats: %+v", l.log, l.h.Stats())

@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// hostPattern matches the name of a host, in lower case. If below is true, it matches the
-// subdomains, too.
+// hostPattern matches the name of a host in lower case, and its subdomains if below is true.
 type hostPattern struct {
 	name  string
 	below bool
@@ -79,7 +78,7 @@ func isLoopback(r *http.Request) bool {
 }
 
 // isLoopbackName reports whether a host name or address can only mean the machine itself. Names
-// such as 127.example.com are no addresses.
+// such as 127.example.com are not addresses.
 func isLoopbackName(host string) bool {
 	host = strings.TrimSuffix(host, ".")
 	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
@@ -106,7 +105,7 @@ func parsePrefixes(list []string) (all []netip.Prefix, err error) {
 	return all, nil
 }
 
-// remoteAddr returns the address of the connection's other end. It is invalid for a Unix socket.
+// remoteAddr returns the address of the peer of the connection. It is invalid for a Unix socket.
 func remoteAddr(r *http.Request) netip.Addr {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
 	if err != nil {

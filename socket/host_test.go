@@ -12,7 +12,7 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// request is a request as it arrives on a local address.
+// request returns a request that arrived on a local address.
 func request(local, host string, origin ...string) *http.Request {
 	r := httptest.NewRequest(http.MethodGet, "/socket/websocket", nil)
 	if a, err := net.ResolveTCPAddr("tcp", local); err == nil {
@@ -29,7 +29,8 @@ const (
 	network   = "192.0.2.7:4000"
 )
 
-// A page of a name that was rebound to this server sends that name as Host and in Origin.
+// TestDNSRebinding sends requests as a page of a name that was rebound to this server does: with
+// that name as Host and in Origin.
 func TestDNSRebinding(t *testing.T) {
 	t.Parallel()
 	named := Config{Hosts: []string{"chat.example.com", "*.corp.example", "192.0.2.7", "::1"}}
@@ -88,21 +89,22 @@ func TestDNSRebinding(t *testing.T) {
 	}
 	for _, bad := range []string{"", "*.", "https://a.com", "a.com:80", "a.com/", "*", "a*.com", "a b", "bücher.example", "a@b"} {
 		if _, err := newOriginCheck(Config{Hosts: []string{bad}}); err == nil {
-			t.Errorf("host %q was taken", bad)
+			t.Errorf("host %q was accepted", bad)
 		}
 	}
 }
 
-// An Origin header is a scheme, a host and perhaps a port.
+// TestMalformedOrigins sends Origin headers that are not a scheme, a host and an optional port.
 func TestMalformedOrigins(t *testing.T) {
 	t.Parallel()
-	for _, cfg := range []Config{{}, {Origins: []string{SameOrigin}}, {Origins: []string{"//a.com"}}, {Origins: []string{"//*.a.com"}}} {
+	for _, cfg := range []Config{{}, {Origins: []string{SameOrigin}}, {Origins: []string{"//a.com"}},
+		{Origins: []string{"//*.a.com"}}} {
 		check, err := newOriginCheck(cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if check.check(request(network, "a.com", "http://a.com")) != originAllowed {
-			t.Error("the good one was refused")
+			t.Error("the valid origin was refused")
 		}
 		for _, origins := range [][]string{
 			{"ftp://a.com"}, {"chrome-extension://a.com"}, {"//a.com"}, {"a.com"}, {"http:a.com"}, {"http://user@a.com"}, {"http://a.com/x"},
@@ -118,11 +120,11 @@ func TestMalformedOrigins(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if check.check(request(network, "x", "https://\u212Aiosk.example")) == originAllowed { // lower case is an ASCII k
-		t.Error("the Kelvin sign passes for a k")
+	if check.check(request(network, "x", "https://\u212Aiosk.example")) == originAllowed { // its lower case is an ASCII k
+		t.Error("the Kelvin sign was accepted as a k")
 	}
 	if check.check(request(network, "x", "capacitor://localhost")) != originAllowed {
-		t.Error("a scheme that the entry names was refused")
+		t.Error("the scheme of the entry was refused")
 	}
 }
 
@@ -134,7 +136,7 @@ func TestInternationalNamesAreRefused(t *testing.T) {
 		func() {
 			defer func() {
 				if v, _ := recover().(string); !strings.Contains(v, "bücher.example") || !strings.Contains(v, "xn--") {
-					t.Errorf("NewHandler panics with %q", v)
+					t.Errorf("NewHandler panicked with %q", v)
 				}
 			}()
 			NewHandler(cfg)
@@ -177,11 +179,12 @@ func TestSameOriginBehindTLSProxy(t *testing.T) {
 		}
 	}
 	if _, err := newOriginCheck(Config{TrustedProxies: []string{"proxy.example"}}); err == nil {
-		t.Error("a proxy's name was taken for an address")
+		t.Error("a proxy's name was accepted as an address")
 	}
 }
 
-// An operator learns once that nothing names the server's hosts, and whenever a proxy hides TLS.
+// TestOriginLogs checks that unset hosts are logged once, and that a proxy that hides TLS is logged
+// for each refused handshake.
 func TestOriginLogs(t *testing.T) {
 	t.Parallel()
 	logOf := func(cfg Config, requests ...*http.Request) string {
@@ -198,7 +201,8 @@ func TestOriginLogs(t *testing.T) {
 	if log := logOf(Config{}, page, page, page); strings.Count(log, "set socket.Config.Origins, or Hosts") != 1 {
 		t.Errorf("three pages: %s", log)
 	}
-	for name, cfg := range map[string]Config{"Hosts": {Hosts: []string{"a.com"}}, "Origins": {Origins: []string{"//a.com"}}} {
+	for name, cfg := range map[string]Config{"Hosts": {Hosts: []string{"a.com"}},
+		"Origins": {Origins: []string{"//a.com"}}} {
 		if log := logOf(cfg, page); log != "" {
 			t.Errorf("%s is set: %s", name, log)
 		}
@@ -219,7 +223,7 @@ func FuzzOrigin(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	// What the list means, said in another way.
+	// Another implementation of the list.
 	means := regexp.MustCompile(`(?i)^(https://a\.com(:|:443)?|https?://b\.com:81|https?://([^/@:?#\\]*\.)?c\.com(:[0-9]*)?|https://\[::1\](:|:443)?)$`)
 	same, err := newOriginCheck(Config{})
 	if err != nil {

@@ -11,8 +11,9 @@ import (
 	"bennu.example/socket"
 )
 
-// Which join_ref what the server sends carries: of joins and ends of channels as the client sent
-// it, of all other replies and pushes the join's ref instead if it sent none.
+// TestJoinRefs checks the join_ref of the server's messages. Replies to joins and the ends of
+// channels have the client's join_ref. All other replies and pushes have the ref of the join if the
+// client sent no join_ref.
 func TestJoinRefs(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxTopic: 20, Channels: channel.Routes{"room:*": channel.Define(joinOK,
@@ -34,9 +35,10 @@ func TestJoinRefs(t *testing.T) {
 		channel.On("strict", func(_ *nobody, _ context.Context, _ *channel.Channel, _ int) (push.Reply, error) {
 			return push.NoReply, nil
 		}),
-		channel.OnAny(func(_ *nobody, _ context.Context, _ *channel.Channel, _ string, p serializer.Payload) (push.Reply, error) {
-			return push.OK(p), nil
-		}),
+		channel.OnAny(
+			func(_ *nobody, _ context.Context, _ *channel.Channel, _ string, p serializer.Payload) (push.Reply, error) {
+				return push.OK(p), nil
+			}),
 	)}})
 	const topic = `"room:b"`
 	message := func(joinRef, ref, event, payload string) string {
@@ -78,7 +80,7 @@ func TestJoinRefs(t *testing.T) {
 				}
 				p.send(message(joinRef, `"8"`, "phx_leave", `null`))
 				p.want(reply(test.later, `"8"`, "ok", `{}`), closed)
-				p.send(message(joinRef, `"9"`, "phx_leave", `null`)) // not joined any more
+				p.send(message(joinRef, `"9"`, "phx_leave", `null`)) // no longer joined
 				p.want(reply(joinRef, `"9"`, "ok", `{}`))
 				p.send(message(joinRef, `"10"`, "echo", `{}`))
 				p.want(reply(`null`, `"10"`, "error", `{"reason":"unmatched topic"}`))
@@ -89,7 +91,7 @@ func TestJoinRefs(t *testing.T) {
 				p.send(message(joinRef, `"12"`, "crash", `{}`))
 				p.want(message(test.joinRef, test.joinRef, "phx_error", `{"reason":"channel_crash"}`))
 				join()
-				join() // anew: the end of the first comes behind
+				join() // again: the end of the first channel comes after it
 				p.want(closed)
 				p.send(message(joinRef, `"13"`, "phx_leave", `{}`))
 				p.want(reply(test.later, `"13"`, "ok", `{}`), closed)

@@ -28,7 +28,7 @@ const (
 	tooManyHeartbeats
 	keyJoins
 	keyMessages
-	denials // their number
+	denials // the number of reasons
 )
 
 // denialAnswer is the reply to a refused message, and the line in the log.
@@ -48,17 +48,19 @@ const (
 )
 
 var answers = [denials]denialAnswer{
-	unmatchedTopic:    newDenial("unmatched topic", zerolog.WarnLevel, "join of an unmatched topic"),
-	tooManyChannels:   newDenial("too many channels joined", zerolog.ErrorLevel, seeMaxChannels),
-	tooManyRunning:    newDenial("too many channels joined", zerolog.ErrorLevel, seeRunning),
-	tooManyJoins:      newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"),
-	tooManyMessages:   newDenial("too many messages", zerolog.WarnLevel, "too many messages: see socket.Config.MessageRate"),
+	unmatchedTopic:  newDenial("unmatched topic", zerolog.WarnLevel, "join of an unmatched topic"),
+	tooManyChannels: newDenial("too many channels joined", zerolog.ErrorLevel, seeMaxChannels),
+	tooManyRunning:  newDenial("too many channels joined", zerolog.ErrorLevel, seeRunning),
+	tooManyJoins:    newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Config.JoinRate"),
+	tooManyMessages: newDenial("too many messages", zerolog.WarnLevel,
+		"too many messages: see socket.Config.MessageRate"),
 	longTopic:         newDenial("topic too long", zerolog.WarnLevel, "topic too long: see socket.Config.MaxTopic"),
 	longEvent:         newDenial("event too long", zerolog.WarnLevel, "event too long: see socket.Config.MaxTopic"),
 	longRef:           newDenial("ref too long", zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"),
 	tooManyHeartbeats: newDenial("too many messages", zerolog.WarnLevel, "too many heartbeats"),
 	keyJoins:          newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"),
-	keyMessages:       newDenial("too many messages", zerolog.WarnLevel, "too many messages: see socket.Admission.MessageRate"),
+	keyMessages: newDenial("too many messages", zerolog.WarnLevel,
+		"too many messages: see socket.Admission.MessageRate"),
 }
 
 // refuse answers m with an error. All answers are counted. For each socket only the first of its
@@ -104,11 +106,11 @@ func (h *Handler) admit(r *http.Request) (*client, error) {
 	return nil, err
 }
 
-// rate is the time per event, and the time whose events may come at once. The zero rate has no
-// bound.
+// rate is a limit of one event per every, in which the events of burst may come at once. The zero
+// rate has no limit.
 type rate struct{ every, burst time.Duration }
 
-// burstSeconds is how many seconds' worth of events may come at once.
+// burstSeconds is the burst of a rate: the events of this many seconds may come at once.
 const burstSeconds = 2
 
 func newRate(perSecond int) rate {

@@ -19,11 +19,11 @@ func TestJoinRate(t *testing.T) {
 	s := serve(t, socket.Config{JoinRate: 1})
 	p := s.dial("vsn=2.0.0")
 	p.join("room:0")
-	p.join("room:1") // two at once
+	p.join("room:1") // a burst of two
 	p.send(`["5","6","room:2","phx_join",{}]`)
 	p.want(`["5","6","room:2","phx_reply",{"status":"error","response":{"reason":"too many joins"}}]`)
 	p.heartbeat()
-	s.dial("vsn=2.0.0").join("room:2") // another socket has its own
+	s.dial("vsn=2.0.0").join("room:2") // another socket has its own rate
 	if n := s.h.Stats().FastJoins; n != 1 {
 		t.Errorf("counted %d", n)
 	}
@@ -41,7 +41,7 @@ func TestMessageRate(t *testing.T) {
 	p.send(`["1","9","room:1","echo",{}]`)
 	p.want(`["1","9","room:1","phx_reply",{"status":"error","response":{"reason":"too many messages"}}]`)
 	for range 10 {
-		p.heartbeat() // they are not counted
+		p.heartbeat() // heartbeats are not counted
 	}
 	if n := s.h.Stats().FastMessages; n != 1 {
 		t.Errorf("counted %d", n)
@@ -55,7 +55,7 @@ func TestHandshakeRate(t *testing.T) {
 	s.dial("vsn=2.0.0")
 	_, resp, err := s.tryDial("vsn=2.0.0", nil)
 	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" {
-		t.Errorf("a third at once: %v", err)
+		t.Errorf("a third handshake: %v", err)
 	}
 	s.wantRetryAfter("", http.StatusServiceUnavailable)
 	if n := s.h.Stats().TooFast; n != 2 {
@@ -63,7 +63,7 @@ func TestHandshakeRate(t *testing.T) {
 	}
 }
 
-// wantRetryAfter checks that a long poll is refused and asked to come back within 1 to 5 s.
+// wantRetryAfter checks that a long poll is refused with a Retry-After of 1 to 5 s.
 func (s *server) wantRetryAfter(user string, status int) {
 	s.t.Helper()
 	r, err := http.NewRequest(http.MethodGet, s.url+"/socket/longpoll?vsn=2.0.0", http.NoBody)
@@ -107,10 +107,11 @@ func TestStats(t *testing.T) {
 		`[null,"3","nope","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`,
 		`["1","1","room:1","phx_error",{"reason":"channel_crash"}]`)
 	if _, _, err := s.tryDial("vsn=9.0.0", nil); err == nil {
-		t.Error("version 9 was taken")
+		t.Error("version 9 was accepted")
 	}
 	got := s.h.Stats()
-	if got.Sockets != 1 || got.TooMany != 1 || got.NoTopic != 1 || got.Crashes != 1 || got.Refused != 1 || got.WebSocket.Connections != 1 {
+	if got.Sockets != 1 || got.TooMany != 1 || got.NoTopic != 1 || got.Crashes != 1 || got.Refused != 1 ||
+		got.WebSocket.Connections != 1 {
 		t.Errorf("got %+v", got)
 	}
 	p.send("not json")
@@ -120,7 +121,7 @@ func TestStats(t *testing.T) {
 	}
 }
 
-// The refs of all messages are bounded, as a reply brings them back.
+// TestLongRefs checks that the refs of all messages are bounded, because replies contain them.
 func TestLongRefs(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxTopic: 10})
@@ -128,7 +129,8 @@ func TestLongRefs(t *testing.T) {
 	p.join("room:1")
 	long := strings.Repeat("7", 11)
 	for _, m := range []string{
-		`["1","%s","room:1","echo",{}]`, `["%s","2","room:1","echo",{}]`, `[null,"%s","phoenix","heartbeat",{}]`, `["%s","2","room:1","phx_leave",{}]`,
+		`["1","%s","room:1","echo",{}]`, `["%s","2","room:1","echo",{}]`, `[null,"%s","phoenix","heartbeat",{}]`,
+		`["%s","2","room:1","phx_leave",{}]`,
 		`["2","%s","room:2","phx_join",{}]`, `["1","%s","elsewhere","echo",{}]`,
 	} {
 		p.send(fmt.Sprintf(m, long))
@@ -143,7 +145,7 @@ func TestLongRefs(t *testing.T) {
 	}
 }
 
-func TestLongRefsByLongPoll(t *testing.T) {
+func TestLongRefsOverLongPoll(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{})
 	c := s.poll("")

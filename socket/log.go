@@ -11,8 +11,8 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// A message is logged up to logBurst times at once, and then once every logEvery. A message that is
-// the same whenever it occurs is logged once every rareEvery.
+// A message is logged up to logBurst times in a row, and then once every logEvery. A message whose
+// fields are always the same is logged once every rareEvery.
 const (
 	logBurst  = 10
 	logEvery  = 6 * time.Second
@@ -58,13 +58,13 @@ func (g *logGates) pass(message string, r rate) (ok bool, suppressed uint64) {
 }
 
 // log begins an event of the log for a constant message, which the caller passes to Msg as well. It
-// returns nil, whose methods do nothing, if the message was logged too often. Nothing that a client
-// chose may be part of the message: fields are escaped, the message is not.
+// returns nil, whose methods do nothing, if the message was logged too often. The message must not
+// contain text of a client, because only fields are escaped.
 func (h *Handler) log(level zerolog.Level, message string) *zerolog.Event {
 	return h.logAt(usualLog, level, message)
 }
 
-// logRarely is log for a message that says the same whenever it occurs.
+// logRarely is log for a message whose fields are always the same.
 func (h *Handler) logRarely(level zerolog.Level, message string) *zerolog.Event {
 	return h.logAt(rareLog, level, message)
 }
@@ -90,8 +90,8 @@ const (
 	maxLogError = 2000
 )
 
-// clip shortens a text that a client chose, and escapes the characters that a terminal would obey
-// or not display.
+// clip shortens a text of a client, and escapes control characters and others that a terminal does
+// not display.
 func clip(s string) string { return clipTo(s, maxLogText) }
 
 func clipTo(s string, most int) string {
@@ -110,7 +110,7 @@ func clipTo(s string, most int) string {
 
 // withError adds an error whose text a client may have influenced.
 func withError(e *zerolog.Event, err error) *zerolog.Event {
-	if e == nil { // do not make a text that is not logged
+	if e == nil { // the line is not logged
 		return e
 	}
 	if v := reflect.ValueOf(err); !v.IsValid() || v.Kind() == reflect.Pointer && v.IsNil() {

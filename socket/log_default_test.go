@@ -19,7 +19,7 @@ import (
 	"bennu.example/socket"
 )
 
-// withStderr calls f while a file is standard error. It returns a function that reads the file. The
+// withStderr calls f while standard error is a file. It returns a function that reads the file. The
 // test must not be parallel.
 func withStderr(t *testing.T, f func()) (read func() string) {
 	t.Helper()
@@ -107,7 +107,7 @@ func TestSlogLoggerReceivesFaults(t *testing.T) {
 	}
 }
 
-// garbled is a serializer whose client understands nothing.
+// garbled is a serializer that rejects all messages to the client.
 type garbled struct {
 	serializer.Serializer
 	parsed chan struct{} // closed by the first call
@@ -129,7 +129,7 @@ func TestClientFaultsAreLoggedByDefault(t *testing.T) {
 	c.Connect()
 	c.Channel("room:1", nil).Join()
 	<-g.parsed
-	if err := c.Close(t.Context()); err != nil { // waits for the goroutine that parses
+	if err := c.Close(t.Context()); err != nil { // it waits for the goroutine that parses
 		t.Fatal(err)
 	}
 	if text := stderr(); !strings.Contains(text, " WRN malformed frame ") {

@@ -38,10 +38,11 @@ func TestDuplicateJoinIsLogged(t *testing.T) {
 
 func TestLogLinesOfASocketHaveItsID(t *testing.T) {
 	t.Parallel()
-	s := serve(t, socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
-		r.ID = "user:7"
-		return ctx, nil
-	}})
+	s := serve(t,
+		socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+			r.ID = "user:7"
+			return ctx, nil
+		}})
 	p := s.dial("vsn=2.0.0")
 	p.join("room:1")
 	p.send(`["1","2","room:1","crash",{}]`)
@@ -82,7 +83,7 @@ func TestHandshakeChecksAreInOrder(t *testing.T) {
 		}
 		return resp.StatusCode
 	}
-	for range 2 { // as many at once as the rate allows
+	for range 2 { // the burst of the rate
 		if got := status("ann", "https://evil.test"); got != http.StatusForbidden {
 			t.Errorf("another site: %d", got)
 		}
@@ -100,8 +101,8 @@ func TestHandshakeChecksAreInOrder(t *testing.T) {
 	}
 }
 
-// TestOriginsRefusedHoldNoSocket checks that a handshake that is refused after Admission leaves
-// nothing behind.
+// TestOriginsRefusedHoldNoSocket checks that a handshake that is refused after Admission does not
+// count as a socket.
 func TestOriginsRefusedHoldNoSocket(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{

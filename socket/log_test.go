@@ -20,16 +20,18 @@ import (
 	"bennu.example/socket"
 )
 
-// crashing rooms crash on the event "crash", and on any event that they do not know.
+// crashing returns rooms that crash on the event "crash" and on unknown events.
 func crashing() channel.Routes {
-	return channel.Routes{"room:*": echoes(onEvent("crash", func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-		return push.NoReply, errors.New("on purpose")
-	}), channel.On("typed", func(*nobody, context.Context, *channel.Channel, struct{ N int }) (push.Reply, error) {
+	return channel.Routes{"room:*": echoes(onEvent("crash",
+		func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+			return push.NoReply, errors.New("on purpose")
+		}), channel.On("typed", func(*nobody, context.Context, *channel.Channel, struct{ N int }) (push.Reply, error) {
 		return push.NoReply, nil
 	}))}
 }
 
-// 300 of anything that a client can cause are a few lines of the log.
+// TestFloodsDoNotFloodTheLog checks that 300 events of each kind that a client can cause result in
+// a few lines of the log.
 func TestFloodsDoNotFloodTheLog(t *testing.T) {
 	t.Parallel()
 	const many = 300
@@ -95,12 +97,13 @@ func TestFloodsDoNotFloodTheLog(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
-				if r.HTTP.URL.Query().Has("refuse") {
-					return nil, errors.New("no")
-				}
-				return ctx, nil
-			}})
+			s := serve(t,
+				socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+					if r.HTTP.URL.Query().Has("refuse") {
+						return nil, errors.New("no")
+					}
+					return ctx, nil
+				}})
 			flood(t, s)
 			if n := strings.Count(s.log.String(), "\n"); n == 0 || n > 30 {
 				t.Errorf("%d lines", n)
@@ -109,15 +112,16 @@ func TestFloodsDoNotFloodTheLog(t *testing.T) {
 	}
 }
 
-// Who reads the log learns how much is missing.
+// TestSuppressedLinesAreCounted checks that the log contains the number of suppressed lines.
 func TestSuppressedLinesAreCounted(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var log strings.Builder
 		logger := zerolog.New(&log)
-		h := socket.NewHandler(socket.Config{Logger: &logger, Connect: func(context.Context, *socket.Request) (context.Context, error) {
-			return nil, errors.New("no")
-		}})
+		h := socket.NewHandler(socket.Config{Logger: &logger,
+			Connect: func(context.Context, *socket.Request) (context.Context, error) {
+				return nil, errors.New("no")
+			}})
 		refuse := func() {
 			r, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost/longpoll?vsn=2.0.0", nil)
 			h.ServeHTTP(&discardWriter{}, r)
@@ -145,7 +149,8 @@ func (w *discardWriter) Header() http.Header {
 func (*discardWriter) Write(p []byte) (int, error) { return len(p), nil }
 func (*discardWriter) WriteHeader(int)             {}
 
-// What a client chose does nothing to a terminal, and makes no lines of its own.
+// TestClientTextInLogs checks that text of a client neither controls a terminal nor adds lines to
+// the log.
 func TestClientTextInLogs(t *testing.T) {
 	t.Parallel()
 	const hostile = "x\x1b[2J\nERR forged line\r\u202Egnp\u009b31m\u200b"
@@ -156,17 +161,18 @@ func TestClientTextInLogs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := serve(t, socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
-				if why := r.HTTP.URL.Query().Get("why"); why != "" {
-					return nil, errors.New(why)
-				}
-				return ctx, nil
-			}})
+			s := serve(t,
+				socket.Config{Channels: crashing(), Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+					if why := r.HTTP.URL.Query().Get("why"); why != "" {
+						return nil, errors.New(why)
+					}
+					return ctx, nil
+				}})
 			log := &logged{}
 			*s.logger = write(log)
 			p := s.dial("vsn=2.0.0")
 			p.join("room:1")
-			p.send(`["1","2","room:1","` + json + `",{}]`) // unknown: it crashes the channel
+			p.send(`["1","2","room:1","` + json + `",{}]`) // an unknown event crashes the channel
 			p.want(`["1","1","room:1","phx_error",{"reason":"channel_crash"}]`)
 			p.send(`["1","1","nope` + json + `","phx_join",{}]`)
 			if _, err := p.read(); err != nil {
@@ -185,7 +191,8 @@ func TestClientTextInLogs(t *testing.T) {
 			if _, err := p.read(); err != nil {
 				t.Fatal(err)
 			}
-			for _, target := range []string{"/socket/longpoll?vsn=2.0.0&why=%1b%5b2J%0aforged%c2%9b", "/%1b%5b2J%0a/longpoll?vsn=%1b%5b2J"} {
+			for _, target := range []string{"/socket/longpoll?vsn=2.0.0&why=%1b%5b2J%0aforged%c2%9b",
+				"/%1b%5b2J%0a/longpoll?vsn=%1b%5b2J"} {
 				r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://localhost"+target, nil)
 				if err != nil {
 					t.Fatal(err)
@@ -200,15 +207,17 @@ func TestClientTextInLogs(t *testing.T) {
 			}
 			for _, line := range lines {
 				if i := strings.IndexFunc(line, func(c rune) bool { return !unicode.IsPrint(c) }); i >= 0 {
-					t.Errorf("%q has something that is not printable", line)
+					t.Errorf("%q is not printable", line)
 				}
 				if strings.HasPrefix(line, "ERR forged") {
-					t.Errorf("%q is the client's", line)
+					t.Errorf("%q is a line of the client", line)
 				}
-				if message, _, _ := strings.Cut(line, " error="); name == "console" && strings.Contains(message, "2J") && !strings.Contains(message, "=") {
+				if message, _, _ := strings.Cut(line, " error="); name == "console" && strings.Contains(message, "2J") &&
+					!strings.Contains(message, "=") {
 					t.Errorf("%q has the client's text in its message", line)
 				}
-				if _, message, _ := strings.Cut(line, `"message":`); name == "JSON" && (strings.Contains(message, "2J") || strings.Contains(message, "typed")) {
+				if _, message, _ := strings.Cut(line, `"message":`); name == "JSON" && (strings.Contains(message, "2J") ||
+					strings.Contains(message, "typed")) {
 					t.Errorf("%q has the client's text in its message", line)
 				}
 			}

@@ -18,15 +18,15 @@ const (
 )
 
 // longPollPeers sends the messages between the long-poll transports of a cluster's nodes through
-// the PubSub. It implements transport.Peers.
+// the PubSub. It implements longpoll.Peers.
 type longPollPeers struct{ ps *pubsub.PubSub }
 
-// Send is part of transport.Peers.
+// Send is part of longpoll.Peers.
 func (p longPollPeers) Send(address string, data []byte) error {
 	return p.ps.Control().Broadcast(context.Background(), peerPrefix+address, eventPeer, serializer.Binary(data))
 }
 
-// Listen is part of transport.Peers.
+// Listen is part of longpoll.Peers.
 func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop func()) {
 	l := new(peerListener)
 	l.in.Init(maxPeerQueue, receive)
@@ -38,7 +38,7 @@ func (p longPollPeers) Listen(address string, receive func(data []byte)) (stop f
 	}
 }
 
-// peerListener queues the messages, because handling them makes broadcasts.
+// peerListener enqueues the messages, because handling them publishes broadcasts.
 type peerListener struct{ in mailbox.Mailbox[[]byte] }
 
 func (l *peerListener) Deliver(b *pubsub.Broadcast) error {

@@ -21,18 +21,18 @@ type originCheck struct {
 	call     func(*http.Request, *url.URL) bool
 	sameHost bool // Origins is nil
 	entries  []originEntry
-	hosts    []hostPattern  // empty: Config.Hosts is not set
+	hosts    []hostPattern  // nil if Config.Hosts is not set
 	proxies  []netip.Prefix // Config.TrustedProxies
 }
 
 type originEntry struct {
 	same   bool
-	scheme string // "": http or https
+	scheme string // http or https if empty
 	host   hostPattern
-	port   string // "": any
+	port   string // any port if empty
 }
 
-// originVerdict says whether a request may connect, or why it may not.
+// originVerdict is the decision whether a page may connect, with the reason of a refusal.
 type originVerdict uint8
 
 const (
@@ -113,8 +113,8 @@ func (h *Handler) allows(r *http.Request) bool {
 	return true
 }
 
-// open reports whether only the client vouches for the host name: a page of another name that
-// resolves to this server would be allowed as well.
+// open reports whether the Host header is the only evidence of the server's name. Then a page of
+// any name that resolves to this server is allowed.
 func (c *originCheck) open(r *http.Request) bool {
 	return c.sameHost && !c.any && c.call == nil && len(c.hosts) == 0 && len(r.Header["Origin"]) > 0 && !isLoopback(r)
 }
@@ -192,7 +192,7 @@ func (e originEntry) allows(origin *url.URL, host string) bool {
 	return origin.Scheme == e.scheme || e.scheme == "" && isWeb(origin.Scheme)
 }
 
-// parseOrigin parses an Origin header: a scheme, a host and perhaps a port, as browsers send it.
+// parseOrigin parses an Origin header: a scheme, a host and an optional port, as browsers send it.
 // Anything else is an empty URL.
 func parseOrigin(header []string) *url.URL {
 	if len(header) != 1 || !isASCII(header[0]) {
@@ -207,7 +207,7 @@ func parseOrigin(header []string) *url.URL {
 
 func isWeb(scheme string) bool { return scheme == "http" || scheme == "https" }
 
-// portOf is a URL's port, given or by its scheme.
+// portOf returns the port of a URL, or the default port of its scheme.
 func portOf(u *url.URL) string {
 	switch {
 	case u.Port() != "":

@@ -59,7 +59,8 @@ func TestOrigins(t *testing.T) {
 
 		{"callback", Config{CheckOrigin: func(_ *http.Request, o *url.URL) bool { return o.Host == "ok.com" }}, "x", false, "http://ok.com", true},
 		{"callback, no", Config{CheckOrigin: func(_ *http.Request, o *url.URL) bool { return o.Host == "ok.com" }}, "x", false, "http://x", false},
-		{"callback, null", Config{CheckOrigin: func(_ *http.Request, o *url.URL) bool { return o.Host == "" }}, "x", false, "null", true},
+		{"callback, null", Config{CheckOrigin: func(_ *http.Request, o *url.URL) bool { return o.Host == "" }}, "x", false,
+			"null", true},
 	} {
 		check, err := newOriginCheck(test.cfg)
 		if err != nil {
@@ -77,7 +78,7 @@ func TestOrigins(t *testing.T) {
 		}
 		r.Header.Del("Origin")
 		if check.check(r) != originAllowed {
-			t.Errorf("%s: refused a request without origin", test.name)
+			t.Errorf("%s: a request without an origin was refused", test.name)
 		}
 	}
 	for _, o := range []string{"", "example.com", "https://", "//a*.com", "https://a.com/path", "//"} {

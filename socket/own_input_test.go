@@ -18,7 +18,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// The ways in which a client's own message can make frames for it.
+// ownInput returns a channel with all the ways in which a client's message can result in frames for
+// this client.
 func ownInput() *channel.Handler {
 	type delayed struct {
 		ref channel.Ref
@@ -52,8 +53,8 @@ func ownInput() *channel.Handler {
 	)
 }
 
-// A client that sends many pushes at once gets all answers, with the default bounds: what its own
-// messages cause never ends it.
+// TestOwnInputNeverEndsTheClient checks that a client that sends many pushes at once receives all
+// replies with the default bounds. The results of its own messages must never end it.
 func TestOwnInputNeverEndsTheClient(t *testing.T) {
 	t.Parallel()
 	for _, by := range []struct {
@@ -73,7 +74,8 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 				s := serve(t, socket.Config{Channels: channel.Routes{"room:*": ownInput()}})
 				ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 				defer cancel()
-				c, err := socket.Dial(ctx, s.url+"/socket", &socket.ClientConfig{Transport: by.transport, Timeout: patience, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
+				c, err := socket.Dial(ctx, s.url+"/socket",
+					&socket.ClientConfig{Transport: by.transport, Timeout: patience, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -96,7 +98,8 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 				}
 				for i, p := range pushes {
 					_, err := p.Wait(ctx)
-					if rejected, _ := errors.AsType[*push.Error](err); (rejected != nil) != (test.event == "reject") || rejected == nil && err != nil {
+					if rejected, _ := errors.AsType[*push.Error](err); (rejected != nil) != (test.event == "reject") ||
+						rejected == nil && err != nil {
 						t.Fatalf("answer %d: %v", i, err)
 					}
 				}
@@ -105,7 +108,7 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 				select {
 				case <-done:
 				case <-ctx.Done():
-					t.Error("not all that was pushed came")
+					t.Error("some pushes have no broadcast")
 				}
 				if st := s.h.Stats(); st.WebSocket.Slow+st.LongPoll.Slow != 0 {
 					t.Errorf("ended as slow: %d, %d", st.WebSocket.Slow, st.LongPoll.Slow)
@@ -115,9 +118,9 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 	}
 }
 
-// A client that sends whatever has an answer and never reads costs a bounded amount of memory, is
-// not read from, and ends by the write timeout.
-func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
+// TestOwnInputOfDeafClientIsBounded has a client that sends messages with replies and never reads.
+// Its memory is bounded, the server stops reading from it, and the write timeout ends it.
+func TestOwnInputOfDeafClientIsBounded(t *testing.T) {
 	pad := strings.Repeat("x", 2000)
 	for _, test := range []struct {
 		name     string
@@ -143,8 +146,9 @@ func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			const queue, mailbox = 256 << 10, 64 << 10
 			s := serve(t, socket.Config{
-				Channels: channel.Routes{"room:*": ownInput()}, MaxQueue: queue, MaxMailbox: mailbox, JoinRate: -1, MaxMessage: 64 << 10,
-				WebSocket: websocket.Config{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
+				Channels: channel.Routes{"room:*": ownInput()}, MaxQueue: queue, MaxMailbox: mailbox, JoinRate: -1,
+				MaxMessage: 64 << 10,
+				WebSocket:  websocket.Config{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
 			})
 			c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 			if err != nil {
@@ -185,8 +189,9 @@ func TestOwnInputOfADeafClientIsBounded(t *testing.T) {
 					continue
 				case sent := <-ended:
 					tick.Stop()
-					// The two budgets of the queue, the mailboxes, one message in work for each channel and one
-					// being read. Text is kept once as the client's, and once as the answer; JSON has an overhead.
+					// The two budgets of the queue, the mailboxes, one message being handled by each channel, and
+					// one being read. Text is kept once as the client's, and once as the answer; JSON has an
+					// overhead.
 					bound := 2*queue + test.channels*(mailbox+4*len(pad)) + 2<<20
 					t.Logf("sent %d bytes, peak %d of %d", sent, peak, bound)
 					if peak > bound {

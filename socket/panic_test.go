@@ -14,8 +14,8 @@ type bomb struct{}
 
 func (bomb) Deliver(*pubsub.Broadcast) error { panic("in\x1bDeliver") }
 
-// Server code that panics on the goroutine of an adapter is logged, and members of the room get the
-// broadcast.
+// TestPanicsInPubSubAreLogged checks that a panic of server code on the goroutine of an adapter is
+// logged, and that members of the room receive the broadcast.
 func TestPanicsInPubSubAreLogged(t *testing.T) {
 	t.Parallel()
 	cluster := pubsubtest.NewCluster()
@@ -31,19 +31,20 @@ func TestPanicsInPubSubAreLogged(t *testing.T) {
 	}
 	p.want(`[null,null,"room:1","hello",{}]`)
 	if err := here.Broadcast(t.Context(), "room:1", "hello", nil); err == nil {
-		t.Error("the broadcaster does not learn of the panic")
+		t.Error("Broadcast did not return the panic")
 	}
 	p.want(`[null,null,"room:1","hello",{}]`)
 	p.heartbeat()
-	if log := s.log.String(); !strings.Contains(log, "pubsub callback crashed") || !strings.Contains(log, `in\\x1bDeliver`) || !strings.Contains(log, "bomb") {
+	if log := s.log.String(); !strings.Contains(log, "pubsub callback crashed") ||
+		!strings.Contains(log, `in\\x1bDeliver`) || !strings.Contains(log, "bomb") {
 		t.Errorf("the log is %s", log)
 	}
 	if err := s.h.Shutdown(t.Context()); err != nil {
 		t.Error(err)
 	}
 	before := s.log.String()
-	_ = here.LocalBroadcast("room:1", "hello", nil) // panics, and the handler has ended
+	_ = here.LocalBroadcast("room:1", "hello", nil) // panics after the handler has ended
 	if after := s.log.String(); after != before {
-		t.Errorf("the log got %s", strings.TrimPrefix(after, before))
+		t.Errorf("the log has %s", strings.TrimPrefix(after, before))
 	}
 }

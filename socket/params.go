@@ -21,7 +21,8 @@ var errQueryUTF8 = errors.New("socket: query is not UTF-8")
 
 // Plug answers a query that is too long with 414 as well.
 var (
-	errQuerySize  = fmt.Errorf("socket: query too long: see socket.Config.MaxQuery: %w", longpoll.StatusError(http.StatusRequestURITooLong))
+	errQuerySize = fmt.Errorf("socket: query too long: see socket.Config.MaxQuery: %w",
+		longpoll.StatusError(http.StatusRequestURITooLong))
 	errQueryPairs = fmt.Errorf("socket: query of too many pairs: %w", longpoll.StatusError(http.StatusBadRequest))
 )
 

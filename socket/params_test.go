@@ -57,7 +57,8 @@ func TestPathVariablesWin(t *testing.T) {
 	mux.HandleFunc("/t/{tenant}/socket/{rest...}", func(_ http.ResponseWriter, r *http.Request) {
 		got, _ = requestParams(r)
 	})
-	mux.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/t/acme/socket/websocket?tenant=evil&a=1", nil))
+	mux.ServeHTTP(httptest.NewRecorder(),
+		httptest.NewRequest(http.MethodGet, "/t/acme/socket/websocket?tenant=evil&a=1", nil))
 	if got["tenant"] != "acme" || got["a"] != "1" {
 		t.Errorf("got %v", got)
 	}

@@ -22,15 +22,15 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// A service of several nodes behind one address is restarted node after node, as the README wires
-// it, while its clients talk.
+// The tests of this file restart a service of several nodes behind one address, node after node,
+// while its clients send messages.
 
-// rolling is a rolling restart to be played.
+// rolling describes a rolling restart.
 type rolling struct {
 	nodes, clients int
 	drain          socket.Drain
 	pace           time.Duration // between the pushes of one client
-	virtual        bool          // connections and time
+	virtual        bool          // in-memory connections and virtual time
 }
 
 // longestAway is how long a client may be without its channel. Some attempts may reach the node
@@ -38,14 +38,14 @@ type rolling struct {
 // does not ask the client to wait.
 const longestAway = 10 * time.Second
 
-// rollingNode is one process: a handler, and a server beside it.
+// rollingNode is one process, with a handler and a server.
 type rollingNode struct {
 	*socket.Handler
 	server       *http.Server
 	listener     net.Listener
 	dial         func(ctx context.Context) (net.Conn, error)
 	served       chan struct{}
-	leave        func() // the cluster
+	leave        func() // leaves the cluster
 	joined, left atomic.Int64
 }
 
@@ -76,7 +76,8 @@ func startRollingNode(t *testing.T, c *pubsubtest.Cluster, r rolling) *rollingNo
 			t.Fatal(err)
 		}
 		var d net.Dialer
-		n.listener, n.dial = l, func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", l.Addr().String()) }
+		n.listener, n.dial = l,
+			func(ctx context.Context) (net.Conn, error) { return d.DialContext(ctx, "tcp", l.Addr().String()) }
 	}
 	go func() {
 		defer close(n.served)
@@ -85,18 +86,18 @@ func startRollingNode(t *testing.T, c *pubsubtest.Cluster, r rolling) *rollingNo
 	return n
 }
 
-// end ends the node in good order.
+// end shuts the node down in the documented order.
 func (n *rollingNode) end(ctx context.Context) error {
 	err := errors.Join(n.Shutdown(ctx), n.server.Shutdown(ctx))
 	<-n.served
 	n.leave()
 	if joined, left := n.joined.Load(), n.left.Load(); joined != left {
-		err = errors.Join(err, fmt.Errorf("the node was shut down, but of %d channels %d terminated", joined, left))
+		err = errors.Join(err, fmt.Errorf("%d channels were joined before Shutdown, but %d terminated", joined, left))
 	}
 	return err
 }
 
-// pipeListener is a listener in memory.
+// pipeListener is an in-memory listener.
 type pipeListener struct {
 	conns  chan net.Conn
 	once   sync.Once
@@ -131,8 +132,8 @@ func (l *pipeListener) Close() error {
 
 func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory"} }
 
-// rollingBalancer is the one address: each connection goes to the next node that accepts it,
-// whether that is being drained or not.
+// rollingBalancer is the address of the service. Each connection goes to the next node that accepts
+// it, which may be draining.
 type rollingBalancer struct {
 	mu    sync.Mutex
 	nodes []*rollingNode
@@ -159,23 +160,23 @@ func (b *rollingBalancer) replace(i int, n *rollingNode) {
 	b.nodes[i] = n
 }
 
-// rollingClient is a client in a room, who pushes again and again.
+// rollingClient is a client in a room that pushes continuously.
 type rollingClient struct {
 	t       *testing.T
 	by      socket.ClientTransport
 	c       *socket.Client
 	room    *channel.Client
 	news    atomic.Int64
-	told    chan struct{} // one for each event
-	changed chan struct{} // what is below
-	pushed  int           // the pusher's
+	told    chan struct{} // receives one value per event
+	changed chan struct{} // signals that the fields below have changed
+	pushed  int           // belongs to the pushing goroutine
 	failed  map[string]int
 	slowest time.Duration
 
 	mu     sync.Mutex
 	up     bool
-	lost   []time.Time // connections
-	skip   int         // of them: in restarts before
+	lost   []time.Time // when connections were lost
+	skip   int         // the number of those that were lost in earlier restarts
 	joined []time.Time
 }
 
@@ -209,7 +210,7 @@ func (x *rollingClient) wake() {
 	}
 }
 
-// isBack reports whether the client has joined, and again since it lost a connection.
+// isBack reports whether the client is joined, also after its last lost connection.
 func (x *rollingClient) isBack() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -217,7 +218,7 @@ func (x *rollingClient) isBack() bool {
 	return isJoined && (len(x.lost) == 0 || !x.back(x.lost[len(x.lost)-1]).IsZero())
 }
 
-// back is when the client was joined again after it lost a connection. The caller holds mu.
+// back returns when the client joined again after it lost a connection. The caller holds mu.
 func (x *rollingClient) back(lost time.Time) time.Time {
 	for _, at := range x.joined {
 		if at.After(lost) {
@@ -227,7 +228,7 @@ func (x *rollingClient) back(lost time.Time) time.Time {
 	return time.Time{}
 }
 
-// note takes note of each connection that is lost, and why.
+// note records each lost connection and its cause.
 func (x *rollingClient) note(s socket.State) {
 	defer x.wake()
 	x.mu.Lock()
@@ -247,10 +248,11 @@ func (x *rollingClient) note(s socket.State) {
 	}
 }
 
-// push pushes, one at a time, until stop is closed. Each push is answered, or fails as documented,
-// before any patience is over.
+// push makes one push at a time until stop is closed. Each push gets a reply or fails as documented
+// within the usual time.
 func (x *rollingClient) push(stop <-chan struct{}, pace time.Duration) {
-	for stopped, answered := false, false; !stopped || !answered; { // the last is answered: a long poll may notice late that it lost its session
+	// The last push must get a reply, because a long poll may notice late that it lost its session.
+	for stopped, answered := false, false; !stopped || !answered; {
 		select {
 		case <-stop:
 			stopped = true
@@ -284,12 +286,14 @@ func TestRollingRestart(t *testing.T) {
 	t.Run("virtual", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			rolling{nodes: 3, clients: 200, drain: socket.Drain{Batch: 10, Interval: 2 * time.Second}, pace: 2 * time.Second, virtual: true}.play(t)
+			rolling{nodes: 3, clients: 200, drain: socket.Drain{Batch: 10, Interval: 2 * time.Second}, pace: 2 * time.Second,
+				virtual: true}.play(t)
 		})
 	})
 	t.Run("sockets", func(t *testing.T) {
 		t.Parallel()
-		rolling{nodes: 3, clients: 80, drain: socket.Drain{Batch: 5, Interval: 50 * time.Millisecond}, pace: 50 * time.Millisecond}.play(t)
+		rolling{nodes: 3, clients: 80, drain: socket.Drain{Batch: 5, Interval: 50 * time.Millisecond},
+			pace: 50 * time.Millisecond}.play(t)
 	})
 }
 
@@ -320,14 +324,14 @@ func (r rolling) play(t *testing.T) {
 	pushers.Wait()
 	allBack(t, all)
 
-	// Nobody is lost: each is on a new node, joined, and hears what is said.
+	// Every client is joined on a new node and receives broadcasts.
 	sockets, polls := 0, 0
 	for _, n := range b.nodes {
 		s := n.Stats()
 		sockets += s.Sockets
 		polls += s.LongPoll.Sessions
 	}
-	// A session may wait yet for a client that has another.
+	// A session may still wait for a client that has a new one.
 	if websockets := r.clients - r.clients/5; sockets-polls != websockets || polls < r.clients/5 {
 		t.Errorf("%d WebSockets and %d sessions for %d clients", sockets-polls, polls, r.clients)
 	}
@@ -343,7 +347,7 @@ func (r rolling) play(t *testing.T) {
 		select {
 		case <-x.told:
 		case <-late:
-			t.Fatalf("client %d hears nothing", i)
+			t.Fatalf("client %d receives nothing", i)
 		}
 		if s := x.room.Stats().State; s != channel.StateJoined {
 			t.Errorf("client %d is %v", i, s)
@@ -360,10 +364,10 @@ func (r rolling) play(t *testing.T) {
 		}
 		closeSocket(t, x.c)
 		if n := x.news.Load(); n != 1 {
-			t.Errorf("client %d heard the news %d times", i, n)
+			t.Errorf("client %d received the broadcast %d times", i, n)
 		}
 	}
-	if failed > losses { // one push at a time: a lost connection takes one with it, at most
+	if failed > losses { // each lost connection can fail one push
 		t.Errorf("%d connections were lost, but %d pushes failed: %v", losses, failed, reasons)
 	}
 	for _, n := range b.nodes {
@@ -374,10 +378,11 @@ func (r rolling) play(t *testing.T) {
 	if gone > longestAway {
 		t.Errorf("a client was away for %v", gone)
 	}
-	t.Logf("%d connections lost; away for %v at most; of %d pushes %v, the slowest after %v", losses, gone, pushed, reasons, slowest)
+	t.Logf("%d connections lost; away for %v at most; of %d pushes %v, the slowest after %v", losses, gone, pushed,
+		reasons, slowest)
 }
 
-// allBack waits until all clients are.
+// allBack waits until all clients are back.
 func allBack(t *testing.T, all []*rollingClient) {
 	t.Helper()
 	late := time.After(patience)
@@ -392,9 +397,9 @@ func allBack(t *testing.T, all []*rollingClient) {
 	}
 }
 
-// restart ends a node, and checks that its clients left it in batches and came back as they left.
+// restart ends a node and checks that its clients leave in batches and return in batches.
 func (r rolling) restart(t *testing.T, all []*rollingClient, n *rollingNode) {
-	var lost, joined []time.Duration // WebSockets and their channels; a long poll may notice later, or be at several nodes
+	var lost, joined []time.Duration // of WebSockets; a long poll may notice later, or use several nodes
 	note := func(begun time.Time, skip bool) {
 		lost, joined = nil, nil
 		for _, x := range all {
@@ -425,11 +430,11 @@ func (r rolling) restart(t *testing.T, all []*rollingClient, n *rollingNode) {
 	}
 	batches := (had + r.drain.Batch - 1) / r.drain.Batch
 	if batches < 4 {
-		t.Errorf("%d sockets are no test of batches", had)
+		t.Errorf("%d sockets are too few to test batches", had)
 	}
 	for k := range batches {
 		from, until := time.Duration(k)*r.drain.Interval, time.Duration(k+1)*r.drain.Interval
-		// An end may be noticed late, but never early.
+		// The end of a connection may be noticed late, but never early.
 		if ended, most := before(lost, until), (k+1)*r.drain.Batch; ended > most {
 			t.Errorf("after %v %d connections had ended, in batches of %d", until, ended, r.drain.Batch)
 		}
@@ -438,7 +443,8 @@ func (r rolling) restart(t *testing.T, all []*rollingClient, n *rollingNode) {
 		}
 		ended, back := before(lost, until)-before(lost, from), before(joined, until)-before(joined, from)
 		if ended == 0 && k < batches-1 || ended > r.drain.Batch || back > 2*r.drain.Batch {
-			t.Errorf("batch %d of %d: %d WebSockets ended, and %d came back, in batches of %d", k, batches, ended, back, r.drain.Batch)
+			t.Errorf("batch %d of %d: %d WebSockets ended, and %d returned, in batches of %d", k, batches, ended, back,
+				r.drain.Batch)
 		}
 		if ended != before(lost, from+1)-before(lost, from) {
 			t.Errorf("batch %d of %d: not all at once", k, batches)

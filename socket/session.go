@@ -19,14 +19,14 @@ import (
 )
 
 const (
-	// mailboxWait is how long a full mailbox may hold up its socket.
+	// mailboxWait bounds the time that a full mailbox delays its socket.
 	mailboxWait = 5 * time.Second
-	// joinWait is how long a join may hold up its socket. Phoenix has no bound.
+	// joinWait bounds the time that a join delays its socket. Phoenix has no bound.
 	joinWait = 50 * time.Millisecond
 	// closeGrace is the time between the end of a connection and the cancellation of the context of
 	// its callbacks.
 	closeGrace = 5 * time.Second
-	// maxHeartbeats is how many heartbeats a socket may send per second. Clients send two a minute.
+	// maxHeartbeats bounds the heartbeats of a socket per second. Clients send two per minute.
 	maxHeartbeats = 100
 )
 
@@ -47,7 +47,7 @@ type session struct {
 
 	running    sync.WaitGroup // channels, including those that were left or replaced
 	live       atomic.Int32   // the number of these
-	unanswered atomic.Int32   // joins
+	unanswered atomic.Int32   // joins without a reply
 	answered   chan struct{}  // receives when unanswered becomes 0; made by the first join
 
 	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not
@@ -198,7 +198,7 @@ func (s *session) Answered() {
 	if s.unanswered.Add(-1) == 0 {
 		select {
 		case s.answered <- struct{}{}:
-		default: // it is notified already
+		default: // a notification is pending
 		}
 	}
 }
@@ -246,7 +246,8 @@ func (s *session) unjoined(m *serializer.Message) {
 // reply answers m on behalf of the socket, not of a channel.
 func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Reply) {
 	f, err := serializer.Encode(s.ser, &serializer.Message{
-		Kind: serializer.KindReply, JoinRef: joinRef, Ref: m.Ref, Topic: m.Topic, RawTopic: m.RawTopic, Event: serializer.EventReply,
+		Kind: serializer.KindReply, JoinRef: joinRef, Ref: m.Ref, Topic: m.Topic, RawTopic: m.RawTopic,
+		Event:  serializer.EventReply,
 		Status: r.Status, Payload: serializer.Value(r.Payload),
 	})
 	if err != nil {
@@ -302,7 +303,7 @@ func (s *session) logEnd(err error) {
 		level, message = zerolog.ErrorLevel, "socket crashed"
 	case errors.Is(err, transport.ErrFull):
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxQueue"
-	case errors.Is(err, transport.ErrIdle): // a client whose network is gone ends like this, too
+	case errors.Is(err, transport.ErrIdle): // this includes clients that lost their network
 		level, message = zerolog.DebugLevel, "socket ended: see socket.Config.IdleTimeout"
 	case errors.As(err, &closed) && closed.Code == transport.CodeTooBig:
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxMessage"

@@ -12,8 +12,9 @@ import (
 	"bennu.example/socket"
 )
 
-// A socket has ended when all of its channels have, also one that the client left.
-func TestSocketWaitsForWhatItsClientLeft(t *testing.T) {
+// TestSocketWaitsForLeftChannels checks that a socket ends after all of its channels, including one
+// that the client left.
+func TestSocketWaitsForLeftChannels(t *testing.T) {
 	t.Parallel()
 	gate, terminating := make(chan struct{}), make(chan struct{})
 	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(
@@ -26,7 +27,8 @@ func TestSocketWaitsForWhatItsClientLeft(t *testing.T) {
 	p.send(`["1","2","room:1","phx_leave",{}]`)
 	<-terminating
 	p.c.CloseNow()
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond) // without the channel it would be over at once
+	ctx, cancel := context.WithTimeout(context.Background(),
+		200*time.Millisecond) // without the channel it would return immediately
 	defer cancel()
 	if err := s.h.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("while Terminate runs: %v", err)
@@ -34,7 +36,7 @@ func TestSocketWaitsForWhatItsClientLeft(t *testing.T) {
 	close(gate)
 }
 
-// Also a message whose topic is no string counts.
+// TestMessageRateCountsOddTopics checks that a message whose topic is not a string counts.
 func TestMessageRateCountsOddTopics(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MessageRate: 1})
@@ -49,13 +51,12 @@ func TestMessageRateCountsOddTopics(t *testing.T) {
 	}
 }
 
-// A channel keeps its join_ref for as long as it lives, so that is not for the client to choose
-// without bound.
+// TestJoinRefIsBounded checks the bound of join_refs, which a channel keeps for its whole life.
 func TestJoinRefIsBounded(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxTopic: 100})
 	p := s.dial("vsn=2.0.0")
-	fits, long := strings.Repeat("1", 98), strings.Repeat("1", 99) // and the quotes
+	fits, long := strings.Repeat("1", 98), strings.Repeat("1", 99) // plus the quotes
 	for frame, want := range map[string]string{
 		`["%s","1","room:a","phx_join",{}]`:  `["%s","1","room:a","phx_reply",%s]`,
 		`[null,"%s","room:b","phx_join",{}]`: `[null,"%s","room:b","phx_reply",%s]`,

@@ -18,7 +18,8 @@ import (
 	"bennu.example/socket"
 )
 
-// A slow join delays its own topic only: Phoenix would hold up the whole socket.
+// TestSlowJoin checks that a slow join delays its own topic only. In Phoenix it delays the whole
+// socket.
 func TestSlowJoin(t *testing.T) {
 	t.Parallel()
 	gate := make(chan struct{})
@@ -34,7 +35,8 @@ func TestSlowJoin(t *testing.T) {
 	p.join("room:1")
 	p.heartbeat()
 	close(gate)
-	p.want(`["1","1","slow","phx_reply",{"status":"ok","response":{}}]`, `["1","2","slow","phx_reply",{"status":"ok","response":{"n":1}}]`)
+	p.want(`["1","1","slow","phx_reply",{"status":"ok","response":{}}]`,
+		`["1","2","slow","phx_reply",{"status":"ok","response":{"n":1}}]`)
 }
 
 func TestSlowCallback(t *testing.T) {
@@ -52,13 +54,15 @@ func TestSlowCallback(t *testing.T) {
 	p.want(`["1","4","room:2","phx_reply",{"status":"ok","response":{"n":2}}]`)
 	p.heartbeat()
 	close(gate)
-	p.want(`["1","2","room:1","phx_reply",{"status":"ok","response":{}}]`, `["1","3","room:1","phx_reply",{"status":"ok","response":{}}]`)
+	p.want(`["1","2","room:1","phx_reply",{"status":"ok","response":{}}]`,
+		`["1","3","room:1","phx_reply",{"status":"ok","response":{}}]`)
 }
 
 func TestPanicsStayInTheirChannel(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(
-		onEvent("panic", func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) { panic("secret") }))}})
+		onEvent("panic",
+			func(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) { panic("secret") }))}})
 	p, other := s.dial("vsn=2.0.0"), s.dial("vsn=2.0.0")
 	p.join("room:1")
 	p.join("room:2")
@@ -104,7 +108,8 @@ func TestDisconnect(t *testing.T) {
 		Channels: channel.Routes{"room:*": echoes(
 			channel.Terminate(func(_ *nobody, _ context.Context, _ *channel.Channel, reason error) { ended <- reason }))},
 	})
-	a, b, other, anonymous := s.dial("vsn=2.0.0&id=u"), s.dial("vsn=2.0.0&id=u"), s.dial("vsn=2.0.0&id=v"), s.dial("vsn=2.0.0")
+	a, b, other, anonymous := s.dial("vsn=2.0.0&id=u"), s.dial("vsn=2.0.0&id=u"), s.dial("vsn=2.0.0&id=v"),
+		s.dial("vsn=2.0.0")
 	for _, p := range []*peer{a, b, other, anonymous} {
 		p.join("room:1")
 	}
@@ -146,7 +151,8 @@ func TestBadMessagesEndTheirSocketOnly(t *testing.T) {
 	}
 }
 
-// A flood of joins of one topic ends with one channel and every join answered.
+// TestFloodOfJoins checks that a flood of joins of one topic results in one channel, and that every
+// join has a reply.
 func TestFloodOfJoins(t *testing.T) {
 	t.Parallel()
 	var live atomic.Int32
@@ -182,18 +188,19 @@ func TestFloodOfJoins(t *testing.T) {
 	}
 	p.heartbeat()
 	if n := live.Load(); n != 1 {
-		t.Errorf("%d channels live", n)
+		t.Errorf("%d channels are left", n)
 	}
 	if n := s.h.PubSub().Subscribers("room"); n != 1 {
 		t.Errorf("%d subscriptions", n)
 	}
 	if most.Load() != 1 {
-		t.Errorf("%d channels of one topic at a time", most.Load())
+		t.Errorf("%d channels of one topic at the same time", most.Load())
 	}
 }
 
-// What a client sent just before it went is handled.
-func TestLastWordsAreHandled(t *testing.T) {
+// TestLastMessagesAreHandled checks that messages that a client sends just before it disconnects
+// are handled.
+func TestLastMessagesAreHandled(t *testing.T) {
 	t.Parallel()
 	handled := make(chan error, 1)
 	s := serve(t, socket.Config{Channels: channel.Routes{"room:*": echoes(
@@ -226,7 +233,7 @@ func TestShutdown(t *testing.T) {
 	var all []*peer
 	for i := range 7 {
 		p := s.dial("vsn=2.0.0")
-		if i > 0 { // one has no channel, and is drained all the same
+		if i > 0 { // one socket has no channel and must be drained as well
 			p.join("room:1")
 		}
 		all = append(all, p)
@@ -250,7 +257,7 @@ func TestShutdown(t *testing.T) {
 	}
 	resp, err = http.Get(s.url + "/socket/longpoll?vsn=2.0.0")
 	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
-		t.Errorf("by long poll: %v, %v", resp, err)
+		t.Errorf("over long poll: %v, %v", resp, err)
 	}
 	http.DefaultClient.CloseIdleConnections()
 	if err := s.h.Shutdown(ctx); err != nil {

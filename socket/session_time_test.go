@@ -21,7 +21,7 @@ import (
 	"bennu.example/transport"
 )
 
-// line is a session on a connection without a network, in virtual time.
+// line is a session on an in-memory connection, in virtual time.
 type line struct {
 	t   *testing.T
 	h   *Handler
@@ -79,7 +79,7 @@ func (l *line) want(frames ...string) {
 	l.frames = nil
 }
 
-// logged is how many lines of the log have what.
+// logged returns the number of lines of the log that contain what.
 func (l *line) logged(what string) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -102,8 +102,8 @@ func refusedFor(ref, topic, reason string) string {
 
 type guest struct{}
 
-// rooms are channels whose join of "hang" waits for the gate, as their event "hang" does. Ends get
-// the reasons of Terminate.
+// rooms returns channels whose join and event "hang" wait for the gate. Ends receives the reasons
+// of Terminate.
 func rooms(gate <-chan struct{}, ends chan<- error) channel.Routes {
 	room := channel.Define(func(_ *guest, _ context.Context, c *channel.Channel, p struct{ Hang bool }) (any, error) {
 		if p.Hang {
@@ -123,14 +123,15 @@ func hangingJoin(ref, topic string) string {
 	return fmt.Sprintf(`["%s","%s","%s","phx_join",{"hang":true}]`, ref, ref, topic)
 }
 
-// A join that never returns is one that crashed, to its client; all else goes on meanwhile, and
-// then the topic is free.
+// TestJoinTimeout checks that the client of a join that never returns receives an error reply.
+// Other topics are not delayed, and the topic can be joined again.
 func TestJoinTimeout(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name      string
 		set, want time.Duration
-	}{{"default", 0, 30 * time.Second}, {"short", 20 * time.Millisecond, 20 * time.Millisecond}, {"long", time.Hour, time.Hour}} {
+	}{{"default", 0, 30 * time.Second}, {"short", 20 * time.Millisecond, 20 * time.Millisecond},
+		{"long", time.Hour, time.Hour}} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
@@ -184,7 +185,8 @@ func TestNoJoinTimeout(t *testing.T) {
 	})
 }
 
-// Of several joins that hang each has its own time, also those that the reader does not wait for.
+// TestJoinTimeoutOfMany checks that each of several joins that hang has its own timeout, including
+// those for which the reader does not wait.
 func TestJoinTimeoutOfMany(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -200,14 +202,15 @@ func TestJoinTimeoutOfMany(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		if n := l.s.unanswered.Load(); n != 0 {
-			t.Errorf("%d joins unanswered", n)
+			t.Errorf("%d joins have no reply", n)
 		}
 		close(gate)
 		l.s.Closed(errors.New("over"))
 	})
 }
 
-// Callbacks that do not return are bounded, also those of topics that were joined anew since.
+// TestMaxRunningChannels checks that callbacks that do not return are bounded, including those of
+// topics that were joined again.
 func TestMaxRunningChannels(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -245,7 +248,8 @@ func TestMaxRunningChannels(t *testing.T) {
 				}
 				for range 5 {
 					l.send(join("7", "room:1"), join("8", "room:2"))
-					l.want(refusedFor("7", "room:1", "too many channels joined"), refusedFor("8", "room:2", "too many channels joined"))
+					l.want(refusedFor("7", "room:1", "too many channels joined"),
+						refusedFor("8", "room:2", "too many channels joined"))
 				}
 				l.send(`[null,"9","phoenix","heartbeat",{}]`)
 				l.want(`[null,"9","phoenix","phx_reply",{"status":"ok","response":{}}]`)
@@ -265,13 +269,14 @@ func TestMaxRunningChannels(t *testing.T) {
 	}
 }
 
-// What is refused is counted, and the first of its kind logged, for each socket.
+// TestRefusalsAreLoggedOnce checks that all refusals are counted, and that each socket logs the
+// first of each kind.
 func TestRefusalsAreLoggedOnce(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1025)
 	for name, test := range map[string]struct {
 		cfg   Config
-		first []string // that are fine
+		first []string // accepted messages
 		frame string
 		log   string
 		stat  func(Stats) uint64
@@ -323,7 +328,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 	}
 }
 
-func TestHandshakesBeyondTheRateAreLoggedSeldom(t *testing.T) {
+func TestHandshakesBeyondTheRateAreLoggedRarely(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		refuses := func(context.Context, *Request) (context.Context, error) { return nil, &Refusal{} }
@@ -372,7 +377,7 @@ func TestEndsAreCounted(t *testing.T) {
 		for _, err := range []error{transport.ErrIdle, transport.ErrFull, &transport.CloseError{Code: transport.CodeTooBig}} {
 			l.h.open(l, serializer.V2(), context.Background(), nil).Closed(err)
 		}
-		if s := l.h.Stats(); s.BadMessages != 1 || s.Sockets != 0 { // the transport counts the others
+		if s := l.h.Stats(); s.BadMessages != 1 || s.Sockets != 0 { // the transport counts the other one
 			t.Errorf("%+v", s)
 		}
 		for _, what := range []string{"malformed message\"", "sent nothing for too long", "reads too slowly", "MaxMessage"} {

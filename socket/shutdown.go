@@ -56,7 +56,7 @@ func (h *Handler) leave(hs *handshake) {
 	h.checkGone()
 }
 
-// closed forgets a session that has ended.
+// closed removes a session that has ended.
 func (h *Handler) closed(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -75,13 +75,13 @@ func (h *Handler) checkGone() {
 // code 1012, so that their clients reconnect, in batches as Config.Drain determines. Shutdown
 // returns nil when all sockets have ended and none of their goroutines is left.
 //
-// If ctx ends first, Shutdown closes the remaining sockets at once and returns the context's error,
-// wrapped. Callbacks that have not returned may still run then, and the sockets end when they
-// return.
+// If ctx ends first, Shutdown closes the remaining sockets immediately and returns the context's
+// error, wrapped. Callbacks that have not returned may still run then, and the sockets end when
+// they return.
 //
-// The contexts of Connect are cancelled at once. A Connect that ignores its context keeps Shutdown
-// waiting, until it returns or ctx ends. Handshakes whose clients do not take the answer end after
-// a second.
+// The contexts of Connect are canceled immediately. A Connect that ignores its context keeps
+// Shutdown waiting until it returns or ctx ends. Handshakes whose clients do not read the answer
+// end after a second.
 //
 // Call Shutdown before http.Server.Shutdown, which does not wait for WebSockets. The first call
 // drains the handler; other calls wait for the same end, each until its own ctx ends.
@@ -94,7 +94,7 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 		all = slices.Collect(maps.Keys(h.sessions))
 		for hs := range h.opening {
 			hs.cancel()
-			_ = hs.control.SetWriteDeadline(time.Now().Add(lastAnswer)) // without one it has answerTimeout
+			_ = hs.control.SetWriteDeadline(time.Now().Add(lastAnswer)) // a later answer has answerTimeout
 		}
 		h.checkGone()
 	}

@@ -14,21 +14,21 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// get asks for a long-poll session.
+// get requests a long-poll session.
 func get(h *socket.Handler) (status int) {
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/longpoll?vsn=2.0.0", nil))
 	return w.Code
 }
 
-// stuck is a way between nodes that does not end before its time.
+// stuck is a longpoll.Peers whose stop function does not return before gate is closed.
 type stuck struct{ gate chan struct{} }
 
 func (stuck) Send(string, []byte) error                   { return nil }
 func (s stuck) Listen(string, func([]byte)) (stop func()) { return func() { <-s.gate } }
 
-// Whatever holds up the end, each caller of Shutdown waits for as long as its own context lets it,
-// and a later one learns of the end.
+// TestShutdownForEachCaller checks that each caller of Shutdown waits until its own context ends,
+// whatever delays the end, and that a later caller learns of the end.
 func TestShutdownForEachCaller(t *testing.T) {
 	t.Parallel()
 	for name, begin := range map[string]func(gate chan struct{}) (h *socket.Handler, end func()){
@@ -40,7 +40,7 @@ func TestShutdownForEachCaller(t *testing.T) {
 			var asking sync.WaitGroup
 			asking.Go(func() {
 				if status := get(h); status != http.StatusServiceUnavailable {
-					t.Errorf("what became a socket during Shutdown: answered %d", status)
+					t.Errorf("a handshake during Shutdown was answered with %d", status)
 				}
 			})
 			return h, asking.Wait
@@ -64,7 +64,7 @@ func TestShutdownForEachCaller(t *testing.T) {
 						t.Errorf("%s: a caller with %v: %v after %v", name, d, err, time.Since(start))
 					}
 				})
-				synctest.Wait() // the first caller is the first
+				synctest.Wait() // so that the first caller is known
 			}
 			shutdown(2*time.Second, context.DeadlineExceeded, 2*time.Second)
 			shutdown(time.Second, context.DeadlineExceeded, time.Second)
@@ -81,7 +81,8 @@ func TestShutdownForEachCaller(t *testing.T) {
 	}
 }
 
-// The first caller's context says how long the batches may take, and no other's.
+// TestShutdownPace checks that the first caller's context bounds the time of the batches, and no
+// other's.
 func TestShutdownPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -11,8 +11,8 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// TestDisconnectOverridesConfig checks that a transport and a handler can return to Disconnect where
-// the configuration chose to drop.
+// TestDisconnectOverridesConfig checks that a transport and a handler can return to Disconnect
+// where the configuration chose to drop.
 func TestDisconnectOverridesConfig(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
@@ -24,7 +24,8 @@ func TestDisconnectOverridesConfig(t *testing.T) {
 		{"config", transport.Inherit, nil, false},
 		{"transport", transport.Disconnect, nil, true},
 		{"handler", transport.Inherit, []channel.Option[nobody]{channel.OnSlow[nobody]("", transport.Disconnect)}, true},
-		{"handler inherits", transport.Inherit, []channel.Option[nobody]{channel.OnSlow[nobody]("", transport.Inherit)}, false},
+		{"handler inherits", transport.Inherit, []channel.Option[nobody]{channel.OnSlow[nobody]("", transport.Inherit)},
+			false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()

@@ -19,9 +19,10 @@ type cursor struct {
 	At   int    `json:"at"`
 }
 
-// A client that does not read gets what its handler's policies leave, once it reads: the newest of
-// each key, and of what may be dropped what came first. It stays connected, and another on the
-// topic gets all, each as soon as it was broadcast.
+// TestSlowPolicies has a client that does not read for some time. Then it receives the messages
+// that the policies of its handler have kept: the newest of each key, and the oldest of those that
+// may be dropped. It stays connected. Another client on the topic receives every message without
+// delay.
 func TestSlowPolicies(t *testing.T) {
 	t.Parallel()
 	s := serve(t, socket.Config{MaxQueue: 40_000, Channels: channel.Routes{"room:*": echoes(
@@ -56,7 +57,7 @@ func TestSlowPolicies(t *testing.T) {
 
 	ticks := map[string]string{"pad": strings.Repeat("x", 4000)}
 	sent := 0
-	for full := 0; full < 20; sent++ { // the kernel may take something yet
+	for full := 0; full < 20; sent++ { // the kernel may still accept something
 		dropped := s.h.Stats().WebSocket.Dropped
 		broadcast("ticked", ticks)
 		if full++; s.h.Stats().WebSocket.Dropped == dropped {
@@ -96,7 +97,7 @@ func TestSlowPolicies(t *testing.T) {
 		t.Errorf("%d of %d and %d of %d arrived: %+v", arrived, sent, moved, 2*rounds, st)
 	}
 
-	// What has the connection's own policy ends it.
+	// A message with the connection's own policy ends it.
 	for range 10_000 {
 		if s.h.Stats().WebSocket.Slow > 0 {
 			break
@@ -115,7 +116,8 @@ func TestSlowPolicies(t *testing.T) {
 func TestSlowPolicyOfAHandler(t *testing.T) {
 	t.Parallel()
 	for _, cfg := range []socket.Config{
-		{OnSlow: transport.KeepLatest}, {OnSlow: transport.KeepLatest + 1}, {LongPoll: longpoll.Config{OnSlow: transport.KeepLatest}},
+		{OnSlow: transport.KeepLatest}, {OnSlow: transport.KeepLatest + 1},
+		{LongPoll: longpoll.Config{OnSlow: transport.KeepLatest}},
 	} {
 		func() {
 			defer func() {

@@ -9,11 +9,11 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// Stats are counts of a Handler since it was made. Whatever is refused, dropped or ended because of
-// a bound is counted by its reason.
+// Stats are the counters of a Handler. Everything that is refused, dropped or ended because of a
+// bound is counted by its reason.
 type Stats struct {
-	Sockets    int // connected, or not ended completely
-	Handshakes int // under way: their Connect runs, or their client has not read the answer
+	Sockets    int // connected, or not completely ended
+	Handshakes int // in progress: Connect runs, or the client has not read the answer
 
 	Refused uint64 // handshakes refused by origin, version, subprotocol or Connect
 	TooFast uint64 // handshakes beyond Config.HandshakeRate or Admission.HandshakeRate
@@ -28,7 +28,7 @@ type Stats struct {
 
 	SlowJoins     uint64 // joins beyond Config.JoinTimeout
 	FullMailboxes uint64 // channels that ended beyond Config.MaxMailbox
-	Stuck         uint64 // channels whose callback had not returned 5 seconds after their topic was joined anew
+	Stuck         uint64 // channels whose callback had not returned 5 s after their topic was joined again
 	Crashes       uint64 // callbacks that panicked or returned an unexpected error, including those of joins and ends
 
 	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
@@ -45,7 +45,7 @@ type counters struct {
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
 }
 
-// of returns how many messages were refused for one of the reasons.
+// of returns the number of messages that were refused for one of the reasons.
 func (c *counters) of(reasons ...denial) (n uint64) {
 	for _, r := range reasons {
 		n += c.denials[r].Load()

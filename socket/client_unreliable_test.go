@@ -12,7 +12,7 @@ import (
 	"bennu.example/transport"
 )
 
-// cutWebSockets cuts each WebSocket of the peer after a time.
+// cutWebSockets makes the peer cut each WebSocket after a time.
 func cutWebSockets(p *peer, after time.Duration, err error) {
 	p.set(func() {
 		p.prepare = func(k *peerConn) {
@@ -23,11 +23,12 @@ func cutWebSockets(p *peer, after time.Duration, err error) {
 	})
 }
 
-// usedConns counts the connections that the client used, without those that it only tried.
+// usedConns returns the number of connections that the client used, without those that it only
+// checked.
 func usedConns(c *Client) uint64 { return c.Stats().Connections }
 
-// A middlebox that kills WebSockets soon after they open: the client settles on long poll, and does not go back to a
-// WebSocket that dies again.
+// TestClientFallbackShortLives has a middlebox that cuts WebSockets soon after they open. The
+// client must stay on long poll, and not return to a WebSocket that would be cut again.
 func TestClientFallbackShortLives(t *testing.T) {
 	t.Parallel()
 	for _, life := range []time.Duration{0, 200 * time.Millisecond, 3 * time.Second, 9 * time.Second} {
@@ -46,11 +47,11 @@ func TestClientFallbackShortLives(t *testing.T) {
 			time.Sleep(6 * time.Hour)
 			wantTransport(t, c, "longpoll")
 			if n := usedConns(c); n != conns {
-				t.Errorf("lives of %v: %d moves to a WebSocket that dies", life, n-conns)
+				t.Errorf("lives of %v: %d moves to a WebSocket that is cut", life, n-conns)
 			}
 			mustReply(t, ch.Push("echo", 1))
 
-			// The middlebox goes, and the client moves back for good.
+			// Without the middlebox, the client moves back permanently.
 			p.set(func() { p.prepare = nil })
 			time.Sleep(2 * time.Hour)
 			synctest.Wait()
@@ -58,9 +59,9 @@ func TestClientFallbackShortLives(t *testing.T) {
 			n := usedConns(c)
 			time.Sleep(24 * time.Hour)
 			if usedConns(c) != n {
-				t.Errorf("%d connections more", usedConns(c)-n)
+				t.Errorf("%d further connections", usedConns(c)-n)
 			}
-			// What was is forgotten: one loss is no evidence.
+			// The history is forgotten: one loss does not count.
 			p.last().cut(errReset)
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -69,7 +70,8 @@ func TestClientFallbackShortLives(t *testing.T) {
 	}
 }
 
-// WebSockets that pass the test and die only in use are tried less and less often.
+// TestClientFallbackDiesInUse checks that WebSockets that pass the check and are cut only in use
+// are tried less and less often.
 func TestClientFallbackDiesInUse(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
@@ -87,13 +89,13 @@ func TestClientFallbackDiesInUse(t *testing.T) {
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		wantTransport(t, c, "longpoll")
-		if n := usedConns(c) - before; n < 2 || n > 80 { // two for each move: there and back
+		if n := usedConns(c) - before; n < 2 || n > 80 { // each move and return are two
 			t.Errorf("%d connections in a day", n)
 		}
 	})
 }
 
-// Without large messages a WebSocket is fine; each large one ends it.
+// TestClientFallbackLargeMessages has WebSockets that are cut by each large message.
 func TestClientFallbackLargeMessages(t *testing.T) {
 	t.Parallel()
 	for _, size := range []int{10_000, 60_000, 900_000} {
@@ -108,7 +110,7 @@ func TestClientFallbackLargeMessages(t *testing.T) {
 			text := strings.Repeat("x", size)
 			lost := 0
 			for range 20 {
-				time.Sleep(17 * time.Minute) // small ones get through meanwhile: heartbeats
+				time.Sleep(17 * time.Minute) // heartbeats are small and get through
 				if _, err := ch.Push("echo", text).Wait(t.Context()); errors.Is(err, push.ErrLost) {
 					lost++
 				} else if err != nil {
@@ -117,13 +119,13 @@ func TestClientFallbackLargeMessages(t *testing.T) {
 			}
 			wantTransport(t, c, "longpoll")
 			if lost != clientBadConns {
-				t.Errorf("%d bytes: %d pushes are lost, want %d", size, lost, clientBadConns)
+				t.Errorf("%d bytes: %d pushes lost, want %d", size, lost, clientBadConns)
 			}
 		})
 	}
 }
 
-// A large message that does not get through to the client counts as well.
+// TestClientFallbackLargeMessagesIn checks that received large messages that are cut count as well.
 func TestClientFallbackLargeMessagesIn(t *testing.T) {
 	t.Parallel()
 	fallback(t, func(t *testing.T, p *peer, c *Client) {
@@ -132,7 +134,7 @@ func TestClientFallbackLargeMessagesIn(t *testing.T) {
 			wantTransport(t, c, "websocket")
 			time.Sleep(5 * time.Minute)
 			k := p.last()
-			k.bytesIn.Add(30_000) // of a frame
+			k.bytesIn.Add(30_000) // a part of a frame
 			k.cut(errReset)
 			time.Sleep(time.Second)
 			synctest.Wait()
@@ -141,7 +143,7 @@ func TestClientFallbackLargeMessagesIn(t *testing.T) {
 	})
 }
 
-// What is no evidence against WebSockets.
+// TestClientFallbackNoEvidence has losses that do not count against WebSockets.
 func TestClientFallbackNoEvidence(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -11,7 +11,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// leaves are the join_refs of the phx_leaves that the peer received.
+// leaves returns the join_refs of the phx_leave messages that the peer received.
 func (p *peer) leaves() (list []string) {
 	for _, e := range p.events() {
 		if ref, ok := strings.CutSuffix(e, " "+serializer.EventLeave); ok {
@@ -65,8 +65,9 @@ func TestClientLeavesLongPollChannels(t *testing.T) {
 	}
 }
 
-// TestClientPauseAndBack leaves, and joins again on the next session.
-func TestClientPauseAndBack(t *testing.T) {
+// TestClientPauseAndConnect checks that the channels are left by Pause, and joined again after
+// Connect.
+func TestClientPauseAndConnect(t *testing.T) {
 	t.Parallel()
 	transports(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -76,14 +77,16 @@ func TestClientPauseAndBack(t *testing.T) {
 			c.Connect()
 			mustReply(t, ch.Push("echo", nil))
 		}
-		if got, isLongPoll := p.leaves(), p.last().by == TransportLongPoll; isLongPoll && len(got) != 3 || !isLongPoll && len(got) != 0 {
+		if got, isLongPoll := p.leaves(), p.last().by == TransportLongPoll; isLongPoll && len(got) != 3 ||
+			!isLongPoll && len(got) != 0 {
 			t.Errorf("left %q", got)
 		}
 	})
 }
 
-// TestClientFarewellComesLast pauses while the writer is at work: what it took is sent before the leave.
-func TestClientFarewellComesLast(t *testing.T) {
+// TestClientLeavesAfterPushes pauses during a write. The messages that the writer has taken must be
+// sent before the leave.
+func TestClientLeavesAfterPushes(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{Transport: TransportLongPoll}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
@@ -102,8 +105,8 @@ func TestClientFarewellComesLast(t *testing.T) {
 	})
 }
 
-// TestClientFarewellIsBounded closes and pauses a client whose posts hang.
-func TestClientFarewellIsBounded(t *testing.T) {
+// TestClientLeaveIsBounded closes and pauses a client whose POSTs hang.
+func TestClientLeaveIsBounded(t *testing.T) {
 	t.Parallel()
 	for _, pause := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -131,7 +134,8 @@ func TestClientFarewellIsBounded(t *testing.T) {
 	}
 }
 
-// TestClientLeavesBeforeItMoves falls back to long poll and moves to a WebSocket: the session's channels are left.
+// TestClientLeavesBeforeItMoves checks that a client that moves from long poll to a WebSocket
+// leaves the channels of the session.
 func TestClientLeavesBeforeItMoves(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{Transport: TransportFallback}, func(t *testing.T, p *peer, c *Client) {
