@@ -60,8 +60,8 @@ func TestClientDenied(t *testing.T) {
 				if got := p.gaps(); !slices.Equal(got, []time.Duration{10e9, 20e9, 40e9, 60e9, 60e9}) {
 					t.Fatalf("token requested after %v", got)
 				}
-				if p.asks()[5].AuthToken != "6" {
-					t.Fatalf("token %q at the sixth attempt", p.asks()[5].AuthToken)
+				if p.dialConfigs()[5].AuthToken != "6" {
+					t.Fatalf("token %q at the sixth attempt", p.dialConfigs()[5].AuthToken)
 				}
 			})
 	}
@@ -179,10 +179,10 @@ func TestClientParams(t *testing.T) {
 		if err := c.Ready(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-		if len(p.asks()) != 2 || p.asks()[0].Params != "n=1" || p.asks()[1].Params != "n=3" ||
-			p.asks()[1].AuthToken != "token 3" ||
-			p.asks()[0].Vsn != "2.0.0" || p.asks()[0].Header.Get("X-A") != "b" || p.asks()[0].URL != "ws://peer.test/socket" {
-			t.Fatalf("%+v", p.asks())
+		if len(p.dialConfigs()) != 2 || p.dialConfigs()[0].Params != "n=1" || p.dialConfigs()[1].Params != "n=3" ||
+			p.dialConfigs()[1].AuthToken != "token 3" ||
+			p.dialConfigs()[0].Vsn != "2.0.0" || p.dialConfigs()[0].Header.Get("X-A") != "b" || p.dialConfigs()[0].URL != "ws://peer.test/socket" {
+			t.Fatalf("%+v", p.dialConfigs())
 		}
 
 		joins := 0

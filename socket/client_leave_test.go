@@ -95,8 +95,8 @@ func TestClientJoinWaitsForLeave(t *testing.T) {
 				start := time.Now()
 				leave := ch.Leave()
 				next := c.Channel("room:1", nil)
-				var heard []string
-				next.OnMessage(func(m serializer.Message) { heard = append(heard, m.Event) })
+				var received []string
+				next.OnMessage(func(m serializer.Message) { received = append(received, m.Event) })
 				join := next.Join()
 				synctest.Wait()
 				p.broadcast("room:1", "too early", nil)
@@ -115,8 +115,8 @@ func TestClientJoinWaitsForLeave(t *testing.T) {
 				mustReply(t, next.Push("echo", nil))
 				p.broadcast("room:1", "in time", nil)
 				synctest.Wait()
-				if !slices.Equal(heard, []string{"in time"}) {
-					t.Errorf("events of the new channel: %q", heard)
+				if !slices.Equal(received, []string{"in time"}) {
+					t.Errorf("events of the new channel: %q", received)
 				}
 			})
 		})

@@ -27,7 +27,7 @@ type peer struct {
 	log     *peerLog      // the history of all topics, if there is one
 	busy    time.Duration // the time that a channel takes for each message; a join does not wait for it
 	ignore  string        // an event that channels ignore
-	asked   []transport.ClientConfig
+	dialed  []transport.ClientConfig
 	at      []time.Time // the times of the dials
 	live    []*peerConn
 	handled map[string]int // the number of pushes by payload, as JSON
@@ -61,7 +61,7 @@ func (p *peer) dial(ctx context.Context, by ClientTransport, cfg transport.Clien
 	p.mu.Lock()
 	p.dials++
 	n, refuse, prepare := p.dials, p.refuse, p.prepare
-	p.asked = append(p.asked, cfg)
+	p.dialed = append(p.dialed, cfg)
 	p.at = append(p.at, time.Now())
 	p.mu.Unlock()
 	if refuse != nil {
@@ -112,11 +112,11 @@ func (p *peer) closes() []transport.CloseError {
 	return append([]transport.CloseError(nil), p.ends...)
 }
 
-// asks returns the configurations of the dials.
-func (p *peer) asks() []transport.ClientConfig {
+// dialConfigs returns the configurations of the dials.
+func (p *peer) dialConfigs() []transport.ClientConfig {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]transport.ClientConfig(nil), p.asked...)
+	return append([]transport.ClientConfig(nil), p.dialed...)
 }
 
 // times returns how often a push with this payload was handled.

@@ -530,8 +530,8 @@ func TestClientVersions(t *testing.T) {
 				c := p.client(ClientConfig{})
 				defer closeClient(t, c)
 				connected(t, c)
-				if p.asks()[0].Vsn != serializer.Vsn(s) {
-					t.Fatalf("vsn %q", p.asks()[0].Vsn)
+				if p.dialConfigs()[0].Vsn != serializer.Vsn(s) {
+					t.Fatalf("vsn %q", p.dialConfigs()[0].Vsn)
 				}
 				ch := joined(t, c, "room:1")
 				type body struct {

@@ -123,7 +123,7 @@ func TestClusterLongPoll(t *testing.T) {
 		b := newBalancer(nodes...)
 		var all []*socket.Client
 		var mu sync.Mutex
-		heard := map[[2]int][]int{} // by receiver and sender
+		received := map[[2]int][]int{} // by receiver and sender
 		var rooms []*channel.Client
 		for i := range clients {
 			c := b.client()
@@ -136,7 +136,7 @@ func TestClusterLongPoll(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				heard[[2]int{i, said.By}] = append(heard[[2]int{i, said.By}], said.N)
+				received[[2]int{i, said.By}] = append(received[[2]int{i, said.By}], said.N)
 			})
 			c.Connect()
 			if _, err := room.Join().Wait(t.Context()); err != nil {
@@ -164,7 +164,7 @@ func TestClusterLongPoll(t *testing.T) {
 		b.end(t, all, nodes...)
 		for i := range clients {
 			for j := range clients {
-				got := heard[[2]int{i, j}]
+				got := received[[2]int{i, j}]
 				for n, v := range got {
 					if n != v {
 						t.Fatalf("client %d received of %d: %v", i, j, got)

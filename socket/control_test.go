@@ -180,8 +180,8 @@ func (m *mallory) push(ch *channel.Client, event string, payload any) {
 	}
 }
 
-// heard returns the messages that were received so far.
-func (m *mallory) heard() []string {
+// received returns the messages that were received so far.
+func (m *mallory) received() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.got)
@@ -222,7 +222,7 @@ func TestControlMessagesAreNotHeard(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.push(last, "last", nil) // earlier messages have arrived before its reply
-			for _, got := range m.heard() {
+			for _, got := range m.received() {
 				if !strings.HasSuffix(got, ": last") {
 					t.Errorf("a client received %s", got)
 				}

@@ -84,11 +84,11 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 				if _, err := room.Join().Wait(ctx); err != nil {
 					t.Fatal(err)
 				}
-				var heard sync.WaitGroup
+				var received sync.WaitGroup
 				for _, event := range []string{"pushed", "shout", "whispered"} {
 					if strings.HasPrefix(event, test.event) {
-						heard.Add(test.n)
-						room.On(event, func(serializer.Payload) { heard.Done() })
+						received.Add(test.n)
+						room.On(event, func(serializer.Payload) { received.Done() })
 					}
 				}
 				body := map[string]string{"s": strings.Repeat("x", test.bytes)}
@@ -104,7 +104,7 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 					}
 				}
 				done := make(chan struct{})
-				go func() { heard.Wait(); close(done) }()
+				go func() { received.Wait(); close(done) }()
 				select {
 				case <-done:
 				case <-ctx.Done():

@@ -100,22 +100,22 @@ func refusedFor(ref, topic, reason string) string {
 	return answer(ref, topic, "error", fmt.Sprintf(`{"reason":"%s"}`, reason))
 }
 
-type guest struct{}
+type member struct{}
 
 // rooms returns channels whose join and event "hang" wait for the gate. Ends receives the reasons
 // of Terminate.
 func rooms(gate <-chan struct{}, ends chan<- error) channel.Routes {
-	room := channel.Define(func(_ *guest, _ context.Context, c *channel.Channel, p struct{ Hang bool }) (any, error) {
+	room := channel.Define(func(_ *member, _ context.Context, c *channel.Channel, p struct{ Hang bool }) (any, error) {
 		if p.Hang {
 			<-gate
 		}
 		return nil, nil
 	},
-		channel.On("hang", func(*guest, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+		channel.On("hang", func(*member, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
 			<-gate
 			return push.NoReply, nil
 		}),
-		channel.Terminate(func(_ *guest, _ context.Context, _ *channel.Channel, reason error) { ends <- reason }))
+		channel.Terminate(func(_ *member, _ context.Context, _ *channel.Channel, reason error) { ends <- reason }))
 	return channel.Routes{"room:*": room}
 }
 

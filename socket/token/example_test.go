@@ -108,10 +108,8 @@ func ExampleTokens() {
 		User string `json:"u"`
 		Role string `json:"r,omitempty"`
 	}
-	sessions, err := token.New[session](token.Config{
-		Keys:    [][]byte{[]byte("32 bytes or more, from the secrets")},
-		Purpose: "session",
-	})
+	cfg := token.Config{Keys: [][]byte{[]byte("32 bytes or more, from the secrets")}, Purpose: "session"}
+	sessions, err := token.New[session](cfg)
 	if err != nil {
 		fmt.Println(err)
 		return
