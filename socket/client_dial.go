@@ -23,9 +23,9 @@ type clientDialer func(
 
 func dialClient(ctx context.Context, by ClientTransport, cfg transport.ClientConfig) (transport.ClientConn, error) {
 	if by == TransportLongPoll {
-		return longpoll.Dial(ctx, cfg)
+		return longpoll.Dial(ctx, &cfg)
 	}
-	return websocket.Dial(ctx, cfg)
+	return websocket.Dial(ctx, &cfg)
 }
 
 // dialResult is the result of an attempt to connect.

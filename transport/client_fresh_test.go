@@ -174,7 +174,7 @@ func TestClientDialsAnew(t *testing.T) {
 					}
 					before := f.dials.Load()
 					ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-					c, err := dial(ctx, cfg)
+					c, err := dial(ctx, &cfg)
 					cancel()
 					if err != nil {
 						t.Fatal(err)

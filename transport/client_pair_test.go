@@ -266,7 +266,7 @@ func TestClientPairRefused(t *testing.T) {
 			p := newClientPair(longpoll.Config{})
 			p.refuse = tt.err
 			n := transporttest.NewNet(t, p)
-			_, err := tt.dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			_, err := tt.dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			var refused *transport.HandshakeError
 			if !errors.As(err, &refused) || refused.StatusCode != tt.status {
 				t.Errorf("dial: %v", err)

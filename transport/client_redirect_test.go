@@ -68,7 +68,7 @@ func TestClientRedirects(t *testing.T) {
 						w.WriteHeader(tt.code)
 						w.Write([]byte("moved"))
 					}))
-					c, err := dial(t.Context(), transport.ClientConfig{URL: "ws://127.0.0.1/moved", AuthToken: "secret", HTTPClient: n.Client})
+					c, err := dial(t.Context(), &transport.ClientConfig{URL: "ws://127.0.0.1/moved", AuthToken: "secret", HTTPClient: n.Client})
 					if tt.want == 0 {
 						if err != nil {
 							t.Fatal(err)
@@ -142,7 +142,7 @@ func TestClientRedirectsToAnotherServer(t *testing.T) {
 				n := transporttest.NewNet(t, h)
 				tr := n.Transport.(*http.Transport)
 				tr.DialTLSContext = tr.DialContext // without TLS, because only the redirect matters
-				c, err := dial(t.Context(), transport.ClientConfig{
+				c, err := dial(t.Context(), &transport.ClientConfig{
 					URL: tt.from + "/a", Params: "secret=1", AuthToken: "secret", HTTPClient: n.Client,
 				})
 				if tt.want == "ok" {
@@ -194,7 +194,7 @@ func TestClientRedirectsChecked(t *testing.T) {
 			n := transporttest.NewNet(t, http.RedirectHandler("/real?vsn=2.0.0", http.StatusFound))
 			no := errors.New("no redirects here")
 			n.CheckRedirect = func(*http.Request, []*http.Request) error { return no }
-			if _, err := dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, no) {
+			if _, err := dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, no) {
 				t.Errorf("dial: %v", err)
 			}
 		})

@@ -68,7 +68,7 @@ func TestClientRefusedWithAdvice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			n := transporttest.NewNet(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { refuse(w) }))
-			_, err := dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			_, err := dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			advised(t, err)
 		})
 	}

@@ -31,7 +31,7 @@ func ExampleCloseError() {
 		_ = ws.Serve(w, r, "", func(transport.Conn) transport.Session { return farewell{} })
 	}))
 	defer server.Close()
-	c, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: server.URL})
+	c, err := websocket.Dial(context.Background(), &transport.ClientConfig{URL: server.URL})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -57,12 +57,12 @@ func ExampleCloseError() {
 func ExampleHandshakeError() {
 	server := httptest.NewServer(http.NotFoundHandler())
 	defer server.Close()
-	_, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: server.URL + "/socket"})
+	_, err := websocket.Dial(context.Background(), &transport.ClientConfig{URL: server.URL + "/socket"})
 	var refused *transport.HandshakeError
 	if errors.As(err, &refused) {
 		fmt.Println(refused.StatusCode)
 	}
-	_, err = websocket.Dial(context.Background(), transport.ClientConfig{URL: "ftp://example.com"})
+	_, err = websocket.Dial(context.Background(), &transport.ClientConfig{URL: "ftp://example.com"})
 	fmt.Println(errors.Is(err, transport.ErrURL)) // no retry can succeed
 	// Output:
 	// 404

@@ -16,19 +16,19 @@ import (
 
 // Dial opens a long-poll session. The context bounds the opening request only. If the server
 // answers anything but a session, errors.As finds a *transport.HandshakeError in the error.
-func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn, error) {
-	cfg = dial.WithDefaults(cfg)
-	u, err := dial.Endpoint(&cfg, "longpoll", "http", "https")
+func Dial(ctx context.Context, cfg *transport.ClientConfig) (transport.ClientConn, error) {
+	config := dial.WithDefaults(*cfg)
+	u, err := dial.Endpoint(&config, "longpoll", "http", "https")
 	if err != nil {
 		return nil, err
 	}
 	c := &clientConn{
 		url:          u,
-		auth:         cfg.AuthToken,
-		timeout:      cfg.RequestTimeout,
-		pollTimeout:  cfg.PollTimeout,
-		closeTimeout: cfg.CloseTimeout,
-		maxMessage:   cfg.MaxMessage,
+		auth:         config.AuthToken,
+		timeout:      config.RequestTimeout,
+		pollTimeout:  config.PollTimeout,
+		closeTimeout: config.CloseTimeout,
+		maxMessage:   config.MaxMessage,
 		writing:      make(chan struct{}, 1),
 		in:           make(chan clientFrames),
 		closing:      make(chan struct{}),
@@ -37,8 +37,8 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 		stopped:      make(chan struct{}),
 		settled:      make(chan struct{}),
 	}
-	c.header, c.host = dial.RequestHeader(cfg.Header)
-	hc, own := dial.HTTPClient(&cfg)
+	c.header, c.host = dial.RequestHeader(config.Header)
+	hc, own := dial.HTTPClient(&config)
 	hc.Timeout = 0 // it would bound polls, which have a timeout of their own
 	c.http = hc
 	if own != nil {

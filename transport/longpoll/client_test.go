@@ -205,7 +205,7 @@ func TestClientOpen(t *testing.T) {
 				return i == 0
 			}
 			n := transporttest.NewNet(t, s)
-			c, err := longpoll.Dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
+			c, err := longpoll.Dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
 			if tt.status == 0 {
 				if err != nil {
 					t.Fatal(err)
@@ -254,13 +254,13 @@ func TestClientDialContext(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), 7*time.Second)
 				defer cancel()
 				transporttest.Within(t, 7*time.Second, func() {
-					_, err := longpoll.Dial(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+					_, err := longpoll.Dial(ctx, &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 					if !errors.Is(err, context.DeadlineExceeded) && name != "half a refusal" || err == nil {
 						t.Errorf("dial: %v", err)
 					}
 				})
 				transporttest.Within(t, 30*time.Second, func() {
-					if _, err := longpoll.Dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); err == nil {
+					if _, err := longpoll.Dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); err == nil {
 						t.Error("dial without a deadline: no error")
 					}
 				})
@@ -273,7 +273,7 @@ func TestClientDialContext(t *testing.T) {
 			s := transporttest.NewLongPollServer()
 			n := transporttest.NewNet(t, s)
 			ctx, cancel := context.WithCancel(t.Context())
-			c, err := longpoll.Dial(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			c, err := longpoll.Dial(ctx, &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			if err != nil {
 				t.Fatal(err)
 			}

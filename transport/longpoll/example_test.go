@@ -48,11 +48,11 @@ func ExampleServer() {
 	defer lp.Wait()
 
 	ctx := context.Background()
-	_, err := longpoll.Dial(ctx, transport.ClientConfig{URL: server.URL})
+	_, err := longpoll.Dial(ctx, &transport.ClientConfig{URL: server.URL})
 	var refused *transport.HandshakeError
 	fmt.Println(errors.As(err, &refused) && refused.StatusCode == http.StatusForbidden)
 
-	c, err := longpoll.Dial(ctx, transport.ClientConfig{URL: server.URL, Params: "user=ann"})
+	c, err := longpoll.Dial(ctx, &transport.ClientConfig{URL: server.URL, Params: "user=ann"})
 	if err != nil {
 		fmt.Println(err)
 		return

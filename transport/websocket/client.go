@@ -22,24 +22,24 @@ const clientTokenPrefix = "base64url.bearer.phx."
 // Dial opens a WebSocket. The context bounds the handshake only; without a deadline the handshake
 // is not bounded. The error is, by errors.As, a *transport.HandshakeError if the server answered
 // anything but a WebSocket handshake. The caller must close the connection.
-func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn, error) {
-	cfg = dial.WithDefaults(cfg)
-	u, err := dial.Endpoint(&cfg, "websocket", "ws", "wss")
+func Dial(ctx context.Context, cfg *transport.ClientConfig) (transport.ClientConn, error) {
+	config := dial.WithDefaults(*cfg)
+	u, err := dial.Endpoint(&config, "websocket", "ws", "wss")
 	if err != nil {
 		return nil, err
 	}
-	hc, own := dial.HTTPClient(&cfg)
+	hc, own := dial.HTTPClient(&config)
 	if own != nil {
 		own.DisableKeepAlives = true // the connection is not reused, neither after a handshake nor after a refusal
 	}
 	shake := &clientHandshake{next: hc.Transport}
 	hc.Transport = shake
-	header, host := dial.RequestHeader(cfg.Header)
+	header, host := dial.RequestHeader(config.Header)
 	conn, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
 		HTTPClient:   hc,
 		HTTPHeader:   header,
 		Host:         host,
-		Subprotocols: clientSubprotocols(header, cfg.AuthToken),
+		Subprotocols: clientSubprotocols(header, config.AuthToken),
 	})
 	if err != nil {
 		if resp != nil && shake.refused != nil {
@@ -47,8 +47,8 @@ func Dial(ctx context.Context, cfg transport.ClientConfig) (transport.ClientConn
 		}
 		return nil, dial.Error(u, err)
 	}
-	conn.SetReadLimit(cfg.MaxMessage)
-	return newClientConn(conn, shake.wire, &cfg), nil
+	conn.SetReadLimit(config.MaxMessage)
+	return newClientConn(conn, shake.wire, &config), nil
 }
 
 // clientSubprotocols returns the subprotocols to offer: those of the user's header, which are

@@ -84,7 +84,7 @@ func TestClientBadConfig(t *testing.T) {
 		"token":          {URL: "ws://server/socket", AuthToken: "a\nb"},
 	} {
 		for dialed, dial := range map[string]transporttest.Dialer{"ws": ws.Dial, "longpoll": longpoll.Dial} {
-			_, err := dial(t.Context(), cfg)
+			_, err := dial(t.Context(), &cfg)
 			if !errors.Is(err, transport.ErrURL) || strings.Contains(err.Error(), "sec") {
 				t.Errorf("%s, %s: %v", name, dialed, err)
 			}
@@ -190,7 +190,7 @@ func TestClientWSRefused(t *testing.T) {
 				w.WriteHeader(tt.status)
 				io.WriteString(w, tt.body)
 			}))
-			_, err := ws.Dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
+			_, err := ws.Dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
 			var refused *transport.HandshakeError
 			if !errors.As(err, &refused) {
 				t.Fatalf("dial: %v", err)
@@ -225,7 +225,7 @@ func TestClientWSNotWebSocket(t *testing.T) {
 				io.WriteString(conn, answer)
 				conn.Close()
 			}))
-			_, err := ws.Dial(t.Context(), transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
+			_, err := ws.Dial(t.Context(), &transport.ClientConfig{URL: "ws://server/socket", Params: "secret=1", HTTPClient: n.Client})
 			if err == nil || !strings.HasPrefix(err.Error(), "transport: dial ws://server/socket/websocket: ") || strings.Contains(err.Error(), "secret") {
 				t.Errorf("dial: %v", err)
 			}
@@ -242,7 +242,7 @@ func TestClientWSDialContext(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			transporttest.Within(t, time.Minute, func() {
-				if _, err := ws.Dial(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, context.DeadlineExceeded) {
+				if _, err := ws.Dial(ctx, &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client}); !errors.Is(err, context.DeadlineExceeded) {
 					t.Errorf("dial: %v", err)
 				}
 			})
@@ -253,7 +253,7 @@ func TestClientWSDialContext(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			n := transporttest.NewNet(t, transporttest.WebSocketHandler(transporttest.Echo))
 			ctx, cancel := context.WithCancel(t.Context())
-			c, err := ws.Dial(ctx, transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
+			c, err := ws.Dial(ctx, &transport.ClientConfig{URL: "ws://server/socket", HTTPClient: n.Client})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -54,7 +54,7 @@ func ExampleServer() {
 	defer server.Close()
 	defer ws.Wait()
 
-	c, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: server.URL})
+	c, err := websocket.Dial(context.Background(), &transport.ClientConfig{URL: server.URL})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -81,7 +81,7 @@ func ExampleServer() {
 func ExampleDial() {
 	url, end := serveEcho()
 	defer end()
-	c, err := websocket.Dial(context.Background(), transport.ClientConfig{URL: url, Header: http.Header{"X-Trace": {"7"}}})
+	c, err := websocket.Dial(context.Background(), &transport.ClientConfig{URL: url, Header: http.Header{"X-Trace": {"7"}}})
 	if err != nil {
 		fmt.Println(err)
 		return

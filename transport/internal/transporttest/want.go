@@ -12,7 +12,7 @@ import (
 )
 
 // Dialer is the Dial function of a transport.
-type Dialer func(context.Context, transport.ClientConfig) (transport.ClientConn, error)
+type Dialer func(context.Context, *transport.ClientConfig) (transport.ClientConn, error)
 
 // Dial dials the server, and fails the test if that fails. The connection is closed when the test
 // ends.
@@ -21,7 +21,7 @@ func Dial(t testing.TB, dial Dialer, cfg transport.ClientConfig) transport.Clien
 	if cfg.URL == "" {
 		cfg.URL = "ws://server/socket"
 	}
-	c, err := dial(context.Background(), cfg)
+	c, err := dial(context.Background(), &cfg)
 	if err != nil {
 		t.Fatalf("dial: %v", err)
 	}
