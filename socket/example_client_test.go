@@ -15,7 +15,7 @@ import (
 	"bennu.example/transport"
 )
 
-// room welcomes its members and broadcasts their messages.
+// exampleRoom returns a handler that welcomes its members and broadcasts their messages.
 func exampleRoom() *channel.Handler {
 	return channel.Define(
 		func(_ *struct{}, _ context.Context, c *channel.Channel, p struct{ User string }) (any, error) {

@@ -21,7 +21,7 @@ import (
 	"bennu.example/transport/longpoll"
 )
 
-// Each channel of this handler has a counter of its own, as long as it is joined.
+// counter is the state of one channel, as long as it is joined.
 type counter struct{ n int }
 
 func (t *counter) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {

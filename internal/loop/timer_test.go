@@ -2,8 +2,8 @@ package loop
 
 import "testing"
 
-// A client's heartbeat timer is always armed. After many other timers have been armed and disarmed,
-// the heap must release their memory.
+// TestHeapShrinks checks that the heap releases memory although it is never empty: a client's
+// heartbeat timer is always armed.
 func TestHeapShrinks(t *testing.T) {
 	t.Parallel()
 	var ts timers
