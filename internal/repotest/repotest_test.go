@@ -158,6 +158,23 @@ func TestGoroutinesAreWatched(t *testing.T) {
 	}
 }
 
+// TestFileSizes checks that no large file, such as a compiled program, is committed.
+func TestFileSizes(t *testing.T) {
+	t.Parallel()
+	const maxSize = 512 << 10
+	cmd := exec.Command("git", "ls-files", "-z")
+	cmd.Dir = root(t)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Skipf("not a git checkout: %v", err)
+	}
+	for name := range strings.SplitSeq(strings.TrimRight(string(out), "\x00"), "\x00") {
+		if f, err := os.Stat(filepath.Join(cmd.Dir, name)); err == nil && f.Size() > maxSize {
+			t.Errorf("%s has %d kB, more than %d", name, f.Size()>>10, maxSize>>10)
+		}
+	}
+}
+
 // TestNoSleepInTests forbids time.Sleep in tests outside of testing/synctest, because it makes them
 // slow or flaky. A comment on the line can give a reason for an exception.
 func TestNoSleepInTests(t *testing.T) {
