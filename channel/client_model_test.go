@@ -17,14 +17,14 @@ type clientModel struct {
 	phase  string // fresh, joining, joined, errored, leaving, gone
 	ref    int    // the last ref that was used
 
-	wish    int  // the number of the current join
-	joinRef int  // its ref; zero if it was not sent
-	told    bool // Join's handle was answered
-	fails   int  // rejoins since the last success or connection
-	leave   int  // the ref of the leave, or zero
-	asked   bool // Leave was called and is not answered yet
-	taken   bool // another channel is leaving the topic
-	again   bool // the channel joins again when no push is in flight
+	attempt  int  // the number of the current join
+	joinRef  int  // its ref; zero if it was not sent
+	answered bool // Join's handle was answered
+	tries    int  // rejoins since the last success or connection
+	leave    int  // the ref of the leave, or zero
+	leaving  bool // Leave was called and is not answered yet
+	taken    bool // another channel is leaving the topic
+	again    bool // the channel joins again when no push is in flight
 
 	waiting []string       // buffered pushes
 	sent    map[string]int // the refs of pushes in flight
@@ -58,7 +58,7 @@ func (m *clientModel) answer(name, how string) {
 // newJoin starts a join.
 func (m *clientModel) newJoin() {
 	m.phase, m.joinRef, m.again = "joining", 0, false
-	m.wish++
+	m.attempt++
 	m.timers["join"] = true
 	delete(m.timers, "rejoin")
 }
@@ -66,7 +66,7 @@ func (m *clientModel) newJoin() {
 // fault makes the channel errored.
 func (m *clientModel) fault() {
 	m.phase, m.again = "errored", false
-	if m.told {
+	if m.answered {
 		delete(m.timers, "join")
 	}
 	if m.online {
@@ -76,7 +76,7 @@ func (m *clientModel) fault() {
 
 func (m *clientModel) joinAnswered(how string) {
 	m.answer("join", how)
-	m.told = true
+	m.answered = true
 	delete(m.timers, "join")
 }
 
@@ -112,10 +112,10 @@ func (m *clientModel) gone() {
 	m.sent = map[string]int{}
 	m.dropWaiting()
 	m.failJoin()
-	if m.asked {
+	if m.leaving {
 		m.answer("leave", "closed")
 	}
-	m.asked = false
+	m.leaving = false
 	m.timers = map[string]bool{}
 }
 
@@ -127,16 +127,16 @@ func (m *clientModel) dropWaiting() {
 }
 
 func (m *clientModel) failJoin() {
-	if m.wish > 0 && !m.told {
+	if m.attempt > 0 && !m.answered {
 		m.answer("join", "closed")
-		m.told = true
+		m.answered = true
 	}
 }
 
 func (m *clientModel) left() {
-	if m.asked {
+	if m.leaving {
 		m.answer("leave", "ok")
-		m.asked = false
+		m.leaving = false
 	}
 }
 
@@ -149,7 +149,7 @@ func (m *clientModel) step(line string) {
 	}
 	switch f[0] {
 	case "open":
-		m.online, m.fails = true, 0
+		m.online, m.tries = true, 0
 		if m.phase == "errored" {
 			m.newJoin()
 		}
@@ -176,7 +176,7 @@ func (m *clientModel) step(line string) {
 			m.timers["join"] = true
 		}
 	case "params":
-		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || arg != strconv.Itoa(m.wish) {
+		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || arg != strconv.Itoa(m.attempt) {
 			return
 		}
 		if len(f) > 2 {
@@ -207,7 +207,7 @@ func (m *clientModel) step(line string) {
 	case "cancel":
 		m.giveUp(arg, "canceled")
 	case "leave":
-		m.asked = true
+		m.leaving = true
 		switch {
 		case m.phase == "fresh":
 			m.left()
@@ -278,11 +278,11 @@ func (m *clientModel) due(timer string) {
 			m.joinAnswered("timeout")
 		}
 	case "rejoin":
-		m.fails++
+		m.tries++
 		m.newJoin()
 	case "leave":
 		m.answer("leave", "timeout")
-		m.asked = false
+		m.leaving = false
 		m.gone()
 	default:
 		m.giveUp(timer, "timeout")
@@ -337,14 +337,14 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 				m.fault()
 				return
 			}
-			m.phase, m.fails = "joined", 0
+			m.phase, m.tries = "joined", 0
 			for _, name := range m.waiting {
 				m.sent[name] = m.send(m.joinRef, name)
 				m.timers[name] = true
 			}
 			m.waiting = nil
 		case m.phase == "leaving" && ref == strconv.Itoa(m.leave):
-			m.asked = false
+			m.leaving = false
 			m.answer("leave", status)
 			m.gone()
 		default:
@@ -392,7 +392,7 @@ func clientHistory(t *testing.T, seed uint64) {
 	}
 	answered := map[string]bool{}
 	sentBefore, newest := map[int]bool{}, 0
-	lastRef, asked := 0, 0
+	lastRef, requested := 0, 0
 	for step := range 120 {
 		line := "end"
 		if step < 119 {
@@ -408,12 +408,12 @@ func clientHistory(t *testing.T, seed uint64) {
 			switch f[0] {
 			case "params":
 				if m.taken {
-					fail("params asked for while another channel is leaving the topic")
+					fail("params requested while another channel is leaving the topic")
 				}
-				asked, _ = strconv.Atoi(f[1])
+				requested, _ = strconv.Atoi(f[1])
 			case "errored", "closed":
 				if len(answers) > 0 {
-					fail("who was answered may still find the state of before")
+					fail("a push was answered before the state changed")
 				}
 			case "answer":
 				if old, ok := answers[f[1]]; ok {
@@ -448,8 +448,8 @@ func clientHistory(t *testing.T, seed uint64) {
 		if armed := r.armed; !maps.Equal(armed, m.timers) {
 			fail("armed %v, model %v", armed, m.timers)
 		}
-		if r.s.tries != m.fails {
-			fail("tries %d, model %d", r.s.tries, m.fails)
+		if r.s.tries != m.tries {
+			fail("tries %d, model %d", r.s.tries, m.tries)
 		}
 
 		// Invariants that do not depend on the model.
@@ -465,8 +465,8 @@ func clientHistory(t *testing.T, seed uint64) {
 		if len(sends) > 0 && m.taken {
 			fail("sent while another channel is leaving the topic")
 		}
-		if m.phase == "joining" && w.online && !m.taken && asked != m.wish {
-			fail("join %d waits for nothing, and no params were asked for", m.wish)
+		if m.phase == "joining" && w.online && !m.taken && requested != m.attempt {
+			fail("join %d does not wait, and no params were requested", m.attempt)
 		}
 		for _, s := range sends {
 			var joinRef, ref int
@@ -484,7 +484,7 @@ func clientHistory(t *testing.T, seed uint64) {
 			}
 		}
 		if (r.s.status == StateErrored && w.online) != r.armed["rejoin"] {
-			fail("errored and no rejoin to come, or the other way round")
+			fail("the rejoin timer runs if and only if the channel is errored and connected")
 		}
 	}
 	for n := range w.pushes {

@@ -154,7 +154,7 @@ func (r *clientRig) render(o *clientOutput) string {
 	case outParams:
 		return fmt.Sprintf("params %d", o.attempt)
 	case outNoParams:
-		return "" // is never wrong
+		return "" // always correct
 	case outSend:
 		return fmt.Sprintf("send %d %d %s", o.joinRef, o.ref, o.event)
 	case outAnswer:
@@ -199,8 +199,9 @@ func rigAnswer(a promise.Result) string {
 		err  error
 		name string
 	}{
-		{push.ErrTimeout, "timeout"}, {push.ErrLost, "lost"}, {push.ErrCanceled, "canceled"}, {serializer.ErrPayload, "payload"},
-		{ErrNotJoined, "not joined"}, {ErrDuplicate, "duplicate"}, {ErrClosed, "closed"}, {errRig, "cause"},
+		{push.ErrTimeout, "timeout"}, {push.ErrLost, "lost"}, {push.ErrCanceled, "canceled"},
+		{serializer.ErrPayload, "payload"}, {ErrNotJoined, "not joined"},
+		{ErrDuplicate, "duplicate"}, {ErrClosed, "closed"}, {errRig, "cause"},
 	} {
 		if errors.Is(a.Err, e.err) {
 			return e.name

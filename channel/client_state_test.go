@@ -2,8 +2,6 @@ package channel
 
 import (
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"testing"
 
@@ -380,19 +378,7 @@ func TestClientRules(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			r := newClientRig()
-			for line := range strings.Lines(test.script) {
-				line = strings.TrimSpace(line)
-				if line == "" {
-					continue
-				}
-				in, want, _ := strings.Cut(line, " => ")
-				if got := r.do(in); got != want {
-					t.Fatalf("%s\n got %s\nwant %s", in, got, want)
-				}
-			}
-			if got := strings.Join(slices.Sorted(maps.Keys(r.armed)), " "); got != test.armed {
-				t.Fatalf("armed: %q, want %q", got, test.armed)
-			}
+			playScript(t, test.script, r.do, r.armed, test.armed)
 		})
 	}
 }
@@ -426,7 +412,8 @@ func TestFailedPushHasAStatusAndAReason(t *testing.T) {
 		status, json string
 	}{
 		{fmt.Errorf("channel: push a to b: %w", push.ErrTimeout), push.StatusTimeout, "{}"},
-		{fmt.Errorf("channel: push a to b: %w", push.ErrLost), push.StatusFailed, `{"reason":"channel: push a to b: lost before the reply"}`},
+		{fmt.Errorf("channel: push a to b: %w", push.ErrLost), push.StatusFailed,
+			`{"reason":"channel: push a to b: lost before the reply"}`},
 	} {
 		r := failed(test.err)
 		got, err := r.Payload.JSON()

@@ -71,7 +71,7 @@ func (w *clientWorld) next() string {
 			}
 		case 2, 3, 4:
 			if w.m.phase == "joining" && w.online {
-				line := fmt.Sprintf("params %d", max(w.m.wish-w.IntN(6)/5, 1))
+				line := fmt.Sprintf("params %d", max(w.m.attempt-w.IntN(6)/5, 1))
 				if w.IntN(8) == 0 {
 					line += " error"
 				}
@@ -112,7 +112,8 @@ func (w *clientWorld) next() string {
 		case 19:
 			if w.joined && w.IntN(2) == 0 {
 				ref := w.aJoinRef()
-				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), w.pick("phx_error", "phx_error", "phx_error", "phx_close"))
+				event := w.pick("phx_error", "phx_error", "phx_error", "phx_close")
+				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), event)
 			}
 		case 20:
 			if w.joined && w.IntN(2) == 0 {

@@ -79,8 +79,8 @@ func TestInfo(t *testing.T) {
 		if err := b.ps.Broadcast(t.Context(), "news", "headline", note{"hi"}); err != nil {
 			t.Fatal(err)
 		}
-		b.want(`["1",null,"room:1","int",{"n":1}]`, `["1",null,"room:1","shape",{"sides":4}]`, `["1",null,"room:1","int",{"n":2}]`,
-			`["1",null,"room:1","headline",{"text":"hi"}]`)
+		b.want(`["1",null,"room:1","int",{"n":1}]`, `["1",null,"room:1","shape",{"sides":4}]`,
+			`["1",null,"room:1","int",{"n":2}]`, `["1",null,"room:1","headline",{"text":"hi"}]`)
 		if log := b.log(); strings.Count(log, "message dropped") != 2 {
 			t.Errorf("log: %s", log)
 		}
@@ -111,7 +111,7 @@ func TestMiddleware(t *testing.T) {
 			}
 		}
 		b := start(t, channel.Define((*room).join, channel.Use[room](tag("outer"), tag("inner")),
-			channel.OnAny(func(_ *room, _ context.Context, _ *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
+			onAny(func(_ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
 				return push.OK(map[string]string{"event": event}), nil
 			})))
 		b.take()
@@ -129,14 +129,14 @@ func TestDefinePanicsOnMistakes(t *testing.T) {
 	info := channel.Info(func(*room, context.Context, *channel.Channel, int) error { return nil })
 	out := channel.Intercept("x", func(*room, context.Context, *channel.Channel, note) error { return nil })
 	end := channel.Terminate(func(*room, context.Context, *channel.Channel, error) {})
-	rest := channel.OnAny(func(*room, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
-		return push.NoReply, nil
-	})
-	for name, o := range map[string]channel.Option[room]{"On": event, "Info": info, "Intercept": out, "Terminate": end, "OnAny": rest} {
+	rest := onAny(func(*channel.Channel, string, serializer.Payload) (push.Reply, error) { return push.NoReply, nil })
+	for name, o := range map[string]channel.Option[room]{
+		"On": event, "Info": info, "Intercept": out, "Terminate": end, "OnAny": rest,
+	} {
 		func() {
 			defer func() {
 				if recover() == nil {
-					t.Errorf("two %s were taken", name)
+					t.Errorf("Define accepts two %s", name)
 				}
 			}()
 			channel.Define((*room).join, o, o)
@@ -144,7 +144,7 @@ func TestDefinePanicsOnMistakes(t *testing.T) {
 	}
 }
 
-// A callback that is nil is found when the handler is made, not by the first client.
+// TestDefinePanicsOnNil checks that nil callbacks are found when the handler is made.
 func TestDefinePanicsOnNil(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]channel.Option[room]{

@@ -13,7 +13,7 @@ import (
 	"bennu.example/socket"
 )
 
-// adder adds up numbers, and tells everyone.
+// adder returns a handler that adds numbers and broadcasts the total.
 func adder() *channel.Handler {
 	type sum struct{ total int }
 	return channel.Define(
@@ -27,7 +27,7 @@ func adder() *channel.Handler {
 		}))
 }
 
-// A push is answered once. Wait for that, or have a function called.
+// A push is answered once. Wait waits for the answer; Receive registers a function for it.
 func ExampleClient_Push() {
 	room, _, end := dial(adder())
 	defer end()
@@ -51,7 +51,7 @@ func ExampleClient_Push() {
 	// received 5
 }
 
-// Call pushes and waits, and decodes the reply.
+// Call pushes an event, waits for the reply and decodes it.
 func ExampleCall() {
 	room, _, end := dial(adder())
 	defer end()
@@ -64,7 +64,7 @@ func ExampleCall() {
 	// 5 <nil>
 }
 
-// Events are kept from when Events is called.
+// Events collects events from the moment when it is called.
 func ExampleClient_Events() {
 	room, _, end := dial(adder())
 	defer end()
@@ -74,7 +74,7 @@ func ExampleClient_Events() {
 	}
 	seen := 0
 	for m, err := range totals {
-		if err != nil { // some were dropped, because too many waited
+		if err != nil { // some were dropped because too many waited
 			fmt.Println(err)
 			continue
 		}
@@ -90,7 +90,7 @@ func ExampleClient_Events() {
 	// {"total":6}
 }
 
-// On calls a function instead, one event at a time.
+// On registers a function, which is called with one event at a time.
 func ExampleClient_On() {
 	room, _, end := dial(adder())
 	defer end()
@@ -108,7 +108,8 @@ func ExampleClient_On() {
 	// Output: total 7
 }
 
-// A join is answered, too. One that was refused is tried again after a while, unless the channel is left.
+// A join is answered once, as a push is. A refused join is repeated after a delay unless the
+// channel is left.
 func ExampleClient_Join() {
 	_, enter, end := serve(channel.Define(
 		func(_ *struct{}, _ context.Context, _ *channel.Channel, p struct{ Password string }) (any, error) {
@@ -134,7 +135,7 @@ func ExampleClient_Join() {
 	// {"welcome":"in"}
 }
 
-// crashing crashes when it is told to.
+// crashing returns a handler whose channels crash on the event "crash".
 func crashing() *channel.Handler {
 	return channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
@@ -143,7 +144,8 @@ func crashing() *channel.Handler {
 		}))
 }
 
-// A channel whose other end crashed, or whose connection was lost, is joined again. OnJoin is told of every join, OnError of what was between.
+// A channel is joined again after the server's channel crashed or the connection was lost. The
+// functions of OnJoin are called for every join, those of OnError for every failure.
 func ExampleClient_OnError() {
 	_, enter, end := serve(crashing())
 	defer end()
@@ -154,9 +156,9 @@ func ExampleClient_OnError() {
 		joined <- struct{}{}
 	})
 	room.OnError(func(err error) {
-		var told *channel.RemoteError
-		if errors.As(err, &told) {
-			fmt.Println("the server sent", told.Event)
+		var remote *channel.RemoteError
+		if errors.As(err, &remote) {
+			fmt.Println("the server sent", remote.Event)
 			return
 		}
 		fmt.Println(err)
@@ -171,7 +173,7 @@ func ExampleClient_OnError() {
 	// joined
 }
 
-// Whoever leaves is done when the server has said so. The topic is free then.
+// Leave is complete when the server has confirmed it. Then the topic is free.
 func ExampleClient_Leave() {
 	_, enter, end := serve(adder())
 	defer end()
@@ -211,7 +213,7 @@ func ExampleClient_EventsContext() {
 	// context canceled
 }
 
-// OnMessage gets all events, in order, for whoever passes them on.
+// OnMessage receives all events in order, for programs that forward them.
 func ExampleClient_OnMessage() {
 	_, enter, end := serve(adder())
 	defer end()
@@ -230,12 +232,13 @@ func ExampleClient_OnMessage() {
 	// Output: room:1 total {"total":5}
 }
 
-// A push that is of no use later has a short timeout. The server may have done what was asked all the same.
+// A push has a short timeout if a late answer is useless. The server may have handled the push even
+// if it timed out.
 func ExampleClient_PushWithTimeout() {
 	room, _, end := dial(channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
 		channel.On("think", func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-			return push.NoReply, nil // for ever
+			return push.NoReply, nil // never replies
 		})))
 	defer end()
 	_, err := room.PushWithTimeout("think", nil, time.Millisecond).Wait(context.Background())
@@ -243,7 +246,7 @@ func ExampleClient_PushWithTimeout() {
 	// Output: true
 }
 
-// State is where the channel is, and why it is there if that is not as it should be.
+// State returns the channel's state, and the cause if it is errored or closed.
 func ExampleClient_State() {
 	room, _, end := dial(adder())
 	defer end()
@@ -259,7 +262,7 @@ func ExampleClient_State() {
 	// closed true true
 }
 
-// Stats tells what waits: here for the connection, which is not made yet.
+// Stats returns what is pending. Here the pushes wait for the connection.
 func ExampleClient_Stats() {
 	client := socket.NewClient("ws://localhost:4000/socket", nil)
 	defer client.Close(context.Background())
@@ -272,7 +275,7 @@ func ExampleClient_Stats() {
 	// Output: room:1 2 unanswered, 2 not sent yet
 }
 
-// Who takes too long misses events, and is told where.
+// A reader that is too slow misses events. An OverflowError takes their place.
 func ExampleOverflowError() {
 	_, enter, end := serve(channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
@@ -288,7 +291,7 @@ func ExampleOverflowError() {
 	room := enter(nil, &socket.ClientConfig{MaxBacklog: 1000})
 	numbers := room.Events("number")
 	room.Join()
-	if _, err := room.Push("count", 100).Wait(context.Background()); err != nil { // meanwhile nobody reads the numbers
+	if _, err := room.Push("count", 100).Wait(context.Background()); err != nil { // numbers are not read yet
 		fmt.Println(err)
 	}
 	got, missed := 0, 0

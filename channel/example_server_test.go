@@ -18,8 +18,11 @@ import (
 	"bennu.example/transport"
 )
 
-// serve serves a handler on the topics "room:…". Enter opens a socket and joins the topic "room:1".
-func serve(h *channel.Handler) (handler *socket.Handler, enter func(params any, cfg *socket.ClientConfig) *channel.Client, end func()) {
+// serve serves a handler on the topics "room:…". Enter opens a socket and returns a channel of the
+// topic "room:1".
+func serve(h *channel.Handler) (
+	handler *socket.Handler, enter func(params any, cfg *socket.ClientConfig) *channel.Client, end func(),
+) {
 	ctx := context.Background()
 	handler = socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": h}})
 	server := httptest.NewServer(handler)
@@ -39,7 +42,8 @@ func serve(h *channel.Handler) (handler *socket.Handler, enter func(params any, 
 	}
 }
 
-// dial serves a handler and joins it.
+// dial serves a handler and joins "room:1". Events returns the payload of the next event with that
+// name.
 func dial(h *channel.Handler) (room *channel.Client, events func(name string) string, end func()) {
 	_, enter, end := serve(h)
 	room = enter(nil, nil)
@@ -77,7 +81,8 @@ func (g *guest) arrived(_ context.Context, c *channel.Channel, _ arrived) error 
 	return c.Push("greeting", map[string]string{"text": g.greeting})
 }
 
-// A handler is made of functions, most of them methods of what is kept for one client in one room. They never run at the same time.
+// A handler is made of functions. Most of them are methods of the state that each channel has. The
+// functions of one channel never run at the same time.
 func ExampleDefine() {
 	ended := make(chan string, 1)
 	room, event, end := dial(channel.Define((*player).join,
@@ -100,7 +105,7 @@ func ExampleDefine() {
 	// channel stopped, with 7
 }
 
-// player is one client's game.
+// player is the state of one client's game.
 type player struct{ total int }
 
 func (p *player) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {
@@ -116,12 +121,13 @@ func (p *player) roll(_ context.Context, c *channel.Channel, n int) (push.Reply,
 		return push.OK(p.total), nil
 	}
 	if err := c.Broadcast("won", map[string]int{"with": p.total}); err != nil {
-		return push.NoReply, err // a crash: the client joins again
+		return push.NoReply, err // the channel crashes, and the client joins again
 	}
-	return push.OK(p.total), channel.ErrStop // the end
+	return push.OK(p.total), channel.ErrStop // ends the channel
 }
 
-// Info does what a join cannot do itself: the channel sends itself a message.
+// Info handles messages that a channel sends to itself, such as work that must follow the join's
+// reply.
 func ExampleInfo() {
 	_, event, end := dial(channel.Define((*guest).join, channel.Info((*guest).arrived)))
 	defer end()
@@ -129,7 +135,7 @@ func ExampleInfo() {
 	// Output: {"text":"welcome to room:1"}
 }
 
-// Intercept sees a broadcast on its way to one client, and changes it.
+// Intercept changes a broadcast for one client.
 func ExampleIntercept() {
 	type line struct {
 		Text string `json:"text"`
@@ -147,7 +153,7 @@ func ExampleIntercept() {
 	// Output: {"text":"d**n it"}
 }
 
-// Of the cursors that wait for a slow client, only the newest of each user is kept.
+// Latest keeps only the newest cursor of each user for a slow client.
 func ExampleLatest() {
 	type cursor struct {
 		User string `json:"user"`
@@ -164,18 +170,18 @@ func ExampleLatest() {
 	// Output: {"user":"ann","at":7}
 }
 
-// What a slow client may miss, is said for each event. Here of the positions that wait only the newest is kept: a client that has not polled
-// for a while gets where things are now.
+// Each event has its own policy for slow clients. Here, only the newest position waits for a client
+// that does not poll.
 func ExampleOnSlow() {
 	handler, _, end := serve(channel.Define((*guest).join,
 		channel.OnSlow[guest]("moved", transport.KeepLatest),
 		channel.OnSlow[guest]("tick", transport.DropOldest),
-		channel.OnSlow[guest]("", transport.DropNewest))) // all others; without it they end a client that is too slow, who comes back
+		channel.OnSlow[guest]("", transport.DropNewest))) // all other events
 	defer end()
 	client := sleepy{handler: handler}
 	client.poll() // opens the session
 	client.post(`["1","1","room:1","phx_join",{}]`)
-	client.poll() // until it is joined
+	client.poll() // receives the join's reply
 
 	for at := range 100 {
 		if err := handler.PubSub().Broadcast(context.Background(), "room:1", "moved", map[string]int{"at": at}); err != nil {
@@ -183,13 +189,13 @@ func ExampleOnSlow() {
 		}
 	}
 	fmt.Println(client.poll())
-	fmt.Println(handler.Stats().LongPoll.Conflated, "were not news any more")
+	fmt.Println(handler.Stats().LongPoll.Conflated, "outdated positions were dropped")
 	// Output:
 	// [[null,null,"room:1","moved",{"at":99}]]
-	// 99 were not news any more
+	// 99 outdated positions were dropped
 }
 
-// sleepy is a client by long poll, which gets something only when it asks.
+// sleepy is a long-poll client, which receives messages only when it polls.
 type sleepy struct {
 	handler http.Handler
 	token   string
@@ -215,7 +221,7 @@ func (s *sleepy) post(message string) {
 	s.handler.ServeHTTP(httptest.NewRecorder(), r)
 }
 
-// A reply need not come from the callback: the message is kept by its Ref.
+// A reply may be sent after the callback has returned. Its Ref identifies the message.
 func ExampleChannel_Reply() {
 	room, _, end := dial(channel.Define((*guest).join,
 		channel.On("work", func(_ *guest, ctx context.Context, c *channel.Channel, n int) (push.Reply, error) {
@@ -229,7 +235,7 @@ func ExampleChannel_Reply() {
 	// Output: 49 <nil>
 }
 
-// Middleware goes around every event.
+// Middleware wraps every event.
 func ExampleUse() {
 	log := func(next channel.Func) channel.Func {
 		return func(ctx context.Context, c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
@@ -238,7 +244,9 @@ func ExampleUse() {
 		}
 	}
 	room, _, end := dial(channel.Define((*guest).join, channel.Use[guest](log),
-		channel.OnAny(func(_ *guest, _ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
+		channel.OnAny(func(
+			_ *guest, _ context.Context, _ *channel.Channel, event string, _ serializer.Payload,
+		) (push.Reply, error) {
 			return push.Reply{}, push.Reject("unknown event " + event)
 		})))
 	defer end()
@@ -249,7 +257,8 @@ func ExampleUse() {
 	// push: replied error: unknown event anything
 }
 
-// The payload of an event is decoded into the callback's type. What does not fit is answered, and costs the client nothing else.
+// The payload of an event is decoded into the callback's type. An invalid payload gets an error
+// reply and has no other consequence.
 func ExampleOn() {
 	type move struct{ X, Y int }
 	room, _, end := dial(channel.Define((*guest).join,
@@ -270,13 +279,15 @@ func ExampleOn() {
 	// 2 <nil>
 }
 
-// OnAny takes the events that have no On. Without it they crash the channel.
+// OnAny handles the events that have no On. Without OnAny, they crash the channel.
 func ExampleOnAny() {
 	room, _, end := dial(channel.Define((*guest).join,
 		channel.On("known", func(*guest, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
 			return push.OK("well known"), nil
 		}),
-		channel.OnAny(func(_ *guest, _ context.Context, _ *channel.Channel, event string, _ serializer.Payload) (push.Reply, error) {
+		channel.OnAny(func(
+			_ *guest, _ context.Context, _ *channel.Channel, event string, _ serializer.Payload,
+		) (push.Reply, error) {
 			return push.NoReply, push.Reject("no such event: " + event)
 		})))
 	defer end()
@@ -289,7 +300,7 @@ func ExampleOnAny() {
 	//  push: replied error: no such event: other
 }
 
-// Terminate takes down what the join set up, however the channel ended.
+// Terminate releases what the join acquired, however the channel ends.
 func ExampleTerminate() {
 	ended := make(chan error, 1)
 	room, _, end := dial(channel.Define((*guest).join,
@@ -309,7 +320,7 @@ func ExampleTerminate() {
 	// Output: left
 }
 
-// A panic ends its channel only. The client is told phx_error, and no more.
+// A panic ends only its channel. The client receives phx_error without details.
 func ExamplePanicError() {
 	ended := make(chan error, 1)
 	room, _, end := dial(channel.Define((*guest).join,
@@ -319,7 +330,7 @@ func ExamplePanicError() {
 		channel.Terminate(func(_ *guest, _ context.Context, _ *channel.Channel, reason error) {
 			select {
 			case ended <- reason:
-			default: // the channel that was joined again has ended, too
+			default: // the client joined again, and that channel has ended too
 			}
 		})))
 	defer end()
@@ -334,7 +345,7 @@ func ExamplePanicError() {
 	// runtime error: integer divide by zero true
 }
 
-// A reply may wait for another event, even of another client: the message is kept by its Ref.
+// A reply may wait for another event, even of another client. A Ref identifies the message.
 func ExampleRef() {
 	type asked struct{ refs []channel.Ref }
 	room, _, end := dial(channel.Define(
@@ -360,7 +371,8 @@ func ExampleRef() {
 	// Output: "gone" <nil>
 }
 
-// A channel can hear other topics. Their broadcasts come to it, and it decides what its client gets.
+// A channel can subscribe to other topics. It receives their broadcasts, and decides what its
+// client receives.
 func ExampleChannel_Subscribe() {
 	handler, enter, end := serve(channel.Define(
 		func(_ *guest, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
@@ -409,7 +421,7 @@ func ExampleChannel_BroadcastFrom() {
 	defer end()
 	ctx := context.Background()
 	ann, bob := enter(nil, nil), enter(nil, nil)
-	annHears, bobHears := ann.Events("typing", "said"), bob.Events("typing", "said")
+	annEvents, bobEvents := ann.Events("typing", "said"), bob.Events("typing", "said")
 	for _, room := range []*channel.Client{ann, bob} {
 		if _, err := room.Join().Wait(ctx); err != nil {
 			fmt.Println(err)
@@ -418,13 +430,13 @@ func ExampleChannel_BroadcastFrom() {
 	}
 	ann.Push("typing", nil)
 	ann.Push("say", map[string]string{"text": "hello"})
-	for m := range bobHears {
+	for m := range bobEvents {
 		fmt.Println("bob:", m.Event)
 		if m.Event == "said" {
 			break
 		}
 	}
-	for m := range annHears {
+	for m := range annEvents {
 		fmt.Println("ann:", m.Event)
 		break
 	}
@@ -434,7 +446,7 @@ func ExampleChannel_BroadcastFrom() {
 	// ann: said
 }
 
-// OnEnd is for what is not the handler's own, such as a registry that channels are put into.
+// OnEnd lets other code, such as a registry of channels, clean up after a channel.
 func ExampleChannel_OnEnd() {
 	online := make(chan string, 2)
 	room, _, end := dial(channel.Define(
@@ -454,7 +466,7 @@ func ExampleChannel_OnEnd() {
 	// off room:1
 }
 
-// Several handlers have something in common: it is an option of any of them.
+// A generic function returns an option that several handlers share.
 func ExampleOption() {
 	room, _, end := dial(channel.Define((*guest).join, answersPing[guest]()))
 	defer end()
@@ -468,10 +480,12 @@ func answersPing[S any]() channel.Option[S] {
 	})
 }
 
-// An exact topic goes before a prefix, and a longer prefix before a shorter one.
+// An exact topic wins over a prefix, and a longer prefix over a shorter one.
 func ExampleRoutes() {
 	named := func(name string) *channel.Handler {
-		return channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return name, nil })
+		return channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) {
+			return name, nil
+		})
 	}
 	handler := socket.NewHandler(socket.Config{Channels: channel.Routes{
 		"room:lobby":   named("the lobby"),

@@ -1,7 +1,6 @@
 package channel_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,13 +11,12 @@ import (
 	"bennu.example/channel"
 	"bennu.example/presence"
 	"bennu.example/push"
-	"bennu.example/serializer"
 )
 
 func diff(n int) string { return fmt.Sprintf(`[null,null,"room:1","presence_diff",{"n":%d}]`, n) }
 
-// TestReplyBeforeDiff has callbacks that cause presence_diffs in several ways. Their client receives
-// the reply first; another client receives the diffs at once.
+// TestReplyBeforeDiff checks callbacks that cause presence_diffs in several ways. Their client
+// receives the reply first. Another client receives the diffs immediately.
 func TestReplyBeforeDiff(t *testing.T) {
 	t.Parallel()
 	type numbered struct {
@@ -157,7 +155,7 @@ func TestReplyBeforeDiff(t *testing.T) {
 				close(block)
 				b.want(s.after...)
 				if last := append(s.before, s.after...); last[len(last)-1] != closed && last[len(last)-1] != crashed {
-					b.push("8", "more", nil) // the next callback begins anew
+					b.push("8", "more", nil) // the next callback holds diffs again
 					b.want(reply("8", "ok", "{}"), diff(9))
 					cause(10)
 					b.want(diff(10))
@@ -171,14 +169,15 @@ func TestReplyBeforeDiff(t *testing.T) {
 	}
 }
 
-// TestHeldDiffsAreBounded has more diffs come during a callback than may wait for its reply.
+// TestHeldDiffsAreBounded checks a callback during which more diffs are delivered than may wait for
+// its reply.
 func TestHeldDiffsAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var b *bench
 		const size, total = 5 << 10, 200 << 10
 		block := make(chan struct{})
-		b = start(t, channel.Define(func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		b = start(t, channel.Define((*room).join,
 			on("go", func(*channel.Channel, note) (push.Reply, error) {
 				for i := range total / size {
 					b.ps.LocalBroadcast("room:1", presence.EventDiff, map[string]any{"n": i, "x": strings.Repeat("x", size)})

@@ -18,12 +18,14 @@ var reservedEvents = []string{
 	"$", "$kick", "$revoke", "$state", "$$", "chan_reply_1", "chan_reply_",
 }
 
-// ordinaryEvents only look reserved.
+// ordinaryEvents are not reserved, but resemble events that are.
 var ordinaryEvents = []string{
-	"", "phx_", "phx_closed", "phx-close", "PHX_CLOSE", " phx_close", "phx_close ", "presence", "presence_states", "a$", "chan_reply", "disconnect", "heartbeat",
+	"", "phx_", "phx_closed", "phx-close", "PHX_CLOSE", " phx_close", "phx_close ", "presence", "presence_states",
+	"a$", "chan_reply", "disconnect", "heartbeat",
 }
 
-// relaying relays whatever comes, and notes what gets as far as middleware, and as a callback.
+// relaying returns a handler that relays all events to the other clients. It records the events
+// that reach the middleware and the callback.
 func relaying(wrapped, called *[]string, more ...channel.Option[room]) *channel.Handler {
 	return channel.Define((*room).join, append(more,
 		channel.Use[room](func(next channel.Func) channel.Func {
@@ -32,7 +34,7 @@ func relaying(wrapped, called *[]string, more ...channel.Option[room]) *channel.
 				return next(ctx, c, event, p)
 			}
 		}),
-		channel.OnAny(func(_ *room, _ context.Context, c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
+		onAny(func(c *channel.Channel, event string, p serializer.Payload) (push.Reply, error) {
 			*called = append(*called, event)
 			return push.NoReply, c.BroadcastFrom(event, p)
 		}))...)
@@ -51,7 +53,7 @@ func TestReservedEventsAreRefused(t *testing.T) {
 			b.want(reply("2", "error", `{"reason":"reserved event"}`))
 		}
 		if len(wrapped)+len(called)+len(got) != 0 {
-			t.Errorf("the handler got %q and %q, others got %q", wrapped, called, got)
+			t.Errorf("middleware received %q, the callback %q, subscribers %q", wrapped, called, got)
 		}
 		if n := strings.Count(b.log(), "reserved event"); n != 1 {
 			t.Errorf("%d lines in the log, want 1:\n%s", n, b.log())
@@ -61,14 +63,15 @@ func TestReservedEventsAreRefused(t *testing.T) {
 			b.want()
 		}
 		if want := fmt.Sprintf("%q", ordinaryEvents); fmt.Sprintf("%q", called) != want || fmt.Sprintf("%q", got) != want {
-			t.Errorf("the handler got %q, others got %q, want %s", called, got, want)
+			t.Errorf("the callback received %q, subscribers %q, want %s", called, got, want)
 		}
 		b.d.Close(channel.ErrLeft)
 		b.d.Wait()
 	})
 }
 
-// A reserved event gets its answer in the order of the pushes, and the ref's and the join's numbers are those of any reply.
+// TestReservedEventIsAnsweredInOrder checks that the error reply for a reserved event follows
+// earlier replies and has the usual refs.
 func TestReservedEventIsAnsweredInOrder(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -89,12 +92,13 @@ func TestReservedEventIsAnsweredInOrder(t *testing.T) {
 	})
 }
 
-// A handler that names a reserved event gets it.
+// TestReservedEventWithCallback checks that a handler with an On for a reserved event receives it.
 func TestReservedEventWithCallback(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var wrapped, called []string
-		b := start(t, relaying(&wrapped, &called, on("$typing", func(*channel.Channel, note) (push.Reply, error) { return push.OK(nil), nil })))
+		typing := on("$typing", func(*channel.Channel, note) (push.Reply, error) { return push.OK(nil), nil })
+		b := start(t, relaying(&wrapped, &called, typing))
 		b.want(joinedOK)
 		b.push("2", "$typing", nil)
 		b.push("3", "$typed", nil)
@@ -104,7 +108,8 @@ func TestReservedEventWithCallback(t *testing.T) {
 	})
 }
 
-// Without OnAny a reserved event has no callback, as any other that no On is for: Phoenix ends the channel.
+// TestReservedEventWithoutOnAny checks that a reserved event without a callback ends the channel,
+// as any unknown event does and as in Phoenix.
 func TestReservedEventWithoutOnAny(t *testing.T) {
 	t.Parallel()
 	for _, event := range reservedEvents {
@@ -119,7 +124,8 @@ func TestReservedEventWithoutOnAny(t *testing.T) {
 	}
 }
 
-// Broadcast refuses reserved events, whose names may come from a payload. Push and PubSub.Broadcast are the server's own.
+// TestReservedEventsAreNotBroadcast checks that Broadcast rejects reserved events, because their
+// names may come from a client. Push and PubSub.Broadcast accept them.
 func TestReservedEventsAreNotBroadcast(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

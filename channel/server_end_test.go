@@ -31,12 +31,15 @@ func TestEnds(t *testing.T) {
 		reason error
 	}{
 		{"stop", fails(push.NoReply, channel.ErrStop), []string{closed, bye}, channel.ErrStop},
-		{"stop wrapped", fails(push.NoReply, fmt.Errorf("enough: %w", channel.ErrStop)), []string{closed, bye}, channel.ErrStop},
-		{"stop with a reply", fails(push.OK(nil), channel.ErrStop), []string{reply("2", "ok", "{}"), closed, bye}, channel.ErrStop},
+		{"stop wrapped", fails(push.NoReply, fmt.Errorf("enough: %w", channel.ErrStop)),
+			[]string{closed, bye}, channel.ErrStop},
+		{"stop with a reply", fails(push.OK(nil), channel.ErrStop),
+			[]string{reply("2", "ok", "{}"), closed, bye}, channel.ErrStop},
 		{"error", fails(push.NoReply, boom), []string{bye, crashed}, boom},
 		{"error with a reply", fails(push.OK(nil), boom), []string{reply("2", "ok", "{}"), bye, crashed}, boom},
 		{"unknown event", on("other", nil), []string{bye, crashed}, nil},
-		{"panic", on("end", func(*channel.Channel, note) (push.Reply, error) { panic("secret") }), []string{bye, crashed}, nil},
+		{"panic", on("end", func(*channel.Channel, note) (push.Reply, error) { panic("secret") }),
+			[]string{bye, crashed}, nil},
 		{"nil map", on("end", func(*channel.Channel, note) (push.Reply, error) {
 			var m map[string]int
 			m["x"] = 1
@@ -67,10 +70,10 @@ func TestEnds(t *testing.T) {
 					t.Error("still subscribed")
 				}
 				if b.d.Receive(&serializer.Message{Event: "x"}, 0) {
-					t.Error("took a message after its end")
+					t.Error("a message was accepted after the end")
 				}
 				if got := strings.Join(test.frames, ""); strings.Contains(got, "secret") {
-					t.Error("the panic's text went out")
+					t.Error("the client received the text of the panic")
 				}
 			})
 		})
@@ -86,7 +89,8 @@ func TestPanicIsLoggedWithItsStack(t *testing.T) {
 		b.push("2", "end", nil)
 		b.take()
 		var p *channel.PanicError
-		if len(reasons) != 1 || !errors.As(reasons[0], &p) || p.Value != "secret" || !bytes.Contains(p.Stack, []byte("server_test.go")) {
+		if len(reasons) != 1 || !errors.As(reasons[0], &p) || p.Value != "secret" ||
+			!bytes.Contains(p.Stack, []byte("server_test.go")) {
 			t.Errorf("reasons %v", reasons)
 		}
 		if !strings.Contains(b.log(), "secret") {
@@ -109,7 +113,7 @@ func TestLeave(t *testing.T) {
 	})
 }
 
-// What was sent before the connection ended is still handled.
+// TestConnectionEnds checks that messages received before the end of the connection are handled.
 func TestConnectionEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -147,10 +151,10 @@ func TestConnectionEnds(t *testing.T) {
 			t.Errorf("send after the end: %v", err)
 		}
 		if ch.Context().Err() == nil {
-			t.Error("its context lives on")
+			t.Error("the context is not cancelled")
 		}
 		if ch.OnEnd(func() {}) {
-			t.Error("took an OnEnd after the end")
+			t.Error("OnEnd returned true after the end")
 		}
 	})
 }
@@ -198,17 +202,18 @@ func TestOnEnd(t *testing.T) {
 	})
 }
 
-// All that is to be called at the end is called, also if some of it ends its goroutine or panics.
+// TestOnEndThatExits checks that all functions are called at the end, even if some of them panic or
+// end their goroutine.
 func TestOnEndThatExits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var order []string
-		say := func(what string, then func()) func() { return func() { order = append(order, what); then() } }
+		record := func(name string, then func()) func() { return func() { order = append(order, name); then() } }
 		b := start(t, channel.Define(joinBy(func(_ context.Context, c *channel.Channel) (any, error) {
-			c.OnEnd(say("1", runtime.Goexit))
-			c.OnEnd(say("2", func() { panic("in OnEnd") }))
-			c.OnEnd(say("3", runtime.Goexit))
-			c.OnEnd(say("4", func() {}))
+			c.OnEnd(record("1", runtime.Goexit))
+			c.OnEnd(record("2", func() { panic("in OnEnd") }))
+			c.OnEnd(record("3", runtime.Goexit))
+			c.OnEnd(record("4", func() {}))
 			return nil, nil
 		}), channel.Terminate(func(*room, context.Context, *channel.Channel, error) { runtime.Goexit() })))
 		b.take()

@@ -17,12 +17,13 @@ import (
 	"bennu.example/serializer"
 )
 
-// explosive panics when it is encoded, which is after the callback returned it.
-type explosive struct{}
+// panickingJSON panics when it is encoded, which is after the callback has returned it.
+type panickingJSON struct{}
 
-func (explosive) MarshalJSON() ([]byte, error) { panic("secret") }
+func (panickingJSON) MarshalJSON() ([]byte, error) { panic("secret") }
 
-// What a callback returns is the user's code, too: errors and payloads whose methods panic end the channel and not the process.
+// TestResultsThatPanic checks that errors and payloads whose methods panic end the channel and not
+// the process.
 func TestResultsThatPanic(t *testing.T) {
 	t.Parallel()
 	var typed *push.Error
@@ -31,8 +32,8 @@ func TestResultsThatPanic(t *testing.T) {
 		reply push.Reply
 		err   error
 	}{
-		"reply":                {push.OK(explosive{}), nil},
-		"rejection":            {push.NoReply, push.Reject(explosive{})},
+		"reply":                {push.OK(panickingJSON{}), nil},
+		"rejection":            {push.NoReply, push.Reject(panickingJSON{})},
 		"nil *push.Error":      {push.NoReply, typed},
 		"nil *fs.PathError":    {push.NoReply, path},
 		"reply and then error": {push.OK(nil), path},
@@ -73,7 +74,8 @@ func TestResultsThatPanic(t *testing.T) {
 	}
 }
 
-// A callback that does not return keeps its channel from unsubscribing, but not from being silent.
+// TestStuckChannelGetsNoBroadcasts checks that a replaced channel whose callback does not return
+// sends no broadcasts, although it is still subscribed.
 func TestStuckChannelGetsNoBroadcasts(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -97,8 +99,9 @@ func TestStuckChannelGetsNoBroadcasts(t *testing.T) {
 	})
 }
 
-// A subscription that was cancelled is not kept until the channel's end.
-func TestCancelledSubscriptionsAreForgotten(t *testing.T) { // not in parallel: it measures the heap
+// TestCancelledSubscriptionsAreReleased checks that a channel does not keep cancelled
+// subscriptions.
+func TestCancelledSubscriptionsAreReleased(t *testing.T) { // not in parallel: it measures the heap
 	synctest.Test(t, func(t *testing.T) {
 		var ch *channel.Channel
 		b := start(t, channel.Define(func(_ *room, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
@@ -124,7 +127,8 @@ func TestCancelledSubscriptionsAreForgotten(t *testing.T) { // not in parallel: 
 	})
 }
 
-// The end of the channel before is told, also if the new join ends its goroutine.
+// TestDuplicateJoinThatExits checks that the phx_close of the replaced channel is sent even if the
+// new join ends its goroutine.
 func TestDuplicateJoinThatExits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -138,7 +142,8 @@ func TestDuplicateJoinThatExits(t *testing.T) {
 	})
 }
 
-// Terminate that ends its goroutine is called once all the same, and the channel's end is complete.
+// TestTerminateThatExits checks that a Terminate that ends its goroutine is called once, and that
+// the channel ends completely.
 func TestTerminateThatExits(t *testing.T) {
 	t.Parallel()
 	for name, last := range map[string]struct {
@@ -149,10 +154,10 @@ func TestTerminateThatExits(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var calls []string
-				b := start(t, channel.Define(func(_ *room, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
+				b := start(t, channel.Define(joinBy(func(_ context.Context, c *channel.Channel) (any, error) {
 					c.OnEnd(func() { calls = append(calls, "end") })
 					return nil, nil
-				},
+				}),
 					on("end", func(*channel.Channel, note) (push.Reply, error) { return push.NoReply, last.err }),
 					channel.Terminate(func(*room, context.Context, *channel.Channel, error) {
 						calls = append(calls, "terminate")
@@ -172,7 +177,8 @@ func TestTerminateThatExits(t *testing.T) {
 	}
 }
 
-// A broadcast that ends a channel does not wait for the carrier: that may be waiting for a join, which waits for the broadcast.
+// TestOverflowDoesNotWaitForTheCarrier checks that a broadcast that ends a channel does not wait
+// for the carrier. The carrier may be waiting for a join that waits for the broadcast.
 func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -197,7 +203,7 @@ func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 					}
 				}
 			}()
-			// A goroutine that waits for the mutex would be no rest for synctest.Wait.
+			// synctest.Wait would not return while a goroutine waits for the mutex.
 			for i := 0; ; i++ {
 				select {
 				case <-done:
@@ -213,14 +219,15 @@ func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 			b.mu.Unlock()
 			b.want(crashed)
 			if b.d.Receive(&serializer.Message{Event: "x"}, 0) {
-				t.Error("took a message after its end")
+				t.Error("a message was accepted after the end")
 			}
 		}
 		close(gate)
 	})
 }
 
-// What does not decode is logged by its type, and not by what a decoder quotes of it.
+// TestInvalidPayloadsAreNotLogged checks that an invalid payload is logged by its type only. A
+// decoder's error may quote the payload.
 func TestInvalidPayloadsAreNotLogged(t *testing.T) {
 	t.Parallel()
 	type appointment struct {
@@ -239,7 +246,8 @@ func TestInvalidPayloadsAreNotLogged(t *testing.T) {
 			b.want(joinedOK)
 			b.push("2", "meet", json.RawMessage(payload))
 			b.want(reply("2", "error", `{"reason":"invalid payload"}`))
-			if log := b.log(); !strings.Contains(log, want) || strings.Contains(log, "secret") || strings.Contains(log, "66600") {
+			log := b.log()
+			if !strings.Contains(log, want) || strings.Contains(log, "secret") || strings.Contains(log, "66600") {
 				t.Errorf("log: %s", log)
 			}
 			b.d.Close(errors.New("over"))

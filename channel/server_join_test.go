@@ -21,38 +21,25 @@ func TestJoinOutcomes(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name   string
-		join   func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error)
+		join   func() (any, error)
 		frame  string
 		joined bool
 	}{
-		{"ok", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }, joinedOK, true},
-		{"reply", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
-			return []int{1, 2}, nil
-		},
-			reply("1", "ok", "[1,2]"), true},
-		{"refused", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
-			return nil, push.Reject("full")
-		},
+		{"ok", func() (any, error) { return nil, nil }, joinedOK, true},
+		{"reply", func() (any, error) { return []int{1, 2}, nil }, reply("1", "ok", "[1,2]"), true},
+		{"refused", func() (any, error) { return nil, push.Reject("full") },
 			reply("1", "error", `{"reason":"full"}`), false},
-		{"error", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
-			return nil, errors.New("db")
-		},
-			reply("1", "error", `{"reason":"join crashed"}`), false},
-		{"panic", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) { panic("x") },
-			reply("1", "error", `{"reason":"join crashed"}`), false},
-		{"goexit", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
-			runtime.Goexit()
-			return nil, nil
-		}, reply("1", "error", `{"reason":"join crashed"}`), false},
-		{"reply that does not encode", func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
-			return make(chan int), nil
-		}, reply("1", "error", `{"reason":"join crashed"}`), false},
+		{"error", func() (any, error) { return nil, errors.New("db") }, joinCrashed, false},
+		{"panic", func() (any, error) { panic("x") }, joinCrashed, false},
+		{"goexit", func() (any, error) { runtime.Goexit(); return nil, nil }, joinCrashed, false},
+		{"reply that does not encode", func() (any, error) { return make(chan int), nil }, joinCrashed, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var reasons []error
-				b := start(t, channel.Define(test.join, ends(&reasons)))
+				join := joinBy(func(context.Context, *channel.Channel) (any, error) { return test.join() })
+				b := start(t, channel.Define(join, ends(&reasons)))
 				b.want(test.frame)
 				if got := b.ps.Subscribers("room:1") == 1; got != test.joined {
 					t.Errorf("subscribed: %v", got)
@@ -98,7 +85,8 @@ func TestJoinParams(t *testing.T) {
 	})
 }
 
-// The join's answer precedes whatever is broadcast meanwhile, and nothing that is broadcast after it is missed.
+// TestJoinIsAnsweredFirst checks that the reply to a join precedes broadcasts that are made at the
+// same time, and that the client receives all broadcasts after it.
 func TestJoinIsAnsweredFirst(t *testing.T) {
 	t.Parallel()
 	ps := pubsub.New(nil)
@@ -131,10 +119,10 @@ func TestJoinIsAnsweredFirst(t *testing.T) {
 		}
 		got := framesOf(c)
 		if got[0] != joinedOK {
-			t.Fatalf("join %d: first is %s", i, got[0])
+			t.Fatalf("join %d: the first frame is %s", i, got[0])
 		}
 		if !slices.Contains(got, `[null,null,"room:1","after",{}]`) {
-			t.Fatalf("join %d: missed what was broadcast after the answer", i)
+			t.Fatalf("join %d: missed a broadcast after the reply", i)
 		}
 		b.d.Close(errors.New("over"))
 		b.d.Wait()
@@ -149,11 +137,11 @@ func framesOf(c *carrier) []string {
 	return slices.Clone(c.frames)
 }
 
-func TestNotBeforeTheJoinIsAnswered(t *testing.T) {
+func TestNothingIsSentBeforeTheJoinReply(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		type hello struct{}
-		b := start(t, channel.Define(func(_ *room, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
+		b := start(t, channel.Define(joinBy(func(_ context.Context, c *channel.Channel) (any, error) {
 			for name, err := range map[string]error{
 				"push": c.Push("x", nil), "broadcast": c.Broadcast("x", nil), "reply": c.Reply(c.Ref(), push.OK(nil)),
 			} {
@@ -162,7 +150,9 @@ func TestNotBeforeTheJoinIsAnswered(t *testing.T) {
 				}
 			}
 			return nil, c.Send(hello{})
-		}, channel.Info(func(_ *room, _ context.Context, c *channel.Channel, _ hello) error { return c.Push("welcome", nil) })))
+		}), channel.Info(func(_ *room, _ context.Context, c *channel.Channel, _ hello) error {
+			return c.Push("welcome", nil)
+		})))
 		b.want(joinedOK, `["1",null,"room:1","welcome",{}]`)
 		b.d.Close(errors.New("over"))
 	})
@@ -201,7 +191,8 @@ func TestDuplicateJoin(t *testing.T) {
 	})
 }
 
-// The join is not held up for ever by a callback that does not return (Phoenix kills it after 5 s).
+// TestDuplicateJoinOfAStuckChannel checks that a join waits at most 5 s for a callback of the
+// channel that it replaces. Phoenix kills that channel after 5 s.
 func TestDuplicateJoinOfAStuckChannel(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -219,15 +210,15 @@ func TestDuplicateJoinOfAStuckChannel(t *testing.T) {
 		begun := time.Now()
 		b.join(h, "4", b.d)
 		if got := b.take(); len(got) != 0 {
-			t.Errorf("at once: %q", got)
+			t.Errorf("sent immediately: %q", got)
 		}
 		time.Sleep(5 * time.Second)
 		b.want(`["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`, closed)
 		if d := time.Since(begun); d != 5*time.Second {
-			t.Errorf("after %v", d)
+			t.Errorf("replied after %v", d)
 		}
 		close(gate)
-		b.want() // nothing of the old one
+		b.want() // the old channel sends nothing
 		if len(reasons) != 1 || !errors.Is(reasons[0], channel.ErrReplaced) {
 			t.Errorf("terminated with %v", reasons)
 		}
@@ -238,27 +229,29 @@ func TestDuplicateJoinOfAStuckChannel(t *testing.T) {
 func TestDuplicateJoinWhileEnding(t *testing.T) {
 	t.Parallel()
 	joinAgain := `["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`
-	slowJoin := func(_ *room, _ context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
-		time.Sleep(time.Second)
-		return nil, nil
+	slowly := func(err error) joinFunc {
+		return joinBy(func(context.Context, *channel.Channel) (any, error) {
+			time.Sleep(time.Second)
+			return nil, err
+		})
 	}
 	for _, test := range []struct {
 		name string
-		join func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error)
+		join joinFunc
 		end  func(b *bench)
 		want []string
 	}{
 		{"leaving", (*room).join, func(b *bench) {
 			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("2")}, 0)
 		}, []string{joinedOK, reply("2", "ok", "{}"), closed, joinAgain}},
-		{"still joining", slowJoin, func(*bench) {}, []string{joinedOK, joinAgain, closed}},
-		{"leaving while joining", slowJoin, func(b *bench) {
+		{"still joining", slowly(nil), func(*bench) {}, []string{joinedOK, joinAgain, closed}},
+		{"leaving while joining", slowly(nil), func(b *bench) {
 			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("2")}, 0)
 		}, []string{joinedOK, reply("2", "ok", "{}"), closed, joinAgain}},
-		{"refused meanwhile", func(_ *room, _ context.Context, _ *channel.Channel, p serializer.Payload) (any, error) {
-			time.Sleep(time.Second)
-			return nil, push.Reject("no")
-		}, func(*bench) {}, []string{reply("1", "error", `{"reason":"no"}`), `["4","4","room:1","phx_reply",{"status":"error","response":{"reason":"no"}}]`}},
+		{"refused while replaced", slowly(push.Reject("no")), func(*bench) {}, []string{
+			reply("1", "error", `{"reason":"no"}`),
+			`["4","4","room:1","phx_reply",{"status":"error","response":{"reason":"no"}}]`,
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -275,7 +268,8 @@ func TestDuplicateJoinWhileEnding(t *testing.T) {
 	}
 }
 
-// Messages behind a join that is refused are answered as on an unjoined topic.
+// TestPipelinedBehindARefusedJoin checks that messages behind a refused join are answered as
+// messages on a topic that is not joined.
 func TestPipelinedBehindARefusedJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

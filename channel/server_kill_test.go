@@ -15,7 +15,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// A join that returns just when it is killed is answered all the same, by its ref.
+// TestJoinKilledWhenItReturns checks that a join that is killed as its callback returns is answered
+// once, with its ref.
 func TestJoinKilledWhenItReturns(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,7 +42,7 @@ func TestJoinKilledWhenItReturns(t *testing.T) {
 	})
 }
 
-// slowEnd is a carrier that takes its time with an end.
+// slowEnd is a carrier whose End blocks until gate is closed.
 type slowEnd struct {
 	*carrier
 	gate chan struct{}
@@ -52,8 +53,9 @@ func (s slowEnd) End(c channelhost.Channel, frames ...*serializer.Frame) {
 	s.carrier.End(c, frames...)
 }
 
-// The end of a channel that a broadcast killed is told before its topic's next join is answered, and the channel ends no earlier.
-func TestKilledChannelIsToldFirst(t *testing.T) {
+// TestKilledChannelEndsFirst checks a channel that a broadcast killed. Its phx_error is sent before
+// the next join of the topic is answered, and the channel does not end earlier.
+func TestKilledChannelEndsFirst(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		up := slowEnd{newCarrier(pubsub.New(nil)), make(chan struct{})}
@@ -74,7 +76,7 @@ func TestKilledChannelIsToldFirst(t *testing.T) {
 		close(leave)
 		b.want()
 		if b.gone != 0 {
-			t.Error("the channel ended before its end was told")
+			t.Error("the channel ended before phx_error was sent")
 		}
 		close(up.gate)
 		b.want(crashed, `["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
@@ -83,12 +85,14 @@ func TestKilledChannelIsToldFirst(t *testing.T) {
 	})
 }
 
-// Terminate is called once also if it ends its goroutine where the join's reply turned out to be none.
-func TestTerminateOfAJoinThatExits(t *testing.T) {
+// TestTerminateThatExitsAfterAnInvalidReply checks that Terminate is called once if the join's
+// reply cannot be encoded and Terminate ends its goroutine.
+func TestTerminateThatExitsAfterAnInvalidReply(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		calls := 0
-		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return func() {}, nil }),
+		invalid := joinBy(func(context.Context, *channel.Channel) (any, error) { return func() {}, nil })
+		b := start(t, channel.Define(invalid,
 			channel.Terminate(func(*room, context.Context, *channel.Channel, error) { calls++; runtime.Goexit() })))
 		b.want(joinCrashed)
 		b.d.Wait()
@@ -98,15 +102,15 @@ func TestTerminateOfAJoinThatExits(t *testing.T) {
 	})
 }
 
-// mute is an error whose text cannot be had.
-type mute struct{ inner error }
+// panickingError is an error whose Error method panics.
+type panickingError struct{ inner error }
 
-func (m mute) Error() string { return m.inner.Error() }
+func (e panickingError) Error() string { return e.inner.Error() }
 
-// speaking is a carrier that reads the errors that it is told, as a log does.
-type speaking struct{ *carrier }
+// readingCarrier is a carrier that reads the text of errors, as a log does.
+type readingCarrier struct{ *carrier }
 
-func (s speaking) Crashed(c channelhost.Channel, what string, err error) {
+func (s readingCarrier) Crashed(c channelhost.Channel, what string, err error) {
 	_ = err.Error()
 	s.carrier.Crashed(c, what, err)
 }
@@ -115,22 +119,22 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-		b.d = join(speaking{b.carrier}, channelhost.Join{
-			Handler: channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, mute{} })),
-		})
+		fails := joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, panickingError{} })
+		b.d = join(readingCarrier{b.carrier}, channelhost.Join{Handler: channel.Define(fails)})
 		b.want(joinCrashed)
 		if b.d.Receive(&serializer.Message{Event: "x"}, time.Second) {
-			t.Error("took a message after its end")
+			t.Error("a message was accepted after the end")
 		}
 	})
 }
 
-// What waits behind a join that is given up is answered with it, as on a topic that was never joined, and once.
+// TestMessagesBehindAJoinThatIsGivenUp checks that messages behind a join that timed out are
+// answered once, as messages on a topic that is not joined.
 func TestMessagesBehindAJoinThatIsGivenUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })))
+		b := start(t, channel.Define(joinAfter(gate)))
 		b.d.Watch(limit)
 		b.push("2", "x", nil)
 		b.push("3", "y", nil)
@@ -143,16 +147,17 @@ func TestMessagesBehindAJoinThatIsGivenUp(t *testing.T) {
 	})
 }
 
-// A message that finds no room ends its channel, and is one on a topic that is not joined any more.
-func TestMessageThatFindsNoRoom(t *testing.T) {
+// TestMessageBeyondTheMailbox checks that a message for which the mailbox has no room ends the
+// channel and is not accepted.
+func TestMessageBeyondTheMailbox(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		b := start(t, channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })))
+		b := start(t, channel.Define(joinAfter(gate)))
 		b.d.Watch(limit)
 		large := serializer.Binary(make([]byte, 1<<20))
 		if b.d.Receive(&serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
-			t.Error("taken by a channel that has ended")
+			t.Error("the channel accepted the message")
 		}
 		b.want(joinCrashed)
 		close(gate)
@@ -160,7 +165,8 @@ func TestMessageThatFindsNoRoom(t *testing.T) {
 	})
 }
 
-// What waits behind a join that is refused is answered also if the topic was joined anew meanwhile.
+// TestMessagesBehindARefusedJoinThatIsReplaced checks that messages behind a refused join are
+// answered even if the topic was joined again.
 func TestMessagesBehindARefusedJoinThatIsReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -171,7 +177,8 @@ func TestMessagesBehindARefusedJoinThatIsReplaced(t *testing.T) {
 		b.push("2", "x", nil)
 		b.join(channel.Define((*room).join), "4", b.d)
 		time.Sleep(time.Second)
-		b.want(reply("1", "error", `{"reason":"no"}`), noTopic("2"), `["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
+		b.want(reply("1", "error", `{"reason":"no"}`), noTopic("2"),
+			`["4","4","room:1","phx_reply",{"status":"ok","response":{}}]`)
 		b.d.Close(errors.New("over"))
 	})
 }

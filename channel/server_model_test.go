@@ -7,16 +7,16 @@ import (
 	"testing"
 )
 
-// serverModel is the rules of a server's channel, written once more and in another way: from facts
-// about what has happened. It predicts what a channel sends, and what it calls.
+// serverModel is a second implementation of the rules of serverStep. It derives them from the
+// inputs so far, and predicts what a channel sends and calls.
 type serverModel struct {
 	seen map[string]int // the inputs so far
 
 	answer   string // to the join: "", "ok", "error" or "crashed"
 	complete bool   // the positive answer was sent
 	handled  bool   // the mailbox is done with the join
-	mine     bool   // the mailbox answered the join, and not somebody else
-	doomed   bool   // to be killed when the join was handled
+	mailbox  bool   // the goroutine of the mailbox answered the join
+	killed   bool   // to be killed when the join was handled
 
 	over      string // how a joined channel ended: "", or the input that ended it
 	takenOver bool   // the new channel sends phx_close
@@ -33,7 +33,7 @@ func (m *serverModel) giveUp() []string {
 	return []string{"tell crashed", "answered!"}
 }
 
-// last is what follows when all that ends a channel was done, except for Terminate.
+// last returns the outputs that end a channel: Terminate if it is due, or those after it.
 func (m *serverModel) last(reason string) []string {
 	if m.accepted {
 		m.accepted = false
@@ -58,7 +58,7 @@ func (m *serverModel) kill() []string {
 	case m.answer == "":
 		return m.giveUp()
 	case m.answer == "ok" && !m.handled:
-		m.doomed = true
+		m.killed = true
 	case m.isJoined():
 		m.over = "killed"
 		return []string{"tell phx_error"}
@@ -66,7 +66,7 @@ func (m *serverModel) kill() []string {
 	return nil
 }
 
-// step returns what is to be seen of an input.
+// step returns the expected outputs of an input.
 func (m *serverModel) step(line string) []string {
 	m.seen[line]++
 	switch line {
@@ -81,10 +81,10 @@ func (m *serverModel) step(line string) []string {
 			return nil
 		case m.seen["replaced"] > 0 && m.seen["leaving"] == 0:
 			m.takenOver = true
-			m.answer, m.mine = "ok", true
+			m.answer, m.mailbox = "ok", true
 			return []string{"send ok"}
 		}
-		m.answer, m.mine = "ok", true
+		m.answer, m.mailbox = "ok", true
 		return []string{"subscribe", "send ok"}
 	case "answered":
 		m.complete = m.answer == "ok"
@@ -93,15 +93,15 @@ func (m *serverModel) step(line string) []string {
 			m.accepted = true
 		}
 		if m.answer == "" {
-			m.answer, m.mine = "error", true
+			m.answer, m.mailbox = "error", true
 			return []string{"tell reply"}
 		}
 	case "done":
 		out := []string{"tell previous"}
-		if m.handled = true; m.mine {
+		if m.handled = true; m.mailbox {
 			out = append(out, "answered!")
 		}
-		if m.doomed {
+		if m.killed {
 			out = append(out, m.kill()...)
 		}
 		return out
@@ -171,7 +171,7 @@ func (m *serverModel) step(line string) []string {
 	return nil
 }
 
-// TestServerRandom plays random histories against the model and checks what must always hold.
+// TestServerRandom compares random histories with the model and checks invariants.
 func TestServerRandom(t *testing.T) {
 	t.Parallel()
 	ends := map[string]int{}
@@ -183,12 +183,12 @@ func TestServerRandom(t *testing.T) {
 		"ok leave", "ok stop", "ok crash", "ok exited", "ok killed", "ok close", "ok taken over", "error", "crashed",
 	} {
 		if ends[end] < 50 {
-			t.Errorf("%d of the histories end by %s: they show nothing about it", ends[end], end)
+			t.Errorf("only %d histories end by %s, which is too few to test it", ends[end], end)
 		}
 	}
 }
 
-// serverHistory plays one history, and returns how the channel was answered and ended.
+// serverHistory runs one history and returns the answer to the join and the channel's end.
 func serverHistory(t *testing.T, seed uint64) string {
 	r := newServerRig()
 	w := newServerWorld(seed, r)
@@ -208,7 +208,7 @@ func serverHistory(t *testing.T, seed uint64) string {
 		}
 		line := w.next()
 		if line == "" {
-			fail("nothing goes on")
+			fail("no input is possible")
 		}
 		before := r.s.status
 		got := r.do(line)
@@ -217,15 +217,15 @@ func serverHistory(t *testing.T, seed uint64) string {
 		if r.s.status < before {
 			fail("from %v back to %v", before, r.s.status)
 		}
-		if want := m.step(line); !slices.Equal(seenOf(got), want) {
-			fail("seen %q, model %q", seenOf(got), want)
+		if want := m.step(line); !slices.Equal(predicted(got), want) {
+			fail("outputs %q, model %q", predicted(got), want)
 		}
 		if r.s.givenUp != (m.answer == "crashed") {
 			fail("given up: %t, model: %s", r.s.givenUp, m.answer)
 		}
 		if i := slices.IndexFunc(r.out.all(), callsUser); i >= 0 {
 			if i < r.out.n-1 {
-				fail("there is something to do after a callback, which may end the goroutine")
+				fail("an output follows a callback, which may end the goroutine")
 			}
 			if in := serverRigInputs[line].kind; in >= serverInWatched {
 				fail("a callback is called on the goroutine of another input")
@@ -256,12 +256,12 @@ func checkServerHistory(all []string, m *serverModel, fail func(string, ...any))
 	}
 	answers := count("send ok") + count("tell crashed") + count("tell reply") - count("tell reply phx_close")
 	if answers != 1 || count("answered!") != 1 {
-		fail("%d answers to the join, and %d notices of one", answers, count("answered!"))
+		fail("%d answers to the join, and %d notifications", answers, count("answered!"))
 	}
 	if n := count("tell phx_close") + count("tell reply phx_close") + count("tell phx_error") + count("hand over"); n > 1 {
-		fail("the end is told %d times", n)
+		fail("%d frames end the channel", n)
 	} else if n == 1 && count("send ok") == 0 {
-		fail("the end of a channel is told that was never joined")
+		fail("a frame ends a channel that was not joined")
 	}
 	accepted := m.seen["accepted"] + m.seen["unanswerable"] + m.seen["exited accepted"]
 	if n := count("terminate"); n != accepted {
@@ -284,8 +284,8 @@ func checkServerHistory(all []string, m *serverModel, fail func(string, ...any))
 	}
 }
 
-// seenOf returns those of the outputs that the model predicts.
-func seenOf(outputs string) (seen []string) {
+// predicted returns those of the outputs that the model predicts.
+func predicted(outputs string) (seen []string) {
 	for o := range strings.SplitSeq(outputs, "; ") {
 		verb, _, _ := strings.Cut(o, " ")
 		switch verb {

@@ -10,8 +10,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// serverRig feeds serverStep with lines of text, and renders its outputs as text. It is the twin of
-// clientRig.
+// serverRig feeds serverStep with lines of text and returns its outputs as text, as clientRig does.
 //
 //	join, done                               the mailbox dispatches the join, and is done with it
 //	accepted, answered                       the join callback accepts; its reply was sent
@@ -23,7 +22,7 @@ import (
 //	leaving, killed                          the client sent a leave; the mailbox is full
 //	replaced, abandoned, succeeded           the topic is joined again
 //
-// A change of the status comes first among the outputs. The timeout is shown by armed only.
+// A change of the status comes first among the outputs. Only armed shows the timeout.
 type serverRig struct {
 	s     serverState
 	armed map[string]bool
@@ -154,9 +153,9 @@ func rigReason(err error) string {
 	return err.Error()
 }
 
-// playScript feeds the lines of a script, and compares what each comes to. A line is an input, or
-// "input => outputs"; an input alone must come to nothing that shows. Names are the timers that
-// must run in the end.
+// playScript feeds the lines of a script to do and compares the results. A line is an input, or
+// "input => outputs". An input alone must have no visible output. Names are the timers that must
+// run at the end.
 func playScript(t *testing.T, script string, do func(string) string, armed map[string]bool, names string) {
 	t.Helper()
 	for line := range strings.Lines(script) {

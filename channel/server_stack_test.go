@@ -31,9 +31,9 @@ func (c *blockingCarrier) block() {
 	<-c.release
 }
 
-// TestStackOfCallbacks checks that a join and a leave need a stack of 4 KB. A new goroutine has 2 KB
-// and copies its stack to double its size. Growing to 8 KB made a join and a leave 1.6 times as
-// expensive.
+// TestStackOfCallbacks checks that a join and a leave need a stack of 4 KB. A new goroutine has 2
+// KB, and copies its stack to double the size. A second copy, to 8 KB, makes a join and a leave
+// 1.6 times as expensive.
 func TestStackOfCallbacks(t *testing.T) { // not parallel: it counts the stacks of all goroutines
 	const n = 512
 	var blocked sync.WaitGroup

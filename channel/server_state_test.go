@@ -2,10 +2,10 @@ package channel
 
 import "testing"
 
-// TestServerRules plays tables in the language of TestClientRules.
+// TestServerRules runs scripts in the language of TestClientRules. serverRig describes the inputs.
 func TestServerRules(t *testing.T) {
 	t.Parallel()
-	// joined is how most tables begin.
+	// joined is the beginning of most scripts.
 	const joined = `
 		join => call join
 		accepted => answering; subscribe; send ok

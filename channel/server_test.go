@@ -90,7 +90,7 @@ func (c *carrier) Log(ch channelhost.Channel, message string, err error) {
 	c.logged = append(c.logged, fmt.Sprintf("%s: %v", message, err))
 }
 
-// take returns what went out since the last call.
+// take returns the frames that were sent since the last call.
 func (c *carrier) take() []string {
 	synctest.Wait()
 	c.mu.Lock()
@@ -106,7 +106,7 @@ func (c *carrier) log() string {
 	return strings.Join(c.logged, "\n")
 }
 
-// bench is a carrier and one channel under test on the topic "room:1", joined with join_ref and ref "1".
+// bench is a carrier with one channel under test, which start joins to "room:1" with the ref "1".
 type bench struct {
 	*carrier
 	t *testing.T
@@ -123,14 +123,14 @@ func (b *bench) join(h *channel.Handler, ref string, before channelhost.Channel)
 	b.d = join(b, channelhost.Join{Handler: h, Before: before, Message: joinMessage(ref)})
 }
 
-// joinMessage returns the phx_join of "room:1" whose join_ref and ref is ref.
+// joinMessage returns a phx_join of "room:1" whose join_ref and ref are ref.
 func joinMessage(ref string) *serializer.Message {
 	r := serializer.StringRef(ref)
 	return &serializer.Message{JoinRef: r, Ref: r, Topic: "room:1", Event: serializer.EventJoin}
 }
 
-// join starts a channel. By default, it joins "room:1" with ref "1", has a mailbox of 1 MiB and
-// workers of its own.
+// join starts a channel with workers of its own. By default, it joins "room:1" with the ref "1" and
+// has a mailbox of 1 MiB.
 func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
 	if j.Message == nil {
 		j.Message = joinMessage("1")
@@ -142,12 +142,14 @@ func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
 
 func (b *bench) push(ref, event string, payload any) {
 	b.t.Helper()
-	m := &serializer.Message{Ref: serializer.StringRef(ref), Topic: "room:1", Event: event, Payload: serializer.Value(payload)}
+	m := &serializer.Message{
+		Ref: serializer.StringRef(ref), Topic: "room:1", Event: event, Payload: serializer.Value(payload),
+	}
 	if ref == "" {
 		m.Ref = ""
 	}
 	if !b.d.Receive(m, time.Second) {
-		b.t.Errorf("channel is gone for %s", event)
+		b.t.Errorf("the channel did not accept %s", event)
 	}
 }
 
@@ -168,7 +170,7 @@ func reply(ref, status, response string) string {
 	return fmt.Sprintf(`["1","%s","room:1","phx_reply",{"status":"%s","response":%s}]`, ref, status, response)
 }
 
-// room records what its callbacks see.
+// room is the state of most channels in tests.
 type room struct{}
 
 func (r *room) join(context.Context, *channel.Channel, serializer.Payload) (any, error) {
@@ -180,10 +182,20 @@ type note struct {
 }
 
 func on(event string, f func(c *channel.Channel, n note) (push.Reply, error)) channel.Option[room] {
-	return channel.On(event, func(_ *room, _ context.Context, c *channel.Channel, n note) (push.Reply, error) { return f(c, n) })
+	return channel.On(event, func(_ *room, _ context.Context, c *channel.Channel, n note) (push.Reply, error) {
+		return f(c, n)
+	})
 }
 
-// ends collects the reasons given to Terminate, which also pushes "bye".
+func onAny(f func(c *channel.Channel, event string, p serializer.Payload) (push.Reply, error)) channel.Option[room] {
+	return channel.OnAny(func(
+		_ *room, _ context.Context, c *channel.Channel, event string, p serializer.Payload,
+	) (push.Reply, error) {
+		return f(c, event, p)
+	})
+}
+
+// ends returns a Terminate that appends its reason to reasons and pushes "bye".
 func ends(reasons *[]error) channel.Option[room] {
 	return channel.Terminate(func(_ *room, ctx context.Context, c *channel.Channel, reason error) {
 		if ctx.Err() != nil {
@@ -223,7 +235,7 @@ func TestReplies(t *testing.T) {
 		b.push("8", "later", nil)
 		b.want(reply("2", "ok", `{"text":"hi"}`), reply("3", "ok", "{}"), reply("4", "maybe", "{}"),
 			reply("6", "error", `{"reason":"not you"}`), reply("7", "error", `{"text":"structured"}`))
-		for range 2 { // nothing prevents a second one
+		for range 2 { // a second reply is sent too
 			if err := ch.Reply(later, push.OK(note{"at last"})); err != nil {
 				t.Error(err)
 			}
@@ -248,7 +260,8 @@ func TestReplies(t *testing.T) {
 	})
 }
 
-// A callback that takes too long holds its socket up for a moment, and then its channel ends so that the others go on.
+// TestFullMailbox checks that a callback that does not return delays its socket for 5 s at most.
+// Then its channel ends.
 func TestFullMailbox(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -23,14 +23,20 @@ var joinCrashed = reply("1", "error", `{"reason":"join crashed"}`)
 
 type joinFunc = func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error)
 
-// joinBy makes a handler's join of a function.
+// joinBy returns a handler's join that calls f.
 func joinBy(f func(ctx context.Context, c *channel.Channel) (any, error)) joinFunc {
 	return func(_ *room, ctx context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
 		return f(ctx, c)
 	}
 }
 
-// Whatever a join returns that took too long, the client was told that it crashed, and only what it set up is taken down.
+// joinAfter returns a handler's join that returns when gate is closed.
+func joinAfter(gate <-chan struct{}) joinFunc {
+	return joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })
+}
+
+// TestJoinTimeout checks joins that take too long. The client receives the reply "join crashed",
+// whatever the callback returns later. The side effects of the callback are cleaned up.
 func TestJoinTimeout(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -44,12 +50,14 @@ func TestJoinTimeout(t *testing.T) {
 			}
 			return nil, nil
 		}, true},
-		"refused":                     {func(*channel.Channel) (any, error) { return nil, push.Reject("no") }, false},
-		"failed":                      {func(*channel.Channel) (any, error) { return nil, errors.New("db") }, false},
-		"panicked":                    {func(*channel.Channel) (any, error) { panic("secret") }, false},
-		"exited":                      {func(*channel.Channel) (any, error) { runtime.Goexit(); return nil, nil }, false},
-		"reply that does not encode":  {func(*channel.Channel) (any, error) { return make(chan int), nil }, true},
-		"rejection that panics later": {func(*channel.Channel) (any, error) { return nil, push.Reject(explosive{}) }, false},
+		"refused":                    {func(*channel.Channel) (any, error) { return nil, push.Reject("no") }, false},
+		"failed":                     {func(*channel.Channel) (any, error) { return nil, errors.New("db") }, false},
+		"panicked":                   {func(*channel.Channel) (any, error) { panic("secret") }, false},
+		"exited":                     {func(*channel.Channel) (any, error) { runtime.Goexit(); return nil, nil }, false},
+		"reply that does not encode": {func(*channel.Channel) (any, error) { return make(chan int), nil }, true},
+		"rejection that panics later": {func(*channel.Channel) (any, error) {
+			return nil, push.Reject(panickingJSON{})
+		}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -60,7 +68,8 @@ func TestJoinTimeout(t *testing.T) {
 				b := start(t, channel.Define(joinBy(func(ctx context.Context, c *channel.Channel) (any, error) {
 					c.OnEnd(func() { ended++ })
 					<-ctx.Done()
-					if cause := context.Cause(ctx); !errors.Is(cause, channel.ErrJoinTimeout) || !strings.Contains(cause.Error(), "30s") {
+					cause := context.Cause(ctx)
+					if !errors.Is(cause, channel.ErrJoinTimeout) || !strings.Contains(cause.Error(), "30s") {
 						t.Errorf("cancelled by %v", cause)
 					}
 					<-gate
@@ -75,7 +84,7 @@ func TestJoinTimeout(t *testing.T) {
 					t.Errorf("%d ended, %d answered, log: %s", len(b.ended), b.answered, b.log())
 				}
 				if b.d.Receive(&serializer.Message{Event: "x"}, 0) {
-					t.Error("took a message after its end")
+					t.Error("a message was accepted after the end")
 				}
 				if len(reasons) != 0 || ended != 0 {
 					t.Errorf("while its join runs: terminated with %v, ended %d times", reasons, ended)
@@ -90,7 +99,8 @@ func TestJoinTimeout(t *testing.T) {
 					t.Errorf("terminated with %v", reasons)
 				}
 				if b.answered != 1 || b.ps.Subscribers("room:1") != 0 || b.ps.Subscribers("other") != 0 {
-					t.Errorf("%d answered, %d and %d subscriptions", b.answered, b.ps.Subscribers("room:1"), b.ps.Subscribers("other"))
+					t.Errorf("%d answered, %d and %d subscriptions",
+						b.answered, b.ps.Subscribers("room:1"), b.ps.Subscribers("other"))
 				}
 			})
 		})
@@ -106,7 +116,7 @@ func TestJoinInTime(t *testing.T) {
 		}), on("ctx", func(c *channel.Channel, _ note) (push.Reply, error) { return push.NoReply, c.Context().Err() })))
 		b.d.Watch(limit)
 		time.Sleep(2 * limit)
-		b.d.Watch(limit) // too late to matter
+		b.d.Watch(limit) // has no effect
 		time.Sleep(2 * limit)
 		b.push("2", "ctx", nil)
 		b.want(joinedOK)
@@ -114,7 +124,8 @@ func TestJoinInTime(t *testing.T) {
 	})
 }
 
-// A topic whose join hangs is joined anew at once after its time, and what the old join does then is its own affair.
+// TestJoinBehindOneThatTimedOut checks that a topic can be joined again as soon as a join has timed
+// out. The end of the old callback does not affect the new channel.
 func TestJoinBehindOneThatTimedOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -148,14 +159,15 @@ func TestJoinBehindOneThatTimedOut(t *testing.T) {
 	})
 }
 
-// The end of the channel that a join replaces is told behind its answer, also if that is that it took too long.
+// TestJoinTimeoutOfADuplicate checks that the phx_close of a replaced channel follows the answer to
+// the new join, even if that join timed out.
 func TestJoinTimeoutOfADuplicate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := start(t, channel.Define((*room).join))
 		b.want(joinedOK)
 		gate := make(chan struct{})
-		b.join(channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil })), "4", b.d)
+		b.join(channel.Define(joinAfter(gate)), "4", b.d)
 		b.d.Watch(limit)
 		time.Sleep(limit)
 		b.want(`["4","4","room:1","phx_reply",{"status":"error","response":{"reason":"join crashed"}}]`, closed)
@@ -164,12 +176,14 @@ func TestJoinTimeoutOfADuplicate(t *testing.T) {
 	})
 }
 
-// A join's time begins when it is asked, not while it waits for the channel before.
+// TestJoinTimeoutBeginsWithTheCallback checks that the timeout does not include the wait for the
+// channel that is replaced.
 func TestJoinTimeoutBeginsWithTheCallback(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		b := start(t, channel.Define((*room).join, on("wait", func(*channel.Channel, note) (push.Reply, error) { <-gate; return push.NoReply, nil })))
+		b := start(t, channel.Define((*room).join,
+			on("wait", func(*channel.Channel, note) (push.Reply, error) { <-gate; return push.NoReply, nil })))
 		b.push("2", "wait", nil)
 		b.want(joinedOK)
 		b.join(channel.Define(joinBy(func(ctx context.Context, _ *channel.Channel) (any, error) {
@@ -187,7 +201,8 @@ func TestJoinTimeoutBeginsWithTheCallback(t *testing.T) {
 	})
 }
 
-// A join that hangs is answered when another of its topic goes on without it.
+// TestDuplicateJoinOfAHungJoin checks that a join that hangs is answered when the next join of the
+// topic stops waiting for it.
 func TestDuplicateJoinOfAHungJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -219,13 +234,14 @@ func TestDuplicateJoinOfAHungJoin(t *testing.T) {
 	})
 }
 
-// A full mailbox ends a join as a crash of it, which is what its client waits to hear.
+// TestFullMailboxBehindAJoin checks that a join is answered as crashed if the mailbox fills up
+// behind it.
 func TestFullMailboxBehindAJoin(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		b := &bench{carrier: newCarrier(pubsub.New(nil)), t: t}
-		h := channel.Define(joinBy(func(context.Context, *channel.Channel) (any, error) { <-gate; return nil, nil }))
+		h := channel.Define(joinAfter(gate))
 		b.d = join(b, channelhost.Join{Handler: h, MaxMailbox: 300})
 		for range 10 {
 			b.d.Receive(&serializer.Message{Ref: `"2"`, Event: "x"}, 5*time.Second)
@@ -236,7 +252,8 @@ func TestFullMailboxBehindAJoin(t *testing.T) {
 	})
 }
 
-// A join that returns just when its time is over has one answer and, if it was accepted, one end.
+// TestJoinTimeoutRaces checks that a join that returns as its timeout expires is answered once and
+// ends once.
 func TestJoinTimeoutRaces(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -5,15 +5,15 @@ import (
 	"strings"
 )
 
-// serverWorld makes up the inputs of a channel. It plays the mailbox and the goroutine of the
-// callbacks, so that inputs come in an order in which the driver may feed them.
+// serverWorld generates random inputs of a channel. It simulates the mailbox and the goroutine of
+// the callbacks, so that the driver could feed the inputs in this order.
 type serverWorld struct {
 	*rand.Rand
 	r *serverRig
 
 	queue   []string // in the mailbox; "close" is its last item
-	closed  bool     // the mailbox takes nothing more
-	running []string // what the callbacks' goroutine is in, innermost last
+	closed  bool     // the mailbox accepts nothing more
+	running []string // the calls in which the callbacks' goroutine is, innermost last
 
 	sawReplaced, sawAbandoned, sawEnd bool
 }
@@ -47,10 +47,10 @@ func (w *serverWorld) closeQueue(keep, last bool) {
 	w.closed = true
 }
 
-// took takes note of the outputs of a step.
+// took updates the simulation with the outputs of a step.
 func (w *serverWorld) took(line, outputs string) {
 	switch line {
-	case "join", "leave", "close": // a step that calls nothing is over
+	case "join", "leave", "close": // complete unless the step calls user code
 	case "accepted":
 		w.running[len(w.running)-1] = "answering"
 	case "answered":
@@ -84,7 +84,7 @@ func (w *serverWorld) took(line, outputs string) {
 
 func (w *serverWorld) pop() { w.running = w.running[:len(w.running)-1] }
 
-// next returns an input that may come now, or "" if none comes any more.
+// next returns an input that is possible now, or "" if there are no more.
 func (w *serverWorld) next() string {
 	for range 1000 {
 		if w.IntN(3) == 0 {
@@ -143,7 +143,7 @@ func (w *serverWorld) fromOutside() string {
 	return ""
 }
 
-// fromCallbacks lets the goroutine of the callbacks go on. It returns "" if that is no input.
+// fromCallbacks continues the goroutine of the callbacks. It returns the input that results, or "".
 func (w *serverWorld) fromCallbacks() string {
 	if len(w.running) > 0 {
 		switch w.running[len(w.running)-1] {

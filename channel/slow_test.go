@@ -17,8 +17,8 @@ import (
 	"bennu.example/transport"
 )
 
-// took returns how what went out since the last call is to go to a slow client.
-func (c *carrier) took() []transport.Delivery {
+// deliveries returns how the frames since the last call were sent.
+func (c *carrier) deliveries() []transport.Delivery {
 	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -27,13 +27,14 @@ func (c *carrier) took() []transport.Delivery {
 	return how
 }
 
-// cursor is of a payload that tells where somebody is.
+// cursor is a payload with a position of a user.
 type cursor struct {
 	User string `json:"user"`
 	At   int    `json:"at"`
 }
 
-// Each event has its own policy, or that of the event "", or the connection's. Replies and lifecycle events are never dropped.
+// TestSlowPolicies checks that an event has its own policy, that of the event "", or the
+// connection's. Replies and lifecycle events are never dropped.
 func TestSlowPolicies(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -41,22 +42,35 @@ func TestSlowPolicies(t *testing.T) {
 			return transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey("room:1", event, "")}
 		}
 		by := func(p transport.SlowPolicy) transport.Delivery { return transport.Delivery{Policy: p} }
-		pushes := on("push", func(c *channel.Channel, n note) (push.Reply, error) { return push.OK(nil), c.Push(n.Text, nil) })
+		pushes := on("push", func(c *channel.Channel, n note) (push.Reply, error) {
+			return push.OK(nil), c.Push(n.Text, nil)
+		})
 		type handler []channel.Option[room]
 		for _, test := range []struct {
 			h    handler
 			want map[string]transport.Delivery // by event
 		}{
 			{handler{}, map[string]transport.Delivery{"a": by(transport.Inherit)}},
-			{handler{channel.OnSlow[room]("a", transport.DropOldest), channel.OnSlow[room]("b", transport.KeepLatest)},
-				map[string]transport.Delivery{"a": by(transport.DropOldest), "b": topic("b"), "c": by(transport.Inherit)}},
-			{handler{channel.OnSlow[room]("", transport.KeepLatest), channel.OnSlow[room]("a", transport.Inherit), channel.OnSlow[room]("b", transport.Disconnect)},
-				map[string]transport.Delivery{"a": by(transport.Inherit), "b": by(transport.Disconnect), "c": topic("c"), "d": topic("d")}},
-			{handler{channel.OnSlow[room]("", transport.DropNewest)}, map[string]transport.Delivery{"a": by(transport.DropNewest)}},
+			{handler{
+				channel.OnSlow[room]("a", transport.DropOldest),
+				channel.OnSlow[room]("b", transport.KeepLatest),
+			}, map[string]transport.Delivery{
+				"a": by(transport.DropOldest), "b": topic("b"), "c": by(transport.Inherit),
+			}},
+			{handler{
+				channel.OnSlow[room]("", transport.KeepLatest),
+				channel.OnSlow[room]("a", transport.Inherit),
+				channel.OnSlow[room]("b", transport.Disconnect),
+			}, map[string]transport.Delivery{
+				"a": by(transport.Inherit), "b": by(transport.Disconnect), "c": topic("c"), "d": topic("d"),
+			}},
+			{handler{channel.OnSlow[room]("", transport.DropNewest)}, map[string]transport.Delivery{
+				"a": by(transport.DropNewest),
+			}},
 		} {
 			b := start(t, channel.Define((*room).join, append(test.h, pushes)...))
-			if how := b.took(); !slices.Equal(how, []transport.Delivery{{Answer: true}}) {
-				t.Errorf("the join's reply goes as %+v", how)
+			if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{{Answer: true}}) {
+				t.Errorf("the join's reply was sent as %+v", how)
 			}
 			for event, want := range test.want {
 				if err := b.ps.Broadcast(t.Context(), "room:1", event, nil); err != nil {
@@ -65,19 +79,20 @@ func TestSlowPolicies(t *testing.T) {
 				b.push("2", "push", note{event})
 				caused := want
 				caused.Caused = true // the push is made while the client's message is handled
-				if how := b.took(); !slices.Equal(how, []transport.Delivery{want, caused, {Answer: true}}) {
-					t.Errorf("%s: broadcast, push and reply go as %+v, want %+v", event, how, want)
+				if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{want, caused, {Answer: true}}) {
+					t.Errorf("%s: broadcast, push and reply were sent as %+v, want %+v", event, how, want)
 				}
 			}
 			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("9")}, 0)
-			if how := b.took(); !slices.Equal(how, []transport.Delivery{{Answer: true}, {Answer: true}}) {
-				t.Errorf("the end goes as %+v", how)
+			if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{{Answer: true}, {Answer: true}}) {
+				t.Errorf("the frames of the end were sent as %+v", how)
 			}
 		}
 	})
 }
 
-// The key is taken from the payload once, however many subscribers there are, and also if it comes through Intercept.
+// TestLatest checks that the key of a payload is computed once for all subscribers, and also for
+// broadcasts that Intercept handles.
 func TestLatest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -90,7 +105,9 @@ func TestLatest(t *testing.T) {
 				return c.User
 			}),
 			channel.Latest[room]("seen", func(c cursor) string { return c.User }),
-			channel.Intercept("seen", func(_ *room, _ context.Context, c *channel.Channel, m cursor) error { return c.Push("seen", m) }),
+			channel.Intercept("seen", func(_ *room, _ context.Context, c *channel.Channel, m cursor) error {
+				return c.Push("seen", m)
+			}),
 		)
 		var all []*bench
 		for range 5 {
@@ -115,8 +132,8 @@ func TestLatest(t *testing.T) {
 				t.Error(err)
 			}
 			for _, b := range all {
-				if how := b.took(); !slices.Equal(how, []transport.Delivery{{Policy: transport.KeepLatest, Key: test.key}}) {
-					t.Errorf("%s of %v goes as %+v", test.event, test.payload, how)
+				if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{{Policy: transport.KeepLatest, Key: test.key}}) {
+					t.Errorf("%s of %v was sent as %+v", test.event, test.payload, how)
 				}
 			}
 		}
@@ -129,7 +146,7 @@ func TestLatest(t *testing.T) {
 	})
 }
 
-// A key function that panics harms nobody but its broadcaster.
+// TestLatestPanics checks that a key function that panics affects only the broadcaster.
 func TestLatestPanics(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -152,20 +169,19 @@ func TestLatestPanics(t *testing.T) {
 	})
 }
 
-// Two handlers on one topic have their own keys.
+// TestLatestOfTwoHandlers checks that handlers of one topic have their own keys.
 func TestLatestOfTwoHandlers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		ps := pubsub.New(nil)
-		byUser := channel.Define((*room).join, channel.Latest[room]("moved", func(c cursor) string { return c.User }))
-		byPlace := channel.Define((*room).join, channel.Latest[room]("moved", func(c cursor) string { return fmt.Sprint(c.At) }))
-		plain := channel.Define((*room).join)
-		a, b, c := &bench{carrier: newCarrier(ps), t: t}, &bench{carrier: newCarrier(ps), t: t}, &bench{carrier: newCarrier(ps), t: t}
-		a.join(byUser, "1", nil)
-		b.join(byPlace, "1", nil)
-		c.join(plain, "1", nil)
-		for _, x := range []*bench{a, b, c} {
-			x.want(joinedOK)
+		byUser := channel.Latest[room]("moved", func(c cursor) string { return c.User })
+		byPlace := channel.Latest[room]("moved", func(c cursor) string { return fmt.Sprint(c.At) })
+		var all []*bench
+		for _, options := range [][]channel.Option[room]{{byUser}, {byPlace}, nil} {
+			b := &bench{carrier: newCarrier(ps), t: t}
+			b.join(channel.Define((*room).join, options...), "1", nil)
+			b.want(joinedOK)
+			all = append(all, b)
 		}
 		if err := ps.Broadcast(t.Context(), "room:1", "moved", cursor{"ann", 7}); err != nil {
 			t.Error(err)
@@ -175,11 +191,10 @@ func TestLatestOfTwoHandlers(t *testing.T) {
 			{Policy: transport.KeepLatest, Key: transport.NewKey("room:1", "moved", "7")},
 			{},
 		} {
-			x := []*bench{a, b, c}[i]
-			if how := x.took(); !slices.Equal(how, []transport.Delivery{want}) {
-				t.Errorf("%d: goes as %+v, want %+v", i, how, want)
+			if how := all[i].deliveries(); !slices.Equal(how, []transport.Delivery{want}) {
+				t.Errorf("%d: sent as %+v, want %+v", i, how, want)
 			}
-			x.d.Close(errors.New("over"))
+			all[i].d.Close(errors.New("over"))
 		}
 	})
 }
@@ -187,8 +202,11 @@ func TestLatestOfTwoHandlers(t *testing.T) {
 func TestSlowPolicyMistakes(t *testing.T) {
 	t.Parallel()
 	for name, options := range map[string][]channel.Option[room]{
-		"twice":   {channel.OnSlow[room]("a", transport.DropOldest), channel.OnSlow[room]("a", transport.DropNewest)},
-		"both":    {channel.OnSlow[room]("a", transport.DropOldest), channel.Latest[room]("a", func(cursor) string { return "" })},
+		"twice": {channel.OnSlow[room]("a", transport.DropOldest), channel.OnSlow[room]("a", transport.DropNewest)},
+		"both": {
+			channel.OnSlow[room]("a", transport.DropOldest),
+			channel.Latest[room]("a", func(cursor) string { return "" }),
+		},
 		"unknown": {channel.OnSlow[room]("a", 17)},
 	} {
 		func() {
