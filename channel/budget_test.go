@@ -5,7 +5,7 @@ import (
 	"unsafe"
 )
 
-// Each idle channel costs one of these.
+// TestChannelSize holds the size class of a Channel, which every idle channel occupies.
 func TestChannelSize(t *testing.T) {
 	t.Parallel()
 	if n := unsafe.Sizeof(Channel{}); n > 320 {
