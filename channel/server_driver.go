@@ -32,7 +32,7 @@ func (c *Channel) driver() channelhost.Channel { return (*driver)(c) }
 // start is channelhost.Start. A channel that the topic has already is replaced, and the join waits
 // for its end.
 func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) channelhost.Channel {
-	m, h := join.Message, join.Handler.(*Handler)
+	m, h := &join.Message, join.Handler.(*Handler)
 	c := &Channel{up: up, h: h, topic: m.Topic, joinRef: m.JoinRef, pushRef: m.JoinRef, data: h.newState()}
 	c.ref = Ref{m.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
@@ -58,12 +58,12 @@ func (d *driver) Accepts(joinRef serializer.Ref) bool {
 
 func (d *driver) ReplyRef() serializer.Ref { return d.pushRef }
 
-func (d *driver) Receive(m *serializer.Message, wait time.Duration) bool {
+func (d *driver) Receive(m serializer.Message, wait time.Duration) bool {
 	it := item{kind: itemEvent, caused: true, ref: m.Ref, event: m.Event, payload: m.Payload}
 	return (*Channel)(d).receive(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
 }
 
-func (d *driver) Leave(m *serializer.Message, wait time.Duration) bool {
+func (d *driver) Leave(m serializer.Message, wait time.Duration) bool {
 	c := (*Channel)(d)
 	c.inject(serverInput{kind: serverInLeaving})
 	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)

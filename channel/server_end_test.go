@@ -69,7 +69,7 @@ func TestEnds(t *testing.T) {
 				if b.ps.Subscribers("room:1") != 0 {
 					t.Error("still subscribed")
 				}
-				if b.d.Receive(&serializer.Message{Event: "x"}, 0) {
+				if b.d.Receive(serializer.Message{Event: "x"}, 0) {
 					t.Error("a message was accepted after the end")
 				}
 				if got := strings.Join(test.frames, ""); strings.Contains(got, "secret") {
@@ -105,7 +105,7 @@ func TestLeave(t *testing.T) {
 		var reasons []error
 		b := start(t, channel.Define((*room).join, ends(&reasons)))
 		b.take()
-		b.d.Leave(&serializer.Message{Ref: serializer.StringRef("2")}, 0)
+		b.d.Leave(serializer.Message{Ref: serializer.StringRef("2")}, 0)
 		b.want(reply("2", "ok", "{}"), closed, `["1",null,"room:1","bye",{}]`)
 		if len(reasons) != 1 || !errors.Is(reasons[0], channel.ErrLeft) {
 			t.Errorf("terminated with %v", reasons)
@@ -191,7 +191,7 @@ func TestOnEnd(t *testing.T) {
 			return nil, nil
 		}, channel.Terminate(func(*room, context.Context, *channel.Channel, error) { order = append(order, "terminate") })))
 		b.take()
-		b.d.Leave(&serializer.Message{Ref: `"2"`}, 0)
+		b.d.Leave(serializer.Message{Ref: `"2"`}, 0)
 		b.take()
 		if !slices.Equal(order, []string{"terminate", "end 1", "end 2"}) {
 			t.Errorf("order %q", order)
@@ -217,7 +217,7 @@ func TestOnEndThatExits(t *testing.T) {
 			return nil, nil
 		}), channel.Terminate(func(*room, context.Context, *channel.Channel, error) { runtime.Goexit() })))
 		b.take()
-		b.d.Leave(&serializer.Message{Ref: `"2"`}, 0)
+		b.d.Leave(serializer.Message{Ref: `"2"`}, 0)
 		b.d.Wait()
 		if !slices.Equal(order, []string{"1", "2", "3", "4"}) {
 			t.Errorf("order %q", order)

@@ -76,7 +76,7 @@ func TestJoinParams(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := join(c, channelhost.Join{Handler: h, Message: &m})
+			d := join(c, channelhost.Join{Handler: h, Message: m})
 			if got := c.take(); len(got) != 1 || got[0] != want {
 				t.Errorf("%s: got %q", payload, got)
 			}
@@ -242,11 +242,11 @@ func TestDuplicateJoinWhileEnding(t *testing.T) {
 		want []string
 	}{
 		{"leaving", (*room).join, func(b *bench) {
-			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("2")}, 0)
+			b.d.Leave(serializer.Message{Ref: serializer.StringRef("2")}, 0)
 		}, []string{joinedOK, reply("2", "ok", "{}"), closed, joinAgain}},
 		{"still joining", slowly(nil), func(*bench) {}, []string{joinedOK, joinAgain, closed}},
 		{"leaving while joining", slowly(nil), func(b *bench) {
-			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("2")}, 0)
+			b.d.Leave(serializer.Message{Ref: serializer.StringRef("2")}, 0)
 		}, []string{joinedOK, reply("2", "ok", "{}"), closed, joinAgain}},
 		{"refused while replaced", slowly(push.Reject("no")), func(*bench) {}, []string{
 			reply("1", "error", `{"reason":"no"}`),
@@ -278,8 +278,8 @@ func TestPipelinedBehindARefusedJoin(t *testing.T) {
 			return nil, push.Reject("no")
 		}))
 		b.push("2", "x", nil)
-		b.d.Leave(&serializer.Message{Ref: serializer.StringRef("3")}, 0)
-		b.d.Leave(&serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
+		b.d.Leave(serializer.Message{Ref: serializer.StringRef("3")}, 0)
+		b.d.Leave(serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
 		time.Sleep(time.Second)
 		b.want(reply("1", "error", `{"reason":"no"}`),
 			`[null,"2","room:1","phx_reply",{"status":"error","response":{"reason":"unmatched topic"}}]`,

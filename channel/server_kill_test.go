@@ -122,7 +122,7 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 		fails := joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, panickingError{} })
 		b.d = join(readingCarrier{b.carrier}, channelhost.Join{Handler: channel.Define(fails)})
 		b.want(joinCrashed)
-		if b.d.Receive(&serializer.Message{Event: "x"}, time.Second) {
+		if b.d.Receive(serializer.Message{Event: "x"}, time.Second) {
 			t.Error("a message was accepted after the end")
 		}
 	})
@@ -138,7 +138,7 @@ func TestMessagesBehindAJoinThatIsGivenUp(t *testing.T) {
 		b.d.Watch(limit)
 		b.push("2", "x", nil)
 		b.push("3", "y", nil)
-		b.d.Leave(&serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
+		b.d.Leave(serializer.Message{JoinRef: serializer.StringRef("1"), Ref: serializer.StringRef("4")}, 0)
 		time.Sleep(limit)
 		b.want(joinCrashed, noTopic("2"), noTopic("3"), reply("4", "ok", "{}"))
 		close(gate)
@@ -156,7 +156,7 @@ func TestMessageBeyondTheMailbox(t *testing.T) {
 		b := start(t, channel.Define(joinAfter(gate)))
 		b.d.Watch(limit)
 		large := serializer.Binary(make([]byte, 1<<20))
-		if b.d.Receive(&serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
+		if b.d.Receive(serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
 			t.Error("the channel accepted the message")
 		}
 		b.want(joinCrashed)

@@ -60,7 +60,7 @@ func TestStackOfCallbacks(t *testing.T) { // not parallel: it counts the stacks 
 	check("join")
 	blocked.Add(n)
 	for i, c := range channels {
-		c.Leave(&serializer.Message{Ref: `"2"`}, 0)
+		c.Leave(serializer.Message{Ref: `"2"`}, 0)
 		carriers[i].release <- struct{}{}
 	}
 	check("leave")

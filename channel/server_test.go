@@ -124,15 +124,15 @@ func (b *bench) join(h *channel.Handler, ref string, before channelhost.Channel)
 }
 
 // joinMessage returns a phx_join of "room:1" whose join_ref and ref are ref.
-func joinMessage(ref string) *serializer.Message {
+func joinMessage(ref string) serializer.Message {
 	r := serializer.StringRef(ref)
-	return &serializer.Message{JoinRef: r, Ref: r, Topic: "room:1", Event: serializer.EventJoin}
+	return serializer.Message{JoinRef: r, Ref: r, Topic: "room:1", Event: serializer.EventJoin}
 }
 
 // join starts a channel with workers of its own. By default, it joins "room:1" with the ref "1" and
 // has a mailbox of 1 MiB.
 func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
-	if j.Message == nil {
+	if j.Message.Topic == "" {
 		j.Message = joinMessage("1")
 	}
 	j.MaxMailbox = cmp.Or(j.MaxMailbox, 1<<20)
@@ -142,7 +142,7 @@ func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
 
 func (b *bench) push(ref, event string, payload any) {
 	b.t.Helper()
-	m := &serializer.Message{
+	m := serializer.Message{
 		Ref: serializer.StringRef(ref), Topic: "room:1", Event: event, Payload: serializer.Value(payload),
 	}
 	if ref == "" {
@@ -273,7 +273,7 @@ func TestFullMailbox(t *testing.T) {
 		b.d = join(b, channelhost.Join{Handler: h, MaxMailbox: 300})
 		b.take()
 		begun := time.Now()
-		wait := &serializer.Message{Ref: `"2"`, Event: "wait"}
+		wait := serializer.Message{Ref: `"2"`, Event: "wait"}
 		for range 10 {
 			b.d.Receive(wait, 5*time.Second)
 		}
@@ -298,7 +298,7 @@ func BenchmarkEvent(b *testing.B) {
 		}))
 	c := newCarrier(pubsub.New(nil))
 	d := join(c, channelhost.Join{Handler: h})
-	m := &serializer.Message{Ref: `"2"`, Event: "echo"}
+	m := serializer.Message{Ref: `"2"`, Event: "echo"}
 	b.ReportAllocs()
 	for b.Loop() {
 		d.Receive(m, time.Second)
@@ -314,7 +314,7 @@ func BenchmarkJoinLeave(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		d := join(c, channelhost.Join{Handler: h})
-		d.Leave(&serializer.Message{Ref: `"2"`}, time.Second)
+		d.Leave(serializer.Message{Ref: `"2"`}, time.Second)
 		d.Wait()
 		c.frames, c.ended = c.frames[:0], c.ended[:0]
 	}

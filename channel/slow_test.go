@@ -83,7 +83,7 @@ func TestSlowPolicies(t *testing.T) {
 					t.Errorf("%s: broadcast, push and reply were sent as %+v, want %+v", event, how, want)
 				}
 			}
-			b.d.Leave(&serializer.Message{Ref: serializer.StringRef("9")}, 0)
+			b.d.Leave(serializer.Message{Ref: serializer.StringRef("9")}, 0)
 			if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{{Answer: true}, {Answer: true}}) {
 				t.Errorf("the frames of the end were sent as %+v", how)
 			}

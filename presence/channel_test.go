@@ -128,7 +128,7 @@ func members(p *presence.Presence) *channel.Handler {
 
 // join joins the topic. The channel before is replaced.
 func join(c *carrier, h *channel.Handler, ref, user string, before channelhost.Channel) channelhost.Channel {
-	m := &serializer.Message{
+	m := serializer.Message{
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: topic, Event: serializer.EventJoin,
 		Payload: serializer.Value(map[string]string{"user": user}),
 	}
@@ -180,7 +180,7 @@ func TestChannel(t *testing.T) {
 				want(b, `2 phx_reply {}`, `2 presence_state {"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}`, joined)
 
 				send := func(ref serializer.Ref, event string, payload any) {
-					da.Receive(&serializer.Message{
+					da.Receive(serializer.Message{
 						Ref: ref, Topic: topic, Event: event, Payload: serializer.Value(payload),
 					}, time.Second)
 				}
@@ -201,10 +201,10 @@ func TestChannel(t *testing.T) {
 
 				for i, end := range []func(){
 					func() {
-						db.Leave(&serializer.Message{Ref: "9", Topic: topic, Event: serializer.EventLeave}, time.Second)
+						db.Leave(serializer.Message{Ref: "9", Topic: topic, Event: serializer.EventLeave}, time.Second)
 					},
 					func() {
-						db.Receive(&serializer.Message{Ref: "9", Topic: topic, Event: "unknown: a crash"}, time.Second)
+						db.Receive(serializer.Message{Ref: "9", Topic: topic, Event: "unknown: a crash"}, time.Second)
 					},
 					func() { db.Close(errors.New("connection lost")) },
 					func() { db.Cancel(errors.New("killed")) },

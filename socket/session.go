@@ -156,7 +156,7 @@ func (s *session) join(m *serializer.Message) {
 	s.running.Add(1)
 	s.live.Add(1)
 	c := channelhost.Start(s.ctx, s, channelhost.Join{
-		Handler: handler, Message: m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
+		Handler: handler, Message: *m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
 	})
 	s.channels[m.Topic] = c
 	s.mu.Unlock()
@@ -216,8 +216,8 @@ func (s *session) deliver(m *serializer.Message) {
 	s.mu.Unlock()
 	switch {
 	case ok && !c.Accepts(m.JoinRef):
-	case ok && m.Event == serializer.EventLeave && c.Leave(m, mailboxWait):
-	case ok && m.Event != serializer.EventLeave && c.Receive(m, mailboxWait):
+	case ok && m.Event == serializer.EventLeave && c.Leave(*m, mailboxWait):
+	case ok && m.Event != serializer.EventLeave && c.Receive(*m, mailboxWait):
 	default:
 		s.unjoined(m)
 	}

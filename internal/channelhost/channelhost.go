@@ -27,15 +27,18 @@ var (
 
 // Join is what Start needs of a join and its socket.
 type Join struct {
-	Handler    any                 // a *channel.Handler
-	Message    *serializer.Message // the phx_join
-	Before     Channel             // the channel that has the topic, which the join replaces; nil if there is none
-	MaxMailbox int                 // the bytes of messages that may wait for the channel's callbacks
-	Workers    *mailbox.Workers    // run the callbacks
+	Handler    any                // a *channel.Handler
+	Message    serializer.Message // the phx_join
+	Before     Channel            // the channel that has the topic, which the join replaces; nil if there is none
+	MaxMailbox int                // the bytes of messages that may wait for the channel's callbacks
+	Workers    *mailbox.Workers   // run the callbacks
 }
 
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
 // one at a time; Wait, Cancel and Resume may be called from any goroutine.
+//
+// Messages are passed by value, because a pointer that is passed to a method of an interface makes
+// its message escape to the heap.
 type Channel interface {
 	// Topic returns the topic that the client joined.
 	Topic() string
@@ -48,9 +51,9 @@ type Channel interface {
 	// and then kills the channel, which would hold up the whole socket otherwise. The time during
 	// which the connection is congested does not count. Receive reports false if the topic is no
 	// longer joined: the caller must answer the event.
-	Receive(m *serializer.Message, wait time.Duration) bool
+	Receive(m serializer.Message, wait time.Duration) bool
 	// Leave enqueues the client's phx_leave. It returns the same as Receive.
-	Leave(m *serializer.Message, wait time.Duration) bool
+	Leave(m serializer.Message, wait time.Duration) bool
 	// Watch bounds the time of the join's callback, from when it is called, or from now if it was
 	// called already. Zero means no bound.
 	//
