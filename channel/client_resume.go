@@ -124,7 +124,8 @@ func (c *Client) CatchUp(ctx context.Context) error {
 // errAgain reports that the log's top is not known or was not reached, and may be later.
 var errAgain = errors.New("not caught up yet")
 
-// pushTop asks the server for the log's top, and returns it once all records up to it were received.
+// pushTop asks the server for the log's top, and returns it once all records up to it were
+// received.
 func (c *Client) pushTop(ctx context.Context, h *clientResume) (top history.Position, err error) {
 	select {
 	case <-h.known:
