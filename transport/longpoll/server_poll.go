@@ -116,10 +116,10 @@ func (l *localSession) take(ctx context.Context) (messages []*serializer.Frame) 
 func (l *localSession) settle(delivered bool) {
 	l.mu.Lock()
 	resume := l.settleLocked(delivered)
-	quiet := l.becameQuiet()
+	hasRoom := l.roomFunc()
 	l.mu.Unlock()
 	resume()
-	quiet()
+	hasRoom()
 }
 
 // settleLocked is settle for a caller that holds mu, and that must call the returned function after
@@ -135,7 +135,7 @@ func (l *localSession) settleLocked(delivered bool) (resume func()) {
 	}
 	_, obsolete := l.queue.Written(l.taken, false)
 	l.s.slow.Conflated.Add(uint64(obsolete))
-	if l.congested && l.s.slow.Drained(l.queue.OwnBytes) {
+	if l.congested && l.s.slow.ResumesReading(l.queue.OwnBytes) {
 		resume = l.uncongest()
 	}
 	if l.queue.Empty() {

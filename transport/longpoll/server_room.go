@@ -1,23 +1,23 @@
 package longpoll
 
-// Drained is part of Conn.
+// Drained is part of transport.Conn.
 func (l *localSession) Drained(f func()) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.ended || l.s.slow.Quiet(l.queue) {
+	if l.ended || l.s.slow.HasRoom(l.queue) {
 		return true
 	}
-	l.quiet = f
+	l.onRoom = f
 	return false
 }
 
-// becameQuiet returns the function that Drained was given, if it is due. The caller holds mu, and
-// calls the result when it has released mu.
-func (l *localSession) becameQuiet() (f func()) {
-	f = l.quiet
-	if f == nil || !l.ended && !l.s.slow.Quiet(l.queue) {
+// roomFunc returns the argument of Drained, if it is due. The caller holds mu, and must call the
+// result when it has released mu.
+func (l *localSession) roomFunc() (f func()) {
+	f = l.onRoom
+	if f == nil || !l.ended && !l.s.slow.HasRoom(l.queue) {
 		return func() {}
 	}
-	l.quiet = nil
+	l.onRoom = nil
 	return f
 }

@@ -50,10 +50,10 @@ type localSession struct {
 	timer  *time.Timer   // nil until begun
 	ended  bool
 
-	congested bool
-	drained   chan struct{} // closed when congested becomes false; made by awaitRoom
-	resume    func()        // the argument of Congested
-	quiet     func()        // the argument of Drained; nil if it is not due
+	congested   bool
+	uncongested chan struct{} // closed when congested becomes false; made by awaitRoom
+	resume      func()        // the argument of Congested
+	onRoom      func()        // the argument of Drained; nil if it is not due
 }
 
 // newLocalSession returns a session that holds its turn; the caller must call begin. The session's
@@ -138,13 +138,13 @@ func (l *localSession) awaitRoom(cancelled <-chan struct{}) (waited, gaveUp bool
 	defer l.mu.Unlock()
 	for l.congested && !gaveUp {
 		waited = true
-		if l.drained == nil {
-			l.drained = make(chan struct{})
+		if l.uncongested == nil {
+			l.uncongested = make(chan struct{})
 		}
-		drained := l.drained
+		uncongested := l.uncongested
 		l.mu.Unlock()
 		select {
-		case <-drained:
+		case <-uncongested:
 		case <-cancelled:
 			gaveUp = true
 		}
@@ -157,9 +157,9 @@ func (l *localSession) awaitRoom(cancelled <-chan struct{}) (waited, gaveUp bool
 // released mu.
 func (l *localSession) uncongest() (resume func()) {
 	l.congested = false
-	if l.drained != nil {
-		close(l.drained)
-		l.drained = nil
+	if l.uncongested != nil {
+		close(l.uncongested)
+		l.uncongested = nil
 	}
 	resume = l.resume
 	l.resume = nil
@@ -196,8 +196,8 @@ func (l *localSession) endLocked(err error) {
 	}
 	close(l.done)
 	l.s.forget(l)
-	resume, quiet := l.uncongest(), l.becameQuiet()
-	go l.finish(err, func() { resume(); quiet() })
+	resume, hasRoom := l.uncongest(), l.roomFunc()
+	go l.finish(err, func() { resume(); hasRoom() })
 }
 
 // finish calls Closed and releases the session's place.

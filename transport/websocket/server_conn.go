@@ -62,17 +62,17 @@ type serverConn struct {
 
 	// The following fields belong to the reader.
 
-	fill     func(fd uintptr) bool // tryRead
-	in       *input                // bytes that were read ahead; nil if there are none
-	spare    *input                // of the portable path: the buffer for the next time
-	direct   []byte                // where tryRead reads to instead; truncated to what it read
-	readErr  error                 // the error of the network
-	active   uint8                 // how many short pauses there were in succession
-	tooMany  bool                  // a message has too many fragments
-	paused   bool                  // the last wait found nothing to read at first
-	deflate  bool                  // compression was negotiated; constant
-	drained  uint32                // bytes received after the close frame was written
-	scanning fragments
+	fill      func(fd uintptr) bool // tryRead
+	in        *input                // bytes that were read ahead; nil if there are none
+	spare     *input                // of the portable path: the buffer for the next time
+	direct    []byte                // where tryRead reads to instead; truncated to what it read
+	readErr   error                 // the error of the network
+	active    uint8                 // how many short pauses there were in succession
+	tooMany   bool                  // a message has too many fragments
+	paused    bool                  // the last wait found nothing to read at first
+	deflate   bool                  // compression was negotiated; constant
+	discarded uint32                // bytes received after the close frame was written
+	scanning  fragments
 
 	mu       sync.Mutex
 	writing  bool          // a writer owns the front of the queue
@@ -277,13 +277,13 @@ func (c *serverConn) fail(err error) {
 	}
 	c.state.Store(uint32(stateDead))
 	resume := c.uncongest()
-	quiet := c.becameQuiet()
+	hasRoom := c.roomFunc()
 	if !c.writing {
 		c.freeQueue()
 	}
 	c.mu.Unlock()
 	resume()
-	quiet()
+	hasRoom()
 	c.closeNetwork(errors.Is(err, transport.ErrFull))
 }
 

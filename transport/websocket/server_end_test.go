@@ -62,7 +62,7 @@ func TestWebSocketCloseEndsTCP(t *testing.T) {
 }
 
 // TestWebSocketCloseBoundsInput checks that a client that keeps sending after the server's close
-// frame is disconnected after drainBytes.
+// frame is disconnected after maxDiscarded.
 func TestWebSocketCloseBoundsInput(t *testing.T) {
 	t.Parallel()
 	onEachPath(t, websocket.Config{MaxMessage: 1000}, func(t *testing.T, s *wsServer) {
@@ -74,11 +74,11 @@ func TestWebSocketCloseBoundsInput(t *testing.T) {
 				p.wantClose(c.code)
 				frame := maskedFrame(fin|opText, strings.Repeat("z", 900))
 				sent, err := 0, error(nil)
-				for err == nil && sent < 20*websocket.DrainBytes {
+				for err == nil && sent < 20*websocket.MaxDiscarded {
 					_, err = p.Write(frame)
 					sent += len(frame)
 				}
-				if err == nil || sent <= websocket.DrainBytes {
+				if err == nil || sent <= websocket.MaxDiscarded {
 					t.Errorf("after %d bytes: %v", sent, err)
 				}
 				session.wantCode(t, c.code)

@@ -11,8 +11,8 @@ func (s *Server) ForcePortable() { s.portable = true }
 // SetDrainTime sets how long s reads what a client still sends after the close frame.
 func (s *Server) SetDrainTime(d time.Duration) { s.drainTime = d }
 
-// DrainBytes bounds what s reads from a client after the close frame.
-const DrainBytes = drainBytes
+// MaxDiscarded bounds what s reads from a client after the close frame.
+const MaxDiscarded = maxDiscarded
 
 // WSConnSize is the size of the struct of each connection.
 const WSConnSize = unsafe.Sizeof(serverConn{})

@@ -18,11 +18,11 @@ const (
 // closes the connection, but for at most this time and this many bytes. The time is enough for the
 // close frame to arrive over most networks.
 const (
-	drainTime  = 500 * time.Millisecond
-	drainBytes = 4 << 20
+	drainTime    = 500 * time.Millisecond
+	maxDiscarded = 4 << 20
 )
 
-var errDrained = errors.New("client sent too much after the close frame")
+var errDiscarded = errors.New("client sent too much after the close frame")
 
 // A connection is active when its client sent something activeCount times in succession with less
 // than activePause between.
@@ -151,8 +151,8 @@ func (c *serverConn) received(p []byte) error {
 		c.tooMany = true
 	}
 	if c.load() == stateClosed && c.readErr == nil {
-		if c.drained += uint32(min(len(p), drainBytes)); c.drained > drainBytes {
-			c.readErr = errDrained
+		if c.discarded += uint32(min(len(p), maxDiscarded)); c.discarded > maxDiscarded {
+			c.readErr = errDiscarded
 		}
 	}
 	return c.readable()

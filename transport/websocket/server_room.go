@@ -4,23 +4,23 @@ package websocket
 func (c *serverConn) Drained(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.load() != stateOpen || c.s.slow.Quiet(c.queue) {
+	if c.load() != stateOpen || c.s.slow.HasRoom(c.queue) {
 		return true
 	}
-	c.queue.OnQuiet = f
+	c.queue.OnRoom = f
 	return false
 }
 
-// becameQuiet returns the argument of Drained, if it is due. The caller holds mu, and must call the
+// roomFunc returns the argument of Drained, if it is due. The caller holds mu, and must call the
 // result when it has released mu. A queue is freed only after that.
-func (c *serverConn) becameQuiet() (f func()) {
+func (c *serverConn) roomFunc() (f func()) {
 	if c.queue == nil {
 		return func() {}
 	}
-	f = c.queue.OnQuiet
-	if f == nil || c.load() != stateDead && !c.s.slow.Quiet(c.queue) {
+	f = c.queue.OnRoom
+	if f == nil || c.load() != stateDead && !c.s.slow.HasRoom(c.queue) {
 		return func() {}
 	}
-	c.queue.OnQuiet = nil
+	c.queue.OnRoom = nil
 	return f
 }

@@ -162,19 +162,19 @@ func (c *serverConn) settleBatch(w *writer) (more bool) {
 			}
 		}
 	}
-	quiet := c.becameQuiet()
+	hasRoom := c.roomFunc()
 	more = c.load() != stateDead && !c.queue.Empty()
 	if !more {
 		c.writing = false
 		c.freeQueue()
 	}
 	resume := func() {}
-	if c.queue == nil || c.s.slow.Drained(c.queue.OwnBytes) {
+	if c.queue == nil || c.s.slow.ResumesReading(c.queue.OwnBytes) {
 		resume = c.uncongest()
 	}
 	c.mu.Unlock()
 	resume()
-	quiet()
+	hasRoom()
 	switch {
 	case err != nil:
 		c.fail(err)

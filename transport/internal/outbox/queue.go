@@ -22,8 +22,9 @@ type Queue struct {
 	OwnBytes   int // bytes charged to the client's own budget: those that its messages caused
 	TakenBytes int // of the other bytes, those that a writer has taken
 
-	// OnQuiet is for the owner: what it calls when Policy.Quiet holds again. Free clears it.
-	OnQuiet func()
+	// OnRoom is a field of the owner: the function that it calls when Policy.HasRoom is true again.
+	// Free clears it.
+	OnRoom func()
 
 	entries   []Entry
 	head      int                   // the number of entries that were written

@@ -17,7 +17,7 @@ func TestRoom(t *testing.T) {
 		waits, own int
 		size       int
 		want       Admission
-		quiet      bool
+		hasRoom    bool
 	}{
 		{"empty", 0, 0, 100, Admitted, true},
 		{"any size fits in an empty queue", 0, 0, 3 * max, Admitted, true},
@@ -47,14 +47,14 @@ func TestRoom(t *testing.T) {
 				t.Errorf("%s: got %d, want %d; %+v", test.name, got, test.want, e)
 			}
 		}
-		if got := s.Quiet(q); got != test.quiet {
-			t.Errorf("%s: quiet is %v", test.name, got)
+		if got := s.HasRoom(q); got != test.hasRoom {
+			t.Errorf("%s: has room: %v", test.name, got)
 		}
 		if q.Count() != min(test.waits, 1)+min(test.own, 1) || s.Dropped.Load()+s.Ended.Load() > 0 {
 			t.Errorf("%s: the queue has changed", test.name)
 		}
 	}
-	if s := (&Policy{Max: max}); !s.Quiet(nil) {
-		t.Error("no queue is not quiet")
+	if s := (&Policy{Max: max}); !s.HasRoom(nil) {
+		t.Error("no queue has no room")
 	}
 }
