@@ -55,14 +55,14 @@ type admission struct {
 	maxSockets, maxKeys         int
 	handshakes, joins, messages rate
 
-	mu      sync.Mutex
-	clients map[string]*client
-	sweepAt int // the number of clients that triggers the next sweep
-	swept   time.Time
+	mu       sync.Mutex
+	visitors map[string]*visitor
+	sweepAt  int // the number of clients that triggers the next sweep
+	swept    time.Time
 }
 
-// client is the state of one key. A nil *client has no bounds.
-type client struct {
+// visitor is the state of one key of Config.Admission. A nil *visitor has no bounds.
+type visitor struct {
 	in  *admission
 	key string
 
@@ -83,7 +83,7 @@ func newAdmission(cfg Admission, proxies []netip.Prefix) *admission {
 		handshakes: newRate(cfg.HandshakeRate),
 		joins:      newRate(cfg.JoinRate),
 		messages:   newRate(cfg.MessageRate),
-		clients:    make(map[string]*client),
+		visitors:   make(map[string]*visitor),
 	}
 	if a.maxKeys <= 0 {
 		a.maxKeys = defaultMaxKeys
@@ -121,7 +121,7 @@ var (
 
 // admit counts a handshake. If it returns a client, the caller must call release when the handshake
 // has failed or its socket has ended.
-func (a *admission) admit(r *http.Request) (*client, error) {
+func (a *admission) admit(r *http.Request) (*visitor, error) {
 	if a == nil {
 		return nil, nil
 	}
@@ -131,24 +131,24 @@ func (a *admission) admit(r *http.Request) (*client, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	c := a.clients[key]
-	if c == nil {
+	v := a.visitors[key]
+	if v == nil {
 		if !a.makeRoom() {
 			return nil, errManyKeys
 		}
-		c = &client{in: a, key: key}
-		a.clients[key] = c
+		v = &visitor{in: a, key: key}
+		a.visitors[key] = v
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	switch {
-	case !c.handshakes.take(a.handshakes):
+	case !v.handshakes.take(a.handshakes):
 		return nil, errKeyTooFast
-	case a.maxSockets > 0 && c.sockets >= a.maxSockets:
+	case a.maxSockets > 0 && v.sockets >= a.maxSockets:
 		return nil, errKeySockets
 	}
-	c.sockets++
-	return c, nil
+	v.sockets++
+	return v, nil
 }
 
 // keyOf calls the user's Key function.
@@ -167,53 +167,53 @@ func (a *admission) keyOf(r *http.Request) (key string, err error) {
 // caller holds mu.
 func (a *admission) makeRoom() bool {
 	now := time.Now()
-	if len(a.clients) >= a.sweepAt && now.Sub(a.swept) >= sweepPause {
+	if len(a.visitors) >= a.sweepAt && now.Sub(a.swept) >= sweepPause {
 		a.swept = now
-		for key, c := range a.clients {
-			if c.idle(now) {
-				delete(a.clients, key)
+		for key, v := range a.visitors {
+			if v.idle(now) {
+				delete(a.visitors, key)
 			}
 		}
-		a.sweepAt = min(max(2*len(a.clients), minSweep), a.maxKeys)
+		a.sweepAt = min(max(2*len(a.visitors), minSweep), a.maxKeys)
 	}
-	return len(a.clients) < a.maxKeys
+	return len(a.visitors) < a.maxKeys
 }
 
 // idle reports whether the client has no state, so that it can be removed.
-func (c *client) idle(now time.Time) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.sockets == 0 && !c.handshakes.full.After(now) && !c.joins.full.After(now) && !c.messages.full.After(now)
+func (v *visitor) idle(now time.Time) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.sockets == 0 && !v.handshakes.full.After(now) && !v.joins.full.After(now) && !v.messages.full.After(now)
 }
 
 // release uncounts a socket, or a handshake that failed.
-func (c *client) release() {
-	if c == nil {
+func (v *visitor) release() {
+	if v == nil {
 		return
 	}
-	c.in.mu.Lock()
-	defer c.in.mu.Unlock()
-	c.mu.Lock()
-	c.sockets--
-	c.mu.Unlock()
-	if c.idle(time.Now()) {
-		delete(c.in.clients, c.key)
+	v.in.mu.Lock()
+	defer v.in.mu.Unlock()
+	v.mu.Lock()
+	v.sockets--
+	v.mu.Unlock()
+	if v.idle(time.Now()) {
+		delete(v.in.visitors, v.key)
 	}
 }
 
-func (c *client) allowJoin() bool {
-	return c == nil || c.take(&c.joins, c.in.joins)
+func (v *visitor) allowJoin() bool {
+	return v == nil || v.take(&v.joins, v.in.joins)
 }
 
-func (c *client) allowMessage() bool {
-	return c == nil || c.take(&c.messages, c.in.messages)
+func (v *visitor) allowMessage() bool {
+	return v == nil || v.take(&v.messages, v.in.messages)
 }
 
-func (c *client) take(b *bucket, r rate) bool {
+func (v *visitor) take(b *bucket, r rate) bool {
 	if r.every == 0 {
 		return true
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	return b.take(r)
 }

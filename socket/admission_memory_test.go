@@ -20,7 +20,7 @@ func TestAdmissionMemory(t *testing.T) {
 		var key string
 		a := newAdmission(Admission{HandshakeRate: 1, MaxKeys: 5000, Key: func(*http.Request) string { return key }}, nil)
 		r := httptest.NewRequest(http.MethodGet, "/", nil)
-		staying := make([]*client, 100)
+		staying := make([]*visitor, 100)
 		for i := range staying {
 			key = fmt.Sprint("staying ", i)
 			var err error
@@ -39,14 +39,14 @@ func TestAdmissionMemory(t *testing.T) {
 			default:
 				t.Fatal(err)
 			}
-			if len(a.clients) > 5000 {
-				t.Fatalf("%d clients are tracked", len(a.clients))
+			if len(a.visitors) > 5000 {
+				t.Fatalf("%d clients are tracked", len(a.visitors))
 			}
 		}
 		if refused != 20_000-4900 {
 			t.Errorf("%d handshakes were refused", refused)
 		}
-		for kept := range a.clients {
+		for kept := range a.visitors {
 			if len(kept) > maxKey {
 				t.Fatalf("a key of %d bytes is tracked", len(kept))
 			}
@@ -54,15 +54,15 @@ func TestAdmissionMemory(t *testing.T) {
 		time.Sleep(burstSeconds * time.Second)
 		key = "one more"
 		c, err := a.admit(r)
-		if err != nil || len(a.clients) != len(staying)+1 {
-			t.Fatalf("%d clients are tracked, %v", len(a.clients), err)
+		if err != nil || len(a.visitors) != len(staying)+1 {
+			t.Fatalf("%d clients are tracked, %v", len(a.visitors), err)
 		}
 		c.release()
 		for _, c := range staying {
 			c.release()
 		}
-		if len(a.clients) != 1 { // the handshake of the last client still counts
-			t.Errorf("%d clients are left", len(a.clients))
+		if len(a.visitors) != 1 { // the handshake of the last client still counts
+			t.Errorf("%d clients are left", len(a.visitors))
 		}
 	})
 }

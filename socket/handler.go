@@ -194,24 +194,24 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		h.refuse(w, errTooFast)
 		return
 	}
-	client, err := h.admit(r)
+	visitor, err := h.admit(r)
 	if err != nil {
 		h.refuse(w, err)
 		return
 	}
 	if !h.allows(r) {
-		client.release()
+		visitor.release()
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
 	token, protocol, err := h.subprotocols(r)
 	if err != nil {
-		client.release()
+		visitor.release()
 		h.refused(r, err)
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	open, done, err := h.connect(w, r, client, "websocket", token)
+	open, done, err := h.connect(w, r, visitor, "websocket", token)
 	if err != nil {
 		h.refuse(w, err)
 		return
@@ -294,11 +294,11 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		if h.cfg.AuthToken {
 			token = r.Header.Get("X-Phoenix-AuthToken")
 		}
-		client, err := h.admit(r)
+		visitor, err := h.admit(r)
 		if err != nil {
 			return nil, err
 		}
-		open, done, err = h.connect(w, r, client, "longpoll", token)
+		open, done, err = h.connect(w, r, visitor, "longpoll", token)
 		return open, err
 	})
 }
@@ -330,14 +330,14 @@ var (
 )
 
 // connect decides about a new socket. On success, the caller calls open with the connection when
-// the handshake has succeeded, and done in any case afterwards. connect releases the client if it
+// the handshake has succeeded, and done in any case afterwards. connect releases the visitor if it
 // fails. Otherwise the session or done releases it.
-func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client, by, token string) (
+func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visitor, by, token string) (
 	open func(transport.Conn) transport.Session, done func(), err error,
 ) {
 	defer func() {
 		if open == nil {
-			client.release()
+			visitor.release()
 		}
 	}()
 	hs := h.enter(w)
@@ -372,7 +372,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client
 	opened := false
 	open = func(conn transport.Conn) transport.Session {
 		s := h.open(conn, ser, ctx, id)
-		s.client = client
+		s.visitor = visitor
 		opened = true
 		h.leave(hs)
 		return s
@@ -384,7 +384,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, client *client
 		if id != nil {
 			id.on.Cancel()
 		}
-		client.release()
+		visitor.release()
 		h.leave(hs)
 	}
 	return open, done, nil

@@ -86,9 +86,9 @@ func (h *Handler) allowHandshake() bool {
 	return false
 }
 
-// admit counts a handshake for Config.Admission. The caller must release the client that it
+// admit counts a handshake for Config.Admission. The caller must release the visitor that it
 // returns.
-func (h *Handler) admit(r *http.Request) (*client, error) {
+func (h *Handler) admit(r *http.Request) (*visitor, error) {
 	c, err := h.admission.admit(r)
 	switch {
 	case err == nil:

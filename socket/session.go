@@ -43,7 +43,7 @@ type session struct {
 	joins, messages, heartbeats bucket
 	logged                      uint16 // a bit for each denial that was logged
 
-	client *client // of Config.Admission; nil if it is not limited
+	visitor *visitor // of Config.Admission; nil if it is not limited
 
 	running    sync.WaitGroup // channels, including those that were left or replaced
 	live       atomic.Int32   // the number of these
@@ -92,7 +92,7 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		s.join(&m)
 	case !s.messages.take(s.h.rates.messages):
 		s.refuse(&m, s.replyRef(&m), tooManyMessages)
-	case !s.client.allowMessage():
+	case !s.visitor.allowMessage():
 		s.refuse(&m, s.replyRef(&m), keyMessages)
 	case m.RawTopic != "":
 		s.unjoined(&m)
@@ -122,7 +122,7 @@ func (s *session) join(m *serializer.Message) {
 		s.refuse(m, m.JoinRef, tooManyJoins)
 		return
 	}
-	if !s.client.allowJoin() {
+	if !s.visitor.allowJoin() {
 		s.refuse(m, m.JoinRef, keyJoins)
 		return
 	}
@@ -288,7 +288,7 @@ func (s *session) Closed(err error) {
 	if !cancel.Stop() {
 		<-cancelled
 	}
-	s.client.release()
+	s.visitor.release()
 	s.h.closed(s)
 }
 
