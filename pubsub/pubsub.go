@@ -139,13 +139,13 @@ func (p *PubSub) subscribe(key string, s Subscriber) *Subscription {
 	sub := &Subscription{ps: p, topic: t, sub: s, index: len(t.subs)}
 	t.subs = append(t.subs, sub)
 	if by != nil {
-		sub.prep = t.prepare(by)
+		sub.prep = t.addPreparer(by)
 	}
 	return sub
 }
 
-// prepare adds a subscription to those of a preparer. The caller must hold mu.
-func (t *topic) prepare(by preparer) *preparation {
+// addPreparer adds a subscription to those of a preparer, and the preparer if it is new. The caller must hold mu.
+func (t *topic) addPreparer(by preparer) *preparation {
 	if reflect.ValueOf(by).Comparable() {
 		for _, prep := range t.prep {
 			if prep.by == by {

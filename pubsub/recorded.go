@@ -167,13 +167,13 @@ func (p *PubSub) store(ctx context.Context, topic string, b *recorded, d *delive
 			return err
 		}
 		defer f.Unlock()
-		if err := p.append(ctx, topic, b, k); err != nil {
+		if err := p.appendRecord(ctx, topic, b, k); err != nil {
 			return err
 		}
 		p.apply(ctx, f, d)
 		return nil
 	}
-	if err := p.append(ctx, topic, b, k); err != nil {
+	if err := p.appendRecord(ctx, topic, b, k); err != nil {
 		return err
 	}
 	// If a reader has begun meanwhile, it may have seen the log without the record.
@@ -188,8 +188,8 @@ func (p *PubSub) store(ctx context.Context, topic string, b *recorded, d *delive
 	return nil
 }
 
-// append appends the record of b to the log.
-func (p *PubSub) append(ctx context.Context, topic string, b *recorded, k *history.Keep) (err error) {
+// appendRecord appends the record of b to the log.
+func (p *PubSub) appendRecord(ctx context.Context, topic string, b *recorded, k *history.Keep) (err error) {
 	if b.r, err = p.records.log.Append(ctx, topic, b.r, *k); err == nil {
 		b.record = &b.r
 	}

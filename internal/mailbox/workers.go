@@ -15,60 +15,60 @@ import (
 // goroutine is started for the mailboxes that wait.
 type Workers struct {
 	mu      sync.Mutex
-	queue   fifo.Queue[worker] // mailboxes that wait for a goroutine
-	free    int                // goroutines about to look into the queue; at least one if it is not empty
+	queue   fifo.Queue[runnable] // mailboxes that wait for a goroutine
+	free    int                  // goroutines about to look into the queue; at least one if it is not empty
 	running sync.WaitGroup
 }
 
 // Wait returns when no goroutine is left. Meanwhile nothing may be enqueued in a mailbox of the
 // pool, except by functions that the pool runs.
-func (c *Workers) Wait() { c.running.Wait() }
+func (p *Workers) Wait() { p.running.Wait() }
 
-// worker is a Mailbox of any type.
-type worker interface{ work() }
+// runnable is a Mailbox of any type that has work.
+type runnable interface{ work() }
 
-func (c *Workers) add(w worker) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.queue.Push(w)
-	if c.free == 0 {
-		c.startOne()
+func (p *Workers) add(m runnable) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue.Push(m)
+	if p.free == 0 {
+		p.startOne()
 	}
 }
 
-func (c *Workers) startOne() {
-	c.free++
-	c.running.Add(1)
-	go c.work()
+func (p *Workers) startOne() {
+	p.free++
+	p.running.Add(1)
+	go p.work()
 }
 
 // work runs one mailbox after another. If none waits, it yields once before it returns: goroutines
 // that are about to fill mailboxes, such as those that read connections, then need not start a new
 // one. A goroutine that has not run anything returns without yielding if another one is free,
 // because its stack has not grown yet.
-func (c *Workers) work() {
-	defer c.running.Done() // also after a Goexit
-	c.mu.Lock()
+func (p *Workers) work() {
+	defer p.running.Done() // also after a Goexit
+	p.mu.Lock()
 	for yielded, isNew := false, true; ; {
-		switch w := c.next(); {
-		case w != nil:
-			c.free--
-			if c.queue.Len() > 0 && c.free == 0 {
-				c.startOne()
+		switch m := p.next(); {
+		case m != nil:
+			p.free--
+			if p.queue.Len() > 0 && p.free == 0 {
+				p.startOne()
 			}
-			c.mu.Unlock()
-			w.work()
-			c.mu.Lock()
-			c.free++
+			p.mu.Unlock()
+			m.work()
+			p.mu.Lock()
+			p.free++
 			yielded, isNew = false, false
-		case yielded || isNew && c.free > 1:
-			c.free--
-			c.mu.Unlock()
+		case yielded || isNew && p.free > 1:
+			p.free--
+			p.mu.Unlock()
 			return
 		default:
-			c.mu.Unlock()
+			p.mu.Unlock()
 			runtime.Gosched()
-			c.mu.Lock()
+			p.mu.Lock()
 			yielded = true
 		}
 	}
@@ -78,13 +78,13 @@ func (c *Workers) work() {
 const maxIdleQueue = 1024
 
 // next returns the mailbox that has waited longest, or nil if there is none. The caller holds mu.
-func (c *Workers) next() worker {
-	if c.queue.Len() == 0 {
+func (p *Workers) next() runnable {
+	if p.queue.Len() == 0 {
 		return nil
 	}
-	w := c.queue.Pop()
-	if c.queue.Len() == 0 {
-		c.queue.Clear(maxIdleQueue)
+	m := p.queue.Pop()
+	if p.queue.Len() == 0 {
+		p.queue.Clear(maxIdleQueue)
 	}
-	return w
+	return m
 }
