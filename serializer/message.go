@@ -106,6 +106,9 @@ type Serializer interface {
 
 	// Append appends the frame of m to dst. If it fails it returns dst unchanged. The error wraps
 	// ErrPayload if the payload is the cause.
+	//
+	// Append may be called while locks are held, for example that of a topic during a broadcast. It
+	// must not block, and must not call a PubSub, a channel or a socket.
 	Append(dst []byte, m *Message) (Op, []byte, error)
 
 	// Parse decodes a frame from a client. The message's strings are copies, but its payload aliases

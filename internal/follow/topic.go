@@ -26,7 +26,8 @@ const linger = 5 * time.Second
 // Topic is a topic in use.
 //
 // Its lock, order, is held while an item is appended and delivered, so that all readers receive the
-// items in the order of the log. No user code, no encoding and no call that waits runs under it.
+// items in the order of the log. An instant log is called under it, and so is Deliver, which may
+// encode a frame. Nothing that runs under it may wait.
 type Topic[B any] struct {
 	all   *Topics[B]
 	name  string
