@@ -68,9 +68,9 @@ func (c *Channel) Context() context.Context { return c.ctx }
 // Push sends an event to this client only. The payload is a Go value or a serializer.Payload. Nil
 // means an empty object.
 //
-// The error is ErrNotJoined, wraps ErrClosed, or wraps serializer.ErrPayload: a client of version
-// 2.0.0 accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the
-// client received the event.
+// The error wraps ErrNotJoined, ErrClosed or serializer.ErrPayload. A client of version 2.0.0
+// accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the client
+// received the event.
 func (c *Channel) Push(event string, payload any) error {
 	if err := c.open(); err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
@@ -127,7 +127,7 @@ func (c *Channel) Ref() Ref {
 }
 
 // Reply answers the message that ref identifies, now or later, from any goroutine. The client uses
-// the first reply and ignores others. The error is ErrNoRef, or one of those of Push.
+// the first reply and ignores others. The error wraps ErrNoRef, or is one of those of Push.
 func (c *Channel) Reply(ref Ref, r push.Reply) error {
 	err := c.open()
 	if err == nil && ref.ref.IsNull() {
@@ -150,7 +150,7 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 }
 
 // Send sends a message to the channel's own Info callbacks, from any goroutine. It is handled after
-// the messages that are in the mailbox already. The error is ErrFull or wraps ErrClosed.
+// the messages that are in the mailbox already. The error is ErrFull itself, or wraps ErrClosed.
 func (c *Channel) Send(msg any) error {
 	switch err := c.enqueue(item{kind: itemInfo, msg: msg}, infoSize, c.handling.Load()); {
 	case errors.Is(err, mailbox.ErrFull):

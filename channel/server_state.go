@@ -329,7 +329,8 @@ func (m *serverMachine) terminate(reason error) {
 	m.finish(reason)
 }
 
-// finish ends the channel.
+// finish ends the channel. It cancels the context before the OnEnd functions run, because presence
+// reads the cause of the context in one of them.
 func (m *serverMachine) finish(reason error) {
 	if m.status == serverEnded {
 		return

@@ -15,7 +15,8 @@ type Broadcast struct {
 	Event   string
 	Payload serializer.Payload
 
-	// The record, if the broadcast is one. It is set before the delivery.
+	// The record, if the broadcast is one. It is set before the delivery, but after the preparers were
+	// called.
 	record *history.Record
 
 	// The frames encoded so far, one for each form and serializer, as a list that only grows. It is
@@ -45,7 +46,7 @@ const (
 const eventHistory = "$history"
 
 // Record returns the record of a recorded broadcast, which must not be changed. It returns nil for
-// any other broadcast, and in a Preparer.
+// any other broadcast.
 func (b *Broadcast) Record() *history.Record { return b.record }
 
 // Frame returns the broadcast encoded by s. It is encoded once for each serializer and then shared.

@@ -12,17 +12,17 @@
 //
 // Broadcast delivers to this node's subscribers, and then hands the broadcast to the [Adapter],
 // which carries it to the other nodes. Broadcasts made by one goroutine arrive at every subscriber
-// in the order in which they were made. There is no order between goroutines. Nothing is stored: a
-// later subscriber does not receive earlier broadcasts.
+// in the order in which they were made. There is no order between goroutines. A later subscriber
+// does not receive earlier broadcasts.
+//
+// All methods may be called from any goroutine, except from the Deliver method of a [Subscriber],
+// which runs on the broadcaster's goroutine and under a lock.
 //
 // # Recorded topics
 //
 // A PubSub made by [NewRecorded] stores the broadcasts that its rules select in a history.Log
 // before it delivers them. All subscribers receive the records of a topic in the order of the log.
 // A broadcast that could not be stored is delivered to nobody, and its error says so.
-//
-// All methods may be called from any goroutine, except from the Deliver method of a [Subscriber],
-// which runs on the broadcaster's goroutine and under a lock.
 //
 // # Shutdown
 //

@@ -144,7 +144,8 @@ func (p *PubSub) subscribe(key string, s Subscriber) *Subscription {
 	return sub
 }
 
-// addPreparer adds a subscription to those of a preparer, and the preparer if it is new. The caller must hold mu.
+// addPreparer adds a subscription to those of a preparer, and the preparer if it is new. The caller
+// must hold mu.
 func (t *topic) addPreparer(by preparer) *preparation {
 	if reflect.ValueOf(by).Comparable() {
 		for _, prep := range t.prep {

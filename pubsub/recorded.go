@@ -71,7 +71,7 @@ func (r *records) acquire(topic string) *followed {
 }
 
 // Append is Broadcast for an event that must be recorded. It returns the position of the record.
-// The error is history.ErrNoRule if no rule records the event.
+// The error wraps history.ErrNoRule if no rule records the event.
 func (p *PubSub) Append(ctx context.Context, topic, event string, payload any) (history.Position, error) {
 	return p.AppendOnce(ctx, "", topic, event, payload)
 }
