@@ -2,8 +2,7 @@
 // does.
 //
 // A [Server] answers requests and drives one transport.Session for each client. With [Peers], any
-// node of a cluster can answer a request. [Dial] opens a client's session. Files that begin with
-// server_ belong to the server, client_ to the client, and cluster_ to sessions of other nodes.
+// node of a cluster can answer a request. [Dial] opens a client's session.
 package longpoll
 
 // Statuses of long poll. They are in the body of an answer, whose HTTP status is 200.

@@ -1,6 +1,5 @@
 // Package websocket is the WebSocket transport: the server's end and the client's end.
 //
 // A [Server] upgrades requests and calls one transport.Session for each connection. [Dial] opens a
-// client's connection. Files that begin with server_ belong to the server, those with client_ to
-// the client.
+// client's connection.
 package websocket

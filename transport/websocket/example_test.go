@@ -81,7 +81,9 @@ func ExampleServer() {
 func ExampleDial() {
 	url, end := serveEcho()
 	defer end()
-	c, err := websocket.Dial(context.Background(), &transport.ClientConfig{URL: url, Header: http.Header{"X-Trace": {"7"}}})
+	c, err := websocket.Dial(context.Background(), &transport.ClientConfig{
+		URL: url, Header: http.Header{"X-Trace": {"7"}},
+	})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -38,12 +38,13 @@ func (s *Policy) Entry(f *serializer.Frame, how transport.Delivery) Entry {
 // messages must not be read.
 func (s *Policy) Congests(own int) bool { return own > s.Max/2 }
 
-// ResumesReading reports whether so few bytes of the client's own budget are in use that reading resumes.
+// ResumesReading reports whether so few bytes of the client's own budget are in use that reading
+// resumes.
 func (s *Policy) ResumesReading(own int) bool { return own <= s.Max/4 }
 
 // HasRoom reports whether so little waits in q that the sender of a frame of Delivery.IfRoom may
-// try again. The client's own budget does not count. A frame of any size has room then: if it had to
-// wait for an empty queue, its sender would be called again and again. Nil means an empty queue.
+// try again. The client's own budget does not count. A frame of any size has room then: if it had
+// to wait for an empty queue, its sender would be called again and again. Nil means an empty queue.
 func (s *Policy) HasRoom(q *Queue) bool {
 	return q == nil || q.bytes == q.OwnBytes || q.bytes-q.OwnBytes < s.Max/4
 }
