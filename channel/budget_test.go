@@ -12,3 +12,12 @@ func TestChannelSize(t *testing.T) {
 		t.Errorf("a Channel has %d bytes: the next size class is 352", n)
 	}
 }
+
+// Each channel on a recorded topic costs one of these, unless its client did not ask for history and
+// Keep.NoGap is set.
+func TestExtensionSize(t *testing.T) {
+	t.Parallel()
+	if n := unsafe.Sizeof(extension{}); n > 128 {
+		t.Errorf("an extension has %d bytes: the budget is 128", n)
+	}
+}

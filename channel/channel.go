@@ -18,7 +18,8 @@ import (
 
 // Channel is one client's membership of one topic. It begins with a join and ends once. The
 // callbacks of its Handler run one at a time, in order. Its methods may be called from any
-// goroutine, even after its end, and never block.
+// goroutine, even after its end, and never block, except that the broadcast of a recorded event
+// waits for the log (see pubsub.NewRecorded).
 type Channel struct {
 	// The join_refs are those of Phoenix. The reply to the join, phx_close and phx_error carry
 	// joinRef; pushes and all other replies carry pushRef. A reply about a topic that is not joined
@@ -26,11 +27,11 @@ type Channel struct {
 	up      channelhost.Carrier
 	h       *Handler
 	topic   string
-	joinRef serializer.Ref // as the client sent it, which may be null
 	pushRef serializer.Ref // joinRef, or the join's ref if that is null
 	data    any            // a pointer to the handler's S
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
+	ext     *extension // nil: nothing of it is needed
 	mailbox mailbox.Mailbox[item]
 
 	handling       atomic.Bool   // a message of the client is handled, or one that such a message caused
@@ -38,6 +39,7 @@ type Channel struct {
 	published      atomic.Uint32 // state.status, for those who do not hold mu
 	state          serverState   // guarded by mu
 	warned         bool          // a payload did not fit its callback; owned by the callbacks' goroutine
+	noJoinRef      bool          // joinRef is null; does not change
 	warnedReserved bool          // a reserved event was pushed; owned by the callbacks' goroutine
 
 	sub       *pubsub.Subscription // to the topic; owned by the callbacks' goroutine
@@ -50,6 +52,14 @@ type Channel struct {
 	others   map[*pubsub.Subscription]struct{}
 	onEnd    []func()
 	held     *heldDiffs // diffs that wait for a reply. Nil means that they need not wait.
+}
+
+// joinRef is the join_ref as the client sent it, which may be null.
+func (c *Channel) joinRef() serializer.Ref {
+	if c.noJoinRef {
+		return ""
+	}
+	return c.pushRef
 }
 
 // status is the stage that the channel has reached.
@@ -81,6 +91,9 @@ func (c *Channel) Push(event string, payload any) error {
 	if err == nil {
 		how := c.h.deliveryOfPush(c.topic, event, payload)
 		how.Caused = c.handling.Load()
+		if c.ext != nil {
+			c.ext.past.pushes.Add(1)
+		}
 		err = c.send(f, how)
 	}
 	if err != nil {
@@ -239,6 +252,14 @@ func (s *subscriber) Deliver(b *pubsub.Broadcast) error { return s.DeliverPrepar
 // one.
 func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	c := (*Channel)(s)
+	if c.ext != nil && b.Record() != nil {
+		if !c.ext.past.reader.Live() {
+			return nil // it is read from the log
+		}
+		if c.ext.past.asked {
+			return c.deliverRecord(b)
+		}
+	}
 	status := c.status()
 	if status.isBeforeJoin() {
 		c.answering.Lock() // until the join is answered
@@ -258,6 +279,9 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	}
 	f, err := b.Frame(c.up.Serializer())
 	if err != nil {
+		if c.ext != nil && b.Record() != nil {
+			c.cannotSend(err)
+		}
 		return err
 	}
 	how := c.h.deliveryOfBroadcast(b, key)
@@ -312,7 +336,7 @@ func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*seria
 // version 1.0.0 has no join_ref.
 func (c *Channel) lifecycle(event string, payload serializer.Payload) *serializer.Frame {
 	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
-		Kind: serializer.KindPush, JoinRef: c.joinRef, Ref: c.joinRef, Topic: c.topic, Event: event, Payload: payload,
+		Kind: serializer.KindPush, JoinRef: c.joinRef(), Ref: c.joinRef(), Topic: c.topic, Event: event, Payload: payload,
 	})
 	if err != nil {
 		c.up.Log(c.driver(), "cannot tell the client that its channel ended", err)

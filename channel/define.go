@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"sync/atomic"
+	"time"
 
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -25,6 +27,9 @@ type Handler struct {
 	terminate func(ctx context.Context, c *Channel, reason error)
 	slow      map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
 	preparer  preparer            // computes their keys; nil if no rule needs one
+	reach     func(ctx context.Context, c *Channel) time.Time
+	pages     func(ctx context.Context, c *Channel) error // nil: no pages
+	warned    atomic.Bool                                 // of a slow rule that does not apply to records
 }
 
 type (
@@ -53,7 +58,9 @@ type Option[S any] struct{ apply func(*Handler) }
 //
 // The channel's subscription to its topic begins after join has returned, just before the reply.
 // The client receives every broadcast after its reply. A callback that loads a history misses the
-// broadcasts between its query and that moment.
+// broadcasts between its query and that moment, except on a recorded topic: the client receives the
+// recorded events since before the callback was called. See pubsub.NewRecorded and
+// [Channel.Resume].
 //
 // A join that takes longer than socket.Config.JoinTimeout (30 s) has failed. Its context is
 // cancelled by ErrJoinTimeout, the client receives "join crashed", and it may join the topic

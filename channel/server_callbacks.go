@@ -27,16 +27,21 @@ type item struct {
 type itemKind uint8
 
 const (
-	itemJoin  itemKind = iota // ref, payload
-	itemEvent                 // ref, event, payload
-	itemLeave                 // ref; msg is its join_ref
-	itemOut                   // event, payload: an intercepted broadcast
-	itemInfo                  // msg
-	itemClose                 // msg is the reason, an error
+	itemJoin   itemKind = iota // ref, payload
+	itemEvent                  // ref, event, payload
+	itemLeave                  // ref; msg is its join_ref
+	itemOut                    // event, payload: an intercepted broadcast
+	itemInfo                   // msg
+	itemClose                  // msg is the reason, an error
+	itemRead                   // records that the client has not received may be sent
+	itemMarker                 // the client may not know its position
+	itemTops                   // pushes that wait for a position may be late
+	itemLost                   // the topic's log lost records
 )
 
 var (
 	reasonCrash   = promise.Reason("channel_crash")
+	reasonLost    = promise.Reason("history lost")
 	replyInvalid  = errorReply("invalid payload")
 	replyCrashed  = errorReply("join crashed")
 	replyNoTopic  = errorReply("unmatched topic")
@@ -57,10 +62,16 @@ func (c *Channel) work(it item) {
 	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
 	if it.kind == itemJoin {
 		c.handleJoin(&it)
+		if c.ext != nil {
+			c.readLater()
+		}
 	} else if err := safecall.Do(func() error { c.handle(&it); return nil }, nil); err != nil {
 		c.feed(serverInput{kind: serverInExited, err: err})
 	}
 	c.handling.Store(false)
+	if c.ext != nil {
+		c.readAgain()
+	}
 }
 
 // handle handles a message that is not a join.
@@ -85,6 +96,8 @@ func (c *Channel) handle(it *item) {
 		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
 	case itemInfo:
 		c.handleInfo(it)
+	case itemRead, itemMarker, itemTops, itemLost:
+		c.handlePast(it.kind)
 	}
 }
 
@@ -107,7 +120,11 @@ func (c *Channel) handleInfo(it *item) {
 
 func (c *Channel) handleEvent(it *item) {
 	if c.h.refuses(it.event) {
-		c.refuseReserved(it)
+		if it.event == eventHistory {
+			c.handleHistoryPush(it)
+		} else {
+			c.refuseReserved(it)
+		}
 		return
 	}
 	c.beginEvent(it.ref)
@@ -168,6 +185,12 @@ func (c *Channel) fail(it *item, err error) {
 		err = c.reply(it.ref, replyInvalid)
 	case it.kind == itemEvent && errors.As(err, &rejected):
 		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})
+	case isUnavailable(err): // the log's failure must not end the channels of everyone who broadcasts
+		c.up.Log(c.driver(), "recorded broadcast failed", &eventError{it.event, err})
+		err = nil
+		if it.kind == itemEvent && !it.ref.IsNull() {
+			err = c.reply(it.ref, replyUnavailable)
+		}
 	}
 	if err != nil && !errors.Is(err, ErrClosed) {
 		c.crash(it.event, err)
@@ -241,6 +264,9 @@ func (c *Channel) callEach(fs []func(), next serverInput) {
 func (c *Channel) unsubscribe() {
 	if c.sub != nil {
 		c.sub.Cancel()
+	}
+	if c.ext != nil {
+		c.ext.past.close()
 	}
 	c.mu.Lock()
 	others := c.others

@@ -33,10 +33,10 @@ func (c *Channel) driver() channelhost.Channel { return (*driver)(c) }
 // for its end.
 func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) channelhost.Channel {
 	m, h := &join.Message, join.Handler.(*Handler)
-	c := &Channel{up: up, h: h, topic: m.Topic, joinRef: m.JoinRef, pushRef: m.JoinRef, data: h.newState()}
+	c := &Channel{up: up, h: h, topic: m.Topic, pushRef: m.JoinRef, data: h.newState()}
 	c.ref = Ref{m.Ref} // until the join is answered
 	if c.pushRef.IsNull() {
-		c.pushRef = m.Ref
+		c.pushRef, c.noJoinRef = m.Ref, true
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	c.mailbox.InitShared(join.Workers, join.MaxMailbox, c.work)
@@ -53,7 +53,7 @@ func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) c
 func (d *driver) Topic() string { return d.topic }
 
 func (d *driver) Accepts(joinRef serializer.Ref) bool {
-	return joinRef.IsNull() || joinRef == d.joinRef
+	return joinRef.IsNull() || joinRef == (*Channel)(d).joinRef()
 }
 
 func (d *driver) ReplyRef() serializer.Ref { return d.pushRef }
@@ -263,6 +263,9 @@ func (c *Channel) tell(o *serverOutput) {
 	}
 	if o.frames&serverFrameError != 0 {
 		frames = append(frames, c.lifecycle(serializer.EventError, reasonCrash))
+	}
+	if o.frames&serverFrameLost != 0 {
+		frames = append(frames, c.lifecycle(serializer.EventError, reasonLost))
 	}
 	c.up.End(c.driver(), frames...)
 }

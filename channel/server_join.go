@@ -21,6 +21,7 @@ type serverJoin struct {
 	limit    time.Duration // of the join callback. Zero means no limit.
 	timer    *time.Timer   // Nil means that it was not started.
 	waiting  []item        // messages queued behind a watched join, without their payloads
+	history  *joinHistory  // nil: the client did not ask for history
 }
 
 // serverClaim is what goes with the answer to a join. It is taken in the step that answers, so that
@@ -75,10 +76,15 @@ func (c *Channel) callJoin(it *item) {
 // the user's code, too: if one panics, in.accepted is valid all the same.
 func (c *Channel) runJoin(it *item, in *serverInput) {
 	var reply any
-	in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+	if in.err = c.openHistory(it); in.err == nil {
+		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+		in.accepted = in.err == nil
+	}
 	if in.err == nil {
-		in.accepted = true
-		in.frame, in.err = c.encodeReply(c.joinRef, it.ref, push.OK(reply))
+		var payload serializer.Payload
+		if payload, in.err = c.joinReply(reply); in.err == nil {
+			in.frame, in.err = c.encodeReply(c.joinRef(), it.ref, push.OK(payload))
+		}
 	}
 	if in.err == nil {
 		in.kind = serverInAccepted
@@ -93,13 +99,16 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 		answer = replyInvalid
 	case errors.As(in.err, &rejected):
 		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
+	case isUnavailable(in.err):
+		c.up.Log(c.driver(), "join without the log of a topic", in.err)
+		answer = replyUnavailable
 	default:
 		in.crashed = true
 	}
-	frame, err := c.encodeReply(c.joinRef, it.ref, answer)
+	frame, err := c.encodeReply(c.joinRef(), it.ref, answer)
 	if err != nil {
 		c.up.Log(c.driver(), "cannot answer a join", err)
-		frame, _ = c.encodeReply(c.joinRef, it.ref, replyCrashed)
+		frame, _ = c.encodeReply(c.joinRef(), it.ref, replyCrashed)
 	}
 	in.frame = frame
 }
@@ -166,7 +175,7 @@ func (c *Channel) claimPrevious() *Channel {
 
 // appendCrashedJoin appends the answer to a join that is given up, and the frames that follow it.
 func (c *Channel) appendCrashedJoin(frames []*serializer.Frame, claimed *serverClaim) []*serializer.Frame {
-	answer, _ := c.encodeReply(c.joinRef, claimed.ref, replyCrashed)
+	answer, _ := c.encodeReply(c.joinRef(), claimed.ref, replyCrashed)
 	frames = append(frames, answer)
 	if claimed.previous != nil {
 		frames = append(frames, claimed.previous.closeFrame())

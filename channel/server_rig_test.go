@@ -17,6 +17,7 @@ import (
 //	refused, failed, unanswerable            it rejects, fails, or accepts with a reply that cannot be encoded
 //	exited [accepted]                        a callback ends its goroutine, or its results panic
 //	leave, stop, crash, close                the mailbox dispatches the leave, a callback's result, its end
+//	lost                                     the log of the topic lost records
 //	terminated, finished                     Terminate and the OnEnd functions returned
 //	watched, timeout                         the join may time out, and does
 //	leaving, killed                          the client sent a leave; the mailbox is full
@@ -45,6 +46,7 @@ var serverRigInputs = map[string]serverInput{
 	"stop":            {kind: serverInStopped, err: ErrStop},
 	"crash":           {kind: serverInCrashed, err: errRig},
 	"close":           {kind: serverInClose, err: errRig},
+	"lost":            {kind: serverInLost, err: errRig},
 	"terminated":      {kind: serverInTerminated, err: errRig},
 	"finished":        {kind: serverInFinished},
 	"watched":         {kind: serverInWatched},
@@ -127,7 +129,7 @@ func rigFrames(o *serverOutput) (text string) {
 	if o.frame != nil {
 		text += " reply"
 	}
-	for i, name := range []string{"crashed", "phx_close", "phx_error"} {
+	for i, name := range []string{"crashed", "phx_close", "phx_error", "phx_error lost"} {
 		if o.frames&(1<<i) != 0 {
 			text += " " + name
 		}

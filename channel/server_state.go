@@ -101,6 +101,8 @@ func serverStep(s serverState, in serverInput, out *serverOutputs) serverState {
 		m.crash(in.err)
 	case serverInExited:
 		m.exited(in.err)
+	case serverInLost:
+		m.lose(in.err)
 	case serverInClose:
 		m.closed(in.err)
 	case serverInTerminated:
@@ -305,6 +307,16 @@ func (m *serverMachine) exited(err error) {
 		m.report(reportCrashed, err)
 		m.do(serverOutput{kind: serverOutClose, err: err})
 	}
+}
+
+// lose ends a joined channel because the log of its topic lost records: its client joins again.
+func (m *serverMachine) lose(err error) {
+	if m.status != serverJoined {
+		return
+	}
+	m.status = serverSilent
+	m.do(serverOutput{kind: serverOutTell, frames: serverFrameLost})
+	m.silence(err)
 }
 
 // closed ends the channel for the reason that its mailbox was closed.

@@ -106,6 +106,11 @@ func TestServerRules(t *testing.T) {
 			exited => silent; report channel crashed; tell phx_error; drop queue cause
 			close => unsubscribe; terminate cause
 			terminated => ended; unsubscribe; cancel cause; drop queue -; end`, ""},
+		{"the log lost records: phx_error with its reason at once", joined + `
+			lost => silent; tell phx_error lost; cancel cause; drop queue cause
+			lost
+			close => unsubscribe; terminate cause
+			terminated => ended; unsubscribe; cancel cause; drop queue -; end`, ""},
 		{"the connection ends: nothing is sent", joined + `
 			close => ending; unsubscribe; terminate cause
 			terminated => ended; unsubscribe; cancel cause; drop queue -; end`, ""},

@@ -25,6 +25,7 @@ const (
 	serverInStopped                           // a callback returned ErrStop
 	serverInCrashed                           // a callback failed
 	serverInExited                            // a callback ended its goroutine, or its results panicked
+	serverInLost                              // the topic's log lost records that the client needs
 	serverInClose                             // the mailbox is closed, and dispatches its last item
 	serverInTerminated                        // Terminate returned, panicked or ended its goroutine
 	serverInFinished                          // the OnEnd functions were called
@@ -92,6 +93,7 @@ const (
 	serverFrameCrashedJoin serverFrames = 1 << iota // the error reply to the join, and a serverClaim
 	serverFrameClose                                // phx_close
 	serverFrameError                                // phx_error
+	serverFrameLost                                 // phx_error, with the reason that records were lost
 )
 
 // serverReport says what failed.

@@ -63,7 +63,7 @@ func (w *serverWorld) took(line, outputs string) {
 		} else {
 			w.pop()
 		}
-	case "done", "stop", "crash", "terminated", "finished":
+	case "done", "stop", "crash", "lost", "terminated", "finished":
 		w.pop()
 	}
 	for o := range strings.SplitSeq(outputs, "; ") {
@@ -158,13 +158,15 @@ func (w *serverWorld) fromCallbacks() string {
 		case "join done":
 			return "done"
 		case "event":
-			switch w.IntN(6) {
+			switch w.IntN(7) {
 			case 0:
 				return "stop"
 			case 1:
 				return "crash"
 			case 2:
 				return "exited"
+			case 3:
+				return "lost"
 			}
 			w.pop()
 		case "terminate":

@@ -20,6 +20,9 @@ type slowRule struct {
 // slowly. It overrides socket.Config.OnSlow, except with transport.Inherit. The event "" stands for
 // all events that have no policy of their own. Counts are in socket.Stats.
 //
+// A policy does not apply to recorded events for clients that asked for history. They are never
+// dropped: the client receives them from the log when it has read what was sent before.
+//
 // With transport.KeepLatest, only the newest event of a topic waits for a client. This suits events
 // that carry a state, not a change. Dropped events leave no trace, so never drop presence_diff.
 func OnSlow[S any](event string, policy transport.SlowPolicy) Option[S] {

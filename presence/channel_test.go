@@ -35,6 +35,8 @@ func (c *carrier) PubSub() *pubsub.PubSub                           { return c.p
 func (c *carrier) Crashed(_ channelhost.Channel, _ string, _ error) {}
 func (c *carrier) Answered()                                        {}
 func (c *carrier) Congested(channelhost.Channel) bool               { return false }
+func (c *carrier) Drained(channelhost.Channel) bool                 { return true }
+func (c *carrier) ClientID() string                                 { return "" }
 func (c *carrier) Ended()                                           {}
 func (c *carrier) Log(_ channelhost.Channel, _ string, _ error)     {}
 func (c *carrier) Reply(f *serializer.Frame) error                  { return c.keep(f) }

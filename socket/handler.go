@@ -373,6 +373,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 	open = func(conn transport.Conn) transport.Session {
 		s := h.open(conn, ser, ctx, id)
 		s.visitor = visitor
+		s.clientID = validClientID(params["$client"])
 		opened = true
 		h.leave(hs)
 		return s

@@ -39,6 +39,9 @@ type session struct {
 	ctx  context.Context
 	id   *idWatch // nil if the socket is anonymous
 
+	clientID string // see ClientID
+	parked   parked
+
 	// Owned by the goroutine that calls Receive.
 	joins, messages, heartbeats bucket
 	logged                      uint16 // a bit for each denial that was logged

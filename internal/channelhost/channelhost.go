@@ -35,7 +35,7 @@ type Join struct {
 }
 
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
-// one at a time; Wait, Cancel and Resume may be called from any goroutine.
+// one at a time; Wait, Cancel, Resume, ReadOn and HasEnded may be called from any goroutine.
 //
 // Messages are passed by value, because a pointer that is passed to a method of an interface makes
 // its message escape to the heap.
@@ -68,6 +68,11 @@ type Channel interface {
 	Cancel(reason error)
 	// Resume lets the channel go on with its client's messages, see Carrier.Congested.
 	Resume()
+	// ReadOn lets the channel go on with the records that its client has not received, see
+	// Carrier.Drained.
+	ReadOn()
+	// HasEnded reports whether none of the channel's callbacks runs any more.
+	HasEnded() bool
 	// Wait waits for the channel's end after Close or Cancel.
 	Wait()
 }
@@ -83,6 +88,11 @@ type Carrier interface {
 	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
 	// channel's Resume when the connection no longer is.
 	Congested(c Channel) bool
+	// Drained reports whether the connection is drained, see transport.Conn. If not, it calls the
+	// channel's ReadOn when it is. It may be called during a delivery, under the lock of a topic.
+	Drained(c Channel) bool
+	// ClientID identifies the client across its connections. It is empty if it is unknown.
+	ClientID() string
 	// End removes the channel from its topic, unless the topic has another one by now, and sends the
 	// frames, in one step: frames of the next join of the topic come after them. It skips nil frames.
 	End(c Channel, frames ...*serializer.Frame)

@@ -1,0 +1,241 @@
+package channel
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"bennu.example/history"
+	"bennu.example/internal/follow"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/transport"
+)
+
+// Resume is what a client's join asks of the history of its topic.
+type Resume struct {
+	// Asked reports whether the client asked for history.
+	Asked bool
+	// OK reports that every event that the client missed follows after the reply. A join callback that
+	// loads a snapshot for new clients can omit it.
+	OK bool
+	// Since is the position from which the client wants to continue. It is zero if there is none.
+	Since history.Position
+}
+
+// Resume returns what the client's join asks of the history of its topic. It is for the join callback:
+// after the reply it returns the zero Resume. See pubsub.NewRecorded.
+func (c *Channel) Resume() Resume {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.join == nil || c.join.history == nil {
+		return Resume{}
+	}
+	return c.join.history.resume
+}
+
+// Reach bounds the history that a client receives: events that are older than the returned time are
+// neither replayed nor paged to it. A client that missed such an event is not recovered. The zero
+// time means no bound. The function is called before the join callback, if the client asks for
+// history.
+func Reach[S any](f func(s *S, ctx context.Context, c *Channel) time.Time) Option[S] {
+	return Option[S]{func(h *Handler) {
+		must(f != nil, "Reach")
+		if h.reach != nil {
+			panic("channel: two Reach callbacks")
+		}
+		h.reach = func(ctx context.Context, c *Channel) time.Time { return f(c.data.(*S), ctx, c) }
+	}}
+}
+
+// Pages allows clients that asked for history to read it page by page, back from a position. The
+// function is called for each page; an error refuses it, and the client receives the reason
+// "forbidden". Events that the handler intercepts are not in the pages.
+func Pages[S any](allow func(s *S, ctx context.Context, c *Channel) error) Option[S] {
+	return Option[S]{func(h *Handler) {
+		must(allow != nil, "Pages")
+		if h.pages != nil {
+			panic("channel: two Pages callbacks")
+		}
+		h.pages = func(ctx context.Context, c *Channel) error { return allow(c.data.(*S), ctx, c) }
+	}}
+}
+
+// joinHistory is what a join needs of the history until it was answered.
+type joinHistory struct {
+	resume Resume
+	why    string // the reply's; empty if the client's position is continued
+}
+
+// historyReply is the member "$history" of the reply to a join.
+type historyReply struct {
+	position string // empty: the topic is not recorded
+	missed   int
+	why      string // empty: recovered
+}
+
+// json is written out, because every join of a client that comes back needs it.
+func (r historyReply) json() json.RawMessage {
+	b := make([]byte, 0, 96)
+	b = append(b, '{')
+	if r.position != "" {
+		b = append(serializer.AppendString(append(b, `"pos":`...), r.position), ',')
+	}
+	b = strconv.AppendBool(append(b, `"recovered":`...), r.why == "")
+	b = strconv.AppendInt(append(b, `,"missed":`...), int64(r.missed), 10)
+	if r.why != "" {
+		b = serializer.AppendString(append(b, `,"why":`...), r.why)
+	}
+	return append(b, '}')
+}
+
+const (
+	whyOff             = "off"
+	whyNew             = "new"
+	historyUnavailable = "history unavailable"
+	historyChanged     = "history changed"
+)
+
+// openHistory determines where the client continues, before the join callback is called. It takes
+// the member "$history" out of the params. An error is a *push.Error for the client.
+func (c *Channel) openHistory(it *item) error {
+	h, rest, reason := cutHistory(it.payload)
+	if reason != "" {
+		return push.Reject(reason)
+	}
+	it.payload = rest
+	recorded := c.up.PubSub().Recorded()
+	keep, ok := recorded.Rule(c.topic)
+	join := &joinHistory{resume: Resume{Asked: true, Since: h.since}, why: whyOff}
+	if h.asked {
+		c.noteHistory(join)
+	}
+	if !ok || !h.asked && keep.NoGap {
+		return nil
+	}
+	start := follow.Start{Since: h.since, Last: h.last, NoReplay: !h.asked}
+	ext := new(extension)
+	p := &ext.past
+	p.asked, p.others = h.asked, h.asked && !h.own
+	p.pulls = h.asked && c.h.interceptsAny(keep)
+	if h.asked && c.h.reach != nil {
+		err := c.callUser(func() error { start.Reach = c.h.reach(c.ctx, c); return nil })
+		if err != nil {
+			return err
+		}
+		p.rarely().reach = start.Reach
+	}
+	mark, err := recorded.Open(c.ctx, &p.reader, c.topic, start)
+	switch {
+	case err != nil && h.asked:
+		return push.Reject(historyUnavailable)
+	case err != nil: // the client has a gap, as without history
+		c.up.Log(c.driver(), "join without history", err)
+		return nil
+	}
+	c.ext = ext
+	if h.asked {
+		c.h.warnOfPolicies(c, keep)
+		c.mu.Lock() // Reach may have started a goroutine that calls Resume
+		join.resume.OK, join.why = mark.Why == "", mark.Why
+		c.mu.Unlock()
+	}
+	return nil
+}
+
+func (c *Channel) noteHistory(h *joinHistory) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.join == nil {
+		c.join = new(serverJoin)
+	}
+	c.join.history = h
+}
+
+// joinReply returns the payload of the positive reply to the join. If the client asked for history,
+// it has the member "$history".
+func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
+	c.mu.Lock()
+	var h *joinHistory
+	if c.join != nil {
+		h = c.join.history
+	}
+	c.mu.Unlock()
+	payload := serializer.Value(reply)
+	if h == nil {
+		return payload, nil
+	}
+	out := historyReply{why: h.why}
+	if c.ext != nil {
+		var err error
+		if out, err = c.missed(h); err != nil {
+			return payload, err
+		}
+	}
+	encoded, err := payload.Encoded()
+	if err != nil {
+		return payload, err
+	}
+	if _, _, found := encoded.Cut(memberHistory); found {
+		return payload, fmt.Errorf("channel: join reply has a member %q, which is reserved", memberHistory)
+	}
+	if s := c.up.Serializer(); s == serializer.V1() || s == serializer.V2() {
+		payload = encoded // others may encode the value in another way
+	}
+	return payload.With(memberHistory, out.json()), nil
+}
+
+// missed returns the member "$history" for a topic that is recorded.
+func (c *Channel) missed(h *joinHistory) (historyReply, error) {
+	p := &c.ext.past
+	n, err := p.reader.Missed(c.ctx)
+	if errors.Is(err, history.ErrTrimmed) && !h.resume.OK {
+		// More was recorded during the join callback than the topic may keep. The client gets a new
+		// position, so that a busy topic stays joinable, although its snapshot lacks what was removed. A
+		// client whose callback may have spared the snapshot has to join again.
+		c.up.Log(c.driver(), "history skipped during a join", err)
+		n, err = 0, c.reopen()
+	}
+	switch {
+	case isLoss(err):
+		return historyReply{}, push.Reject(historyChanged)
+	case err != nil:
+		return historyReply{}, push.Reject(historyUnavailable)
+	}
+	return historyReply{p.reader.Position().String(), n, h.why}, nil
+}
+
+// reopen places the reader at the end of the log.
+func (c *Channel) reopen() error {
+	p := &c.ext.past
+	p.reader.Close()
+	p.reader = follow.Reader[*pubsub.Broadcast]{}
+	_, err := c.up.PubSub().Recorded().Open(c.ctx, &p.reader, c.topic, follow.Start{NoReplay: true})
+	return err
+}
+
+// interceptsAny reports whether the handler intercepts an event that is recorded.
+func (h *Handler) interceptsAny(keep history.Keep) bool {
+	for event := range h.out {
+		if keep.Has(event) {
+			return true
+		}
+	}
+	return false
+}
+
+// warnOfPolicies logs that a slow policy of the handler does not apply to clients that asked for
+// history: their records are never dropped.
+func (h *Handler) warnOfPolicies(c *Channel, keep history.Keep) {
+	for event, rule := range h.slow {
+		drops := rule.policy != transport.Inherit && rule.policy != transport.Disconnect
+		if drops && (event == "" || keep.Has(event)) && !h.warned.Swap(true) {
+			c.up.Log(c.driver(), "history policy ignored", fmt.Errorf("channel: recorded event %q is never dropped for a client "+
+				"that asked for history: see OnSlow", event))
+		}
+	}
+}

@@ -1,0 +1,92 @@
+package channel
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+
+	"bennu.example/history"
+	"bennu.example/serializer"
+)
+
+// maxLast is the largest value of "last". A join replays at most Keep.MaxReplay records anyway.
+const maxLast = 1_000_000
+
+// historyParams is what the params of a join ask of the history.
+type historyParams struct {
+	asked bool
+	since history.Position // zero: none
+	last  int
+	own   bool // replay the client's own events
+}
+
+// cutHistory returns the member "$history" of the params of a join, and the params without it. A
+// reason is that of the error reply for a malformed member.
+func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Payload, reason string) {
+	if !bytes.Contains(params.Bytes(), []byte("history")) { // "$" may be escaped
+		return h, params, ""
+	}
+	value, rest, found := params.Cut(memberHistory)
+	if !found {
+		return h, params, ""
+	}
+	h, reason = parseHistory(value)
+	return h, rest, reason
+}
+
+const invalidHistory = "invalid history"
+
+func parseHistory(value serializer.Payload) (h historyParams, reason string) {
+	h = historyParams{asked: true, own: true}
+	raw, err := value.JSON()
+	if err != nil {
+		return h, invalidHistory
+	}
+	// What clients send nearly always needs no decoder.
+	if since, ok := bytes.CutPrefix(raw, []byte(`{"since":"`)); ok {
+		if since, ok = bytes.CutSuffix(since, []byte(`"}`)); ok && len(since) <= maxPositionText {
+			if h.since, err = history.ParsePosition(string(since)); err == nil {
+				return h, ""
+			}
+		}
+	}
+	if string(raw) == "{}" {
+		return h, ""
+	}
+	var members map[string]json.RawMessage
+	if json.Unmarshal(raw, &members) != nil || members == nil {
+		return h, invalidHistory
+	}
+	if v, ok := members["last"]; ok {
+		if json.Unmarshal(v, &h.last) != nil || string(v) == "null" || h.last < 0 || h.last > maxLast {
+			return h, invalidHistory
+		}
+	}
+	if v, ok := members["own"]; ok {
+		if h.own = string(v) == "true"; !h.own && string(v) != "false" {
+			return h, invalidHistory
+		}
+	}
+	if v, ok := members["since"]; ok && string(v) != "null" {
+		if h.since, ok = position(v); !ok {
+			return h, invalidPosition
+		}
+	}
+	return h, ""
+}
+
+// position returns the position in a JSON value.
+func position(v json.RawMessage) (history.Position, bool) {
+	if !strings.HasPrefix(string(v[:1]), `"`) || len(v) > maxPositionText {
+		return history.Position{}, false
+	}
+	var text string
+	if json.Unmarshal(v, &text) != nil {
+		return history.Position{}, false
+	}
+	p, err := history.ParsePosition(text)
+	return p, err == nil
+}
+
+// maxPositionText bounds the JSON text of a position: each character may be escaped.
+const maxPositionText = 2 + 6*48
