@@ -2,7 +2,7 @@
 // the Phoenix wire protocol run.
 //
 // The environment variable PORT overrides the port of -addr. IDLE_TIMEOUT_MS and WINDOW_MS set
-// timeouts.
+// timeouts. RECORD_KEEP sets the number of records that are kept of a topic rec:*.
 package main
 
 import (
@@ -46,6 +46,13 @@ func run(addr string) error {
 			}
 			*to = time.Duration(ms) * time.Millisecond
 		}
+	}
+	if v := os.Getenv("RECORD_KEEP"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n <= 0 {
+			return fmt.Errorf("RECORD_KEEP=%q is not a positive number", v)
+		}
+		cfg.RecordKeep = n
 	}
 	l, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
@@ -26,6 +27,7 @@ type Config struct {
 	Window      time.Duration // of long polling
 	MaxQueue    int           // 16,000,000 unless set
 	MaxMailbox  int           // the same
+	RecordKeep  int           // records of a topic rec:*; 256 unless set
 	Logger      *zerolog.Logger
 	// Serializers are the accepted serializers. Nil means 1.0.0 and 2.0.0, because Phoenix refuses
 	// 3.0.0 and the suites check that.
@@ -49,7 +51,8 @@ func New(cfg Config) *App {
 	}
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 2*maxMessage)
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, 2*maxMessage)
-	ps := pubsub.New(nil)
+	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}}
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	who := presence.New(ps, presence.Config{})
 	h := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
@@ -57,6 +60,7 @@ func New(cfg Config) *App {
 			"presence:*": users(who),
 			"admin":      admin(ps),
 			"bench:*":    bench(),
+			"rec:*":      recorded(),
 		},
 		Connect:           connect,
 		PubSub:            ps,
