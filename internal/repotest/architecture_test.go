@@ -14,7 +14,7 @@ import (
 const (
 	architecture = "ARCHITECTURE.md"
 	// maxArchitecture is the number of lines that ARCHITECTURE.md may have.
-	maxArchitecture = 230
+	maxArchitecture = 200
 )
 
 var (
