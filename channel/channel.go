@@ -79,8 +79,8 @@ func (c *Channel) Context() context.Context { return c.ctx }
 // means an empty object.
 //
 // The error wraps ErrNotJoined, ErrClosed or serializer.ErrPayload. A client of version 2.0.0
-// accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the client
-// received the event.
+// accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the
+// client received the event.
 func (c *Channel) Push(event string, payload any) error {
 	if err := c.open(); err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)

@@ -25,8 +25,8 @@ var (
 	// ErrClosed is wrapped by the reason given to Terminate when the connection ended, and by the
 	// errors of Push, Broadcast, Reply and Send from then on.
 	ErrClosed = errors.New("channel closed")
-	// ErrNotJoined is wrapped by the errors of Push, Broadcast and Reply before the join is answered. A
-	// join callback that needs one of them calls [Channel.Send], and does it in an [Info] callback.
+	// ErrNotJoined is wrapped by the errors of Push, Broadcast and Reply before the join is answered.
+	// A join callback that needs one of them calls [Channel.Send], and does it in an [Info] callback.
 	ErrNotJoined = errors.New("channel not joined yet")
 	// ErrFull is returned by Send when the channel's mailbox is full. It is the reason given to
 	// Terminate when a callback took so long that a message found no room.
