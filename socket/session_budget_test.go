@@ -22,8 +22,8 @@ func (discardConn) Drained(func()) bool                              { return tr
 func (discardConn) Close(int, string)                                {}
 
 // TestReceiveAllocations checks the allocations for a message to a joined channel: its parsed form,
-// and the queue of the mailbox, which an idle channel does not keep. The message itself stays on the
-// stack of the connection's reader.
+// and the queue of the mailbox, which an idle channel does not keep. The message itself stays on
+// the stack of the connection's reader.
 func TestReceiveAllocations(t *testing.T) { // not parallel: it counts the allocations of all goroutines
 	handled := make(chan struct{})
 	h := NewHandler(Config{Channels: channel.Routes{"room:*": channel.Define(
