@@ -13,8 +13,8 @@ func TestChannelSize(t *testing.T) {
 	}
 }
 
-// Each channel on a recorded topic costs one of these, unless its client did not ask for history and
-// Keep.NoGap is set.
+// Each channel on a recorded topic costs one of these, unless its client did not ask for history
+// and Keep.NoGap is set.
 func TestExtensionSize(t *testing.T) {
 	t.Parallel()
 	if n := unsafe.Sizeof(extension{}); n > 128 {

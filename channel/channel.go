@@ -31,7 +31,7 @@ type Channel struct {
 	data    any            // a pointer to the handler's S
 	ctx     context.Context
 	cancel  context.CancelCauseFunc
-	ext     *extension // nil: nothing of it is needed
+	ext     *extension // Nil means that nothing of it is needed.
 	mailbox mailbox.Mailbox[item]
 
 	handling       atomic.Bool   // a message of the client is handled, or one that such a message caused

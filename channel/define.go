@@ -28,7 +28,7 @@ type Handler struct {
 	slow      map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
 	preparer  preparer            // computes their keys; nil if no rule needs one
 	reach     func(ctx context.Context, c *Channel) time.Time
-	pages     func(ctx context.Context, c *Channel) error // nil: no pages
+	pages     func(ctx context.Context, c *Channel) error // Nil means no pages.
 	warned    atomic.Bool                                 // of a slow rule that does not apply to records
 }
 

@@ -17,9 +17,12 @@ import (
 
 // visit joins "room:1" of a server that records the event "said", after three messages, with the
 // params that a page would send. It returns the client and a function that returns the next event.
-func visit(h *channel.Handler, ask map[string]any) (room *channel.Client, reply string, event func() string, end func()) {
+func visit(
+	h *channel.Handler, ask map[string]any,
+) (room *channel.Client, reply string, event func() string, end func()) {
 	ctx := context.Background()
-	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {Events: []string{"said"}}})
+	rules := history.Rules{"room:*": {Events: []string{"said"}}}
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	handler := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": h}})
 	server := httptest.NewServer(handler)
 	client := socket.NewClient(server.URL, nil)

@@ -84,8 +84,8 @@ func (p *past) rarely() *rarePast {
 	return p.rare.Load()
 }
 
-// deliverRecord is DeliverPrepared for a recorded broadcast. It runs under the topic's order lock and
-// takes no lock of the channel.
+// deliverRecord is DeliverPrepared for a recorded broadcast. It runs under the topic's order lock
+// and takes no lock of the channel.
 func (c *Channel) deliverRecord(b *pubsub.Broadcast) error {
 	p := &c.ext.past
 	if p.lost.Load() || c.status().isMute() {
@@ -270,8 +270,8 @@ func (c *Channel) readLater() {
 	}
 }
 
-// readAgain puts the item into the mailbox that found no room before. It is called when another item
-// was handled.
+// readAgain puts the item into the mailbox that found no room before. It is called when another
+// item was handled.
 func (c *Channel) readAgain() {
 	if p := &c.ext.past; p.again.Load() {
 		p.again.Store(false)

@@ -49,7 +49,9 @@ func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
 func (s *sink) join(h *channel.Handler, w *mailbox.Workers, params serializer.Payload) channelhost.Channel {
 	c := channelhost.Start(context.Background(), s, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: w,
-		Message: serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params},
+		Message: serializer.Message{
+			JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params,
+		},
 	})
 	<-s.answered
 	return c
@@ -105,8 +107,8 @@ func crowd(tb testing.TB, ps *pubsub.PubSub, params serializer.Payload, n int) (
 	}
 }
 
-// TestFanOutOfRecordsAllocatesNothingPerChannel compares the broadcast of a record to many channels with
-// that to one.
+// TestFanOutOfRecordsAllocatesNothingPerChannel compares the broadcast of a record to many channels
+// with that to one.
 func TestFanOutOfRecordsAllocatesNothingPerChannel(t *testing.T) {
 	allocs := func(n int) float64 {
 		ps := recordedTopic(history.Keep{})
@@ -127,8 +129,8 @@ func TestFanOutOfRecordsAllocatesNothingPerChannel(t *testing.T) {
 	}
 }
 
-// BenchmarkRecordFanOut broadcasts to 1,000 live channels, whose sockets take every frame. The budget
-// of a position is 5 ns per channel.
+// BenchmarkRecordFanOut broadcasts to 1,000 live channels, whose sockets take every frame. The
+// budget of a position is 5 ns per channel.
 func BenchmarkRecordFanOut(b *testing.B) {
 	const n = 1000
 	for name, kind := range kinds(b) {

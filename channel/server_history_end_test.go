@@ -17,8 +17,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// TestBinaryRecords checks that the position follows a binary record, and that a client whose version
-// cannot carry it receives the position only.
+// TestBinaryRecords checks that the position follows a binary record, and that a client whose
+// version cannot carry it receives the position only.
 func TestBinaryRecords(t *testing.T) {
 	for _, s := range serializer.Default() {
 		bubble(t, func(t *testing.T) {
@@ -56,7 +56,8 @@ func TestBinaryRecords(t *testing.T) {
 				}
 			}
 			for _, c := range []*client{c, plain} {
-				if n := strings.Count(c.log(), "record cannot be sent"); n != map[bool]int{true: 1}[s.Version() == "1.0.0"] && c == plain {
+				n := strings.Count(c.log(), "record cannot be sent")
+				if n != map[bool]int{true: 1}[s.Version() == "1.0.0"] && c == plain {
 					t.Errorf("version %s: logged %q", s.Version(), c.log())
 				}
 				c.leave()
@@ -65,7 +66,8 @@ func TestBinaryRecords(t *testing.T) {
 	}
 }
 
-// TestForgetEndsChannelsThatAsked checks that a client that asked is told so, and that others go on.
+// TestForgetEndsChannelsThatAsked checks that a client that asked is told so, and that others go
+// on.
 func TestForgetEndsChannelsThatAsked(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
@@ -164,8 +166,8 @@ func TestHotTopicStaysJoinable(t *testing.T) {
 			c.leave()
 		}
 
-		// Beyond the bound in bytes, clients without a position join with a gap. One that continues must not
-		// believe that it is recovered.
+		// Beyond the bound in bytes, clients without a position join with a gap. One that continues must
+		// not believe that it is recovered.
 		ps = recordedTopic(history.Keep{Count: 10, Bytes: 1000})
 		hot := false
 		h = channel.Define(func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) {
@@ -212,7 +214,9 @@ type brokenLog struct {
 	broken bool
 }
 
-func (l *brokenLog) Append(ctx context.Context, topic string, r history.Record, k history.Keep) (history.Record, error) {
+func (l *brokenLog) Append(
+	ctx context.Context, topic string, r history.Record, k history.Keep,
+) (history.Record, error) {
 	if l.broken {
 		return r, history.ErrUnavailable
 	}

@@ -27,8 +27,8 @@ type Resume struct {
 	Since history.Position
 }
 
-// Resume returns what the client's join asks of the history of its topic. It is for the join callback:
-// after the reply it returns the zero Resume. See pubsub.NewRecorded.
+// Resume returns what the client's join asks of the history of its topic. It is for the join
+// callback: after the reply it returns the zero Resume. See pubsub.NewRecorded.
 func (c *Channel) Resume() Resume {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -73,9 +73,9 @@ type joinHistory struct {
 
 // historyReply is the member "$history" of the reply to a join.
 type historyReply struct {
-	position string // empty: the topic is not recorded
+	position string // Empty means that the topic is not recorded.
 	missed   int
-	why      string // empty: recovered
+	why      string // Empty means that the position is continued.
 }
 
 // json is written out, because every join of a client that comes back needs it.
@@ -234,8 +234,8 @@ func (h *Handler) warnOfPolicies(c *Channel, keep history.Keep) {
 	for event, rule := range h.slow {
 		drops := rule.policy != transport.Inherit && rule.policy != transport.Disconnect
 		if drops && (event == "" || keep.Has(event)) && !h.warned.Swap(true) {
-			c.up.Log(c.driver(), "history policy ignored", fmt.Errorf("channel: recorded event %q is never dropped for a client "+
-				"that asked for history: see OnSlow", event))
+			c.up.Log(c.driver(), "history policy ignored", fmt.Errorf(
+				"channel: recorded event %q is never dropped for a client that asked for history: see OnSlow", event))
 		}
 	}
 }

@@ -42,7 +42,7 @@ func parseHistory(value serializer.Payload) (h historyParams, reason string) {
 	if err != nil {
 		return h, invalidHistory
 	}
-	// What clients send nearly always needs no decoder.
+	// The usual form needs no decoder.
 	if since, ok := bytes.CutPrefix(raw, []byte(`{"since":"`)); ok {
 		if since, ok = bytes.CutSuffix(since, []byte(`"}`)); ok && len(since) <= maxPositionText {
 			if h.since, err = history.ParsePosition(string(since)); err == nil {

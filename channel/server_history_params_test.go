@@ -8,8 +8,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// FuzzHistoryParams parses the member "$history" of a join's params. The reason is one of two, and the
-// params without the member keep all others.
+// FuzzHistoryParams parses the member "$history" of a join's params. The reason is one of two, and
+// the params without the member keep all others.
 func FuzzHistoryParams(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"$history":{}}`, `{"a":1,"$history":{"since":"q7hx2c9k-129-0m0a","last":5,"own":false},"b":[]}`,
@@ -24,7 +24,9 @@ func FuzzHistoryParams(f *testing.F) {
 		if msgpack {
 			s = serializer.V3()
 		}
-		op, frame, err := s.Append(nil, &serializer.Message{Topic: "t", Event: "phx_join", Payload: serializer.Value(json.RawMessage(raw))})
+		op, frame, err := s.Append(nil, &serializer.Message{
+			Topic: "t", Event: "phx_join", Payload: serializer.Value(json.RawMessage(raw)),
+		})
 		if err != nil {
 			return
 		}
@@ -65,7 +67,8 @@ func FuzzHistoryParams(f *testing.F) {
 		if err := json.Unmarshal(value, &members); err != nil || members == nil {
 			t.Fatalf("accepted %s", value)
 		}
-		if h.last < 0 || h.last > maxLast || !h.since.IsZero() && !strings.EqualFold(h.since.String(), members["since"].(string)) {
+		if h.last < 0 || h.last > maxLast ||
+			!h.since.IsZero() && !strings.EqualFold(h.since.String(), members["since"].(string)) {
 			t.Fatalf("%s became %+v", value, h)
 		}
 	})

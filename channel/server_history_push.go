@@ -105,8 +105,8 @@ type pageItem struct {
 	Data    []byte             `json:"data,omitempty"` // of a binary event
 }
 
-// page returns the newest events before a position, oldest first. Events that the handler intercepts
-// are left out, because a page must not bypass a filter.
+// page returns the newest events before a position, oldest first. Events that the handler
+// intercepts are left out, because a page must not bypass a filter.
 func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	if c.h.pages == nil || !c.ext.past.asked {
 		return replyForbidden, nil

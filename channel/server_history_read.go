@@ -11,8 +11,8 @@ import (
 	"bennu.example/transport"
 )
 
-// errHistoryLost is the reason of a channel's end if the log lost records that the channel has sent,
-// or records that it had yet to send. The client receives phx_error and joins again.
+// errHistoryLost is the reason of a channel's end if the log lost records that the channel has
+// sent, or records that it had yet to send. The client receives phx_error and joins again.
 var errHistoryLost = errors.New("history lost")
 
 // progress is the result of a step of reading.

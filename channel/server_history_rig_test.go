@@ -217,7 +217,8 @@ func broadcastN(t *testing.T, ps *pubsub.PubSub, event string, first, last int) 
 
 // plainRoom accepts every join.
 func plainRoom(options ...channel.Option[nobody]) *channel.Handler {
-	return channel.Define(func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+	return channel.Define(
+		func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
 		options...)
 }
 

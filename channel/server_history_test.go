@@ -58,8 +58,8 @@ func TestClientThatComesBackReceivesWhatItMissed(t *testing.T) {
 	}
 }
 
-// TestJoinErrorsOfHistory checks each error of a join on the wire, and that nothing else is lost: the
-// topic can be joined at once, and its channels go on.
+// TestJoinErrorsOfHistory checks each error of a join on the wire, and that nothing else is lost:
+// the topic can be joined at once, and its channels go on.
 func TestJoinErrorsOfHistory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
@@ -84,7 +84,8 @@ func TestJoinErrorsOfHistory(t *testing.T) {
 			{`{"since":"` + strings.Repeat("a", 1000) + `-1-0000"}`, "invalid position"},
 		} {
 			c.join(h, `{"$history":`+tt.ask+`}`)
-			want := fmt.Sprintf(`["%d","%d","room:1","phx_reply",{"status":"error","response":{"reason":%q}}]`, c.ref, c.ref, tt.reason)
+			want := fmt.Sprintf(`["%d","%d","room:1","phx_reply",{"status":"error","response":{"reason":%q}}]`,
+				c.ref, c.ref, tt.reason)
 			if got := c.take(); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s: got %q\nwant %s", tt.ask, got, want)
 			}
@@ -171,7 +172,11 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 		}
 		for _, tt := range tests {
 			c := newClient(t, ps)
-			c.join(h, fmt.Sprintf(`{"$history":{"since":%s,"last":%d}}`, map[bool]string{true: "null", false: `"` + tt.since + `"`}[tt.since == ""], tt.last))
+			since := "null"
+			if tt.since != "" {
+				since = `"` + tt.since + `"`
+			}
+			c.join(h, fmt.Sprintf(`{"$history":{"since":%s,"last":%d}}`, since, tt.last))
 			got := c.messages()
 			reply := got[0].history
 			if fmt.Sprint(reply["why"]) != map[bool]string{true: "<nil>", false: tt.why}[tt.why == ""] ||
@@ -193,7 +198,8 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 		c = newClient(t, ps)
 		c.join(h, fmt.Sprintf(`{"$history":{"since":%q}}`, pos(28)))
 		got := c.messages()
-		if r := got[0].history; r["why"] != "reach" || r["recovered"] != false || r["missed"] != float64(2) || r["pos"] != top.String() {
+		if r := got[0].history; r["why"] != "reach" || r["recovered"] != false ||
+			r["missed"] != float64(2) || r["pos"] != top.String() {
 			t.Errorf("reach: %v", r)
 		}
 		if ns := numbers(t, got[1:], "msg"); !slices.Equal(ns, upTo(31, 32)) {
@@ -201,7 +207,10 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 		}
 		c.leave()
 
-		for _, ps := range []*pubsub.PubSub{pubsub.New(nil), pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"x": {}})} {
+		for _, ps := range []*pubsub.PubSub{
+			pubsub.New(nil),
+			pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"x": {}}),
+		} {
 			c := newClient(t, ps)
 			if r := c.joined(plainRoom(), `{"since":"a-1-1111"}`); fmt.Sprint(r) != "map[missed:0 recovered:false why:off]" {
 				t.Errorf("off: %v", r)
@@ -211,14 +220,15 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 	})
 }
 
-// TestFramesOfClientsThatDidNotAsk compares the frames of a recorded topic with those of one that is
-// not, byte for byte.
+// TestFramesOfClientsThatDidNotAsk compares the frames of a recorded topic with those of one that
+// is not, byte for byte.
 func TestFramesOfClientsThatDidNotAsk(t *testing.T) {
 	play := func(t *testing.T, s serializer.Serializer, ps *pubsub.PubSub) (frames []string) {
 		h := plainRoom(
-			channel.On("shout", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-				return push.OK(p), c.Broadcast("shout", p)
-			}),
+			channel.On("shout",
+				func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+					return push.OK(p), c.Broadcast("shout", p)
+				}),
 			channel.On("hush", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 				return push.NoReply, c.BroadcastFrom("hush", p)
 			}),
@@ -238,7 +248,8 @@ func TestFramesOfClientsThatDidNotAsk(t *testing.T) {
 		if err := ps.Broadcast(t.Context(), "room:1", "presence_diff", map[string]any{"joins": 1}); err != nil {
 			t.Error(err)
 		}
-		if err := ps.Broadcast(t.Context(), "room:1", "bytes", serializer.Binary([]byte{1, 2})); err != nil && s.Version() != "1.0.0" {
+		err := ps.Broadcast(t.Context(), "room:1", "bytes", serializer.Binary([]byte{1, 2}))
+		if err != nil && s.Version() != "1.0.0" {
 			t.Error(err)
 		}
 		frames = append(frames, c.take()...)
@@ -336,14 +347,15 @@ func TestResume(t *testing.T) {
 	})
 }
 
-// TestReplayLetsTheClientSpeak replays more than one slice. The client's messages are handled between
-// two of them.
+// TestReplayLetsTheClientSpeak replays more than one slice. The client's messages are handled
+// between two of them.
 func TestReplayLetsTheClientSpeak(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
-		h := plainRoom(channel.On("echo", func(_ *nobody, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
-			return push.OK(p), nil
-		}))
+		h := plainRoom(channel.On("echo",
+			func(_ *nobody, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
+				return push.OK(p), nil
+			}))
 		c := newClient(t, ps)
 		at := c.joined(h, `{}`)["pos"]
 		c.leave()
@@ -370,12 +382,15 @@ func TestReplayLetsTheClientSpeak(t *testing.T) {
 func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		for name, reply := range map[string]any{
-			"its own": map[string]any{"$history": 1}, "an array": []int{1}, "a string": "x", "binary": serializer.Binary([]byte("x")),
+			"its own": map[string]any{"$history": 1}, "an array": []int{1}, "a string": "x",
+			"binary": serializer.Binary([]byte("x")),
 		} {
-			h := channel.Define(func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return reply, nil })
+			h := channel.Define(
+				func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return reply, nil })
 			c := newClient(t, recordedTopic(history.Keep{}))
 			c.join(h, `{"$history":{}}`)
-			if got := c.take(); len(got) != 1 || !strings.Contains(got[0], `{"status":"error","response":{"reason":"join crashed"}}`) {
+			want := `{"status":"error","response":{"reason":"join crashed"}}`
+			if got := c.take(); len(got) != 1 || !strings.Contains(got[0], want) {
 				t.Errorf("%s: %q", name, got)
 			}
 			if !strings.Contains(c.log(), "join crashed") {
@@ -389,7 +404,8 @@ func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 		c := newClient(t, recordedTopic(history.Keep{}))
 		c.join(h, `{"$history":{}}`)
 		got := c.take()
-		if len(got) != 1 || !strings.HasPrefix(got[0], `["1","1","room:1","phx_reply",{"status":"ok","response":{"$history":{"pos":"`) ||
+		if len(got) != 1 ||
+			!strings.HasPrefix(got[0], `["1","1","room:1","phx_reply",{"status":"ok","response":{"$history":{"pos":"`) ||
 			!strings.HasSuffix(got[0], `","recovered":false,"missed":0,"why":"new"},"messages":[1]}}]`) {
 			t.Errorf("%q", got)
 		}
@@ -397,14 +413,15 @@ func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 	})
 }
 
-// TestSlowClientIsParked checks that nothing is dropped for a client that reads slowly, whether it is
-// live or reading, and that the channel keeps its order.
+// TestSlowClientIsParked checks that nothing is dropped for a client that reads slowly, whether it
+// is live or reading, and that the channel keeps its order.
 func TestSlowClientIsParked(t *testing.T) {
 	for name, h := range map[string]*channel.Handler{
 		"plain": plainRoom(channel.OnSlow[nobody]("msg", 1)),
-		"intercepting": plainRoom(channel.Intercept("odd", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-			return c.Push("odd", p)
-		})),
+		"intercepting": plainRoom(channel.Intercept("odd",
+			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
+				return c.Push("odd", p)
+			})),
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -449,19 +466,20 @@ func TestSlowClientIsParked(t *testing.T) {
 	}
 }
 
-// TestInterceptionKeepsTheOrder checks that an event that is not intercepted does not overtake one that
-// is, whether the channel is live or reading.
+// TestInterceptionKeepsTheOrder checks that an event that is not intercepted does not overtake one
+// that is, whether the channel is live or reading.
 func TestInterceptionKeepsTheOrder(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
-		h := plainRoom(channel.Intercept("a", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-			var in struct{ N int }
-			if err := p.Decode(&in); err != nil || in.N == 0 {
-				return err
-			}
-			time.Sleep(time.Second)
-			return c.Push("a", p)
-		}))
+		h := plainRoom(channel.Intercept("a",
+			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
+				var in struct{ N int }
+				if err := p.Decode(&in); err != nil || in.N == 0 {
+					return err
+				}
+				time.Sleep(time.Second)
+				return c.Push("a", p)
+			}))
 		c := newClient(t, ps)
 		at := c.joined(h, `{}`)["pos"]
 		broadcast := func() {

@@ -21,7 +21,7 @@ type serverJoin struct {
 	limit    time.Duration // of the join callback. Zero means no limit.
 	timer    *time.Timer   // Nil means that it was not started.
 	waiting  []item        // messages queued behind a watched join, without their payloads
-	history  *joinHistory  // nil: the client did not ask for history
+	history  *joinHistory  // Nil means that the client did not ask for history.
 }
 
 // serverClaim is what goes with the answer to a join. It is taken in the step that answers, so that

@@ -185,7 +185,8 @@ func TestServerRandom(t *testing.T) {
 	}
 	t.Logf("%d ends: %v", len(ends), ends)
 	for _, end := range []string{
-		"ok leave", "ok stop", "ok crash", "ok exited", "ok lost", "ok killed", "ok close", "ok taken over", "error", "crashed",
+		"ok leave", "ok stop", "ok crash", "ok exited", "ok lost", "ok killed", "ok close",
+		"ok taken over", "error", "crashed",
 	} {
 		if ends[end] < 50 {
 			t.Errorf("only %d histories end by %s, which is too few to test it", ends[end], end)

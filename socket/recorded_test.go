@@ -24,9 +24,10 @@ func recordedServer(t *testing.T) (*server, *pubsub.PubSub) {
 		"room:*": {Count: 100_000, Bytes: 100 << 20, MaxReplay: 100_000},
 	})
 	return serve(t, socket.Config{PubSub: ps, MaxQueue: 64 << 10, Channels: channel.Routes{
-		"room:*": echoes(onEvent("hush", func(_ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-			return push.OK(nil), c.BroadcastFrom("hush", p)
-		})),
+		"room:*": echoes(onEvent("hush",
+			func(_ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+				return push.OK(nil), c.BroadcastFrom("hush", p)
+			})),
 	}, JoinRate: -1}), ps
 }
 
@@ -73,8 +74,9 @@ func (c *recordCounter) read(frame []byte) string {
 	return m.Event
 }
 
-// TestSlowClientLosesNoRecord broadcasts far more than the queue of a client that does not read. The
-// connection stays, and everything arrives when the client reads, by WebSocket and by long polling.
+// TestSlowClientLosesNoRecord broadcasts far more than the queue of a client that does not read.
+// The connection stays, and everything arrives when the client reads, by WebSocket and by long
+// polling.
 func TestSlowClientLosesNoRecord(t *testing.T) {
 	t.Parallel()
 	const records = 2000
@@ -150,8 +152,8 @@ func TestSlowClientLosesNoRecord(t *testing.T) {
 	})
 }
 
-// TestManyRejoinsShareAQueue lets one connection join many topics whose missed records are many times
-// what its queue holds.
+// TestManyRejoinsShareAQueue lets one connection join many topics whose missed records are many
+// times what its queue holds.
 func TestManyRejoinsShareAQueue(t *testing.T) {
 	t.Parallel()
 	const topics, records = 50, 200

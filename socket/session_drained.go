@@ -59,8 +59,8 @@ const (
 	maxClientID = 64
 )
 
-// validClientID returns the connect parameter $client, or "" if it is not a client id: 16 to 64 letters,
-// digits, "_" and "-".
+// validClientID returns the connect parameter $client, or "" if it is not a client id: 16 to 64
+// letters, digits, "_" and "-".
 func validClientID(param any) string {
 	id, ok := param.(string)
 	if !ok || len(id) < minClientID || len(id) > maxClientID {
