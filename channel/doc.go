@@ -24,10 +24,10 @@
 //
 // The context of a callback has the values of the one that [bennu.example/socket.Config.Connect]
 // returned. It is cancelled immediately when a new join of the same topic replaces the channel,
-// when its join takes too long, and when its mailbox stays full. If the client leaves, or a
-// callback returns [ErrStop] or fails, it is cancelled after Terminate. If the connection ends,
-// messages that came before the end are still handled, and it is cancelled after that or after 5 s.
-// [context.Cause] returns the reason.
+// when its join takes too long, when its mailbox stays full, and when the topic's log has lost
+// records that its client needs. If the client leaves, or a callback returns [ErrStop] or fails,
+// it is cancelled after Terminate. If the connection ends, messages that came before the end are
+// still handled, and it is cancelled after that or after 5 s. [context.Cause] returns the reason.
 //
 // A Channel ends by its client's leave, by [ErrStop], by a crash, or with its connection; nothing
 // needs to close it. A Client ends by its Leave, by the server's phx_close, or with its socket.
