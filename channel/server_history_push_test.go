@@ -114,8 +114,9 @@ func TestPageIsBounded(t *testing.T) {
 		reach := time.Time{}
 		h := plainRoom(pages(&refuse),
 			channel.Reach(func(*nobody, context.Context, *channel.Channel) time.Time { return reach }),
-			channel.Intercept("secret",
-				func(*nobody, context.Context, *channel.Channel, serializer.Payload) error { return nil }),
+			channel.Intercept("secret", func(*nobody, context.Context, *channel.Channel, serializer.Payload) error {
+				return nil
+			}),
 		)
 		c := newClient(t, ps)
 		page := func(ask string) (n int, more bool, first string) {
@@ -134,8 +135,8 @@ func TestPageIsBounded(t *testing.T) {
 				t.Fatalf("%+v: %v", got[len(got)-1], err)
 			}
 			for _, item := range p.Items {
-				if item.Event == "secret" || item.Payload["$pos"] == nil ||
-					(item.Event == "bytes") != (string(item.Data) == "\x01\x02") {
+				isBinary := string(item.Data) == "\x01\x02"
+				if item.Event == "secret" || item.Payload["$pos"] == nil || (item.Event == "bytes") != isBinary {
 					t.Errorf("%+v", item)
 				}
 			}
@@ -215,10 +216,9 @@ func TestRateOfHistoryPushes(t *testing.T) {
 func TestTopWaitsForASlowClient(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
-		h := plainRoom(channel.On("hush",
-			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-				return push.NoReply, c.BroadcastFrom("msg", p)
-			}))
+		h := plainRoom(onPush("hush", func(c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.NoReply, c.BroadcastFrom("msg", p)
+		}))
 		c := newClient(t, ps)
 		c.joined(h, `{}`)
 		c.drain(0)
@@ -236,8 +236,8 @@ func TestTopWaitsForASlowClient(t *testing.T) {
 		}
 		c.drain(-1)
 		got := c.messages()
-		if len(got) != 3 || got[0].pos == "" ||
-			texts(got)[1] != fmt.Sprintf(`phx_reply {"pos":%q}`, got[0].pos) || got[2].payload != `{"n":4}` {
+		if len(got) != 3 || got[0].pos == "" || texts(got)[1] != fmt.Sprintf(`phx_reply {"pos":%q}`, got[0].pos) ||
+			got[2].payload != `{"n":4}` {
 			t.Errorf("drained: %q", texts(got))
 		}
 

@@ -23,7 +23,7 @@ import (
 )
 
 // randomWorld is one topic with senders and clients that join, read slowly, are cut and come back.
-// Package histcheck checks what they receive.
+// Package histcheck judges what they see.
 type randomWorld struct {
 	*histcheck.Recorder
 	t       *testing.T
@@ -75,10 +75,9 @@ func (w *randomWorld) handler(rnd *rand.Rand, intercepts bool) *channel.Handler 
 		}),
 	}
 	if intercepts {
-		options = append(options, channel.Intercept("b",
-			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-				return c.Push("b", p)
-			}))
+		options = append(options, intercept("b", func(c *channel.Channel, p serializer.Payload) error {
+			return c.Push("b", p)
+		}))
 	}
 	return channel.Define(func(_ *nobody, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
 		joins.Lock()
@@ -107,7 +106,6 @@ type randomClient struct {
 	pending string // id of an event without a position, whose marker follows
 
 	inbox  chan string // frames on their way
-	ended  chan struct{}
 	closed bool
 }
 
@@ -147,8 +145,7 @@ func (c *randomClient) Drained(d channelhost.Channel) bool {
 
 // connect joins and reads until the connection is cut, or the channel is ended by the server.
 func (c *randomClient) connect(rnd *rand.Rand, last bool) {
-	c.inbox, c.ended = make(chan string, 100_000), make(chan struct{})
-	c.closed, c.room, c.waiting, c.pending = false, 1<<30, nil, ""
+	c.inbox, c.closed, c.room, c.waiting, c.pending = make(chan string, 100_000), false, 1<<30, nil, ""
 	if c.slow && !last {
 		c.room = rnd.IntN(4)
 	}
@@ -209,7 +206,7 @@ func (c *randomClient) connect(rnd *rand.Rand, last bool) {
 	c.cut()
 }
 
-// cut ends the connection. The messages in the inbox are lost.
+// cut ends the connection. Frames that are still in the inbox are lost.
 func (c *randomClient) cut() {
 	c.mu.Lock()
 	c.closed = true

@@ -16,6 +16,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
+	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -30,6 +31,9 @@ type client struct {
 	room    int // frames of Delivery.IfRoom that the connection takes; negative: any number
 	waiting []channelhost.Channel
 	most    int // the largest number of drivers that waited
+
+	sent  int    // frames of Delivery.IfRoom
+	atTen func() // Called when the tenth was sent. Nil means that nothing is called.
 
 	d   channelhost.Channel
 	ref int
@@ -50,8 +54,16 @@ func (c *client) Send(f *serializer.Frame, how transport.Delivery) error {
 	if how.IfRoom && c.room > 0 {
 		c.room--
 	}
+	if how.IfRoom {
+		c.sent++
+	}
+	ten := how.IfRoom && c.sent == 10 && c.atTen != nil
 	c.mu.Unlock()
-	return c.carrier.Send(f, how)
+	err := c.carrier.Send(f, how)
+	if ten {
+		c.atTen()
+	}
+	return err
 }
 
 func (c *client) Drained(d channelhost.Channel) bool {
@@ -217,9 +229,26 @@ func broadcastN(t *testing.T, ps *pubsub.PubSub, event string, first, last int) 
 
 // plainRoom accepts every join.
 func plainRoom(options ...channel.Option[nobody]) *channel.Handler {
-	return channel.Define(
-		func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
-		options...)
+	return channel.Define(replies(nil), options...)
+}
+
+// replies returns a join callback that accepts with a reply.
+func replies(reply any) func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) {
+	return func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return reply, nil }
+}
+
+// onPush is channel.On for callbacks that need neither state nor context.
+func onPush(event string, f func(c *channel.Channel, p serializer.Payload) (push.Reply, error)) channel.Option[nobody] {
+	return channel.On(event,
+		func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return f(c, p)
+		})
+}
+
+// intercept is channel.Intercept for the same.
+func intercept(event string, f func(c *channel.Channel, p serializer.Payload) error) channel.Option[nobody] {
+	return channel.Intercept(event,
+		func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error { return f(c, p) })
 }
 
 type nobody struct{}

@@ -84,8 +84,8 @@ func TestJoinErrorsOfHistory(t *testing.T) {
 			{`{"since":"` + strings.Repeat("a", 1000) + `-1-0000"}`, "invalid position"},
 		} {
 			c.join(h, `{"$history":`+tt.ask+`}`)
-			want := fmt.Sprintf(`["%d","%d","room:1","phx_reply",{"status":"error","response":{"reason":%q}}]`,
-				c.ref, c.ref, tt.reason)
+			want := fmt.Sprintf(`["%[1]d","%[1]d","room:1","phx_reply",{"status":"error","response":{"reason":%[2]q}}]`,
+				c.ref, tt.reason)
 			if got := c.take(); !slices.Equal(got, []string{want}) {
 				t.Errorf("%s: got %q\nwant %s", tt.ask, got, want)
 			}
@@ -198,19 +198,17 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 		c = newClient(t, ps)
 		c.join(h, fmt.Sprintf(`{"$history":{"since":%q}}`, pos(28)))
 		got := c.messages()
-		if r := got[0].history; r["why"] != "reach" || r["recovered"] != false ||
-			r["missed"] != float64(2) || r["pos"] != top.String() {
-			t.Errorf("reach: %v", r)
+		want := fmt.Sprintf("map[missed:2 pos:%v recovered:false why:reach]", top)
+		if r := fmt.Sprint(got[0].history); r != want {
+			t.Errorf("reach: %s, want %s", r, want)
 		}
 		if ns := numbers(t, got[1:], "msg"); !slices.Equal(ns, upTo(31, 32)) {
 			t.Errorf("reach: %v", ns)
 		}
 		c.leave()
 
-		for _, ps := range []*pubsub.PubSub{
-			pubsub.New(nil),
-			pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"x": {}}),
-		} {
+		others := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"x": {}})
+		for _, ps := range []*pubsub.PubSub{pubsub.New(nil), others} {
 			c := newClient(t, ps)
 			if r := c.joined(plainRoom(), `{"since":"a-1-1111"}`); fmt.Sprint(r) != "map[missed:0 recovered:false why:off]" {
 				t.Errorf("off: %v", r)
@@ -225,16 +223,13 @@ func TestReasonsWithoutRecovery(t *testing.T) {
 func TestFramesOfClientsThatDidNotAsk(t *testing.T) {
 	play := func(t *testing.T, s serializer.Serializer, ps *pubsub.PubSub) (frames []string) {
 		h := plainRoom(
-			channel.On("shout",
-				func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
-					return push.OK(p), c.Broadcast("shout", p)
-				}),
-			channel.On("hush", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			onPush("shout", func(c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+				return push.OK(p), c.Broadcast("shout", p)
+			}),
+			onPush("hush", func(c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 				return push.NoReply, c.BroadcastFrom("hush", p)
 			}),
-			channel.Intercept("secret", func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-				return c.Push("revealed", p)
-			}),
+			intercept("secret", func(c *channel.Channel, p serializer.Payload) error { return c.Push("revealed", p) }),
 		)
 		c := newClient(t, ps)
 		c.ser = s
@@ -245,6 +240,7 @@ func TestFramesOfClientsThatDidNotAsk(t *testing.T) {
 		frames = append(frames, c.take()...)
 		c.push("hush", `{"a":2}`)
 		broadcastN(t, ps, "secret", 4, 5)
+		frames = append(frames, c.take()...)
 		if err := ps.Broadcast(t.Context(), "room:1", "presence_diff", map[string]any{"joins": 1}); err != nil {
 			t.Error(err)
 		}
@@ -352,16 +348,18 @@ func TestResume(t *testing.T) {
 func TestReplayLetsTheClientSpeak(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
-		h := plainRoom(channel.On("echo",
-			func(_ *nobody, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
-				return push.OK(p), nil
-			}))
+		h := plainRoom(onPush("echo", func(_ *channel.Channel, p serializer.Payload) (push.Reply, error) {
+			return push.OK(p), nil
+		}))
 		c := newClient(t, ps)
 		at := c.joined(h, `{}`)["pos"]
 		c.leave()
 		broadcastN(t, ps, "msg", 1, 200)
+		c.drain(0)
 		c.join(h, fmt.Sprintf(`{"$history":{"since":%q}}`, at))
-		c.push("echo", `{"x":1}`)
+		synctest.Wait() // the channel is parked, so that the push comes while it reads
+		c.atTen = func() { c.push("echo", `{"x":1}`) }
+		c.drain(-1)
 		got := c.messages()
 		if !slices.Equal(numbers(t, got, "msg"), upTo(1, 200)) {
 			t.Errorf("got %v", texts(got))
@@ -385,12 +383,11 @@ func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 			"its own": map[string]any{"$history": 1}, "an array": []int{1}, "a string": "x",
 			"binary": serializer.Binary([]byte("x")),
 		} {
-			h := channel.Define(
-				func(*nobody, context.Context, *channel.Channel, serializer.Payload) (any, error) { return reply, nil })
+			h := channel.Define(replies(reply))
 			c := newClient(t, recordedTopic(history.Keep{}))
 			c.join(h, `{"$history":{}}`)
-			want := `{"status":"error","response":{"reason":"join crashed"}}`
-			if got := c.take(); len(got) != 1 || !strings.Contains(got[0], want) {
+			const crashed = `{"status":"error","response":{"reason":"join crashed"}}`
+			if got := c.take(); len(got) != 1 || !strings.Contains(got[0], crashed) {
 				t.Errorf("%s: %q", name, got)
 			}
 			if !strings.Contains(c.log(), "join crashed") {
@@ -404,8 +401,8 @@ func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 		c := newClient(t, recordedTopic(history.Keep{}))
 		c.join(h, `{"$history":{}}`)
 		got := c.take()
-		if len(got) != 1 ||
-			!strings.HasPrefix(got[0], `["1","1","room:1","phx_reply",{"status":"ok","response":{"$history":{"pos":"`) ||
+		const begin = `["1","1","room:1","phx_reply",{"status":"ok","response":{"$history":{"pos":"`
+		if len(got) != 1 || !strings.HasPrefix(got[0], begin) ||
 			!strings.HasSuffix(got[0], `","recovered":false,"missed":0,"why":"new"},"messages":[1]}}]`) {
 			t.Errorf("%q", got)
 		}
@@ -418,10 +415,9 @@ func TestJoinReplyHasNoHistoryOfItsOwn(t *testing.T) {
 func TestSlowClientIsParked(t *testing.T) {
 	for name, h := range map[string]*channel.Handler{
 		"plain": plainRoom(channel.OnSlow[nobody]("msg", 1)),
-		"intercepting": plainRoom(channel.Intercept("odd",
-			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-				return c.Push("odd", p)
-			})),
+		"intercepting": plainRoom(intercept("odd", func(c *channel.Channel, p serializer.Payload) error {
+			return c.Push("odd", p)
+		})),
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T) {
@@ -471,15 +467,14 @@ func TestSlowClientIsParked(t *testing.T) {
 func TestInterceptionKeepsTheOrder(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		ps := recordedTopic(history.Keep{})
-		h := plainRoom(channel.Intercept("a",
-			func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
-				var in struct{ N int }
-				if err := p.Decode(&in); err != nil || in.N == 0 {
-					return err
-				}
-				time.Sleep(time.Second)
-				return c.Push("a", p)
-			}))
+		h := plainRoom(intercept("a", func(c *channel.Channel, p serializer.Payload) error {
+			var in struct{ N int }
+			if err := p.Decode(&in); err != nil || in.N == 0 {
+				return err
+			}
+			time.Sleep(time.Second)
+			return c.Push("a", p)
+		}))
 		c := newClient(t, ps)
 		at := c.joined(h, `{}`)["pos"]
 		broadcast := func() {

@@ -13,8 +13,8 @@ import (
 	"bennu.example/internal/wstest"
 )
 
-// TestRecordedTopic plays the contract of rec:*: a snapshot in the reply, records with positions, and
-// what was missed after a return.
+// TestRecordedTopic plays the contract of rec:*: a snapshot in the reply, records with positions,
+// and what was missed after a return.
 func TestRecordedTopic(t *testing.T) {
 	t.Parallel()
 	a := app.New(app.Config{RecordKeep: 3})
@@ -28,7 +28,8 @@ func TestRecordedTopic(t *testing.T) {
 		}
 	}()
 	reply := func(ref, history string, n int) string {
-		const text = `["%[1]s","%[1]s","rec:a","phx_reply",{"status":"ok","response":{"$history":{"pos":"POS",%[2]s},"n":%[3]d}}]`
+		const text = `["%[1]s","%[1]s","rec:a","phx_reply",` +
+			`{"status":"ok","response":{"$history":{"pos":"POS",%[2]s},"n":%[3]d}}]`
 		return fmt.Sprintf(text, ref, history, n)
 	}
 	positions := regexp.MustCompile(`[0-9a-z]+-[0-9]+-[0-9a-z]{4}`)
