@@ -12,6 +12,10 @@ import (
 type Limits struct {
 	Count     int // the number of records that the log keeps at least
 	MaxReplay int // the largest number of records of one recovery
+
+	// AnyOrder says that clients that did not ask may receive records late or, while they catch up,
+	// not at all: the handler intercepts some, or the log removes or forgets records.
+	AnyOrder bool
 }
 
 // Rule is one of the rules that a recording must keep.
@@ -38,7 +42,8 @@ const (
 	// Cause: a reply without recovery has a cause, which is a fault or one of the limits. A reply
 	// with recovery continues exactly the position that the client sent.
 	Cause Rule = "cause"
-	// Snapshot: what a join callback loaded and what follows the reply have no hole between them.
+	// Snapshot: what a join callback loaded and what follows the reply have no hole between them, nor
+	// has what a client receives that did not ask.
 	Snapshot Rule = "snapshot"
 )
 

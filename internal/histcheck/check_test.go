@@ -176,6 +176,19 @@ func TestRules(t *testing.T) {
 			r.Appended("a", "e-1-aaaa")
 			r.Joined("c", Reply{Loaded: true})
 		}},
+		"a hole for a client that did not ask and left": {Snapshot, func(r *Recorder) {
+			r.Join("d", "", true)
+			r.Joined("d", Reply{Pos: "e-0-0000", Why: "new"})
+			r.Join("c", "", false)
+			for i, id := range []string{"a", "b"} {
+				r.Append("s", id, "")
+				r.Appended(id, []string{"e-1-aaaa", "e-2-bbbb"}[i])
+				r.Received("d", []string{"e-1-aaaa", "e-2-bbbb"}[i], id)
+			}
+			r.Joined("c", Reply{Loaded: true})
+			r.Received("c", "", "b")
+			r.Cut("c")
+		}},
 		"loaded and received": {"", func(r *Recorder) {
 			r.Append("s", "a", "")
 			r.Join("c", "", false)

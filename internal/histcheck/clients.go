@@ -118,8 +118,37 @@ func (c *checker) received(cl *client, e event) {
 		c.advance(cl, pos, e.id)
 	case cl.frames[e.id]:
 		c.fail(Growing, "%s received %s twice", cl.name, e.id)
+	case !c.limits.AnyOrder:
+		c.advanceWithout(cl, e.id)
 	}
 	cl.got[e.id], cl.frames[e.id] = true, true
+}
+
+// advanceWithout moves the position of a client that did not ask to the record id, whose position
+// others have learned.
+func (c *checker) advanceWithout(cl *client, id string) {
+	rec := c.records[id]
+	if rec == nil || !rec.known {
+		return
+	}
+	first := cl.cursor.epoch != rec.pos.epoch
+	if !first && rec.pos.offset < cl.cursor.offset {
+		c.fail(Growing, "%s was at %v and received %s at %v", cl.name, cl.cursor, id, rec.pos)
+		return
+	}
+	low := cl.cursor.offset
+	if first {
+		low = 0
+	}
+	if !first || cl.loaded {
+		for _, lost := range c.between(rec.pos.epoch, low, rec.pos.offset) {
+			if lost.skip != cl.name && !cl.got[lost.id] {
+				c.fail(Snapshot, "%s neither loaded nor received %s at %v before it received %s at %v",
+					cl.name, lost.id, lost.pos, id, rec.pos)
+			}
+		}
+	}
+	cl.cursor = rec.pos
 }
 
 // advance moves the client's position to pos, which is that of the record id or, if id is empty,

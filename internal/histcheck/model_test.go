@@ -14,12 +14,10 @@ type model struct {
 	rnd     *rand.Rand
 	fault   string
 	epoch   int
-	first   int // offset of the oldest record that is retained
 	log     []string
 	stored  []string // the application's database
 	clients []*modelClient
 	count   int
-	from    string // the sender of the last record
 }
 
 type modelClient struct {
