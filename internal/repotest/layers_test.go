@@ -34,7 +34,7 @@ var layers = [][]string{
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
 	"engine/internal/broker/brokertest", "history/historytest", "internal/histcheck", "internal/interop",
-	"internal/repotest", "internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/listen",
+	"internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/listen",
 	"internal/testenv/require",
 	"pubsub/pubsubtest", "transport/internal/transporttest",
 }

@@ -1,0 +1,132 @@
+package sim
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// mutants break the code that keeps the promises of history, one line at a time. The simulation
+// must notice each of them.
+var mutants = []struct{ name, file, old, new string }{
+	{
+		"a reader goes live before it has read everything", "channel/server_history_read.go",
+		"		items, err := p.reader.Next(c.ctx, left)\n",
+		"		items, err := p.reader.Next(c.ctx, 2)\n		if len(items) == 2 {\n			p.reader.GoLive()\n		}\n",
+	},
+	{
+		"a parked reader begins at the record after the one that found no room", "channel/server_history_read.go",
+		"		if !sent {\n			p.reader.Unhold()",
+		"		if !sent {\n			p.reader.Advance(it)\n			p.reader.Unhold()",
+	},
+	{
+		"parking forgets the position", "internal/follow/reader.go",
+		"	r.position = r.t.cursor // not the item's: the cursor moves after the delivery\n",
+		"",
+	},
+	{
+		"a channel that reads also receives records at once", "channel/channel.go",
+		"		if !c.ext.past.reader.Live() {",
+		"		if false {",
+	},
+	{
+		"records pass by the handler that intercepts them", "channel/server_history_join.go",
+		"	p.pulls = h.asked && c.h.interceptsAny(keep)",
+		"	p.pulls = false",
+	},
+	{
+		"the reply has the top as its position", "channel/server_history_join.go",
+		"	return historyReply{p.reader.Position().String(), n, h.why}, nil",
+		"	top, _ := p.reader.Top(c.ctx)\n	return historyReply{top.String(), n, h.why}, nil",
+	},
+	{
+		"a client that did not ask has a gap", "channel/server_history_join.go",
+		"	if !ok || !h.asked && keep.NoGap {",
+		"	if !ok || !h.asked {",
+	},
+	{
+		"records that were trimmed are skipped", "history/memory_read.go",
+		"	case prev > after.offset:\n		return Batch{}, ErrTrimmed\n	case c.prev != after.tag:",
+		"	case prev == after.offset && c.prev != after.tag:",
+	},
+	{
+		"any epoch will do", "history/memory_read.go",
+		"	case after.epoch != top.epoch:",
+		"	case false:",
+	},
+	{
+		"a client takes records after those that it dropped", "channel/client_resume.go",
+		"	return !h.stalled && !again",
+		"	return !again",
+	},
+}
+
+// TestMutants builds the simulation with each mutant and runs seeds until one fails.
+func TestMutants(t *testing.T) {
+	if os.Getenv("CI") != "true" || raceEnabled {
+		t.Skip("SKIPPED: builds the simulation ten times; set CI=true to run it, without -race")
+	}
+	top, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := strings.TrimSpace(string(top))
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			program := buildMutant(t, root, m.file, m.old, m.new)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			run := exec.CommandContext(ctx, program, "-test.run", "^TestOneNode$", "-seeds", "60", "-test.timeout", "100s")
+			run.Env = append(os.Environ(), "CI=false")
+			out, err := run.CombinedOutput()
+			switch {
+			case ctx.Err() != nil:
+				t.Fatal("the simulation did not end")
+			case err == nil:
+				t.Error("the simulation noticed nothing")
+			case !strings.Contains(string(out), "seed "):
+				t.Errorf("the simulation failed in another way: %v\n%s", err, out)
+			default:
+				first, _, _ := strings.Cut(string(out[strings.Index(string(out), "seed "):]), "\n")
+				t.Log(first)
+			}
+		})
+	}
+}
+
+// buildMutant builds the simulation with one change of a file and returns the program.
+func buildMutant(t *testing.T, root, file, old, changed string) (program string) {
+	t.Helper()
+	path := filepath.Join(root, filepath.FromSlash(file))
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(source), old); n != 1 {
+		t.Fatalf("%s has the text %d times, want 1: %q", file, n, old)
+	}
+	dir := t.TempDir()
+	mutant := filepath.Join(dir, "mutant.go")
+	if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), old, changed, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program = filepath.Join(dir, "sim.test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}

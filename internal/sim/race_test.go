@@ -1,0 +1,9 @@
+//go:build race
+
+package sim
+
+// Under the race detector a run takes five times as long.
+const (
+	defaultSeeds = 15
+	raceEnabled  = true
+)

@@ -1,0 +1,115 @@
+package sim
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/internal/histcheck"
+	"bennu.example/internal/testenv/leak"
+)
+
+var (
+	seeds   = flag.Int("seeds", 0, "how many seeds to run; zero: 200 in CI, fewer elsewhere")
+	oneSeed = flag.Int("seed", -1, "run this seed only")
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
+
+// TestOneNode runs a server with the memory log.
+func TestOneNode(t *testing.T) {
+	first, n := 0, *seeds
+	if n == 0 {
+		n = defaultSeeds
+		if os.Getenv("CI") == "true" && !raceEnabled {
+			n = 200
+		}
+	}
+	if *oneSeed >= 0 {
+		first, n = *oneSeed, 1
+	}
+	for seed := first; seed < first+n; seed++ {
+		synctest.Test(t, func(t *testing.T) {
+			w := &world{t: t, seed: uint64(seed), Recorder: new(histcheck.Recorder)}
+			rnd := rand.New(rand.NewPCG(w.seed, 0))
+			w.plan = newPlan(rnd)
+			for _, v := range w.run(rnd) {
+				t.Errorf("seed %d: %v", seed, v)
+			}
+			if t.Failed() {
+				t.Logf("seed %d: %+v", seed, w.plan)
+			}
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// Times of a run.
+const (
+	busy   = 3 * time.Second
+	settle = time.Minute
+)
+
+func (w *world) run(rnd *rand.Rand) []histcheck.Violation {
+	w.node = w.start()
+	var calm atomic.Bool
+	var clients, jobs sync.WaitGroup
+	all, stop := context.WithCancel(context.Background())
+	during, pause := context.WithTimeout(all, busy)
+	defer pause()
+	for i := range 5 {
+		c := &client{
+			w: w, name: fmt.Sprintf("c%d", i), asked: i < 4 || !w.plan.promisesAll(), calm: &calm,
+			rnd: rand.New(rand.NewPCG(w.seed, uint64(100+i))),
+		}
+		clients.Go(func() { c.run(all) })
+	}
+	for i := range 2 {
+		if w.plan.intercepts { // the Go client does not tell positions of events without one
+			break
+		}
+		c := &goClient{
+			w: w, name: fmt.Sprintf("g%d", i), calm: &calm,
+			rnd: rand.New(rand.NewPCG(w.seed, uint64(150+i))), slow: rand.New(rand.NewPCG(w.seed, uint64(170+i))),
+		}
+		clients.Go(func() { c.run(all) })
+	}
+	for i := range 3 {
+		rnd := rand.New(rand.NewPCG(w.seed, uint64(200+i)))
+		jobs.Go(func() { w.broadcast(during, fmt.Sprintf("job%d", i), rnd) })
+	}
+	for sleep(during, time.Duration(500+rnd.IntN(1500))*time.Millisecond) == nil {
+		switch {
+		case w.plan.restarts:
+			w.restart()
+		case w.plan.forgets:
+			w.forget()
+		}
+	}
+	jobs.Wait()
+	calm.Store(true)
+	time.Sleep(settle)
+	found := w.Check(histcheck.Limits{Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay})
+	stop()
+	clients.Wait()
+	w.stop(w.node)
+	return found
+}
+
+func (w *world) forget() {
+	w.life.Lock()
+	defer w.life.Unlock()
+	w.Fault("epoch")
+	if err := w.node.ps.Forget(context.Background(), topic); err != nil {
+		w.t.Errorf("seed %d: %v", w.seed, err)
+	}
+}

@@ -1,0 +1,273 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/history"
+	"bennu.example/internal/histcheck"
+	"bennu.example/pubsub"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+const topic = "room:1"
+
+// plan is what a seed decides beforehand.
+type plan struct {
+	keep       history.Keep
+	restarts   bool // the server restarts without its log
+	forgets    bool // the topic's history is forgotten
+	intercepts bool // the handler intercepts some records
+	maxQueue   int
+	pad        int // bytes in a record, so that a slow client is parked soon
+}
+
+// promisesAll reports whether a client that did not ask receives every record in order. Records
+// that are intercepted may be overtaken, and a client that reads slowly while it catches up loses
+// those that the log removes or forgets meanwhile.
+func (p plan) promisesAll() bool { return !p.intercepts && !p.forgets && p.keep.Count > 1000 }
+
+func newPlan(rnd *rand.Rand) plan {
+	p := plan{keep: history.Keep{Count: 10_000, Bytes: 10 << 20, MaxReplay: 10_000}, maxQueue: 4 << 10}
+	p.intercepts = rnd.IntN(2) == 0
+	p.pad = []int{0, 200, 1500}[rnd.IntN(3)]
+	switch rnd.IntN(4) {
+	case 0:
+		p.keep.Count, p.keep.MaxReplay = 20, 10
+	case 1:
+		p.restarts = true
+	case 2:
+		p.forgets = true
+	}
+	return p
+}
+
+// world is one run: a server, its clients, and the recording of what they did and saw.
+type world struct {
+	t    *testing.T
+	seed uint64
+	plan plan
+	*histcheck.Recorder
+
+	// life is held while a record is appended, and locked while the server is replaced: a record that
+	// is appended to a log that nobody reads any more would seem lost.
+	life sync.RWMutex
+	node *node
+
+	mu     sync.Mutex
+	ids    int
+	stored []string // the application's database: the ids of records, each before its append
+}
+
+// node is one life of the server.
+type node struct {
+	world   *world
+	ps      *pubsub.PubSub
+	handler *socket.Handler
+	server  *http.Server
+	conns   chan net.Conn
+	closed  chan struct{}
+	served  chan struct{}
+}
+
+// Accept, Close and Addr make the node a net.Listener whose connections are pipes.
+func (n *node) Accept() (net.Conn, error) {
+	select {
+	case c := <-n.conns:
+		return c, nil
+	case <-n.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (n *node) Close() error {
+	close(n.closed)
+	return nil
+}
+
+func (n *node) Addr() net.Addr { return pipeAddr{} }
+
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "127.0.0.1:1" }
+
+// room is the state of a channel.
+type room struct {
+	client string
+	node   *node
+}
+
+func (w *world) start() *node {
+	n := &node{world: w, conns: make(chan net.Conn), closed: make(chan struct{}), served: make(chan struct{})}
+	rules := history.Rules{"room:*": w.plan.keep}
+	n.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+	nop := zerolog.Nop()
+	options := []channel.Option[room]{channel.On("say", w.say)}
+	if w.plan.intercepts {
+		options = append(options, channel.Intercept("secret", reveal))
+	}
+	n.handler = socket.NewHandler(socket.Config{
+		Channels: channel.Routes{"room:*": channel.Define(n.join, options...)},
+		PubSub:   n.ps, MaxQueue: w.plan.maxQueue, Logger: &nop,
+	})
+	n.server = &http.Server{Handler: n.handler, ErrorLog: log.New(io.Discard, "", 0)}
+	go func() {
+		defer close(n.served)
+		_ = n.server.Serve(n) // it ends when the node is stopped
+	}()
+	return n
+}
+
+func (w *world) stop(n *node) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := n.handler.Shutdown(ctx); err != nil {
+		w.t.Errorf("seed %d: %v", w.seed, err)
+	}
+	if err := n.server.Close(); err != nil {
+		w.t.Errorf("seed %d: %v", w.seed, err)
+	}
+	<-n.served
+}
+
+func (w *world) current() *node {
+	w.life.RLock()
+	defer w.life.RUnlock()
+	return w.node
+}
+
+// restart replaces the server by one with an empty log.
+func (w *world) restart() {
+	w.life.Lock()
+	old := w.node
+	w.Fault("epoch")
+	w.node = w.start()
+	w.life.Unlock()
+	w.stop(old)
+}
+
+// store puts a new record into the database, before its append.
+func (w *world) store(sender, skip string) (id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ids++
+	id = fmt.Sprintf("r%d", w.ids)
+	w.stored = append(w.stored, id)
+	w.Append(sender, id, skip)
+	return id
+}
+
+func (w *world) snapshot() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.stored)
+}
+
+// join loads the database for a client that cannot continue. It takes a while, and records are
+// appended before and after it reads.
+func (n *node) join(r *room, ctx context.Context, c *channel.Channel, p serializer.Payload) (any, error) {
+	var params struct {
+		Client string
+		Slow   int // milliseconds
+	}
+	if err := p.Decode(&params); err != nil {
+		return nil, err
+	}
+	r.client, r.node = params.Client, n
+	if c.Resume().OK {
+		return nil, nil
+	}
+	pause := time.Duration(params.Slow) * time.Millisecond
+	if err := sleep(ctx, pause); err != nil {
+		return nil, err
+	}
+	reply := map[string]any{"loaded": n.world.snapshot(), "since": c.Resume().Since}
+	return reply, sleep(ctx, pause)
+}
+
+// revealed is what clients receive of a record that the handler intercepts.
+type revealed struct {
+	ID     string `json:"id"`
+	Passed bool   `json:"passed"` // through the handler
+}
+
+func reveal(_ *room, _ context.Context, c *channel.Channel, r revealed) error {
+	r.Passed = true
+	return c.Push("secret", r)
+}
+
+// say broadcasts a record of a client to the others.
+func (w *world) say(r *room, ctx context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+	w.life.RLock()
+	defer w.life.RUnlock()
+	if r.node != w.node {
+		return push.NoReply, push.Reject("the server restarts")
+	}
+	id := w.store("channel of "+r.client, r.client)
+	if err := c.BroadcastFrom("msg", w.record(id)); err != nil {
+		w.Failed(id)
+		return push.NoReply, err
+	}
+	w.Appended(id, "")
+	return push.OK(nil), nil
+}
+
+func (w *world) record(id string) any {
+	return map[string]string{"id": id, "pad": strings.Repeat("x", w.plan.pad)}
+}
+
+// broadcast is a job of the application that broadcasts until ctx ends.
+func (w *world) broadcast(ctx context.Context, name string, rnd *rand.Rand) {
+	for sleep(ctx, time.Duration(rnd.IntN(100))*time.Millisecond) == nil {
+		event := "msg"
+		if w.plan.intercepts && rnd.IntN(5) == 0 {
+			event = "secret"
+		}
+		for range 1 + rnd.IntN(6) {
+			w.append(name, event)
+		}
+	}
+}
+
+func (w *world) append(sender, event string) {
+	w.life.RLock()
+	defer w.life.RUnlock()
+	id := w.store(sender, "")
+	pos, err := w.node.ps.Append(context.Background(), topic, event, w.record(id))
+	switch {
+	case errors.Is(err, history.ErrUncertain):
+		w.Uncertain(id)
+	case err != nil:
+		w.Failed(id)
+		w.t.Errorf("seed %d: append: %v", w.seed, err)
+	default:
+		w.Appended(id, pos.String())
+	}
+}
+
+// sleep waits in virtual time, and returns an error if ctx ended first.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
