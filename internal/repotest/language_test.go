@@ -6,7 +6,6 @@ import (
 	"go/parser"
 	"go/token"
 	"maps"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -25,47 +24,22 @@ const (
 
 // TestLanguage checks the rules of style that a program can check: the width of lines, the spelling
 // of defaults, and phrases of the dialect in which the project was first written.
-//
-// Files that have not been rewritten yet are listed in pendingProse and pendingCode. An entry is a
-// file or a directory. The test fails if everything about an entry is clean, so the lists can only
-// shrink.
 func TestLanguage(t *testing.T) {
 	t.Parallel()
-	prose, code := map[string][]string{}, map[string][]string{}
-	for name, text := range files(t) {
-		switch filepath.Ext(name) {
+	all := files(t)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		var problems []string
+		switch text := string(all[name]); filepath.Ext(name) {
 		case ".go":
-			prose[name], code[name] = checkSource(t, name, string(text))
+			prose, code := checkSource(t, name, text)
+			problems = append(prose, code...)
 		case ".mjs", ".js":
-			prose[name] = checkScript(string(text))
+			problems = checkScript(text)
 		case ".md":
-			prose[name] = checkMarkdown(string(text))
+			problems = checkMarkdown(text)
 		}
-	}
-	report(t, prose, pendingProse)
-	report(t, code, pendingCode)
-}
-
-// report reports the problems by file, except those of pending files, and pending entries that have
-// no problems.
-func report(t *testing.T, problems map[string][]string, pending []string) {
-	t.Helper()
-	used := map[string]bool{}
-	for _, name := range slices.Sorted(maps.Keys(problems)) {
-		if len(problems[name]) == 0 {
-			continue
-		}
-		if i := slices.IndexFunc(pending, func(e string) bool { return e == name || e == path.Dir(name) }); i >= 0 {
-			used[pending[i]] = true
-			continue
-		}
-		for _, p := range problems[name] {
+		for _, p := range problems {
 			t.Errorf("%s:%s", name, p)
-		}
-	}
-	for _, e := range pending {
-		if !used[e] {
-			t.Errorf("%s is clean: remove it from the list of pending files", e)
 		}
 	}
 }
