@@ -95,7 +95,6 @@ func (r historyReply) json() json.RawMessage {
 
 const (
 	whyOff             = "off"
-	whyNew             = "new"
 	historyUnavailable = "history unavailable"
 	historyChanged     = "history changed"
 )
@@ -201,7 +200,7 @@ func (c *Channel) missed(h *joinHistory) (historyReply, error) {
 		n, err = 0, c.reopen()
 	}
 	switch {
-	case isLoss(err):
+	case follow.IsLoss(err):
 		return historyReply{}, push.Reject(historyChanged)
 	case err != nil:
 		return historyReply{}, push.Reject(historyUnavailable)

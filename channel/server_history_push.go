@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"bennu.example/history"
+	"bennu.example/internal/follow"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -125,7 +126,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	}
 	batch, err := c.up.PubSub().Before(c.ctx, c.topic, before, most)
 	switch {
-	case isLoss(err):
+	case follow.IsLoss(err):
 		return replyTrimmed, nil
 	case err != nil:
 		return replyUnavailable, nil //nolint:nilerr // the state of the log is in PubSub.LogHealth
@@ -234,7 +235,7 @@ func (c *Channel) answerTop(t waitingTop, reply push.Reply) {
 	}
 }
 
-// reached reports whether a channel at pos has passed a position of the same log.
+// reached reports whether pos is top, or after it in the same log.
 func reached(pos, top history.Position) bool {
 	return pos.Epoch() == top.Epoch() && pos.Offset() >= top.Offset()
 }

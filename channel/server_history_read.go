@@ -169,13 +169,13 @@ func (c *Channel) leavesOut(r *history.Record) bool {
 	return p.skipped(r.Position) || p.others && r.From != "" && r.From == c.up.ClientID()
 }
 
-// readFailed acts on an error of reading. If records were lost, a client that asked for history is
-// told so, and another continues without them.
+// readFailed acts on an error of reading. If records were lost, the channel of a client that asked
+// for history ends, and another continues without them.
 func (c *Channel) readFailed(err error) {
 	p := &c.ext.past
 	switch {
 	case c.ctx.Err() != nil:
-	case !isLoss(err):
+	case !follow.IsLoss(err):
 		r := p.rarely()
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -190,16 +190,6 @@ func (c *Channel) readFailed(err error) {
 		c.up.Log(c.driver(), "history skipped", err)
 		p.reader.GoLive()
 	}
-}
-
-// isLoss reports whether an error of reading means that records are gone.
-func isLoss(err error) bool {
-	for _, e := range []error{history.ErrTrimmed, history.ErrEpoch, history.ErrAhead, history.ErrTag} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
 }
 
 // lose ends the channel because the log lost records.

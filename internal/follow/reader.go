@@ -55,6 +55,9 @@ func why(err error) string {
 	return ""
 }
 
+// IsLoss reports whether an answer of the log means that a position cannot be continued.
+func IsLoss(err error) bool { return why(err) != "" }
+
 // Reader is the place of one subscriber in a topic. The zero Reader is not open.
 //
 // One goroutine at a time may call its methods, except that Live may be called from any goroutine,
@@ -206,7 +209,7 @@ func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) 
 	close(t.filling)
 	t.filling = nil
 	switch {
-	case err != nil && why(err) != "":
+	case IsLoss(err):
 		return Mark{Why: why(err)}, true, nil
 	case err != nil:
 		return Mark{}, true, err
