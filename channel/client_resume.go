@@ -146,7 +146,7 @@ func (c *Client) pushTop(ctx context.Context, h *clientResume) (top history.Posi
 	case ctx.Err() != nil:
 		p.Cancel()
 		return top, ctx.Err()
-	case isRefused && reasonOf(refused.Payload) == "off":
+	case isRefused && refused.Reason() == whyOff:
 		return top, history.ErrNoRule
 	case isRefused || errors.Is(err, push.ErrFull):
 		return top, retryLater(ctx)
@@ -190,7 +190,7 @@ func (c *Client) waitHandled(ctx context.Context, h *clientResume, top history.P
 		switch pos := c.Position(); {
 		case !h.reached(top):
 			return errAgain // the log is another one now
-		case pos.Epoch() == top.Epoch() && pos.Offset() >= top.Offset():
+		case reached(pos, top):
 			return nil
 		}
 		select {
@@ -246,14 +246,14 @@ type joinReply struct {
 // resumeJoined handles the reply to a join.
 func (c *Client) resumeJoined(h *clientResume, reply serializer.Payload) {
 	var r joinReply
-	why := "off"
+	why := whyOff
 	if err := reply.Decode(&r); err != nil {
 		r.History = nil // the reply is not an object, or not one of a server with history
 	} else if r.History != nil {
 		why = r.History.Why
 	}
 	h.mu.Lock()
-	h.off = why == "off"
+	h.off = why == whyOff
 	h.stalled, h.rejoining = false, false
 	h.done, h.total = 0, 0
 	select {
@@ -284,20 +284,12 @@ func (c *Client) resumeJoined(h *clientResume, reply serializer.Payload) {
 // joinRefused forgets a position that the server cannot read.
 func (h *clientResume) joinRefused(err error) {
 	refused, ok := errors.AsType[*push.Error](err)
-	if !ok || reasonOf(refused.Payload) != invalidPosition {
+	if !ok || refused.Reason() != invalidPosition {
 		return
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.received = history.Position{}
-}
-
-func reasonOf(p serializer.Payload) string {
-	var r struct{ Reason string }
-	if p.Decode(&r) != nil {
-		return "" // no reason
-	}
-	return r.Reason
 }
 
 // receiveEvent passes an event to the queues of the listeners, unless it is a record that came
@@ -371,7 +363,7 @@ func positionOf(p serializer.Payload) (pos history.Position, ok bool) {
 func (h *clientResume) isNext(pos history.Position) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	again := pos.Epoch() == h.received.Epoch() && pos.Offset() <= h.received.Offset()
+	again := reached(h.received, pos)
 	return !h.stalled && !again
 }
 
@@ -434,7 +426,7 @@ func (h *clientResume) notifyMoved() <-chan struct{} {
 func (h *clientResume) reached(pos history.Position) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return pos.Epoch() == h.received.Epoch() && pos.Offset() <= h.received.Offset()
+	return reached(h.received, pos)
 }
 
 func (h *clientResume) isOff() bool {

@@ -14,7 +14,8 @@ import (
 //
 //	join, done                               the mailbox dispatches the join, and is done with it
 //	accepted, answered                       the join callback accepts; its reply was sent
-//	refused, failed, unanswerable            it rejects, fails, or accepts with a reply that cannot be encoded
+//	refused, failed                          it rejects, or fails
+//	unanswerable                             it accepts with a reply that cannot be encoded
 //	exited [accepted]                        a callback ends its goroutine, or its results panic
 //	leave, stop, crash, close                the mailbox dispatches the leave, a callback's result, its end
 //	lost                                     the log of the topic lost records
