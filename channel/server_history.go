@@ -9,6 +9,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/internal/follow"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/ratelimit"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -62,17 +63,16 @@ type past struct {
 
 // rarePast is what few channels need of their past.
 type rarePast struct {
-	reach time.Time // nothing older is sent to the client
+	reach time.Time        // nothing older is sent to the client
+	rate  ratelimit.Bucket // of pushes of $history; for the callbacks' goroutine
 
-	mu      sync.Mutex
-	skips   []history.Position // records to leave out while reading
-	tops    []waitingTop       // pushes of {"top": true} that wait
-	timer   *time.Timer        // for heldBack
-	retry   *time.Timer        // for a log that did not answer
-	end     *time.Timer        // for the end of a channel whose log lost records
-	late    *time.Timer        // for tops
-	allowed float64            // pushes of $history that may come now
-	counted time.Time          // when allowed was computed
+	mu    sync.Mutex
+	skips []history.Position // records to leave out while reading
+	tops  []waitingTop       // pushes of {"top": true} that wait
+	timer *time.Timer        // for heldBack
+	retry *time.Timer        // for a log that did not answer
+	end   *time.Timer        // for the end of a channel whose log lost records
+	late  *time.Timer        // for tops
 }
 
 // rarely returns the channel's rarePast.
@@ -225,7 +225,7 @@ func (c *Channel) endLost(r *rarePast) {
 	r.end.Reset(retryRead)
 }
 
-// skips reports whether the record is left out because the channel has broadcast it itself.
+// skipped reports whether the record is left out because the channel has broadcast it itself.
 func (p *past) skipped(pos history.Position) bool {
 	r := p.rare.Load()
 	if r == nil {

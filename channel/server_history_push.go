@@ -8,20 +8,21 @@ import (
 
 	"bennu.example/history"
 	"bennu.example/internal/follow"
+	"bennu.example/internal/ratelimit"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
 
 const (
-	historyRate  = 10 // pushes of $history per second
-	historyBurst = 20
-
 	defaultPage = 50
 	maxPage     = 100
 	maxPageSize = 256 << 10 // bytes of payloads
 
 	topTimeout = 10 * time.Second
 )
+
+// historyRate is that of pushes of $history on one channel.
+var historyRate = ratelimit.PerSecond(10)
 
 var (
 	replyRate        = errorReply("rate")
@@ -50,7 +51,7 @@ func (c *Channel) historyPush(ref serializer.Ref, payload serializer.Payload) (p
 	if c.ext == nil {
 		return replyOff, nil
 	}
-	if !c.ext.past.rarely().allow(time.Now()) {
+	if !c.ext.past.rarely().rate.Take(historyRate) {
 		return replyRate, nil
 	}
 	raw, err := payload.JSON()
@@ -80,23 +81,6 @@ func (c *Channel) historyPush(ref serializer.Ref, payload serializer.Payload) (p
 		most = min(*in.Max, maxPage)
 	}
 	return c.page(before, most)
-}
-
-// allow reports whether one more push may come now.
-func (r *rarePast) allow(now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.counted.IsZero() {
-		r.allowed = historyBurst
-	} else {
-		r.allowed = min(historyBurst, r.allowed+now.Sub(r.counted).Seconds()*historyRate)
-	}
-	r.counted = now
-	if r.allowed < 1 {
-		return false
-	}
-	r.allowed--
-	return true
 }
 
 // pageItem is one event of a page.

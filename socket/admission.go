@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"bennu.example/internal/ratelimit"
 	"bennu.example/transport/longpoll"
 )
 
@@ -53,7 +54,7 @@ const (
 type admission struct {
 	key                         func(*http.Request) string
 	maxSockets, maxKeys         int
-	handshakes, joins, messages rate
+	handshakes, joins, messages ratelimit.Rate
 
 	mu       sync.Mutex
 	visitors map[string]*visitor
@@ -68,7 +69,7 @@ type visitor struct {
 
 	mu                          sync.Mutex
 	sockets                     int // including handshakes in progress
-	handshakes, joins, messages bucket
+	handshakes, joins, messages ratelimit.Bucket
 }
 
 // newAdmission returns nil if no bound is set.
@@ -80,9 +81,9 @@ func newAdmission(cfg Admission, proxies []netip.Prefix) *admission {
 		key:        cfg.Key,
 		maxSockets: cfg.MaxSockets,
 		maxKeys:    cfg.MaxKeys,
-		handshakes: newRate(cfg.HandshakeRate),
-		joins:      newRate(cfg.JoinRate),
-		messages:   newRate(cfg.MessageRate),
+		handshakes: ratelimit.PerSecond(cfg.HandshakeRate),
+		joins:      ratelimit.PerSecond(cfg.JoinRate),
+		messages:   ratelimit.PerSecond(cfg.MessageRate),
 		visitors:   make(map[string]*visitor),
 	}
 	if a.maxKeys <= 0 {
@@ -142,7 +143,7 @@ func (a *admission) admit(r *http.Request) (*visitor, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	switch {
-	case !v.handshakes.take(a.handshakes):
+	case !v.handshakes.Take(a.handshakes):
 		return nil, errKeyTooFast
 	case a.maxSockets > 0 && v.sockets >= a.maxSockets:
 		return nil, errKeySockets
@@ -183,7 +184,7 @@ func (a *admission) makeRoom() bool {
 func (v *visitor) idle(now time.Time) bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return v.sockets == 0 && !v.handshakes.full.After(now) && !v.joins.full.After(now) && !v.messages.full.After(now)
+	return v.sockets == 0 && v.handshakes.IsFull(now) && v.joins.IsFull(now) && v.messages.IsFull(now)
 }
 
 // release uncounts a socket, or a handshake that failed.
@@ -209,11 +210,11 @@ func (v *visitor) allowMessage() bool {
 	return v == nil || v.take(&v.messages, v.in.messages)
 }
 
-func (v *visitor) take(b *bucket, r rate) bool {
-	if r.every == 0 {
+func (v *visitor) take(b *ratelimit.Bucket, r ratelimit.Rate) bool {
+	if r.Every == 0 {
 		return true
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	return b.take(r)
+	return b.Take(r)
 }

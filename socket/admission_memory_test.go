@@ -10,6 +10,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bennu.example/internal/ratelimit"
 )
 
 // TestAdmissionMemory checks that the state of a client is removed when nothing depends on it, and
@@ -51,7 +53,7 @@ func TestAdmissionMemory(t *testing.T) {
 				t.Fatalf("a key of %d bytes is tracked", len(kept))
 			}
 		}
-		time.Sleep(burstSeconds * time.Second)
+		time.Sleep(ratelimit.BurstSeconds * time.Second)
 		key = "one more"
 		c, err := a.admit(r)
 		if err != nil || len(a.visitors) != len(staying)+1 {

@@ -18,6 +18,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/ratelimit"
 	"bennu.example/internal/safecall"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
@@ -35,9 +36,9 @@ type Handler struct {
 	websocket *websocket.Server
 	longpoll  *longpoll.Server
 	counts    counters
-	handshake sharedLimiter
+	handshake ratelimit.Shared
 	admission *admission // nil if it is off
-	rates     struct{ joins, messages rate }
+	rates     struct{ joins, messages ratelimit.Rate }
 	logGates  logGates
 	workers   mailbox.Workers // runs the channels' callbacks
 	noPanic   func()          // unsubscribes from the PubSub's panics
@@ -98,8 +99,8 @@ func NewHandler(cfg Config) *Handler {
 		gone:      make(chan struct{}),
 		ended:     make(chan struct{}),
 	}
-	h.handshake.rate = newRate(cfg.HandshakeRate)
-	h.rates.joins, h.rates.messages = newRate(cfg.JoinRate), newRate(cfg.MessageRate)
+	h.handshake.Rate = ratelimit.PerSecond(cfg.HandshakeRate)
+	h.rates.joins, h.rates.messages = ratelimit.PerSecond(cfg.JoinRate), ratelimit.PerSecond(cfg.MessageRate)
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
 	return h

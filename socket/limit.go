@@ -3,8 +3,6 @@ package socket
 import (
 	"errors"
 	"net/http"
-	"sync"
-	"time"
 
 	"github.com/rs/zerolog"
 
@@ -77,7 +75,7 @@ func (s *session) refuse(m *serializer.Message, joinRef serializer.Ref, why deni
 
 // allowHandshake takes a token of Config.HandshakeRate. It returns false if there is none.
 func (h *Handler) allowHandshake() bool {
-	if h.handshake.allow() {
+	if h.handshake.Take() {
 		return true
 	}
 	h.counts.tooFast.Add(1)
@@ -104,57 +102,4 @@ func (h *Handler) admit(r *http.Request) (*visitor, error) {
 	const refused = "handshake beyond a bound of a client"
 	withError(h.log(zerolog.WarnLevel, refused), err).Stringer("remote", remoteAddr(r)).Msg(refused)
 	return nil, err
-}
-
-// rate is a limit of one event per every, in which the events of burst may come at once. The zero
-// rate has no limit.
-type rate struct{ every, burst time.Duration }
-
-// burstSeconds is the burst of a rate: the events of this many seconds may come at once.
-const burstSeconds = 2
-
-func newRate(perSecond int) rate {
-	if perSecond <= 0 {
-		return rate{}
-	}
-	return rate{time.Second / time.Duration(perSecond), burstSeconds * time.Second}
-}
-
-// bucket is a token bucket. An event never waits for a token: it passes or it does not. A bucket is
-// for one goroutine at a time, and its rate must not change.
-type bucket struct {
-	full time.Time // when it will be full again
-}
-
-// take takes a token. It returns false if there is none.
-func (b *bucket) take(r rate) bool {
-	if r.every == 0 {
-		return true
-	}
-	now := time.Now()
-	if b.full.Before(now) {
-		b.full = now
-	}
-	if b.full.Sub(now)+r.every > r.burst {
-		return false
-	}
-	b.full = b.full.Add(r.every)
-	return true
-}
-
-// sharedLimiter is a bucket for any number of goroutines.
-type sharedLimiter struct {
-	rate rate
-
-	mu     sync.Mutex
-	bucket bucket
-}
-
-func (l *sharedLimiter) allow() bool {
-	if l.rate.every == 0 {
-		return true
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.bucket.take(l.rate)
 }

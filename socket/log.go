@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
+
+	"bennu.example/internal/ratelimit"
 )
 
 // A message is logged up to logBurst times in a row, and then once every logEvery. A message whose
@@ -20,8 +22,8 @@ const (
 )
 
 var (
-	usualLog = rate{every: logEvery, burst: logBurst * logEvery}
-	rareLog  = rate{every: rareEvery, burst: rareEvery}
+	usualLog = ratelimit.Rate{Every: logEvery, Burst: logBurst * logEvery}
+	rareLog  = ratelimit.Rate{Every: rareEvery, Burst: rareEvery}
 )
 
 // logGates bound how often a message is logged, so that no client can flood the log. The keys are
@@ -32,13 +34,13 @@ type logGates struct {
 }
 
 type logGate struct {
-	bucket     bucket
+	bucket     ratelimit.Bucket
 	suppressed uint64 // calls since the message was last logged
 }
 
 // pass reports whether a message is to be logged, and how many were suppressed since the last one.
 // A message must always come with the same rate.
-func (g *logGates) pass(message string, r rate) (ok bool, suppressed uint64) {
+func (g *logGates) pass(message string, r ratelimit.Rate) (ok bool, suppressed uint64) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.gates == nil {
@@ -49,7 +51,7 @@ func (g *logGates) pass(message string, r rate) (ok bool, suppressed uint64) {
 		one = new(logGate)
 		g.gates[message] = one
 	}
-	if !one.bucket.take(r) {
+	if !one.bucket.Take(r) {
 		one.suppressed++
 		return false, 0
 	}
@@ -69,7 +71,7 @@ func (h *Handler) logRarely(level zerolog.Level, message string) *zerolog.Event 
 	return h.logAt(rareLog, level, message)
 }
 
-func (h *Handler) logAt(r rate, level zerolog.Level, message string) *zerolog.Event {
+func (h *Handler) logAt(r ratelimit.Rate, level zerolog.Level, message string) *zerolog.Event {
 	if level < h.cfg.Logger.GetLevel() || level < zerolog.GlobalLevel() {
 		return nil
 	}

@@ -12,6 +12,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
+	"bennu.example/internal/ratelimit"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -43,7 +44,7 @@ type session struct {
 	parked   parked
 
 	// Owned by the goroutine that calls Receive.
-	joins, messages, heartbeats bucket
+	joins, messages, heartbeats ratelimit.Bucket
 	logged                      uint16 // a bit for each denial that was logged
 
 	visitor *visitor // of Config.Admission; nil if it is not limited
@@ -93,7 +94,7 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		s.heartbeat(&m)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
-	case !s.messages.take(s.h.rates.messages):
+	case !s.messages.Take(s.h.rates.messages):
 		s.refuse(&m, s.replyRef(&m), tooManyMessages)
 	case !s.visitor.allowMessage():
 		s.refuse(&m, s.replyRef(&m), keyMessages)
@@ -112,7 +113,7 @@ var okReply = push.OK(nil)
 // heartbeat answers a heartbeat. Heartbeats are not part of Config.MessageRate, but are bounded
 // too.
 func (s *session) heartbeat(m *serializer.Message) {
-	if !s.heartbeats.take(newRate(maxHeartbeats)) {
+	if !s.heartbeats.Take(ratelimit.PerSecond(maxHeartbeats)) {
 		s.refuse(m, "", tooManyHeartbeats)
 		return
 	}
@@ -121,7 +122,7 @@ func (s *session) heartbeat(m *serializer.Message) {
 
 // join begins a channel, and replaces the one that the topic has, if any.
 func (s *session) join(m *serializer.Message) {
-	if !s.joins.take(s.h.rates.joins) {
+	if !s.joins.Take(s.h.rates.joins) {
 		s.refuse(m, m.JoinRef, tooManyJoins)
 		return
 	}

@@ -13,7 +13,8 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{
-		"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare", "internal/safecall",
+		"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare",
+		"internal/ratelimit", "internal/safecall",
 		"internal/urlparams", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
