@@ -79,6 +79,12 @@ func (p *peer) dial(ctx context.Context, by ClientTransport, cfg transport.Clien
 	return k, nil
 }
 
+func (p *peer) history() *peerLog {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.log
+}
+
 func (p *peer) set(f func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -445,8 +451,8 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 			k.change(func() { delete(k.joined, m.Topic) })
 		}
 		k.reply(m, m.JoinRef, status, payload)
-		if p.log != nil && status == "ok" {
-			p.log.replay(k, m)
+		if l := p.history(); l != nil && status == "ok" {
+			l.replay(k, m)
 		}
 		if joined {
 			k.lifecycle(m.Topic, serializer.EventClose, joinRef, nil)
@@ -473,7 +479,7 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 	p.set(func() { p.handled[string(body)]++ })
 	switch m.Event {
 	case "$history":
-		k.reply(m, joinRef, "ok", map[string]string{"pos": p.log.top()})
+		k.reply(m, joinRef, "ok", map[string]string{"pos": p.history().top()})
 	case "echo":
 		k.reply(m, joinRef, "ok", m.Payload)
 	case "fail":

@@ -138,11 +138,11 @@ func idOf(p serializer.Payload) string {
 
 // follow begins a channel with history.
 func follow(p *peer, c *Client, cfg channel.ResumeConfig) *follower {
-	if p.log == nil {
+	if p.history() == nil {
 		l := &peerLog{p: p, epoch: "e1"}
 		p.set(func() { p.log, p.join = l, l.join })
 	}
-	f := &follower{Client: c.Channel("room:1", nil), log: p.log}
+	f := &follower{Client: c.Channel("room:1", nil), log: p.history()}
 	cfg.OnReset = func(_ serializer.Payload, why string) { f.add("reset: " + why) }
 	f.Resume(cfg)
 	f.On("news", func(p serializer.Payload) { f.add(idOf(p)) })
