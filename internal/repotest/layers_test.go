@@ -15,7 +15,7 @@ var layers = [][]string{
 	{
 		"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare",
 		"internal/ratelimit", "internal/safecall",
-		"internal/urlparams", "logging",
+		"internal/urlparams", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
