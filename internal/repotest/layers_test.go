@@ -34,9 +34,9 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "history/historytest", "internal/histcheck", "internal/interop",
-	"internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak", "internal/testenv/listen",
-	"internal/testenv/require",
+	"engine/internal/broker/brokertest", "history/historytest", "internal/fakelog", "internal/histcheck",
+	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
+	"internal/testenv/listen", "internal/testenv/require",
 	"pubsub/pubsubtest", "transport/internal/transporttest",
 }
 
