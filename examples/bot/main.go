@@ -140,15 +140,15 @@ type message struct {
 // follow prints messages and presence changes. The callbacks of a channel do not run concurrently,
 // so they may share state.
 func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
-	seen := make(map[string]bool) // by ID; the reply to each join repeats recent messages
+	seen := make(map[string]bool) // by ID: messages of the last reply that had some
 	show := func(m message) {
-		if m.ID != "" && seen[m.ID] {
-			return
+		if m.ID == "" || !seen[m.ID] {
+			p.printf("%s %s: %s", m.At.Local().Format(time.TimeOnly), m.User, m.Body)
 		}
-		seen[m.ID] = true
-		p.printf("%s %s: %s", m.At.Local().Format(time.TimeOnly), m.User, m.Body)
 	}
-	room.OnJoin(func(reply serializer.Payload) {
+	// A message that is sent during the join may be in its reply and follow, too. What is missed while
+	// there is no connection follows, unless OnReset is called again.
+	room.Resume(channel.ResumeConfig{OnReset: func(reply serializer.Payload, _ string) {
 		var welcome struct {
 			Messages []message `json:"messages"`
 		}
@@ -158,6 +158,12 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 		for _, m := range welcome.Messages {
 			show(m)
 		}
+		clear(seen)
+		for _, m := range welcome.Messages {
+			seen[m.ID] = true
+		}
+	}})
+	room.OnJoin(func(serializer.Payload) {
 		p.printf("* joined %s as %s", strings.TrimPrefix(room.Topic(), "room:"), user)
 	})
 	room.On("new_msg", func(payload serializer.Payload) {

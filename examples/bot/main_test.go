@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/presence"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/socket"
 )
@@ -61,6 +63,7 @@ func newRoom(who *presence.Presence) *channel.Handler {
 type chat struct {
 	t    *testing.T
 	addr string
+	ps   *pubsub.PubSub // nil: a new one for each start
 	stop func()
 }
 
@@ -73,9 +76,12 @@ func (c *chat) start() {
 	c.addr = l.Addr().String()
 	mux := http.NewServeMux()
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: maxWait}
-	h := socket.NewHandler(socket.Config{Channels: channel.Routes{}})
-	who := presence.New(h.PubSub(), presence.Config{})
-	h = socket.NewHandler(socket.Config{PubSub: h.PubSub(), Channels: channel.Routes{"room:*": newRoom(who)}})
+	ps := c.ps
+	if ps == nil {
+		ps = pubsub.New(nil)
+	}
+	who := presence.New(ps, presence.Config{})
+	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": newRoom(who)}})
 	mux.Handle("/socket/", h)
 	done := make(chan struct{})
 	go func() {
@@ -167,6 +173,47 @@ func TestTalk(t *testing.T) {
 	ann.await(t, "ann: still there?")
 	if n := strings.Count(ann.String(), "eve: before"); n != 1 {
 		t.Errorf("the history was printed %d times", n)
+	}
+	typing.Close()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c.stop()
+}
+
+// TestMissedMessages checks that the bot prints what was sent while it had no connection, and
+// nothing twice.
+func TestMissedMessages(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
+	c := &chat{t: t, addr: "127.0.0.1:0", ps: ps}
+	c.start()
+	in, typing := io.Pipe()
+	ann := newOutput()
+	done := make(chan error)
+	go func() { done <- run(t.Context(), "ws://"+c.addr+"/socket", "tea", "ann", in, ann) }()
+	ann.await(t, "* joined tea as ann")
+	say := func(id, body string) {
+		if err := ps.Broadcast(t.Context(), "room:tea", "new_msg", message{ID: id, User: "bob", Body: body}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say("1", "also in the reply")
+	say("2", "first")
+	ann.await(t, "bob: first")
+	c.stop()
+	ann.await(t, "* no connection")
+	say("3", "second")
+	say("4", "third")
+	c.start()
+	say("5", "fourth")
+	ann.await(t, "bob: fourth")
+	for text, want := range map[string]int{
+		"eve: before": 1, "also in the reply": 0, "bob: first": 1, "bob: second": 1, "bob: third": 1, "bob: fourth": 1,
+	} {
+		if n := strings.Count(ann.String(), text); n != want {
+			t.Errorf("%q was printed %d times, want %d:\n%s", text, n, want, ann)
+		}
 	}
 	typing.Close()
 	if err := <-done; err != nil {

@@ -35,7 +35,7 @@ const (
 
 // shows returns the condition that the page shows a sent message exactly once.
 func shows(user, body string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll("#messages > li:not([data-pending])")].filter((item) =>
+	return fmt.Sprintf(`[...document.querySelectorAll("#messages > [id]:not([data-pending])")].filter((item) =>
 		item.querySelector(".user").textContent === %q &&
 		item.querySelector(".body").textContent === %q).length === 1`, user, body)
 }
@@ -159,7 +159,7 @@ func TestDeadConnection(t *testing.T) {
 	b := chromium.Start(t)
 	proxied := &chat{t: t, addr: p.addr}
 	ann := proxied.visit(b, "tea", "ann", "websocket")
-	p.drop()
+	p.drop(true)
 	ann.Type("hello\n")
 	ann.Until(`document.querySelector("[data-pending=waiting] .why").textContent === "Sending …"`)
 	// The browser fires this event when the network changes. Without it, the page would check the
@@ -169,12 +169,19 @@ func TestDeadConnection(t *testing.T) {
 	ann.Until(connected)
 }
 
-// proxy forwards connections to a server. It can drop all data of its present connections.
+// proxy forwards connections to a server. It can drop the data of its present connections, and cut
+// them.
 type proxy struct {
-	addr     string
+	addr string
+
 	mu       sync.Mutex
-	dropping *atomic.Bool // shared by the connections made since the last call of drop
+	dropping *dropping
+	open     context.Context // ends with the present connections; later ones are closed at once
+	cut      context.CancelFunc
 }
+
+// dropping says what is dropped on the connections that share it.
+type dropping struct{ toServer, toClient atomic.Bool }
 
 func newProxy(t *testing.T, to string) *proxy {
 	t.Helper()
@@ -182,9 +189,23 @@ func newProxy(t *testing.T, to string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{addr: ln.Addr().String(), dropping: new(atomic.Bool)}
+	p := &proxy{addr: ln.Addr().String()}
+	p.restore()
 	var all sync.WaitGroup
-	ctx, cancel := context.WithCancel(context.Background())
+	forward := func(ctx context.Context, from, to net.Conn, drop *atomic.Bool) {
+		defer to.Close()
+		defer context.AfterFunc(ctx, func() { from.Close() })()
+		buf := make([]byte, 4096)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			if !drop.Load() {
+				_, _ = to.Write(buf[:n])
+			}
+		}
+	}
 	all.Go(func() {
 		for {
 			near, err := ln.Accept()
@@ -197,40 +218,36 @@ func newProxy(t *testing.T, to string) *proxy {
 				continue
 			}
 			p.mu.Lock()
-			dropping := p.dropping
+			open, dropping := p.open, p.dropping
 			p.mu.Unlock()
-			for _, ends := range [][2]net.Conn{{near, far}, {far, near}} {
-				context.AfterFunc(ctx, func() { ends[0].Close() })
-				all.Go(func() {
-					defer ends[1].Close()
-					buf := make([]byte, 4096)
-					for {
-						n, err := ends[0].Read(buf)
-						if err != nil {
-							return
-						}
-						if !dropping.Load() {
-							_, _ = ends[1].Write(buf[:n])
-						}
-					}
-				})
-			}
+			all.Go(func() { forward(open, near, far, &dropping.toServer) })
+			all.Go(func() { forward(open, far, near, &dropping.toClient) })
 		}
 	})
 	t.Cleanup(func() {
 		ln.Close()
-		cancel()
+		p.cut()
 		all.Wait()
 	})
 	return p
 }
 
-// drop drops everything that is sent on the present connections. Later connections work.
-func (p *proxy) drop() {
+// restore lets connections through again after cut.
+func (p *proxy) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.dropping.Store(true)
-	p.dropping = new(atomic.Bool)
+	p.open, p.cut = context.WithCancel(context.Background())
+	p.dropping = new(dropping)
+}
+
+// drop drops everything that is sent on the present connections, or only what is sent to the
+// client. Later connections work.
+func (p *proxy) drop(toServer bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropping.toClient.Store(true)
+	p.dropping.toServer.Store(toServer)
+	p.dropping = new(dropping)
 }
 
 func TestSwitchTransport(t *testing.T) {

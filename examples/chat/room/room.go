@@ -2,6 +2,9 @@ package room
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -11,7 +14,9 @@ import (
 	"github.com/google/uuid"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/presence"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -24,14 +29,17 @@ const (
 	maxID   = 64
 )
 
-// Bounds of the history: messages per room, and rooms.
-const (
-	maxMessages = 50
-	maxRooms    = 200
-)
+// maxMessages bounds the messages in the reply to a join that does not continue after a position.
+const maxMessages = 50
+
+// Rules returns what is recorded: the messages of all rooms. A client that was offline receives all
+// that it missed, unless that is more than a room keeps.
+func Rules() history.Rules {
+	return history.Rules{"room:*": {Events: []string{"new_msg"}, Count: 500, Age: 30 * 24 * time.Hour}}
+}
 
 // message is a message in a room. A client sends the body. If it also sends an ID, it can repeat a
-// message that got no reply: a second message with the same ID is ignored.
+// message that got no reply: a second message with the same ID within 2 min is ignored.
 type message struct {
 	ID   string    `json:"id"`
 	User string    `json:"user"`
@@ -42,9 +50,9 @@ type message struct {
 
 // rooms is the state that all rooms share.
 type rooms struct {
-	history *history
-	who     *presence.Presence
-	node    string // empty without a cluster
+	ps   *pubsub.PubSub
+	who  *presence.Presence
+	node string // empty without a cluster
 }
 
 // member is one client in one room. Its methods never run concurrently.
@@ -52,7 +60,6 @@ type member struct {
 	*rooms
 	user string
 	ref  string // of its presence
-	last string // ID of the last message in the join reply
 }
 
 type (
@@ -60,9 +67,13 @@ type (
 		User string `json:"user"`
 	}
 	welcome struct {
-		User     string    `json:"user"`
-		Node     string    `json:"node,omitempty"`
-		Messages []message `json:"messages"`
+		User string `json:"user"`
+		Node string `json:"node,omitempty"`
+		// Messages are the most recent ones. Nil means that the client receives what it missed.
+		Messages []serializer.Payload `json:"messages,omitzero"`
+	}
+	sent struct {
+		ID string `json:"id"`
 	}
 	typing struct {
 		User string `json:"user"`
@@ -73,23 +84,19 @@ type (
 	joined struct{} // sent by join to its own channel
 )
 
-// newRoom returns the handler of all rooms.
-func newRoom(who *presence.Presence, node string) *channel.Handler {
-	r := &rooms{newHistory(maxMessages, maxRooms), who, node}
-	callbacks := []channel.Option[member]{
+// newRoom returns the handler of all rooms. The topics are recorded by ps.
+func newRoom(ps *pubsub.PubSub, who *presence.Presence, node string) *channel.Handler {
+	r := &rooms{ps, who, node}
+	return channel.Define(r.join,
 		channel.Info((*member).joined),
 		channel.On("new_msg", (*member).newMsg),
 		channel.On("typing", (*member).typing),
-		channel.OnAny((*member).other),
-	}
-	if node != "" {
-		callbacks = append(callbacks, channel.Intercept("new_msg", (*member).forward))
-	}
-	return channel.Define(r.join, callbacks...)
+		channel.OnAny((*member).other))
 }
 
-// join accepts a member. The reply contains the recent messages.
-func (r *rooms) join(m *member, _ context.Context, c *channel.Channel, p params) (any, error) {
+// join accepts a member. The reply contains the recent messages, unless those that the client
+// missed follow.
+func (r *rooms) join(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
 	m.rooms, m.user = r, strings.TrimSpace(p.User)
 	if err := checkName("name", m.user, maxUser); err != nil {
 		return nil, err
@@ -97,21 +104,32 @@ func (r *rooms) join(m *member, _ context.Context, c *channel.Channel, p params)
 	if err := checkName("room's name", strings.TrimPrefix(c.Topic(), "room:"), maxRoom); err != nil {
 		return nil, err
 	}
-	w := welcome{m.user, r.node, r.history.since(c.Topic(), "")}
-	if n := len(w.Messages); n > 0 {
-		m.last = w.Messages[n-1].ID
+	w := welcome{User: m.user, Node: r.node}
+	if !c.Resume().OK {
+		var err error
+		if w.Messages, err = r.recent(ctx, c.Topic()); err != nil {
+			return nil, err
+		}
 	}
 	return w, c.Send(joined{})
 }
 
-// joined runs after the join reply, when the channel is subscribed. It sends the messages that were
-// sent after the reply was made, and tracks the member in presence until the channel ends.
-func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
-	for _, missed := range m.history.since(c.Topic(), m.last) {
-		if err := c.Push("new_msg", missed); err != nil {
-			return err
-		}
+// recent returns the newest messages of a room, oldest first. It never returns nil and no error.
+func (r *rooms) recent(ctx context.Context, topic string) ([]serializer.Payload, error) {
+	batch, err := r.ps.Before(ctx, topic, history.Position{}, maxMessages)
+	messages := make([]serializer.Payload, 0, len(batch.Records))
+	for _, record := range batch.Records {
+		messages = append(messages, record.Payload)
 	}
+	if errors.Is(err, history.ErrNoRule) {
+		err = nil
+	}
+	return messages, err
+}
+
+// joined runs after the join reply, when the channel is subscribed. It tracks the member in
+// presence until the channel ends.
+func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
 	var err error
 	if m.ref, err = m.who.Track(c, m.user, nil); err != nil {
 		return err
@@ -122,9 +140,10 @@ func (m *member) joined(_ context.Context, c *channel.Channel, _ joined) error {
 	return m.who.Push(c)
 }
 
-// newMsg broadcasts a message and replies with it.
-func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (push.Reply, error) {
+// newMsg records and broadcasts a message. The sender receives it as all members do.
+func (m *member) newMsg(ctx context.Context, c *channel.Channel, msg message) (push.Reply, error) {
 	msg.By, msg.User, msg.Body, msg.At = m.ref, m.user, strings.TrimSpace(msg.Body), time.Now().UTC()
+	once := onceKey(msg.User, msg.ID)
 	switch {
 	case msg.Body == "":
 		return push.NoReply, push.Reject("the message is empty")
@@ -133,19 +152,23 @@ func (m *member) newMsg(_ context.Context, c *channel.Channel, msg message) (pus
 	case utf8.RuneCountInString(msg.ID) > maxID:
 		return push.NoReply, push.Reject(fmt.Sprintf("a message's ID can have at most %d characters", maxID))
 	case msg.ID == "":
-		msg.ID = uuid.NewString()
+		msg.ID, once = uuid.NewString(), ""
 	}
-	if stored, duplicate := m.history.add(c.Topic(), msg); duplicate {
-		return push.OK(stored), nil
+	_, err := m.ps.AppendOnce(ctx, once, c.Topic(), "new_msg", msg)
+	if errors.Is(err, history.ErrNoRule) {
+		err = c.Broadcast("new_msg", msg)
 	}
-	return push.OK(msg), c.Broadcast("new_msg", msg)
+	if err != nil {
+		return push.NoReply, err
+	}
+	return push.OK(sent{msg.ID}), nil
 }
 
-// forward sends a broadcast message to the client, and adds it to the history if it comes from
-// another node. A node without members in a room does not receive the room's messages.
-func (m *member) forward(_ context.Context, c *channel.Channel, msg message) error {
-	m.history.add(c.Topic(), msg)
-	return c.Push("new_msg", msg)
+// onceKey returns the key by which the log recognises a repeated message. Users may choose the same
+// IDs.
+func onceKey(user, id string) string {
+	sum := sha256.Sum256([]byte(user + "\x00" + id))
+	return base64.RawURLEncoding.EncodeToString(sum[:])
 }
 
 // typing notifies the other members that this one is typing.

@@ -3,6 +3,7 @@ package room
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -148,11 +149,22 @@ func metas(s presence.State, key string) []presence.Meta {
 	return e.Metas
 }
 
+// accepted is the reply to a join.
+type accepted struct {
+	User     string
+	Messages []message
+	History  struct {
+		Pos, Why  string
+		Recovered bool
+		Missed    int
+	} `json:"$history"`
+}
+
 func TestTalk(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	ann := c.dial("tea")
-	var in welcome
+	var in accepted
 	ann.ok("phx_join", map[string]any{"user": " ann "}, &in)
 	if in.User != "ann" || in.Messages == nil || len(in.Messages) > 0 {
 		t.Errorf("join reply %+v", in)
@@ -180,25 +192,26 @@ func TestTalk(t *testing.T) {
 	}
 
 	before := time.Now()
-	var reply message
+	var reply sent
 	others := bob.ok("new_msg", map[string]any{"body": " hello\n", "user": "eve", "at": "2000-01-01T00:00:00Z"}, &reply)
 	if slices.ContainsFunc(others, func(f frame) bool { return f.Event == "typing" }) {
 		t.Error("bob received his own typing event")
-	}
-	if reply.User != "bob" || reply.Body != "hello" || reply.ID == "" || reply.At.Before(before.Add(-time.Second)) {
-		t.Errorf("reply %+v", reply)
-	}
-	var received message
-	ann.await("new_msg", &received)
-	if received != reply {
-		t.Errorf("ann received %+v, the reply was %+v", received, reply)
 	}
 	own := slices.IndexFunc(others, func(f frame) bool { return f.Event == "new_msg" })
 	if own < 0 {
 		t.Fatalf("bob did not receive his own message before the reply: %v", others)
 	}
-	if err := json.Unmarshal(others[own].Payload, &received); err != nil || received != reply {
-		t.Errorf("bob received %+v (%v), the reply was %+v", received, err, reply)
+	var m message
+	if err := json.Unmarshal(others[own].Payload, &m); err != nil {
+		t.Fatal(err)
+	}
+	if m.User != "bob" || m.Body != "hello" || m.ID == "" || m.ID != reply.ID || m.At.Before(before.Add(-time.Second)) {
+		t.Errorf("bob received %+v, the reply was %+v", m, reply)
+	}
+	var received message
+	ann.await("new_msg", &received)
+	if received != m {
+		t.Errorf("ann received %+v, bob %+v", received, m)
 	}
 }
 
@@ -209,7 +222,7 @@ func TestHistoryAtJoin(t *testing.T) {
 	for i := range maxMessages + 3 {
 		ann.ok("new_msg", map[string]any{"body": fmt.Sprint(i)}, nil)
 	}
-	var in welcome
+	var in accepted
 	c.dial("tea").ok("phx_join", map[string]any{"user": "bob"}, &in)
 	last := fmt.Sprint(maxMessages + 2)
 	if n := len(in.Messages); n != maxMessages || in.Messages[0].Body != "3" || in.Messages[n-1].Body != last {
@@ -222,16 +235,17 @@ func TestHistoryAtJoin(t *testing.T) {
 }
 
 // TestMessageDuringJoin checks that a client receives a message that is sent between its join reply
-// and its subscription. Such a message is in neither the reply nor the broadcasts.
+// and its subscription, whether it asks for history or not.
 func TestMessageDuringJoin(t *testing.T) {
 	t.Parallel()
-	ps := pubsub.New(nil)
-	r := &rooms{history: newHistory(10, 10), who: presence.New(ps, presence.Config{})}
-	r.history.add("room:tea", message{ID: "1", Body: "before"})
+	ps := recorded()
+	r := &rooms{ps: ps, who: presence.New(ps, presence.Config{})}
+	send := func(body string) error {
+		return ps.Broadcast(t.Context(), "room:tea", "new_msg", message{ID: body, Body: body})
+	}
 	late := func(m *member, ctx context.Context, c *channel.Channel, p params) (any, error) {
 		reply, err := r.join(m, ctx, c, p)
-		r.history.add("room:tea", message{ID: "2", Body: "meanwhile"})
-		return reply, err
+		return reply, errors.Join(err, send("meanwhile"))
 	}
 	sockets := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": channel.Define(late, channel.Info((*member).joined))}, PubSub: ps,
@@ -241,16 +255,64 @@ func TestMessageDuringJoin(t *testing.T) {
 		sockets.Shutdown(context.Background())
 		server.Close()
 	})
-	w := dial(t, server.URL, "tea")
-	var in welcome
-	w.ok("phx_join", map[string]any{"user": "ann"}, &in)
-	if len(in.Messages) != 1 || in.Messages[0].Body != "before" {
-		t.Errorf("join reply %+v", in)
+	for _, params := range []map[string]any{{"user": "ann"}, {"user": "ann", "$history": struct{}{}}} {
+		if err := ps.Forget(t.Context(), "room:tea"); err != nil {
+			t.Fatal(err)
+		}
+		if err := send("before"); err != nil {
+			t.Fatal(err)
+		}
+		w := dial(t, server.URL, "tea")
+		var in accepted
+		w.ok("phx_join", params, &in)
+		if len(in.Messages) != 1 || in.Messages[0].Body != "before" {
+			t.Errorf("%v: join reply %+v", params, in)
+		}
+		var missed message
+		w.await("new_msg", &missed)
+		if missed.Body != "meanwhile" {
+			t.Errorf("%v: received %+v", params, missed)
+		}
+		w.conn.CloseNow()
 	}
-	var missed message
-	w.await("new_msg", &missed)
-	if missed.Body != "meanwhile" {
-		t.Errorf("received %+v", missed)
+}
+
+// TestReturningClient checks that a client that comes back receives what it missed, and no
+// snapshot; and that after a restart without the log it gets what there is.
+func TestReturningClient(t *testing.T) {
+	t.Parallel()
+	c := start(t, "127.0.0.1:0")
+	ann, bob := c.dial("tea"), c.join("tea", "bob")
+	var in accepted
+	ann.ok("phx_join", map[string]any{"user": "ann", "$history": struct{}{}}, &in)
+	if in.History.Recovered || in.History.Why != "new" || in.Messages == nil {
+		t.Errorf("first join: %+v", in)
+	}
+	ann.conn.CloseNow()
+	since := map[string]any{"user": "ann", "$history": map[string]string{"since": in.History.Pos}}
+	for i := range maxMessages + 3 { // more than a snapshot has
+		bob.ok("new_msg", map[string]any{"body": fmt.Sprint(i)}, nil)
+	}
+	ann = c.dial("tea")
+	in = accepted{}
+	ann.ok("phx_join", since, &in)
+	if !in.History.Recovered || in.History.Missed != maxMessages+3 || in.Messages != nil {
+		t.Errorf("rejoin: %+v", in)
+	}
+	for i := range maxMessages + 3 {
+		var m message
+		if ann.await("new_msg", &m); m.Body != fmt.Sprint(i) {
+			t.Fatalf("message %d is %+v", i, m)
+		}
+	}
+
+	c.stop()
+	c = start(t, c.addr)
+	c.join("tea", "bob").ok("new_msg", map[string]any{"body": "anew"}, nil)
+	in = accepted{}
+	c.dial("tea").ok("phx_join", since, &in)
+	if in.History.Recovered || in.History.Why != "epoch" || len(in.Messages) != 1 || in.Messages[0].Body != "anew" {
+		t.Errorf("join after a restart: %+v", in)
 	}
 }
 
@@ -258,7 +320,7 @@ func TestRepeatedMessageIsIgnored(t *testing.T) {
 	t.Parallel()
 	c := start(t, "127.0.0.1:0")
 	ann := c.join("tea", "ann")
-	var first, second message
+	var first, second sent
 	ann.ok("new_msg", map[string]any{"id": "x", "body": "hello"}, &first)
 	others := ann.ok("new_msg", map[string]any{"id": "x", "body": "hello again"}, &second)
 	others = append(others, ann.ok("new_msg", map[string]any{"body": "end"}, nil)...)
@@ -272,9 +334,28 @@ func TestRepeatedMessageIsIgnored(t *testing.T) {
 	}
 	// Another user's message may have the same ID.
 	bob := c.join("tea", "bob")
-	bob.ok("new_msg", map[string]any{"id": "x", "body": "mine"}, &second)
-	if second.User != "bob" || second.Body != "mine" {
-		t.Errorf("the reply to bob is %+v", second)
+	var m message
+	others = bob.ok("new_msg", map[string]any{"id": "x", "body": "mine"}, &second)
+	own := slices.IndexFunc(others, func(f frame) bool { return f.Event == "new_msg" })
+	if own < 0 || json.Unmarshal(others[own].Payload, &m) != nil || m.User != "bob" || m.Body != "mine" {
+		t.Errorf("bob received %+v", others)
+	}
+}
+
+// TestWithoutRules checks that a room works if nothing is recorded.
+func TestWithoutRules(t *testing.T) {
+	t.Parallel()
+	c := startWith(t, "127.0.0.1:0", pubsub.New(nil))
+	ann, bob := c.dial("tea"), c.join("tea", "bob")
+	var in accepted
+	ann.ok("phx_join", map[string]any{"user": "ann", "$history": struct{}{}}, &in)
+	if in.History.Why != "off" || in.Messages == nil {
+		t.Errorf("join reply %+v", in)
+	}
+	bob.ok("new_msg", map[string]any{"id": "x", "body": "hello"}, nil)
+	var m message
+	if ann.await("new_msg", &m); m.Body != "hello" {
+		t.Errorf("received %+v", m)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
@@ -28,7 +29,8 @@ var files embed.FS
 
 // Config configures the server. The zero value is a server with one node.
 type Config struct {
-	// PubSub connects the nodes of a cluster. The caller must run it. Nil means a single node.
+	// PubSub records by Rules; without them, rooms have no history. The caller must run it. Nil means
+	// a single node that keeps the messages in memory.
 	PubSub *pubsub.PubSub
 	// Node is the node's name on the page. Empty means that the page shows no name.
 	Node string
@@ -43,11 +45,11 @@ type Config struct {
 // with a code that tells the client to reconnect.
 func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	if cfg.PubSub == nil {
-		cfg.PubSub = pubsub.New(nil)
+		cfg.PubSub = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), Rules())
 	}
 	who := presence.New(cfg.PubSub, presence.Config{Logger: &cfg.Logger})
 	sockets := socket.NewHandler(socket.Config{
-		Channels: channel.Routes{"room:*": newRoom(who, cfg.Node)},
+		Channels: channel.Routes{"room:*": newRoom(cfg.PubSub, who, cfg.Node)},
 		PubSub:   cfg.PubSub,
 		LongPoll: longpoll.Config{Secret: cfg.Secret},
 		// A message has at most maxBody characters, and nobody types faster than this.

@@ -12,7 +12,9 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/pubsub"
 )
 
 // maxWait bounds every wait. It only expires when a test fails.
@@ -30,6 +32,12 @@ type chat struct {
 // start runs a server on an address until stop is called or the test ends.
 func start(t *testing.T, addr string) *chat {
 	t.Helper()
+	return startWith(t, addr, nil)
+}
+
+// startWith is start with a PubSub.
+func startWith(t *testing.T, addr string, ps *pubsub.PubSub) *chat {
+	t.Helper()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +46,7 @@ func start(t *testing.T, addr string) *chat {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := Serve(ctx, ln, Config{Logger: zerolog.New(t.Output())}); err != nil {
+		if err := Serve(ctx, ln, Config{PubSub: ps, Logger: zerolog.New(t.Output())}); err != nil {
 			t.Errorf("the server ended with %v", err)
 		}
 	}()
@@ -49,6 +57,11 @@ func start(t *testing.T, addr string) *chat {
 	}
 	t.Cleanup(c.stop)
 	return c
+}
+
+// recorded returns a PubSub that keeps the messages in memory.
+func recorded() *pubsub.PubSub {
+	return pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), Rules())
 }
 
 func TestShutdownAnswersLongPoll(t *testing.T) {

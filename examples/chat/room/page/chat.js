@@ -23,6 +23,9 @@ let me = "";
 // The presence refs of this tab, latest last. They identify the tab's own messages, because other
 // users may have the same name.
 const mine = new Set(JSON.parse(sessionStorage.getItem("refs") ?? "[]"));
+// The position of the last message in the room's history, and its offset.
+let at;
+let seen = 0;
 
 // ---- Entering and leaving ----
 
@@ -35,22 +38,28 @@ function enter() {
   page.searchParams.set("room", name);
   history.replaceState(null, "", page);
 
-  room = socket.channel(`room:${name}`, () => ({ user: me }));
+  room = socket.channel(`room:${name}`, () => ({ user: me, $history: { since: at } }));
+  restore();
   const presence = new Presence(room);
   presence.onchange = () => showUsers(presence.list());
   room.on("you", remember);
-  room.on("new_msg", show);
+  room.on("new_msg", receive);
   room.on("typing", ({ user }) => showTyping(user));
-  room.onrefuse = ({ reason }) => leave(`Cannot join: ${reason}.`);
+  room.onrefuse = ({ reason }) => {
+    if (reason === "invalid position") moveTo();
+    else if (!reason.startsWith("history ")) leave(`Cannot join: ${reason}.`);
+    return room !== null;
+  };
   room.onclose = () => leave("The server closed the room.");
-  room.onjoin = ({ user, node, messages }) => {
+  room.onjoin = ({ user, node, messages, $history: past }) => {
     me = user;
     setText("node", node ? `Node ${node}` : "");
     presence.expect();
-    $("log").ariaLive = "off"; // screen readers do not announce earlier messages
-    messages.forEach(show);
-    requestAnimationFrame(() => ($("log").ariaLive = "polite"));
-    for (const id of unsent.keys()) if ($(`message-${id}`).dataset.pending !== "refused") deliver(id);
+    if (!past.recovered) {
+      moveTo(past.pos);
+      showRecent(messages);
+    }
+    sendAgain();
   };
   room.join();
   socket.connect();
@@ -70,10 +79,13 @@ function remember({ ref }) {
 }
 
 function leave(problem = "") {
+  sessionStorage.removeItem(room.topic);
+  sessionStorage.removeItem("user");
   room.leave();
   socket.disconnect();
   room = null;
-  sessionStorage.removeItem("user");
+  moveTo();
+  shown.clear();
   unsent.clear();
   typists.clear();
   $("messages").replaceChildren();
@@ -100,6 +112,8 @@ $("transport").onchange = ({ target }) => {
 // The page disconnects when the user navigates away, because a long-poll session would otherwise
 // stay until its timeout. It connects again if the browser restores it.
 addEventListener("pagehide", () => socket.disconnect());
+addEventListener("pagehide", store);
+addEventListener("visibilitychange", () => document.hidden && store());
 addEventListener("pageshow", (event) => event.persisted && room && socket.connect());
 
 // ---- The connection ----
@@ -137,8 +151,61 @@ $("now").onclick = () => {
   $("body").focus();
 };
 
+// ---- Missed messages ----
+
+// The server sends what this tab missed after the position "at": while it was offline, and before
+// it was reloaded. See docs/recovery.md.
+
+function moveTo(position) {
+  at = position;
+  seen = Number(position?.split("-")[1] ?? 0);
+}
+
+function receive({ $pos, ...message }) {
+  // Without a position, the server keeps no history.
+  if ($pos && Number($pos.split("-")[1]) <= seen) return; // a frame of the join before this one
+  moveTo($pos);
+  show(message);
+}
+
+/** Shows the latest messages, after a join that did not continue: others may be missing. */
+function showRecent(messages) {
+  const last = [...$("messages").children].findLast((item) => !item.dataset.pending);
+  const missing = last && !last.matches(".gap") && !messages.some(({ id }) => shown.has(id));
+  if (missing) insert($("gap").content.cloneNode(true));
+  quietly(() => messages.forEach(show));
+}
+
+/** Calls a function that shows earlier messages, which screen readers do not announce. */
+function quietly(show) {
+  $("log").ariaLive = "off";
+  show();
+  requestAnimationFrame(() => ($("log").ariaLive = "polite"));
+}
+
+/** Sends the messages again that the server may not have. */
+async function sendAgain() {
+  if (unsent.size === 0) return;
+  const ids = [...unsent.keys()];
+  // First receive what the server has.
+  await room.push("$history", { top: true }).catch(() => {});
+  for (const id of ids) if (unsent.has(id) && $(`message-${id}`).dataset.pending !== "refused") deliver(id);
+}
+
+/** Stores the messages with the position behind them, so that a reload continues there. */
+function store() {
+  if (room) sessionStorage.setItem(room.topic, JSON.stringify({ at, messages: [...shown.values()] }));
+}
+
+function restore() {
+  const stored = JSON.parse(sessionStorage.getItem(room.topic) ?? "{}");
+  moveTo(stored.at);
+  quietly(() => stored.messages?.forEach(show));
+}
+
 // ---- Messages ----
 
+const shown = new Map(); // by ID: the messages of the server, oldest first
 const unsent = new Map(); // by ID: the bodies of own messages that the server has not confirmed
 
 function send(body) {
@@ -170,7 +237,9 @@ async function deliver(id) {
   if (room.state !== "joined") return pending("waiting", "Waiting for the connection");
   pending("waiting", "Sending …");
   try {
-    show(await room.push("new_msg", { id, body: unsent.get(id) }));
+    await room.push("new_msg", { id, body: unsent.get(id) });
+    // Usually the message itself has arrived before the reply.
+    if (unsent.has(id)) show({ id, user: me, body: unsent.get(id), at: new Date().toISOString(), by: [...mine].at(-1) });
   } catch (error) {
     if (!unsent.has(id)) return; // discarded, or confirmed by a broadcast
     if (error.status === "closed") pending("waiting", "Waiting for the connection");
@@ -180,7 +249,8 @@ async function deliver(id) {
 }
 
 /** Shows a message from the server. It shows a repeated message once. */
-function show({ id, user, body, at, by }) {
+function show(message) {
+  const { id, user, body, at, by } = message;
   let item = $(`message-${id}`);
   if (item && !unsent.delete(id)) return;
   item ??= newItem(id, user, body, mine.has(by));
@@ -191,11 +261,20 @@ function show({ id, user, body, at, by }) {
   time.dateTime = at;
   time.textContent = timeOf(new Date(at));
   time.title = new Date(at).toLocaleString();
-  // Own messages that are not confirmed yet stay at the end.
-  $("messages").insertBefore(item, $("messages").querySelector("[data-pending]"));
-  while ($("messages").children.length > MAX_MESSAGES) $("messages").firstChild.remove();
+  shown.set(id, message);
+  insert(item);
   showTyping(user, false);
   $("newest").hidden = atEnd();
+}
+
+/** Inserts an item at the end, but before own messages that are not confirmed yet. */
+function insert(item) {
+  $("messages").insertBefore(item, $("messages").querySelector("[data-pending]"));
+  while ($("messages").children.length > MAX_MESSAGES) {
+    const first = $("messages").firstElementChild;
+    shown.delete(first.id.slice("message-".length));
+    first.remove();
+  }
 }
 
 function newItem(id, user, body, own) {

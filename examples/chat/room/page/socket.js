@@ -6,7 +6,7 @@
 //   const room = socket.channel("room:tea", () => ({ user: "ann" }));  // called for every join
 //   room.on("new_msg", (message) => …);
 //   room.onjoin = (response) => …;              // called for every join, also after a reconnect
-//   room.onrefuse = ({ reason }) => …;          // the server rejected the join; there is no retry
+//   room.onrefuse = ({ reason }) => …;          // the server rejected the join; true tries it again
 //   room.join();
 //   socket.connect();
 //   await room.push("new_msg", { body: "hello" });                     // throws a PushError
@@ -243,8 +243,9 @@ class Channel {
         this.#setState("joined");
         this.onjoin(response);
       } else if (status === "error") {
-        this.#end();
-        this.onrefuse(response);
+        this.joinRef = null;
+        if (this.onrefuse(response)) this.#joinLater();
+        else this.#end();
       } else if (status === "timeout") {
         this.sendLeave(); // in case the server accepts the join later
         this.#joinLater();
