@@ -146,8 +146,8 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 			p.printf("%s %s: %s", m.At.Local().Format(time.TimeOnly), m.User, m.Body)
 		}
 	}
-	// A message that is sent during the join may be in its reply and follow, too. What is missed while
-	// there is no connection follows, unless OnReset is called again.
+	// A message that is sent during the join may be in its reply and also follow. After a reconnect,
+	// the missed messages follow, unless OnReset is called again.
 	room.Resume(channel.ResumeConfig{OnReset: func(reply serializer.Payload, _ string) {
 		var welcome struct {
 			Messages []message `json:"messages"`

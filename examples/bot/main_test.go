@@ -63,7 +63,7 @@ func newRoom(who *presence.Presence) *channel.Handler {
 type chat struct {
 	t    *testing.T
 	addr string
-	ps   *pubsub.PubSub // nil: a new one for each start
+	ps   *pubsub.PubSub // Nil means a new one for each start.
 	stop func()
 }
 

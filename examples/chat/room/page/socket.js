@@ -6,7 +6,7 @@
 //   const room = socket.channel("room:tea", () => ({ user: "ann" }));  // called for every join
 //   room.on("new_msg", (message) => …);
 //   room.onjoin = (response) => …;              // called for every join, also after a reconnect
-//   room.onrefuse = ({ reason }) => …;          // the server rejected the join; true tries it again
+//   room.onrefuse = ({ reason }) => …;          // the join was rejected; return true to try again
 //   room.join();
 //   socket.connect();
 //   await room.push("new_msg", { body: "hello" });                     // throws a PushError
