@@ -41,6 +41,7 @@ type Channel struct {
 	warned         bool          // a payload did not fit its callback; owned by the callbacks' goroutine
 	noJoinRef      bool          // joinRef is null; does not change
 	warnedReserved bool          // a reserved event was pushed; owned by the callbacks' goroutine
+	unsendable     atomic.Bool   // the client's version cannot carry a record, which was or will be logged
 
 	sub       *pubsub.Subscription // to the topic; owned by the callbacks' goroutine
 	answering sync.Mutex           // held while the join subscribes and is answered
@@ -279,7 +280,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	}
 	f, err := b.Frame(c.up.Serializer())
 	if err != nil {
-		if c.ext != nil && b.Record() != nil {
+		if b.Record() != nil {
 			c.cannotSend(err)
 		}
 		return err

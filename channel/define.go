@@ -103,8 +103,10 @@ func Define[S, P any](
 // tags. A payload that cannot be decoded gets an error reply, reason "invalid payload".
 //
 // The reply is sent first, unless it is push.NoReply. If the error is nil, the channel goes on. An
-// error made by push.Reject becomes an error reply. ErrStop ends the channel normally. Any other
-// error, and a panic, is a crash: it is logged, and the client receives phx_error and rejoins.
+// error made by push.Reject becomes an error reply. ErrStop ends the channel normally. The error of
+// a recorded broadcast (see pubsub.NewRecorded) is logged, and an error reply replaces the reply.
+// Any other error, and a panic, is a crash: it is logged, and the client receives phx_error and
+// rejoins.
 func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (push.Reply, error)) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {

@@ -27,16 +27,17 @@ type item struct {
 type itemKind uint8
 
 const (
-	itemJoin   itemKind = iota // ref, payload
-	itemEvent                  // ref, event, payload
-	itemLeave                  // ref; msg is its join_ref
-	itemOut                    // event, payload: an intercepted broadcast
-	itemInfo                   // msg
-	itemClose                  // msg is the reason, an error
-	itemRead                   // records that the client has not received may be sent
-	itemMarker                 // the client may not know its position
-	itemTops                   // pushes that wait for a position may be late
-	itemLost                   // the topic's log lost records
+	itemJoin       itemKind = iota // ref, payload
+	itemEvent                      // ref, event, payload
+	itemLeave                      // ref; msg is its join_ref
+	itemOut                        // event, payload: an intercepted broadcast
+	itemInfo                       // msg
+	itemClose                      // msg is the reason, an error
+	itemRead                       // records that the client has not received may be sent
+	itemMarker                     // the client may not know its position
+	itemTops                       // pushes that wait for a position may be late
+	itemUnsendable                 // msg is the error of encoding a record
+	itemLost                       // the topic's log lost records
 )
 
 var (
@@ -96,8 +97,8 @@ func (c *Channel) handle(it *item) {
 		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
 	case itemInfo:
 		c.handleInfo(it)
-	case itemRead, itemMarker, itemTops, itemLost:
-		c.handlePast(it.kind)
+	case itemRead, itemMarker, itemTops, itemUnsendable, itemLost:
+		c.handlePast(it)
 	}
 }
 
@@ -158,7 +159,7 @@ func (c *Channel) settle(it *item, reply push.Reply, err error) {
 	if c.status().isMute() {
 		return
 	}
-	if !reply.IsZero() {
+	if !reply.IsZero() && !replacesReply(err) {
 		if failed := c.reply(it.ref, reply); failed != nil && !errors.Is(failed, ErrClosed) {
 			c.crash(it.event, failed)
 			return
@@ -169,10 +170,21 @@ func (c *Channel) settle(it *item, reply push.Reply, err error) {
 	}
 }
 
+// replacesReply reports whether the answer to an error takes the place of the callback's reply. A
+// callback usually makes both with "return push.OK(nil), c.Broadcast(…)".
+func replacesReply(err error) bool {
+	if err == nil || errors.Is(err, ErrStop) {
+		return false
+	}
+	_, ok := replyToRecording(err)
+	return ok
+}
+
 // fail acts on the error of a callback.
 func (c *Channel) fail(it *item, err error) {
 	var rejected *push.Error
 	var invalid *payloadError
+	unrecorded, isRecording := replyToRecording(err)
 	switch {
 	case errors.Is(err, ErrStop):
 		c.feed(serverInput{kind: serverInStopped, err: ErrStop})
@@ -185,11 +197,11 @@ func (c *Channel) fail(it *item, err error) {
 		err = c.reply(it.ref, replyInvalid)
 	case it.kind == itemEvent && errors.As(err, &rejected):
 		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})
-	case isUnavailable(err): // the log's failure must not end the channels of everyone who broadcasts
+	case isRecording: // the failure of a log must not end the channels of all that broadcast
 		c.up.Log(c.driver(), "recorded broadcast failed", &eventError{it.event, err})
 		err = nil
 		if it.kind == itemEvent && !it.ref.IsNull() {
-			err = c.reply(it.ref, replyUnavailable)
+			err = c.reply(it.ref, unrecorded)
 		}
 	}
 	if err != nil && !errors.Is(err, ErrClosed) {

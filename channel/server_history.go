@@ -49,14 +49,11 @@ type past struct {
 	asked    bool          // the client asked for history: its records have positions
 	others   bool          // on replay, the client's own events are left out
 	pulls    bool          // records pass through the mailbox, because the handler intercepts some
-	warned   bool          // of unsendable
 	heldBack uint8         // records since the last position that the client received
 	lost     atomic.Bool   // nothing recorded is sent any more: phx_error follows
 	posted   atomic.Bool   // an item to read on is in the mailbox
 	again    atomic.Bool   // the item found no room there
 	pushes   atomic.Uint32 // events that the server's code has pushed
-
-	unsendable atomic.Pointer[error] // of the first record that the client's version cannot carry
 
 	rare atomic.Pointer[rarePast]
 }
@@ -107,11 +104,12 @@ func (c *Channel) deliverRecord(b *pubsub.Broadcast) error {
 	return nil
 }
 
-// cannotSend lets the callbacks' goroutine log that the client's version cannot carry a record. The
-// sender does not get the error, because the record is stored.
+// cannotSend lets the callbacks' goroutine log that the client's version cannot carry a record,
+// once for each channel. The sender does not get the error, because the record is stored. It may be
+// called under any lock.
 func (c *Channel) cannotSend(err error) {
-	if c.ext.past.unsendable.CompareAndSwap(nil, &err) {
-		c.readLater()
+	if !c.unsendable.Swap(true) && c.mailbox.EnqueueOwn(item{kind: itemUnsendable, msg: err}, 0) != nil {
+		c.unsendable.Store(false) // full, or closed
 	}
 }
 

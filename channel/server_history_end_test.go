@@ -55,7 +55,24 @@ func TestBinaryRecords(t *testing.T) {
 					t.Errorf("version %s: %+v, live %+v", s.Version(), m, live[i])
 				}
 			}
-			for _, c := range []*client{c, plain} {
+			// A client that cannot miss anything, and has no place in the log.
+			gap := newClient(t, recordedTopic(history.Keep{NoGap: true}))
+			gap.ser = s
+			gap.join(h, `{}`)
+			gap.take()
+			for range 2 {
+				if err := gap.ps.Broadcast(t.Context(), "room:1", "bytes", serializer.Binary([]byte("xy"))); err != nil {
+					t.Errorf("version %s: the sender got %v", s.Version(), err)
+				}
+			}
+			broadcastN(t, gap.ps, "msg", 1, 1)
+			want = slices.DeleteFunc([]string{"bytes binary xy", "bytes binary xy", `msg {"n":1}`}, func(text string) bool {
+				return s.Version() == "1.0.0" && strings.HasPrefix(text, "bytes")
+			})
+			if got := texts(gap.messages()); !slices.Equal(got, want) {
+				t.Errorf("version %s, NoGap: %q", s.Version(), got)
+			}
+			for _, c := range []*client{c, plain, gap} {
 				n, want := strings.Count(c.log(), "record cannot be sent"), 0
 				if s.Version() == "1.0.0" {
 					want = c.ref // once for each channel
@@ -264,6 +281,11 @@ func TestUnavailableLog(t *testing.T) {
 		if got := c.take(); !slices.Equal(got, want) {
 			t.Errorf("%q", got)
 		}
+		c.push("say", `{}`) // its reply would be ok
+		want[0] = strings.Replace(want[0], `"2"`, `"3"`, 1)
+		if got := c.take(); !slices.Equal(got, want) {
+			t.Errorf("%q", got)
+		}
 		log.broken = false
 		c.push("say", `{"n":1}`)
 		if got := texts(c.messages()); !slices.Equal(got, []string{`msg {"n":1}`, `phx_reply {}`}) {
@@ -290,6 +312,87 @@ func TestUnavailableLog(t *testing.T) {
 		}
 		other.leave()
 	})
+}
+
+// failingLog is a log whose appends return err, unless it is nil.
+type failingLog struct {
+	*history.Memory
+	err error
+}
+
+func (l *failingLog) Append(
+	ctx context.Context, topic string, r history.Record, k history.Keep,
+) (history.Record, error) {
+	if l.err != nil {
+		return r, l.err
+	}
+	return l.Memory.Append(ctx, topic, r, k)
+}
+
+// TestErrorsOfRecordedBroadcasts checks which error reply a client receives if its callback returns
+// the error of a recorded broadcast, and that the channel goes on.
+func TestErrorsOfRecordedBroadcasts(t *testing.T) {
+	type payload = serializer.Payload
+	for name, tc := range map[string]struct {
+		err     error
+		payload string // of the push, which is broadcast
+		reason  string
+	}{
+		"unavailable": {history.ErrUnavailable, `{}`, "history unavailable"},
+		"uncertain":   {history.ErrUncertain, `{}`, "history unavailable"},
+		"full":        {history.ErrFull, `{}`, "history unavailable"},
+		"reserved":    {nil, `{"a":1,"$pos":"x"}`, "reserved member"},
+		"too large":   {nil, `{"a":"` + strings.Repeat("x", 200) + `"}`, "payload too large"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				log := &failingLog{Memory: history.NewMemory(history.MemoryConfig{})}
+				ps := pubsub.NewRecorded(nil, log, history.Rules{"room:*": {Bytes: 100}})
+				h := channel.Define(
+					func(_ *nobody, ctx context.Context, _ *channel.Channel, p serializer.Payload) (any, error) {
+						return nil, ps.Broadcast(ctx, "room:2", "msg", p)
+					},
+					channel.On("say", func(_ *nobody, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) {
+						return push.OK(nil), c.Broadcast("msg", p)
+					}),
+					channel.On("send", func(_ *nobody, _ context.Context, c *channel.Channel, p payload) (push.Reply, error) {
+						return push.NoReply, c.Send(p)
+					}),
+					channel.Info(func(_ *nobody, _ context.Context, c *channel.Channel, p serializer.Payload) error {
+						return c.Broadcast("msg", p)
+					}),
+				)
+				c, other := newClient(t, ps), newClient(t, ps)
+				c.join(h, `{}`)
+				c.take()
+
+				log.err = tc.err
+				want := []string{fmt.Sprintf(`phx_reply {"reason":%q}`, tc.reason)}
+				c.push("say", tc.payload)
+				if got := texts(c.messages()); !slices.Equal(got, want) {
+					t.Errorf("a push: %q", got)
+				}
+				c.push("send", tc.payload)
+				if got := texts(c.messages()); len(got) > 0 {
+					t.Errorf("a message: %q", got)
+				}
+				if n := strings.Count(c.log(), "recorded broadcast failed"); n != 2 {
+					t.Errorf("%d errors were logged: %s", n, c.log())
+				}
+				other.join(h, tc.payload)
+				if got := texts(other.messages()); !slices.Equal(got, want) {
+					t.Errorf("a join: %q", got)
+				}
+				log.err = nil
+				c.push("say", `{"n":1}`)
+				if got := texts(c.messages()); !slices.Equal(got, []string{`msg {"n":1}`, `phx_reply {}`}) {
+					t.Errorf("later: %q", got)
+				}
+				c.leave()
+				other.leave()
+			})
+		})
+	}
 }
 
 // TestPolicyIsIgnoredForRecords checks the warning, once for a handler.

@@ -31,6 +31,8 @@ var (
 	replyTrimmed     = errorReply("trimmed")
 	replyUnavailable = errorReply(historyUnavailable)
 	replyPosition    = errorReply(invalidPosition)
+	replyMember      = errorReply("reserved member")
+	replyTooLarge    = errorReply("payload too large")
 )
 
 // waitingTop is a push of {"top": true} that is answered when the channel has reached a position.
@@ -224,13 +226,16 @@ func reached(pos, top history.Position) bool {
 	return pos.Epoch() == top.Epoch() && pos.Offset() >= top.Offset()
 }
 
-// isUnavailable reports whether an error is that of a recorded broadcast because the log does not
-// answer.
-func isUnavailable(err error) bool {
-	for _, e := range []error{history.ErrUnavailable, history.ErrUncertain, history.ErrFull} {
-		if errors.Is(err, e) {
-			return true
-		}
+// replyToRecording returns the answer to a client whose callback returned the error of a recorded
+// broadcast. It reports false for other errors.
+func replyToRecording(err error) (push.Reply, bool) {
+	switch {
+	case errors.Is(err, history.ErrUnavailable), errors.Is(err, history.ErrUncertain), errors.Is(err, history.ErrFull):
+		return replyUnavailable, true
+	case errors.Is(err, history.ErrReserved):
+		return replyMember, true
+	case errors.Is(err, history.ErrTooLarge):
+		return replyTooLarge, true
 	}
-	return false
+	return push.Reply{}, false
 }

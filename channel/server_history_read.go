@@ -25,14 +25,16 @@ const (
 )
 
 // handlePast handles an item of the channel's past.
-func (c *Channel) handlePast(kind itemKind) {
-	switch kind {
+func (c *Channel) handlePast(it *item) {
+	switch it.kind {
 	case itemRead:
 		c.read()
 	case itemMarker:
 		c.sendHeldBack()
 	case itemTops:
 		c.answerTops()
+	case itemUnsendable:
+		c.up.Log(c.driver(), "record cannot be sent", it.msg.(error))
 	case itemLost:
 		c.feed(serverInput{kind: serverInLost, err: errHistoryLost})
 	}
@@ -43,10 +45,6 @@ func (c *Channel) handlePast(kind itemKind) {
 func (c *Channel) read() {
 	p := &c.ext.past
 	p.posted.Store(false)
-	if err := p.unsendable.Load(); err != nil && !p.warned {
-		p.warned = true // once per channel
-		c.up.Log(c.driver(), "record cannot be sent", *err)
-	}
 	if p.reader.Live() {
 		return
 	}

@@ -99,11 +99,13 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 		answer = replyInvalid
 	case errors.As(in.err, &rejected):
 		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
-	case isUnavailable(in.err):
-		c.up.Log(c.driver(), "join without the log of a topic", in.err)
-		answer = replyUnavailable
 	default:
-		in.crashed = true
+		var isRecording bool
+		if answer, isRecording = replyToRecording(in.err); isRecording {
+			c.up.Log(c.driver(), "join failed because of the log of a topic", in.err)
+			break
+		}
+		answer, in.crashed = replyCrashed, true
 	}
 	frame, err := c.encodeReply(c.joinRef(), it.ref, answer)
 	if err != nil {
