@@ -19,6 +19,10 @@ type Broadcast struct {
 	// called.
 	record *history.Record
 
+	// The record before a broadcast that is not recorded itself, if it comes from or goes to other
+	// nodes.
+	after *history.Position
+
 	// The frames encoded so far, one for each form and serializer, as a list that only grows. It is
 	// read without the lock.
 	first atomic.Pointer[encoding]

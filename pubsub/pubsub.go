@@ -287,7 +287,7 @@ func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, eve
 	}
 	err = p.deliver(to.key, b, from)
 	if p.adapter != nil {
-		err = errors.Join(err, p.adapter.Publish(ctx, "", b.addressed(to.key)))
+		err = errors.Join(err, p.adapter.Publish(ctx, "", p.following(to, b).addressed(to.key)))
 	}
 	return err
 }
@@ -337,18 +337,34 @@ func (p *PubSub) Health() Health {
 	return p.adapter.Health()
 }
 
-// Run connects this node to the others until ctx ends, and then returns nil. Any other end is an
-// error of the adapter that retrying cannot cure, such as a second call of Run. Before Run is
-// called, a broadcast reaches only this node's subscribers and returns an error. Without an adapter
-// Run returns nil at once.
+// Run connects this node to the others, and to its log, until ctx ends, and then returns nil. Any
+// other end is an error of the adapter or the log that retrying cannot cure, such as a second call
+// of Run. Before Run is called, a broadcast reaches only this node's subscribers and returns an
+// error. Without an adapter, and without a log or with an instant one, Run returns nil at once.
 func (p *PubSub) Run(ctx context.Context) error {
-	if p.adapter == nil {
-		return nil
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var runs []func() error
+	if p.adapter != nil {
+		runs = append(runs, func() error {
+			return p.adapter.Run(ctx, Inbox{Deliver: p.receive, Gap: p.onGap.Notify})
+		})
 	}
-	return p.adapter.Run(ctx, Inbox{
-		Deliver: p.receive,
-		Gap:     p.onGap.Notify,
-	})
+	if p.records != nil && !p.records.topics.Instant() {
+		runs = append(runs, func() error { return p.records.topics.Run(ctx) })
+	}
+	results := make(chan error, len(runs))
+	for _, run := range runs {
+		go func() { results <- run() }()
+	}
+	var first error
+	for range runs {
+		if err := <-results; err != nil && first == nil {
+			first = err
+		}
+		cancel() // the node is not complete without the other
+	}
+	return first
 }
 
 // receive delivers a broadcast of another node. Errors are dropped, because the broadcaster is not
@@ -360,7 +376,10 @@ func (p *PubSub) receive(b *Broadcast) {
 		return
 	}
 	if len(name) != len(key) {
-		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload}
+		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload, after: b.after}
+	}
+	if b.after != nil && p.records != nil && p.records.deliverAfter(b) {
+		return
 	}
 	_ = p.deliver(key, b, nil)
 }

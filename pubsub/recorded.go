@@ -3,6 +3,7 @@ package pubsub
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"bennu.example/history"
@@ -12,9 +13,11 @@ import (
 
 // records is the recording part of a PubSub.
 type records struct {
-	log    history.Local
-	rules  ruleTable
-	topics *follow.Topics[*Broadcast]
+	ps      *PubSub
+	log     history.Log
+	rules   ruleTable
+	topics  *follow.Topics[*Broadcast]
+	pending pendingRecords
 }
 
 // followed is a recorded topic that is in use: it has subscribers or readers, or is broadcast to.
@@ -23,10 +26,13 @@ type followed = follow.Topic[*Broadcast]
 // NewRecorded returns a PubSub that records the broadcasts that the rules select, in log. A
 // recorded broadcast is stored first, and delivered only if it was stored.
 //
-// The log must be local and instant, such as history.Memory, and the adapter must be nil: an
-// adapter joins several processes, and each would have a log of its own. Logs for several nodes
-// come with the engines. NewRecorded panics if the log is nil or another one, if there is an
-// adapter, or if Rules.Check returns an error.
+// A log of one process, such as history.Memory, cannot be combined with an adapter, which joins
+// several: each would have a log of its own. The engines have logs for several nodes. Run must be
+// called, as with an adapter, unless the log is instant (see history.Local). Before, a recorded
+// broadcast fails with history.ErrUnavailable.
+//
+// NewRecorded panics if the log is nil, if there is an adapter and the log is a history.Local, or
+// if Rules.Check returns an error.
 func NewRecorded(a Adapter, log history.Log, rules history.Rules) *PubSub {
 	if log == nil {
 		panic("pubsub: NewRecorded: the log is nil")
@@ -34,17 +40,15 @@ func NewRecorded(a Adapter, log history.Log, rules history.Rules) *PubSub {
 	if err := rules.Check(); err != nil {
 		panic("pubsub: NewRecorded: " + err.Error())
 	}
-	local, ok := log.(history.Local)
-	switch {
-	case !ok || !local.Local():
-		panic(fmt.Sprintf("pubsub: NewRecorded: %T is not a local, instant log; logs for several nodes come with the engines",
-			log))
-	case a != nil:
+	if _, ok := log.(history.Local); ok && a != nil {
 		panic(fmt.Sprintf("pubsub: NewRecorded: %T is the log of one process, so that it cannot be combined with an adapter",
 			log))
 	}
 	p := New(a)
-	p.records = &records{log: local, rules: compileRules(rules), topics: follow.NewTopics(local, newRecorded)}
+	r := &records{ps: p, log: log, rules: compileRules(rules)}
+	r.pending.init()
+	r.topics = follow.NewTopics(log, follow.Hooks[*Broadcast]{Item: newRecorded, Delivery: r.delivery, Lost: p.lost})
+	p.records = r
 	return p
 }
 
@@ -112,27 +116,44 @@ func (p *PubSub) record(
 		return history.Position{}, recordError(event, topic, err)
 	}
 	b := &recorded{
-		Broadcast{Topic: topic, Event: event, Payload: body}, history.Record{Event: event, Payload: body, ID: id},
+		Broadcast: Broadcast{Topic: topic, Event: event, Payload: body},
+		r:         history.Record{Event: event, Payload: body, ID: id},
 	}
 	if sender, ok := from.(follow.Sender); ok {
 		b.r.From = sender.ClientID()
 	}
-	d := delivery{b: &b.Broadcast, from: from}
-	if t := p.lock(topicKey(topic)); t != nil {
-		preps := t.prep
-		t.mu.RUnlock()
-		if len(preps) > 0 {
-			d.prepared, _ = p.prepare(preps, d.b) // before order is locked, because they are others' code
-		}
-	}
-	err = p.store(ctx, topic, b, &d, k)
-	for _, err := range d.panics {
-		p.report(err)
-	}
+	pos, err := p.records.append(ctx, b, from, k)
 	if err != nil {
 		return history.Position{}, recordError(event, topic, err)
 	}
-	return b.r.Position, nil
+	return pos, nil
+}
+
+// deliveries are of records of an instant log.
+var deliveries = sync.Pool{New: func() any { return new(recordDelivery) }}
+
+// append stores a record and delivers it to the subscribers except from.
+func (r *records) append(ctx context.Context, b *recorded, from Subscriber, k *history.Keep) (history.Position, error) {
+	instant := r.topics.Instant()
+	var d *recordDelivery
+	if instant {
+		d = deliveries.Get().(*recordDelivery)
+		defer func() {
+			*d = recordDelivery{}
+			deliveries.Put(d)
+		}()
+	} else {
+		d = new(recordDelivery) // the feed may need it for longer
+	}
+	d.ps, d.b, d.from = r.ps, &b.Broadcast, from
+	d.prepare() // before order is locked, because preparers are others' code
+	if instant {
+		return r.topics.Append(ctx, b.Topic, &b.r, k, d)
+	}
+	b.r.Origin = r.pending.add(d)
+	pos, err := r.topics.Append(ctx, b.Topic, &b.r, k, d)
+	r.pending.done(b.r.Origin, err)
+	return pos, err
 }
 
 // recordable returns a payload as it is recorded: an object as JSON, or binary.
@@ -157,93 +178,6 @@ func recordable(payload any) (serializer.Payload, error) {
 	return p, err
 }
 
-// store appends the record of b to the log and delivers it. Errors of subscribers are not returned:
-// the record is stored, whoever can receive it.
-func (p *PubSub) store(ctx context.Context, topic string, b *recorded, d *delivery, k *history.Keep) error {
-	f := p.records.topics.Find(topic)
-	if f != nil {
-		defer f.Release()
-		if err := f.Lock(ctx); err != nil {
-			return err
-		}
-		defer f.Unlock()
-		if err := p.appendRecord(ctx, topic, b, k); err != nil {
-			return err
-		}
-		p.apply(ctx, f, d)
-		return nil
-	}
-	if err := p.appendRecord(ctx, topic, b, k); err != nil {
-		return err
-	}
-	// If a reader has begun meanwhile, it may have seen the log without the record.
-	if f = p.records.topics.Find(topic); f == nil {
-		return nil
-	}
-	defer f.Release()
-	if f.Lock(ctx) == nil { // otherwise the topic begins behind the record
-		defer f.Unlock()
-		p.apply(ctx, f, d)
-	}
-	return nil
-}
-
-// appendRecord appends the record of b to the log.
-func (p *PubSub) appendRecord(ctx context.Context, topic string, b *recorded, k *history.Keep) (err error) {
-	if b.r, err = p.records.log.Append(ctx, topic, b.r, *k); err == nil {
-		b.record = &b.r
-	}
-	return err
-}
-
-// apply delivers a record that was appended, unless it was delivered already: because its ID is
-// known, or by another broadcast that caught up. The caller must hold order.
-func (p *PubSub) apply(ctx context.Context, f *followed, d *delivery) {
-	r := d.b.record
-	switch cursor := f.Cursor(); {
-	case r.Prev == cursor:
-		p.deliverRecord(f, d)
-	case r.Position.Epoch() == cursor.Epoch() && r.Position.Offset() <= cursor.Offset():
-	default:
-		p.catchUp(ctx, f, d)
-	}
-}
-
-// deliverRecord delivers a record and moves the cursor to it. The caller must hold order.
-func (p *PubSub) deliverRecord(f *followed, d *delivery) {
-	defer f.Push(d.b.record, d.b) // after the delivery, even if a subscriber ends its goroutine
-	if t := p.lock(topicKey(f.Name())); t != nil {
-		d.deliverTo(t)
-	}
-}
-
-// catchUp delivers everything after the cursor, with the record of d, which was appended. It is
-// needed if records were appended while the topic was not in use yet, or by somebody else. The
-// caller must hold order.
-func (p *PubSub) catchUp(ctx context.Context, f *followed, d *delivery) {
-	for {
-		batch, err := p.records.log.Read(ctx, f.Name(), f.Cursor(), 1000)
-		if err != nil {
-			p.lost(f, d.b.record.Prev)
-			p.deliverRecord(f, d)
-			return
-		}
-		for i := range batch.Records {
-			r := &batch.Records[i]
-			if r.Position == d.b.record.Position {
-				p.deliverRecord(f, d)
-				continue
-			}
-			other := delivery{b: newRecorded(f.Name(), r)}
-			p.deliverRecord(f, &other)
-			d.panics = append(d.panics, other.panics...)
-		}
-		if !batch.More {
-			return
-		}
-	}
-}
-
 // Subscribers that must end because the log was lost are divided into lostParts, which end one
 // after the other every lostEvery, so that not all clients return at once.
 const (
@@ -251,10 +185,8 @@ const (
 	lostEvery = 40 * time.Millisecond
 )
 
-// lost makes top the cursor and notifies the readers that their place does not exist any more. The
-// caller must hold order.
-func (p *PubSub) lost(f *followed, top history.Position) {
-	f.Reset(top)
+// lost notifies the readers that their place does not exist any more. It is called under order.
+func (p *PubSub) lost(f *followed) {
 	t := p.lock(topicKey(f.Name()))
 	if t == nil {
 		return
@@ -303,34 +235,15 @@ func (p *PubSub) read(
 // a phx_error, so that they join again. The error wraps history.ErrNoRule if nothing is recorded on
 // the topic.
 func (p *PubSub) Forget(ctx context.Context, topic string) error {
-	var f *followed
-	if p.records != nil {
-		f = p.records.acquire(topic)
-	}
 	err := history.ErrNoRule
-	if f != nil {
-		defer f.Release()
-		err = p.forget(ctx, f)
+	if p.records != nil {
+		if k := p.records.rules.topic(topic); k != nil {
+			err = p.records.topics.Forget(ctx, topic, *k)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("pubsub: forget %s: %w", topic, err)
 	}
-	return nil
-}
-
-func (p *PubSub) forget(ctx context.Context, f *followed) error {
-	if err := f.Lock(ctx); err != nil {
-		return err
-	}
-	defer f.Unlock()
-	if err := p.records.log.Forget(ctx, f.Name()); err != nil {
-		return err
-	}
-	tops, err := p.records.log.Tops(ctx, []string{f.Name()})
-	if err != nil {
-		return err
-	}
-	p.lost(f, tops[0])
 	return nil
 }
 

@@ -4,19 +4,33 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+
+	"bennu.example/history"
 )
 
-// wireVersion is the first byte of an encoded broadcast. Nodes reject every other version. To
-// change the format, a cluster must first be upgraded to a release that reads both versions.
-const wireVersion = 1
+// The first byte of an encoded broadcast is the version of its format. Nodes reject every other
+// version. To change the format, a cluster must first be upgraded to a release that reads both
+// versions.
+const (
+	wireVersion  = 1
+	wireFollowed = 2 // begins with the position of the record that precedes the broadcast
+)
 
 var errWire = errors.New("pubsub: malformed broadcast")
 
 // AppendBinary appends b in the encoding that adapters exchange: a version, the topic and the event
-// with their lengths, and the payload. The format is private to the nodes of a cluster.
+// with their lengths, and the payload. If b follows a record, its position comes before the topic.
+// The format is private to the nodes of a cluster.
 func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
-	dst = append(dst, wireVersion)
-	for _, s := range []string{b.Topic, b.Event} {
+	texts := [...]string{"", b.Topic, b.Event}
+	used := texts[1:]
+	if b.after == nil {
+		dst = append(dst, wireVersion)
+	} else {
+		texts[0], used = b.after.String(), texts[:]
+		dst = append(dst, wireFollowed)
+	}
+	for _, s := range used {
 		dst = binary.AppendUvarint(dst, uint64(len(s)))
 		dst = append(dst, s...)
 	}
@@ -26,9 +40,10 @@ func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
 // ParseBroadcast decodes the encoding of AppendBinary. The payload of the result aliases data, so
 // data must not be changed afterwards.
 func ParseBroadcast(data []byte) (*Broadcast, error) {
-	if len(data) == 0 || data[0] != wireVersion {
+	if len(data) == 0 || data[0] != wireVersion && data[0] != wireFollowed {
 		return nil, errWire
 	}
+	followed := data[0] == wireFollowed
 	data = data[1:]
 	next := func() (string, bool) {
 		n, size := binary.Uvarint(data)
@@ -39,12 +54,21 @@ func ParseBroadcast(data []byte) (*Broadcast, error) {
 		data = data[size+int(n):]
 		return s, true
 	}
+	var after *history.Position
+	if followed {
+		text, ok := next()
+		p, err := history.ParsePosition(text)
+		if !ok || err != nil {
+			return nil, errWire
+		}
+		after = &p
+	}
 	topic, ok1 := next()
 	event, ok2 := next()
 	if !ok1 || !ok2 {
 		return nil, errWire
 	}
-	b := &Broadcast{Topic: topic, Event: event}
+	b := &Broadcast{Topic: topic, Event: event, after: after}
 	if err := b.Payload.UnmarshalBinary(data); err != nil {
 		return nil, fmt.Errorf("%w: %w", errWire, err)
 	}

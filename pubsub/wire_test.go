@@ -29,8 +29,16 @@ func TestBroadcastEncodingRoundTrip(t *testing.T) {
 			t.Errorf("%q was decoded and encoded as %q, %v", data, again, err)
 		}
 	}
+	const text = "\x02\x0cepoch-5-ab12\x06room:1\x01e\x02{}"
+	b, err := pubsub.ParseBroadcast([]byte(text))
+	if err != nil || b.Topic != "room:1" || b.Event != "e" || b.Record() != nil {
+		t.Errorf("%+v, %v", b, err)
+	} else if again, err := b.AppendBinary(nil); err != nil || string(again) != text {
+		t.Errorf("%q was encoded as %q, %v", text, again, err)
+	}
 	for _, bad := range []string{
-		"", "\x01", "\x02\x00\x00\x00", "\x01\x05abc", "\x01\x00\x00",
+		text[:9], "\x02\x0cepoch-5-????\x06room:1\x01e\x02{}",
+		"\x03\x00\x00\x00", "", "\x01", "\x02\x00\x00\x00", "\x01\x05abc", "\x01\x00\x00",
 		"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x01\x00\x00\x02{",
 	} {
 		if b, err := pubsub.ParseBroadcast([]byte(bad)); err == nil {
@@ -42,6 +50,7 @@ func TestBroadcastEncodingRoundTrip(t *testing.T) {
 func FuzzParseBroadcast(f *testing.F) {
 	f.Add([]byte("\x01\x06room:1\x03msg\x02{}"))
 	f.Add([]byte("\x01\x00\x00\x04bytes"))
+	f.Add([]byte("\x02\x0cepoch-5-ab12\x06room:1\x01e\x02{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := pubsub.ParseBroadcast(data)
 		if err != nil {

@@ -48,6 +48,7 @@ type world struct {
 	topic  *follow.Topic[int]
 	keep   history.Keep
 	live   []*client // they receive what is delivered
+	lost   int
 }
 
 // client is a subscriber with a reader.
@@ -61,33 +62,63 @@ func number(_ string, r *history.Record) int { return int(r.Position.Offset()) }
 func newWorld(t *testing.T, k history.Keep) *world {
 	k, _ = history.Rules{"t": k}.Rule("t")
 	w := &world{t: t, log: &countingLog{Memory: history.NewMemory(history.MemoryConfig{})}, keep: k}
-	w.topics = follow.NewTopics[int](w.log, number)
+	w.topics = follow.NewTopics[int](w.log, w.hooks())
 	w.topic = w.topics.Acquire("t", k)
 	return w
 }
+
+func (w *world) hooks() follow.Hooks[int] {
+	return follow.Hooks[int]{
+		Item:     number,
+		Delivery: func(string, *history.Record) follow.Delivery[int] { return &delivery{w: w} },
+		Lost:     func(*follow.Topic[int]) { w.lost++ },
+	}
+}
+
+// delivery delivers the number of a record to the live clients.
+type delivery struct {
+	w    *world
+	n    int
+	park *client // parked instead
+	done int
+}
+
+func (d *delivery) Item(r *history.Record) int {
+	d.n = number("", r)
+	return d.n
+}
+
+func (d *delivery) Deliver(*follow.Topic[int]) {
+	for _, c := range d.w.live {
+		if c.r.Live() {
+			c.got = append(c.got, d.n)
+		}
+	}
+	if d.park != nil {
+		d.park.r.Park()
+	}
+}
+
+func (d *delivery) Done() { d.done++ }
 
 // append appends records and delivers them, as package pubsub does. The item of a record is its
 // offset.
 func (w *world) append(n int, body ...byte) (last history.Position) {
 	w.t.Helper()
 	for range n {
-		if err := w.topic.Lock(w.t.Context()); err != nil {
-			w.t.Fatal(err)
-		}
-		r, err := w.log.Append(w.t.Context(), "t", history.Record{Event: "e", Payload: serializer.Binary(body)}, w.keep)
-		if err != nil || r.Prev != w.topic.Cursor() {
-			w.t.Fatalf("%v after %v: %v", r.Prev, w.topic.Cursor(), err)
-		}
-		for _, c := range w.live {
-			if c.r.Live() {
-				c.got = append(c.got, number("", &r))
-			}
-		}
-		w.topic.Push(&r, number("", &r))
-		w.topic.Unlock()
-		last = r.Position
+		last = w.appendBy(&delivery{w: w}, body...)
 	}
 	return last
+}
+
+func (w *world) appendBy(d *delivery, body ...byte) history.Position {
+	w.t.Helper()
+	r := history.Record{Event: "e", Payload: serializer.Binary(body)}
+	p, err := w.topics.Append(w.t.Context(), "t", &r, &w.keep, d)
+	if err != nil || d.done != 1 {
+		w.t.Fatalf("%d deliveries, %v", d.done, err)
+	}
+	return p
 }
 
 func (w *world) open(start follow.Start) (*client, follow.Mark) {
@@ -417,16 +448,7 @@ func TestPark(t *testing.T) {
 	}
 	before := c.r.Position()
 	for round := range 3 {
-		if err := w.topic.Lock(t.Context()); err != nil { // a delivery
-			t.Fatal(err)
-		}
-		r, err := w.log.Append(t.Context(), "t", history.Record{Event: "e"}, w.keep)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.r.Park()
-		w.topic.Push(&r, number("", &r))
-		w.topic.Unlock()
+		w.appendBy(&delivery{w: w, park: c})
 		if c.r.Live() || c.r.Position() != before || w.topic.Holds() != 0 {
 			t.Fatalf("round %d: live is %v, at %v", round, c.r.Live(), c.r.Position())
 		}
@@ -459,7 +481,7 @@ func TestPark(t *testing.T) {
 	w.close(c)
 }
 
-func TestReset(t *testing.T) {
+func TestForget(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, history.Keep{})
 	since := w.append(5)
@@ -467,20 +489,15 @@ func TestReset(t *testing.T) {
 	reading, _ := w.open(follow.Start{})
 	live.r.Flip()
 	w.append(5)
-	if err := w.log.Forget(t.Context(), "t"); err != nil {
-		t.Fatal(err)
+	if err := w.topics.Forget(t.Context(), "t", w.keep); err != nil || w.lost != 1 {
+		t.Fatalf("%d notifications, %v", w.lost, err)
 	}
 	tops, _ := w.log.Tops(t.Context(), []string{"t"})
-	if err := w.topic.Lock(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	w.topic.Reset(tops[0])
-	w.topic.Unlock()
 	if _, err := reading.r.Next(t.Context(), 1); !errors.Is(err, history.ErrEpoch) {
-		t.Errorf("Next after the reset: %v", err)
+		t.Errorf("Next after Forget: %v", err)
 	}
 	if f := reading.r.Flip(); f != follow.FlipLost || reading.r.Live() {
-		t.Errorf("Flip after the reset: %v", f)
+		t.Errorf("Flip after Forget: %v", f)
 	}
 	late, m := w.open(follow.Start{Since: since})
 	if m.Why != follow.WhyEpoch || m.Position != tops[0] {
@@ -499,7 +516,8 @@ func TestWindowsAreBounded(t *testing.T) {
 	t.Parallel()
 	k, _ := history.Rules{"*": {}}.Rule("t")
 	log := history.NewMemory(history.MemoryConfig{})
-	topics := follow.NewTopics[int](log, number)
+	w := &world{t: t}
+	topics := follow.NewTopics[int](log, w.hooks())
 	const most = 100_000
 	topics.SetMost(most)
 	late := 0 // topics that got a window after the bound was reached
@@ -508,15 +526,10 @@ func TestWindowsAreBounded(t *testing.T) {
 		topic := topics.Acquire(name, k)
 		defer topic.Release()
 		for range 20 {
-			if err := topic.Lock(t.Context()); err != nil {
+			r := history.Record{Event: "e", Payload: serializer.Binary(make([]byte, 100))}
+			if _, err := topics.Append(t.Context(), name, &r, &k, &delivery{w: w}); err != nil {
 				t.Fatal(err)
 			}
-			r, err := log.Append(t.Context(), name, history.Record{Event: "e", Payload: serializer.Binary(make([]byte, 100))}, k)
-			if err != nil {
-				t.Fatal(err)
-			}
-			topic.Push(&r, 0)
-			topic.Unlock()
 			if _, _, bytes := topic.Window(); bytes > most+1000 {
 				t.Fatalf("%d bytes", bytes)
 			}

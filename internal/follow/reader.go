@@ -3,6 +3,7 @@ package follow
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync/atomic"
 	"time"
 
@@ -202,7 +203,7 @@ func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) 
 	b, err := t.all.log.Read(ctx, t.name, p, t.keep.MaxReplay+1)
 	items := make([]B, len(b.Records))
 	for i := range b.Records {
-		items[i] = t.all.item(t.name, &b.Records[i])
+		items[i] = t.all.hooks.Item(t.name, &b.Records[i])
 	}
 	t.order.Lock()
 	defer t.order.Unlock()
@@ -215,10 +216,25 @@ func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) 
 		return Mark{}, true, err
 	case bounded && len(b.Records) > t.keep.MaxReplay:
 		return Mark{Why: WhyMany}, true, nil
-	case t.find(p) == nil:
-		t.extend(b, items) // fails if the window was trimmed meanwhile
+	case !t.started || t.find(p) != nil || t.extend(b, items) || t.all.instant:
+		return Mark{}, false, nil // the window may have been trimmed meanwhile
 	}
-	return Mark{}, false, nil
+	return Mark{}, false, t.awaitRepair(ctx, p)
+}
+
+// awaitRepair waits until the window has the position p or a repair has ended. It is needed if the
+// log has p and the topic is behind it, or if the log has not what the topic has delivered. The
+// caller must hold order.
+func (t *Topic[B]) awaitRepair(ctx context.Context, p history.Position) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	before := t.repaired
+	t.repair(0)
+	err := t.await(ctx, func() bool { return t.gone || !t.started || t.repaired != before || t.find(p) != nil })
+	if err != nil {
+		err = fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+	}
+	return err
 }
 
 // hold makes the reader hold the items after s. The caller must hold order.
@@ -251,11 +267,38 @@ func (r *Reader[B]) Position() history.Position {
 // Top returns the position of the log's newest item. Everything up to it was delivered to the live
 // readers.
 func (r *Reader[B]) Top(ctx context.Context) (history.Position, error) {
-	if err := r.t.Lock(ctx); err != nil {
+	t := r.t
+	if !t.all.instant {
+		return t.awaitTop(ctx)
+	}
+	if err := t.Lock(ctx); err != nil {
 		return history.Position{}, err
 	}
-	defer r.t.Unlock()
-	return r.t.cursor, nil
+	defer t.Unlock()
+	return t.cursor, nil
+}
+
+// awaitTop requests the position of the log's newest item, and waits until the topic has reached
+// it.
+func (t *Topic[B]) awaitTop(ctx context.Context) (history.Position, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	tops, err := t.all.log.Tops(ctx, []string{t.name})
+	if err != nil {
+		return history.Position{}, err
+	}
+	if err := t.Lock(ctx); err != nil {
+		return history.Position{}, err
+	}
+	defer t.Unlock()
+	if !reached(t.cursor, tops[0]) {
+		t.expect(tops[0])
+		t.repair(feedDelay)
+	}
+	if err := t.await(ctx, func() bool { return t.gone || reached(t.cursor, tops[0]) }); err != nil {
+		return history.Position{}, fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+	}
+	return tops[0], nil
 }
 
 // Sync calls f under order, with the position up to which the reader's client was sent everything,
@@ -337,11 +380,29 @@ func (r *Reader[B]) Next(ctx context.Context, limit int) ([]Item[B], error) {
 	if err != nil {
 		return nil, err
 	}
-	items := make([]Item[B], len(b.Records))
+	items := make([]Item[B], t.delivered(b.Records))
+	if len(items) == 0 && !t.all.instant {
+		t.order.Lock()
+		defer t.Unlock()
+		t.repair(0) // what was delivered is not in the log
+		return nil, fmt.Errorf("%w: it has not what was delivered", history.ErrUnavailable)
+	}
 	for i := range items {
-		items[i] = Item[B]{b.Records[i].Position, t.all.item(t.name, &b.Records[i])}
+		items[i] = Item[B]{b.Records[i].Position, t.all.hooks.Item(t.name, &b.Records[i])}
 	}
 	return items, nil
+}
+
+// delivered returns how many of the records were delivered to the live readers. A reader must not
+// read further than them.
+func (t *Topic[B]) delivered(records []history.Record) int {
+	t.order.Lock()
+	defer t.order.Unlock()
+	n := len(records)
+	for n > 0 && records[n-1].Position.Epoch() == t.cursor.Epoch() && !reached(t.cursor, records[n-1].Position) {
+		n--
+	}
+	return n
 }
 
 // Advance moves the reader behind an item that Next returned, after it was handled.

@@ -2,7 +2,6 @@ package follow
 
 import (
 	"cmp"
-	"context"
 	"slices"
 	"sync"
 	"time"
@@ -25,18 +24,21 @@ const linger = 5 * time.Second
 
 // Topic is a topic in use.
 //
-// Its lock, order, is held while an item is appended and delivered, so that all readers receive the
-// items in the order of the log. An instant log is called under it, and so is Deliver, which may
-// encode a frame. Nothing that runs under it may wait.
+// Its lock, order, is held while an item is delivered, and while it is appended to an instant log,
+// so that all readers receive the items in the order of the log. An instant log is called under it,
+// and so is Deliver, which may encode a frame. Nothing that runs under it may wait.
 type Topic[B any] struct {
 	all   *Topics[B]
 	name  string
 	keep  history.Keep
-	users int // guarded by the shard
+	users int           // guarded by the shard
+	jobs  [jobKinds]job // guarded by the agendas
 
 	order   sync.Mutex
-	started bool
-	cursor  history.Position
+	started bool             // the cursor is known
+	cursor  history.Position // of the newest item that was delivered
+	resets  int              // how often the cursor was set or lost
+	gone    bool             // it was released
 
 	// The window. Each slot is a position with its item, except that the first has no item: it is
 	// where the window begins. The last is the cursor.
@@ -45,6 +47,21 @@ type Topic[B any] struct {
 	filling chan struct{} // closed when a read of older items has ended. Nil means that none runs
 	until   time.Time     // the window keeps what it has; zero: it does not
 	timer   *time.Timer   // trims the window then
+
+	changed  chan struct{} // closed when something has changed. Nil means that nobody waits
+	finished []Delivery[B] // those that need Done after the next Unlock
+	held     holding[B]    // messages that wait for a record
+
+	// Of a log that is not instant.
+	down      error            // why the log does not feed the topic
+	expected  history.Position // a record that the log has; zero: none
+	attempts  int              // repairs that did not reach it
+	due       bool             // a repair must read, even if nothing is expected
+	repairing bool
+	repaired  int // repairs that have ended
+	backoff   time.Duration
+	urgent    bool          // the feed had an interruption since the last survey
+	survey    time.Duration // the interval
 }
 
 // slot is a position in the window.
@@ -69,62 +86,11 @@ func (t *Topic[B]) Name() string { return t.name }
 // Keep returns the rule of the topic.
 func (t *Topic[B]) Keep() history.Keep { return t.keep }
 
-// Lock locks order. The error is that of the log, if it does not know the cursor.
-func (t *Topic[B]) Lock(ctx context.Context) error {
-	t.order.Lock()
-	if t.started {
-		return nil
-	}
-	if err := t.start(ctx); err != nil {
-		t.order.Unlock()
-		return err
-	}
-	return nil
-}
-
-// Unlock unlocks order.
-func (t *Topic[B]) Unlock() {
-	over := t.all.full()
-	t.order.Unlock()
-	if !over {
-		return
-	}
-	if t.all.relieve(); t.all.full() {
-		t.order.Lock()
-		defer t.order.Unlock()
-		t.trim(true)
-	}
-}
-
-// Cursor returns the position of the newest item that was delivered. The caller must hold order.
-func (t *Topic[B]) Cursor() history.Position { return t.cursor }
-
-// Push moves the cursor to an item that was delivered. The caller must hold order.
-func (t *Topic[B]) Push(r *history.Record, item B) {
-	last := t.slots[len(t.slots)-1]
-	s := newSlot(r, item, last.number+1)
-	t.slots = append(t.slots, s)
-	t.cursor = r.Position
-	t.grow(s.size)
-	t.trim(false)
-}
-
 func newSlot[B any](r *history.Record, item B, number int64) *slot[B] {
 	return &slot[B]{
 		item: Item[B]{r.Position, item}, number: number,
 		size: len(r.Payload.Bytes()) + overhead, time: r.Time.UnixMilli(),
 	}
-}
-
-// Reset makes top the cursor, after the log was forgotten or has lost records. The window and
-// everything that readers hold are dropped. The caller must hold order.
-func (t *Topic[B]) Reset(top history.Position) { t.reset(top) }
-
-func (t *Topic[B]) reset(top history.Position) {
-	t.drop()
-	t.started = true
-	t.cursor = top
-	t.slots = []*slot[B]{{item: Item[B]{Position: top}}}
 }
 
 // drop removes the window. The caller must hold order.
@@ -178,10 +144,18 @@ func (t *Topic[B]) clear(s *slot[B]) {
 
 // find returns the slot of a position, or nil. The caller must hold order.
 func (t *Topic[B]) find(p history.Position) *slot[B] {
-	i, ok := slices.BinarySearchFunc(t.slots, p, func(s *slot[B], p history.Position) int {
-		return cmp.Compare(s.item.Position.Offset(), p.Offset())
+	if s := t.at(p.Offset()); s != nil && s.item.Position == p {
+		return s
+	}
+	return nil
+}
+
+// at returns the slot of an offset, or nil. The caller must hold order.
+func (t *Topic[B]) at(offset uint64) *slot[B] {
+	i, ok := slices.BinarySearchFunc(t.slots, offset, func(s *slot[B], offset uint64) int {
+		return cmp.Compare(s.item.Position.Offset(), offset)
 	})
-	if !ok || t.slots[i].item.Position != p {
+	if !ok {
 		return nil
 	}
 	return t.slots[i]
