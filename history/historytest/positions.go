@@ -321,13 +321,21 @@ func readingCreatesNothing(t *testing.T, e Engine) {
 	n.append("t", 1, keep)
 	before := e.Topics(t)
 	p := position(t, "0", 5, "abcd")
-	for i := range 2000 {
-		topic := fmt.Sprint("unknown ", i)
-		_, _ = n.Read(t.Context(), topic, p, 10)
-		_, _ = n.Before(t.Context(), topic, p, 10)
-		_, _ = n.Before(t.Context(), topic, history.Position{}, 10)
-		_ = n.top(topic)
+	var wg sync.WaitGroup
+	for w := range 8 {
+		wg.Go(func() {
+			for i := range 250 {
+				topic := fmt.Sprintf("unknown %d %d", w, i)
+				_, _ = n.Read(t.Context(), topic, p, 10)
+				_, _ = n.Before(t.Context(), topic, p, 10)
+				_, _ = n.Before(t.Context(), topic, history.Position{}, 10)
+				_, _ = n.Tops(t.Context(), []string{topic})
+				n.Watch(topic, func(error) {})
+				n.Unwatch(topic)
+			}
+		})
 	}
+	wg.Wait()
 	if after := e.Topics(t); after != before {
 		t.Errorf("%d topics before, %d after", before, after)
 	}

@@ -33,9 +33,22 @@ type Engine struct {
 	Rollback func(t testing.TB, topic string, n int)
 	// Topics returns the number of topics that the store knows.
 	Topics func(t testing.TB) int
+	// Node returns the log of another node on the same store.
+	Node func(t testing.TB) history.Log
+	// Freeze stops the store, so that it answers nothing, and returns a function that lets it go on.
+	Freeze func(t testing.TB) (thaw func())
+	// Disconnect cuts the connection between Log and the store, and returns a function that lets Log
+	// connect again. Other nodes keep their connections.
+	Disconnect func(t testing.TB) (connect func())
+	// LoseRecords removes all records of a topic from the store, but not what it knows of the topic
+	// itself.
+	LoseRecords func(t testing.TB, topic string)
+	// LoseMeta removes what the store knows of a topic itself, such as its top, but not the records.
+	LoseMeta func(t testing.TB, topic string)
 
-	Durable bool     // records survive Restart
-	Skips   []string // "Restart", "Rollback", "Topics"
+	Durable   bool     // records survive Restart
+	MaxTopics int      // the bound of Topics if no topic is watched, at most 50,000; zero means none
+	Skips     []string // the names of the functions that are nil
 }
 
 // Run runs the suite. It calls setup for each test, which must return an engine with a new store.
@@ -66,6 +79,21 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"rollback", rollback},
 		{"health", health},
 		{"run", run},
+		{"many topics", manyTopics},
+		{"appends that time out", timeouts},
+		{"lost records", lostRecords},
+		{"lost meta", lostMeta},
+		{"feed", feeds},
+		{"watch, then read", watchThenRead},
+		{"unwatch", unwatch},
+		{"forgotten", forgotten},
+		{"goroutines", goroutines},
+		{"two nodes", twoNodes},
+		{"two nodes append", twoNodesAppend},
+		{"two nodes append an id", twoNodesID},
+		{"two nodes forget", twoNodesForget},
+		{"frozen store", frozenStore},
+		{"lost connection", lostConnection},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.f(t, setup(t)) })
 	}
@@ -89,27 +117,32 @@ func skips(t *testing.T, e Engine) {
 type node struct {
 	t *testing.T
 	history.Log
+	*feed
+	stop func() // ends Run
+}
+
+// instant reports whether l is a log whose feed is not used.
+func instant(l history.Log) bool {
+	local, ok := l.(history.Local)
+	return ok && local.Local()
 }
 
 func start(t *testing.T, l history.Log) *node {
 	t.Helper()
-	n := &node{t, l}
-	if local, ok := l.(history.Local); ok && local.Local() {
+	n := &node{t: t, Log: l, feed: newFeed()}
+	if instant(l) {
 		return n
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() {
-		done <- l.Run(ctx, history.Inbox{
-			Record: func(string, history.Record) {}, Forgotten: func(string) {}, Gap: func(error) {},
-		})
-	}()
-	t.Cleanup(func() {
+	go func() { done <- l.Run(ctx, n.inbox()) }()
+	n.stop = sync.OnceFunc(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Errorf("Run: %v", err)
 		}
 	})
+	t.Cleanup(n.stop)
 	n.until("connected", func() bool { return l.Health().Connected })
 	return n
 }
@@ -126,6 +159,9 @@ func (n *node) until(what string, ok func() bool) {
 
 // keep is what most tests keep of a topic.
 var keep = history.Keep{Count: 100, Bytes: 1 << 20, Age: time.Hour}
+
+// long is what tests keep of a topic if they append an unknown number of records.
+var long = history.Keep{Count: 1000, Bytes: 1 << 20, Age: time.Hour}
 
 func object(i int) serializer.Payload { return serializer.Value(map[string]int{"n": i}) }
 

@@ -13,7 +13,6 @@ import (
 // TestSuite runs the suite of logs on a store without faults, and on one whose logs know as little
 // as the suite permits.
 func TestSuite(t *testing.T) {
-	t.Parallel()
 	for name, test := range map[string]struct {
 		faults fakelog.Faults
 		holes  bool
@@ -28,7 +27,6 @@ func TestSuite(t *testing.T) {
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
 			historytest.Run(t, func(*testing.T) historytest.Engine {
 				s := fakelog.NewStore(1)
 				if test.holes {
@@ -41,17 +39,28 @@ func TestSuite(t *testing.T) {
 }
 
 func engine(s *fakelog.Store, f fakelog.Faults) historytest.Engine {
-	node := func(testing.TB) history.Log {
-		l := s.Log("a")
+	node := func(name string) history.Log {
+		l := s.Log(name)
 		s.Set(f)
 		return l
 	}
 	return historytest.Engine{
-		Log:      node(nil),
-		Restart:  node,
+		Log:      node("a"),
+		Restart:  func(testing.TB) history.Log { return node("a") },
 		Rollback: func(_ testing.TB, topic string, n int) { s.Rollback(topic, n) },
 		Topics:   func(testing.TB) int { return s.Topics() },
-		Durable:  true,
+		Node:     func(testing.TB) history.Log { return node("b") },
+		Freeze: func(testing.TB) func() {
+			s.Freeze()
+			return s.Thaw
+		},
+		Disconnect: func(testing.TB) func() {
+			s.Disconnect("a")
+			return func() { s.Connect("a") }
+		},
+		LoseRecords: func(_ testing.TB, topic string) { s.Trim(topic, 0) },
+		LoseMeta:    func(_ testing.TB, topic string) { s.Evict(topic) },
+		Durable:     true,
 	}
 }
 

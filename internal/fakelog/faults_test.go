@@ -349,9 +349,9 @@ func TestLosses(t *testing.T) {
 			t.Error("after Trim")
 		}
 		top := a.top()
-		s.LoseRecords("t")
+		s.Trim("t", 0)
 		if a.top() != top || !errors.Is(a.read(fourth.Position), history.ErrTrimmed) {
-			t.Error("after LoseRecords")
+			t.Error("after Trim of all")
 		}
 		s.Evict("t")
 		if !errors.Is(a.read(top), history.ErrEpoch) || !a.top().IsBeginning() {

@@ -222,10 +222,6 @@ func (s *Store) reset(d *data, name string) {
 	d.topics[name] = newTopic(s.base + strconv.FormatInt(int64(s.epochs), 36))
 }
 
-// LoseRecords removes all records of a topic, as if the part of the store that has them was lost.
-// The top stays.
-func (s *Store) LoseRecords(topic string) { s.Trim(topic, 0) }
-
 // Trim removes the oldest records of a topic, so that n remain. The top stays.
 func (s *Store) Trim(topic string, n int) {
 	s.mu.Lock()
