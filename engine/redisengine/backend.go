@@ -29,8 +29,8 @@ const (
 	keepAlive = 30 * time.Second
 )
 
-// backend implements broker.Backend for Redis. Except for Channel, its methods are called by the
-// goroutine of the broker's Run.
+// backend implements broker.Backend for Redis, and connects the log. Except for Channel, its
+// methods are called by the goroutine of one Run.
 type backend struct {
 	prefix  string
 	timeout time.Duration
@@ -68,19 +68,25 @@ func (b *backend) Channel(kind broker.Kind, name string) string {
 // Dial implements broker.Backend.
 func (b *backend) Dial(ctx context.Context, r broker.Receiver) (broker.Conn, error) {
 	c := &conn{backend: b}
+	if err := c.open(ctx, func(m rueidis.PubSubMessage) { r.Message([]byte(m.Message)) }); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// open connects and calls message for every message of a subscribed channel.
+func (c *conn) open(ctx context.Context, message func(rueidis.PubSubMessage)) error {
 	stop := context.AfterFunc(ctx, c.cut)
 	defer stop()
-	client, err := b.connect(ctx, c)
+	client, err := c.backend.connect(ctx, c)
 	if err != nil {
 		c.cut()
-		return nil, err
+		return err
 	}
 	c.client = client
 	c.redis, _ = client.Dedicate()
-	c.lost = c.redis.SetPubSubHooks(rueidis.PubSubHooks{
-		OnMessage: func(m rueidis.PubSubMessage) { r.Message([]byte(m.Message)) },
-	})
-	return c, nil
+	c.lost = c.redis.SetPubSubHooks(rueidis.PubSubHooks{OnMessage: message})
+	return nil
 }
 
 // connect connects to the primary if it is known, and otherwise to the next configured address.
@@ -129,6 +135,7 @@ type conn struct {
 	client  rueidis.Client
 	redis   rueidis.DedicatedClient
 	lost    <-chan error // closed when the connection delivers no more messages
+	strict  bool         // the end of one of the network connections ends all of them
 	cmds    []rueidis.Completed
 
 	mu     sync.Mutex
@@ -147,13 +154,14 @@ func (c *conn) fail(err error) {
 
 // Send implements broker.Conn.
 func (c *conn) Send(ctx context.Context, batch *broker.Batch) error {
-	err := c.send(ctx, batch)
+	return c.cause(c.send(ctx, batch))
+}
+
+// cause returns how the server broke the protocol, if it did, instead of the client's error.
+func (c *conn) cause(err error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.failed != nil { // the cause of the client's error
-		return c.failed
-	}
-	return err
+	return cmp.Or(c.failed, err)
 }
 
 func (c *conn) send(ctx context.Context, batch *broker.Batch) error {
@@ -232,7 +240,11 @@ func (c *conn) dial(
 		return nil, net.ErrClosed
 	}
 	c.raw = append(c.raw, raw)
-	return &checked{Conn: raw, frames: frames{bulk: c.backend.bulk}, fail: c.fail}, nil
+	checked := &checked{Conn: raw, frames: frames{bulk: c.backend.bulk}, fail: c.fail}
+	if c.strict {
+		checked.ended = c.cut
+	}
+	return checked, nil
 }
 
 // cut closes the network connections, so that no call of the client blocks any longer.

@@ -387,6 +387,7 @@ type checked struct {
 	net.Conn
 	frames frames
 	fail   func(error)
+	ended  func() // called when reading has failed, unless it is nil
 }
 
 func (c *checked) Read(p []byte) (int, error) {
@@ -394,6 +395,9 @@ func (c *checked) Read(p []byte) (int, error) {
 	if bad := c.frames.check(p[:n]); bad != nil {
 		c.fail(bad)
 		return 0, bad
+	}
+	if err != nil && c.ended != nil {
+		c.ended()
 	}
 	return n, err
 }

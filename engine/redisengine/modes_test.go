@@ -115,17 +115,8 @@ func waitFailure(t *testing.T, cfg redisengine.Config, reason string) {
 // permission to publish receives the reason.
 func TestPermissions(t *testing.T) {
 	e := newServer(t)
-	doc, err := os.ReadFile("redisengine.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, line, ok := strings.Cut(string(doc), "//\tACL SETUSER ")
-	line, _, _ = strings.Cut(line, "\n")
-	if !ok {
-		t.Fatal("the documentation contains no user")
-	}
 	user := redisengine.Config{URL: "redis://bennu:secret@" + e.addr}
-	e.do(t, append([]string{"ACL", "SETUSER"}, strings.Fields(line)...)...)
+	e.do(t, append([]string{"ACL", "SETUSER"}, documentedUsers(t)[0]...)...)
 	waitReceived(t, user, user)
 	waitFailure(t, redisengine.Config{URL: user.URL, Prefix: "other"}, "NOPERM")
 	waitFailure(t, redisengine.Config{URL: "redis://bennu:guess@" + e.addr}, "WRONGPASS")

@@ -71,6 +71,9 @@ func (b *backend) askSentinel(ctx context.Context, c *conn, address string) (str
 	if opts.Dialer.Timeout == 0 {
 		opts.Dialer.Timeout = b.timeout
 	}
+	strict := c.strict
+	c.strict = false // the connection to the Sentinel ends here
+	defer func() { c.strict = strict }()
 	client, err := b.client(ctx, c, opts, address)
 	if err != nil {
 		return "", err

@@ -10,11 +10,42 @@
 //
 // Each topic and each node has a channel. A node subscribes to the channels of topics that have
 // subscribers on this node. With the prefix "bennu" the channels are bennu:t:<topic>,
-// bennu:n:<node> and bennu:a:all. Nothing is stored. A user for nodes needs only these permissions:
+// bennu:n:<node> and bennu:a:all. The adapter stores nothing. A user for nodes needs only these
+// permissions:
 //
 //	ACL SETUSER bennu on >secret resetchannels &bennu:* -@all +hello +ping +publish +subscribe +unsubscribe +role
 //
 // ROLE is optional. A user at a Sentinel needs only +hello and +sentinel|get-master-addr-by-name.
+//
+// # History
+//
+// [Engine.History] keeps the recorded events of topics in Redis. A topic has two keys: the hash
+// bennu:h:{<topic>}:m with its top, and the stream bennu:h:{<topic>}:s with its records. An append
+// is one Lua script that adds the record, removes at most 16 that exceed [history.Keep], and
+// publishes it on the channel bennu:r:<topic>. Only the primary is read.
+//
+// The records expire with the age of the newest one. The hash expires after ten times this age, and
+// after 24 h at least, unless the topic has subscribers. A topic with subscribers has a hash even
+// if it never had a record; it expires an hour after the last of them has left. If a client holds
+// the position of a topic that never had a record, and nobody was subscribed for more than an hour,
+// its position may be invalid.
+//
+// Redis must not evict anything: maxmemory-policy must be noeviction. Otherwise the log does not
+// connect, and Health contains the reason. If the user may not read the setting, this is logged.
+//
+// When Append returns nil, the primary has the record. Whether it survives a crash depends on the
+// settings of Redis for appendonly and appendfsync. A failover loses what the new primary does not
+// have, unless Config.Wait is set. A client that has received a lost record is not continued: it
+// receives recovered: false. Records that were only sent to a primary that was cut off from the
+// others are lost in the same way.
+//
+// The history needs these permissions in addition:
+//
+//	ACL SETUSER bennu ~bennu:* +config|get +wait +eval +evalsha +time +get +set +del +exists +pexpire
+//	ACL SETUSER bennu +hget +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim
+//
+// CONFIG is optional, and so is WAIT if Config.Wait is zero. The history needs a single primary: it
+// does not work in a Redis Cluster.
 //
 // # Trust
 //
@@ -75,6 +106,8 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
+	"bennu.example/logging"
 	"bennu.example/pubsub"
 )
 
@@ -82,6 +115,8 @@ const (
 	defaultPrefix  = "bennu"
 	defaultURL     = "redis://127.0.0.1:6379"
 	defaultTimeout = 5 * time.Second
+	defaultPing    = 5 * time.Second
+	defaultQueue   = 8 << 20
 )
 
 // Config configures an Engine. The zero value uses a server on this machine.
@@ -107,13 +142,19 @@ type Config struct {
 	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
 	// connected but does not answer is noticed within Ping plus Timeout.
 	Ping time.Duration
+	// Wait is the number of replicas that must have a record before History's Append returns nil. If
+	// they do not have it within 1 s, the error is history.ErrUncertain. Zero means none.
+	Wait int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
 }
 
 // Engine connects a node to Redis. It needs no cleanup: see the package documentation.
-type Engine struct{ broker *broker.Broker }
+type Engine struct {
+	broker *broker.Broker
+	log    *recordLog
+}
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
 func New(cfg Config) (*Engine, error) {
@@ -133,13 +174,28 @@ func New(cfg Config) (*Engine, error) {
 	if opts.AlwaysRESP2 {
 		return nil, errors.New("redisengine: configure: RESP2 cannot subscribe and publish on one connection")
 	}
-	b := newBackend(cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout), cfg.Queue, opts)
-	return &Engine{broker.New(b, broker.Config{
-		Package: "redisengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
-		Echo: true, Secrets: append(secrets, opts.Password, opts.Sentinel.Password), Logger: cfg.Logger,
-	})}, nil
+	if cfg.Wait < 0 {
+		return nil, errors.New("redisengine: configure: Wait is negative")
+	}
+	prefix, timeout := cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout)
+	secrets = append(secrets, opts.Password, opts.Sentinel.Password)
+	return &Engine{
+		broker: broker.New(newBackend(prefix, timeout, cfg.Queue, opts), broker.Config{
+			Package: "redisengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
+			Echo: true, Secrets: secrets, Logger: cfg.Logger,
+		}),
+		log: newRecordLog(newBackend(prefix, timeout, cfg.Queue, opts), prefix, logConfig{
+			timeout: timeout, ping: cmp.Or(cfg.Ping, defaultPing), queue: cmp.Or(cfg.Queue, defaultQueue),
+			wait: cfg.Wait, secrets: secrets,
+		}, cmp.Or(cfg.Logger, logging.Default())),
+	}, nil
 }
 
 // Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
 // of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
 func (e *Engine) Adapter() pubsub.Adapter { return e.broker }
+
+// History returns the log for pubsub.NewRecorded. Every call returns the same log. It has
+// connections of its own, and needs more permissions than the adapter: see the package
+// documentation.
+func (e *Engine) History() history.Log { return e.log }

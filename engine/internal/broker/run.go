@@ -43,7 +43,7 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 	b.health.Err = errNotConnected
 	b.mu.Unlock()
 
-	sending, end := withGrace(ctx, grace)
+	sending, end := WithGrace(ctx, grace)
 	delay, warn := minDelay, true
 	for {
 		begun := time.Now()
@@ -60,7 +60,7 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 		}
 		// The jitter keeps nodes that lost the engine at the same time from reconnecting at the same
 		// time.
-		sleep(ctx, delay/2+rand.N(delay/2))
+		Sleep(ctx, delay/2+rand.N(delay/2))
 		delay = min(2*delay, maxDelay)
 	}
 	end()
@@ -73,16 +73,16 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 	return nil //nolint:nilerr // the end of ctx is the orderly end
 }
 
-// withGrace returns a context that ends d after ctx. Calling end ends it early and waits until its
+// WithGrace returns a context that ends d after ctx. Calling end ends it early and waits until its
 // goroutine has ended.
-func withGrace(ctx context.Context, d time.Duration) (longer context.Context, end func()) {
+func WithGrace(ctx context.Context, d time.Duration) (longer context.Context, end func()) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		select {
 		case <-ctx.Done():
-			sleep(longer, d)
+			Sleep(longer, d)
 			cancel()
 		case <-longer.Done():
 		}
@@ -90,8 +90,8 @@ func withGrace(ctx context.Context, d time.Duration) (longer context.Context, en
 	return longer, func() { cancel(); <-done }
 }
 
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
+// Sleep waits for d, or until ctx ends.
+func Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

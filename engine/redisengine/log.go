@@ -1,0 +1,219 @@
+package redisengine
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
+	"bennu.example/internal/mailbox"
+)
+
+const (
+	// maxWait is how long Append waits for the server, and for a connection.
+	maxWait = 2 * time.Second
+	// replicaWait is how long replicas may take.
+	replicaWait = time.Second
+
+	// maxAppends and maxAppendBytes bound the appends that were not answered, and maxReads the reads.
+	maxAppends     = 4096
+	maxAppendBytes = 16 << 20
+	maxReads       = 4096
+
+	// The bounds of a record, in addition to that of its payload.
+	maxTexts  = 32 << 10
+	maxID     = 64
+	maxOrigin = 40
+
+	// onceFor is how long an ID is recognised, and maxTrims how many records one append removes.
+	onceFor  = 2 * time.Minute
+	maxTrims = 16
+
+	// A topic's meta lives for metaAges times the age of the records, and at least for metaLife. The
+	// meta of a topic that never had a record lives for idleLife after it was watched.
+	metaAges = 10
+	metaLife = 24 * time.Hour
+	idleLife = time.Hour
+)
+
+// recordLog implements history.Log. See the package documentation.
+type recordLog struct {
+	backend *backend // owned by the goroutine of Run
+	prefix  string
+	id      string // of this node
+	cfg     logConfig
+	log     zerolog.Logger
+
+	writes, reads *lane
+
+	feed   mailbox.Mailbox[fed]
+	events mailbox.Mailbox[func()]
+	wake   chan struct{} // has room for one signal to the goroutine of Run
+	probed chan string   // has room for the last probe that was received
+	inbox  history.Inbox
+
+	mu      sync.Mutex
+	began   bool
+	watches map[string]*watch
+	pending map[string]struct{} // topics whose subscription has to change; nil while not connected
+	missed  error               // a gap that waits until the feed has room
+	skipped bool                // a malformed record was logged
+	health  history.Health
+
+	// These fields are owned by the goroutine of Run.
+	connected bool
+	warned    bool // that CONFIG is forbidden
+}
+
+// logConfig is the part of Config that the log needs.
+type logConfig struct {
+	timeout, ping time.Duration
+	queue, wait   int
+	secrets       []string
+}
+
+// watch is the feed of a topic.
+type watch struct {
+	topic string
+	ready func(error)
+	renew time.Time // when the topic's meta has to be renewed
+	down  bool      // ready was called with an error since the last connection
+}
+
+func newRecordLog(b *backend, prefix string, cfg logConfig, logger *zerolog.Logger) *recordLog {
+	l := &recordLog{
+		backend: b, prefix: prefix, id: uuid.NewString(), cfg: cfg, log: *logger,
+		writes: newLane(maxAppends, maxAppendBytes, true), reads: newLane(maxReads, maxAppendBytes, false),
+		wake: make(chan struct{}, 1), probed: make(chan string, 1), watches: make(map[string]*watch),
+		health: history.Health{Err: errLogNotRunning},
+	}
+	l.writes.replicas, l.writes.wait = cfg.wait, min(replicaWait, cfg.timeout/2)
+	l.feed.Init(cfg.queue, l.deliver)
+	l.events.Init(1<<62, func(f func()) { f() })
+	return l
+}
+
+var escaper = strings.NewReplacer("%", "%25", "}", "%7D")
+
+// key begins the keys of a topic. The topic is in braces, so that a Redis Cluster has all of them
+// in one slot.
+func (l *recordLog) key(kind, topic string) string {
+	return l.prefix + ":" + kind + ":{" + cmp.Or(escaper.Replace(topic), "%") + "}"
+}
+
+// keys returns the keys of a topic for a script.
+func (l *recordLog) keys(topic string) []string { return l.keysOf(l.key("h", topic)) }
+
+func (l *recordLog) keysOf(key string) []string { return []string{key + ":m", key + ":s", l.base()} }
+
+// base returns the key of the base epoch.
+func (l *recordLog) base() string { return l.prefix + ":h" }
+
+// channel returns the channel of the records of a topic.
+func (l *recordLog) channel(topic string) string { return l.prefix + ":r:" + topic }
+
+// Append is part of history.Log.
+func (l *recordLog) Append(
+	ctx context.Context, topic string, r history.Record, k history.Keep,
+) (history.Record, error) {
+	r, err := l.append(ctx, topic, r, k)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if err != nil {
+		l.health.Failed++
+		return history.Record{}, l.wrap("append to", topic, err)
+	}
+	l.health.Appended++
+	return r, nil
+}
+
+func (l *recordLog) append(
+	ctx context.Context, topic string, r history.Record, k history.Keep,
+) (history.Record, error) {
+	k, _ = history.Rules{"*": k}.Rule("") // with its defaults
+	r.Position, r.Prev, r.Time = history.Position{}, history.Position{}, time.Time{}
+	data, err := r.AppendBinary(nil)
+	if err != nil {
+		return r, err
+	}
+	if len(r.ID) > maxID || len(r.Origin) > maxOrigin || len(r.Event)+len(r.From) > maxTexts ||
+		len(data) > maxAppendBytes {
+		return r, history.ErrTooLarge
+	}
+	if r, err = history.ParseRecord(data); err != nil {
+		return r, err
+	}
+	size := len(r.Payload.Bytes())
+	if size > k.Bytes {
+		return r, history.ErrTooLarge
+	}
+	age := max(k.Age.Milliseconds(), 1)
+	life := max(metaAges*age, metaLife.Milliseconds())
+	wait := "0"
+	if l.cfg.wait > 0 {
+		wait = "1"
+	}
+	q := &request{
+		script: appendScript,
+		keys:   l.keys(topic),
+		args: []string{
+			freshEpoch(), string(data), history.NewTag(), strconv.Itoa(size), strconv.Itoa(k.Count), strconv.Itoa(k.Bytes),
+			strconv.FormatInt(age, 10), strconv.FormatInt(life, 10), l.channel(topic),
+			strconv.FormatInt(onceFor.Milliseconds(), 10), strconv.Itoa(maxTrims), wait,
+		},
+		size: len(data) + len(topic),
+	}
+	if r.ID != "" {
+		q.keys = append(q.keys, l.key("h", topic)+":i:"+r.ID)
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	if err := l.writes.do(ctx, q); err != nil {
+		return r, err
+	}
+	answer, err := texts(q.answers[0])
+	if err == nil && len(answer) == 4 {
+		r, err = history.ParseRecord([]byte(answer[3]))
+	}
+	if err == nil {
+		err = complete(&r, answer[:min(len(answer), 3)]...)
+	}
+	if err != nil {
+		return r, fmt.Errorf("%w: %w", history.ErrUncertain, err)
+	}
+	return r, nil
+}
+
+// Forget is part of history.Log.
+func (l *recordLog) Forget(ctx context.Context, topic string) error {
+	ctx, cancel := context.WithTimeout(ctx, maxWait)
+	defer cancel()
+	life := strconv.FormatInt(metaLife.Milliseconds(), 10)
+	q := &request{script: forgetScript, keys: l.keys(topic), args: []string{freshEpoch(), life, l.channel(topic)}}
+	return l.wrap("forget", topic, l.writes.do(ctx, q))
+}
+
+// Health is part of history.Log.
+func (l *recordLog) Health() history.Health {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	h := l.health
+	h.Queued = l.writes.bytes()
+	return h
+}
+
+// wrap adds what failed to an error.
+func (l *recordLog) wrap(what, topic string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("redisengine: %s %q: %w", what, topic, broker.Redact(err, l.cfg.secrets))
+}

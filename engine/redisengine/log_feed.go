@@ -1,0 +1,211 @@
+package redisengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/rueidis"
+
+	"bennu.example/history"
+	"bennu.example/internal/mailbox"
+)
+
+var (
+	errSlowNode  = errors.New("this node did not keep up")
+	errNoFeed    = errors.New("the feed does not deliver what was published")
+	errEvicts    = errors.New("the server may evict records: set maxmemory-policy to noeviction, but it is")
+	errIsCluster = errors.New("the history cannot be kept in a Redis Cluster")
+)
+
+// fed is a published message of a watched topic.
+type fed struct{ topic, data string }
+
+// receive handles a message of a subscribed channel. It does not block.
+func (l *recordLog) receive(m rueidis.PubSubMessage) {
+	if m.Channel == l.probeChannel() {
+		select {
+		case <-l.probed:
+		default:
+		}
+		l.probed <- m.Message // this is the only sender, so there is room
+		return
+	}
+	topic, ok := strings.CutPrefix(m.Channel, l.channel(""))
+	if !ok {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enqueueMissed()
+	if l.missed == nil && errors.Is(l.feed.Enqueue(fed{topic, m.Message}, len(topic)+len(m.Message)), mailbox.ErrFull) {
+		l.missed = errSlowNode
+	}
+}
+
+// reportMissed reports a gap that did not fit before, in case nothing more is received.
+func (l *recordLog) reportMissed() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enqueueMissed()
+}
+
+// enqueueMissed reports that the node did not keep up, once half of the feed's queue is free. So a
+// slow node reports a gap now and then, and not one for each record. The caller must hold mu.
+func (l *recordLog) enqueueMissed() {
+	if l.missed != nil && l.feed.Used() <= l.cfg.queue/2 {
+		l.enqueueGap(l.missed)
+		l.missed = nil
+	}
+}
+
+// gap reports that records may have been missed.
+func (l *recordLog) gap(reason error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.enqueueGap(reason)
+}
+
+func (l *recordLog) enqueueGap(reason error) {
+	l.health.Gaps++
+	_ = l.events.Enqueue(func() { l.inbox.Gap(reason) }, 0)
+}
+
+// deliver is the function of the feed's mailbox.
+func (l *recordLog) deliver(f fed) {
+	l.mu.Lock()
+	watched := l.watches[f.topic] != nil
+	l.mu.Unlock()
+	switch {
+	case !watched:
+	case f.data == "":
+		l.inbox.Forgotten(f.topic)
+	default:
+		r, err := parseFed(f.data)
+		if err != nil {
+			l.malformed(err)
+			return
+		}
+		l.inbox.Record(f.topic, r)
+	}
+	l.reportMissed()
+}
+
+// malformed logs, once, that something else than a record was received.
+func (l *recordLog) malformed(reason error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.skipped {
+		l.skipped = true
+		l.log.Warn().Err(reason).Msg("malformed record from Redis skipped; further ones are not logged")
+	}
+}
+
+// probeChannel is a channel of this node, by which it tests the feed.
+func (l *recordLog) probeChannel() string { return l.prefix + ":p:" + l.id }
+
+// probe publishes on the connection for appends, and waits until the feed has delivered it. So both
+// are connected to the same server, and the feed works.
+func (l *recordLog) probe(ctx context.Context, c *logConn) error {
+	probe := uuid.NewString()
+	publish := c.appends.B().Publish().Channel(l.probeChannel()).Message(probe).Build()
+	if err := l.do(ctx, c.appends, publish); err != nil {
+		return err
+	}
+	timer := time.NewTimer(l.cfg.timeout)
+	defer timer.Stop()
+	for {
+		select {
+		case got := <-l.probed:
+			if got == probe {
+				return nil
+			}
+		case <-timer.C:
+			return errNoFeed
+		case err := <-c.Lost():
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// check returns an error unless the server is a primary that evicts nothing.
+func (l *recordLog) check(ctx context.Context, c *logConn) error {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
+	defer cancel()
+	b := c.client.B
+	answers := c.client.DoMulti(ctx, b().Arbitrary("HELLO").Build(), b().ConfigGet().Parameter("maxmemory-policy").Build())
+	info, err := answers[0].ToMap()
+	if err != nil {
+		return l.late(ctx, err)
+	}
+	mode := info["mode"]
+	if text, _ := mode.ToString(); text == "cluster" {
+		return errIsCluster
+	}
+	if err := checkRole(answers[0]); err != nil {
+		return err
+	}
+	settings, err := answers[1].AsStrMap()
+	if err == nil && settings["maxmemory-policy"] == "" {
+		err = errAnswer
+	}
+	switch _, answered := rueidis.IsRedisErr(err); {
+	case err != nil && !answered && !errors.Is(err, errAnswer):
+		return l.late(ctx, err)
+	case err != nil && !l.warned:
+		l.warned = true
+		l.log.Warn().Err(err).Msg("cannot read maxmemory-policy of Redis: it must be noeviction")
+	case err == nil && settings["maxmemory-policy"] != "noeviction":
+		return fmt.Errorf("%w %q", errEvicts, settings["maxmemory-policy"])
+	}
+	return nil
+}
+
+// rehearse runs all scripts on a topic of its own, whose keys expire soon. So missing
+// permissions are an error of the connection, and not of an append that is half done.
+func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
+	defer cancel()
+	key := l.key("c", l.id)
+	keys := l.keysOf(key)
+	r := history.Record{Event: "e"}
+	data, err := r.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	const soon = "1000" // milliseconds, so that the keys outlive the rehearsal
+	add := []string{
+		freshEpoch(), string(data), history.NewTag(), "0", "1", "1", soon, soon, l.probeChannel(), soon, "1", "1",
+	}
+	b := c.appends.B
+	for _, answer := range c.appends.DoMulti(ctx,
+		b().Arbitrary("SET", l.base(), freshEpoch(), "NX").Build(),
+		appendScript.call(b(), true, append(keys, key+":i"), add),
+		appendScript.call(b(), false, append(keys, key+":i"), add), // finds the ID
+		appendScript.call(b(), false, keys, add),                   // removes the first record
+		readScript.call(b(), true, keys, []string{"", "XRANGE", "1", "+", "1", "1"}),
+		readScript.call(b(), false, keys, []string{"", "XREVRANGE", "+", "-", "1", "1"}),
+		touchScript.call(b(), true, keys, []string{freshEpoch(), soon}),
+		forgetScript.call(b(), true, keys, []string{freshEpoch(), soon, l.probeChannel()}),
+		b().Arbitrary("HMGET", key+":m", "e").Build(),
+		b().Arbitrary("GET", l.base()).Build(),
+		b().Arbitrary("TIME").Build(),
+	) {
+		err := answer.Error()
+		switch {
+		case err == nil, rueidis.IsRedisNil(err):
+		case hasCode(err, "OOM"), hasCode(err, "MISCONF"), hasCode(err, "NOREPLICAS"):
+			// Reading works.
+		case hasCode(err, "READONLY"):
+			return errReplica
+		default:
+			return l.late(ctx, err)
+		}
+	}
+	return nil
+}

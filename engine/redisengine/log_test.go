@@ -1,0 +1,364 @@
+//go:build unix
+
+package redisengine_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/redisengine"
+	"bennu.example/history"
+	"bennu.example/history/historytest"
+	"bennu.example/serializer"
+)
+
+var keep = history.Keep{Count: 100, Bytes: 1 << 20, Age: time.Hour}
+
+func newLog(t testing.TB, cfg redisengine.Config) history.Log {
+	t.Helper()
+	e, err := redisengine.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.History()
+}
+
+// topicCount returns the number of topics with a meta.
+func (e *testServer) topicCount(t testing.TB) int {
+	return strings.Count(e.do(t, "KEYS", "bennu:h:*:m"), "bennu:h:")
+}
+
+// rollback removes the newest records of a topic, as a failover to a replica without them does.
+func (e *testServer) rollback(t testing.TB, topic string, n int) {
+	const script = `
+		local all = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[1] + 1)
+		local last = table.remove(all)
+		for _, entry in ipairs(all) do redis.call('XDEL', KEYS[2], entry[1]) end
+		redis.call('XSETID', KEYS[2], last[1])
+		redis.call('HSET', KEYS[1], 'o', string.match(last[1], '^%d+'), 'g', string.sub(last[2][2], 1, 4))
+		return 1`
+	key := "bennu:h:{" + topic + "}"
+	e.do(t, "EVAL", script, "2", key+":m", key+":s", strconv.Itoa(n))
+}
+
+func TestHistorySuite(t *testing.T) {
+	historytest.Run(t, func(t *testing.T) historytest.Engine {
+		e := newServer(t, "--appendonly", "yes", "--appendfsync", "always")
+		open := func(t testing.TB) history.Log {
+			return newLog(t, redisengine.Config{URL: "redis://" + e.addr, Queue: brokertest.Queue})
+		}
+		return historytest.Engine{
+			Log:      open(t),
+			Restart:  open,
+			Rollback: e.rollback,
+			Topics:   e.topicCount,
+			Durable:  true,
+		}
+	})
+}
+
+// logNode is a log that runs until the test ends, and what it has fed.
+type logNode struct {
+	t testing.TB
+	history.Log
+	stop func()
+
+	mu    sync.Mutex
+	fed   []history.Record
+	notes []string // "ready", "down", "gap", "forgotten", in order
+	block sync.Mutex
+}
+
+func startLog(t testing.TB, cfg redisengine.Config) *logNode {
+	t.Helper()
+	n := runLog(t, cfg)
+	n.waitConnected()
+	return n
+}
+
+// runLog is like startLog, but does not wait for the connection.
+func runLog(t testing.TB, cfg redisengine.Config) *logNode {
+	t.Helper()
+	n := &logNode{t: t, Log: newLog(t, cfg)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() {
+		done <- n.Run(ctx, history.Inbox{
+			Record: func(_ string, r history.Record) {
+				n.block.Lock()
+				defer n.block.Unlock()
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.fed = append(n.fed, r)
+			},
+			Forgotten: func(string) { n.note("forgotten") },
+			Gap:       func(error) { n.note("gap") },
+		})
+	}()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func (n *logNode) note(s string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.notes = append(n.notes, s)
+}
+
+func (n *logNode) ready(err error) {
+	if err != nil {
+		n.note("down")
+	} else {
+		n.note("ready")
+	}
+}
+
+// count returns how often something was noted.
+func (n *logNode) count(note string) (count int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.notes {
+		if s == note {
+			count++
+		}
+	}
+	return count
+}
+
+// records returns what was fed.
+func (n *logNode) records() []history.Record {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.Clone(n.fed)
+}
+
+func (n *logNode) until(what string, ok func() bool) {
+	n.t.Helper()
+	brokertest.WaitUntil(n.t, what, ok)
+}
+
+func (n *logNode) waitConnected() {
+	n.t.Helper()
+	n.until("connected", func() bool { return n.Health().Connected })
+}
+
+// waitDown waits until the log is not connected for this reason.
+func (n *logNode) waitDown(reason string) {
+	n.t.Helper()
+	n.until("disconnected: "+reason, func() bool {
+		h := n.Health()
+		return !h.Connected && h.Err != nil && strings.Contains(h.Err.Error(), reason)
+	})
+}
+
+func (n *logNode) add(topic, event string) (history.Record, error) {
+	return n.Append(n.t.Context(), topic, history.Record{Event: event, Payload: serializer.Value(struct{}{})}, keep)
+}
+
+// mustAdd appends count records and returns them.
+func (n *logNode) mustAdd(topic string, count int) (all []history.Record) {
+	n.t.Helper()
+	for i := range count {
+		r, err := n.add(topic, fmt.Sprint(i))
+		if err != nil {
+			n.t.Fatalf("append %d: %v", i, err)
+		}
+		all = append(all, r)
+	}
+	return all
+}
+
+func (n *logNode) top(topic string) history.Position {
+	n.t.Helper()
+	tops, err := n.Tops(n.t.Context(), []string{topic})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return tops[0]
+}
+
+// wantRead checks the answer to a read: the error, or the number of records if it is nil.
+func (n *logNode) wantRead(topic string, after history.Position, count int, want error) {
+	n.t.Helper()
+	b, err := n.Read(n.t.Context(), topic, after, 1000)
+	if !errors.Is(err, want) || want == nil && (err != nil || len(b.Records) != count) {
+		n.t.Errorf("read after %v: %d records, %v; want %d, %v", after, len(b.Records), err, count, want)
+	}
+}
+
+// The permissions in the package documentation are sufficient for the log, and each of them is
+// needed, except for CONFIG and WAIT. Without CONFIG there is a warning.
+func TestHistoryPermissions(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	lines := documentedUsers(t)
+	for _, line := range lines {
+		e.do(t, append([]string{"ACL", "SETUSER"}, line...)...)
+	}
+	user := redisengine.Config{URL: "redis://bennu:secret@" + e.addr}
+	n := startLog(t, user)
+	n.Watch("t", n.ready)
+	n.until("ready", func() bool { return n.count("ready") == 1 })
+	r := n.mustAdd("t", 3)
+	if _, err := n.Append(t.Context(), "t", history.Record{Event: "e", ID: "a"}, keep); err != nil {
+		t.Error(err)
+	}
+	n.wantRead("t", r[0].Position, 3, nil)
+	if err := n.Forget(t.Context(), "t"); err != nil {
+		t.Error(err)
+	}
+	n.wantRead("t", r[0].Position, 0, history.ErrEpoch)
+	n.stop()
+	for _, permission := range slices.Concat(lines[1:]...) {
+		name, ok := strings.CutPrefix(permission, "+")
+		if !ok {
+			continue
+		}
+		e.do(t, "ACL", "SETUSER", "bennu", "-"+name)
+		var log bytes.Buffer
+		logger := zerolog.New(zerolog.SyncWriter(&log))
+		cfg := user
+		cfg.Logger = &logger
+		n := runLog(t, cfg)
+		switch name {
+		case "wait":
+			n.waitConnected()
+		case "config|get":
+			n.waitConnected()
+			if !strings.Contains(log.String(), "maxmemory-policy") {
+				t.Errorf("without CONFIG, the log is %s", log.String())
+			}
+		default:
+			n.until("refused without "+name, func() bool {
+				err := n.Health().Err
+				return err != nil && (strings.Contains(err.Error(), "permission") || strings.Contains(err.Error(), "can't run"))
+			})
+		}
+		n.stop()
+		e.do(t, "ACL", "SETUSER", "bennu", "+"+name)
+	}
+	waitLogFailure(t, redisengine.Config{URL: user.URL, Prefix: "other"}, "permission")
+	waitLogFailure(t, redisengine.Config{URL: "redis://bennu:guess@" + e.addr}, "WRONGPASS")
+}
+
+// documentedUsers returns the arguments of the commands ACL SETUSER in the package documentation.
+func documentedUsers(t *testing.T) (users [][]string) {
+	t.Helper()
+	doc, err := os.ReadFile("redisengine.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(doc)) {
+		if rest, ok := strings.CutPrefix(line, "//\tACL SETUSER "); ok {
+			users = append(users, strings.Fields(rest))
+		}
+	}
+	if len(users) != 3 {
+		t.Fatalf("the documentation contains the users %q", users)
+	}
+	return users
+}
+
+func waitLogFailure(t *testing.T, cfg redisengine.Config, reason string) {
+	t.Helper()
+	n := runLog(t, cfg)
+	n.waitDown(reason)
+	n.stop()
+}
+
+// A server that may evict keys is refused, also if the setting changes later.
+func TestEvictionIsRefused(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, "--maxmemory-policy", "volatile-lru")
+	n := runLog(t, quick(redisengine.Config{URL: "redis://" + e.addr}))
+	n.waitDown(`set maxmemory-policy to noeviction, but it is "volatile-lru"`)
+	if _, err := n.add("t", "e"); !errors.Is(err, history.ErrUnavailable) {
+		t.Errorf("append: %v", err)
+	}
+	e.do(t, "CONFIG", "SET", "maxmemory-policy", "noeviction")
+	n.waitConnected()
+	n.mustAdd("t", 1)
+	e.do(t, "CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+	n.waitDown("allkeys-lru")
+}
+
+// A full server refuses records and can still be read.
+func TestServerIsFull(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	r := n.mustAdd("t", 2)
+	e.do(t, "CONFIG", "SET", "maxmemory", "1")
+	if _, err := n.add("t", "e"); !errors.Is(err, history.ErrFull) {
+		t.Errorf("append: %v", err)
+	}
+	n.wantRead("t", r[0].Position, 1, nil)
+	late := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	late.wantRead("t", r[0].Position, 1, nil)
+	e.do(t, "CONFIG", "SET", "maxmemory", "0")
+	n.mustAdd("t", 1)
+	n.wantRead("t", r[0].Position, 2, nil)
+}
+
+// The server forgets the scripts while many appends are in flight.
+func TestScriptsAreSentAgain(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	n.Watch("t", n.ready)
+	n.until("ready", func() bool { return n.count("ready") == 1 })
+	begin := n.top("t")
+	const writers, each = 8, 40
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			for i := range each {
+				if i%10 == 0 {
+					e.do(t, "SCRIPT", "FLUSH")
+				}
+				if _, err := n.Append(t.Context(), "t", history.Record{Event: "e"}, history.Keep{Count: 1000}); err != nil {
+					t.Error(err)
+				}
+				if _, err := n.Read(t.Context(), "t", begin, 1); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	n.wantRead("t", begin, writers*each, nil)
+	n.until("fed", func() bool { return len(n.records()) == writers*each })
+	for i, r := range n.records() {
+		if r.Prev != begin {
+			t.Fatalf("record %d has Prev %v, want %v", i, r.Prev, begin)
+		}
+		begin = r.Position
+	}
+}
+
+// The log does not use a Redis Cluster, whose keys are on several servers.
+func TestHistoryRefusesCluster(t *testing.T) {
+	t.Parallel()
+	_, bus := freePort(t)
+	e := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus)
+	n := runLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	n.waitDown("Redis Cluster")
+}

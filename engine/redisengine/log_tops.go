@@ -1,0 +1,155 @@
+package redisengine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
+)
+
+const (
+	// maxTops is the number of topics in one pipeline.
+	maxTops = 1000
+	// topsTries bounds the attempts to read the tops. Each of them fails only if the state at Redis
+	// changes at the same time.
+	topsTries = 4
+)
+
+var errBaseChanged = fmt.Errorf("%w: the base epoch changed", history.ErrUnavailable)
+
+// Tops is part of history.Log.
+func (l *recordLog) Tops(ctx context.Context, topics []string) ([]history.Position, error) {
+	tops := make([]history.Position, len(topics))
+	for i := 0; i < len(topics); i += maxTops {
+		end := min(i+maxTops, len(topics))
+		if err := l.tops(ctx, topics[i:end], tops[i:end]); err != nil {
+			err = broker.Redact(err, l.cfg.secrets)
+			return nil, fmt.Errorf("redisengine: read the tops of %d topics: %w", len(topics), err)
+		}
+	}
+	return tops, nil
+}
+
+func (l *recordLog) tops(ctx context.Context, topics []string, tops []history.Position) error {
+	for range topsTries {
+		clear(tops)
+		if err := l.touch(ctx, topics, tops); err != nil {
+			return err
+		}
+		if again, err := l.look(ctx, topics, tops); err != nil || !again {
+			return err
+		}
+	}
+	return errBaseChanged
+}
+
+// touch renews the metas of the watched topics for which that is due, and sets their tops. So a
+// watched topic keeps its top, and its beginning does not change.
+func (l *recordLog) touch(ctx context.Context, topics []string, tops []history.Position) error {
+	now := time.Now()
+	requests := make(map[int]*request)
+	l.mu.Lock()
+	for i, topic := range topics {
+		if w := l.watches[topic]; w != nil && !now.Before(w.renew) {
+			requests[i] = l.touchRequest(l.keys(topic), idleLife)
+		}
+	}
+	l.mu.Unlock()
+	for _, q := range requests {
+		if err := l.reads.enqueue(q); err != nil {
+			return err
+		}
+	}
+	for i, q := range requests {
+		if err := l.reads.await(ctx, q); err != nil {
+			return err
+		}
+		answer, err := texts(q.answers[0])
+		if err != nil || len(answer) != 4 {
+			return fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
+		}
+		life, err := strconv.ParseInt(answer[3], 10, 64)
+		if err == nil {
+			tops[i], err = parsePosition(answer[0], answer[1], answer[2])
+		}
+		if err != nil {
+			return fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+		}
+		l.renewed(topics[i], now.Add(time.Duration(life)*time.Millisecond/4))
+	}
+	return nil
+}
+
+func (l *recordLog) touchRequest(keys []string, life time.Duration) *request {
+	args := []string{freshEpoch(), strconv.FormatInt(life.Milliseconds(), 10)}
+	return &request{script: touchScript, keys: keys, args: args}
+}
+
+// renewed sets when the meta of a topic has to be renewed again. It reports whether the topic is
+// watched.
+func (l *recordLog) renewed(topic string, next time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := l.watches[topic]
+	if w != nil {
+		w.renew = next
+	}
+	return w != nil
+}
+
+// look sets the tops that are not set yet. It reports whether this has to be tried again.
+func (l *recordLog) look(ctx context.Context, topics []string, tops []history.Position) (again bool, err error) {
+	q := &request{commands: [][]string{{"GET", l.base()}}}
+	var asked []int
+	for i, topic := range topics {
+		if tops[i].IsZero() {
+			asked = append(asked, i)
+			q.commands = append(q.commands, []string{"HMGET", l.key("h", topic) + ":m", "e", "o", "g"})
+		}
+	}
+	if len(asked) == 0 {
+		return false, nil
+	}
+	// The base epoch is read twice: if it changed, the metas may be of before or of after the change.
+	q.commands = append(q.commands, []string{"TIME"}, []string{"GET", l.base()})
+	if err := l.reads.do(ctx, q); err != nil {
+		return false, err
+	}
+	base, _ := q.answers[0].ToString() // null if there is none
+	last, _ := q.answers[len(asked)+2].ToString()
+	clock, err := q.answers[len(asked)+1].AsStrSlice()
+	if err != nil || len(clock) != 2 {
+		return false, fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
+	}
+	seconds, err := strconv.ParseInt(clock[0], 10, 64)
+	for n, i := range asked {
+		fields, err1 := q.answers[n+1].ToArray()
+		if err = errors.Join(err, err1); err != nil || len(fields) != 3 {
+			return false, fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
+		}
+		switch {
+		case !fields[0].IsNil():
+			epoch, err1 := fields[0].ToString()
+			offset, err2 := fields[1].ToString()
+			tag, err3 := fields[2].ToString()
+			if err = errors.Join(err1, err2, err3); err == nil {
+				tops[i], err = parsePosition(epoch, offset, tag)
+			}
+		case base == "":
+			err, again = l.makeBase(ctx), true
+			base = last
+		case base != last, l.renewed(topics[i], time.Time{}):
+			again = true
+		default:
+			tops[i], err = history.NewPosition(base, origin(seconds*1000), beginning)
+		}
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+		}
+	}
+	return again, nil
+}

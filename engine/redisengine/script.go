@@ -1,0 +1,58 @@
+package redisengine
+
+import (
+	"crypto/sha1" //nolint:gosec // the hash by which Redis names scripts
+	_ "embed"     // for the scripts
+	"encoding/hex"
+	"math/rand/v2"
+	"strconv"
+
+	"github.com/redis/rueidis"
+)
+
+var (
+	//go:embed lua/begin.lua
+	beginSource string
+	//go:embed lua/append.lua
+	appendSource string
+	//go:embed lua/read.lua
+	readSource string
+	//go:embed lua/touch.lua
+	touchSource string
+	//go:embed lua/forget.lua
+	forgetSource string
+
+	appendScript = newScript(appendSource)
+	readScript   = newScript(readSource)
+	touchScript  = newScript(touchSource)
+	forgetScript = newScript(forgetSource)
+)
+
+// script is a Lua script.
+type script struct{ source, sha string }
+
+func newScript(source string) *script {
+	source = beginSource + source
+	sum := sha1.Sum([]byte(source)) //nolint:gosec // see above
+	return &script{source, hex.EncodeToString(sum[:])}
+}
+
+// call returns the command that runs the script. If whole is false, the server must have run the
+// script before; otherwise its answer is NOSCRIPT.
+func (s *script) call(b rueidis.Builder, whole bool, keys, args []string) rueidis.Completed {
+	count := strconv.Itoa(len(keys))
+	if whole {
+		return b.Arbitrary("EVAL", s.source, count).Args(keys...).Args(args...).Build()
+	}
+	return b.Arbitrary("EVALSHA", s.sha, count).Args(keys...).Args(args...).Build()
+}
+
+// freshEpoch returns a random epoch.
+func freshEpoch() string {
+	const digits, letters = "0123456789abcdefghjkmnpqrstvwxyz", 9
+	var epoch [letters]byte
+	for i, n := 0, rand.Uint64(); i < letters; i, n = i+1, n>>5 {
+		epoch[i] = digits[n&31]
+	}
+	return string(epoch[:])
+}
