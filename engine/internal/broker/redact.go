@@ -12,14 +12,17 @@ type redacted struct {
 func (r *redacted) Error() string { return r.text }
 func (r *redacted) Unwrap() error { return r.err }
 
-// redact replaces the configured secrets in the text of err. An engine's client may put a URL into
-// an error, and a server may repeat what it was sent.
-func (b *Broker) redact(err error) error {
+// redact replaces the configured secrets in the text of err.
+func (b *Broker) redact(err error) error { return Redact(err, b.cfg.Secrets) }
+
+// Redact replaces secrets in the text of err. An engine's client may put a URL into an error, and a
+// server may repeat what it was sent.
+func Redact(err error, secrets []string) error {
 	if err == nil {
 		return nil
 	}
 	text := err.Error()
-	for _, secret := range b.cfg.Secrets {
+	for _, secret := range secrets {
 		if secret != "" {
 			text = strings.ReplaceAll(text, secret, "xxxxx")
 		}
