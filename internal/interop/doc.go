@@ -6,5 +6,8 @@
 //
 //	go test ./internal/interop -run 'TestNode/websocket' -scenario 'crash and rejoin' -v
 //
+// client/recovery.mjs runs the code of docs/recovery.md while connections are cut, and the test
+// records what the clients receive for internal/histcheck.
+//
 // The packages in package.json are installed during the first run, in the user's cache directory.
 package interop

@@ -26,10 +26,10 @@ import (
 
 const proxyGuide = "../../docs/deployment.md"
 
-// guideBlocks returns the code blocks of the deployment guide in one language.
-func guideBlocks(t *testing.T, lang string) []string {
+// guideBlocks returns the code blocks of a guide in one language.
+func guideBlocks(t *testing.T, guide, lang string) []string {
 	t.Helper()
-	text, err := os.ReadFile(proxyGuide)
+	text, err := os.ReadFile(guide)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func guideBlocks(t *testing.T, lang string) []string {
 		all = append(all, m[1])
 	}
 	if len(all) == 0 {
-		t.Fatalf("%s has no block in %s", proxyGuide, lang)
+		t.Fatalf("%s has no block in %s", guide, lang)
 	}
 	return all
 }
@@ -120,7 +120,7 @@ func runProxy(t *testing.T, addr string, cmd *exec.Cmd) {
 func TestProxyNginx(t *testing.T) {
 	t.Parallel()
 	nginx := require.Program(t, "nginx")
-	blocks := guideBlocks(t, "nginx") // the location, and what belongs beside the server
+	blocks := guideBlocks(t, proxyGuide, "nginx") // the location, and what belongs beside the server
 	addr, dir := listen.FreeAddr(t), t.TempDir()
 	location := strings.ReplaceAll(blocks[0], "127.0.0.1:4000", echoServer(t))
 	var paths strings.Builder
@@ -142,7 +142,7 @@ func TestProxyCaddy(t *testing.T) {
 	t.Parallel()
 	caddy := require.Program(t, "caddy")
 	addr, dir := listen.FreeAddr(t), t.TempDir()
-	config := strings.ReplaceAll(guideBlocks(t, "caddy")[0], "127.0.0.1:4000", echoServer(t))
+	config := strings.ReplaceAll(guideBlocks(t, proxyGuide, "caddy")[0], "127.0.0.1:4000", echoServer(t))
 	config = strings.Replace(config, ":8080", "http://"+addr, 1)
 	file := filepath.Join(dir, "Caddyfile")
 	if err := os.WriteFile(file, []byte("{\nadmin off\n}\n"+config), 0o600); err != nil {
@@ -157,7 +157,7 @@ func TestProxyCaddy(t *testing.T) {
 func TestProxyGo(t *testing.T) {
 	t.Parallel()
 	var program string
-	for _, b := range guideBlocks(t, "go") {
+	for _, b := range guideBlocks(t, proxyGuide, "go") {
 		if strings.Contains(b, "package main") {
 			program = b
 		}

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -227,17 +229,25 @@ func (l *listener) Accept() (net.Conn, error) {
 	return tracked, nil
 }
 
+// reset closes the open connections as a crash does: what was not sent is lost.
 func (l *listener) reset() {
-	l.mu.Lock()
-	open := make([]net.Conn, 0, len(l.open))
-	for c := range l.open {
-		open = append(open, c)
-	}
-	l.mu.Unlock()
-	for _, c := range open {
+	for _, c := range l.conns() {
 		_ = c.(*conn).SetLinger(0)
 		_ = c.Close()
 	}
+}
+
+// hangUp closes the open connections after what was written.
+func (l *listener) hangUp() {
+	for _, c := range l.conns() {
+		_ = c.Close()
+	}
+}
+
+func (l *listener) conns() []net.Conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Keys(l.open))
 }
 
 // conn is a TCP connection that notifies its listener when it is closed.
