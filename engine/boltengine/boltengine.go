@@ -1,0 +1,52 @@
+package boltengine
+
+import (
+	"cmp"
+	"errors"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/history"
+	"bennu.example/logging"
+	"bennu.example/pubsub"
+)
+
+// Config configures an Engine.
+type Config struct {
+	// Path is the name of the file. New creates it if it does not exist; its directory must exist.
+	Path string
+	// NoSync does not wait for the disk. Broadcasts are faster, but an unclean end loses the log: see
+	// the package documentation. While a process uses the file in this way, there is a second, empty
+	// file, whose name is Path with ".nosync" appended.
+	NoSync bool
+	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
+	// on standard error; zerolog.Nop is silent.
+	Logger *zerolog.Logger
+}
+
+// Engine is a history in a file. Its creator must call Close.
+type Engine struct{ log *log }
+
+// ErrInUse reports that another process, or another Engine, uses the file.
+var ErrInUse = errors.New("the file is in use by another process")
+
+// New opens the file. The error wraps ErrInUse if the file is in use.
+func New(cfg Config) (*Engine, error) {
+	s, err := openStore(cfg.Path, cfg.NoSync)
+	if err != nil {
+		return nil, err
+	}
+	return &Engine{newLog(s, cmp.Or(cfg.Logger, logging.Default()))}, nil
+}
+
+// Adapter returns nil: there are no other nodes.
+func (e *Engine) Adapter() pubsub.Adapter { return nil }
+
+// History returns the log for pubsub.NewRecorded. Every call returns the same log. One PubSub may
+// use it.
+func (e *Engine) History() history.Log { return e.log }
+
+// Close closes the file. Call it after PubSub.Run has returned. If it runs still, Close ends it:
+// appends that wait are stored, and Run returns nil. After Close the log is unavailable. Close may
+// be called more than once.
+func (e *Engine) Close() error { return e.log.close() }

@@ -1,0 +1,35 @@
+// Package boltengine keeps the history of topics in a file, so that clients recover what they
+// missed even if the server was restarted in the meantime.
+//
+// It is for programs that run as one process and need no other service. The file is a bbolt
+// database. Make an [Engine] with [New] and pass its History to pubsub.NewRecorded:
+//
+//	engine, err := boltengine.New(boltengine.Config{Path: "/var/lib/app/history.db"})
+//	ps := pubsub.NewRecorded(engine.Adapter(), engine.History(), rules)
+//
+// The log accepts records while PubSub.Run runs. It can be read from New to Close. Call Close after
+// Run has returned.
+//
+// # Guarantees
+//
+// A broadcast that returned nil is on the disk: it survives a crash of the process, of the system,
+// and a loss of power. Appends that wait at the same time share one commit and one fsync. If the
+// disk is full or fails, broadcasts return an error and nobody receives them. The log goes on when
+// the disk does.
+//
+// With Config.NoSync a broadcast does not wait for the disk. The end of the process is then clean
+// only if Close returned nil. After any other end the log starts empty and with a new epoch, so
+// that clients learn that they cannot recover.
+//
+// # The file
+//
+// Only one process can use the file. A second one fails at once, with [ErrInUse]. The file is made
+// with permissions 0600. It does not shrink, but uses the space of removed records again. Memory
+// does not depend on the number of topics and records.
+//
+// A topic without new records is removed after ten times its Keep.Age, but not within 24 hours of
+// the removal of its last record. Positions in it become invalid then.
+//
+// Every record has a checksum. A damaged file is reported by New, or later as an error, and never
+// panics. Remove a file that is damaged: the log starts empty, and clients start afresh.
+package boltengine

@@ -1,0 +1,84 @@
+package boltengine_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/boltengine"
+	"bennu.example/history"
+	"bennu.example/serializer"
+)
+
+// A record survives a restart. Programs pass the log to pubsub.NewRecorded instead of calling it.
+func Example() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	path := filepath.Join(dir, "history.db")
+
+	var last history.Position // of a client
+	for _, text := range []string{"hello", "still there?"} {
+		engine, err := boltengine.New(boltengine.Config{Path: path})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		log := engine.History()
+		if !last.IsZero() {
+			batch, err := log.Read(context.Background(), "room:lobby", last, 100)
+			fmt.Println("missed after the restart:", len(batch.Records), err)
+		}
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- log.Run(ctx, history.Inbox{}) }() // PubSub.Run does it
+		for !log.Health().Connected {
+			runtime.Gosched()
+		}
+		for i := range 2 {
+			r, err := log.Append(ctx, "room:lobby", history.Record{
+				Event: "new_msg", Payload: serializer.Value(map[string]string{"body": text}),
+			}, history.Keep{})
+			if err != nil {
+				fmt.Println(err)
+			}
+			if i == 0 {
+				last = r.Position // the client receives one of the two
+			}
+		}
+		stop()
+		fmt.Println(<-done, engine.Close())
+	}
+	// Output:
+	// <nil> <nil>
+	// missed after the restart: 1 <nil>
+	// <nil> <nil>
+}
+
+// A second use of the file fails at once.
+func ExampleNew() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	logger := zerolog.Nop()
+	cfg := boltengine.Config{Path: filepath.Join(dir, "history.db"), Logger: &logger}
+	engine, err := boltengine.New(cfg)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer engine.Close()
+	_, err = boltengine.New(cfg)
+	fmt.Println(err != nil)
+	// Output: true
+}

@@ -1,0 +1,19 @@
+module bennu.example/engine/boltengine
+
+go 1.26.0
+
+toolchain go1.26.8
+
+require (
+	bennu.example v0.0.0
+	github.com/rs/zerolog v1.35.1
+	go.etcd.io/bbolt v1.5.0
+)
+
+require (
+	github.com/mattn/go-colorable v0.1.14 // indirect
+	github.com/mattn/go-isatty v0.0.20 // indirect
+	golang.org/x/sys v0.45.0 // indirect
+)
+
+replace bennu.example => ../..

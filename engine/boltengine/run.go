@@ -1,0 +1,264 @@
+package boltengine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"bennu.example/history"
+	"bennu.example/internal/safecall"
+)
+
+const (
+	// maxBatch and maxBatchBytes bound one commit.
+	maxBatch      = 256
+	maxBatchBytes = 4 << 20
+	// maxWait bounds how long a commit waits for more appends.
+	maxWait = 2 * time.Millisecond
+	// retryAfter is when the committer tries again after a failure, if nothing is appended until then.
+	retryAfter = time.Second
+)
+
+// fed is a batch for the feeder. The gap is the reason why records may be missing after it.
+type fed struct {
+	items []*item
+	gap   error
+}
+
+// committer is the state of the goroutine of Run.
+type committer struct {
+	*log
+	batches  chan<- fed
+	expected int           // items in the last commit
+	took     time.Duration // the last commit
+	timer    *time.Timer   // of the next sweep
+	next     time.Time     // when the timer fires; zero: it does not
+	swept    time.Time     // the last sweep
+}
+
+// Run is part of history.Log. Its goroutine is the committer.
+func (l *log) Run(ctx context.Context, in history.Inbox) error {
+	l.mu.Lock()
+	began, closed := l.began, l.closed
+	l.began = true
+	l.mu.Unlock()
+	switch {
+	case closed:
+		return unavailable(errClosed)
+	case began:
+		return errRunTwice
+	}
+	defer close(l.ended)
+	batches := make(chan fed, 1)
+	var feeder sync.WaitGroup
+	feeder.Go(func() { l.feed(in, batches) })
+	c := &committer{log: l, batches: batches, timer: time.NewTimer(0)}
+	defer c.timer.Stop()
+	l.setOpen(true)
+	c.work(ctx)
+	l.setOpen(false)
+	for len(l.queue) > 0 { // nothing is added any more
+		c.round(<-l.queue)
+	}
+	close(batches)
+	feeder.Wait()
+	l.setHealth(errNotRunning)
+	return nil
+}
+
+func (l *log) setOpen(open bool) {
+	l.running.Lock()
+	defer l.running.Unlock()
+	l.open = open
+}
+
+// work commits and sweeps until the end.
+func (c *committer) work(ctx context.Context) {
+	for {
+		select {
+		case it := <-c.queue:
+			c.round(it)
+		case <-c.timer.C:
+			c.sweep()
+		case <-ctx.Done():
+			return
+		case <-c.closing:
+			return
+		}
+	}
+}
+
+// round commits the item and others that wait, answers them, and hands them to the feeder.
+func (c *committer) round(first *item) {
+	batch := c.gather(first)
+	if len(batch) == 0 {
+		return
+	}
+	begun := time.Now()
+	due, failure := c.commit(batch)
+	c.took, c.expected = time.Since(begun), len(batch)
+	c.report(failure)
+	stored := uint64(0)
+	for _, it := range batch {
+		if it.fresh {
+			stored++
+		}
+	}
+	c.appended.Add(stored)
+	for _, it := range batch {
+		c.answer(it)
+	}
+	f := fed{items: batch}
+	if errors.Is(failure, errUncertain) {
+		f.gap = failure
+	}
+	c.batches <- f
+	if failure != nil {
+		c.schedule(time.Now().Add(retryAfter))
+	}
+	c.sweepAt(due)
+}
+
+// gather returns items for one commit. It takes those that wait. If the last commit had more, their
+// senders have just been answered, and many are about to append again: waiting for them for a part
+// of the time that a commit takes makes one large commit of two.
+func (c *committer) gather(first *item) []*item {
+	batch := make([]*item, 0, max(1, min(c.expected, maxBatch)))
+	size := 0
+	take := func(it *item) {
+		if it.state.CompareAndSwap(itemWaits, itemTaken) {
+			batch = append(batch, it)
+			size += it.size
+		} else {
+			c.queued.Add(-int64(it.size))
+		}
+	}
+	take(first)
+	var late *time.Timer
+	for len(batch) < maxBatch && size < maxBatchBytes {
+		select {
+		case it := <-c.queue:
+			take(it)
+			continue
+		default:
+		}
+		if len(batch) >= c.expected {
+			break
+		}
+		if late == nil {
+			late = time.NewTimer(min(maxWait, c.took/2))
+			defer late.Stop()
+		}
+		select {
+		case it := <-c.queue:
+			take(it)
+			continue
+		case <-late.C:
+		}
+		break
+	}
+	return batch
+}
+
+// sweep removes what is not kept any more. After a failure it also finds out whether the file works
+// again.
+func (c *committer) sweep() {
+	c.next = time.Time{}
+	var due int64
+	err := c.store.update(func(tx *bolt.Tx) (err error) {
+		due, err = newChange(c.log, tx).sweep()
+		return err
+	})
+	c.swept = time.Now()
+	c.report(err)
+	if err != nil {
+		c.schedule(c.swept.Add(retryAfter))
+		return
+	}
+	c.sweepAt(due)
+}
+
+// sweepAt plans a sweep for the time of a sweep entry.
+func (c *committer) sweepAt(due int64) {
+	if due == never {
+		return
+	}
+	now, stamp := c.clock.now()
+	at := now.Add(time.Duration(min(max(due-stamp, 0), time.Hour.Milliseconds())) * time.Millisecond)
+	if soonest := c.swept.Add(sweepPause); at.Before(soonest) {
+		at = soonest
+	}
+	c.schedule(at)
+}
+
+// schedule sets the timer, unless it fires earlier.
+func (c *committer) schedule(at time.Time) {
+	if c.next.IsZero() || at.Before(c.next) {
+		c.next = at
+		c.timer.Reset(time.Until(at))
+	}
+}
+
+// report records and logs the result of a transaction.
+func (c *committer) report(err error) {
+	if !c.setHealth(err) {
+		return
+	}
+	if err == nil {
+		c.logger.Info().Str("path", c.store.path).Msg("history log available")
+		return
+	}
+	e := c.logger.Error().Str("path", c.store.path).Err(err)
+	if p, ok := errors.AsType[*safecall.PanicError](err); ok {
+		e = e.Bytes("stack", p.Stack)
+	}
+	e.Msg("history log unavailable")
+}
+
+// feed is the feeder. It gives the records to in, in the order of the log, until batches is closed.
+func (l *log) feed(in history.Inbox, batches <-chan fed) {
+	for {
+		select {
+		case f, ok := <-batches:
+			if !ok {
+				return
+			}
+			for _, it := range f.items {
+				switch {
+				case it.err != nil || !l.watched(it.topic):
+				case it.forget:
+					in.Forgotten(it.topic)
+				case it.fresh:
+					in.Record(it.topic, it.out)
+				}
+			}
+			if f.gap != nil {
+				l.gaps.Add(1)
+				in.Gap(f.gap)
+			}
+		case <-l.wake:
+			l.callReady()
+		}
+	}
+}
+
+// callReady calls the functions of new watches.
+func (l *log) callReady() {
+	for {
+		var ready func(error)
+		l.mu.Lock()
+		for topic, f := range l.ready {
+			ready = f
+			delete(l.ready, topic)
+			break
+		}
+		l.mu.Unlock()
+		if ready == nil {
+			return
+		}
+		ready(nil)
+	}
+}
