@@ -77,6 +77,24 @@ func (b *backend) Channel(kind broker.Kind, name string) string {
 
 // Dial implements broker.Backend.
 func (b *backend) Dial(ctx context.Context, r broker.Receiver) (broker.Conn, error) {
+	c, err := b.connect(ctx, receiver{
+		message: func(m *nats.Msg) { r.Message(m.Data) }, gap: r.Gap, pathChanged: r.PathChanged,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// receiver contains the functions that a connection calls, as those of broker.Receiver.
+type receiver struct {
+	message     func(m *nats.Msg)
+	gap         func(reason error)
+	pathChanged func(reason error)
+}
+
+// connect makes a connection for the adapter or for the log.
+func (b *backend) connect(ctx context.Context, r receiver) (*conn, error) {
 	c := &conn{
 		receiver: r,
 		subs:     make(map[string]*nats.Subscription),
@@ -107,7 +125,7 @@ func (b *backend) Dial(ctx context.Context, r broker.Receiver) (broker.Conn, err
 // conn is a connection that is used until it is lost.
 type conn struct {
 	nc       *nats.Conn
-	receiver broker.Receiver
+	receiver receiver
 	subs     map[string]*nats.Subscription // by subject
 	lost     chan error
 	ended    chan struct{}  // closed when the client has called its last handler
@@ -135,21 +153,13 @@ func (c *conn) send(ctx context.Context, b *broker.Batch) error {
 	stop := context.AfterFunc(ctx, c.cut) // the client's writes do not observe a context
 	defer stop()
 	for _, subject := range b.Subscribe {
-		if c.subs[subject] != nil {
-			continue
-		}
-		sub, err := c.nc.ChanSubscribe(subject, c.parsed)
-		if err != nil {
+		if err := c.subscribe(subject); err != nil {
 			return err
 		}
-		c.subs[subject] = sub
 	}
 	for _, subject := range b.Unsubscribe {
-		if sub := c.subs[subject]; sub != nil {
-			delete(c.subs, subject)
-			if err := sub.Unsubscribe(); err != nil {
-				return err
-			}
+		if err := c.unsubscribe(subject); err != nil {
+			return err
 		}
 	}
 	for _, m := range b.Messages {
@@ -167,6 +177,28 @@ func (c *conn) send(ctx context.Context, b *broker.Batch) error {
 		return err
 	}
 	return nil
+}
+
+// subscribe subscribes to a subject, unless it did before. It does not wait for the server.
+func (c *conn) subscribe(subject string) error {
+	if c.subs[subject] != nil {
+		return nil
+	}
+	sub, err := c.nc.ChanSubscribe(subject, c.parsed)
+	if err == nil {
+		c.subs[subject] = sub
+	}
+	return err
+}
+
+// unsubscribe ends a subscription, if there is one.
+func (c *conn) unsubscribe(subject string) error {
+	sub := c.subs[subject]
+	if sub == nil {
+		return nil
+	}
+	delete(c.subs, subject)
+	return sub.Unsubscribe()
 }
 
 // MaxMessage implements broker.Conn.
@@ -214,7 +246,7 @@ func (c *conn) onInfo(data []byte) {
 	}
 	slices.Sort(server.ConnectURLs)
 	if c.servers != nil && !slices.Equal(c.servers, server.ConnectURLs) {
-		c.receiver.PathChanged(errServers)
+		c.receiver.pathChanged(errServers)
 	}
 	c.servers = append([]string{}, server.ConnectURLs...)
 }
@@ -223,7 +255,7 @@ func (c *conn) onInfo(data []byte) {
 func (c *conn) onError(_ *nats.Conn, sub *nats.Subscription, err error) {
 	switch {
 	case errors.Is(err, nats.ErrSlowConsumer):
-		c.receiver.Gap(err)
+		c.receiver.gap(err)
 	case sub != nil: // a message with an invalid header, which is delivered nevertheless
 	default: // an error of the server, such as a missing permission, or of a write
 		c.fail(err)

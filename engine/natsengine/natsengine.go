@@ -1,9 +1,11 @@
-// Package natsengine joins the nodes of a cluster by NATS.
+// Package natsengine joins the nodes of a cluster by NATS, and keeps the history of topics in
+// JetStream.
 //
-// Each node makes an [Engine] with [New] and passes its Adapter to pubsub.New. The engine has no
-// connection until PubSub.Run is called. Run connects, and reconnects when the connection is lost.
-// When Run has returned, everything that it started has ended, and the Engine needs no further
-// cleanup. Programs call the PubSub, not the adapter.
+// Each node makes an [Engine] with [New] and passes its Adapter to pubsub.New, or its Adapter and
+// its History to pubsub.NewRecorded. The engine has no connection until PubSub.Run is called. Run
+// connects, and reconnects when the connection is lost. When Run has returned, everything that it
+// started has ended, and the Engine needs no further cleanup. Programs call the PubSub, not the
+// adapter.
 //
 // # Subjects and permissions
 //
@@ -13,10 +15,43 @@
 // for themselves. Any other byte is written as a percent sign and two hex digits. Topics longer
 // than 200 characters are hashed.
 //
-// A node only needs permission to publish and to subscribe to bennu.>, since it uses neither
+// The adapter only needs permission to publish and to subscribe to bennu.>, since it uses neither
 // JetStream nor requests. In a server's configuration:
 //
 //	{ user: bennu, password: $SECRET, permissions: { publish: "bennu.>", subscribe: "bennu.>" } }
+//
+// The history also needs permission to publish to some subjects of JetStream:
+//
+//	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu", "$JS.API.STREAM.CREATE.bennu",
+//	  "$JS.API.STREAM.UPDATE.bennu", "$JS.API.STREAM.MSG.GET.bennu", "$JS.API.DIRECT.GET.bennu"]
+//
+// # History
+//
+// The history of all topics is one stream, whose name is the prefix; characters that a name cannot
+// have are replaced. It needs nats-server 2.11 or newer. The first node creates the stream. All
+// nodes correct its configuration, but keep what the log does not depend on, such as the placement.
+// A rule that needs a larger Count or Age extends the stream when it is first used; nothing makes
+// it smaller. To start afresh, delete the stream: all positions then belong to another log.
+//
+// A nil error of Append means that the stream has confirmed the record: the server, or most of
+// [Config].Replicas servers, have it in a file. Files are synced as the server is configured, by
+// default every two minutes, so a power failure of these servers loses what came last. Set
+// sync_interval to always to exclude that. Such a loss is noticed: clients are told that their
+// position cannot be continued.
+//
+// The stream keeps more than the rules say: the newest records of a topic for 24 h or ten times the
+// largest Age, so that a client can continue after a longer silence. Readers receive what Count and
+// Age allow. Keep.Bytes only limits a single record; use [Config].MaxBytes to limit the whole.
+// Forget removes a topic's records and leaves a small marker. Old positions are then trimmed. Do
+// not purge single topics or change the limits of the stream with the tools of NATS.
+//
+// The log has a connection of its own. So an event that is not recorded may reach another node
+// after a later one that is. The log's connection reports a gap if it is lost, if the stream has a
+// new leader, or if the servers of the cluster change.
+//
+// # Embedded server
+//
+// Package bennu.example/engine/natsengine/embedded runs a NATS server in the process.
 //
 // # Trust
 //
@@ -47,6 +82,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
 	"bennu.example/pubsub"
 )
 
@@ -67,20 +103,30 @@ type Config struct {
 	// Name begins the name of this node. Empty means "node".
 	Name string
 	// Queue limits the bytes that wait for NATS, and those that were received and wait for this node,
-	// each. Zero means 8 MiB. A single broadcast must fit in it, and in the servers' max_payload.
+	// each. It does not limit appends to the history. Zero means 8 MiB. A single broadcast must fit in
+	// it, and in the servers' max_payload.
 	Queue int
 	// Timeout limits how long the server may take to answer. Zero means 5 s.
 	Timeout time.Duration
 	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
 	// connected but does not answer is noticed within Ping plus Timeout.
 	Ping time.Duration
+	// Replicas is the number of servers that keep the history, 1, 3 or 5. No record is lost as long as
+	// most of them keep their data. Zero means 1 for a new stream; an existing one is not changed.
+	Replicas int
+	// MaxBytes limits the size of the history of all topics. Beyond it, the oldest records are
+	// removed. Zero means no limit for a new stream; an existing one is not changed.
+	MaxBytes int64
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
 }
 
 // Engine connects a node to NATS. It needs no cleanup: see the package documentation.
-type Engine struct{ broker *broker.Broker }
+type Engine struct {
+	broker *broker.Broker
+	log    *historyLog
+}
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
 func New(cfg Config) (*Engine, error) {
@@ -92,12 +138,19 @@ func New(cfg Config) (*Engine, error) {
 	if err := b.configure(cfg); err != nil {
 		return nil, fmt.Errorf("natsengine: configure: %w", err)
 	}
-	return &Engine{broker.New(b, broker.Config{
-		Package: "natsengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
-		Secrets: b.secrets, Logger: cfg.Logger,
-	})}, nil
+	return &Engine{
+		broker: broker.New(b, broker.Config{
+			Package: "natsengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
+			Secrets: b.secrets, Logger: cfg.Logger,
+		}),
+		log: newHistoryLog(b, cfg),
+	}, nil
 }
 
 // Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
 // of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
 func (e *Engine) Adapter() pubsub.Adapter { return e.broker }
+
+// History returns the log for pubsub.NewRecorded. Every call returns the same log. It needs
+// JetStream and a nats-server of version 2.11 or newer.
+func (e *Engine) History() history.Log { return e.log }

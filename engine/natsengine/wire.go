@@ -38,7 +38,7 @@ func (c *conn) deliver() {
 		select {
 		case m := <-c.parsed:
 			if !c.closed {
-				c.receiver.Message(m.Data)
+				c.receiver.message(m)
 			}
 		default:
 			return

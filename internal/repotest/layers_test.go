@@ -26,7 +26,7 @@ var layers = [][]string{
 		"transport/internal/dial", "transport/internal/guard", "transport/internal/outbox",
 	},
 	{"transport/longpoll", "transport/websocket"},
-	{"channel", "engine/boltengine", "engine/natsengine", "engine/redisengine"},
+	{"channel", "engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"socket", "presence"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},

@@ -1,0 +1,347 @@
+package natsengine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
+)
+
+const (
+	// minDelay and maxDelay limit the delay between attempts to connect. It doubles each time.
+	minDelay = 50 * time.Millisecond
+	maxDelay = 2 * time.Second
+
+	// leaderDelay is how long a stream without a leader is left alone.
+	leaderDelay = 100 * time.Millisecond
+
+	// attempts is the number of requests that are made within the timeout before the connection is
+	// given up. A stream that has just lost its leader does not answer.
+	attempts = 4
+
+	// maxChanges bounds the subscriptions that are changed in one step.
+	maxChanges = 1024
+)
+
+var (
+	errNotConnected = errors.New("not connected yet")
+	errRunTwice     = errors.New("run was called before")
+	errSlow         = errors.New("this node did not keep up")
+	errLost         = errors.New("the connection was lost")
+	errForeign      = errors.New("a record was stored by a node that knows another stream")
+	errVersion      = errors.New("history needs nats-server 2.11 or newer")
+)
+
+// Run is part of history.Log.
+func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
+	l.mu.Lock()
+	if l.began {
+		l.mu.Unlock()
+		return fmt.Errorf("natsengine: %w", errRunTwice)
+	}
+	l.began, l.open, l.inbox = true, true, in
+	l.health.Err = errNotConnected
+	l.mu.Unlock()
+	delay, warn := minDelay, true
+	for {
+		begun := time.Now()
+		connected, failure := l.session(ctx)
+		failure = broker.Redact(failure, l.backend.secrets)
+		l.stopSending(cmp.Or(failure, errEnded))
+		if ctx.Err() != nil {
+			break
+		}
+		warn = warn || connected
+		l.disconnected(failure, warn)
+		warn = false
+		if connected && time.Since(begun) > maxDelay {
+			delay = minDelay
+		}
+		sleep(ctx, delay/2+rand.N(delay/2)) // nodes that lost the server together return one by one
+		delay = min(2*delay, maxDelay)
+	}
+	l.close()
+	l.setHealth(false, ctx.Err())
+	l.in.Close(false)
+	l.in.Wait()
+	return nil //nolint:nilerr // the end of ctx is the orderly end
+}
+
+// setHealth records whether the log answers, and if not, the reason.
+func (l *historyLog) setHealth(connected bool, reason error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.health.Connected != connected {
+		l.health.Connected, l.health.Since = connected, time.Now()
+	}
+	l.health.Err = reason
+}
+
+// disconnected records that a connection was lost or failed. The watches are notified, each once.
+func (l *historyLog) disconnected(reason error, warn bool) {
+	l.setHealth(false, reason)
+	level := zerolog.DebugLevel
+	if warn {
+		level = zerolog.WarnLevel
+	}
+	l.logger.WithLevel(level).Err(reason).Msg("history log unavailable")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name, w := range l.watched {
+		l.changed[name] = struct{}{} // the next connection has no subscriptions
+		if !w.failed {
+			w.failed = true
+			l.enqueue(call{watch: w, err: unavailable(reason)}, 0)
+		}
+	}
+}
+
+// session makes one connection and uses it until it ends. It reports whether the log could be used,
+// and why the connection ended.
+func (l *historyLog) session(ctx context.Context) (connected bool, err error) {
+	c, err := l.backend.connect(ctx, receiver{message: l.message, gap: l.gap, pathChanged: l.gap})
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	if v := c.nc.ConnectedServerVersion(); tooOld(v) {
+		return false, fmt.Errorf("%w: this is %s", errVersion, v)
+	}
+	if err := c.subscribe(l.replies + ".*"); err != nil {
+		return false, err
+	}
+	l.mu.Lock()
+	l.longest = c.MaxMessage()
+	l.mu.Unlock()
+	inner, cancel := context.WithCancel(ctx)
+	tended := make(chan struct{})
+	go func() {
+		defer close(tended)
+		var failure error
+		connected, failure = l.tend(inner, c)
+		c.fail(cmp.Or(failure, errEnded))
+	}()
+	err = l.serve(inner, c)
+	cancel()
+	c.cut() // no call of the client blocks any longer
+	<-tended
+	return connected, err
+}
+
+// tooOld reports whether a server lacks direct requests for several messages.
+func tooOld(version string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(strings.TrimPrefix(version, "v"), "%d.%d", &major, &minor); n < 2 {
+		return false
+	}
+	return major < 2 || major == 2 && minor < 11
+}
+
+// serve sends requests until the connection is lost or ctx ends.
+func (l *historyLog) serve(ctx context.Context, c *conn) error {
+	for {
+		if err := l.write(c); err != nil {
+			select { // the cause of the client's error
+			case cause := <-c.lost:
+				return cause
+			default:
+				return err
+			}
+		}
+		select {
+		case <-l.wake:
+		case err := <-c.lost:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tend looks after the stream and the subscriptions, until an error or until ctx ends. It reports
+// whether the log could be used.
+func (l *historyLog) tend(ctx context.Context, c *conn) (connected bool, err error) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		if err := l.check(ctx); err != nil {
+			return connected, err
+		}
+		if err := l.follow(ctx, c); err != nil {
+			return connected, err
+		}
+		if !connected {
+			connected = true
+			l.reconnected()
+		}
+		timer.Reset(l.ping)
+		for due := false; !due; {
+			select {
+			case <-timer.C:
+				due = true
+			case <-l.stir:
+				if due = l.mustCheck(); due {
+					break
+				}
+				if err := l.follow(ctx, c); err != nil {
+					return connected, err
+				}
+			case <-ctx.Done():
+				return connected, ctx.Err()
+			}
+		}
+	}
+}
+
+// reconnected reports a gap if this is not the first connection that could be used.
+func (l *historyLog) reconnected() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.before {
+		l.enqueueGap(errLost)
+	}
+	l.before = true
+}
+
+// mustCheck reports whether the stream must be looked at before the next Ping.
+func (l *historyLog) mustCheck() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return !l.ready || l.state.checked.IsZero()
+}
+
+// check looks at the stream, and creates or corrects it. While a stream has no leader, it tries
+// again for some time.
+func (l *historyLog) check(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	for {
+		attempt, end := context.WithTimeout(ctx, l.timeout/attempts)
+		s, err := l.ensure(attempt)
+		silent := attempt.Err() != nil
+		end()
+		switch {
+		case err == nil:
+			l.update(s)
+			return nil
+		case ctx.Err() != nil, !silent && !hasCode(err, codeUnavailable, codeNotLeader, codeOffline):
+			return err
+		}
+		sleep(ctx, leaderDelay)
+	}
+}
+
+// update makes the stream's state known. Requests may be sent from now on.
+func (l *historyLog) update(s streamState) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	old := l.state
+	l.state = s
+	close(l.changes)
+	l.changes = make(chan struct{})
+	l.ready = true
+	signal(l.wake)
+	if !l.health.Connected {
+		l.health.Connected, l.health.Since = true, time.Now()
+		l.logger.Info().Str("stream", l.stream).Msg("history log connected")
+	}
+	l.health.Err = nil
+	switch {
+	case old.epoch != "" && old.epoch != s.epoch:
+		l.logger.Warn().Str("stream", l.stream).Msg("history stream was replaced")
+		l.enqueueGap(errNewEpoch)
+	case old.foreign:
+		l.enqueueGap(errForeign)
+	case old.leader != s.leader && old.leader != "":
+		l.enqueueGap(errNewLeader) // what it did not send anymore is lost
+	}
+	l.retryMissed()
+}
+
+// follow subscribes to the feeds of the topics whose watch has changed, and notifies the watches.
+func (l *historyLog) follow(ctx context.Context, c *conn) error {
+	for {
+		names, watches := l.takeChanges()
+		if len(names) == 0 {
+			return nil
+		}
+		begun := false
+		for i, name := range names {
+			subject, change := l.prefix+".r."+name, c.unsubscribe
+			if watches[i] != nil {
+				change, begun = c.subscribe, true
+			}
+			if err := change(subject); err != nil {
+				return err
+			}
+		}
+		if begun {
+			if err := l.probe(ctx); err != nil {
+				return err
+			}
+		}
+		l.notify(names, watches)
+	}
+}
+
+// takeChanges returns the tokens whose watch has changed, and their watches. Nil means none.
+func (l *historyLog) takeChanges() (names []string, watches []*watch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for name := range l.changed {
+		if len(names) == maxChanges {
+			break
+		}
+		delete(l.changed, name)
+		names = append(names, name)
+		watches = append(watches, l.watched[name])
+	}
+	return names, watches
+}
+
+// notify calls ready for watches that have not ended.
+func (l *historyLog) notify(names []string, watches []*watch) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, w := range watches {
+		if w == nil || l.watched[names[i]] != w {
+			continue
+		}
+		if w.failed = false; !l.enqueue(call{watch: w}, 0) {
+			l.changed[names[i]] = struct{}{} // the next look at the stream tries again
+		}
+	}
+}
+
+// probe waits for an answer of the stream's leader that was requested on the way of messages to the
+// stream. The leader feeds each topic to which this connection has subscribed before: subscriptions
+// take the same way to its server, and arrive first.
+//
+// The probe is a message that the stream refuses.
+func (l *historyLog) probe(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.timeout)
+	defer cancel()
+	for {
+		attempt, end := context.WithTimeout(ctx, l.timeout/attempts)
+		answers, err := l.do(attempt, &request{
+			subject: l.landmarkSubject(), header: nats.Header{nats.ExpectedStreamHdr: {"(probe)"}}, control: true,
+		})
+		end()
+		switch {
+		case err == nil && answers[0].Header.Get(statusHeader) != noResponders:
+			return nil
+		case ctx.Err() != nil:
+			return cmp.Or(err, errNoAnswer)
+		}
+		sleep(ctx, leaderDelay)
+	}
+}
