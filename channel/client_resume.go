@@ -102,7 +102,7 @@ const catchUpRetry = time.Second
 func (c *Client) CatchUp(ctx context.Context) error {
 	h := c.resume.Load()
 	if h == nil {
-		return fmt.Errorf("channel: catch up with %s: Resume was not called", c.topic)
+		return fmt.Errorf("channel: catch up with %s: %w", c.topic, errNoResume)
 	}
 	for {
 		top, err := c.pushTop(ctx, h)
@@ -121,30 +121,44 @@ func (c *Client) CatchUp(ctx context.Context) error {
 	}
 }
 
+// errNoResume is the error of methods that require Resume.
+var errNoResume = errors.New("Resume was not called")
+
 // errAgain reports that the log's top is not known or was not reached, and may be later.
 var errAgain = errors.New("not caught up yet")
 
-// pushTop asks the server for the log's top, and returns it once all records up to it were
-// received.
-func (c *Client) pushTop(ctx context.Context, h *clientResume) (top history.Position, err error) {
+// pushHistory pushes $history and returns the reply. It waits for the first join. The error is
+// history.ErrNoRule if the server does not record the topic, and wraps ErrClosed if the channel is
+// closed.
+func (c *Client) pushHistory(ctx context.Context, h *clientResume, payload any) (serializer.Payload, error) {
 	select {
 	case <-h.known:
 	case <-c.done:
 		_, cause := c.State()
-		return top, fmt.Errorf("%w: %w", ErrClosed, cause)
+		return serializer.Payload{}, fmt.Errorf("%w: %w", ErrClosed, cause)
 	case <-ctx.Done():
-		return top, ctx.Err()
+		return serializer.Payload{}, ctx.Err()
 	}
 	if h.isOff() { // a Phoenix channel would crash by the push
-		return top, history.ErrNoRule
+		return serializer.Payload{}, history.ErrNoRule
 	}
-	p := c.Push(eventHistory, map[string]bool{"top": true})
+	p := c.Push(eventHistory, payload)
 	reply, err := p.Wait(ctx)
+	if err != nil && ctx.Err() != nil {
+		p.Cancel()
+		err = ctx.Err()
+	}
+	return reply, err
+}
+
+// pushTop asks the server for the log's top, and returns it once all records up to it were
+// received.
+func (c *Client) pushTop(ctx context.Context, h *clientResume) (top history.Position, err error) {
+	reply, err := c.pushHistory(ctx, h, map[string]bool{"top": true})
 	refused, isRefused := errors.AsType[*push.Error](err)
 	switch {
 	case err == nil:
 	case ctx.Err() != nil:
-		p.Cancel()
 		return top, ctx.Err()
 	case isRefused && refused.Reason() == whyOff:
 		return top, history.ErrNoRule

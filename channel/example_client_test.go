@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"bennu.example/channel"
@@ -308,6 +309,32 @@ func ExampleOverflowError() {
 	}
 	fmt.Println(got > 0, missed > 0)
 	// Output: true true
+}
+
+// A client reads what was sent before it joined, when its user scrolls up.
+func ExampleClient_Before() {
+	client := socket.NewClient("ws://localhost:4000/socket", nil)
+	room := client.Channel("room:lobby", nil)
+	room.Resume(channel.ResumeConfig{Last: 20})
+	var oldest history.Position // of the records that are shown
+	room.On("new_msg", func(p serializer.Payload) {
+		if oldest.IsZero() {
+			oldest = room.Position()
+		}
+		fmt.Println(p)
+	})
+	room.Join()
+	client.Connect()
+
+	scrolledUp := func(ctx context.Context) {
+		records, more, err := room.Before(ctx, oldest, 50)
+		for _, r := range slices.Backward(records) {
+			fmt.Println(r.Position, r.Event, r.Payload)
+			oldest = r.Position
+		}
+		fmt.Println("there is more:", more, err)
+	}
+	_ = scrolledUp
 }
 
 // A client that keeps its position receives what it missed while it was away.

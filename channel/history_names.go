@@ -4,5 +4,7 @@ package channel
 const (
 	eventHistory    = "$history" // moves the position; pushed by clients to read the log
 	memberHistory   = "$history" // in the params of a join and in its reply
+	memberPosition  = "$pos"     // in the payload of a recorded event
 	invalidPosition = "invalid position"
+	reasonTrimmed   = "trimmed"
 )

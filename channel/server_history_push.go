@@ -28,7 +28,7 @@ var (
 	replyRate        = errorReply("rate")
 	replyOff         = errorReply(whyOff)
 	replyForbidden   = errorReply("forbidden")
-	replyTrimmed     = errorReply("trimmed")
+	replyTrimmed     = errorReply(reasonTrimmed)
 	replyUnavailable = errorReply(historyUnavailable)
 	replyPosition    = errorReply(invalidPosition)
 	replyMember      = errorReply("reserved member")
@@ -85,15 +85,22 @@ func (c *Channel) historyPush(ref serializer.Ref, payload serializer.Payload) (p
 	return c.page(before, most)
 }
 
+// historyPage is the reply to a push of {"before": position}.
+type historyPage struct {
+	Items []pageItem `json:"items"`
+	More  bool       `json:"more"`
+}
+
 // pageItem is one event of a page.
 type pageItem struct {
 	Event   string             `json:"event"`
-	Payload serializer.Payload `json:"payload"`
-	Data    []byte             `json:"data,omitempty"` // of a binary event
+	Payload serializer.Payload `json:"payload"`       // with its position
+	Data    []byte             `json:"data,omitzero"` // of a binary event; nil for others
 }
 
 // page returns the newest events before a position, oldest first. Events that the handler
-// intercepts are left out, because a page must not bypass a filter.
+// intercepts are left out, because a page must not bypass a filter. If nothing is left, and there
+// are older events, the page has the event $history with the position before which they are.
 func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	if c.h.pages == nil || !c.ext.past.asked {
 		return replyForbidden, nil
@@ -131,21 +138,24 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 			break
 		}
 	}
-	for i := range batch.Records[first:] {
-		r := &batch.Records[first+i]
+	shown := batch.Records[first:]
+	for i := range shown {
+		r := &shown[i]
 		if c.h.out[r.Event] != nil {
 			continue
 		}
 		item := pageItem{Event: r.Event, Payload: r.Payload.WithPosition(r.Position.String())}
 		if r.Payload.IsBinary() {
-			item.Payload, item.Data = serializer.Payload{}.WithPosition(r.Position.String()), r.Payload.Bytes()
+			item.Payload = serializer.Payload{}.WithPosition(r.Position.String())
+			item.Data = append([]byte{}, r.Payload.Bytes()...)
 		}
 		items = append(items, item)
 	}
-	return push.OK(struct {
-		Items []pageItem `json:"items"`
-		More  bool       `json:"more"`
-	}{items, more}), nil
+	if more && len(items) == 0 {
+		marker := serializer.Payload{}.WithPosition(shown[0].Position.String())
+		items = append(items, pageItem{Event: eventHistory, Payload: marker})
+	}
+	return push.OK(historyPage{items, more}), nil
 }
 
 // awaitTop answers when the channel has sent everything up to the log's top.

@@ -2,6 +2,7 @@ package pubsub_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"bennu.example/history"
@@ -211,6 +212,63 @@ func ExampleBroadcast_Frame() {
 	again, err := b.Frame(serializer.V2())
 	fmt.Println(string(f.Data), f == again, err)
 	// Output: [null,null,"room:lobby","moved",{"x":3}] true <nil>
+}
+
+// A job that may run twice records its event once.
+func ExamplePubSub_AppendOnce() {
+	ctx := context.Background()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"orders": {}})
+	first, err := ps.AppendOnce(ctx, "order-7-paid", "orders", "paid", map[string]int{"id": 7})
+	if err != nil {
+		fmt.Println(err)
+	}
+	again, err := ps.AppendOnce(ctx, "order-7-paid", "orders", "paid", map[string]int{"id": 7})
+	fmt.Println(again == first, err)
+	// Output: true <nil>
+}
+
+// The newest records of a topic, and the ones before them.
+func ExamplePubSub_Before() {
+	ctx := context.Background()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"orders": {}})
+	for id := range 5 {
+		if err := ps.Broadcast(ctx, "orders", "placed", map[string]int{"id": id}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	before := history.Position{} // the zero Position: the newest of all
+	for more := true; more; {
+		page, err := ps.Before(ctx, "orders", before, 2)
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		for _, r := range page.Records {
+			fmt.Print(string(r.Payload.Bytes()))
+		}
+		fmt.Println()
+		before, more = page.Records[0].Position, page.More
+	}
+	// Output:
+	// {"id":3}{"id":4}
+	// {"id":1}{"id":2}
+	// {"id":0}
+}
+
+// After Forget, positions that were given out are invalid: clients and jobs start anew.
+func ExamplePubSub_Forget() {
+	ctx := context.Background()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"orders": {}})
+	last, err := ps.Append(ctx, "orders", "placed", map[string]int{"id": 1})
+	if err != nil {
+		fmt.Println(err)
+	}
+	if err := ps.Forget(ctx, "orders"); err != nil {
+		fmt.Println(err)
+	}
+	_, err = ps.Since(ctx, "orders", last, 100)
+	fmt.Println(errors.Is(err, history.ErrEpoch))
+	// Output: true
 }
 
 // A recorded broadcast can be read later. A job that was away continues after the last position
