@@ -81,9 +81,13 @@ func (c *Channel) Context() context.Context { return c.ctx }
 //
 // The error wraps ErrNotJoined, ErrClosed or serializer.ErrPayload. A client of version 2.0.0
 // accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the
-// client received the event.
+// client received the event. An event that begins with "$" is an error too: see [Channel.Broadcast].
 func (c *Channel) Push(event string, payload any) error {
-	if err := c.open(); err != nil {
+	err := c.open()
+	if err == nil && isExtension(event) {
+		err = errReserved
+	}
+	if err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
 	}
 	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
@@ -261,6 +265,10 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 			return c.deliverRecord(b)
 		}
 	}
+	intercepts := c.h.intercepts(b)
+	if isExtension(b.Event) && !intercepts {
+		return nil // the client did not ask for it
+	}
 	status := c.status()
 	if status.isBeforeJoin() {
 		c.answering.Lock() // until the join is answered
@@ -271,7 +279,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 		// A callback that does not return keeps the subscription, but the topic may be joined anew.
 		return nil
 	}
-	if c.h.intercepts(b) {
+	if intercepts {
 		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
 		if err := c.enqueue(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 			c.overflow()

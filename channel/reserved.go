@@ -22,8 +22,12 @@ func reserved(event string) bool {
 		"presence_state", "presence_diff":
 		return true
 	}
-	return strings.HasPrefix(event, "$") || strings.HasPrefix(event, "chan_reply_")
+	return isExtension(event) || strings.HasPrefix(event, "chan_reply_")
 }
+
+// isExtension reports whether a topic or an event belongs to extensions of the protocol. A client
+// that did not ask for one never receives such an event.
+func isExtension(name string) bool { return strings.HasPrefix(name, "$") }
 
 // refuses reports whether a client's push of an event does not reach the handler's callbacks: it is
 // reserved, and the handler has no On for it.

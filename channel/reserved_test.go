@@ -167,3 +167,73 @@ func TestReservedEventsAreNotBroadcast(t *testing.T) {
 type deliverFunc func(b *pubsub.Broadcast)
 
 func (f deliverFunc) Deliver(b *pubsub.Broadcast) error { f(b); return nil }
+
+// TestControlEventsDoNotReachClients checks that a client does not receive events of extensions
+// that the server's code broadcasts on its topic, because it did not ask for them.
+func TestControlEventsDoNotReachClients(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := start(t, channel.Define((*room).join))
+		b.want(joinedOK)
+		for _, event := range []string{"$", "$kick", "$revoke", "$history"} {
+			if err := b.ps.Broadcast(t.Context(), "room:1", event, nil); err != nil {
+				t.Error(err)
+			}
+			if err := b.ps.LocalBroadcast("room:1", event, serializer.Binary([]byte{1})); err != nil {
+				t.Error(err)
+			}
+			b.want()
+		}
+		if err := b.ps.Broadcast(t.Context(), "room:1", "kick", nil); err != nil {
+			t.Error(err)
+		}
+		b.want(`[null,null,"room:1","kick",{}]`)
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+// TestInterceptedControlEvent checks that a handler receives the events that it intercepts,
+// whatever their names.
+func TestInterceptedControlEvent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		got := 0
+		b := start(t, channel.Define((*room).join,
+			channel.Intercept("$mine", func(*room, context.Context, *channel.Channel, serializer.Payload) error {
+				got++
+				return nil
+			})))
+		b.want(joinedOK)
+		if err := b.ps.Broadcast(t.Context(), "room:1", "$mine", nil); err != nil {
+			t.Error(err)
+		}
+		b.want()
+		if got != 1 {
+			t.Errorf("the handler received %d events", got)
+		}
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+// TestPushOfControlEventFails checks that the server's code cannot send a client an event of an
+// extension, because the event's name may come from another client.
+func TestPushOfControlEventFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var errs []error
+		b := start(t, channel.Define((*room).join, on("go", func(c *channel.Channel, _ note) (push.Reply, error) {
+			errs = append(errs, c.Push("$kick", nil), c.Push("$", nil), c.Push("presence_state", nil))
+			return push.NoReply, nil
+		})))
+		b.want(joinedOK)
+		b.push("2", "go", nil)
+		b.want(`["1",null,"room:1","presence_state",{}]`)
+		if errs[0] == nil || errs[1] == nil || errs[2] != nil {
+			t.Errorf("%v", errs)
+		}
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}

@@ -216,7 +216,9 @@ func (c *Channel) perform(out *serverOutputs) {
 		case serverOutArm, serverOutDisarm: // done by stepLocked
 		case serverOutHandOver, serverOutCallJoin, serverOutTerminate, serverOutEnd: // done by the caller
 		case serverOutSubscribe:
-			c.sub = c.up.PubSub().Subscribe(c.topic, (*subscriber)(c))
+			if !isExtension(c.topic) { // its events come from the socket
+				c.sub = c.up.PubSub().Subscribe(c.topic, (*subscriber)(c))
+			}
 		case serverOutUnsubscribe:
 			c.unsubscribe()
 		case serverOutReply:

@@ -109,6 +109,7 @@ func (c *Channel) openHistory(it *item) error {
 	it.payload = rest
 	recorded := c.up.PubSub().Recorded()
 	keep, ok := recorded.Rule(c.topic)
+	ok = ok && !isExtension(c.topic) // nobody broadcasts on it
 	join := &joinHistory{resume: Resume{Asked: true, Since: h.since}, why: whyOff}
 	if h.asked {
 		c.noteHistory(join)

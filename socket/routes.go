@@ -8,6 +8,9 @@ import (
 	"bennu.example/channel"
 )
 
+// reservedTopics begins the topics that are not the program's.
+const reservedTopics = "$"
+
 // router is a compiled channel.Routes.
 type router struct {
 	exact    map[string]*channel.Handler
@@ -19,7 +22,8 @@ type prefixRoute struct {
 	handler *channel.Handler
 }
 
-// newRouter compiles routes. No handler may be nil, and "*" may only stand at the end.
+// newRouter compiles routes. No handler may be nil, "*" may only stand at the end, and topics that
+// begin with reservedTopics are the socket's own.
 func newRouter(routes channel.Routes) (*router, error) {
 	r := &router{exact: make(map[string]*channel.Handler)}
 	for pattern, h := range routes {
@@ -27,6 +31,8 @@ func newRouter(routes channel.Routes) (*router, error) {
 		switch {
 		case h == nil:
 			return nil, fmt.Errorf("route %q has no handler", pattern)
+		case strings.HasPrefix(pattern, reservedTopics):
+			return nil, fmt.Errorf("route %q: topics that begin with %s are reserved", pattern, reservedTopics)
 		case strings.Contains(prefix, "*"):
 			return nil, fmt.Errorf("route %q: * may only stand at the end", pattern)
 		case wild:
@@ -43,6 +49,9 @@ func newRouter(routes channel.Routes) (*router, error) {
 func (r *router) match(topic string) *channel.Handler {
 	if h, ok := r.exact[topic]; ok {
 		return h
+	}
+	if strings.HasPrefix(topic, reservedTopics) {
+		return nil // "*" does not match it
 	}
 	for _, p := range r.prefixes {
 		if strings.HasPrefix(topic, p.prefix) {
