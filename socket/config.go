@@ -73,6 +73,10 @@ type Config struct {
 	// AuthToken stores the client's authToken in Request.Token. phoenix.js sends it as a WebSocket
 	// subprotocol, or as a header with long polling. If AuthToken is false, such a token is ignored.
 	AuthToken bool
+	// NoSocketChannel removes the channel $socket: a client that joins it receives "unmatched topic",
+	// as from Phoenix. By default a client may join it to learn its connection's id, the limits and
+	// the server's time. See docs/client.md.
+	NoSocketChannel bool
 	// Subprotocols are the accepted WebSocket subprotocols, in order of preference. A client that
 	// offers only others is refused. Nil means that the client's offer is ignored.
 	Subprotocols []string
@@ -167,6 +171,9 @@ type Request struct {
 	// ID names the socket for Handler.Disconnect. Connect sets it. Empty means anonymous. Several
 	// sockets may have the same ID, such as those of a user's devices.
 	ID string
+	// ClientID and ConnectionID name the client and this connection: see [Info]. They are set before
+	// Connect, which cannot change them.
+	ClientID, ConnectionID string
 	// Params are the parameters of the query, including vsn, and the path variables of the pattern
 	// under which the handler is mounted, which take precedence. A key such as a[b] is nested. Decode
 	// them into a map[string]any, or into a struct with json tags; the values are strings.

@@ -61,6 +61,9 @@ func NewHandler(cfg Config) *Handler {
 	if err != nil {
 		panic("socket: " + err.Error())
 	}
+	if !cfg.NoSocketChannel {
+		routes.exact[topicSocket] = socketChannel()
+	}
 	origins, err := newOriginCheck(cfg)
 	if err != nil {
 		panic("socket: " + err.Error())
@@ -212,7 +215,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
-	open, done, err := h.connect(w, r, visitor, "websocket", token)
+	open, done, err := h.connect(w, r, visitor, byWebSocket, token)
 	if err != nil {
 		h.refuse(w, err)
 		return
@@ -299,7 +302,7 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return nil, err
 		}
-		open, done, err = h.connect(w, r, visitor, "longpoll", token)
+		open, done, err = h.connect(w, r, visitor, byLongPoll, token)
 		return open, err
 	})
 }
@@ -328,6 +331,12 @@ var (
 	errPanic      = fmt.Errorf("connect panicked: %w", longpoll.StatusError(http.StatusInternalServerError))
 	errTooFast    = fmt.Errorf("too many handshakes: %w", longpoll.StatusError(http.StatusServiceUnavailable))
 	errDraining   = fmt.Errorf("shutting down: %w", longpoll.StatusError(http.StatusServiceUnavailable))
+)
+
+// The values of Request.Transport.
+const (
+	byWebSocket = "websocket"
+	byLongPoll  = "longpoll"
 )
 
 // connect decides about a new socket. On success, the caller calls open with the connection when
@@ -360,8 +369,16 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		h.refused(r, err)
 		return nil, nil, err
 	}
-	req := &Request{Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version()}
-	ctx, err := h.callConnect(hs.ctx, req)
+	who := identity{connection: newConnectionID(), longPoll: by == byLongPoll}
+	if who.client, err = clientIDParam(params); err != nil {
+		h.refused(r, err)
+		return nil, nil, fmt.Errorf("%w: %w", errBadRequest, err)
+	}
+	req := &Request{
+		Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version(),
+		ClientID: who.client, ConnectionID: who.connection,
+	}
+	who.parent, err = h.callConnect(hs.ctx, req)
 	if err != nil {
 		h.refused(r, err)
 		return nil, nil, err
@@ -369,12 +386,11 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 	if h.isDraining() {
 		return nil, nil, errDraining
 	}
-	id := h.watch(req.ID)
+	who.id = h.watch(req.ID)
 	opened := false
 	open = func(conn transport.Conn) transport.Session {
-		s := h.open(conn, ser, ctx, id)
+		s := h.open(conn, ser, who)
 		s.visitor = visitor
-		s.clientID = validClientID(params["$client"])
 		opened = true
 		h.leave(hs)
 		return s
@@ -383,8 +399,8 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		if opened {
 			return
 		}
-		if id != nil {
-			id.on.Cancel()
+		if who.id != nil {
+			who.id.on.Cancel()
 		}
 		visitor.release()
 		h.leave(hs)

@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"context"
 	"errors"
 	"runtime"
 	"sync"
@@ -37,11 +36,12 @@ type session struct {
 	h    *Handler
 	conn transport.Conn
 	ser  serializer.Serializer
-	ctx  context.Context
-	id   *idWatch // nil if the socket is anonymous
+	ctx  sessionContext // the parent of the contexts of the callbacks
+	id   *idWatch       // nil if the socket is anonymous
 
-	clientID string // see ClientID
-	parked   parked
+	connectionID, clientID string // see Info
+	isLongPoll             bool
+	parked                 parked
 
 	// Owned by the goroutine that calls Receive.
 	joins, messages, heartbeats ratelimit.Bucket
@@ -62,8 +62,10 @@ type session struct {
 }
 
 // open begins a session on a connection that was just made.
-func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx context.Context, id *idWatch) *session {
-	s := &session{h: h, conn: conn, ser: ser, ctx: ctx}
+func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who identity) *session {
+	s := &session{h: h, conn: conn, ser: ser}
+	s.ctx = sessionContext{who.parent, s}
+	s.connectionID, s.clientID, s.isLongPoll = who.connection, who.client, who.longPoll
 	h.mu.Lock()
 	h.sessions[s] = struct{}{}
 	draining := h.draining
@@ -71,9 +73,9 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, ctx conte
 	if draining { // Shutdown may have listed the sessions before
 		conn.Close(transport.CodeRestart, "")
 	}
-	if id != nil {
-		s.id = id
-		id.opened(s)
+	if who.id != nil {
+		s.id = who.id
+		who.id.opened(s)
 	}
 	return s
 }
@@ -139,15 +141,22 @@ func (s *session) join(m *serializer.Message) {
 		s.refuse(m, "", unmatchedTopic)
 		return
 	}
-	if int(s.live.Load())/2 >= s.h.cfg.MaxChannels {
-		s.refuse(m, m.JoinRef, tooManyRunning)
-		return
-	}
 	s.mu.Lock()
 	before := s.channels[m.Topic]
-	if before == nil && len(s.channels) >= s.h.cfg.MaxChannels {
+	most := s.h.cfg.MaxChannels
+	if m.Topic == topicSocket || s.channels[topicSocket] != nil {
+		most++ // the socket's own channel does not count
+	}
+	denied := denials // none
+	switch {
+	case int(s.live.Load())/2 >= most:
+		denied = tooManyRunning
+	case before == nil && len(s.channels) >= most:
+		denied = tooManyChannels
+	}
+	if denied != denials {
 		s.mu.Unlock()
-		s.refuse(m, m.JoinRef, tooManyChannels)
+		s.refuse(m, m.JoinRef, denied)
 		return
 	}
 	if s.channels == nil {
@@ -159,7 +168,7 @@ func (s *session) join(m *serializer.Message) {
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
 	s.live.Add(1)
-	c := channelhost.Start(s.ctx, s, channelhost.Join{
+	c := channelhost.Start(&s.ctx, s, channelhost.Join{
 		Handler: handler, Message: *m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
 	})
 	s.channels[m.Topic] = c

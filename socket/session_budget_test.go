@@ -33,7 +33,7 @@ func TestReceiveAllocations(t *testing.T) { // not parallel: it counts the alloc
 			return push.NoReply, nil
 		}),
 	)}})
-	s := h.open(discardConn{}, serializer.V2(), context.Background(), nil)
+	s := h.open(discardConn{}, serializer.V2(), identity{parent: context.Background()})
 	if err := s.Receive(serializer.OpText, []byte(`["1","1","room:1","phx_join",{}]`)); err != nil {
 		t.Fatal(err)
 	}

@@ -49,27 +49,3 @@ func (s *session) readOn() {
 		c.ReadOn()
 	}
 }
-
-// ClientID is part of channelhost.Carrier.
-func (s *session) ClientID() string { return s.clientID }
-
-// Bounds of the connect parameter $client.
-const (
-	minClientID = 16
-	maxClientID = 64
-)
-
-// validClientID returns the connect parameter $client, or "" if it is not a client id: 16 to 64
-// letters, digits, "_" and "-".
-func validClientID(param any) string {
-	id, ok := param.(string)
-	if !ok || len(id) < minClientID || len(id) > maxClientID {
-		return ""
-	}
-	for _, c := range []byte(id) {
-		if !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '_' || c == '-') {
-			return ""
-		}
-	}
-	return id
-}

@@ -55,7 +55,7 @@ func newLine(t *testing.T, cfg Config) *line {
 	logger := zerolog.New(l)
 	cfg.Logger = &logger
 	l.h = NewHandler(cfg)
-	l.s = l.h.open(l, serializer.V2(), context.Background(), nil)
+	l.s = l.h.open(l, serializer.V2(), identity{parent: context.Background()})
 	return l
 }
 
@@ -306,7 +306,7 @@ func TestRefusalsAreLoggedOnce(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				test.cfg.Channels = rooms(nil, make(chan error, 10))
 				l := newLine(t, test.cfg)
-				sessions := []*session{l.s, l.h.open(l, serializer.V2(), context.Background(), nil)}
+				sessions := []*session{l.s, l.h.open(l, serializer.V2(), identity{parent: context.Background()})}
 				for i, s := range sessions {
 					l.s = s
 					l.send(test.first...)
@@ -375,7 +375,7 @@ func TestEndsAreCounted(t *testing.T) {
 		}
 		l.s.Closed(err)
 		for _, err := range []error{transport.ErrIdle, transport.ErrFull, &transport.CloseError{Code: transport.CodeTooBig}} {
-			l.h.open(l, serializer.V2(), context.Background(), nil).Closed(err)
+			l.h.open(l, serializer.V2(), identity{parent: context.Background()}).Closed(err)
 		}
 		if s := l.h.Stats(); s.BadMessages != 1 || s.Sockets != 0 { // the transport counts the other one
 			t.Errorf("%+v", s)

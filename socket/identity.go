@@ -1,0 +1,155 @@
+package socket
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"bennu.example/key"
+)
+
+// Version is the version of this module. The server and the client report it to each other on the
+// channel $socket.
+const Version = "0.9.0"
+
+// Info describes a connection. The server has it from [InfoFrom], and the client from
+// [Client.Info].
+type Info struct {
+	// ConnectionID names this connection. The server makes it in the handshake, as a key of package
+	// key.
+	ConnectionID string
+	// ClientID names a program or a page over all of its connections. It is the connect parameter
+	// $client, or made by the server if there is none. It is not a credential: clients without a
+	// Subject can choose that of another, unless it is secret.
+	ClientID string
+	// Subject is Request.ID. It is empty on the client.
+	Subject string
+	// Version is the server's.
+	Version string
+	// Limits are the server's bounds for this connection.
+	Limits Limits
+	// Server reports whether the server has the channel $socket. If it is false, a client knows only
+	// the ClientID.
+	Server bool
+}
+
+// Limits are the bounds of a connection: see the fields of Config. Zero means no bound.
+type Limits struct {
+	Message, Queue                 int64 // bytes: MaxMessage, MaxQueue
+	Channels, Topic, Joins, Pushes int   // MaxChannels, MaxTopic, JoinRate, MessageRate
+	Idle                           time.Duration
+}
+
+// InfoFrom returns the connection that a callback of a channel belongs to. The context is the
+// callback's, or made from it. In Connect, use the Request.
+func InfoFrom(ctx context.Context) (info Info, ok bool) {
+	s := sessionFrom(ctx)
+	if s == nil {
+		return Info{}, false
+	}
+	return s.info(), true
+}
+
+// identity is what the handshake determines about a session.
+type identity struct {
+	parent     context.Context // of the contexts of the callbacks
+	id         *idWatch        // nil if the socket is anonymous
+	connection string          // Info.ConnectionID
+	client     string          // Info.ClientID
+	longPoll   bool
+}
+
+// sessionContext is the parent of the contexts of a session's callbacks.
+type sessionContext struct {
+	context.Context
+	s *session
+}
+
+type sessionKey struct{}
+
+func (c *sessionContext) Value(key any) any {
+	if key == (sessionKey{}) {
+		return c.s
+	}
+	return c.Context.Value(key)
+}
+
+// sessionFrom returns the session of a callback's context, or nil.
+func sessionFrom(ctx context.Context) *session {
+	s, _ := ctx.Value(sessionKey{}).(*session)
+	return s
+}
+
+func (s *session) info() Info {
+	info := Info{
+		ConnectionID: s.connectionID, ClientID: s.clientID, Version: Version, Limits: s.h.limits(s.isLongPoll), Server: true,
+	}
+	if s.id != nil {
+		info.Subject = s.id.id
+	}
+	return info
+}
+
+// limits returns the bounds of a connection.
+func (h *Handler) limits(longPoll bool) Limits {
+	l := Limits{
+		Message:  h.cfg.WebSocket.MaxMessage,
+		Queue:    int64(h.cfg.WebSocket.MaxQueue),
+		Channels: h.cfg.MaxChannels,
+		Topic:    h.cfg.MaxTopic,
+		Joins:    max(h.cfg.JoinRate, 0),
+		Pushes:   max(h.cfg.MessageRate, 0),
+		Idle:     h.cfg.WebSocket.IdleTimeout,
+	}
+	if longPoll { // which has no idle time: the client polls
+		l.Message, l.Queue, l.Idle = h.cfg.LongPoll.MaxMessage, int64(h.cfg.LongPoll.MaxQueue), 0
+	}
+	return l
+}
+
+const (
+	paramClient = "$client" // the connect parameter with the client's id
+	minClientID = 16
+	maxClientID = 64
+)
+
+// clientIDParam returns the client's id from its connect parameters. If there is none, it makes one.
+// An invalid id is an error, because it is a mistake of the program: if the server replaced it, the
+// program would not be recognized when it comes back.
+func clientIDParam(params map[string]any) (string, error) {
+	v, found := params[paramClient]
+	if !found {
+		return newClientID(), nil
+	}
+	id, isString := v.(string)
+	if !isString || !isClientID(id) {
+		return "", fmt.Errorf("socket: parameter %s is not 16 to 64 letters, digits, - and _", paramClient)
+	}
+	return id, nil
+}
+
+func newClientID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // it never fails
+	return hex.EncodeToString(b[:])
+}
+
+func isClientID(id string) bool {
+	if len(id) < minClientID || len(id) > maxClientID {
+		return false
+	}
+	for _, c := range []byte(id) {
+		if !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// newConnectionID returns the id of a new connection.
+func newConnectionID() string { return key.New() }
+
+// ClientID is part of channelhost.Carrier.
+func (s *session) ClientID() string { return s.clientID }

@@ -1,0 +1,101 @@
+package socket
+
+import (
+	"context"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/internal/ratelimit"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// topicSocket is the topic of the socket's own channel, which a client may join on every connection.
+// It has no subscribers: its events come from the session.
+const topicSocket = "$socket"
+
+// Events of the channel $socket.
+const (
+	eventTime = "time" // from the client: asks for the server's time
+)
+
+// Error replies on the channel $socket.
+var (
+	errRate         = push.Reject("rate")
+	errUnknownEvent = push.Reject("unknown event")
+)
+
+// maxVersion is the length of a client's version in the log.
+const maxVersion = 64
+
+// timeRate bounds the pushes of eventTime: 2 per second, and 8 at once.
+var timeRate = ratelimit.Rate{Every: time.Second / 2, Burst: 8 * time.Second / 2}
+
+// socketState is the state of the channel $socket.
+type socketState struct {
+	s     *session
+	times ratelimit.Bucket
+}
+
+// socketParams are the params of a join of the channel $socket.
+type socketParams struct {
+	Version string `json:"version"`
+}
+
+// socketReply is the reply to such a join. The client decodes it, too.
+type socketReply struct {
+	ID      string       `json:"id"`
+	Client  string       `json:"client"`
+	Now     int64        `json:"now"` // in milliseconds since 1970
+	Version string       `json:"version"`
+	Limits  socketLimits `json:"limits"`
+}
+
+type socketLimits struct {
+	Message  int64 `json:"message"`
+	Queue    int64 `json:"queue"`
+	Channels int   `json:"channels"`
+	Topic    int   `json:"topic"`
+	Joins    int   `json:"joins"`
+	Pushes   int   `json:"pushes"`
+	IdleMS   int64 `json:"idle_ms"`
+}
+
+// timeReply is the reply to eventTime.
+type timeReply struct {
+	Now int64 `json:"now"`
+}
+
+// socketChannel returns the handler of the channel $socket.
+func socketChannel() *channel.Handler {
+	return channel.Define((*socketState).join,
+		channel.On(eventTime, (*socketState).time),
+		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
+			return push.NoReply, errUnknownEvent
+		}),
+	)
+}
+
+func (o *socketState) join(ctx context.Context, _ *channel.Channel, p socketParams) (any, error) {
+	o.s = sessionFrom(ctx)
+	const joined = "client information"
+	o.s.logEvent(zerolog.DebugLevel, joined).Str("version", clipTo(p.Version, maxVersion)).Msg(joined)
+	info := o.s.info()
+	return socketReply{
+		ID: info.ConnectionID, Client: info.ClientID, Now: time.Now().UnixMilli(), Version: info.Version,
+		Limits: socketLimits{
+			Message: info.Limits.Message, Queue: info.Limits.Queue, Channels: info.Limits.Channels,
+			Topic: info.Limits.Topic, Joins: info.Limits.Joins, Pushes: info.Limits.Pushes,
+			IdleMS: info.Limits.Idle.Milliseconds(),
+		},
+	}, nil
+}
+
+func (o *socketState) time(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+	if !o.times.Take(timeRate) {
+		return push.NoReply, errRate
+	}
+	return push.OK(timeReply{time.Now().UnixMilli()}), nil
+}
