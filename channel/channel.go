@@ -81,7 +81,7 @@ func (c *Channel) Context() context.Context { return c.ctx }
 //
 // The error wraps ErrNotJoined, ErrClosed or serializer.ErrPayload. A client of version 2.0.0
 // accepts only objects and binary, one of 1.0.0 no binary. A nil error does not mean that the
-// client received the event. An event that begins with "$" is an error too: see [Channel.Broadcast].
+// client received the event. An event that begins with "$" is an error too, because it is reserved.
 func (c *Channel) Push(event string, payload any) error {
 	err := c.open()
 	if err == nil && isExtension(event) {

@@ -15,6 +15,7 @@ import (
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/mailbox"
+	"bennu.example/key"
 	"bennu.example/serializer"
 )
 
@@ -26,9 +27,14 @@ import (
 // of each channel. They never run on the goroutine that maintains the connection, so they may
 // block.
 type Client struct {
-	url    string
-	cfg    ClientConfig
-	dial   clientDialer
+	url  string
+	cfg  ClientConfig
+	dial clientDialer
+
+	clientID string // the connect parameter $client. Empty means that it is not sent
+	server   serverClock
+	keys     key.Generator
+
 	ctx    context.Context // canceled by Close
 	cancel context.CancelFunc
 	loop   *loop.Loop[clientItem]
@@ -77,6 +83,8 @@ type Client struct {
 	fallback    clientFallback
 	progress    clientProgress
 	clock       clientClock
+	own         clientOwn
+	pings       []*clientPing // calls of Ping that wait for a reply
 }
 
 // Dial returns a client that is connected to the socket at url, such as "wss://example.com/socket".
@@ -129,6 +137,14 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.probe.Task = clientTask(c.probeDue)
 	c.clock.timer.Task = clientTask(c.clockDue)
 	c.clock.wall = wallClock
+	c.clientID = c.cfg.ClientID
+	if c.clientID == "" && !c.cfg.NoSocketChannel {
+		c.clientID = newClientID()
+	}
+	c.server.base = time.Now()
+	c.keys.Now = c.Now
+	c.own.info.Store(&Info{ClientID: c.clientID})
+	c.own.timer.Task = clientTask(c.ownDue)
 	c.turn.Task = clientTask(c.turnDue)
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)

@@ -64,7 +64,7 @@ func (k *canned) Bytes() (in, out uint64) { return 0, 0 }
 func cannedClient(t testing.TB) (*canned, *channel.Client) {
 	t.Helper()
 	k := newCanned()
-	c := socket.NewClientOver(nil, func() transport.ClientConn { return k })
+	c := socket.NewClientOver(&socket.ClientConfig{NoSocketChannel: true}, func() transport.ClientConn { return k })
 	t.Cleanup(func() { closeSocket(t, c) })
 	c.Connect()
 	return k, join(t, c, "t", nil)
@@ -171,14 +171,18 @@ func bareServer(t testing.TB) string {
 			_, _ = fmt.Fprintf(conn,
 				"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %s\r\n\r\n",
 				base64.StdEncoding.EncodeToString(sum[:]))
-			if _, err := io.ReadFull(conn, buf[:6]); err != nil { // the join: its header, and then its body
-				return
+			for _, reply := range []string{
+				`["1","1","$socket","phx_reply",{"status":"ok","response":{"id":"c","now":1}}]`,
+				`["2","2","t","phx_reply",{"status":"ok","response":{}}]`,
+			} {
+				if _, err := io.ReadFull(conn, buf[:6]); err != nil { // the join: its header, and then its body
+					return
+				}
+				if _, err := io.ReadFull(conn, buf[:buf[1]&0x7f]); err != nil {
+					return
+				}
+				_, _ = conn.Write(append([]byte{0x81, byte(len(reply))}, reply...))
 			}
-			if _, err := io.ReadFull(conn, buf[:buf[1]&0x7f]); err != nil {
-				return
-			}
-			reply := `["1","1","t","phx_reply",{"status":"ok","response":{}}]`
-			_, _ = conn.Write(append([]byte{0x81, byte(len(reply))}, reply...))
 		}
 	}()
 	t.Cleanup(func() {

@@ -46,6 +46,9 @@ func (u clientSocket) Attach(topic string, d clientlink.Channel) (busy bool, err
 	if u.ended {
 		return false, ErrClosed
 	}
+	if topic == topicSocket && !u.cfg.NoSocketChannel {
+		return false, clientlink.ErrTaken
+	}
 	for _, other := range u.topics[topic] {
 		if !other.IsLeaving() {
 			return false, clientlink.ErrTaken

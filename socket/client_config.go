@@ -36,6 +36,17 @@ type ClientConfig struct {
 	AuthToken     string
 	AuthTokenFunc func(ctx context.Context) (string, error)
 
+	// ClientID names this client over all of its connections: see [Info]. The server sees it in
+	// Request.ClientID. It has 16 to 64 letters, digits, "-" and "_", and comes from 128 random bits
+	// or more. A program that stores it keeps its identity over restarts. Empty means that NewClient
+	// makes one.
+	ClientID string
+	// NoSocketChannel keeps the client from joining the channel $socket, by which it learns the
+	// server's time and limits. The connect parameter $client is then sent only if ClientID is set.
+	// Servers that do not have the channel, such as Phoenix, refuse the join, which has no effect on
+	// other channels.
+	NoSocketChannel bool
+
 	// Header is sent with every request.
 	Header http.Header
 	// HTTPClient sends the requests. Its Transport holds the settings for TLS and the proxy. Nil

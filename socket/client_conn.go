@@ -54,6 +54,7 @@ type clientConn struct {
 	batch       []clientlink.Out
 	claimed     int
 	writing     bool
+	held        bool // the writer does not start
 	failed      bool // a write has failed, and nothing is written any more
 	ended       bool
 	last        []clientlink.Out // the messages to write after the writer's current batch, once ended
@@ -89,9 +90,25 @@ func (k *clientConn) send(o clientlink.Out) {
 	k.start()
 }
 
-// start starts the writer unless it is running. The caller holds mu.
+// hold keeps the writer from starting until unhold, so that the messages between the two are
+// written together. Only the loop calls it.
+func (k *clientConn) hold() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.held = true
+}
+
+func (k *clientConn) unhold() {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.held = false; len(k.queue) > 0 {
+		k.start()
+	}
+}
+
+// start starts the writer unless it is running or held. The caller holds mu.
 func (k *clientConn) start() {
-	if !k.writing {
+	if !k.writing && !k.held {
 		k.writing = true
 		k.c.goroutines.Add()
 		go k.write()

@@ -216,6 +216,18 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 		}
 		cfg.Params = query
 	}
+	if c.clientID == "" {
+		return cfg, nil
+	}
+	if !isClientID(c.clientID) {
+		return cfg, fmt.Errorf("socket: %w: invalid ClientID", transport.ErrURL)
+	}
+	if name := "%24client="; !strings.HasPrefix(cfg.Params, name) && !strings.Contains(cfg.Params, "&"+name) {
+		if cfg.Params != "" {
+			cfg.Params += "&"
+		}
+		cfg.Params += name + c.clientID
+	}
 	return cfg, nil
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
+	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -132,9 +133,14 @@ func (c *Client) opened(got dialResult) {
 	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
 	}, false)
+	k.hold()
+	if !c.cfg.NoSocketChannel {
+		c.joinOwn()
+	}
 	for _, d := range c.channelList() {
 		d.Opened()
 	}
+	k.unhold()
 }
 
 // lost handles the unexpected end of a connection.
@@ -214,6 +220,8 @@ func (c *Client) drop(code int, reason string, last []clientlink.Out, notify fun
 	c.loop.Disarm(&k.heartbeat.timer)
 	c.loop.Disarm(&k.grace)
 	c.loop.Disarm(&c.probe)
+	c.ownClosed()
+	c.pinged(0, push.ErrLost)
 	unsent := k.end(last)
 	k.closeSoon(code, reason)
 	for i := range unsent {
@@ -288,13 +296,18 @@ func (c *Client) received(m *serializer.Message) {
 		c.conn.replied(m)
 	}
 	if h := &c.conn.heartbeat; m.Kind == serializer.KindReply && !h.ref.IsNull() && m.Ref == h.ref {
-		c.rtt.Store(int64(time.Since(h.sent)))
+		rtt := time.Since(h.sent)
+		c.rtt.Store(int64(rtt))
+		c.pinged(rtt, nil)
 		h.ref = ""
 		c.loop.Arm(&h.timer, c.cfg.HeartbeatInterval)
 		return
 	}
 	if m.Kind == serializer.KindReply && !c.barrier.IsNull() && m.Ref == c.barrier {
 		c.settleSoon()
+		return
+	}
+	if m.Topic == topicSocket && c.ownReceived(m) {
 		return
 	}
 	list := c.topics[m.Topic]

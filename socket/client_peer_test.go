@@ -17,7 +17,9 @@ import (
 // peer is an in-memory Phoenix server with faults. Its channels handle the same events as those of
 // the conformance application on room:*.
 type peer struct {
-	ser serializer.Serializer
+	ser     serializer.Serializer
+	extends bool             // its clients join $socket
+	clock   func() time.Time // the answer to the event time
 
 	mu      sync.Mutex
 	dials   int
@@ -52,6 +54,7 @@ func (p *peer) client(cfg ClientConfig) *Client {
 	if cfg.DeniedAfter == nil {
 		cfg.DeniedAfter = clientDelays(clientDeniedTable)
 	}
+	cfg.NoSocketChannel = cfg.NoSocketChannel || !p.extends
 	c := NewClient("ws://peer.test/socket", &cfg)
 	c.dial = p.dial
 	return c
@@ -193,6 +196,7 @@ type peerConn struct {
 	slow     time.Duration // the delay of every frame to the client
 	closing  time.Duration // the time that Close takes
 	isClosed chan struct{} // created by the first Close
+	written  func()        // called for each of the client's writes
 	joined   map[string]serializer.Ref
 	free     map[string]time.Time // when a channel has handled its messages; see peer.busy
 	bytesIn  atomic.Uint64
@@ -267,6 +271,9 @@ func (k *peerConn) Read() (serializer.Op, []byte, error) {
 }
 
 func (k *peerConn) Write(frames ...*serializer.Frame) error {
+	if k.written != nil {
+		k.written()
+	}
 	limit := time.NewTimer(10 * time.Second)
 	defer limit.Stop()
 	for {
@@ -482,6 +489,8 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 		k.reply(m, joinRef, "ok", map[string]string{"pos": p.history().top()})
 	case "echo":
 		k.reply(m, joinRef, "ok", m.Payload)
+	case eventTime:
+		k.reply(m, joinRef, "ok", timeReply{p.clock().UnixMilli()})
 	case "fail":
 		k.reply(m, joinRef, "error", m.Payload)
 	case "maybe":

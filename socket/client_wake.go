@@ -53,6 +53,9 @@ func (c *Client) checkAfterWake() {
 	switch until := c.states.load().Until; {
 	case c.conn != nil:
 		c.checkNow(c.conn)
+		if c.own.joined { // the clock of the samples has stopped meanwhile
+			c.askTime()
+		}
 	case c.retry.IsArmed() && !until.Round(0).After(c.clock.wall()):
 		c.loop.Disarm(&c.retry)
 		c.retryDue()

@@ -115,7 +115,7 @@ const (
 	maxClientID = 64
 )
 
-// clientIDParam returns the client's id from its connect parameters. If there is none, it makes one.
+// clientIDParam returns the client's id from its connect parameters, or makes one if there is none.
 // An invalid id is an error, because it is a mistake of the program: if the server replaced it, the
 // program would not be recognized when it comes back.
 func clientIDParam(params map[string]any) (string, error) {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rs/zerolog"
@@ -110,17 +111,18 @@ func TestSlogLoggerReceivesFaults(t *testing.T) {
 // garbled is a serializer that rejects all messages to the client.
 type garbled struct {
 	serializer.Serializer
+	first  *sync.Once
 	parsed chan struct{} // closed by the first call
 }
 
 func (g garbled) ParseClient(serializer.Op, []byte) (serializer.Message, error) {
-	close(g.parsed)
+	g.first.Do(func() { close(g.parsed) })
 	return serializer.Message{}, serializer.ErrMalformed
 }
 
 func TestClientFaultsAreLoggedByDefault(t *testing.T) {
 	s := serve(t, socket.Config{})
-	g := garbled{serializer.V2(), make(chan struct{})}
+	g := garbled{serializer.V2(), new(sync.Once), make(chan struct{})}
 	var c *socket.Client
 	stderr := withStderr(t, func() {
 		url := "ws" + strings.TrimPrefix(s.url, "http") + "/socket"

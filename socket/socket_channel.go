@@ -12,7 +12,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// topicSocket is the topic of the socket's own channel, which a client may join on every connection.
+// topicSocket is the topic of the socket's own channel. A client may join it on every connection.
 // It has no subscribers: its events come from the session.
 const topicSocket = "$socket"
 

@@ -183,8 +183,8 @@ func TestNoSocketChannel(t *testing.T) {
 	})
 }
 
-// TestSocketChannelDoesNotCount checks that the channel is not one of Config.MaxChannels, whether it
-// is joined first or last.
+// TestSocketChannelDoesNotCount checks that the channel is not one of Config.MaxChannels, whether
+// it is joined first or last.
 func TestSocketChannelDoesNotCount(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
