@@ -42,8 +42,8 @@ func ownBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *
 	})
 }
 
-// TestClientJoinsSocketChannel checks that the client joins $socket first on each connection, in one
-// write with the joins of its channels, and what it learns.
+// TestClientJoinsSocketChannel checks that the client joins $socket first on each connection, in
+// one write with the joins of its channels, and what it learns.
 func TestClientJoinsSocketChannel(t *testing.T) {
 	t.Parallel()
 	ownBubble(t, ClientConfig{ClientID: testClient}, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
