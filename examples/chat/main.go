@@ -1,7 +1,11 @@
-// Command chat is a chat server with a web page. It has rooms, a history of recent messages, a list
-// of present users and typing notices.
+// Command chat is a chat server with a web page. It has rooms, a history of their messages, a list
+// of present users and typing notices. A page that was offline receives what it missed.
 //
 //	go run ./examples/chat
+//	go run ./examples/chat -data ./rooms
+//
+// With -data, the messages are kept in that directory, and pages go on after a restart of the
+// server as if they had been offline.
 //
 // The room is defined in room/room.go and served by room/serve.go. The directory room/page contains
 // the page and its scripts.
@@ -9,39 +13,72 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"bennu.example/engine/boltengine"
 	"bennu.example/examples/chat/room"
+	"bennu.example/pubsub"
 )
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:4000", "address to listen on")
+	data := flag.String("data", "", "directory in which the messages are kept; empty means in memory")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C exits immediately
-	if err := run(ctx, *addr); err != nil {
+	if err := run(ctx, *addr, *data); err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves the chat until ctx ends.
-func run(ctx context.Context, addr string) error {
+func run(ctx context.Context, addr, data string) (err error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("%w (-addr chooses another address)", err)
 	}
-	fmt.Printf("Chat is open at %s (Ctrl-C ends it)\n", room.URL(ln.Addr()))
+	defer ln.Close() // Serve has closed it, if it was called
 	console := zerolog.ConsoleWriter{Out: os.Stderr, NoColor: true, TimeFormat: time.TimeOnly}
 	logger := zerolog.New(console).With().Timestamp().Logger()
-	return room.Serve(ctx, ln, room.Config{Logger: logger})
+	cfg := room.Config{Logger: logger}
+	if data != "" {
+		var end func() error
+		if cfg.PubSub, end, err = open(data, &logger); err != nil {
+			return fmt.Errorf("open the data: %w", err)
+		}
+		defer func() { err = errors.Join(err, end()) }()
+	}
+	fmt.Printf("Chat is open at %s (Ctrl-C ends it)\n", room.URL(ln.Addr()))
+	return room.Serve(ctx, ln, cfg)
+}
+
+// open runs a PubSub that keeps the messages in a directory, until end is called.
+func open(dir string, logger *zerolog.Logger) (ps *pubsub.PubSub, end func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, nil, err
+	}
+	engine, err := boltengine.New(boltengine.Config{Path: filepath.Join(dir, "rooms.db"), Logger: logger})
+	if err != nil {
+		return nil, nil, err
+	}
+	ps = pubsub.NewRecorded(engine.Adapter(), engine.History(), room.Rules())
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- ps.Run(ctx) }()
+	return ps, func() error {
+		stop()
+		return errors.Join(<-ended, engine.Close())
+	}, nil
 }

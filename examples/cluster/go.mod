@@ -7,6 +7,7 @@ toolchain go1.26.8
 require (
 	bennu.example v0.0.0
 	bennu.example/engine/natsengine v0.0.0
+	bennu.example/examples/chat v0.0.0
 	github.com/nats-io/nats-server/v2 v2.15.2
 	github.com/rs/zerolog v1.35.1
 )
@@ -31,5 +32,7 @@ require (
 
 replace (
 	bennu.example => ../..
+	bennu.example/engine/boltengine => ../../engine/boltengine
 	bennu.example/engine/natsengine => ../../engine/natsengine
+	bennu.example/examples/chat => ../chat
 )

@@ -1,9 +1,15 @@
 package room
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"path/filepath"
+	"runtime"
+	"sync"
 	"testing"
 
+	"bennu.example/engine/boltengine"
 	"bennu.example/history"
 	"bennu.example/internal/testenv/chromium"
 	"bennu.example/pubsub"
@@ -109,6 +115,53 @@ func TestReload(t *testing.T) {
 	ann.Run(`document.querySelector("#enter").requestSubmit()`)
 	ann.Until(connected)
 	ann.Until(showsAll(2*before-maxMessages+1, 2*before))
+}
+
+// durable returns a PubSub that keeps the messages in a file, and a function that closes it.
+func durable(t *testing.T, path string) (ps *pubsub.PubSub, end func()) {
+	t.Helper()
+	engine, err := boltengine.New(boltengine.Config{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ps = pubsub.NewRecorded(engine.Adapter(), engine.History(), Rules())
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- ps.Run(ctx) }()
+	for !ps.LogHealth().Connected {
+		runtime.Gosched()
+	}
+	return ps, sync.OnceFunc(func() {
+		stop()
+		if err := errors.Join(<-ended, engine.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestRestartWithData checks that a page goes on after a restart of a server that keeps its
+// messages in a file.
+func TestRestartWithData(t *testing.T) {
+	t.Parallel()
+	b := chromium.Start(t)
+	path := filepath.Join(t.TempDir(), "rooms.db")
+	ps, end := durable(t, path)
+	t.Cleanup(end)
+	c := startWith(t, "127.0.0.1:0", ps)
+	ann := c.visit(b, "tea", "ann", "websocket")
+	const before = maxMessages + 10
+	say(t, ps, "room:tea", 1, before)
+	ann.Until(showsAll(1, before))
+	c.stop()
+	end()
+	ann.Until(reconnecting)
+
+	ps, end = durable(t, path)
+	t.Cleanup(end)
+	say(t, ps, "room:tea", before+1, 2*before) // before the page is back
+	startWith(t, c.addr, ps)
+	ann.Until(connected)
+	ann.Until(showsAll(1, 2*before))
 }
 
 // TestGapIsShown checks that the page tells where messages may be missing, and only there.
