@@ -93,21 +93,21 @@ func encodeRecord(r history.Record) (stored, history.Record, error) {
 }
 
 // seal sets what is known only when the record is stored.
-func (s stored) seal(k recordKey, t tag, stamp, time int64) {
+func (s stored) seal(key []byte, t tag, stamp, time int64) {
 	copy(s[4:8], t[:])
 	binary.BigEndian.PutUint64(s[8:], uint64(stamp))
 	binary.BigEndian.PutUint64(s[16:], uint64(time))
-	binary.BigEndian.PutUint32(s, s.sum(k))
+	binary.BigEndian.PutUint32(s, s.sum(key))
 }
 
-func (s stored) sum(k recordKey) uint32 {
-	return crc32.Update(crc32.Checksum(k[:], castagnoli), castagnoli, s[4:])
+func (s stored) sum(key []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, s[4:])
 }
 
 // valid reports whether s is the record with a key. The other methods must not be called if not.
-func (s stored) valid(k recordKey) bool {
+func (s stored) valid(key []byte) bool {
 	return len(s) > recordHeader && len(s) > recordHeader+int(s[28]) &&
-		binary.BigEndian.Uint32(s) == s.sum(k) && s.tag().valid()
+		binary.BigEndian.Uint32(s) == s.sum(key) && s.tag().valid()
 }
 
 func (s stored) tag() tag     { return tag(s[4:8]) }

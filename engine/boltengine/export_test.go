@@ -1,7 +1,9 @@
 package boltengine
 
 import (
+	"bytes"
 	"errors"
+	"sync"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -36,4 +38,87 @@ func (e *Engine) Rollback(topic string, n int) error {
 		}
 		return c.flush()
 	})
+}
+
+// Hook makes f be called at the beginning of every write transaction, until the returned function
+// is called.
+func (e *Engine) Hook(f func(tx *bolt.Tx) error) (remove func()) {
+	e.log.store.hook.Store(&f)
+	return func() { e.log.store.hook.Store(nil) }
+}
+
+// Freeze makes the next write transaction wait until thaw is called. It calls frozen when one waits.
+func (e *Engine) Freeze(frozen func()) (thaw func()) {
+	wait := make(chan struct{})
+	once := sync.OnceFunc(frozen)
+	remove := e.Hook(func(*bolt.Tx) error {
+		once()
+		<-wait
+		return nil
+	})
+	return sync.OnceFunc(func() { remove(); close(wait) })
+}
+
+// Commits returns the number of transactions that were committed.
+func (e *Engine) Commits() (n int, err error) {
+	err = e.log.store.view(func(tx *bolt.Tx) error { n = tx.ID(); return nil })
+	return n, err
+}
+
+// Waiting returns the number of items in the queue.
+func (e *Engine) Waiting() int { return len(e.log.queue) }
+
+// Counts returns the number of entries of the buckets.
+func (e *Engine) Counts() (topics, records, ids, sweeps int, err error) {
+	err = e.log.store.view(func(tx *bolt.Tx) error {
+		for name, n := range map[string]*int{
+			string(bucketTopics): &topics, string(bucketRecords): &records,
+			string(bucketIDs): &ids, string(bucketSweep): &sweeps,
+		} {
+			*n = tx.Bucket([]byte(name)).Stats().KeyN
+		}
+		return nil
+	})
+	return topics, records, ids, sweeps, err
+}
+
+// Slots is the number of generations of unknown topics.
+const Slots = slots
+
+// SetOffset changes the offset of the newest record of a topic that has only this one.
+func (e *Engine) SetOffset(topic string, offset uint64) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		c := newChange(e.log, tx)
+		t, err := c.topic(topic)
+		if err != nil {
+			return err
+		}
+		t.top, t.first, t.floor = offset, offset+1, offset+1
+		return c.flush()
+	})
+}
+
+// Damage changes one byte of what the file knows of a topic.
+func (e *Engine) Damage(topic string) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		return flip(tx.Bucket(bucketTopics), topicKey(topic))
+	})
+}
+
+// DamageRecord changes one byte of the payload of a record.
+func (e *Engine) DamageRecord(topic string, offset uint64) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		t, err := newChange(e.log, tx).topic(topic)
+		if err != nil {
+			return err
+		}
+		k := keyOf(t.number, offset)
+		return flip(tx.Bucket(bucketRecords), k[:])
+	})
+}
+
+func flip(b *bolt.Bucket, key []byte) error {
+	v := bytes.Clone(b.Get(key))
+	v[len(v)-1] ^= 1
+	return b.Put(key, v)
 }

@@ -201,6 +201,9 @@ func unavailable(err error) error {
 
 // Forget is part of history.Log.
 func (l *log) Forget(ctx context.Context, topic string) error {
-	_, err := l.do(ctx, &item{topic: topic, forget: true, size: len(topic)})
+	if len(topic) > maxTopic {
+		return history.ErrTooLarge
+	}
+	_, err := l.do(ctx, &item{topic: topic, forget: true, size: len(topic) + itemOverhead})
 	return err
 }

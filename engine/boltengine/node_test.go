@@ -2,9 +2,13 @@ package boltengine_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"testing"
 	"time"
+	"unsafe"
+
+	"github.com/rs/zerolog"
 
 	"bennu.example/engine/boltengine"
 	"bennu.example/history"
@@ -54,4 +58,16 @@ func until(t testing.TB, what string, ok func() bool) {
 func percentile(all []time.Duration, p int) time.Duration {
 	all = slices.Sorted(slices.Values(all))
 	return all[(len(all)-1)*p/100]
+}
+
+// silent returns a logger for tests in which errors are expected.
+func silent() *zerolog.Logger {
+	l := zerolog.Nop()
+	return &l
+}
+
+// fault reads at an address that is not mapped, as of a mapped file that was truncated.
+func fault() error {
+	var at uintptr = 1 << 40
+	return errors.New(string(*(*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&at)))))
 }

@@ -1,6 +1,7 @@
 package boltengine
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -76,7 +77,7 @@ func (r *reader) position(offset uint64, tag tag) history.Position {
 // record returns a stored record. It is nil if the record is damaged.
 func (r *reader) record(offset uint64) stored {
 	k := keyOf(r.topic.number, offset)
-	if s := stored(r.records.Get(k[:])); s.valid(k) {
+	if s := stored(r.records.Get(k[:])); s.valid(k[:]) {
 		return s
 	}
 	return nil
@@ -100,24 +101,23 @@ func (r *reader) damaged(offset uint64) error {
 
 var errDamagedRecord = errors.New("damaged in the file")
 
-// read returns records with offsets from from to before to. prev is the tag of the one before.
-func (r *reader) read(from, to uint64, prev tag) ([]history.Record, error) {
+// read returns records with offsets from from to before to. prev is the position of the one before.
+func (r *reader) read(from, to uint64, prev history.Position) ([]history.Record, error) {
 	all := make([]history.Record, 0, to-from)
 	cursor := r.records.Cursor()
 	k := keyOf(r.topic.number, from)
 	for key, value := cursor.Seek(k[:]); from < to; key, value = cursor.Next() {
 		k = keyOf(r.topic.number, from)
 		s := stored(value)
-		if string(key) != string(k[:]) || !s.valid(k) {
+		if !bytes.Equal(key, k[:]) || !s.valid(key) {
 			return nil, r.damaged(from)
 		}
 		record, err := s.record()
 		if err != nil {
 			return nil, r.damaged(from)
 		}
-		record.Prev = r.position(from-1, prev)
-		prev = s.tag()
-		record.Position = r.position(from, prev)
+		record.Prev, record.Position = prev, r.position(from, s.tag())
+		prev = record.Position
 		all = append(all, record)
 		from++
 	}
@@ -162,7 +162,7 @@ func (r *reader) after(after history.Position, limit int) (b history.Batch, err 
 		return b, history.ErrTag
 	}
 	to := min(r.topic.top, offset+uint64(max(limit, 1))) + 1
-	records, err := r.read(offset+1, to, prev)
+	records, err := r.read(offset+1, to, after)
 	if err != nil {
 		return b, err
 	}
@@ -218,13 +218,12 @@ func (r *reader) beforePosition(before history.Position, limit int) (b history.B
 	if err != nil {
 		return b, err
 	}
-	records, err := r.read(from, end, prev)
+	after := r.position(from-1, prev)
+	records, err := r.read(from, end, after)
 	if err != nil {
 		return b, err
 	}
-	return history.Batch{
-		Records: records, After: r.position(from-1, prev), Top: r.top, More: from > r.first,
-	}, nil
+	return history.Batch{Records: records, After: after, Top: r.top, More: from > r.first}, nil
 }
 
 // Tops is part of history.Log.

@@ -52,6 +52,8 @@ type store struct {
 	// cannot be taken any more.
 	stuck       atomic.Bool
 	generations [slots]uint64 // as the file had them when it was opened
+	// hook is called in every write transaction, before anything else. It is for tests.
+	hook atomic.Pointer[func(tx *bolt.Tx) error]
 }
 
 func (s *store) mark() string { return s.path + ".nosync" }
@@ -267,6 +269,11 @@ func (s *store) update(f func(tx *bolt.Tx) error) error {
 	err := protect(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			current, id = tx, tx.ID()
+			if hook := s.hook.Load(); hook != nil {
+				if err := (*hook)(tx); err != nil {
+					return err
+				}
+			}
 			return f(tx)
 		})
 	})
