@@ -212,7 +212,15 @@ func (c *change) expire(t *openTopic) {
 func (c *change) delete(number, from, to uint64, budget *int) (uint64, error) {
 	for ; from < to && *budget > 0; from++ {
 		k := keyOf(number, from)
-		if s := stored(c.records.Get(k[:])); s.valid(k[:]) && len(s.id()) > 0 {
+		s := stored(c.records.Get(k[:]))
+		if s == nil {
+			if from = c.next(number, from); from >= to {
+				return to, nil
+			}
+			k = keyOf(number, from)
+			s = c.records.Get(k[:])
+		}
+		if s.valid(k[:]) && len(s.id()) > 0 {
 			id := idKey(number, string(s.id()))
 			if bytes.Equal(c.ids.Get(id), k[8:]) {
 				if err := c.ids.Delete(id); err != nil {
@@ -226,6 +234,16 @@ func (c *change) delete(number, from, to uint64, budget *int) (uint64, error) {
 		*budget--
 	}
 	return from, nil
+}
+
+// next returns the offset of the first record of a number from an offset on, or never.
+func (c *change) next(number, from uint64) uint64 {
+	k := keyOf(number, from)
+	found, _ := c.records.Cursor().Seek(k[:])
+	if len(found) != len(k) || !bytes.Equal(found[:8], k[:8]) {
+		return never
+	}
+	return binary.BigEndian.Uint64(found[8:])
 }
 
 func idKey(number uint64, id string) []byte {

@@ -220,6 +220,9 @@ func parseSweep(key, value []byte) (s sweep, err error) {
 		s.topic = value[1:]
 	case value[0] == sweepRecords && len(value) == 17:
 		s.from, s.to = binary.BigEndian.Uint64(value[1:]), binary.BigEndian.Uint64(value[9:])
+		if s.from > s.to || s.to > maxOffset {
+			return sweep{}, fmt.Errorf("%w: impossible range of the sweep", errDamaged)
+		}
 	default:
 		return s, fmt.Errorf("%w: malformed entry of the sweep", errDamaged)
 	}
