@@ -12,7 +12,7 @@ import (
 	"bennu.example/internal/testenv/leak"
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) { leak.Main(m, serve) }
 
 // open opens an engine until the test ends.
 func open(t testing.TB, cfg boltengine.Config) *boltengine.Engine {

@@ -122,3 +122,9 @@ func flip(b *bolt.Bucket, key []byte) error {
 	v[len(v)-1] ^= 1
 	return b.Put(key, v)
 }
+
+// Started reports whether Run has swept once.
+func (e *Engine) Started() bool {
+	err := e.log.Health().Err
+	return err == nil || !errors.Is(err, errNotRunning)
+}

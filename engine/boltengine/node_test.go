@@ -71,3 +71,7 @@ func fault() error {
 	var at uintptr = 1 << 40
 	return errors.New(string(*(*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&at)))))
 }
+
+func contextOf(t testing.TB) (context.Context, context.CancelFunc) {
+	return context.WithCancel(t.Context())
+}

@@ -248,7 +248,11 @@ func (s *store) release() error {
 		return protect(s.db.Close)
 	}
 	if s.file != nil {
-		return s.file.Close() // which unlocks it
+		// bbolt gave up on the file, and may not have unmapped it.
+		unlock(s.file)
+		if err := s.file.Close(); !errors.Is(err, fs.ErrClosed) {
+			return err
+		}
 	}
 	return nil
 }
