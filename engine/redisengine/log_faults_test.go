@@ -414,32 +414,45 @@ func TestTrimsAreBounded(t *testing.T) {
 	}
 }
 
-// A context that ends ends a call.
+// A context that ends ends a call, and Run, although the server does not answer.
 func TestCallsEndWithContext(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
 	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	at := n.mustAdd("t", 1)[0].Position
 	e.signal(syscall.SIGSTOP)()
 	defer e.signal(syscall.SIGCONT)()
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
+	begun := time.Now()
+	soon := func(what string) {
+		if d := time.Since(begun); d > 2500*time.Millisecond {
+			t.Errorf("%s returned after %v", what, d)
+		}
+	}
 	var wg sync.WaitGroup
 	for range 100 {
 		wg.Go(func() {
 			if _, err := n.Tops(ctx, []string{"t"}); !errors.Is(err, history.ErrUnavailable) {
 				t.Errorf("tops: %v", err)
 			}
-			if _, err := n.Read(ctx, "t", history.Position{}, 1); !errors.Is(err, history.ErrPosition) {
+			if _, err := n.Read(ctx, "t", at, 1); !errors.Is(err, history.ErrUnavailable) {
 				t.Errorf("read: %v", err)
 			}
-			if err := n.Forget(ctx, "t"); err == nil {
-				t.Error("forget: no error")
+			if _, err := n.Append(ctx, "t", history.Record{Event: "e"}, keep); err == nil {
+				t.Error("append: no error")
 			}
+			soon("a call")
 		})
 	}
-	begun := time.Now()
 	wg.Wait()
-	if d := time.Since(begun); d > time.Second {
-		t.Errorf("the calls returned after %v", d)
+	begun = time.Now()
+	n.stop()
+	soon("Run")
+	if _, err := n.add("t", "e"); !errors.Is(err, history.ErrUnavailable) {
+		t.Errorf("append after Run: %v", err)
+	}
+	if err := n.Run(t.Context(), history.Inbox{}); err == nil {
+		t.Error("Run was called twice")
 	}
 }

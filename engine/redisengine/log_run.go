@@ -124,6 +124,7 @@ func (l *recordLog) session(ctx context.Context) (connected bool, err error) {
 	// The answers to what was sent are waited for, although ctx has ended.
 	sending, end := broker.WithGrace(ctx, grace)
 	defer end()
+	defer context.AfterFunc(sending, c.cut)() // the client may not notice the end of a context
 	ready, err := l.begin(ctx, c)
 	if err == nil {
 		l.begun(ready)
