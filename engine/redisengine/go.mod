@@ -6,12 +6,13 @@ toolchain go1.26.8
 
 require (
 	bennu.example v0.0.0
+	github.com/google/uuid v1.6.0
 	github.com/redis/rueidis v1.0.79
 	github.com/rs/zerolog v1.35.1
 )
 
 require (
-	github.com/google/uuid v1.6.0 // indirect
+	github.com/coder/websocket v1.8.15 // indirect
 	github.com/mattn/go-colorable v0.1.14 // indirect
 	github.com/mattn/go-isatty v0.0.20 // indirect
 	golang.org/x/sys v0.47.0 // indirect

@@ -296,8 +296,10 @@ func TestAppendsUnderFaults(t *testing.T) {
 	}
 }
 
-// send appends records until quit is closed. An uncertain record is sent again with its ID.
+// send appends records until quit is closed. An uncertain record is sent again with its ID. If it
+// stays uncertain, it may be stored later than the next one, so it is the last one of a sender.
 func send(t *testing.T, n *logNode, rec *histcheck.Recorder, name string, k history.Keep, quit <-chan struct{}) {
+	sender := name
 	for i := 0; ; i++ {
 		select {
 		case <-quit:
@@ -305,7 +307,7 @@ func send(t *testing.T, n *logNode, rec *histcheck.Recorder, name string, k hist
 		default:
 		}
 		id := fmt.Sprintf("%s/%d", name, i)
-		rec.Append(name, id, "")
+		rec.Append(sender, id, "")
 		r := history.Record{Event: id, ID: id}
 		got, err := n.Append(t.Context(), "t", r, k)
 		for range 3 {
@@ -322,6 +324,7 @@ func send(t *testing.T, n *logNode, rec *histcheck.Recorder, name string, k hist
 			rec.Appended(id, got.Position.String())
 		case errors.Is(err, history.ErrUncertain):
 			rec.Uncertain(id)
+			sender = fmt.Sprint(name, " after ", i)
 		default:
 			rec.Failed(id)
 		}

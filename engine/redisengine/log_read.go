@@ -179,8 +179,11 @@ func (l *recordLog) Read(ctx context.Context, topic string, after history.Positi
 	if after.IsZero() {
 		return history.Batch{}, l.wrap("read", topic, history.ErrPosition)
 	}
-	from := strconv.FormatUint(after.Offset()+1, 10)
-	s, err := l.fetch(ctx, topic, "XRANGE", from, "+", min(max(limit, 1), maxRead))
+	from := after.Offset() + 1
+	if after.IsBeginning() && from > hour {
+		from -= hour // the topic may have been born according to a clock that was behind
+	}
+	s, err := l.fetch(ctx, topic, "XRANGE", strconv.FormatUint(from, 10), "+", min(max(limit, 1), maxRead))
 	if err != nil {
 		return history.Batch{}, l.wrap("read", topic, err)
 	}

@@ -362,3 +362,53 @@ func TestHistoryRefusesCluster(t *testing.T) {
 	n := runLog(t, redisengine.Config{URL: "redis://" + e.addr})
 	n.waitDown("Redis Cluster")
 }
+
+// A beginning that was read before the topic was born is continued for 22 h, and no longer, since
+// the meta of a topic that had records in between may have expired by then.
+func TestOldBeginnings(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	born := n.top("born")
+	n.mustAdd("born", 3)
+	n.mustAdd("trimmed", 3)
+	e.do(t, "XTRIM", "bennu:h:{trimmed}:s", "MAXLEN", "2")
+	old := n.top("forgotten")
+	if err := n.Forget(t.Context(), "forgotten"); err != nil {
+		t.Fatal(err)
+	}
+	n.wantRead("forgotten", old, 0, history.ErrEpoch)
+	for {
+		now := n.top("unborn")
+		for hours := -3; hours < 100; hours++ {
+			since := func(p history.Position) history.Position {
+				p, err := history.NewPosition(p.Epoch(), p.Offset()-uint64(hours<<24), "0000")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return p
+			}
+			want, trimmed := error(nil), history.ErrTrimmed
+			switch {
+			case hours < -1:
+				want, trimmed = history.ErrAhead, history.ErrAhead
+			case hours > 22:
+				want = history.ErrTrimmed
+			}
+			n.wantRead("unborn", since(now), 0, want)
+			n.wantRead("born", since(born), 3, want)
+			n.wantRead("trimmed", since(born), 0, trimmed)
+			n.wantRead("forgotten", since(old), 0, history.ErrEpoch)
+			b, err := n.Read(t.Context(), "born", since(born), 1)
+			if err == nil && (b.After != since(born) || b.Records[0].Prev != b.After || !b.More) {
+				t.Errorf("%d hours: got %+v", hours, b)
+			}
+		}
+		if n.top("unborn") == now {
+			return
+		}
+		if t.Failed() {
+			t.Fatal("the hour changed during the test: run it again")
+		}
+	}
+}
