@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,16 +56,29 @@ func (e *testServer) rollback(t testing.TB, topic string, n int) {
 
 func TestHistorySuite(t *testing.T) {
 	historytest.Run(t, func(t *testing.T) historytest.Engine {
-		e := newServer(t, "--appendonly", "yes", "--appendfsync", "always")
-		open := func(t testing.TB) history.Log {
-			return newLog(t, redisengine.Config{URL: "redis://" + e.addr, Queue: brokertest.Queue})
+		e := newServer(t)
+		open := func(addr string) history.Log {
+			return newLog(t, quick(redisengine.Config{URL: "redis://" + addr, Queue: brokertest.Queue}))
 		}
+		proxy := brokertest.NewProxy(t, e.addr)
 		return historytest.Engine{
-			Log:      open(t),
-			Restart:  open,
+			Log:      open(proxy.Addr),
+			Restart:  func(testing.TB) history.Log { return open(e.addr) },
 			Rollback: e.rollback,
 			Topics:   e.topicCount,
-			Durable:  true,
+			Node:     func(testing.TB) history.Log { return open(e.addr) },
+			Freeze: func(testing.TB) func() {
+				e.signal(syscall.SIGSTOP)()
+				return e.signal(syscall.SIGCONT)
+			},
+			Disconnect: func(testing.TB) func() {
+				proxy.Stall() // new connections do not work, too
+				proxy.Cut()
+				return proxy.Resume
+			},
+			LoseRecords: func(t testing.TB, topic string) { e.do(t, "DEL", "bennu:h:{"+topic+"}:s") },
+			LoseMeta:    func(t testing.TB, topic string) { e.do(t, "DEL", "bennu:h:{"+topic+"}:m") },
+			Durable:     true,
 		}
 	})
 }

@@ -35,12 +35,13 @@ func (l *recordLog) Tops(ctx context.Context, topics []string) ([]history.Positi
 }
 
 func (l *recordLog) tops(ctx context.Context, topics []string, tops []history.Position) error {
+	orphans := make(map[string]bool)
 	for range topsTries {
 		clear(tops)
-		if err := l.touch(ctx, topics, tops); err != nil {
+		if err := l.touch(ctx, topics, tops, orphans); err != nil {
 			return err
 		}
-		if again, err := l.look(ctx, topics, tops); err != nil || !again {
+		if again, err := l.look(ctx, topics, tops, orphans); err != nil || !again {
 			return err
 		}
 	}
@@ -48,13 +49,16 @@ func (l *recordLog) tops(ctx context.Context, topics []string, tops []history.Po
 }
 
 // touch renews the metas of the watched topics for which that is due, and sets their tops. So a
-// watched topic keeps its top, and its beginning does not change.
-func (l *recordLog) touch(ctx context.Context, topics []string, tops []history.Position) error {
+// watched topic keeps its top, and its beginning does not change. It also makes the metas of
+// orphans, which lost theirs.
+func (l *recordLog) touch(
+	ctx context.Context, topics []string, tops []history.Position, orphans map[string]bool,
+) error {
 	now := time.Now()
 	requests := make(map[int]*request)
 	l.mu.Lock()
 	for i, topic := range topics {
-		if w := l.watches[topic]; w != nil && !now.Before(w.renew) {
+		if w := l.watches[topic]; w != nil && !now.Before(w.renew) || orphans[topic] {
 			requests[i] = l.touchRequest(l.keys(topic), idleLife)
 		}
 	}
@@ -101,8 +105,11 @@ func (l *recordLog) renewed(topic string, next time.Time) bool {
 	return w != nil
 }
 
-// look sets the tops that are not set yet. It reports whether this has to be tried again.
-func (l *recordLog) look(ctx context.Context, topics []string, tops []history.Position) (again bool, err error) {
+// look sets the tops that are not set yet, and adds the topics without a meta that have records to
+// orphans. It reports whether this has to be tried again.
+func (l *recordLog) look(
+	ctx context.Context, topics []string, tops []history.Position, orphans map[string]bool,
+) (again bool, err error) {
 	q := &request{commands: [][]string{{"GET", l.base()}}}
 	var asked []int
 	for i, topic := range topics {
@@ -126,6 +133,7 @@ func (l *recordLog) look(ctx context.Context, topics []string, tops []history.Po
 		return false, fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
 	}
 	seconds, err := strconv.ParseInt(clock[0], 10, 64)
+	var unknown []string
 	for n, i := range asked {
 		fields, err1 := q.answers[n+1].ToArray()
 		if err = errors.Join(err, err1); err != nil || len(fields) != 3 {
@@ -145,11 +153,37 @@ func (l *recordLog) look(ctx context.Context, topics []string, tops []history.Po
 		case base != last, l.renewed(topics[i], time.Time{}):
 			again = true
 		default:
+			unknown = append(unknown, topics[i])
 			tops[i], err = history.NewPosition(base, origin(seconds*1000), beginning)
 		}
 		if err != nil {
 			return false, fmt.Errorf("%w: %w", history.ErrUnavailable, err)
 		}
 	}
-	return again, nil
+	found, err := l.findOrphans(ctx, unknown, orphans)
+	return again || found, err
+}
+
+// findOrphans adds to orphans the topics that have records. It reports whether there are any.
+func (l *recordLog) findOrphans(ctx context.Context, topics []string, orphans map[string]bool) (found bool, err error) {
+	if len(topics) == 0 {
+		return false, nil
+	}
+	q := new(request)
+	for _, topic := range topics {
+		q.commands = append(q.commands, []string{"EXISTS", l.key("h", topic) + ":s"})
+	}
+	if err := l.reads.do(ctx, q); err != nil {
+		return false, err
+	}
+	for i, topic := range topics {
+		n, err := q.answers[i].AsInt64()
+		if err != nil {
+			return false, fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+		}
+		if n > 0 {
+			orphans[topic], found = true, true
+		}
+	}
+	return found, nil
 }
