@@ -227,7 +227,8 @@ func TestFeedOfManyKinds(t *testing.T) {
 	r := one.mustAdd("t", 1)[0]
 	for _, n := range []*logNode{one, two} {
 		n.until("fed", func() bool { return len(n.records()) == 1 && n.count("forgotten") == 1 })
-		if got := n.records()[0]; got.Position != r.Position || got.Prev != r.Prev || got.Event != "0" || !got.Time.Equal(r.Time) {
+		got := n.records()[0]
+		if got.Position != r.Position || got.Prev != r.Prev || got.Event != "0" || !got.Time.Equal(r.Time) {
 			t.Errorf("fed %+v, want %+v", got, r)
 		}
 	}

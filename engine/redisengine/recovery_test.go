@@ -93,8 +93,8 @@ func newSite(t *testing.T, configs ...redisengine.Config) *site {
 	return s
 }
 
-// send appends records at one of the nodes until quit is closed. A record whose append was uncertain
-// may be stored later than the next one, so it is the last one of a sender in the checker's eyes.
+// send appends records at one of the nodes until quit is closed. A record whose append was
+// uncertain may be stored later than the next one, so it is the last one of a sender.
 func (s *site) send(name string, quit <-chan struct{}) {
 	sender := name
 	for i := 0; ; i++ {
@@ -289,8 +289,8 @@ func TestRecoveryUnderFaults(t *testing.T) {
 }
 
 // Clients move between two nodes while the primary and its replica change their roles. Every record
-// whose append succeeded is on both, because of Wait. Only clients that have received others may not
-// be continued.
+// whose append succeeded is on both, because of Wait. Only clients that have received others may
+// not be continued.
 func TestRecoveryUnderFailover(t *testing.T) {
 	t.Parallel()
 	one := newServer(t)
