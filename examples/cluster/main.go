@@ -1,11 +1,12 @@
-// Command cluster runs the chat of examples/chat on several nodes that are connected by NATS. For
-// simplicity, all nodes and the NATS server run in one process. Open the page of each node and
-// exchange messages between them.
+// Command cluster runs the chat of examples/chat on several nodes that are connected by NATS. The
+// nodes share the history of the rooms, so a page can go on at another node. For simplicity, all
+// nodes and the NATS server run in one process. Open the page of each node and exchange messages
+// between them.
 //
 //	go run ./examples/cluster
 //
 // On several machines, run serve on each of them, with the same secret and the URL of a shared NATS
-// server.
+// server with JetStream.
 package main
 
 import (
@@ -59,7 +60,12 @@ func run(ctx context.Context, addrs []string, out, log io.Writer) error {
 		defer ln.Close()
 		listeners = append(listeners, ln)
 	}
-	engine, err := startNATS()
+	dir, err := os.MkdirTemp("", "cluster-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	engine, err := startNATS(dir)
 	if err != nil {
 		return err
 	}
@@ -93,7 +99,7 @@ func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config
 	if err != nil {
 		return err
 	}
-	cfg.PubSub = pubsub.New(engine.Adapter())
+	cfg.PubSub = pubsub.NewRecorded(engine.Adapter(), engine.History(), room.Rules())
 	joined, leave := context.WithCancel(context.Background())
 	left := make(chan error, 1)
 	go func() { left <- cfg.PubSub.Run(joined) }()
@@ -103,9 +109,12 @@ func serve(ctx context.Context, ln net.Listener, natsURL string, cfg room.Config
 	return errors.Join(err, <-left)
 }
 
-// startNATS starts an embedded NATS server that listens on the loopback interface.
-func startNATS() (*server.Server, error) {
-	options := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true}
+// startNATS starts an embedded NATS server that listens on the loopback interface and stores the
+// history in a directory.
+func startNATS(dir string) (*server.Server, error) {
+	options := &server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: dir,
+	}
 	engine, err := server.NewServer(options)
 	if err != nil {
 		return nil, fmt.Errorf("create the NATS server: %w", err)

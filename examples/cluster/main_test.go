@@ -61,11 +61,18 @@ type member struct {
 	room     *channel.Client
 	who      *presence.Client
 	node     string
+	messages []string // in the reply to the join
 	received chan string
 	came     chan string
 }
 
 func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
+	t.Helper()
+	return joinAt(t, addr, user, by, channel.ResumeConfig{})
+}
+
+// joinAt is join after a position.
+func joinAt(t *testing.T, addr, user string, by socket.ClientTransport, resume channel.ResumeConfig) *member {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
@@ -80,6 +87,7 @@ func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 		client.CloseIdleConnections()
 	})
 	m.room = s.Channel("room:tea", map[string]string{"user": user})
+	m.room.Resume(resume)
 	m.room.On("new_msg", func(p serializer.Payload) {
 		var msg struct{ User, Body string }
 		if err := p.Decode(&msg); err != nil {
@@ -93,11 +101,17 @@ func join(t *testing.T, addr, user string, by socket.ClientTransport) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var welcome struct{ Node string }
+	var welcome struct {
+		Node     string
+		Messages []struct{ Body string }
+	}
 	if err := reply.Decode(&welcome); err != nil {
 		t.Fatal(err)
 	}
 	m.node = welcome.Node
+	for _, msg := range welcome.Messages {
+		m.messages = append(m.messages, msg.Body)
+	}
 	return m
 }
 
@@ -169,6 +183,49 @@ func TestTalkAcrossNodes(t *testing.T) {
 	end()
 	if d := time.Since(begun); d > 8*time.Second {
 		t.Errorf("it took %v to end", d)
+	}
+}
+
+// TestHistoryAcrossNodes checks that a client goes on at another node, and that a new one receives
+// what was sent on all of them.
+func TestHistoryAcrossNodes(t *testing.T) {
+	t.Parallel()
+	addrs, _ := start(t)
+	ann := join(t, addrs["A"], "ann", socket.TransportWebSocket)
+	bob := join(t, addrs["B"], "bob", socket.TransportWebSocket)
+	say := func(m *member, body string) {
+		t.Helper()
+		if _, err := m.room.Push("new_msg", map[string]string{"body": body}).Wait(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	say(ann, "1")
+	until(t, bob.received, "ann: 1")
+	position := bob.room.Position()
+	if err := bob.socket.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eve := join(t, addrs["B"], "eve", socket.TransportLongPoll)
+	say(ann, "2")
+	say(eve, "3")
+	say(ann, "4")
+
+	var why []string
+	back := joinAt(t, addrs["A"], "bob", socket.TransportWebSocket, channel.ResumeConfig{
+		Since:   position,
+		OnReset: func(_ serializer.Payload, reason string) { why = append(why, reason) },
+	})
+	for _, want := range []string{"ann: 2", "eve: 3", "ann: 4"} {
+		if got := <-back.received; got != want {
+			t.Errorf("received %q, want %q", got, want)
+		}
+	}
+	if len(why) > 0 {
+		t.Errorf("not recovered: %q", why)
+	}
+	carl := join(t, addrs["B"], "carl", socket.TransportWebSocket)
+	if got := strings.Join(carl.messages, " "); got != "1 2 3 4" {
+		t.Errorf("a new client has the messages %q", got)
 	}
 }
 

@@ -16,7 +16,6 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/presence"
-	"bennu.example/pubsub"
 	"bennu.example/socket"
 )
 
@@ -339,23 +338,6 @@ func TestRepeatedMessageIsIgnored(t *testing.T) {
 	own := slices.IndexFunc(others, func(f frame) bool { return f.Event == "new_msg" })
 	if own < 0 || json.Unmarshal(others[own].Payload, &m) != nil || m.User != "bob" || m.Body != "mine" {
 		t.Errorf("bob received %+v", others)
-	}
-}
-
-// TestWithoutRules checks that a room works if nothing is recorded.
-func TestWithoutRules(t *testing.T) {
-	t.Parallel()
-	c := startWith(t, "127.0.0.1:0", pubsub.New(nil))
-	ann, bob := c.dial("tea"), c.join("tea", "bob")
-	var in accepted
-	ann.ok("phx_join", map[string]any{"user": "ann", "$history": struct{}{}}, &in)
-	if in.History.Why != "off" || in.Messages == nil {
-		t.Errorf("join reply %+v", in)
-	}
-	bob.ok("new_msg", map[string]any{"id": "x", "body": "hello"}, nil)
-	var m message
-	if ann.await("new_msg", &m); m.Body != "hello" {
-		t.Errorf("received %+v", m)
 	}
 }
 

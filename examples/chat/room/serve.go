@@ -29,8 +29,8 @@ var files embed.FS
 
 // Config configures the server. The zero value is a server with one node.
 type Config struct {
-	// PubSub records by Rules; without them, rooms have no history. The caller must run it. Nil means
-	// a single node that keeps the messages in memory.
+	// PubSub must record by Rules. The caller must run it. Nil means a single node, which keeps the
+	// messages in memory.
 	PubSub *pubsub.PubSub
 	// Node is the node's name on the page. Empty means that the page shows no name.
 	Node string

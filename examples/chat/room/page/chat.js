@@ -162,8 +162,7 @@ function moveTo(position) {
 }
 
 function receive({ $pos, ...message }) {
-  // Without a position, the server keeps no history.
-  if ($pos && Number($pos.split("-")[1]) <= seen) return; // a frame of the join before this one
+  if (Number($pos.split("-")[1]) <= seen) return; // a frame of the join before this one
   moveTo($pos);
   show(message);
 }
