@@ -188,6 +188,8 @@ func (c *change) drop(t *openTopic) {
 	size := uint64(0)
 	if s := c.record(t.number, t.first); s != nil {
 		t.before, size = s.tag(), uint64(s.payload())
+	} else if t.first == t.top {
+		t.before = t.topTag
 	} else {
 		t.before = newTag() // no position matches it
 	}

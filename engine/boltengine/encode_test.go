@@ -94,7 +94,9 @@ func TestRecordEncoding(t *testing.T) {
 }
 
 func TestEpochs(t *testing.T) {
-	for generation, want := range map[uint64]string{0: "abcdefgh", 1: "abcdefgh1", 36: "abcdefgh10", maxGeneration: "abcdefghzzzzzzzz"} {
+	for generation, want := range map[uint64]string{
+		0: "abcdefgh", 1: "abcdefgh1", 36: "abcdefgh10", maxGeneration: "abcdefghzzzzzzzz",
+	} {
 		got := epochOf("abcdefgh", generation)
 		if got != want {
 			t.Errorf("%d: got %s, want %s", generation, got, want)
@@ -116,7 +118,8 @@ func reseal(data, key []byte) []byte {
 }
 
 func FuzzStored(f *testing.F) {
-	s, _, err := encodeRecord(history.Record{Event: "e", ID: "id", From: "f", Payload: serializer.Value(map[string]int{"n": 1})})
+	r := history.Record{Event: "e", ID: "id", From: "f", Payload: serializer.Value(map[string]int{"n": 1})}
+	s, _, err := encodeRecord(r)
 	if err != nil {
 		f.Fatal(err)
 	}

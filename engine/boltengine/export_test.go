@@ -40,6 +40,20 @@ func (e *Engine) Rollback(topic string, n int) error {
 	})
 }
 
+// LoseRecords removes all records of a topic from the file, but not its top.
+func (e *Engine) LoseRecords(topic string) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		c := newChange(e.log, tx)
+		t, err := c.topic(topic)
+		if err != nil {
+			return err
+		}
+		budget := int(t.top)
+		_, err = c.delete(t.number, t.floor, t.top+1, &budget)
+		return err
+	})
+}
+
 // Hook makes f be called at the beginning of every write transaction, until the returned function
 // is called.
 func (e *Engine) Hook(f func(tx *bolt.Tx) error) (remove func()) {
@@ -47,7 +61,7 @@ func (e *Engine) Hook(f func(tx *bolt.Tx) error) (remove func()) {
 	return func() { e.log.store.hook.Store(nil) }
 }
 
-// Freeze makes the next write transaction wait until thaw is called. It calls frozen when one waits.
+// Freeze makes write transactions wait until thaw is called. It calls frozen when the first waits.
 func (e *Engine) Freeze(frozen func()) (thaw func()) {
 	wait := make(chan struct{})
 	once := sync.OnceFunc(frozen)

@@ -116,7 +116,7 @@ func (c *child) line() string {
 	return strings.TrimSuffix(line, "\n")
 }
 
-// kill sends SIGKILL. What the process has printed can still be read.
+// kill sends SIGKILL. The output of the process can still be read.
 func (c *child) kill() { _ = c.cmd.Process.Kill() }
 
 // stop kills the process and waits for its end.

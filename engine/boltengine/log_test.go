@@ -405,7 +405,7 @@ func TestWatchThenRead(t *testing.T) {
 		}
 		cursor := topOf(t, log, "t")
 		for joined := false; !joined; {
-			// What is older than the cursor was on its way. The first newer record continues from it.
+			// Older records were on their way. The first newer record continues from the cursor.
 			r := <-fed
 			if r.Position.Offset() > cursor.Offset() {
 				if r.Prev != cursor {
@@ -429,10 +429,12 @@ func TestFailedCommits(t *testing.T) {
 		want   error
 		stored bool
 	}{
-		"error":             {func(*bolt.Tx) error { return boom }, history.ErrUnavailable, false},
-		"panic":             {func(*bolt.Tx) error { panic("page 7: invalid") }, history.ErrUnavailable, false},
-		"fault":             {func(*bolt.Tx) error { return fault() }, history.ErrUnavailable, false},
-		"after the effects": {func(tx *bolt.Tx) error { tx.OnCommit(func() { panic(boom) }); return nil }, history.ErrUncertain, true},
+		"error": {func(*bolt.Tx) error { return boom }, history.ErrUnavailable, false},
+		"panic": {func(*bolt.Tx) error { panic("page 7: invalid") }, history.ErrUnavailable, false},
+		"fault": {func(*bolt.Tx) error { return fault() }, history.ErrUnavailable, false},
+		"after the effects": {
+			func(tx *bolt.Tx) error { tx.OnCommit(func() { panic(boom) }); return nil }, history.ErrUncertain, true,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := config(t)
