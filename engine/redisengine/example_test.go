@@ -10,6 +10,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/redisengine"
+	"bennu.example/history"
 	"bennu.example/pubsub"
 )
 
@@ -32,6 +33,31 @@ func Example() {
 	}
 
 	stop() // call it after Handler.Shutdown, which still notifies the other nodes
+	if err := <-done; err != nil {
+		fmt.Println(err)
+	}
+}
+
+// A cluster that keeps the history of its rooms at Redis. This example needs a Redis server, so it
+// is only compiled.
+func ExampleEngine_History() {
+	engine, err := redisengine.New(redisengine.Config{URL: os.Getenv("REDIS_URL"), Wait: 1})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	rules := history.Rules{"room:*": {Events: []string{"new_msg"}}}
+	ps := pubsub.NewRecorded(engine.Adapter(), engine.History(), rules)
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- ps.Run(ctx) }()
+
+	// A client of any node that is away now receives the event when it returns.
+	if err := ps.Broadcast(ctx, "room:lobby", "new_msg", map[string]string{"body": "hello"}); err != nil {
+		fmt.Println(err)
+	}
+
+	stop()
 	if err := <-done; err != nil {
 		fmt.Println(err)
 	}

@@ -39,7 +39,9 @@ type request struct {
 	answers []rueidis.RedisResult
 	err     error // why there are no answers
 
-	sent bool // guarded by the lane
+	// These fields are guarded by the lane.
+	sent bool
+	gone bool // nobody waits for the answers
 }
 
 // count returns the number of commands.
@@ -90,6 +92,7 @@ func (l *lane) await(ctx context.Context, r *request) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	r.gone = true
 	if !r.sent {
 		if i := slices.Index(l.queue, r); i >= 0 {
 			l.queue = slices.Delete(l.queue, i, i+1)
@@ -182,22 +185,23 @@ func (l *lane) finish(r *request, err error) {
 	close(r.done)
 }
 
-// requeue puts requests that were not executed back to the head of the queue.
+// requeue puts requests that were not executed back to the head of the queue, if somebody waits for
+// the answers.
 func (l *lane) requeue(requests []*request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	var again []*request
 	for _, r := range requests {
-		r.sent, r.answers = false, nil
-	}
-	if l.open {
-		l.queue = slices.Concat(requests, l.queue)
-		return
-	}
-	for _, r := range requests {
+		if l.open && !r.gone {
+			r.sent, r.answers = false, nil
+			again = append(again, r)
+			continue
+		}
 		r.err = errLogNotRunning
 		l.release(r)
 		close(r.done)
 	}
+	l.queue = slices.Concat(again, l.queue)
 }
 
 // link is a connection on which a lane sends.

@@ -124,36 +124,39 @@ func (l *recordLog) channel(topic string) string { return l.prefix + ":r:" + top
 func (l *recordLog) Append(
 	ctx context.Context, topic string, r history.Record, k history.Keep,
 ) (history.Record, error) {
-	r, err := l.append(ctx, topic, r, k)
+	r, stored, err := l.append(ctx, topic, r, k)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
 		l.health.Failed++
 		return history.Record{}, l.wrap("append to", topic, err)
 	}
-	l.health.Appended++
+	if stored {
+		l.health.Appended++
+	}
 	return r, nil
 }
 
+// append appends a record. It reports whether the record was stored, and not found by its ID.
 func (l *recordLog) append(
 	ctx context.Context, topic string, r history.Record, k history.Keep,
-) (history.Record, error) {
+) (_ history.Record, stored bool, err error) {
 	k, _ = history.Rules{"*": k}.Rule("") // with its defaults
 	r.Position, r.Prev, r.Time = history.Position{}, history.Position{}, time.Time{}
 	data, err := r.AppendBinary(nil)
 	if err != nil {
-		return r, err
+		return r, false, err
 	}
 	if len(r.ID) > maxID || len(r.Origin) > maxOrigin || len(r.Event)+len(r.From) > maxTexts ||
 		len(data) > maxAppendBytes {
-		return r, history.ErrTooLarge
+		return r, false, history.ErrTooLarge
 	}
 	if r, err = history.ParseRecord(data); err != nil {
-		return r, err
+		return r, false, err
 	}
 	size := len(r.Payload.Bytes())
 	if size > k.Bytes {
-		return r, history.ErrTooLarge
+		return r, false, history.ErrTooLarge
 	}
 	age := max(k.Age.Milliseconds(), 1)
 	life := max(metaAges*age, metaLife.Milliseconds())
@@ -177,19 +180,20 @@ func (l *recordLog) append(
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	if err := l.writes.do(ctx, q); err != nil {
-		return r, err
+		return r, false, err
 	}
 	answer, err := texts(q.answers[0])
-	if err == nil && len(answer) == 4 {
+	stored = len(answer) < 4
+	if err == nil && !stored {
 		r, err = history.ParseRecord([]byte(answer[3]))
 	}
 	if err == nil {
 		err = complete(&r, answer[:min(len(answer), 3)]...)
 	}
 	if err != nil {
-		return r, fmt.Errorf("%w: %w", history.ErrUncertain, err)
+		return r, false, fmt.Errorf("%w: %w", history.ErrUncertain, err)
 	}
-	return r, nil
+	return r, stored, nil
 }
 
 // Forget is part of history.Log.

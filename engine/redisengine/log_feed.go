@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/redis/rueidis"
 
+	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
 	"bennu.example/internal/mailbox"
 )
@@ -138,7 +139,11 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	b := c.client.B
-	answers := c.client.DoMulti(ctx, b().Arbitrary("HELLO").Build(), b().ConfigGet().Parameter("maxmemory-policy").Build())
+	commands := []rueidis.Completed{b().Arbitrary("HELLO").Build()}
+	if !l.warned {
+		commands = append(commands, b().ConfigGet().Parameter("maxmemory-policy").Build())
+	}
+	answers := c.client.DoMulti(ctx, commands...)
 	info, err := answers[0].ToMap()
 	if err != nil {
 		return l.late(ctx, err)
@@ -150,6 +155,9 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 	if err := checkRole(answers[0]); err != nil {
 		return err
 	}
+	if len(answers) == 1 {
+		return nil
+	}
 	settings, err := answers[1].AsStrMap()
 	if err == nil && settings["maxmemory-policy"] == "" {
 		err = errAnswer
@@ -157,10 +165,11 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 	switch _, answered := rueidis.IsRedisErr(err); {
 	case err != nil && !answered && !errors.Is(err, errAnswer):
 		return l.late(ctx, err)
-	case err != nil && !l.warned:
+	case err != nil:
 		l.warned = true
+		err = broker.Redact(err, l.cfg.secrets)
 		l.log.Warn().Err(err).Msg("cannot read maxmemory-policy of Redis: it must be noeviction")
-	case err == nil && settings["maxmemory-policy"] != "noeviction":
+	case settings["maxmemory-policy"] != "noeviction":
 		return fmt.Errorf("%w %q", errEvicts, settings["maxmemory-policy"])
 	}
 	return nil

@@ -370,3 +370,25 @@ func readOn(t *testing.T, n *logNode, rec *histcheck.Recorder, name string, fini
 		}
 	}
 }
+
+func FuzzFed(f *testing.F) {
+	r := history.Record{Event: "e", Payload: serializer.Binary([]byte(" x"))}
+	data, err := r.AppendBinary(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add("epoch 17 abcd 0000 1764374400000 2 " + string(data))
+	f.Add("epoch 0 abcd 0000 1764374400000 2 " + string(data))
+	f.Add("epoch 17 abcd 0000 1764374400000 2")
+	f.Add("")
+	f.Fuzz(func(t *testing.T, data string) {
+		r, err := redisengine.ParseFed(data)
+		if err != nil {
+			return
+		}
+		same := strings.HasPrefix(data, r.Position.Epoch()+" ")
+		if !same || r.Prev.Offset() != r.Position.Offset()-1 || r.Prev.Epoch() != r.Position.Epoch() {
+			t.Errorf("%q became %v after %v", data, r.Position, r.Prev)
+		}
+	})
+}

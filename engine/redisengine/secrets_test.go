@@ -10,12 +10,14 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
+	"bennu.example/history"
 	"bennu.example/pubsub"
 )
 
@@ -101,5 +103,20 @@ func TestSecretsAreNotShown(t *testing.T) {
 		if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 			t.Errorf("%q: %s", cfg.URL, all)
 		}
+		var historyLog buffer
+		logger := zerolog.New(&historyLog)
+		cfg.Logger = &logger
+		n := runLog(t, cfg)
+		n.Watch("t", func(err error) { _, _ = fmt.Fprintln(&historyLog, "ready:", err) })
+		waitUntil(t, "refused: "+cfg.URL, func() bool {
+			return strings.Contains(historyLog.String(), "unavailable") && strings.Contains(historyLog.String(), "ready:")
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		_, err := n.Append(ctx, "t", history.Record{Event: "e"}, keep)
+		cancel()
+		if all := fmt.Sprint(err, n.Health().Err, historyLog.String()); strings.Contains(all, "hunter2") || err == nil {
+			t.Errorf("%q: %s", cfg.URL, all)
+		}
+		n.stop()
 	}
 }
