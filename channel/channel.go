@@ -245,7 +245,10 @@ func (l listener) Deliver(b *pubsub.Broadcast) error {
 // they are not for users.
 type subscriber Channel
 
-var _ prepare.Subscriber[*pubsub.Broadcast] = (*subscriber)(nil)
+var (
+	_ prepare.Subscriber[*pubsub.Broadcast] = (*subscriber)(nil)
+	_ channelhost.Member                    = (*subscriber)(nil)
+)
 
 // Preparer is part of prepare.Subscriber.
 func (s *subscriber) Preparer() preparer { return s.h.preparer }

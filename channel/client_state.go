@@ -74,6 +74,9 @@ func (e *RemoteError) Error() string {
 	return "channel: server sent " + e.Event
 }
 
+// Is reports whether target is the push.Reason that the server gave.
+func (e *RemoteError) Is(target error) bool { return (&push.Error{Payload: e.Payload}).Is(target) }
+
 // clientMachine is a step in progress.
 type clientMachine struct {
 	clientState

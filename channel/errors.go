@@ -7,7 +7,10 @@ import (
 	"reflect"
 	"strings"
 
+	"bennu.example/internal/promise"
 	"bennu.example/internal/safecall"
+	"bennu.example/push"
+	"bennu.example/serializer"
 )
 
 var (
@@ -34,6 +37,52 @@ var (
 	// ErrNoRef is wrapped by the error of Reply for a Ref that identifies no message.
 	ErrNoRef = errors.New("no message to reply to")
 )
+
+// maxReason is the length of a reason in bytes, as in a WebSocket's close frame.
+const maxReason = 123
+
+// Stop returns an error that ends the channel as ErrStop does. The client receives phx_close with
+// the reason. The reason given to Terminate, and the one that the client receives, match both
+// ErrStop, at the server, and the Reason, at both ends. A reason is at most 123 bytes long; the rest
+// is cut off.
+func Stop(reason push.Reason) error { return &stopError{clipReason(reason)} }
+
+// stopError is the result of Stop.
+type stopError struct{ reason push.Reason }
+
+func (e *stopError) Error() string   { return ErrStop.Error() + ": " + string(e.reason) }
+func (e *stopError) Unwrap() []error { return []error{ErrStop, e.reason} }
+
+// clipReason returns at most maxReason bytes of valid UTF-8.
+func clipReason(reason push.Reason) push.Reason {
+	text := strings.ToValidUTF8(string(reason), "\uFFFD")
+	if len(text) > maxReason {
+		text = strings.ToValidUTF8(text[:maxReason], "")
+	}
+	return push.Reason(text)
+}
+
+// closeReason returns the payload of phx_close for a channel that ends with err.
+func closeReason(err error) serializer.Payload {
+	stop, ok := err.(*stopError) //nolint:errorlint // as fail and Remove pass it
+	if !ok || stop.reason == "" {
+		return serializer.Payload{}
+	}
+	return promise.Reason(string(stop.reason))
+}
+
+// asRejection returns the reply that an error of a callback stands for.
+func asRejection(err error) (reply push.Reply, ok bool) {
+	var rejected *push.Error
+	if errors.As(err, &rejected) {
+		return push.Reply{Status: rejected.Status, Payload: rejected.Payload}, true
+	}
+	var reason push.Reason
+	if errors.As(err, &reason) && !errors.Is(err, ErrStop) {
+		return errorReply(string(reason)), true
+	}
+	return push.Reply{}, false
+}
 
 // PanicError is the reason given to Terminate when a callback panicked. The client does not receive
 // its text.

@@ -102,7 +102,7 @@ func ExampleDefine() {
 	// 0 push: replied error: a die has six sides
 	// 7 <nil>
 	// {"with":7}
-	// channel stopped, with 7
+	// channel stopped: won, with 7
 }
 
 // player is the state of one client's game.
@@ -123,7 +123,7 @@ func (p *player) roll(_ context.Context, c *channel.Channel, n int) (push.Reply,
 	if err := c.Broadcast("won", map[string]int{"with": p.total}); err != nil {
 		return push.NoReply, err // the channel crashes, and the client joins again
 	}
-	return push.OK(p.total), channel.ErrStop // ends the channel
+	return push.OK(p.total), channel.Stop("won") // ends the channel; channel.ErrStop gives no reason
 }
 
 // Info handles messages that a channel sends to itself, such as work that must follow the join's

@@ -80,7 +80,11 @@ func (c *Channel) handle(it *item) {
 	status := c.status()
 	switch {
 	case it.kind == itemClose:
-		c.feed(serverInput{kind: serverInClose, err: it.msg.(error)})
+		in := serverInput{kind: serverInClose, err: it.msg.(error)}
+		if _, removed := in.err.(*stopError); removed && status == serverJoined { //nolint:errorlint // as Remove made it
+			in.kind = serverInStopped
+		}
+		c.feed(in)
 		return
 	case status == serverRefused:
 		c.refuseWaiting(it)
@@ -182,10 +186,14 @@ func replacesReply(err error) bool {
 
 // fail acts on the error of a callback.
 func (c *Channel) fail(it *item, err error) {
-	var rejected *push.Error
+	var stop *stopError
 	var invalid *payloadError
+	rejection, isRejection := asRejection(err)
 	unrecorded, isRecording := replyToRecording(err)
 	switch {
+	case errors.As(err, &stop):
+		c.feed(serverInput{kind: serverInStopped, err: stop})
+		return
 	case errors.Is(err, ErrStop):
 		c.feed(serverInput{kind: serverInStopped, err: ErrStop})
 		return
@@ -195,8 +203,8 @@ func (c *Channel) fail(it *item, err error) {
 			c.up.Log(c.driver(), "payload does not fit its callback", &eventError{it.event, err})
 		}
 		err = c.reply(it.ref, replyInvalid)
-	case it.kind == itemEvent && errors.As(err, &rejected):
-		err = c.reply(it.ref, push.Reply{Status: rejected.Status, Payload: rejected.Payload})
+	case it.kind == itemEvent && isRejection:
+		err = c.reply(it.ref, rejection)
 	case isRecording: // the failure of a log must not end the channels of all that broadcast
 		c.up.Log(c.driver(), "recorded broadcast failed", &eventError{it.event, err})
 		err = nil

@@ -9,6 +9,7 @@ import (
 
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
+	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 )
@@ -67,6 +68,16 @@ func (d *driver) Leave(m serializer.Message, wait time.Duration) bool {
 	c := (*Channel)(d)
 	c.inject(serverInput{kind: serverInLeaving})
 	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
+}
+
+// Remove is part of channelhost.Member. Under the topic's lock it takes the mailbox's only.
+func (s *subscriber) Remove(matches func(channelhost.Carrier) bool, reason string) bool {
+	c := (*Channel)(s)
+	if c.status().isMute() || !matches(c.up) {
+		return false
+	}
+	c.closeMailbox(true, Stop(push.Reason(reason)))
+	return true
 }
 
 // receive enqueues a message of the client. It reports false if the topic is no longer joined.
@@ -227,7 +238,7 @@ func (c *Channel) perform(out *serverOutputs) {
 			c.tell(o)
 		case serverOutTellPrevious:
 			if o.claimed != nil {
-				_ = c.up.Send(o.claimed.previous.closeFrame(), transport.Delivery{Answer: true})
+				_ = c.up.Send(o.claimed.previous.closeFrame(ErrReplaced), transport.Delivery{Answer: true})
 			}
 		case serverOutAnswered:
 			c.up.Answered()
@@ -261,7 +272,7 @@ func (c *Channel) tell(o *serverOutput) {
 		frames = c.appendCrashedJoin(frames, o.claimed)
 	}
 	if o.frames&serverFrameClose != 0 {
-		frames = append(frames, c.closeFrame())
+		frames = append(frames, c.closeFrame(o.err))
 	}
 	if o.frames&serverFrameError != 0 {
 		frames = append(frames, c.lifecycle(serializer.EventError, reasonCrash))

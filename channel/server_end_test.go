@@ -35,6 +35,14 @@ func TestEnds(t *testing.T) {
 			[]string{closed, bye}, channel.ErrStop},
 		{"stop with a reply", fails(push.OK(nil), channel.ErrStop),
 			[]string{reply("2", "ok", "{}"), closed, bye}, channel.ErrStop},
+		{"stop with a reason", fails(push.NoReply, channel.Stop("full")), []string{closedFor("full"), bye}, channel.ErrStop},
+		{"stop with a reason, wrapped", fails(push.OK(nil), fmt.Errorf("enough: %w", channel.Stop("full"))),
+			[]string{reply("2", "ok", "{}"), closedFor("full"), bye}, push.Reason("full")},
+		{"stop without a reason", fails(push.NoReply, channel.Stop("")), []string{closed, bye}, channel.ErrStop},
+		{"stop with a long reason", fails(push.NoReply, channel.Stop(push.Reason("x"+strings.Repeat("ü", 100)))),
+			[]string{closedFor("x" + strings.Repeat("ü", 61)), bye}, push.Reason("x" + strings.Repeat("ü", 61))},
+		{"stop with malformed text", fails(push.NoReply, channel.Stop("a\xffb")),
+			[]string{closedFor("a\uFFFDb"), bye}, push.Reason("a\uFFFDb")},
 		{"error", fails(push.NoReply, boom), []string{bye, crashed}, boom},
 		{"error with a reply", fails(push.OK(nil), boom), []string{reply("2", "ok", "{}"), bye, crashed}, boom},
 		{"unknown event", on("other", nil), []string{bye, crashed}, nil},
@@ -226,4 +234,42 @@ func TestOnEndThatExits(t *testing.T) {
 			t.Errorf("ended %d times", b.gone)
 		}
 	})
+}
+
+func closedFor(reason string) string {
+	return fmt.Sprintf(`["1","1","room:1","phx_close",{"reason":%q}]`, reason)
+}
+
+// TestReasonRejects checks that a callback that returns a Reason rejects as with push.Reject.
+func TestReasonRejects(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		refusing := channel.Define(func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) {
+			return nil, fmt.Errorf("join: %w", push.Reason("banned"))
+		})
+		b := start(t, refusing)
+		b.want(`["1","1","room:1","phx_reply",{"status":"error","response":{"reason":"banned"}}]`)
+		b = start(t, channel.Define((*room).join, on("ask", func(*channel.Channel, note) (push.Reply, error) {
+			return push.NoReply, push.Reason("full")
+		})))
+		b.want(joinedOK)
+		b.push("2", "ask", nil)
+		b.want(reply("2", "error", `{"reason":"full"}`))
+		if log := b.log(); log != "" {
+			t.Errorf("logged %s", log)
+		}
+		b.d.Close(channel.ErrLeft)
+		b.d.Wait()
+	})
+}
+
+func TestRemoteErrorIsReason(t *testing.T) {
+	t.Parallel()
+	err := fmt.Errorf("wrapped: %w", &channel.RemoteError{
+		Event: "phx_close", Payload: serializer.Value(map[string]string{"reason": "full"}),
+	})
+	if !errors.Is(err, push.Reason("full")) || errors.Is(err, push.Reason("x")) || errors.Is(err, push.Reason("")) ||
+		errors.Is(&channel.RemoteError{Event: "phx_close"}, push.Reason("")) {
+		t.Errorf("%v", err)
+	}
 }

@@ -92,13 +92,13 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 	}
 	in.kind = serverInRefused
 	answer := replyCrashed
-	var rejected *push.Error
+	rejection, isRejection := asRejection(in.err)
 	var invalid *payloadError
 	switch {
 	case errors.As(in.err, &invalid):
 		answer = replyInvalid
-	case errors.As(in.err, &rejected):
-		answer = push.Reply{Status: rejected.Status, Payload: rejected.Payload}
+	case isRejection:
+		answer = rejection
 	default:
 		var isRecording bool
 		if answer, isRecording = replyToRecording(in.err); isRecording {
@@ -180,7 +180,7 @@ func (c *Channel) appendCrashedJoin(frames []*serializer.Frame, claimed *serverC
 	answer, _ := c.encodeReply(c.joinRef(), claimed.ref, replyCrashed)
 	frames = append(frames, answer)
 	if claimed.previous != nil {
-		frames = append(frames, claimed.previous.closeFrame())
+		frames = append(frames, claimed.previous.closeFrame(ErrReplaced))
 	}
 	for i := range claimed.waiting {
 		frames = append(frames, c.refusal(&claimed.waiting[i]))
@@ -188,8 +188,8 @@ func (c *Channel) appendCrashedJoin(frames []*serializer.Frame, claimed *serverC
 	return frames
 }
 
-func (c *Channel) closeFrame() *serializer.Frame {
-	return c.lifecycle(serializer.EventClose, serializer.Payload{})
+func (c *Channel) closeFrame(reason error) *serializer.Frame {
+	return c.lifecycle(serializer.EventClose, closeReason(reason))
 }
 
 // refuseWaiting answers a message that was queued behind a join that was refused.

@@ -277,7 +277,7 @@ func (m *serverMachine) stop(in serverInput) {
 	}
 	m.status = serverEnding
 	m.do(serverOutput{kind: serverOutUnsubscribe})
-	m.do(serverOutput{kind: serverOutTell, frame: in.frame, frames: serverFrameClose})
+	m.do(serverOutput{kind: serverOutTell, frame: in.frame, frames: serverFrameClose, err: in.err})
 	m.terminate(in.err)
 }
 

@@ -22,7 +22,7 @@ const (
 	serverInRefused                           // the join callback rejected or failed, or its reply cannot be encoded
 	serverInJoinDone                          // the mailbox is done with the join, whatever its outcome
 	serverInLeave                             // the mailbox dispatches the client's leave
-	serverInStopped                           // a callback returned ErrStop
+	serverInStopped                           // a callback returned ErrStop, or the client was removed
 	serverInCrashed                           // a callback failed
 	serverInExited                            // a callback ended its goroutine, or its results panicked
 	serverInLost                              // the topic's log lost records that the client needs
@@ -46,7 +46,7 @@ type serverOutput struct {
 	keep   bool              // serverOutClose: what is queued is still dispatched
 	report serverReport      // serverOutReport
 	frame  *serializer.Frame // serverOutReply; serverOutTell: sent before frames
-	err    error             // serverOutReport, serverOutCancel, serverOutClose, serverOutTerminate
+	err    error             // serverOutReport, …Cancel, …Close, …Terminate, and …Tell of serverFrameClose
 
 	claimed *serverClaim // serverOutTell of serverFrameCrashedJoin, serverOutTellPrevious; set by Channel.step
 }

@@ -75,6 +75,19 @@ func (c control) Subscribe(name string, s Subscriber) *Subscription {
 // Subscribers returns the number of subscriptions to a control topic on this node.
 func (c control) Subscribers(name string) int { return c.ps.subscribers(controlPrefix + name) }
 
+// Visit calls f with each subscriber of a topic, not of a control topic, on this node. It runs under
+// the topic's read lock, as a delivery.
+func (c control) Visit(topic string, f func(Subscriber)) {
+	t := c.ps.lock(topicKey(topic))
+	if t == nil {
+		return
+	}
+	defer t.mu.RUnlock()
+	for _, s := range t.subs {
+		f(s.sub)
+	}
+}
+
 // Broadcast is PubSub.Broadcast for a control topic.
 func (c control) Broadcast(ctx context.Context, name, event string, payload any) error {
 	return c.ps.broadcast(ctx, nil, controlAddress(name), event, payload)

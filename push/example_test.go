@@ -165,3 +165,13 @@ func ExamplePush_Done() {
 	}
 	// Output: 3 <nil>
 }
+
+// A Reason is the same error at both ends.
+func ExampleReason() {
+	const full push.Reason = "full" // shared by the server and its clients
+	room, end := join(func(int) (push.Reply, error) { return push.NoReply, full })
+	defer end()
+	_, err := room.Push("ask", 1).Wait(context.Background())
+	fmt.Println(errors.Is(err, full), err)
+	// Output: true push: replied error: full
+}

@@ -52,6 +52,12 @@ func Reject(payload any) error {
 	return &Error{Status: StatusError, Payload: serializer.Value(payload)}
 }
 
+// Is reports whether target is the Reason that e carries.
+func (e *Error) Is(target error) bool {
+	r, ok := target.(Reason) //nolint:errorlint // errors.Is passes the target itself
+	return ok && r != "" && e.Reason() == string(r)
+}
+
 // Reason returns the "reason" of the payload. It is empty if the payload has none.
 func (e *Error) Reason() string {
 	var p struct {
@@ -69,3 +75,14 @@ func (e *Error) Error() string {
 	}
 	return fmt.Sprintf("push: replied %s", e.Status)
 }
+
+// Reason is an error that a client receives as {"reason": …}. A callback of the server returns it
+// instead of Reject of the same text. Both ends find it with errors.Is, as in
+//
+//	errors.Is(err, push.Reason("full"))
+//
+// A program defines its reasons as constants that its server and its clients share. Clients receive
+// the text, so it must not contain secrets.
+type Reason string
+
+func (r Reason) Error() string { return "push: reason " + string(r) }

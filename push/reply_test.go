@@ -54,3 +54,27 @@ func TestReject(t *testing.T) {
 		t.Errorf("binary: %q", binary.Reason())
 	}
 }
+
+func TestErrorIsReason(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err    error
+		reason push.Reason
+		is     bool
+	}{
+		"the reason":       {push.Reject("full"), "full", true},
+		"wrapped":          {fmt.Errorf("ask: %w", push.Reject("full")), "full", true},
+		"another reason":   {push.Reject("full"), "empty", false},
+		"no reason":        {push.Reject(1), "", false},
+		"an empty reason":  {push.Reject(""), "", false},
+		"a binary payload": {&push.Error{Payload: serializer.Binary([]byte{1})}, "full", false},
+		"a Reason":         {push.Reason("full"), "full", true},
+	} {
+		if errors.Is(test.err, test.reason) != test.is {
+			t.Errorf("%s: %v", name, !test.is)
+		}
+	}
+	if text := push.Reason("full").Error(); text != "push: reason full" {
+		t.Error(text)
+	}
+}

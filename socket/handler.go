@@ -42,6 +42,7 @@ type Handler struct {
 	logGates  logGates
 	workers   mailbox.Workers // runs the channels' callbacks
 	noPanic   func()          // unsubscribes from the PubSub's panics
+	kicks     kicks
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -106,6 +107,7 @@ func NewHandler(cfg Config) *Handler {
 	h.rates.joins, h.rates.messages = ratelimit.PerSecond(cfg.JoinRate), ratelimit.PerSecond(cfg.MessageRate)
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
+	h.kicks.begin(h)
 	return h
 }
 

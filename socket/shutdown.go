@@ -116,6 +116,7 @@ func (h *Handler) end() {
 	<-h.gone
 	h.websocket.Wait()
 	h.longpoll.Wait()
+	h.kicks.end()
 	h.workers.Wait()
 	h.longpoll.Close()
 	h.noPanic()

@@ -31,6 +31,8 @@ type Stats struct {
 	Stuck         uint64 // channels whose callback had not returned 5 s after their topic was joined again
 	Crashes       uint64 // callbacks that panicked or returned an unexpected error, including those of joins and ends
 
+	Kicked uint64 // channels that Kick ended
+
 	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
 
 	WebSocket websocket.Stats
@@ -43,6 +45,7 @@ type counters struct {
 	badMessages                              atomic.Uint64
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
+	kicked                                   atomic.Uint64
 }
 
 // of returns the number of messages that were refused for one of the reasons.
@@ -88,6 +91,7 @@ func (h *Handler) Stats() Stats {
 		FullMailboxes: h.counts.fullMailboxes.Load(),
 		Stuck:         h.counts.stuck.Load(),
 		Crashes:       h.counts.crashes.Load(),
+		Kicked:        h.counts.kicked.Load(),
 		BadMessages:   h.counts.badMessages.Load(),
 		WebSocket:     h.websocket.Stats(),
 		LongPoll:      h.longpoll.Stats(),

@@ -106,6 +106,14 @@ type Carrier interface {
 	Log(c Channel, message string, err error)
 }
 
+// Member is a server's channel as the subscriber of its topic.
+type Member interface {
+	// Remove ends the channel with phx_close and the reason, if its carrier matches. Messages in its
+	// mailbox are still handled before. It may be called under the lock of the topic; matches must not
+	// block. Remove reports whether the carrier matches.
+	Remove(matches func(Carrier) bool, reason string) bool
+}
+
 // ClientConfig configures NewClient. It has no defaults.
 type ClientConfig struct {
 	Timeout     time.Duration

@@ -15,6 +15,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
+	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/transport/longpoll"
@@ -54,11 +55,15 @@ func New(cfg Config) *App {
 	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}}
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	who := presence.New(ps, presence.Config{})
-	h := socket.NewHandler(socket.Config{
+	var h *socket.Handler
+	kick := func(ctx context.Context, topic, connection, reason string) error {
+		return h.Kick(ctx, topic, socket.Member{ConnectionID: connection}, push.Reason(reason))
+	}
+	h = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
 			"room:*":     room(),
 			"presence:*": users(who),
-			"admin":      admin(ps),
+			"admin":      admin(ps, kick),
 			"bench:*":    bench(),
 			"rec:*":      recorded(),
 		},

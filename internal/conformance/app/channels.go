@@ -111,13 +111,17 @@ func (*member) filter(_ context.Context, c *channel.Channel, p payload) error {
 // operator is a client on the topic admin.
 type operator struct{}
 
-func admin(ps *pubsub.PubSub) *channel.Handler {
+func admin(
+	ps *pubsub.PubSub, kick func(ctx context.Context, topic, connection, reason string) error,
+) *channel.Handler {
 	join := func(*operator, context.Context, *channel.Channel, payload) (any, error) { return nil, nil }
 	type order struct {
 		ID      *string         `json:"id"`
 		Topic   *string         `json:"topic"`
 		Event   *string         `json:"event"`
 		Payload json.RawMessage `json:"payload"`
+		Reason  *string         `json:"reason"`
+		Socket  string          `json:"socket"`
 	}
 	parse := func(p payload) (o order, err error) {
 		if p.IsBinary() || p.Decode(&o) != nil {
@@ -139,6 +143,13 @@ func admin(ps *pubsub.PubSub) *channel.Handler {
 				return push.NoReply, errNoClause
 			}
 			return push.OK(nil), ps.Broadcast(ctx, *o.Topic, *o.Event, o.Payload)
+		}),
+		channel.On("kick", func(_ *operator, ctx context.Context, _ *channel.Channel, p payload) (push.Reply, error) {
+			o, err := parse(p)
+			if err != nil || o.Topic == nil || o.Reason == nil {
+				return push.NoReply, errNoClause
+			}
+			return push.OK(nil), kick(ctx, *o.Topic, o.Socket, *o.Reason)
 		}),
 	)
 }
