@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -12,9 +13,13 @@ import (
 type dialect struct {
 	path string
 	// join returns the frames that join a topic, and the number of replies to expect.
-	hello        []string
-	join         func(topic string) []byte
-	leave        func(topic string) []byte
+	hello []string
+	join  func(topic string) []byte
+	leave func(topic string) []byte
+	// recover returns the frame that joins a topic with history. An empty position means none.
+	recover func(topic, position string) []byte
+	// position returns the position in the reply to such a join.
+	position     func(reply []byte) (string, error)
 	answers      int // number of replies to a join
 	leaveReplies int // number of replies to a leave
 	publish      func(dst []byte, topic string, data []byte) []byte
@@ -28,9 +33,21 @@ type dialect struct {
 
 var dialects = map[string]dialect{
 	"bennu": {
-		path:         "/socket/websocket?vsn=2.0.0",
-		join:         func(topic string) []byte { return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{}]`, topic) },
-		leave:        func(topic string) []byte { return fmt.Appendf(nil, `["1","2","bench:%s","phx_leave",{}]`, topic) },
+		path:  "/socket/websocket?vsn=2.0.0",
+		join:  func(topic string) []byte { return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{}]`, topic) },
+		leave: func(topic string) []byte { return fmt.Appendf(nil, `["1","2","bench:%s","phx_leave",{}]`, topic) },
+		recover: func(topic, position string) []byte {
+			return fmt.Appendf(nil, `["1","1","bench:%s","phx_join",{"$history":{%s}}]`, topic, position)
+		},
+		position: func(reply []byte) (string, error) {
+			var m struct {
+				Response struct {
+					History struct{ Pos string } `json:"$history"`
+				}
+			}
+			err := json.Unmarshal(reply, &[]any{nil, nil, nil, nil, &m})
+			return fmt.Sprintf(`"since":%q`, m.Response.History.Pos), err
+		},
 		answers:      1,
 		leaveReplies: 2,
 		publish: func(dst []byte, topic string, data []byte) []byte {
@@ -49,6 +66,19 @@ var dialects = map[string]dialect{
 		},
 		leave: func(topic string) []byte {
 			return fmt.Appendf(nil, `{"id":3,"unsubscribe":{"channel":"bench:%s"}}`, topic)
+		},
+		recover: func(topic, position string) []byte {
+			return fmt.Appendf(nil, `{"id":2,"subscribe":{"channel":"bench:%s"%s}}`, topic, position)
+		},
+		position: func(reply []byte) (string, error) {
+			var m struct {
+				Subscribe struct {
+					Epoch  string
+					Offset uint64
+				}
+			}
+			err := json.Unmarshal(reply, &m)
+			return fmt.Sprintf(`,"recover":true,"epoch":%q,"offset":%d`, m.Subscribe.Epoch, m.Subscribe.Offset), err
 		},
 		answers:      1,
 		leaveReplies: 1,
@@ -74,6 +104,14 @@ var dialects = map[string]dialect{
 
 // open connects and joins a topic.
 func (d dialect) open(addr, topic string) (*wstest.Conn, error) {
+	c, err := d.connect(addr)
+	if err != nil {
+		return nil, err
+	}
+	return c, d.exchange(c, d.join(topic), d.answers)
+}
+
+func (d dialect) connect(addr string) (*wstest.Conn, error) {
 	c, err := wstest.Dial(addr, d.path)
 	if err != nil {
 		return nil, err
@@ -86,7 +124,7 @@ func (d dialect) open(addr, topic string) (*wstest.Conn, error) {
 			return nil, err
 		}
 	}
-	return c, d.exchange(c, d.join(topic), d.answers)
+	return c, nil
 }
 
 // exchange sends a frame and reads the replies.

@@ -4,6 +4,7 @@
 //	go run ./internal/bench                  all scenarios, three rounds, a table on standard output
 //	go run ./internal/bench -svg bench.svg   also write a chart
 //	go run ./internal/bench -growth          also vary connections, rooms and payload size
+//	go run ./internal/bench -run return      only the scenarios whose names match
 //
 // Each measurement runs a server process and a load process. The main result is the server's CPU
 // time per delivered message, which other load on the machine affects little. Every subscriber
@@ -15,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"regexp"
 	"time"
 )
 
@@ -27,6 +29,7 @@ func main() {
 	duration := flag.Duration("duration", 2*time.Second, "duration of a measurement")
 	growth := flag.Bool("growth", false, "also measure how the costs grow")
 	svg := flag.String("svg", "", "write a chart to this file")
+	match := flag.String("run", "", "measure only the scenarios whose names match this regular expression")
 	flag.Parse()
 
 	var err error
@@ -39,7 +42,10 @@ func main() {
 			err = runLoad(dialects[*kind], *addr, s)
 		}
 	default:
-		err = run(*rounds, *duration, *growth, *svg)
+		var re *regexp.Regexp
+		if re, err = regexp.Compile(*match); err == nil {
+			err = run(re, *rounds, *duration, *growth, *svg)
+		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -50,12 +56,14 @@ func main() {
 // scenario is one measurement.
 type scenario struct {
 	Name string
-	// Kind is "fanout", "echo", "idle" or "join".
+	// Kind is "fanout", "echo", "idle", "join" or "return".
 	Kind     string
 	Clients  int
-	Topics   int // the clients are distributed over them
-	InFlight int // concurrent broadcasts of a topic
-	Payload  int // in bytes
+	Topics   int  // the clients are distributed over them
+	InFlight int  // concurrent broadcasts of a topic
+	Payload  int  // in bytes
+	Missed   int  // messages that a client missed that returns
+	Stay     bool // its connection was not lost
 	Duration time.Duration
 	// Target is the maximum ratio of Bennu's cost to centrifuge's.
 	Target float64
@@ -80,6 +88,14 @@ var columns = []scenario{
 	},
 	{Name: "idle connection with one topic", Target: 0.37, Kind: "idle", Clients: 2000, Topics: 20},
 	{Name: "leave and join, 50 connections", Target: 0.95, Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
+	{
+		Name: "join again, 100 messages missed", Target: 0.85,
+		Kind: "return", Clients: 50, Topics: 10, Payload: 128, Missed: 100, Stay: true,
+	},
+	{ // half of the cost is that of the connection
+		Name: "connect again, 100 messages missed", Target: 1.1,
+		Kind: "return", Clients: 50, Topics: 10, Payload: 128, Missed: 100,
+	},
 }
 
 // growing returns the scenarios in which one parameter varies.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -50,8 +51,9 @@ func (m measured) ratio() float64 {
 	return m.by["bennu"].figure(m.scenario) / m.by["centrifuge"].figure(m.scenario)
 }
 
-func run(rounds int, duration time.Duration, growth bool, svg string) error {
-	main, err := medians(columns, rounds, duration)
+func run(match *regexp.Regexp, rounds int, duration time.Duration, growth bool, svg string) error {
+	selected := slices.DeleteFunc(slices.Clone(columns), func(s scenario) bool { return !match.MatchString(s.Name) })
+	main, err := medians(selected, rounds, duration)
 	if err != nil {
 		return err
 	}

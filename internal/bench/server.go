@@ -15,7 +15,9 @@ import (
 	"github.com/centrifugal/centrifuge"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/internal/cputime"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -68,11 +70,19 @@ func currentState() (s state) {
 	return s
 }
 
+// keptMessages and keptFor are what both servers keep of the topics with history.
+const (
+	keptMessages = 256
+	keptFor      = time.Hour
+)
+
 type member struct{}
 
 func bennu() http.Handler {
 	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
-	return socket.NewHandler(socket.Config{JoinRate: -1, Channels: channel.Routes{"bench:*": channel.Define(join,
+	rules := history.Rules{"bench:rec-*": {Events: []string{"msg"}, Count: keptMessages}}
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+	return socket.NewHandler(socket.Config{JoinRate: -1, PubSub: ps, Channels: channel.Routes{"bench:*": channel.Define(join,
 		channel.On("pub", func(_ *member, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.NoReply, c.Broadcast("msg", p)
 		}),
@@ -91,11 +101,16 @@ func centrifugeHandler() (http.Handler, error) {
 		return centrifuge.ConnectReply{Credentials: &centrifuge.Credentials{UserID: "u"}}, nil
 	})
 	node.OnConnect(func(client *centrifuge.Client) {
-		client.OnSubscribe(func(_ centrifuge.SubscribeEvent, cb centrifuge.SubscribeCallback) {
-			cb(centrifuge.SubscribeReply{}, nil)
+		recorded := func(name string) bool { return strings.HasPrefix(name, "bench:rec-") }
+		client.OnSubscribe(func(e centrifuge.SubscribeEvent, cb centrifuge.SubscribeCallback) {
+			cb(centrifuge.SubscribeReply{Options: centrifuge.SubscribeOptions{EnableRecovery: recorded(e.Channel)}}, nil)
 		})
-		client.OnPublish(func(_ centrifuge.PublishEvent, cb centrifuge.PublishCallback) {
-			cb(centrifuge.PublishReply{}, nil)
+		client.OnPublish(func(e centrifuge.PublishEvent, cb centrifuge.PublishCallback) {
+			var reply centrifuge.PublishReply
+			if recorded(e.Channel) {
+				reply.Options = centrifuge.PublishOptions{HistorySize: keptMessages, HistoryTTL: keptFor}
+			}
+			cb(reply, nil)
 		})
 		client.OnRPC(func(e centrifuge.RPCEvent, cb centrifuge.RPCCallback) {
 			cb(centrifuge.RPCReply{Data: e.Data}, nil)
