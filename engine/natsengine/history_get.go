@@ -174,8 +174,14 @@ func (l *historyLog) lasts(ctx context.Context, s *streamState, subjects []strin
 			}
 			from, fresh = to, fresh && ok
 		}
-		if mark, ok := all[l.landmarkSubject()]; ok && fresh {
+		mark, ok := all[l.landmarkSubject()]
+		switch {
+		case ok && fresh:
 			return all, mark.seq, nil
+		case fresh: // removed, because the stream has too many bytes
+			l.mu.Lock()
+			l.checkSoon()
+			l.mu.Unlock()
 		}
 		if sleep(ctx, delay); ctx.Err() != nil {
 			return nil, 0, unavailable(ctx.Err())

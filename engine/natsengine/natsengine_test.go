@@ -14,12 +14,9 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
-	"bennu.example/internal/testenv/leak"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 )
-
-func TestMain(m *testing.M) { leak.Main(m) }
 
 // testServer is a NATS server in this process.
 type testServer struct {

@@ -1,0 +1,98 @@
+package natsengine_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/listen"
+)
+
+func TestMain(m *testing.M) { leak.Main(m, serveChild) }
+
+// serveChild is the main function of a process with a NATS server.
+func serveChild() {
+	flags := flag.NewFlagSet("", flag.ExitOnError)
+	_ = flags.String("role", "", "")
+	port := flags.Int("port", 0, "")
+	dir := flags.String("dir", "", "")
+	routes := flags.String("routes", "", "")
+	_ = flags.Parse(os.Args[1:]) // an error exits
+	opts := &server.Options{
+		Host: "127.0.0.1", Port: *port, JetStream: true, StoreDir: *dir, NoLog: true, ServerName: fmt.Sprint("server", *port),
+	}
+	if *routes != "" { // the first one is the server's own
+		opts.Routes = server.RoutesFromStr(*routes)
+		opts.Cluster = server.ClusterOpts{Name: "bennu", Host: "127.0.0.1"}
+		opts.Cluster.Port, _ = strconv.Atoi(opts.Routes[0].Port())
+		opts.Routes = opts.Routes[1:]
+	}
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	srv.Start()
+	srv.WaitForShutdown()
+}
+
+// childServer is a NATS server in another process, so that it can be killed and frozen.
+type childServer struct {
+	port   int
+	dir    string
+	routes string
+	cmd    *exec.Cmd
+	exited chan struct{}
+}
+
+func newChild(t testing.TB) *childServer { return newChildWith(t, "") }
+
+// newChildWith starts a server of a cluster, whose route comes first.
+func newChildWith(t testing.TB, routes string) *childServer {
+	c := &childServer{port: brokertest.Port(t), dir: t.TempDir(), routes: routes}
+	c.start(t)
+	t.Cleanup(func() { c.signal(t, syscall.SIGCONT); c.kill(t) })
+	return c
+}
+
+func (c *childServer) addr() string { return fmt.Sprint("127.0.0.1:", c.port) }
+
+func (c *childServer) start(t testing.TB) {
+	t.Helper()
+	c.cmd = exec.Command(os.Args[0], "-role", "nats", "-port", strconv.Itoa(c.port), "-dir", c.dir,
+		"-routes", c.routes)
+	c.cmd.Stderr = os.Stderr
+	if err := c.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan struct{})
+	c.exited = exited
+	go func() {
+		defer close(exited)
+		_ = c.cmd.Wait() // it was killed
+	}()
+	listen.Await(t, c.addr(), 30*time.Second, exited)
+}
+
+func (c *childServer) signal(t testing.TB, s os.Signal) {
+	t.Helper()
+	if err := c.cmd.Process.Signal(s); err != nil {
+		t.Error(err)
+	}
+}
+
+// kill ends the process as kill -9 does.
+func (c *childServer) kill(t testing.TB) {
+	t.Helper()
+	c.signal(t, syscall.SIGKILL)
+	<-c.exited
+}
