@@ -36,7 +36,7 @@ const startTimeout = 30 * time.Second
 const defaultMaxPayload = 2 << 20
 
 var (
-	errDir   = errors.New("Dir is empty")
+	errDir   = errors.New("no directory")
 	errStart = errors.New("the server did not start in time")
 )
 
@@ -130,9 +130,13 @@ func (s *Server) Close() {
 // logger passes on what an operator should know.
 type logger struct{ log zerolog.Logger }
 
-func (l logger) Fatalf(format string, v ...any) { l.log.Error().Msgf("nats server: "+format, v...) }
-func (l logger) Errorf(format string, v ...any) { l.log.Error().Msgf("nats server: "+format, v...) }
-func (l logger) Warnf(format string, v ...any)  { l.log.Warn().Msgf("nats server: "+format, v...) }
+func (l logger) Fatalf(format string, v ...any) { write(l.log.Error(), format, v) }
+func (l logger) Errorf(format string, v ...any) { write(l.log.Error(), format, v) }
+func (l logger) Warnf(format string, v ...any)  { write(l.log.Warn(), format, v) }
 func (logger) Noticef(string, ...any)           {}
 func (logger) Debugf(string, ...any)            {}
 func (logger) Tracef(string, ...any)            {}
+
+func write(e *zerolog.Event, format string, v []any) {
+	e.Str("text", fmt.Sprintf(format, v...)).Msg("nats server")
+}

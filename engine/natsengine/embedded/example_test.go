@@ -84,5 +84,5 @@ func ExampleServer() {
 func ExampleStart() {
 	_, err := embedded.Start(embedded.Config{})
 	fmt.Println(err)
-	// Output: embedded: Dir is empty
+	// Output: embedded: no directory
 }
