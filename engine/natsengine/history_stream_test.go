@@ -99,7 +99,8 @@ func TestStreamDeleted(t *testing.T) {
 }
 
 // An operator deletes the stream and makes another with the same configuration before the log looks
-// at it. A record of a node that does not know the new stream is not delivered with a wrong position.
+// at it. A record of a node that does not know the new stream is not delivered with a wrong
+// position.
 func TestStreamReplaced(t *testing.T) {
 	e := newServer(t, withJetStream(t))
 	var g gaps
