@@ -118,19 +118,22 @@ func joinRoom(_ *recoveryRoom, _ context.Context, c *channel.Channel, _ serializ
 	return map[string]any{"since": c.Resume().Since}, nil
 }
 
-// broadcast appends records at a node until ctx ends.
+// broadcast appends records at a node until ctx ends. An append that is uncertain may be stored
+// later than those that follow it, as if somebody else made it: a server that was frozen still has
+// it. So a new sender continues.
 func (c *recovery) broadcast(ctx context.Context, name string, n *recoveryNode) {
+	sender := name
 	tick := time.NewTicker(3 * time.Millisecond) // the load
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		<-tick.C
 		id := fmt.Sprint("r", c.ids.Add(1))
-		c.Append(name, id, "")
+		c.Append(sender, id, "")
 		pos, err := n.ps.Append(context.Background(), recoveryTopic, "msg", map[string]string{"id": id})
 		switch {
 		case errors.Is(err, history.ErrUncertain):
 			c.Uncertain(id)
-			c.uncertain.Add(1)
+			sender = fmt.Sprint(name, ".", c.uncertain.Add(1))
 		case errors.Is(err, history.ErrUnavailable):
 			c.Failed(id)
 		case err != nil:
