@@ -147,6 +147,41 @@ func TestServerIsFrozen(t *testing.T) {
 	t.Logf("%v; %d are in the log", outcomes, len(found))
 }
 
+// While there is no connection, appends wait, and their bytes are bounded.
+func TestWaitingAppendsAreBounded(t *testing.T) {
+	t.Parallel()
+	dead, _ := freePort(t)
+	n := runLog(t, redisengine.Config{URL: "redis://" + dead})
+	n.waitDown("")
+	large := history.Record{Event: "e", Payload: serializer.Binary(make([]byte, 1<<20))}
+	errs := make(chan error)
+	for range 20 {
+		go func() {
+			_, err := n.Append(t.Context(), "t", large, history.Keep{Bytes: 2 << 20})
+			errs <- err
+		}()
+	}
+	full := 0
+	for range 20 {
+		switch err := <-errs; {
+		case errors.Is(err, history.ErrFull):
+			full++
+			if queued := n.Health().Queued; queued > 16<<20 {
+				t.Errorf("%d bytes are queued", queued)
+			}
+		case !errors.Is(err, history.ErrUnavailable):
+			t.Errorf("append: %v", err)
+		}
+	}
+	if full != 5 {
+		t.Errorf("%d of 20 appends found no room, want 5", full)
+	}
+	large.Payload = serializer.Binary(make([]byte, 16<<20))
+	if _, err := n.Append(t.Context(), "t", large, history.Keep{Bytes: 20 << 20}); !errors.Is(err, history.ErrTooLarge) {
+		t.Errorf("append of 16 MiB: %v", err)
+	}
+}
+
 // An old dump is restored, and the offsets are used again for other records.
 func TestDumpIsRestored(t *testing.T) {
 	t.Parallel()

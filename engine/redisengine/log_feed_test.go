@@ -4,14 +4,19 @@ package redisengine_test
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/redis/rueidis"
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
@@ -391,4 +396,33 @@ func FuzzFed(f *testing.F) {
 			t.Errorf("%q became %v after %v", data, r.Position, r.Prev)
 		}
 	})
+}
+
+// The log has three connections. If one of them carries nothing anymore, the log notices it soon,
+// although the others work and nothing is appended.
+func TestOneConnectionStalls(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	for i := range 3 {
+		proxies := []*brokertest.Proxy{
+			brokertest.NewProxy(t, e.addr), brokertest.NewProxy(t, e.addr), brokertest.NewProxy(t, e.addr),
+		}
+		var dials atomic.Int64
+		n := startLog(t, quick(redisengine.Config{Options: rueidis.ClientOption{
+			InitAddress: []string{e.addr},
+			DialCtxFn: func(ctx context.Context, _ string, d *net.Dialer, _ *tls.Config) (net.Conn, error) {
+				return d.DialContext(ctx, "tcp", proxies[(dials.Add(1)-1)%3].Addr)
+			},
+		}}))
+		n.Watch("t", n.ready)
+		n.until("ready", func() bool { return n.count("ready") == 1 })
+		if dials.Load() != 3 {
+			t.Fatalf("there are %d connections", dials.Load())
+		}
+		proxies[i].Stall()
+		n.until("down", func() bool { return n.count("down") == 1 })
+		proxies[i].Resume()
+		n.until("ready again", func() bool { return n.count("ready") == 2 && n.count("gap") == 1 })
+		n.stop()
+	}
 }
