@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
+
 	"bennu.example/engine/redisengine"
 	"bennu.example/history"
 	"bennu.example/serializer"
@@ -20,19 +22,35 @@ func BenchmarkHistory(b *testing.B) {
 	setup := func(b *testing.B) *logNode {
 		return startLog(b, redisengine.Config{URL: "redis://" + newServer(b).addr})
 	}
-	b.Run("append", func(b *testing.B) {
-		n := setup(b)
+	oneByOne := func(b *testing.B, f func(i int) error) {
 		var took []time.Duration
 		for i := 0; b.Loop(); i++ {
 			begun := time.Now()
-			r := history.Record{Event: "e", Payload: body}
-			if _, err := n.Append(b.Context(), fmt.Sprint("t", i%1000), r, keep); err != nil {
+			if err := f(i); err != nil {
 				b.Fatal(err)
 			}
 			took = append(took, time.Since(begun))
 		}
 		slices.Sort(took)
 		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+	}
+	b.Run("round trip", func(b *testing.B) { // for comparison
+		c, err := rueidis.NewClient(rueidis.ClientOption{
+			InitAddress: []string{newServer(b).addr}, ForceSingleClient: true, DisableCache: true,
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+		defer c.Close()
+		oneByOne(b, func(int) error { return c.Do(b.Context(), c.B().Ping().Build()).Error() })
+	})
+	b.Run("append", func(b *testing.B) {
+		n := setup(b)
+		oneByOne(b, func(i int) error {
+			r := history.Record{Event: "e", Payload: body}
+			_, err := n.Append(b.Context(), fmt.Sprint("t", i%1000), r, keep)
+			return err
+		})
 	})
 	b.Run("append, 256 in flight", func(b *testing.B) {
 		n := setup(b)

@@ -455,6 +455,30 @@ func TestTrimsAreBounded(t *testing.T) {
 	}
 }
 
+// Every eighth append looks for records that are too old, and removes at most half of what is there.
+// Reading skips them anyway.
+func TestOldRecordsAreRemoved(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	all := n.mustAdd("t", 20)
+	short := keep
+	short.Age = 2 * time.Second
+	n.until("old", func() bool { return time.Since(all[19].Time) > short.Age })
+	var lengths []string
+	for range 12 {
+		if _, err := n.Append(t.Context(), "t", history.Record{Event: "e"}, short); err != nil {
+			t.Fatal(err)
+		}
+		lengths = append(lengths, e.do(t, "XLEN", "bennu:h:{t}:s"))
+		n.wantRead("t", all[19].Position, len(lengths), nil)
+		n.wantRead("t", all[10].Position, 0, history.ErrTrimmed)
+	}
+	if got := strings.Join(lengths, " "); got != "21 22 23 12 13 14 15 16 17 18 19 12" {
+		t.Errorf("the stream had %s records", got)
+	}
+}
+
 // A context that ends ends a call, and Run, although the server does not answer.
 func TestCallsEndWithContext(t *testing.T) {
 	t.Parallel()

@@ -45,12 +45,16 @@ local length = redis.call('XLEN', stream)
 if length == 1 then bytes = 0 end -- the older records have expired together
 bytes = bytes + size
 local drop, from = 0, '-'
+-- Readers skip records that are too old. Removing them only saves memory, so now and then suffices.
+local sweep = (top + 1) % 8 == 0
 while drop < math.min(trims, length - 1) do
+  local over = length - drop > count or bytes > most
+  if not over and not sweep then break end
   local entry = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
   local ms, n = string.match(entry[2][2], '(%d+) (%d+)$')
   -- After a jump of the clock, the age alone removes no more than half of the records.
   local old = tonumber(ms) <= now - age and drop < length / 2
-  if length - drop <= count and bytes <= most and not old then break end
+  if not over and not old then break end
   bytes = bytes - tonumber(n)
   drop = drop + 1
   from = decimal(tonumber(string.match(entry[1], '^%d+')) + 1)
