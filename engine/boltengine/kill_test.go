@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,9 +17,9 @@ import (
 	"bennu.example/history"
 )
 
-// serve is the program that tests start as a child process. It appends to the topics a to d from
-// several goroutines, and prints each record that was appended: its topic, position and payload. It
-// ends with its input.
+// serve is the program that tests start as a child process. With an address it runs chat. Otherwise
+// it appends to the topics a to d from several goroutines, and prints each record that was appended:
+// its topic, position and payload. It ends with its input.
 func serve() {
 	flags := flag.NewFlagSet("", flag.ExitOnError)
 	flags.String("role", "", "")
@@ -26,8 +27,15 @@ func serve() {
 	noSync := flags.Bool("nosync", false, "")
 	writers := flags.Int("writers", 0, "")
 	from := flags.Int("from", 0, "")
+	addr := flags.String("addr", "", "")
 	_ = flags.Parse(os.Args[1:])
-	if err := appendForever(boltengine.Config{Path: *path, NoSync: *noSync}, *writers, *from); err != nil {
+	var err error
+	if *addr != "" {
+		err = chat(*addr, *path, *from)
+	} else {
+		err = appendForever(boltengine.Config{Path: *path, NoSync: *noSync}, *writers, *from)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -81,6 +89,7 @@ func appendForever(cfg boltengine.Config, writers, from int) error {
 type child struct {
 	t   testing.TB
 	cmd *exec.Cmd
+	in  io.WriteCloser
 	out *bufio.Reader
 }
 
@@ -92,7 +101,7 @@ func start(t testing.TB, args ...string) *child {
 	}
 	c := &child{t: t, cmd: exec.Command(self, append([]string{"-role", "serve"}, args...)...)}
 	c.cmd.Stderr = os.Stderr
-	if _, err := c.cmd.StdinPipe(); err != nil { // so that it ends with this process
+	if c.in, err = c.cmd.StdinPipe(); err != nil { // which also ends with this process
 		t.Fatal(err)
 	}
 	out, err := c.cmd.StdoutPipe()
