@@ -310,3 +310,23 @@ func TestRecoveryUnderFailover(t *testing.T) {
 	})
 	t.Logf("%d joins were not continued", s.falls.Load())
 }
+
+// A Sentinel promotes the replica of a primary that was killed. The log follows it and continues.
+func TestLogFollowsSentinel(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t)
+	replica := newReplica(t, primary)
+	sentinel := newSentinel(t, primary, replica)
+	n := startLog(t, quick(redisengine.Config{URL: "redis://" + sentinel.addr + "?master_set=bennu", Wait: 1}))
+	n.Watch("t", n.ready)
+	n.until("ready", func() bool { return n.count("ready") == 1 })
+	all := n.mustAdd("t", 3) // the replica has them, because of Wait
+	primary.stop()
+	n.until("ready again", func() bool { return n.count("ready") == 2 && n.count("gap") == 1 })
+	n.wantRead("t", all[0].Position, 2, nil)
+	if _, err := n.add("t", "e"); !errors.Is(err, history.ErrUncertain) {
+		t.Errorf("append without a replica: %v", err)
+	}
+	n.until("fed", func() bool { all := n.records(); return len(all) > 0 && all[len(all)-1].Event == "e" })
+	n.wantRead("t", all[2].Position, 1, nil)
+}
