@@ -140,8 +140,9 @@ type conn struct {
 
 	mu     sync.Mutex
 	raw    []net.Conn
-	done   bool  // no further connections may be dialed
-	failed error // how the server broke the protocol
+	dialed string // the address of the last of them
+	done   bool   // no further connections may be dialed
+	failed error  // how the server broke the protocol
 }
 
 // fail ends the connection, because the server broke the protocol.
@@ -240,6 +241,7 @@ func (c *conn) dial(
 		return nil, net.ErrClosed
 	}
 	c.raw = append(c.raw, raw)
+	c.dialed = address
 	checked := &checked{Conn: raw, frames: frames{bulk: c.backend.bulk}, fail: c.fail}
 	if c.strict {
 		checked.ended = c.cut

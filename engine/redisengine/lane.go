@@ -28,12 +28,14 @@ var (
 	errNotReplicated = fmt.Errorf("%w: too few replicas have it", history.ErrUncertain)
 )
 
-// request is a call of a script, or a list of commands.
+// request is a call of a script, or a list of commands. The keys depend on the server, so they are
+// determined when the request is sent.
 type request struct {
-	script     *script
-	keys, args []string
-	commands   [][]string
-	size       int
+	script   *script
+	keys     func() []string
+	args     []string
+	commands []command
+	size     int
 
 	done    chan struct{} // closed when the fields below are set
 	answers []rueidis.RedisResult
@@ -42,6 +44,21 @@ type request struct {
 	// These fields are guarded by the lane.
 	sent bool
 	gone bool // nobody waits for the answers
+}
+
+// command is a command with one key, or without.
+type command struct {
+	name string
+	key  func() string // nil means none
+	args []string
+}
+
+func (c *command) build(b rueidis.Builder) rueidis.Completed {
+	words := []string{c.name}
+	if c.key != nil {
+		words = append(words, c.key())
+	}
+	return b.Arbitrary(append(words, c.args...)...).Build()
 }
 
 // count returns the number of commands.
@@ -249,6 +266,8 @@ func (l *lane) send(ctx context.Context, to link, batch []*request) error {
 		switch {
 		case hasCode(err, "READONLY"):
 			ended, again = errReplica, append(again, r)
+		case hasCode(err, "MOVED"):
+			ended, again = movedTo(err), append(again, r)
 		case hasCode(err, "LOADING"), hasCode(err, "MASTERDOWN"):
 			ended, again = cmp.Or(ended, err), append(again, r)
 		case err == nil && !acknowledged:
@@ -276,11 +295,11 @@ func (l *lane) exec(ctx context.Context, to link, batch []*request, whole bool) 
 	sent := make(map[*script]bool)
 	for _, r := range batch {
 		if r.script != nil {
-			commands = append(commands, r.script.call(to.builder(), whole && !sent[r.script], r.keys, r.args))
+			commands = append(commands, r.script.call(to.builder(), whole && !sent[r.script], r.keys(), r.args))
 			sent[r.script] = true
 		}
-		for _, c := range r.commands {
-			commands = append(commands, to.builder().Arbitrary(c...).Build())
+		for i := range r.commands {
+			commands = append(commands, r.commands[i].build(to.builder()))
 		}
 	}
 	if l.replicas > 0 {
@@ -323,7 +342,7 @@ func hasCode(err error, code string) bool {
 // command that writes can have one of these errors.
 var refusals = []string{
 	"NOSCRIPT", "NOPERM", "NOAUTH", "WRONGPASS", "BUSY", "MISCONF", "NOREPLICAS", "READONLY", "LOADING", "MASTERDOWN",
-	"CLUSTERDOWN", "MOVED", "ASK", "TRYAGAIN", "CROSSSLOT",
+	"CLUSTERDOWN", "ASK", "TRYAGAIN", "CROSSSLOT",
 }
 
 // outcome returns the error of a request for its caller.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -53,6 +54,7 @@ type recordLog struct {
 	log     zerolog.Logger
 
 	writes, reads *lane
+	cluster       atomic.Bool // the server is in a Redis Cluster
 
 	feed   mailbox.Mailbox[fed]
 	events mailbox.Mailbox[func()]
@@ -103,19 +105,32 @@ func newRecordLog(b *backend, prefix string, cfg logConfig, logger *zerolog.Logg
 
 var escaper = strings.NewReplacer("%", "%25", "}", "%7D")
 
-// key begins the keys of a topic. The topic is in braces, so that a Redis Cluster has all of them
-// in one slot.
+// key begins the keys of a topic. A Redis Cluster places keys by what is in braces: there it is the
+// same for all topics, so that one server has the whole history.
 func (l *recordLog) key(kind, topic string) string {
+	if l.cluster.Load() {
+		return "{" + l.prefix + "}:" + kind + ":" + topic
+	}
 	return l.prefix + ":" + kind + ":{" + cmp.Or(escaper.Replace(topic), "%") + "}"
 }
 
-// keys returns the keys of a topic for a script.
-func (l *recordLog) keys(topic string) []string { return l.keysOf(l.key("h", topic)) }
-
-func (l *recordLog) keysOf(key string) []string { return []string{key + ":m", key + ":s", l.base()} }
+// keys returns the keys of a topic for a script. The ID may be empty.
+func (l *recordLog) keys(kind, topic, id string) []string {
+	key := l.key(kind, topic)
+	keys := []string{key + ":m", key + ":s", l.base()}
+	if id != "" {
+		keys = append(keys, key+":i:"+id)
+	}
+	return keys
+}
 
 // base returns the key of the base epoch.
-func (l *recordLog) base() string { return l.prefix + ":h" }
+func (l *recordLog) base() string {
+	if l.cluster.Load() {
+		return "{" + l.prefix + "}:h"
+	}
+	return l.prefix + ":h"
+}
 
 // channel returns the channel of the records of a topic.
 func (l *recordLog) channel(topic string) string { return l.prefix + ":r:" + topic }
@@ -166,16 +181,13 @@ func (l *recordLog) append(
 	}
 	q := &request{
 		script: appendScript,
-		keys:   l.keys(topic),
+		keys:   func() []string { return l.keys("h", topic, r.ID) },
 		args: []string{
 			freshEpoch(), string(data), history.NewTag(), strconv.Itoa(size), strconv.Itoa(k.Count), strconv.Itoa(k.Bytes),
 			strconv.FormatInt(age, 10), strconv.FormatInt(life, 10), l.channel(topic),
 			strconv.FormatInt(onceFor.Milliseconds(), 10), strconv.Itoa(maxTrims), wait,
 		},
 		size: len(data) + len(topic),
-	}
-	if r.ID != "" {
-		q.keys = append(q.keys, l.key("h", topic)+":i:"+r.ID)
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
@@ -201,7 +213,11 @@ func (l *recordLog) Forget(ctx context.Context, topic string) error {
 	ctx, cancel := context.WithTimeout(ctx, maxWait)
 	defer cancel()
 	life := strconv.FormatInt(metaLife.Milliseconds(), 10)
-	q := &request{script: forgetScript, keys: l.keys(topic), args: []string{freshEpoch(), life, l.channel(topic)}}
+	q := &request{
+		script: forgetScript,
+		keys:   func() []string { return l.keys("h", topic, "") },
+		args:   []string{freshEpoch(), life, l.channel(topic)},
+	}
 	return l.wrap("forget", topic, l.writes.do(ctx, q))
 }
 

@@ -16,10 +16,9 @@ import (
 )
 
 var (
-	errSlowNode  = errors.New("this node did not keep up")
-	errNoFeed    = errors.New("the feed does not deliver what was published")
-	errEvicts    = errors.New("the server may evict records: set maxmemory-policy to noeviction, but it is")
-	errIsCluster = errors.New("the history cannot be kept in a Redis Cluster")
+	errSlowNode = errors.New("this node did not keep up")
+	errNoFeed   = errors.New("the feed does not deliver what was published")
+	errEvicts   = errors.New("the server may evict records: set maxmemory-policy to noeviction, but it is")
 )
 
 // fed is a published message of a watched topic.
@@ -139,7 +138,10 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	b := c.client.B
-	commands := []rueidis.Completed{b().Arbitrary("HELLO").Build()}
+	commands := []rueidis.Completed{
+		b().Arbitrary("HELLO").Build(),
+		b().Get().Key(l.base()).Build(), // another server may have the keys now
+	}
 	if !l.warned {
 		commands = append(commands, b().ConfigGet().Parameter("maxmemory-policy").Build())
 	}
@@ -149,16 +151,20 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 		return l.late(ctx, err)
 	}
 	mode := info["mode"]
-	if text, _ := mode.ToString(); text == "cluster" {
-		return errIsCluster
+	text, _ := mode.ToString()
+	if cluster := text == "cluster"; l.cluster.Swap(cluster) != cluster {
+		return l.check(ctx, c) // with the keys of this kind of server
 	}
 	if err := checkRole(answers[0]); err != nil {
 		return err
 	}
-	if len(answers) == 1 {
+	if err := answers[1].Error(); hasCode(err, "MOVED") && l.cluster.Load() {
+		return movedTo(err)
+	}
+	if len(answers) == 2 {
 		return nil
 	}
-	settings, err := answers[1].AsStrMap()
+	settings, err := answers[2].AsStrMap()
 	if err == nil && settings["maxmemory-policy"] == "" {
 		err = errAnswer
 	}
@@ -180,8 +186,8 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
-	key := l.key("c", l.id)
-	keys := l.keysOf(key)
+	keys := l.keys("c", l.id, "")
+	withID := l.keys("c", l.id, "i")
 	r := history.Record{Event: "e"}
 	data, err := r.AppendBinary(nil)
 	if err != nil {
@@ -194,14 +200,14 @@ func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
 	b := c.appends.B
 	for _, answer := range c.appends.DoMulti(ctx,
 		b().Arbitrary("SET", l.base(), freshEpoch(), "NX").Build(),
-		appendScript.call(b(), true, append(keys, key+":i"), add),
-		appendScript.call(b(), false, append(keys, key+":i"), add), // finds the ID
-		appendScript.call(b(), false, keys, add),                   // removes the first record
+		appendScript.call(b(), true, withID, add),
+		appendScript.call(b(), false, withID, add), // finds the ID
+		appendScript.call(b(), false, keys, add),   // removes the first record
 		readScript.call(b(), true, keys, []string{"", "XRANGE", "1", "+", "1", "1"}),
 		readScript.call(b(), false, keys, []string{"", "XREVRANGE", "+", "-", "1", "1"}),
 		touchScript.call(b(), true, keys, []string{freshEpoch(), soon}),
 		forgetScript.call(b(), true, keys, []string{freshEpoch(), soon, l.probeChannel()}),
-		b().Arbitrary("HMGET", key+":m", "e").Build(),
+		b().Arbitrary("HMGET", keys[0], "e").Build(),
 		b().Arbitrary("GET", l.base()).Build(),
 		b().Arbitrary("TIME").Build(),
 	) {
@@ -212,6 +218,8 @@ func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
 			// Reading works.
 		case hasCode(err, "READONLY"):
 			return errReplica
+		case hasCode(err, "MOVED"):
+			return movedTo(err)
 		default:
 			return l.late(ctx, err)
 		}

@@ -48,7 +48,7 @@ func origin(now int64) uint64 { return uint64(max(0, (now/1000-hoursFrom)/3600))
 func (l *recordLog) fetch(ctx context.Context, topic, command, from, to string, limit int) (s state, err error) {
 	q := &request{
 		script: readScript,
-		keys:   l.keys(topic),
+		keys:   func() []string { return l.keys("h", topic, "") },
 		args:   []string{"", command, from, to, strconv.Itoa(limit), strconv.Itoa(maxReadBytes)},
 		size:   len(topic),
 	}
@@ -293,5 +293,5 @@ func (s *state) before(p history.Position, limit int) (history.Batch, error) {
 
 // makeBase makes the base epoch, if there is none.
 func (l *recordLog) makeBase(ctx context.Context) error {
-	return l.reads.do(ctx, &request{commands: [][]string{{"SET", l.base(), freshEpoch(), "NX"}}})
+	return l.reads.do(ctx, &request{commands: []command{{"SET", l.base, []string{freshEpoch(), "NX"}}}})
 }

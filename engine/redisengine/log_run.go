@@ -133,6 +133,9 @@ func (l *recordLog) session(ctx context.Context) (connected bool, err error) {
 	l.mu.Lock()
 	l.pending = nil
 	l.mu.Unlock()
+	if moved := new(movedError); errors.As(err, &moved) {
+		l.backend.primary = moved.address(c.conn)
+	}
 	if errors.Is(err, errReplica) && l.backend.opts.Sentinel.MasterSet == "" {
 		ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 		defer cancel()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
@@ -368,13 +370,67 @@ func TestScriptsAreSentAgain(t *testing.T) {
 	}
 }
 
-// The log does not use a Redis Cluster, whose keys are on several servers.
-func TestHistoryRefusesCluster(t *testing.T) {
+// In a Redis Cluster, one server has the whole history. The log finds it, and its replica after a
+// failover.
+func TestHistoryInCluster(t *testing.T) {
 	t.Parallel()
-	_, bus := freePort(t)
-	e := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus)
-	n := runLog(t, redisengine.Config{URL: "redis://" + e.addr})
-	n.waitDown("Redis Cluster")
+	var nodes []*testServer
+	for range 3 {
+		_, bus := freePort(t)
+		e := newServer(t, "--cluster-enabled", "yes", "--cluster-port", bus, "--cluster-node-timeout", "2000",
+			"--repl-diskless-sync-delay", "0")
+		nodes = append(nodes, e)
+		host, port, _ := net.SplitHostPort(nodes[0].addr)
+		if len(nodes) > 1 {
+			waitUntil(t, "met", func() bool {
+				e.do(t, "CLUSTER", "MEET", host, port, nodes[0].args[slices.Index(nodes[0].args, "--cluster-port")+1])
+				return strings.Contains(e.do(t, "CLUSTER", "NODES"), nodes[0].addr)
+			})
+		}
+	}
+	other, owner, replica := nodes[0], nodes[1], nodes[2]
+	slot, err := strconv.Atoi(owner.do(t, "CLUSTER", "KEYSLOT", "{bennu}:h"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	owner.do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(slot), strconv.Itoa(slot))
+	other.do(t, "CLUSTER", "ADDSLOTSRANGE", "0", strconv.Itoa(slot-1), strconv.Itoa(slot+1), "16383")
+	id := strings.TrimSpace(owner.do(t, "CLUSTER", "MYID"))
+	waitUntil(t, "a replica", func() bool { _, err := replica.try("CLUSTER", "REPLICATE", id); return err == nil })
+	for _, e := range nodes {
+		waitUntil(t, "one cluster", func() bool { return strings.Contains(e.do(t, "CLUSTER", "INFO"), "cluster_state:ok") })
+	}
+	for _, line := range documentedUsers(t) {
+		for _, e := range nodes {
+			e.do(t, append([]string{"ACL", "SETUSER"}, line...)...)
+		}
+	}
+	n := startLog(t, quick(redisengine.Config{Options: rueidis.ClientOption{
+		InitAddress: []string{other.addr, replica.addr}, Username: "bennu", Password: "secret",
+	}}))
+	for _, topic := range []string{"t", "u", "}{", ""} {
+		n.Watch(topic, n.ready)
+		all := n.mustAdd(topic, 3)
+		n.wantRead(topic, all[0].Position, 2, nil)
+	}
+	n.until("ready", func() bool { return n.count("ready") == 4 })
+	if tops, err := n.Tops(t.Context(), []string{"t", "u", "v"}); err != nil || len(tops) != 3 {
+		t.Errorf("tops: %v, %v", tops, err)
+	}
+	at := n.top("t")
+	waitUntil(t, "replicated", func() bool { return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up") })
+	waitUntil(t, "failing over", func() bool { _, err := replica.try("CLUSTER", "FAILOVER"); return err == nil })
+	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
+	var r history.Record
+	n.until("appended", func() bool {
+		r, err = n.add("t", "after")
+		return err == nil
+	})
+	n.until("fed", func() bool {
+		all := n.records()
+		return len(all) > 0 && all[len(all)-1].Position == r.Position
+	})
+	n.wantRead("t", at, 1, nil)
 }
 
 // A beginning that was read before the topic was born is continued for 22 h, and no longer, since

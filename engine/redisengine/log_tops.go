@@ -19,6 +19,9 @@ const (
 	topsTries = 4
 )
 
+// topFields are the fields of a meta with the top.
+var topFields = []string{"e", "o", "g"}
+
 var errBaseChanged = fmt.Errorf("%w: the base epoch changed", history.ErrUnavailable)
 
 // Tops is part of history.Log.
@@ -59,7 +62,7 @@ func (l *recordLog) touch(
 	l.mu.Lock()
 	for i, topic := range topics {
 		if w := l.watches[topic]; w != nil && !now.Before(w.renew) || orphans[topic] {
-			requests[i] = l.touchRequest(l.keys(topic), idleLife)
+			requests[i] = l.touchRequest(topic)
 		}
 	}
 	l.mu.Unlock()
@@ -88,9 +91,12 @@ func (l *recordLog) touch(
 	return nil
 }
 
-func (l *recordLog) touchRequest(keys []string, life time.Duration) *request {
-	args := []string{freshEpoch(), strconv.FormatInt(life.Milliseconds(), 10)}
-	return &request{script: touchScript, keys: keys, args: args}
+func (l *recordLog) touchRequest(topic string) *request {
+	return &request{
+		script: touchScript,
+		keys:   func() []string { return l.keys("h", topic, "") },
+		args:   []string{freshEpoch(), strconv.FormatInt(idleLife.Milliseconds(), 10)},
+	}
 }
 
 // renewed sets when the meta of a topic has to be renewed again. It reports whether the topic is
@@ -110,19 +116,20 @@ func (l *recordLog) renewed(topic string, next time.Time) bool {
 func (l *recordLog) look(
 	ctx context.Context, topics []string, tops []history.Position, orphans map[string]bool,
 ) (again bool, err error) {
-	q := &request{commands: [][]string{{"GET", l.base()}}}
+	q := &request{commands: []command{{name: "GET", key: l.base}}}
 	var asked []int
 	for i, topic := range topics {
 		if tops[i].IsZero() {
 			asked = append(asked, i)
-			q.commands = append(q.commands, []string{"HMGET", l.key("h", topic) + ":m", "e", "o", "g"})
+			meta := func() string { return l.key("h", topic) + ":m" }
+			q.commands = append(q.commands, command{"HMGET", meta, topFields})
 		}
 	}
 	if len(asked) == 0 {
 		return false, nil
 	}
 	// The base epoch is read twice: if it changed, the metas may be of before or of after the change.
-	q.commands = append(q.commands, []string{"TIME"}, []string{"GET", l.base()})
+	q.commands = append(q.commands, command{name: "TIME"}, command{name: "GET", key: l.base})
 	if err := l.reads.do(ctx, q); err != nil {
 		return false, err
 	}
@@ -171,7 +178,8 @@ func (l *recordLog) findOrphans(ctx context.Context, topics []string, orphans ma
 	}
 	q := new(request)
 	for _, topic := range topics {
-		q.commands = append(q.commands, []string{"EXISTS", l.key("h", topic) + ":s"})
+		stream := func() string { return l.key("h", topic) + ":s" }
+		q.commands = append(q.commands, command{name: "EXISTS", key: stream})
 	}
 	if err := l.reads.do(ctx, q); err != nil {
 		return false, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 
 	"github.com/redis/rueidis"
 )
@@ -27,6 +28,31 @@ func checkRole(hello rueidis.RedisResult) error {
 		return nil
 	}
 	return errReplica
+}
+
+// movedError reports that another server of a Redis Cluster has the keys.
+type movedError struct{ to string }
+
+func (e *movedError) Error() string { return "the keys are at the server " + e.to }
+
+// movedTo returns the error for an answer of the form "MOVED 3999 127.0.0.1:6381".
+func movedTo(answer error) error {
+	return &movedError{answer.Error()[strings.LastIndexByte(answer.Error(), ' ')+1:]}
+}
+
+// address returns the address of the server. If Redis does not know its host, it is the host to
+// which c is connected.
+func (e *movedError) address(c *conn) string {
+	host, port, err := net.SplitHostPort(e.to)
+	if err != nil {
+		return ""
+	}
+	if host == "" {
+		c.mu.Lock()
+		host, _, _ = net.SplitHostPort(c.dialed)
+		c.mu.Unlock()
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // primaryOf asks a replica for the address of its primary. It returns "" if the server does not

@@ -41,11 +41,13 @@
 //
 // The history needs these permissions in addition:
 //
-//	ACL SETUSER bennu ~bennu:* +config|get +wait +eval +evalsha +time +get +set +del +exists +pexpire
+//	ACL SETUSER bennu ~bennu:* ~{bennu}:* +config|get +wait +eval +evalsha +time +get +set +del +exists +pexpire
 //	ACL SETUSER bennu +hget +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim
 //
-// CONFIG is optional, and so is WAIT if Config.Wait is zero. The history needs a single primary: it
-// does not work in a Redis Cluster.
+// CONFIG is optional, and so is WAIT if Config.Wait is zero.
+//
+// In a Redis Cluster the keys are {bennu}:h:<topic>:m and {bennu}:h:<topic>:s, so that one of its
+// primaries has the whole history. The log finds this server from any of the configured addresses.
 //
 // # Trust
 //
