@@ -1,6 +1,7 @@
 package redisengine
 
 import (
+	"context"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -12,6 +13,22 @@ import (
 // NewBackend returns the backend of an engine.
 func NewBackend(opts rueidis.ClientOption) broker.Backend {
 	return newBackend(defaultPrefix, time.Second, 0, opts)
+}
+
+// Requeue sends two requests, of which the caller of the first gives up, and puts both back because
+// the server refused them. It returns the error of the first and the number that is sent again.
+func Requeue() (first error, again int) {
+	l := newLane(10, 10, true)
+	l.setOpen(true)
+	given, other := new(request), new(request)
+	_ = l.enqueue(given) // there is room
+	_ = l.enqueue(other)
+	batch := l.take()
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	first = l.await(ctx, given)
+	l.requeue(batch)
+	return first, len(l.take())
 }
 
 // ParseFed parses a message of a topic's channel.

@@ -455,8 +455,8 @@ func TestTrimsAreBounded(t *testing.T) {
 	}
 }
 
-// Every eighth append looks for records that are too old, and removes at most half of what is there.
-// Reading skips them anyway.
+// Every eighth append looks for records that are too old, and removes at most half of what is
+// there. Reading skips them anyway.
 func TestOldRecordsAreRemoved(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)

@@ -68,7 +68,7 @@ func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
 	l.events.Close(false)
 	l.feed.Wait()
 	l.events.Wait()
-	return nil
+	return nil //nolint:nilerr // the end of ctx is the orderly end
 }
 
 var errNoConnection = fmt.Errorf("%w: not connected yet", history.ErrUnavailable)

@@ -370,6 +370,45 @@ func TestScriptsAreSentAgain(t *testing.T) {
 	}
 }
 
+// A refused append is sent again after the reconnect, unless its caller has given up.
+func TestRefusedAppendsAreSentAgain(t *testing.T) {
+	if first, again := redisengine.Requeue(); !errors.Is(first, history.ErrUncertain) || again != 1 {
+		t.Errorf("got %v; %d are sent again", first, again)
+	}
+}
+
+// The record of an ID was lost, and its offset was used again.
+func TestIDOfLostRecord(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	n.mustAdd("t", 2)
+	once := func() history.Record {
+		t.Helper()
+		r, err := n.Append(t.Context(), "t", history.Record{Event: "once", ID: "a"}, keep)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	lost := once()
+	e.rollback(t, "t", 1)
+	other := n.mustAdd("t", 1)[0]
+	if other.Position.Offset() != lost.Position.Offset() {
+		t.Fatalf("%v did not replace %v", other.Position, lost.Position)
+	}
+	if r := once(); r.Event != "once" || r.Prev != other.Position {
+		t.Errorf("got %+v", r)
+	}
+	if h := n.Health(); h.Appended != 5 {
+		t.Errorf("health %+v", h)
+	}
+	once() // is found
+	if h := n.Health(); h.Appended != 5 || n.top("t").Offset() != other.Position.Offset()+1 {
+		t.Errorf("health %+v", h)
+	}
+}
+
 // In a Redis Cluster, one server has the whole history. The log finds it, and its replica after a
 // failover.
 func TestHistoryInCluster(t *testing.T) {
@@ -398,7 +437,9 @@ func TestHistoryInCluster(t *testing.T) {
 	id := strings.TrimSpace(owner.do(t, "CLUSTER", "MYID"))
 	waitUntil(t, "a replica", func() bool { _, err := replica.try("CLUSTER", "REPLICATE", id); return err == nil })
 	for _, e := range nodes {
-		waitUntil(t, "one cluster", func() bool { return strings.Contains(e.do(t, "CLUSTER", "INFO"), "cluster_state:ok") })
+		waitUntil(t, "one cluster", func() bool {
+			return strings.Contains(e.do(t, "CLUSTER", "INFO"), "cluster_state:ok")
+		})
 	}
 	for _, line := range documentedUsers(t) {
 		for _, e := range nodes {
