@@ -136,7 +136,7 @@ func (c *Channel) sendMarker(pos history.Position) {
 	c.ext.past.heldBack = 0
 	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
 		Kind: serializer.KindBroadcast, Topic: c.topic, Event: eventHistory,
-		Payload: serializer.Payload{}.WithPosition(pos.String()),
+		Payload: serializer.Payload{}.WithPosition(pos),
 	})
 	if err != nil {
 		c.up.Log(c.driver(), "cannot send a position", err)

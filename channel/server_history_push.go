@@ -144,15 +144,15 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 		if c.h.out[r.Event] != nil {
 			continue
 		}
-		item := pageItem{Event: r.Event, Payload: r.Payload.WithPosition(r.Position.String())}
+		item := pageItem{Event: r.Event, Payload: r.Payload.WithPosition(&r.Position)}
 		if r.Payload.IsBinary() {
-			item.Payload = serializer.Payload{}.WithPosition(r.Position.String())
+			item.Payload = serializer.Payload{}.WithPosition(&r.Position)
 			item.Data = append([]byte{}, r.Payload.Bytes()...)
 		}
 		items = append(items, item)
 	}
 	if more && len(items) == 0 {
-		marker := serializer.Payload{}.WithPosition(shown[0].Position.String())
+		marker := serializer.Payload{}.WithPosition(shown[0].Position)
 		items = append(items, pageItem{Event: eventHistory, Payload: marker})
 	}
 	return push.OK(historyPage{items, more}), nil

@@ -167,6 +167,9 @@ func (p Position) append(dst []byte) []byte {
 	return append(dst, p.tag[:]...)
 }
 
+// AppendText appends the text form. The error is nil.
+func (p Position) AppendText(dst []byte) ([]byte, error) { return p.append(dst), nil }
+
 // MarshalText returns the text form. It is empty for the zero Position.
 func (p Position) MarshalText() ([]byte, error) { return p.append(nil), nil }
 

@@ -88,9 +88,9 @@ func (b *Broadcast) frame(s serializer.Serializer, form form) (*serializer.Frame
 	m := serializer.Message{Kind: serializer.KindBroadcast, Topic: b.Topic, Event: b.Event, Payload: b.Payload}
 	switch form {
 	case formPositioned:
-		m.Payload = b.Payload.WithPosition(b.record.Position.String())
+		m.Payload = b.Payload.WithPosition(&b.record.Position)
 	case formMarker:
-		m.Event, m.Payload = eventHistory, serializer.Payload{}.WithPosition(b.record.Position.String())
+		m.Event, m.Payload = eventHistory, serializer.Payload{}.WithPosition(&b.record.Position)
 	}
 	e.frame, e.err = serializer.Encode(s, &m)
 	if last == nil {

@@ -147,7 +147,7 @@ func TestStoredOrDeliveredToNobody(t *testing.T) {
 		"a reserved member":       {nil, map[string]int{"$pos": 1}, history.ErrReserved},
 		"an escaped one":          {nil, jsonOf(`{"a":{},"\u0024x":1}`), history.ErrReserved},
 		"a reserved one in MsgPk": {nil, v3Payload(t, "\x81\xa2$x\x01"), history.ErrReserved},
-		"a position":              {nil, serializer.Payload{}.WithPosition("x"), history.ErrReserved},
+		"a position":              {nil, serializer.Payload{}.WithPosition(history.Position{}), history.ErrReserved},
 	} {
 		log.err = test.log
 		if err := ps.Broadcast(t.Context(), "room:1", "e", test.payload); !errors.Is(err, test.want) {

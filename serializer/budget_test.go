@@ -47,6 +47,16 @@ func TestAllocations(t *testing.T) {
 			})
 		}
 	}
+	stored := received(t, serializer.V2(), `{"user":"ann","body":"hello"}`)
+	dst := make([]byte, 0, 1024)
+	for _, s := range serializer.Default() {
+		m := serializer.Message{Kind: broadcast, Topic: "room:lobby", Event: "new_msg"}
+		budget(t, s.Version()+" Append of a recorded event", 0, func() error {
+			m.Payload = stored.WithPosition(aText)
+			_, _, err := s.Append(dst[:0], &m)
+			return err
+		})
+	}
 	large, err := serializer.Value(strings.Repeat("x", 1<<18)).Encoded()
 	if err != nil {
 		t.Fatal(err)

@@ -110,7 +110,7 @@ func (t *transcoder) payload(p Payload) {
 	switch p.form {
 	case formValue:
 		t.value(reflect.ValueOf(p.value))
-	case formMsgpack, formBinary, formSplice:
+	case formMsgpack, formBinary, formSplice, formPositioned:
 		dst := t.dst
 		t.plain()                       // is overwritten by the original
 		t.dst, _ = p.appendMsgpack(dst) // what has valid JSON does not fail

@@ -29,6 +29,10 @@ const (
 	formMsgpack      // raw is one valid MessagePack value
 	formBinary       // raw is opaque to the protocol
 	formSplice       // value is a *splice
+
+	// formPositioned is JSON with a position: raw is the object without it, and value is an
+	// encoding.TextAppender.
+	formPositioned
 )
 
 // Value returns the payload v. A Payload is returned as it is. Nil means the zero Payload. Any
@@ -56,14 +60,20 @@ func (p Payload) IsZero() bool { return p.form == formNone }
 // Bytes returns the payload as it was received: JSON, MessagePack, or the bytes of a binary
 // payload. It returns nil for the zero Payload and for a Go value that was not encoded yet. The
 // caller must not modify the bytes.
-func (p Payload) Bytes() []byte { return p.raw }
+func (p Payload) Bytes() []byte {
+	if p.form == formPositioned {
+		return nil
+	}
+	return p.raw
+}
 
 var (
-	errBinary      = errors.New("payload is binary")
-	errInvalidJSON = errors.New("invalid JSON")
-	errNotObject   = errors.New("a push or broadcast must be an object or binary")
-	errNoMembers   = errors.New("only an object can have another member")
-	emptyObject    = []byte("{}")
+	errBinary       = errors.New("payload is binary")
+	errInvalidJSON  = errors.New("invalid JSON")
+	errNotObject    = errors.New("a push or broadcast must be an object or binary")
+	errNoMembers    = errors.New("only an object can have another member")
+	errLongPosition = errors.New("a position is too long")
+	emptyObject     = []byte("{}")
 )
 
 func payloadError(why error) error { return fmt.Errorf("serializer: %w: %w", ErrPayload, why) }
@@ -135,6 +145,8 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 		return dst, payloadError(errBinary)
 	case formSplice:
 		return p.value.(*splice).appendJSON(dst)
+	case formPositioned:
+		return p.appendPositioned(dst)
 	}
 	err := withJSON(p.value, func(raw []byte) { dst = append(dst, raw...) })
 	return dst, err
@@ -145,7 +157,7 @@ func (p Payload) appendJSON(dst []byte) ([]byte, error) {
 // ErrPayload.
 func (p Payload) Encoded() (Payload, error) {
 	switch p.form {
-	case formValue:
+	case formValue, formPositioned:
 	case formSplice:
 		return p.value.(*splice).encoded()
 	default:

@@ -1,12 +1,14 @@
 package serializer
 
-import "slices"
+import (
+	"encoding"
+	"slices"
+)
 
 // splice is the value of a payload of formSplice: the object base with one more member.
 type splice struct {
 	base  Payload
 	name  string
-	text  string // the member's value if value is nil
 	value any
 }
 
@@ -23,20 +25,85 @@ func (p Payload) With(name string, value any) Payload {
 
 var null = []byte("null")
 
-// WithPosition returns p with the member "$pos", which names the position of a recorded event. It
-// is With for a string, with one allocation less.
-func (p Payload) WithPosition(pos string) Payload {
-	return Payload{form: formSplice, value: &splice{base: p, name: "$pos", text: pos}}
+const (
+	memberPosition  = "$pos" // the member that WithPosition adds
+	maxPositionText = 64     // bytes of a position
+)
+
+// WithPosition is With for the member "$pos", which names the position of a recorded event: pos is
+// a history.Position or a pointer to one, whose text needs no escape in JSON. It allocates nothing
+// if p is JSON and pos is a pointer, since every recorded event is sent so.
+func (p Payload) WithPosition(pos encoding.TextAppender) Payload {
+	switch p.form {
+	case formNone:
+		return Payload{form: formPositioned, raw: emptyObject, value: pos}
+	case formJSON:
+		return Payload{form: formPositioned, raw: p.raw, value: pos}
+	}
+	return Payload{form: formSplice, value: &splice{base: p, name: memberPosition, value: positionText{pos}}}
+}
+
+// positionText is the value of the member "$pos" in a splice.
+type positionText struct{ encoding.TextAppender }
+
+// MarshalText makes the text a string, in JSON and in MessagePack.
+func (p positionText) MarshalText() ([]byte, error) { return p.AppendText(nil) }
+
+// appendPositioned appends a payload of formPositioned as JSON. If it fails it returns dst
+// unchanged.
+func (p Payload) appendPositioned(dst []byte) ([]byte, error) {
+	start := skipSpace(p.raw, 0)
+	if start == len(p.raw) || p.raw[start] != '{' {
+		return dst, payloadError(errNoMembers)
+	}
+	b, err := p.value.(encoding.TextAppender).AppendText(append(dst, `{"`+memberPosition+`":"`...))
+	if err != nil {
+		return dst, payloadError(err)
+	}
+	b = append(b, '"')
+	if first := skipSpace(p.raw, start+1); p.raw[first] == '}' {
+		return append(b, p.raw[first:]...), nil
+	}
+	return append(append(b, ','), p.raw[start+1:]...), nil
+}
+
+// appendPositionedMsgpack is appendPositioned for MessagePack.
+func (p Payload) appendPositionedMsgpack(dst []byte) ([]byte, error) {
+	b := appendJSONAsMsgpack(dst, p.raw)
+	object, first := readMsgpack(b, len(dst))
+	if object.kind != mpMap {
+		return dst, payloadError(errNoMembers)
+	}
+	// The head is made behind the payload, and rotated to its front.
+	end := len(b)
+	b = appendMpStr(appendMpMapHead(b, object.size/2+1), memberPosition)
+	b, err := appendMpText(b, p.value.(encoding.TextAppender))
+	if err != nil {
+		return dst, payloadError(err)
+	}
+	var head [2 * maxPositionText]byte
+	return slices.Replace(b[:end], len(dst), first, head[:copy(head[:], b[end:])]...), nil
+}
+
+// appendMpText appends a text as a string of MessagePack.
+func appendMpText(dst []byte, text encoding.TextAppender) ([]byte, error) {
+	b, err := text.AppendText(dst)
+	if err == nil && len(b)-len(dst) > maxPositionText {
+		err = errLongPosition
+	}
+	if err != nil {
+		return dst, err
+	}
+	var room [maxPositionText]byte
+	return appendMpStr(dst, room[:copy(room[:], b[len(dst):])]), nil
 }
 
 // appendJSON appends the object as JSON. If it fails it returns dst unchanged.
 func (s *splice) appendJSON(dst []byte) ([]byte, error) {
 	b := append(dst, '{')
 	b = append(AppendString(b, s.name), ':')
-	var err error
-	if s.value == nil {
-		b = AppendString(b, s.text)
-	} else if b, err = Value(s.value).appendJSON(b); err != nil {
+	b, err := Value(s.value).appendJSON(b)
+	if err != nil {
 		return dst, err
 	}
 	start := len(b)
@@ -85,8 +152,12 @@ func (s *splice) appendMsgpack(dst []byte) ([]byte, error) {
 // appendHead appends the head of a map of n members, and the first of them.
 func (s *splice) appendHead(dst []byte, n int) ([]byte, error) {
 	dst = appendMpStr(appendMpMapHead(dst, n), s.name)
-	if s.value == nil {
-		return appendMpStr(dst, toValidUTF8(s.text)), nil
+	if pos, ok := s.value.(positionText); ok {
+		dst, err := appendMpText(dst, pos)
+		if err != nil {
+			err = payloadError(err)
+		}
+		return dst, err
 	}
 	return Value(s.value).appendMsgpack(dst)
 }

@@ -13,6 +13,18 @@ import (
 
 const aPos = "q7hx2c9k-129-0m0a"
 
+// position is a text as history.Position appends it.
+type position string
+
+func (p *position) AppendText(dst []byte) ([]byte, error) {
+	if *p == "" {
+		return dst, errors.New("no position")
+	}
+	return append(dst, *p...), nil
+}
+
+var aText = func() *position { p := position(aPos); return &p }()
+
 // broadcastOf returns the frame of a broadcast of p.
 func broadcastOf(s serializer.Serializer, p serializer.Payload) (serializer.Op, []byte, error) {
 	return s.Append(nil, &serializer.Message{Kind: broadcast, Topic: "t", Event: "e", Payload: p})
@@ -36,7 +48,7 @@ func TestPositionIsTheFirstMember(t *testing.T) {
 		{`{"a":1}`, `{"$pos":"` + aPos + `","a":1}`},
 		{"{ \"a\" : {\"b\":[ ]} }", `{"$pos":"` + aPos + `", "a" : {"b":[ ]} }`},
 	} {
-		p := received(t, serializer.V2(), tt.in).WithPosition(aPos)
+		p := received(t, serializer.V2(), tt.in).WithPosition(aText)
 		for _, s := range []serializer.Serializer{serializer.V1(), serializer.V2()} {
 			_, frame, err := broadcastOf(s, p)
 			if err != nil || !strings.Contains(string(frame), tt.want) {
@@ -57,7 +69,7 @@ func TestPositionIsTheFirstMember(t *testing.T) {
 			t.Errorf("%s: decoded %+v, %v", tt.in, got, err)
 		}
 	}
-	zero := serializer.Payload{}.WithPosition(aPos)
+	zero := serializer.Payload{}.WithPosition(aText)
 	if got, err := zero.JSON(); err != nil || string(got) != `{"$pos":"`+aPos+`"}` {
 		t.Errorf("the zero Payload became %s, %v", got, err)
 	}
@@ -86,7 +98,7 @@ func TestMemberOfAMap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, frame, err := broadcastOf(serializer.V3(), base.WithPosition(aPos))
+		_, frame, err := broadcastOf(serializer.V3(), base.WithPosition(aText))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +141,7 @@ func TestWithKeepsTheRestAsItIs(t *testing.T) {
 		t.Errorf("a nil value became %q, %v", frame, err)
 	}
 	// As a part of a Go value, as in a page of records.
-	item := received(t, serializer.V3(), `{"a":1}`).WithPosition(aPos)
+	item := received(t, serializer.V3(), `{"a":1}`).WithPosition(aText)
 	page := serializer.Value(map[string]any{"items": []serializer.Payload{item}})
 	_, frame, err = broadcastOf(serializer.V3(), page)
 	if err != nil || !strings.HasSuffix(string(frame), "\x91\x82\xa4$pos\xb1"+aPos+"\xa1a\x01") {
@@ -143,7 +155,7 @@ func TestOnlyObjectsGetMembers(t *testing.T) {
 		"null": received(t, serializer.V2(), `null`), "array in MessagePack": received(t, serializer.V3(), `[{}]`),
 		"binary": serializer.Binary([]byte("{}")), "not encodable": serializer.Value(func() {}),
 	} {
-		for _, p := range []serializer.Payload{p.WithPosition(aPos), p.With("a", 1)} {
+		for _, p := range []serializer.Payload{p.WithPosition(aText), p.With("a", 1)} {
 			for _, s := range serializer.Default() {
 				dst := []byte("before")
 				_, frame, err := s.Append(dst, &serializer.Message{Kind: serializer.KindReply, Status: "ok", Payload: p})
@@ -159,10 +171,16 @@ func TestOnlyObjectsGetMembers(t *testing.T) {
 			}
 		}
 	}
-	bad := serializer.Payload{}.With("a", func() {})
-	for _, s := range serializer.Default() {
-		if _, _, err := broadcastOf(s, bad); !errors.Is(err, serializer.ErrPayload) {
-			t.Errorf("a value that cannot be encoded, version %s: %v", s.Version(), err)
+	for name, bad := range map[string]serializer.Payload{
+		"a value that cannot be encoded": serializer.Payload{}.With("a", func() {}),
+		"a position without a text":      serializer.Payload{}.WithPosition(new(position)),
+		"the same, of a Go value":        serializer.Value(map[string]int{}).WithPosition(new(position)),
+		"the same, of MessagePack":       received(t, serializer.V3(), `{}`).WithPosition(new(position)),
+	} {
+		for _, s := range serializer.Default() {
+			if _, _, err := broadcastOf(s, bad); !errors.Is(err, serializer.ErrPayload) {
+				t.Errorf("%s, version %s: %v", name, s.Version(), err)
+			}
 		}
 	}
 }
@@ -191,7 +209,7 @@ func TestHasReserved(t *testing.T) {
 			t.Errorf("%+v: %v, %v", p, got, err)
 		}
 	}
-	if got, err := (serializer.Payload{}).WithPosition(aPos).HasReserved(); err != nil || !got {
+	if got, err := (serializer.Payload{}).WithPosition(aText).HasReserved(); err != nil || !got {
 		t.Errorf("a payload with a position: %v, %v", got, err)
 	}
 	for _, p := range []serializer.Payload{received(t, serializer.V2(), `["$"]`), received(t, serializer.V3(), `["$"]`),
@@ -282,7 +300,7 @@ func checkSplice(t *testing.T, p serializer.Payload) {
 		return // the member may be there already
 	}
 	if object {
-		value, rest, found := p.WithPosition(aPos).Cut("$pos")
+		value, rest, found := p.WithPosition(aText).Cut("$pos")
 		raw, err := rest.JSON()
 		var got map[string]json.RawMessage
 		if !found || string(mustJSON(t, value)) != `"`+aPos+`"` || err != nil || json.Unmarshal(raw, &got) != nil {
@@ -293,7 +311,7 @@ func checkSplice(t *testing.T, p serializer.Payload) {
 		}
 	}
 	for _, s := range serializer.Default() {
-		op, frame, err := broadcastOf(s, p.WithPosition(aPos))
+		op, frame, err := broadcastOf(s, p.WithPosition(aText))
 		if err != nil {
 			if object || !errors.Is(err, serializer.ErrPayload) {
 				t.Fatalf("%q, version %s: %v", plain, s.Version(), err)
@@ -350,8 +368,8 @@ func sameMembers(t *testing.T, s serializer.Serializer, p serializer.Payload, go
 // BenchmarkSplice compares frames with and without a position. The difference is the cost of the
 // position; the budget is 60 ns.
 func BenchmarkSplice(b *testing.B) {
+	p := received(b, serializer.V2(), `{"user":"ann","body":"`+aChat.Body+`","id":1234567}`) // as a log has it
 	for _, s := range serializer.Default() {
-		p := received(b, s, `{"user":"ann","body":"`+aChat.Body+`","id":1234567}`)
 		for _, positioned := range []bool{false, true} {
 			b.Run(fmt.Sprintf("vsn=%s/positioned=%v", serializer.Vsn(s), positioned), func(b *testing.B) {
 				b.ReportAllocs()
@@ -359,7 +377,7 @@ func BenchmarkSplice(b *testing.B) {
 				for b.Loop() {
 					m := serializer.Message{Kind: broadcast, Topic: "room:lobby", Event: "new_msg", Payload: p}
 					if positioned {
-						m.Payload = p.WithPosition(aPos)
+						m.Payload = p.WithPosition(aText)
 					}
 					var err error
 					if _, dst, err = s.Append(dst[:0], &m); err != nil {

@@ -83,6 +83,8 @@ func (p Payload) appendMsgpack(dst []byte) ([]byte, error) {
 		return appendMpBin(dst, p.raw), nil
 	case formSplice:
 		return p.value.(*splice).appendMsgpack(dst)
+	case formPositioned:
+		return p.appendPositionedMsgpack(dst)
 	}
 	return appendValueAsMsgpack(dst, p.value)
 }
