@@ -74,6 +74,9 @@ func (t *Topic[B]) settle(ctx context.Context, r *history.Record, d Delivery[B])
 	t.order.Lock()
 	defer t.Unlock()
 	_ = t.await(ctx, func() bool { return !t.started || reached(t.cursor, r.Position) })
+	if !t.started {
+		t.all.recent.add(t.name, r.Position)
+	}
 }
 
 // appendInstant is Append for an instant log. The record is appended and delivered under order.

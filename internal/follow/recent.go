@@ -13,7 +13,8 @@ const (
 )
 
 // recent has the positions of records that were just appended to topics that are not in use on this
-// node. Messages that follow them carry these positions.
+// node, or whose cursor is not known because the log has lost records. Messages that follow them
+// carry these positions.
 type recent struct {
 	mu sync.Mutex
 	m  map[string]recentRecord
@@ -60,7 +61,9 @@ func (s *recent) get(topic string) history.Position {
 func (s *Topics[B]) Sent(name string) history.Position {
 	if t := s.Find(name); t != nil {
 		defer t.Release()
-		return t.Cursor()
+		if p := t.Cursor(); !p.IsZero() {
+			return p
+		}
 	}
 	return s.recent.get(name)
 }
