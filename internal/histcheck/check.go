@@ -16,6 +16,10 @@ type Limits struct {
 	// AnyOrder says that clients that did not ask may receive records late or, while they catch up,
 	// not at all: the handler intercepts some, or the log removes or forgets records.
 	AnyOrder bool
+
+	// Skips says that the log may remove records that a join callback has not loaded, before the reply.
+	// Then the position of a reply without recovery may come after them.
+	Skips bool
 }
 
 // Rule is one of the rules that a recording must keep.
@@ -42,6 +46,9 @@ const (
 	// Cause: a reply without recovery has a cause, which is a fault or one of the limits. A reply
 	// with recovery continues exactly the position that the client sent.
 	Cause Rule = "cause"
+	// Continued: a client that is at a record which the log has lost receives no record that it has not
+	// lost, until another join was answered.
+	Continued Rule = "continued"
 	// Snapshot: what a join callback loaded and what follows the reply have no hole between them, nor
 	// has what a client receives that did not ask.
 	Snapshot Rule = "snapshot"
@@ -96,6 +103,7 @@ type record struct {
 	order        int // of the append's begin among the sender's appends
 	began, ended int // event numbers; ended is -1 while it is not known to have succeeded
 	failed       bool
+	lost         bool // by the log
 	pos          position
 	known        bool // pos is known
 }
@@ -156,6 +164,11 @@ func (c *checker) readRecords(events []event) {
 			if rec := c.records[e.id]; rec != nil {
 				rec.failed = true
 			}
+		case lost:
+			if rec := c.records[e.id]; rec != nil {
+				rec.lost = true
+				c.learn(rec, e.pos)
+			}
 		case received:
 			rec := c.records[e.id]
 			if rec == nil {
@@ -170,7 +183,7 @@ func (c *checker) readRecords(events []event) {
 	}
 	c.byOffset = map[string][]*record{}
 	for _, rec := range c.order {
-		if rec.known {
+		if rec.known && !rec.lost {
 			c.byOffset[rec.pos.epoch] = append(c.byOffset[rec.pos.epoch], rec)
 		}
 	}

@@ -114,6 +114,64 @@ func TestRules(t *testing.T) {
 			r.Received("c", "e-2-bbbb", "b")
 			r.Received("c", "e-3-xxxx", "x")
 		}},
+		"the log lost the last record": {"", func(r *Recorder) {
+			two(r)
+			r.Received("c", "e-1-aaaa", "a")
+			r.Lost("b", "e-2-bbbb")
+		}},
+		"a record was lost and its offset used again": {"", func(r *Recorder) {
+			two(r)
+			r.Lost("b", "e-2-bbbb")
+			r.Append("s", "x", "")
+			r.Appended("x", "e-2-xxxx")
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-xxxx", "x")
+		}},
+		"records that were lost, one after the other": {"", func(r *Recorder) {
+			two(r)
+			r.Lost("a", "e-1-aaaa")
+			r.Lost("b", "e-2-bbbb")
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-bbbb", "b")
+		}},
+		"another record after one that was lost": {Continued, func(r *Recorder) {
+			two(r)
+			r.Append("s", "x", "")
+			r.Appended("x", "e-3-xxxx")
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-bbbb", "b")
+			r.Received("c", "e-3-xxxx", "x")
+			r.Lost("b", "e-2-bbbb")
+		}},
+		"a callback that loaded while the log had another end": {"", func(r *Recorder) {
+			two(r)
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-bbbb", "b")
+			r.Append("s", "x", "")
+			r.Uncertain("x")
+			r.Join("d", "", true)
+			r.Joined("d", Reply{Pos: "e-2-xxxx", Why: "new", Loaded: true, Snapshot: []string{"a", "x"}})
+			r.Lost("x", "e-2-xxxx")
+			r.Cut("d")
+		}},
+		"a callback that did not load all": {Snapshot, func(r *Recorder) {
+			two(r)
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-bbbb", "b")
+			r.Join("d", "", true)
+			r.Joined("d", Reply{Pos: "e-2-bbbb", Why: "new", Loaded: true, Snapshot: []string{"b"}})
+		}},
+		"a join between a lost record and another": {"", func(r *Recorder) {
+			two(r)
+			r.Append("s", "x", "")
+			r.Appended("x", "e-3-xxxx")
+			r.Received("c", "e-1-aaaa", "a")
+			r.Received("c", "e-2-bbbb", "b")
+			r.Lost("b", "e-2-bbbb")
+			r.Fault("tag")
+			r.Join("c", "e-2-bbbb", true)
+			r.Joined("c", Reply{Pos: "e-3-xxxx", Why: "tag"})
+		}},
 		"a record that nobody appended": {Once, func(r *Recorder) {
 			r.Join("c", "", true)
 			r.Joined("c", Reply{Pos: "e-0-0000", Why: "new"})

@@ -59,8 +59,11 @@ func (c *checker) replied(cl *client, reply Reply, i int) {
 	for _, id := range reply.Snapshot {
 		cl.got[id] = true
 	}
-	if !reply.Loaded || !cl.valid {
+	if !reply.Loaded || !cl.valid || c.limits.Skips {
 		return
+	}
+	if rec := c.records[c.at[cl.cursor]]; rec != nil && rec.lost {
+		return // other records precede it than those that remain
 	}
 	for _, rec := range c.byOffset[cl.cursor.epoch] {
 		if rec.pos.offset <= cl.cursor.offset && !cl.got[rec.id] {
@@ -166,6 +169,14 @@ func (c *checker) advance(cl *client, pos position, id string) {
 		c.fail(Growing, "%s was at %v and received %v", cl.name, cl.cursor, pos)
 		return
 	}
+	from, to := c.records[c.at[cl.cursor]], c.records[c.at[pos]]
+	switch {
+	case to != nil && to.lost: // it may follow other records than those that remain
+		cl.cursor = pos
+		return
+	case to != nil && from != nil && from.lost:
+		c.fail(Continued, "%s was at %v, which was lost, and received %v", cl.name, cl.cursor, pos)
+	}
 	end := pos.offset
 	if id == "" {
 		end++ // what it moves over includes the record at pos
@@ -187,7 +198,7 @@ func (c *checker) checkEnd() {
 		}
 		for _, rec := range c.order {
 			switch {
-			case rec.ended < 0 || rec.skip == cl.name || cl.got[rec.id]:
+			case rec.ended < 0 || rec.lost || rec.skip == cl.name || cl.got[rec.id]:
 			case rec.began > cl.fresh:
 				c.fail(Delivered, "%s is joined and never received %s", cl.name, rec.id)
 			case cl.loaded && !cl.asked:
@@ -203,7 +214,7 @@ func (c *checker) checkEnd() {
 // top returns the highest position in the epoch of the last append whose position is known.
 func (c *checker) top() position {
 	for _, rec := range slices.Backward(c.order) {
-		if rec.known {
+		if rec.known && !rec.lost {
 			all := c.byOffset[rec.pos.epoch]
 			return all[len(all)-1].pos
 		}

@@ -23,6 +23,7 @@ const (
 	moved
 	cut
 	fault
+	lost
 )
 
 // event is one entry of a recording. Which fields are set depends on the kind.
@@ -97,3 +98,9 @@ func (r *Recorder) Cut(client string) { r.add(event{kind: cut, client: client}) 
 // Fault records that from now on a reply may refuse recovery with this reason to clients whose
 // position is older.
 func (r *Recorder) Fault(why string) { r.add(event{kind: fault, why: why}) }
+
+// Lost records that the log has lost the record id at pos, after its append or while it was under
+// way.
+// Clients may have received it. None of them may receive a record that was not lost after it,
+// without a reply to another join.
+func (r *Recorder) Lost(id, pos string) { r.add(event{kind: lost, id: id, pos: pos}) }
