@@ -329,7 +329,9 @@ func TestLosses(t *testing.T) {
 		a, b := join(t, s, "a"), join(t, s, "b")
 		first := a.mustAppend()
 		second := a.mustAppend()
-		s.Rollback("t", 1)
+		if got := s.Rollback("t", 1); len(got) != 1 || got[0].Position != second.Position {
+			t.Errorf("Rollback returned %+v", got)
+		}
 		if a.top() != first.Position || !errors.Is(b.read(second.Position), history.ErrAhead) {
 			t.Errorf("after Rollback: the top is %v", a.top())
 		}
@@ -383,7 +385,9 @@ func TestTwoPrimaries(t *testing.T) {
 		if lost.Prev != common.Position || kept.Prev != common.Position || b.top() != lost.Position {
 			t.Errorf("%v and %v follow %v", lost.Position, kept.Position, common.Position)
 		}
-		s.Heal()
+		if got := s.Heal("t"); len(got) != 1 || got[0].Position != lost.Position {
+			t.Errorf("Heal returned %+v", got)
+		}
 		if err := b.read(lost.Position); !errors.Is(err, history.ErrTag) {
 			t.Errorf("after Heal: %v", err)
 		}

@@ -164,14 +164,15 @@ func (s *Store) Connect(nodes ...string) {
 	s.change()
 }
 
-// Rollback removes the newest n records of a topic, as a failover to a replica without them does.
-// Nobody is notified.
-func (s *Store) Rollback(topic string, n int) {
+// Rollback removes the newest n records of a topic, as a failover to a replica without them does,
+// and returns them. Nobody is notified.
+func (s *Store) Rollback(topic string, n int) (lost []history.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t := s.data.topics[topic]; t != nil {
-		t.rollback(n)
+		lost = t.rollback(n)
 	}
+	return lost
 }
 
 // RollbackAll is Rollback of all topics.
@@ -194,19 +195,26 @@ func (s *Store) Split(nodes ...string) {
 	}
 }
 
-// Heal undoes Split: the records that were appended to the other primary are lost, and its nodes
-// connect to the first one.
-func (s *Store) Heal() {
+// Heal undoes Split: the records that were appended to the other primaries are lost, and their
+// nodes connect to the first one. Heal returns the lost records of a topic.
+func (s *Store) Heal(topic string) (lost []history.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	kept := s.data.topic(topic).records
 	for _, l := range s.logs(nil) {
 		if l.data != s.data {
+			for _, r := range l.data.topic(topic).records {
+				if !slices.ContainsFunc(kept, func(k history.Record) bool { return k.Position == r.Position }) {
+					lost = append(lost, r)
+				}
+			}
 			l.disconnect()
 			l.data = s.data
 			l.connect()
 		}
 	}
 	s.change()
+	return lost
 }
 
 // Evict removes a topic, so that its positions become invalid. Nobody is notified.

@@ -94,13 +94,15 @@ func (t *topic) expire() {
 
 func (t *topic) dropFirst(n int) { t.records = slices.Delete(t.records, 0, n) }
 
-// rollback removes the newest n records.
-func (t *topic) rollback(n int) {
+// rollback removes the newest n records and returns them.
+func (t *topic) rollback(n int) (lost []history.Record) {
 	if n = min(n, len(t.records)); n > 0 {
 		first := len(t.records) - n
+		lost = slices.Clone(t.records[first:])
 		t.top = t.records[first].Prev
 		t.records = slices.Delete(t.records, first, len(t.records))
 	}
+	return lost
 }
 
 // read is Log.Read.
