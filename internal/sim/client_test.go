@@ -64,7 +64,7 @@ func (c *client) life(ctx context.Context) (context.Context, context.CancelFunc)
 }
 
 func (c *client) dial(ctx context.Context) *websocket.Conn {
-	transport := &http.Transport{DialContext: c.w.dialPipe, DisableKeepAlives: true}
+	transport := &http.Transport{DialContext: c.w.dialer(c.rnd.IntN(len(c.w.nodes))), DisableKeepAlives: true}
 	conn, _, err := websocket.Dial(ctx, "ws://127.0.0.1:1/websocket?vsn=2.0.0", &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: transport},
 	})
@@ -75,9 +75,14 @@ func (c *client) dial(ctx context.Context) *websocket.Conn {
 	return conn
 }
 
-// dialPipe connects to the server that runs now, whatever the address.
-func (w *world) dialPipe(ctx context.Context, _, _ string) (net.Conn, error) {
-	n := w.current()
+// dialer returns a function that connects to the server number i that runs now, whatever the
+// address.
+func (w *world) dialer(i int) func(ctx context.Context, _, _ string) (net.Conn, error) {
+	return func(ctx context.Context, _, _ string) (net.Conn, error) { return w.dialPipe(ctx, i) }
+}
+
+func (w *world) dialPipe(ctx context.Context, i int) (net.Conn, error) {
+	n := w.current(i)
 	ours, theirs := net.Pipe()
 	select {
 	case n.conns <- theirs:
@@ -167,6 +172,8 @@ func (c *client) frame(data []byte) (again bool, err error) {
 		return false, nil
 	case "phx_close":
 		return false, nil // of the join before this one
+	case "note":
+		return false, nil // is not recorded
 	}
 	return false, c.record(event, payload)
 }
@@ -191,7 +198,8 @@ func (c *client) reply(payload json.RawMessage) (again bool, err error) {
 	if r.Status != "ok" {
 		switch reason := r.Response.Reason; {
 		case reason == "join crashed": // its socket was closing
-		case reason == "history changed" && c.w.plan.forgets:
+		case reason == "history changed" && (c.w.plan.forgets || c.w.plan.losses || c.w.plan.trims):
+		case reason == "history unavailable" && c.w.log != nil:
 		default:
 			return true, fmt.Errorf("the join failed: %s", reason)
 		}

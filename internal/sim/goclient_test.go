@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -25,11 +26,18 @@ type goClient struct {
 	slow *rand.Rand // of the callbacks
 	calm *atomic.Bool
 	ch   *channel.Client
+
+	dials atomic.Int32
+}
+
+// dial connects to one server after the other.
+func (c *goClient) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	return c.w.dialPipe(ctx, int(c.dials.Add(1))%len(c.w.nodes))
 }
 
 func (c *goClient) run(ctx context.Context) {
 	nop := zerolog.Nop()
-	dial := &http.Transport{DialContext: c.w.dialPipe, DisableKeepAlives: true}
+	dial := &http.Transport{DialContext: c.dial, DisableKeepAlives: true}
 	sock := socket.NewClient("ws://127.0.0.1:1", &socket.ClientConfig{
 		HTTPClient: &http.Client{Transport: dial}, Logger: &nop, MaxBacklog: 8 << 10,
 		ReconnectDelay: func(socket.Retry) time.Duration { return 20 * time.Millisecond },

@@ -3,6 +3,6 @@
 package sim
 
 const (
-	defaultSeeds = 50
+	defaultSeeds = 30
 	raceEnabled  = false
 )

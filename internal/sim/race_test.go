@@ -4,6 +4,6 @@ package sim
 
 // Under the race detector a run takes five times as long.
 const (
-	defaultSeeds = 15
+	defaultSeeds = 10
 	raceEnabled  = true
 )

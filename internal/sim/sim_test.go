@@ -17,7 +17,7 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 0, "how many seeds to run; zero: 200 in CI, fewer elsewhere")
+	seeds   = flag.Int("seeds", 0, "how many seeds to run; zero: 200 in CI, on one node and on three, and fewer elsewhere")
 	oneSeed = flag.Int("seed", -1, "run this seed only")
 )
 
@@ -25,11 +25,19 @@ func TestMain(m *testing.M) { leak.Main(m) }
 
 // TestOneNode runs a server with the memory log.
 func TestOneNode(t *testing.T) {
+	simulate(t, 120, func(w *world, rnd *rand.Rand) []histcheck.Violation {
+		w.plan = newPlan(rnd)
+		return w.run(rnd, 1, busy, settle, w.disturbOne)
+	})
+}
+
+// simulate runs the seeds. In CI without the race detector there are so many, and otherwise fewer.
+func simulate(t *testing.T, inCI int, run func(w *world, rnd *rand.Rand) []histcheck.Violation) {
 	first, n := 0, *seeds
 	if n == 0 {
 		n = defaultSeeds
 		if os.Getenv("CI") == "true" && !raceEnabled {
-			n = 200
+			n = inCI
 		}
 	}
 	if *oneSeed >= 0 {
@@ -39,8 +47,7 @@ func TestOneNode(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{t: t, seed: uint64(seed), Recorder: new(histcheck.Recorder)}
 			rnd := rand.New(rand.NewPCG(w.seed, 0))
-			w.plan = newPlan(rnd)
-			for _, v := range w.run(rnd) {
+			for _, v := range run(w, rnd) {
 				t.Errorf("seed %d: %v", seed, v)
 			}
 			if t.Failed() {
@@ -59,8 +66,14 @@ const (
 	settle = time.Minute
 )
 
-func (w *world) run(rnd *rand.Rand) []histcheck.Violation {
-	w.node = w.start()
+// run runs so many nodes for some time, calls disturb again and again, and lets the clients settle.
+func (w *world) run(
+	rnd *rand.Rand, nodes int, busy, settle time.Duration, disturb func(rnd *rand.Rand),
+) []histcheck.Violation {
+	w.nodes = make([]*node, nodes)
+	for i := range nodes {
+		w.nodes[i] = w.start(i)
+	}
 	var calm atomic.Bool
 	var clients, jobs sync.WaitGroup
 	all, stop := context.WithCancel(context.Background())
@@ -88,28 +101,35 @@ func (w *world) run(rnd *rand.Rand) []histcheck.Violation {
 		jobs.Go(func() { w.broadcast(during, fmt.Sprintf("job%d", i), rnd) })
 	}
 	for sleep(during, time.Duration(500+rnd.IntN(1500))*time.Millisecond) == nil {
-		switch {
-		case w.plan.restarts:
-			w.restart()
-		case w.plan.forgets:
-			w.forget()
-		}
+		disturb(rnd)
 	}
 	jobs.Wait()
+	if w.log != nil {
+		w.mend()
+	}
 	calm.Store(true)
 	time.Sleep(settle)
-	found := w.Check(histcheck.Limits{Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay})
+	found := w.Check(histcheck.Limits{
+		Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay, Skips: w.plan.trims,
+	})
 	stop()
 	clients.Wait()
-	w.stop(w.node)
+	for _, n := range w.nodes {
+		w.stop(n)
+	}
 	return found
 }
 
-func (w *world) forget() {
-	w.life.Lock()
-	defer w.life.Unlock()
-	w.Fault("epoch")
-	if err := w.node.ps.Forget(context.Background(), topic); err != nil {
-		w.t.Errorf("seed %d: %v", w.seed, err)
+func (w *world) disturbOne(*rand.Rand) {
+	switch {
+	case w.plan.restarts:
+		w.restart(0)
+	case w.plan.forgets:
+		w.life.Lock()
+		defer w.life.Unlock()
+		w.Fault("epoch")
+		if err := w.nodes[0].ps.Forget(context.Background(), topic); err != nil {
+			w.t.Errorf("seed %d: %v", w.seed, err)
+		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,8 +20,10 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/internal/fakelog"
 	"bennu.example/internal/histcheck"
 	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -31,17 +34,21 @@ const topic = "room:1"
 // plan is what a seed decides beforehand.
 type plan struct {
 	keep       history.Keep
-	restarts   bool // the server restarts without its log
+	restarts   bool // the server restarts without its log; of several nodes, one restarts
 	forgets    bool // the topic's history is forgotten
 	intercepts bool // the handler intercepts some records
 	maxQueue   int
 	pad        int // bytes in a record, so that a slow client is parked soon
+
+	cluster // of several nodes
 }
 
 // promisesAll reports whether a client that did not ask receives every record in order. Records
 // that are intercepted may be overtaken, and a client that reads slowly while it catches up loses
-// those that the log removes or forgets meanwhile.
-func (p plan) promisesAll() bool { return !p.intercepts && !p.forgets && p.keep.Count > 1000 }
+// those that the log removes, forgets or loses meanwhile, or cannot be read.
+func (p plan) promisesAll() bool {
+	return !p.intercepts && !p.forgets && p.keep.Count > 1000 && !p.outages && !p.losses && !p.trims
+}
 
 func newPlan(rnd *rand.Rand) plan {
 	p := plan{keep: history.Keep{Count: 10_000, Bytes: 10 << 20, MaxReplay: 10_000}, maxQueue: 4 << 10}
@@ -65,20 +72,32 @@ type world struct {
 	plan plan
 	*histcheck.Recorder
 
-	// life is held while a record is appended, and locked while the server is replaced: a record that
-	// is appended to a log that nobody reads any more would seem lost.
-	life sync.RWMutex
-	node *node
+	// life is held while a record is appended to the log of one node, and locked while the server is
+	// replaced: a record that is appended to a log that nobody reads any more would seem lost.
+	life  sync.RWMutex
+	nodes []*node
+
+	// Of several nodes; nil otherwise.
+	log      *fakelog.Store
+	adapters *pubsubtest.Cluster
 
 	mu     sync.Mutex
 	ids    int
 	stored []string // the application's database: the ids of records, each before its append
+	begun  []string // the faults that have begun and not ended: they may affect records that begin now
+
+	channels atomic.Int64 // that were joined
 }
 
-// node is one life of the server.
+// node is one life of a server.
 type node struct {
-	world   *world
-	ps      *pubsub.PubSub
+	world  *world
+	ps     *pubsub.PubSub
+	ran    chan error // the result of ps.Run
+	cancel func()     // ends it
+
+	observed *pubsub.Subscription // may be nil
+
 	handler *socket.Handler
 	server  *http.Server
 	conns   chan net.Conn
@@ -111,13 +130,29 @@ func (pipeAddr) String() string  { return "127.0.0.1:1" }
 // room is the state of a channel.
 type room struct {
 	client string
+	name   string // unique: the channel of another connection may still wait for the log
 	node   *node
 }
 
-func (w *world) start() *node {
-	n := &node{world: w, conns: make(chan net.Conn), closed: make(chan struct{}), served: make(chan struct{})}
+// start starts the server number i.
+func (w *world) start(i int) *node {
+	n := &node{
+		world: w, conns: make(chan net.Conn), closed: make(chan struct{}), served: make(chan struct{}),
+		ran: make(chan error, 1),
+	}
 	rules := history.Rules{"room:*": w.plan.keep}
-	n.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+	if w.log == nil {
+		n.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+	} else {
+		name := fmt.Sprint("node", i)
+		n.ps = pubsub.NewRecorded(w.adapters.Node(name), w.log.Log(name), rules)
+	}
+	var ctx context.Context
+	ctx, n.cancel = context.WithCancel(context.Background())
+	go func() { n.ran <- n.ps.Run(ctx) }()
+	if w.plan.observed {
+		n.observed = n.ps.Subscribe(topic, &observer{w: w, node: i})
+	}
 	nop := zerolog.Nop()
 	options := []channel.Option[room]{channel.On("say", w.say)}
 	if w.plan.intercepts {
@@ -145,20 +180,30 @@ func (w *world) stop(n *node) {
 		w.t.Errorf("seed %d: %v", w.seed, err)
 	}
 	<-n.served
+	if n.observed != nil {
+		n.observed.Cancel() // a node without its log delivers what it held
+	}
+	n.cancel()
+	if err := <-n.ran; err != nil {
+		w.t.Errorf("seed %d: Run: %v", w.seed, err)
+	}
 }
 
-func (w *world) current() *node {
+// current returns the server number i as it is now.
+func (w *world) current(i int) *node {
 	w.life.RLock()
 	defer w.life.RUnlock()
-	return w.node
+	return w.nodes[i]
 }
 
-// restart replaces the server by one with an empty log.
-func (w *world) restart() {
+// restart replaces the server number i. If it is alone, its log is empty.
+func (w *world) restart(i int) {
 	w.life.Lock()
-	old := w.node
-	w.Fault("epoch")
-	w.node = w.start()
+	old := w.nodes[i]
+	if w.log == nil {
+		w.Fault("epoch")
+	}
+	w.nodes[i] = w.start(i)
 	w.life.Unlock()
 	w.stop(old)
 }
@@ -171,6 +216,9 @@ func (w *world) store(sender, skip string) (id string) {
 	id = fmt.Sprintf("r%d", w.ids)
 	w.stored = append(w.stored, id)
 	w.Append(sender, id, skip)
+	for _, why := range w.begun {
+		w.Fault(why)
+	}
 	return id
 }
 
@@ -191,6 +239,7 @@ func (n *node) join(r *room, ctx context.Context, c *channel.Channel, p serializ
 		return nil, err
 	}
 	r.client, r.node = params.Client, n
+	r.name = fmt.Sprintf("channel %d of %s", n.world.channels.Add(1), r.client)
 	if c.Resume().OK {
 		return nil, nil
 	}
@@ -215,18 +264,32 @@ func reveal(_ *room, _ context.Context, c *channel.Channel, r revealed) error {
 
 // say broadcasts a record of a client to the others.
 func (w *world) say(r *room, ctx context.Context, c *channel.Channel, _ serializer.Payload) (push.Reply, error) {
-	w.life.RLock()
-	defer w.life.RUnlock()
-	if r.node != w.node {
-		return push.NoReply, push.Reject("the server restarts")
+	if w.log == nil {
+		w.life.RLock()
+		defer w.life.RUnlock()
+		if r.node != w.nodes[0] {
+			return push.NoReply, push.Reject("the server restarts")
+		}
 	}
-	id := w.store("channel of "+r.client, r.client)
-	if err := c.BroadcastFrom("msg", w.record(id)); err != nil {
-		w.Failed(id)
+	id := w.store(r.name, r.client)
+	err := c.BroadcastFrom("msg", w.record(id))
+	w.ended(id, "", err)
+	if err != nil {
 		return push.NoReply, err
 	}
-	w.Appended(id, "")
 	return push.OK(nil), nil
+}
+
+// ended records how the append of a record ended.
+func (w *world) ended(id, pos string, err error) {
+	switch {
+	case err == nil:
+		w.Appended(id, pos)
+	case errors.Is(err, history.ErrUncertain):
+		w.Uncertain(id)
+	default:
+		w.Failed(id)
+	}
 }
 
 func (w *world) record(id string) any {
@@ -240,25 +303,26 @@ func (w *world) broadcast(ctx context.Context, name string, rnd *rand.Rand) {
 		if w.plan.intercepts && rnd.IntN(5) == 0 {
 			event = "secret"
 		}
+		i := rnd.IntN(len(w.nodes))
 		for range 1 + rnd.IntN(6) {
-			w.append(name, event)
+			if w.log == nil {
+				w.append(name, event)
+			} else {
+				w.appendAndNotify(w.current(i), name, event)
+			}
 		}
 	}
 }
 
+// append appends to the log of one node.
 func (w *world) append(sender, event string) {
 	w.life.RLock()
 	defer w.life.RUnlock()
 	id := w.store(sender, "")
-	pos, err := w.node.ps.Append(context.Background(), topic, event, w.record(id))
-	switch {
-	case errors.Is(err, history.ErrUncertain):
-		w.Uncertain(id)
-	case err != nil:
-		w.Failed(id)
+	pos, err := w.nodes[0].ps.Append(context.Background(), topic, event, w.record(id))
+	w.ended(id, pos.String(), err)
+	if err != nil {
 		w.t.Errorf("seed %d: append: %v", w.seed, err)
-	default:
-		w.Appended(id, pos.String())
 	}
 }
 
