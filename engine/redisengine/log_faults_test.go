@@ -378,6 +378,16 @@ func TestKeysAreLost(t *testing.T) {
 			n.wantRead(name, later[0].Prev, 3, nil)
 		}
 	}
+	// The meta is older than the records.
+	old := n.mustAdd("old", 5)
+	e.do(t, "HSET", "bennu:h:{old}:m", "o", fmt.Sprint(old[2].Position.Offset()), "g", old[2].Position.Tag())
+	n.wantRead("old", old[2].Position, 0, nil)
+	n.wantRead("old", old[4].Position, 0, history.ErrAhead)
+	n.mustAdd("old", 5)
+	for _, r := range old {
+		n.wantRead("old", r.Position, 0, history.ErrEpoch)
+	}
+
 	begin, other := n.top("all"), n.top("other")
 	all := n.mustAdd("all", 3)
 	e.do(t, "FLUSHALL")

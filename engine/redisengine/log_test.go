@@ -459,7 +459,9 @@ func TestHistoryInCluster(t *testing.T) {
 		t.Errorf("tops: %v, %v", tops, err)
 	}
 	at := n.top("t")
-	waitUntil(t, "replicated", func() bool { return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up") })
+	waitUntil(t, "replicated", func() bool {
+		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
+	})
 	waitUntil(t, "failing over", func() bool { _, err := replica.try("CLUSTER", "FAILOVER"); return err == nil })
 	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
 	var r history.Record
