@@ -94,6 +94,9 @@ func newLane(maxCount, maxBytes int, write bool) *lane {
 
 // do sends a request and waits for the answers. The error wraps one of package history.
 func (l *lane) do(ctx context.Context, r *request) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("%w: %w", errNotSent, err)
+	}
 	if err := l.enqueue(r); err != nil {
 		return err
 	}

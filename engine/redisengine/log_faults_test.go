@@ -526,6 +526,9 @@ func TestCallsEndWithContext(t *testing.T) {
 		})
 	}
 	wg.Wait()
+	if _, err := n.Append(ctx, "t", history.Record{Event: "e"}, keep); errors.Is(err, history.ErrUncertain) {
+		t.Errorf("append with a context that has ended: %v", err)
+	}
 	begun = time.Now()
 	n.stop()
 	soon("Run")
