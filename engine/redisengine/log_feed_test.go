@@ -398,8 +398,9 @@ func FuzzFed(f *testing.F) {
 	})
 }
 
-// The log has three connections. If one of them carries nothing anymore, the log notices it soon,
-// although the others work and nothing is appended.
+// The log has three connections. If one of them carries nothing anymore, or ends, the log notices it
+// soon, although the others work and nothing is appended. All of them are made again, so that they
+// never lead to different servers.
 func TestOneConnectionStalls(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
@@ -423,6 +424,8 @@ func TestOneConnectionStalls(t *testing.T) {
 		n.until("down", func() bool { return n.count("down") == 1 })
 		proxies[i].Resume()
 		n.until("ready again", func() bool { return n.count("ready") == 2 && n.count("gap") == 1 })
+		proxies[i].Cut()
+		n.until("ready again", func() bool { return n.count("ready") == 3 && n.count("gap") == 2 })
 		n.stop()
 	}
 }
