@@ -116,30 +116,40 @@ func (t *Tokens[T]) Sign(v T) (string, error) {
 // [bennu.example/serializer.Payload.Decode]. The error is ErrMissing, ErrInvalid or ErrExpired. It
 // has no details, so that it can be sent to the client.
 func (t *Tokens[T]) Verify(token string) (v T, err error) {
+	v, _, err = t.VerifyUntil(token)
+	return v, err
+}
+
+// VerifyUntil is Verify, and returns when the token expires: the zero time if it does not.
+func (t *Tokens[T]) VerifyUntil(token string) (v T, expires time.Time, err error) {
 	if token == "" {
-		return v, ErrMissing
+		return v, expires, ErrMissing
 	}
 	first, second, ok := strings.Cut(token, ".")
 	if !ok || len(token) > maxToken || strings.ContainsAny(token, "\r\n") { // base64 would skip line breaks
-		return v, ErrInvalid
+		return v, expires, ErrInvalid
 	}
 	body, err1 := encoding.DecodeString(first)
 	signature, err2 := encoding.DecodeString(second)
 	if err1 != nil || err2 != nil || len(body) < head || !t.isSigned(body, signature) || body[0] != version {
-		return v, ErrInvalid
+		return v, expires, ErrInvalid
 	}
-	age := time.Since(time.UnixMilli(int64(binary.BigEndian.Uint64(body[1:head]))))
+	signed := time.UnixMilli(int64(binary.BigEndian.Uint64(body[1:head])))
+	age := time.Since(signed)
 	switch {
 	case age < -clockSkew:
-		return v, ErrInvalid
+		return v, expires, ErrInvalid
 	case t.maxAge > 0 && age > t.maxAge:
-		return v, ErrExpired
+		return v, expires, ErrExpired
 	}
 	if exactjson.Unmarshal(body[head:], &v) != nil { // the token was signed for another type
 		var zero T
-		return zero, ErrInvalid
+		return zero, expires, ErrInvalid
 	}
-	return v, nil
+	if t.maxAge > 0 {
+		expires = signed.Add(t.maxAge)
+	}
+	return v, expires, nil
 }
 
 // encoding is strict: there is one text for any bytes, so that every change of a token's text is

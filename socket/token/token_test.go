@@ -250,3 +250,25 @@ func TestIntegers(t *testing.T) {
 		t.Errorf("%v: %#v", err, v)
 	}
 }
+
+func TestVerifyUntil(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for maxAge, want := range map[time.Duration]time.Duration{0: 24 * time.Hour, time.Hour: time.Hour, -1: 0} {
+			users := tokens[string](t, token.Config{Keys: [][]byte{key(1)}, MaxAge: maxAge})
+			begun := time.Now()
+			text, err := users.Sign("ann")
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute) // in virtual time
+			user, expires, err := users.VerifyUntil(text)
+			if err != nil || user != "ann" || expires.IsZero() != (want == 0) || want > 0 && !expires.Equal(begun.Add(want)) {
+				t.Errorf("age %v: %q, %v, %v", maxAge, user, expires, err)
+			}
+			if user, expires, err := users.VerifyUntil(text + "x"); err == nil || user != "" || !expires.IsZero() {
+				t.Errorf("changed: %q, %v, %v", user, expires, err)
+			}
+		}
+	})
+}
