@@ -27,9 +27,9 @@ type Channel struct {
 	up      channelhost.Carrier
 	h       *Handler
 	topic   string
-	pushRef serializer.Ref // joinRef, or the join's ref if that is null
-	data    any            // a pointer to the handler's S
-	ctx     context.Context
+	pushRef serializer.Ref  // joinRef, or the join's ref if that is null
+	data    any             // a pointer to the handler's S
+	ctx     context.Context // replaced under mu by the callbacks' goroutine, see setValues
 	cancel  context.CancelCauseFunc
 	ext     *extension // Nil means that nothing of it is needed.
 	mailbox mailbox.Mailbox[item]
@@ -73,8 +73,13 @@ type Ref struct{ ref serializer.Ref }
 // Topic is the topic that the client joined.
 func (c *Channel) Topic() string { return c.topic }
 
-// Context is the context of the channel's callbacks.
-func (c *Channel) Context() context.Context { return c.ctx }
+// Context is the context of the channel's callbacks. It changes with the grant of the connection:
+// see socket.Auth.
+func (c *Channel) Context() context.Context {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ctx
+}
 
 // Push sends an event to this client only. The payload is a Go value or a serializer.Payload. Nil
 // means an empty object.
@@ -130,7 +135,7 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 	}
 	c.sending.Add(1)
 	defer c.sending.Add(-1)
-	return c.up.PubSub().BroadcastFrom(c.ctx, from, c.topic, event, payload)
+	return c.up.PubSub().BroadcastFrom(c.Context(), from, c.topic, event, payload)
 }
 
 // Ref returns the message that is being handled, for Reply. Outside of an event's callback, and for

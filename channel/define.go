@@ -15,21 +15,22 @@ import (
 // Handler defines a kind of channel. Define makes it, and Routes mount it. It is immutable and safe
 // for concurrent use.
 type Handler struct {
-	newState  func() any
-	join      func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
-	events    map[string]eventFunc
-	any       eventFunc // Nil means that an unknown event crashes the channel.
-	run       Func      // events behind their middleware
-	wrap      []func(Func) Func
-	out       map[string]outFunc
-	info      map[reflect.Type]infoFunc
-	infoIface []infoIface // for message types that are interfaces, in the order of definition
-	terminate func(ctx context.Context, c *Channel, reason error)
-	slow      map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
-	preparer  preparer            // computes their keys; nil if no rule needs one
-	reach     func(ctx context.Context, c *Channel) time.Time
-	pages     func(ctx context.Context, c *Channel) error // Nil means no pages.
-	warned    atomic.Bool                                 // of a slow rule that does not apply to records
+	newState    func() any
+	join        func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
+	events      map[string]eventFunc
+	any         eventFunc // Nil means that an unknown event crashes the channel.
+	run         Func      // events behind their middleware
+	wrap        []func(Func) Func
+	out         map[string]outFunc
+	info        map[reflect.Type]infoFunc
+	infoIface   []infoIface // for message types that are interfaces, in the order of definition
+	terminate   func(ctx context.Context, c *Channel, reason error)
+	slow        map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
+	preparer    preparer            // computes their keys; nil if no rule needs one
+	reach       func(ctx context.Context, c *Channel) time.Time
+	pages       func(ctx context.Context, c *Channel) error // Nil means no pages.
+	reauthorize func(ctx context.Context, c *Channel) error // Nil means that channels stay.
+	warned      atomic.Bool                                 // of a slow rule that does not apply to records
 }
 
 type (

@@ -43,8 +43,8 @@ const maxReason = 123
 
 // Stop returns an error that ends the channel as ErrStop does. The client receives phx_close with
 // the reason. The reason given to Terminate, and the one that the client receives, match both
-// ErrStop, at the server, and the Reason, at both ends. A reason is at most 123 bytes long; the rest
-// is cut off.
+// ErrStop, at the server, and the Reason, at both ends. A reason is at most 123 bytes long; the
+// rest is cut off.
 func Stop(reason push.Reason) error { return &stopError{clipReason(reason)} }
 
 // stopError is the result of Stop.

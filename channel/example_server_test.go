@@ -509,3 +509,20 @@ func ExampleRoutes() {
 	// room:quiet:7 "a quiet room" <nil>
 	// attic  push: replied error: unmatched topic
 }
+
+// Reauthorize decides whether a channel stays when its client has sent another token, logged in or
+// logged out. See socket.Auth.
+func ExampleReauthorize() {
+	type room struct{}
+	rooms := channel.Define(
+		func(*room, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.Reauthorize(func(_ *room, ctx context.Context, c *channel.Channel) error {
+			if _, isMember := socket.GrantFrom(ctx); !isMember {
+				return push.Reason("members only") // phx_close with this reason
+			}
+			return nil
+		}))
+	_, _, end := dial(rooms)
+	end()
+	// Output:
+}

@@ -38,6 +38,7 @@ const (
 	itemTops                       // pushes that wait for a position may be late
 	itemUnsendable                 // msg is the error of encoding a record
 	itemLost                       // the topic's log lost records
+	itemGrant                      // msg is a *channelhost.Regrant
 )
 
 var (
@@ -97,6 +98,8 @@ func (c *Channel) handle(it *item) {
 		c.handleEvent(it)
 	case itemLeave:
 		c.feed(serverInput{kind: serverInLeave, frame: c.leaveReply(it.ref), err: ErrLeft})
+	case itemGrant:
+		c.handleGrant(it)
 	case itemOut:
 		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
 	case itemInfo:

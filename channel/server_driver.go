@@ -40,6 +40,9 @@ func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) c
 		c.pushRef, c.noJoinRef = m.Ref, true
 	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
+	if join.Values != nil {
+		c.ctx = &valuesContext{c.ctx, join.Values}
+	}
 	c.mailbox.InitShared(join.Workers, join.MaxMailbox, c.work)
 	if join.Before != nil {
 		before := (*Channel)(join.Before.(*driver))

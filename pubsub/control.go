@@ -75,8 +75,8 @@ func (c control) Subscribe(name string, s Subscriber) *Subscription {
 // Subscribers returns the number of subscriptions to a control topic on this node.
 func (c control) Subscribers(name string) int { return c.ps.subscribers(controlPrefix + name) }
 
-// Visit calls f with each subscriber of a topic, not of a control topic, on this node. It runs under
-// the topic's read lock, as a delivery.
+// Visit calls f with each subscriber of a topic, not of a control topic, on this node. It runs
+// under the topic's read lock, as a delivery.
 func (c control) Visit(topic string, f func(Subscriber)) {
 	t := c.ps.lock(topicKey(topic))
 	if t == nil {

@@ -38,6 +38,10 @@ type Config struct {
 	// called. Connect should return then: Shutdown waits for it.
 	Connect func(ctx context.Context, r *Request) (context.Context, error)
 
+	// Auth authenticates the connections by tokens that expire and can be refreshed. It sets
+	// AuthToken. Nil means that Connect alone decides.
+	Auth *Auth
+
 	// PubSub carries the broadcasts. Nil means a PubSub of this handler alone, without other nodes.
 	// Handlers that share a PubSub share their topics.
 	PubSub *pubsub.PubSub
@@ -248,6 +252,9 @@ func (cfg Config) withDefaults() Config {
 	}
 	if cfg.PubSub == nil {
 		cfg.PubSub = pubsub.New(nil)
+	}
+	if cfg.Auth != nil {
+		cfg.Auth, cfg.AuthToken = cfg.Auth.withDefaults(), true
 	}
 	cfg.Logger = cmp.Or(cfg.Logger, logging.Default())
 	return cfg

@@ -43,6 +43,7 @@ type Handler struct {
 	workers   mailbox.Workers // runs the channels' callbacks
 	noPanic   func()          // unsubscribes from the PubSub's panics
 	kicks     kicks
+	expiry    expiry
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -55,12 +56,15 @@ type Handler struct {
 }
 
 // NewHandler returns a Handler. Like http.ServeMux, it panics on a programmer's mistake: an invalid
-// route, origin, host, proxy, serializer or policy.
+// route, origin, host, proxy, serializer or policy, or an Auth without Verify.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
 	routes, err := newRouter(cfg.Channels)
 	if err != nil {
 		panic("socket: " + err.Error())
+	}
+	if cfg.Auth != nil && cfg.Auth.Verify == nil {
+		panic("socket: Auth has no Verify")
 	}
 	if !cfg.NoSocketChannel {
 		routes.exact[topicSocket] = socketChannel()
@@ -108,6 +112,7 @@ func NewHandler(cfg Config) *Handler {
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
 	h.kicks.begin(h)
+	h.expiry.base = time.Now()
 	return h
 }
 
@@ -380,13 +385,24 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version(),
 		ClientID: who.client, ConnectionID: who.connection,
 	}
-	who.parent, err = h.callConnect(hs.ctx, req)
+	if who.grant, err = h.authenticate(hs.ctx, req, params); err != nil {
+		h.refused(r, err)
+		return nil, nil, err
+	}
+	who.parent, err = h.callConnect(hs.ctx, req, who.grant)
 	if err != nil {
 		h.refused(r, err)
 		return nil, nil, err
 	}
 	if h.isDraining() {
 		return nil, nil, errDraining
+	}
+	if who.grant != nil {
+		if req.ID != "" && req.ID != who.grant.grant.ID {
+			h.refused(r, errIDOfConnect)
+			return nil, nil, errIDOfConnect
+		}
+		req.ID = who.grant.grant.ID
 	}
 	who.id = h.watch(req.ID)
 	opened := false
@@ -426,9 +442,17 @@ func (h *Handler) version(params map[string]any) (serializer.Serializer, error) 
 }
 
 // callConnect calls the user's Connect and returns the parent of the socket's contexts.
-func (h *Handler) callConnect(ctx context.Context, req *Request) (parent context.Context, err error) {
+func (h *Handler) callConnect(
+	ctx context.Context, req *Request, grant *verified,
+) (parent context.Context, err error) {
 	if h.cfg.Connect == nil {
 		return context.Background(), nil
+	}
+	if grant != nil {
+		during := &connectGrant{Context: ctx}
+		during.grant.Store(grant)
+		defer during.grant.Store(nil)
+		ctx = during
 	}
 	var got context.Context
 	err = callUser(func() (err error) {

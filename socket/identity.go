@@ -59,6 +59,7 @@ type identity struct {
 	connection string          // Info.ConnectionID
 	client     string          // Info.ClientID
 	longPoll   bool
+	grant      *verified // nil without Config.Auth
 }
 
 // sessionContext is the parent of the contexts of a session's callbacks.
@@ -83,13 +84,10 @@ func sessionFrom(ctx context.Context) *session {
 }
 
 func (s *session) info() Info {
-	info := Info{
-		ConnectionID: s.connectionID, ClientID: s.clientID, Version: Version, Limits: s.h.limits(s.isLongPoll), Server: true,
+	return Info{
+		ConnectionID: s.connectionID, ClientID: s.clientID, Subject: s.subject(), Version: Version,
+		Limits: s.h.limits(s.isLongPoll), Server: true,
 	}
-	if s.id != nil {
-		info.Subject = s.id.id
-	}
-	return info
 }
 
 // limits returns the bounds of a connection.

@@ -39,9 +39,9 @@ type kick struct {
 }
 
 // Kick removes members from a topic, on all nodes, whichever handler serves them. Each of them
-// handles the messages that it has received. Then its client receives phx_close with the reason, and
-// does not join again by itself. The reason given to Terminate wraps channel.ErrStop and the Reason,
-// which errors.Is finds at both ends.
+// handles the messages that it has received. Then its client receives phx_close with the reason,
+// and does not join again by itself. The reason given to Terminate wraps channel.ErrStop and the
+// Reason, which errors.Is finds at both ends.
 //
 // A nil error means that the removal is queued on this node and was passed to the engine for the
 // others. A client whose join callback runs at that moment is not removed, and Kick does not keep
@@ -117,10 +117,6 @@ func (k *kicks) handle(b *pubsub.Broadcast) {
 
 // isMember reports whether the session is one that a kick means.
 func (s *session) isMember(m *kick) bool {
-	id := ""
-	if s.id != nil {
-		id = s.id.id
-	}
-	return (m.ID == "" || m.ID == id) && (m.Client == "" || m.Client == s.clientID) &&
+	return (m.ID == "" || m.ID == s.subject()) && (m.Client == "" || m.Client == s.clientID) &&
 		(m.Conn == "" || m.Conn == s.connectionID)
 }

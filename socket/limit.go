@@ -26,6 +26,7 @@ const (
 	tooManyHeartbeats
 	keyJoins
 	keyMessages
+	tokenExpired
 	denials // the number of reasons
 )
 
@@ -57,6 +58,7 @@ var answers = [denials]denialAnswer{
 	longRef:           newDenial("ref too long", zerolog.WarnLevel, "ref too long: see socket.Config.MaxTopic"),
 	tooManyHeartbeats: newDenial("too many messages", zerolog.WarnLevel, "too many heartbeats"),
 	keyJoins:          newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"),
+	tokenExpired:      newDenial("token expired", zerolog.InfoLevel, "message after the expiry of the token"),
 	keyMessages: newDenial("too many messages", zerolog.WarnLevel,
 		"too many messages: see socket.Admission.MessageRate"),
 }

@@ -36,8 +36,9 @@ type session struct {
 	h    *Handler
 	conn transport.Conn
 	ser  serializer.Serializer
-	ctx  sessionContext // the parent of the contexts of the callbacks
-	id   *idWatch       // nil if the socket is anonymous
+	ctx  sessionContext          // the parent of the contexts of the callbacks
+	id   atomic.Pointer[idWatch] // nil if the socket is anonymous
+	auth *sessionAuth            // nil without Config.Auth
 
 	connectionID, clientID string // see Info
 	isLongPoll             bool
@@ -63,7 +64,7 @@ type session struct {
 
 // open begins a session on a connection that was just made.
 func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who identity) *session {
-	s := &session{h: h, conn: conn, ser: ser}
+	s := &session{h: h, conn: conn, ser: ser, auth: newSessionAuth(who.grant)}
 	s.ctx = sessionContext{who.parent, s}
 	s.connectionID, s.clientID, s.isLongPoll = who.connection, who.client, who.longPoll
 	h.mu.Lock()
@@ -74,8 +75,13 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 		conn.Close(transport.CodeRestart, "")
 	}
 	if who.id != nil {
-		s.id = who.id
+		s.id.Store(who.id)
 		who.id.opened(s)
+	}
+	if s.auth != nil {
+		s.auth.mu.Lock()
+		s.schedule()
+		s.auth.mu.Unlock()
 	}
 	return s
 }
@@ -94,6 +100,8 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		s.refuse(&m, s.replyRef(&m), longRef)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
 		s.heartbeat(&m)
+	case s.refusesExpired(&m):
+		s.refuseExpired(&m)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.Take(s.h.rates.messages):
@@ -170,6 +178,7 @@ func (s *session) join(m *serializer.Message) {
 	s.live.Add(1)
 	c := channelhost.Start(&s.ctx, s, channelhost.Join{
 		Handler: handler, Message: *m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
+		Values: s.values(),
 	})
 	s.channels[m.Topic] = c
 	s.mu.Unlock()
@@ -275,8 +284,9 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 // and after closeGrace the context of their callbacks is cancelled.
 func (s *session) Closed(err error) {
 	s.logEnd(err)
-	if s.id != nil {
-		s.id.on.Cancel()
+	s.endAuth()
+	if id := s.id.Load(); id != nil {
+		id.on.Cancel()
 	}
 	s.mu.Lock()
 	channels := make([]channelhost.Channel, 0, len(s.channels))
@@ -393,8 +403,8 @@ func (s *session) Log(c channelhost.Channel, message string, err error) {
 // logEvent begins an event of the log as Handler.log does, with the socket's id.
 func (s *session) logEvent(level zerolog.Level, message string) *zerolog.Event {
 	e := s.h.log(level, message)
-	if e != nil && s.id != nil {
-		e = e.Str("socket_id", clip(s.id.id))
+	if id := s.subject(); e != nil && id != "" {
+		e = e.Str("socket_id", clip(id))
 	}
 	return e
 }

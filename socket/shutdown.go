@@ -117,6 +117,7 @@ func (h *Handler) end() {
 	h.websocket.Wait()
 	h.longpoll.Wait()
 	h.kicks.end()
+	h.expiry.end()
 	h.workers.Wait()
 	h.longpoll.Close()
 	h.noPanic()

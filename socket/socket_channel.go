@@ -37,6 +37,8 @@ var timeRate = ratelimit.Rate{Every: time.Second / 2, Burst: 8 * time.Second / 2
 type socketState struct {
 	s     *session
 	times ratelimit.Bucket
+
+	tokens ratelimit.Bucket
 }
 
 // socketParams are the params of a join of the channel $socket.
@@ -51,6 +53,7 @@ type socketReply struct {
 	Now     int64        `json:"now"` // in milliseconds since 1970
 	Version string       `json:"version"`
 	Limits  socketLimits `json:"limits"`
+	Auth    *authReply   `json:"auth,omitempty"`
 }
 
 type socketLimits struct {
@@ -72,16 +75,19 @@ type timeReply struct {
 func socketChannel() *channel.Handler {
 	return channel.Define((*socketState).join,
 		channel.On(eventTime, (*socketState).time),
+		channel.On(eventToken, (*socketState).token),
+		channel.Info((*socketState).logOut),
 		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, errUnknownEvent
 		}),
 	)
 }
 
-func (o *socketState) join(ctx context.Context, _ *channel.Channel, p socketParams) (any, error) {
+func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketParams) (any, error) {
 	o.s = sessionFrom(ctx)
 	const joined = "client information"
 	o.s.logEvent(zerolog.DebugLevel, joined).Str("version", clipTo(p.Version, maxVersion)).Msg(joined)
+	c.OnEnd(func() { o.s.leftOwn(c) })
 	info := o.s.info()
 	return socketReply{
 		ID: info.ConnectionID, Client: info.ClientID, Now: time.Now().UnixMilli(), Version: info.Version,
@@ -90,6 +96,7 @@ func (o *socketState) join(ctx context.Context, _ *channel.Channel, p socketPara
 			Topic: info.Limits.Topic, Joins: info.Limits.Joins, Pushes: info.Limits.Pushes,
 			IdleMS: info.Limits.Idle.Milliseconds(),
 		},
+		Auth: o.s.joinedOwn(c),
 	}, nil
 }
 

@@ -31,7 +31,9 @@ type Stats struct {
 	Stuck         uint64 // channels whose callback had not returned 5 s after their topic was joined again
 	Crashes       uint64 // callbacks that panicked or returned an unexpected error, including those of joins and ends
 
-	Kicked uint64 // channels that Kick ended
+	Kicked    uint64 // channels that Kick ended
+	Refreshed uint64 // tokens that clients sent on $socket, and that were accepted
+	Expired   uint64 // grants that expired before a new token came
 
 	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
 
@@ -45,7 +47,7 @@ type counters struct {
 	badMessages                              atomic.Uint64
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
-	kicked                                   atomic.Uint64
+	kicked, refreshed, expired               atomic.Uint64
 }
 
 // of returns the number of messages that were refused for one of the reasons.
@@ -92,6 +94,8 @@ func (h *Handler) Stats() Stats {
 		Stuck:         h.counts.stuck.Load(),
 		Crashes:       h.counts.crashes.Load(),
 		Kicked:        h.counts.kicked.Load(),
+		Refreshed:     h.counts.refreshed.Load(),
+		Expired:       h.counts.expired.Load(),
 		BadMessages:   h.counts.badMessages.Load(),
 		WebSocket:     h.websocket.Stats(),
 		LongPoll:      h.longpoll.Stats(),

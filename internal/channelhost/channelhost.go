@@ -32,6 +32,16 @@ type Join struct {
 	Before     Channel            // the channel that has the topic, which the join replaces; nil if there is none
 	MaxMailbox int                // the bytes of messages that may wait for the channel's callbacks
 	Workers    *mailbox.Workers   // run the callbacks
+	Values     context.Context    // of the connection's grant; nil means that it has none
+}
+
+// Regrant is a change of the grant of a channel's connection.
+type Regrant struct {
+	// Values has the values of the new grant. They come before those of the channel's context.
+	Values context.Context
+	// Otherwise is the reason for which a channel ends whose handler has no Reauthorize. Empty means
+	// that it stays.
+	Otherwise string
 }
 
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
@@ -61,6 +71,9 @@ type Channel interface {
 	// topic is free, and the join's context is cancelled by channel.ErrJoinTimeout. Messages that are
 	// queued behind the join are answered as well. Watch does nothing if the join was answered.
 	Watch(limit time.Duration)
+	// Regrant enqueues a change of the grant. It does not block. The channel's context has the new
+	// values when the messages before it are handled, and then Reauthorize is called.
+	Regrant(*Regrant)
 	// Close ends the channel because its connection ended. Messages in the mailbox are still handled
 	// before Terminate is called.
 	Close(reason error)

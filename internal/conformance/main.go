@@ -21,6 +21,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/internal/conformance/app"
+	"bennu.example/socket"
 )
 
 func main() {
@@ -38,7 +39,12 @@ func run(addr string) error {
 	}
 	log := zerolog.New(os.Stderr).Level(zerolog.ErrorLevel)
 	cfg := app.Config{Logger: &log}
-	for name, to := range map[string]*time.Duration{"IDLE_TIMEOUT_MS": &cfg.IdleTimeout, "WINDOW_MS": &cfg.Window} {
+	times := map[string]*time.Duration{"IDLE_TIMEOUT_MS": &cfg.IdleTimeout, "WINDOW_MS": &cfg.Window}
+	if os.Getenv("AUTH") == "1" {
+		cfg.Auth = &socket.Auth{Notice: 2 * time.Second, Grace: time.Second}
+		times["AUTH_NOTICE_MS"], times["AUTH_GRACE_MS"] = &cfg.Auth.Notice, &cfg.Auth.Grace
+	}
+	for name, to := range times {
 		if v := os.Getenv(name); v != "" {
 			ms, err := strconv.Atoi(v)
 			if err != nil || ms <= 0 {

@@ -74,6 +74,18 @@ func (b *Mailbox[T]) EnqueueOwn(v T, size int) error {
 	return b.enqueue(v, size+overhead, ownFactor*b.max)
 }
 
+// EnqueueAlways is like Enqueue, without regard to the bound. The caller must bound how many items
+// there are.
+func (b *Mailbox[T]) EnqueueAlways(v T, size int) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return ErrClosed
+	}
+	b.add(v, size+overhead)
+	return nil
+}
+
 const ownFactor = 4
 
 func (b *Mailbox[T]) enqueue(v T, size, max int) error {

@@ -29,6 +29,7 @@ type Config struct {
 	MaxQueue    int           // 16,000,000 unless set
 	MaxMailbox  int           // the same
 	RecordKeep  int           // records of a topic rec:*; 256 unless set
+	Auth        *socket.Auth  // with Verify set by New; nil means none
 	Logger      *zerolog.Logger
 	// Serializers are the accepted serializers. Nil means 1.0.0 and 2.0.0, because Phoenix refuses
 	// 3.0.0 and the suites check that.
@@ -59,9 +60,13 @@ func New(cfg Config) *App {
 	kick := func(ctx context.Context, topic, connection, reason string) error {
 		return h.Kick(ctx, topic, socket.Member{ConnectionID: connection}, push.Reason(reason))
 	}
+	if cfg.Auth != nil {
+		cfg.Auth.Verify, cfg.Auth.Anonymous = verify, true
+	}
 	h = socket.NewHandler(socket.Config{
+		Auth: cfg.Auth,
 		Channels: channel.Routes{
-			"room:*":     room(),
+			"room:*":     room(cfg.Auth != nil),
 			"presence:*": users(who),
 			"admin":      admin(ps, kick),
 			"bench:*":    bench(),
@@ -101,6 +106,9 @@ func connect(ctx context.Context, r *socket.Request) (context.Context, error) {
 	}
 	if params.Reject == "1" {
 		return nil, errors.New("rejected on request")
+	}
+	if _, ok := socket.GrantFrom(ctx); ok {
+		return ctx, nil // the grant's ID counts
 	}
 	if id, ok := params.UserID.(string); ok {
 		r.ID = "users_socket:" + id

@@ -10,6 +10,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/socket"
 )
 
 // payload is the payload of events, chosen by a script.
@@ -43,9 +44,20 @@ func do(f func(c *channel.Channel, p payload) error) callback {
 	return reply(func(c *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, f(c, p) })
 }
 
-// room returns the handler of the rooms.
-func room() *channel.Handler {
-	return channel.Define((*member).join,
+// room returns the handler of the rooms. The event who is known if clients authenticate.
+func room(auth bool) *channel.Handler {
+	var options []channel.Option[member]
+	if auth {
+		options = append(options, channel.On("who",
+			func(_ *member, ctx context.Context, _ *channel.Channel, _ payload) (push.Reply, error) {
+				answer := map[string]any{"user": nil}
+				if g, ok := socket.GrantFrom(ctx); ok {
+					answer["user"] = g.ID
+				}
+				return push.OK(answer), nil
+			}))
+	}
+	return channel.Define((*member).join, append(options,
 		channel.On("echo", reply(func(_ *channel.Channel, p payload) (push.Reply, error) { return push.OK(p), nil })),
 		channel.On("fail", do(func(_ *channel.Channel, p payload) error { return push.Reject(p) })),
 		channel.On("reply_ok", reply(func(*channel.Channel, payload) (push.Reply, error) { return push.OK(nil), nil })),
@@ -80,7 +92,7 @@ func room() *channel.Handler {
 		})),
 		channel.On("filtered", do(func(c *channel.Channel, p payload) error { return c.Broadcast("filtered", p) })),
 		channel.Intercept("filtered", (*member).filter),
-	)
+	)...)
 }
 
 func (*member) join(_ context.Context, c *channel.Channel, p payload) (any, error) {

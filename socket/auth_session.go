@@ -1,0 +1,345 @@
+package socket
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
+	"bennu.example/internal/clientlink"
+	"bennu.example/internal/ratelimit"
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// CodeTokenExpired is the code of the close after a token has expired or its client has logged out:
+// the client should come back with another token.
+const CodeTokenExpired = 4401
+
+// Events of the channel $socket about tokens.
+const (
+	eventToken    = "token"    // from the client: a new token
+	eventExpiring = "expiring" // from the server
+	eventExpired  = "expired"  // from the server
+)
+
+// tokenRate bounds the pushes of eventToken: 1 per second, and 3 at once.
+var tokenRate = ratelimit.Rate{Every: time.Second, Burst: 3 * time.Second}
+
+// sessionAuth is the grant of a session. Locks: change, mu, session.mu, and then those of channels
+// and of expiry. No code of the user runs under them.
+type sessionAuth struct {
+	isExpired atomic.Bool // messages of the client are refused
+	verifying atomic.Bool // a call of Verify runs
+	index     int         // in expiry; guarded by its lock
+
+	change sync.Mutex // held while the grant is replaced
+
+	mu     sync.Mutex
+	grant  *verified // replaced under session.mu, too
+	stage  authStage
+	due    time.Time        // of stage
+	own    *channel.Channel // the channel $socket; nil if it is not joined
+	closed bool             // the connection has ended
+}
+
+// authStage is what happens next to a grant.
+type authStage uint8
+
+const (
+	stageNotice authStage = iota // the client is asked for a token
+	stageExpiry
+	stageEnd // the connection is closed
+)
+
+// newSessionAuth returns nil if the handler does not authenticate.
+func newSessionAuth(v *verified) *sessionAuth {
+	if v == nil {
+		return nil
+	}
+	return &sessionAuth{index: -1, grant: v}
+}
+
+// schedule begins the life of the grant. The caller holds mu.
+func (s *session) schedule() {
+	a := s.auth
+	a.isExpired.Store(false)
+	if a.due = a.grant.expires; a.due.IsZero() {
+		s.h.expiry.set(s, a.due)
+		return
+	}
+	notice := min(s.h.cfg.Auth.Notice, time.Until(a.due)/2)
+	if notice > 0 {
+		notice += notice/10 - rand.N(notice/5+1) // so that clients of one deploy do not refresh together
+	}
+	a.stage, a.due = stageNotice, a.due.Add(-notice)
+	s.h.expiry.set(s, a.due)
+}
+
+// authDue handles the next stage of the grant.
+func (s *session) authDue() {
+	a, cfg := s.auth, s.h.cfg.Auth
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.closed || a.due.IsZero():
+		return
+	case time.Now().Before(a.due): // the grant was replaced meanwhile
+		s.h.expiry.set(s, a.due)
+		return
+	}
+	switch a.stage {
+	case stageNotice:
+		a.stage, a.due = stageExpiry, a.grant.expires
+		left := max(time.Until(a.due), 0)
+		s.tell(eventExpiring, map[string]int64{"in": left.Milliseconds()})
+	case stageExpiry:
+		a.isExpired.Store(true)
+		s.h.counts.expired.Add(1)
+		if a.own == nil || cfg.Grace == 0 {
+			s.endExpired()
+			return
+		}
+		a.stage, a.due = stageEnd, time.Now().Add(cfg.Grace)
+		s.tell(eventExpired, map[string]int64{"grace": cfg.Grace.Milliseconds()})
+	case stageEnd:
+		s.endExpired()
+		return
+	}
+	s.h.expiry.set(s, a.due)
+}
+
+// endExpired closes the connection. The caller holds auth.mu.
+func (s *session) endExpired() {
+	s.auth.due = time.Time{}
+	s.conn.Close(CodeTokenExpired, "token expired")
+}
+
+// tell sends an event on $socket, if it is joined. The caller holds auth.mu.
+func (s *session) tell(event string, payload any) {
+	if own := s.auth.own; own != nil {
+		_ = own.Push(event, payload) // a channel that has just ended needs no event
+	}
+}
+
+// endAuth is called when the connection has ended.
+func (s *session) endAuth() {
+	if s.auth == nil {
+		return
+	}
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	s.auth.closed = true
+	s.h.expiry.set(s, time.Time{})
+}
+
+// refusesExpired reports whether a message is refused because the grant has expired.
+func (s *session) refusesExpired(m *serializer.Message) bool {
+	return s.auth != nil && s.auth.isExpired.Load() && m.Topic != topicSocket && m.Event != serializer.EventLeave
+}
+
+// refuseExpired answers such a message.
+func (s *session) refuseExpired(m *serializer.Message) {
+	joinRef := m.JoinRef
+	if m.Event != serializer.EventJoin {
+		joinRef = s.replyRef(m)
+	}
+	s.refuse(m, joinRef, tokenExpired)
+}
+
+// values returns the context with the values of the grant, or nil. The caller holds mu.
+func (s *session) values() context.Context {
+	if s.auth == nil {
+		return nil
+	}
+	return s.auth.grant
+}
+
+// errGone is the error of a grant for a connection that has ended.
+var errGone = errors.New("socket: the connection has ended")
+
+// apply replaces the grant of the connection. When it returns nil, each channel has the change in
+// its mailbox.
+func (s *session) apply(v *verified) error {
+	a := s.auth
+	a.change.Lock()
+	defer a.change.Unlock()
+	before := a.grant.grant.ID // only the holder of change replaces it
+	if before != "" && v.grant.ID != "" && before != v.grant.ID {
+		return errIdentity
+	}
+	login, logout := before == "" && v.grant.ID != "", before != "" && v.grant.ID == ""
+	var watch *idWatch
+	if login { // before the grant is stored, so that a Disconnect from here on is seen
+		watch = s.h.watch(v.grant.ID)
+	}
+	if !s.store(v, watch, logout) {
+		if watch != nil {
+			watch.on.Cancel()
+		}
+		return errGone
+	}
+	switch {
+	case login:
+		watch.opened(s)
+	case logout:
+		s.id.Swap(nil).on.Cancel()
+	}
+	return nil
+}
+
+// store stores the grant and notifies the channels. It returns false if the connection has ended.
+func (s *session) store(v *verified, watch *idWatch, logout bool) bool {
+	a := s.auth
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closed {
+		return false
+	}
+	change, own := &channelhost.Regrant{Values: v}, &channelhost.Regrant{Values: v}
+	if logout {
+		change.Otherwise = "deauthenticated"
+	}
+	s.mu.Lock()
+	a.grant = v
+	for topic, c := range s.channels {
+		if topic == topicSocket {
+			c.Regrant(own)
+		} else {
+			c.Regrant(change)
+		}
+	}
+	s.mu.Unlock()
+	if watch != nil {
+		s.id.Store(watch)
+	}
+	s.schedule()
+	return true
+}
+
+// joinedOwn notes that $socket was joined, and returns the state of the grant for the reply.
+func (s *session) joinedOwn(c *channel.Channel) *authReply {
+	if s.auth == nil {
+		return nil
+	}
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	s.auth.own = c
+	return s.auth.grant.reply()
+}
+
+// leftOwn notes that $socket has ended. A client that leaves it cannot refresh its token any more.
+func (s *session) leftOwn(c *channel.Channel) {
+	if s.auth == nil {
+		return
+	}
+	s.auth.mu.Lock()
+	defer s.auth.mu.Unlock()
+	if s.auth.own != c {
+		return
+	}
+	s.auth.own = nil
+	replaced := errors.Is(context.Cause(c.Context()), channel.ErrReplaced)
+	if s.auth.isExpired.Load() && !s.auth.closed && !replaced {
+		s.endExpired()
+	}
+}
+
+// loggedOut is a message of the channel $socket to itself: the client has logged out, and anonymous
+// clients are not accepted.
+type loggedOut struct{}
+
+// token handles a token of the client.
+func (o *socketState) token(ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+	s := o.s
+	if s.auth == nil {
+		return push.NoReply, errUnknownEvent
+	}
+	if !o.tokens.Take(tokenRate) {
+		return push.NoReply, errRate
+	}
+	var in map[string]any
+	if p.IsBinary() || p.Decode(&in) != nil {
+		return push.NoReply, errInvalidToken
+	}
+	value, found := in["token"]
+	token, isText := value.(string)
+	switch {
+	case found && value == nil && !s.h.cfg.Auth.Anonymous:
+		return push.OK(authReply{State: "anonymous"}), c.Send(loggedOut{})
+	case found && value == nil:
+		token = ""
+	case !isText || token == "" || len(token) > maxToken:
+		return push.NoReply, errInvalidToken
+	}
+	v, err := s.verify(ctx, token)
+	if err == nil {
+		err = s.apply(v)
+	}
+	if err != nil {
+		const refused = "token refused"
+		withError(s.logEvent(zerolog.InfoLevel, refused), err).Msg(refused)
+		return push.NoReply, tokenError(err)
+	}
+	s.h.counts.refreshed.Add(1)
+	return push.OK(v.reply()), nil
+}
+
+// logOut ends the connection of a client that has logged out.
+func (o *socketState) logOut(context.Context, *channel.Channel, loggedOut) error {
+	o.s.conn.Close(CodeTokenExpired, "logged out")
+	return nil
+}
+
+// verify calls Verify on a goroutine of its own, so that the channel $socket goes on if Verify does
+// not return. There is one such goroutine for each session at most, and Closed waits for it.
+func (s *session) verify(ctx context.Context, token string) (*verified, error) {
+	a := s.auth
+	if a.verifying.Swap(true) {
+		return nil, errVerifySlow
+	}
+	r := &Request{
+		ID: s.subject(), Token: token, Transport: byWebSocket, Version: s.ser.Version(),
+		ClientID: s.clientID, ConnectionID: s.connectionID,
+	}
+	if s.isLongPoll {
+		r.Transport = byLongPoll
+	}
+	type result struct {
+		v   *verified
+		err error
+	}
+	done := make(chan result, 1)
+	s.running.Add(1)
+	go func() {
+		got := result{err: clientlink.ErrExited} // unless Verify returns
+		defer s.running.Done()
+		defer func() {
+			a.verifying.Store(false)
+			done <- got
+		}()
+		got.v, got.err = s.h.cfg.Auth.verify(ctx, token, r)
+	}()
+	late := time.NewTimer(s.h.cfg.Auth.Timeout)
+	defer late.Stop()
+	select {
+	case got := <-done:
+		return got.v, got.err
+	case <-late.C:
+		return nil, errVerifySlow
+	}
+}
+
+// subject returns Request.ID, or the subject of the current grant.
+func (s *session) subject() string {
+	if id := s.id.Load(); id != nil {
+		return id.id
+	}
+	return ""
+}
