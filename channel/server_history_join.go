@@ -73,7 +73,7 @@ type joinHistory struct {
 
 // historyReply is the member "$history" of the reply to a join.
 type historyReply struct {
-	position string // Empty means that the topic is not recorded.
+	position history.Position // Zero means that the topic is not recorded.
 	missed   int
 	why      string // Empty means that the position is continued.
 }
@@ -82,8 +82,9 @@ type historyReply struct {
 func (r historyReply) json() json.RawMessage {
 	b := make([]byte, 0, 96)
 	b = append(b, '{')
-	if r.position != "" {
-		b = append(serializer.AppendString(append(b, `"pos":`...), r.position), ',')
+	if !r.position.IsZero() {
+		b, _ = r.position.AppendText(append(b, `"pos":"`...))
+		b = append(b, `",`...)
 	}
 	b = strconv.AppendBool(append(b, `"recovered":`...), r.why == "")
 	b = strconv.AppendInt(append(b, `,"missed":`...), int64(r.missed), 10)
@@ -206,7 +207,7 @@ func (c *Channel) missed(h *joinHistory) (historyReply, error) {
 	case err != nil:
 		return historyReply{}, push.Reject(historyUnavailable)
 	}
-	return historyReply{p.reader.Position().String(), n, h.why}, nil
+	return historyReply{p.reader.Position(), n, h.why}, nil
 }
 
 // reopen places the reader at the end of the log.

@@ -37,22 +37,26 @@ func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Pay
 const invalidHistory = "invalid history"
 
 func parseHistory(value serializer.Payload) (h historyParams, reason string) {
-	h = historyParams{asked: true, own: true}
 	raw, err := value.JSON()
 	if err != nil {
-		return h, invalidHistory
+		return historyParams{asked: true}, invalidHistory
 	}
-	// The usual form needs no decoder.
+	// The usual forms need no decoder.
 	if since, ok := bytes.CutPrefix(raw, []byte(`{"since":"`)); ok {
 		if since, ok = bytes.CutSuffix(since, []byte(`"}`)); ok && len(since) <= maxPositionText {
-			if h.since, err = history.ParsePosition(string(since)); err == nil {
-				return h, ""
+			if pos, err := history.ParsePosition(string(since)); err == nil {
+				return historyParams{asked: true, own: true, since: pos}, ""
 			}
 		}
 	}
 	if string(raw) == "{}" {
-		return h, ""
+		return historyParams{asked: true, own: true}, ""
 	}
+	return decodeHistory(raw)
+}
+
+func decodeHistory(raw []byte) (h historyParams, reason string) {
+	h = historyParams{asked: true, own: true}
 	var members map[string]json.RawMessage
 	if json.Unmarshal(raw, &members) != nil || members == nil {
 		return h, invalidHistory

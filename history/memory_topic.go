@@ -173,10 +173,10 @@ func (m *Memory) buffer(n int) []byte {
 }
 
 // recycle keeps the buffer of a chunk for a new one. Reading copies, so nothing refers to it. The
-// unused buffers have at most 1/32 of the bytes of the others.
+// unused buffers have at most 1/32 of the bytes of the others, but at least two fit.
 func (m *Memory) recycle(b []byte) {
 	m.spare = append(m.spare, b)
-	for m.spared += cap(b); m.spared > m.bytes/32; {
+	for m.spared += cap(b); m.spared > max(m.bytes/32, 2*maxChunk); {
 		m.spared -= cap(m.spare[0])
 		m.spare[0] = nil
 		m.spare = m.spare[1:]

@@ -197,7 +197,7 @@ func (p Payload) Cut(name string) (value, rest Payload, found bool) {
 
 // cutJSON is Cut for the valid JSON value b.
 func cutJSON(b []byte, name string) (value, rest Payload, found bool) {
-	out := []byte{'{'}
+	out := append(make([]byte, 0, len(b)), '{')
 	for c := open(b, '{'); c.next('}'); {
 		start := c.at
 		key, v := c.member()
