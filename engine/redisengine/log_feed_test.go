@@ -398,9 +398,9 @@ func FuzzFed(f *testing.F) {
 	})
 }
 
-// The log has three connections. If one of them carries nothing anymore, or ends, the log notices it
-// soon, although the others work and nothing is appended. All of them are made again, so that they
-// never lead to different servers.
+// The log has three connections. If one of them carries nothing anymore, or ends, the log notices
+// it soon, although the others work and nothing is appended. All of them are made again, so that
+// they never lead to different servers.
 func TestOneConnectionStalls(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
