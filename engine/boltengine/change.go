@@ -128,12 +128,12 @@ func (c *change) record(number, offset uint64) stored {
 
 // append stores a record. The error is about the whole transaction; it.err is about the record.
 func (c *change) append(it *item) error {
-	t, err := c.topic(it.topic)
-	if err != nil {
-		it.err = err
-		return nil
+	var t *openTopic
+	if t, it.err = c.topic(it.topic); it.err != nil {
+		return nil //nolint:nilerr // the other items are applied
 	}
 	if t == nil {
+		var err error
 		if t, err = c.create(it.topic, c.log.generation(it.topic)); err != nil {
 			return err
 		}
@@ -171,6 +171,7 @@ func (c *change) append(it *item) error {
 		c.drop(t)
 	}
 	budget := deletesPerAppend
+	var err error
 	if t.floor, err = c.delete(t.number, t.floor, t.first, &budget); err != nil {
 		return err
 	}
@@ -287,9 +288,9 @@ func (c *change) forget(name string) error {
 	switch {
 	case errors.Is(err, errDamaged):
 		// The generation of the topic is not known, so a random one must not have been used.
-		t, err = c.create(name, generation+rand.Uint64N(maxGeneration/2))
+		_, err = c.create(name, generation+rand.Uint64N(maxGeneration/2))
 	case t == nil:
-		t, err = c.create(name, generation)
+		_, err = c.create(name, generation)
 	default:
 		if t.saved >= 0 {
 			if err := c.sweeps.Delete(sweepKey(t.saved, t.number)); err != nil {

@@ -72,11 +72,11 @@ func appendForever(cfg boltengine.Config, writers, from int) error {
 		defer close(end)
 		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
 	}()
-	fmt.Println("ready")
+	fmt.Fprintln(os.Stdout, "ready")
 	for {
 		select {
 		case line := <-lines:
-			fmt.Println(line)
+			fmt.Fprintln(os.Stdout, line)
 		case <-end:
 			return e.Close()
 		case err := <-ran:

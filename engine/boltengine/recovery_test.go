@@ -52,7 +52,7 @@ func chat(addr, path string, from int) error {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	served := make(chan error, 1)
 	go func() { served <- server.Serve(ln) }()
-	fmt.Println(ln.Addr())
+	fmt.Fprintln(os.Stdout, ln.Addr())
 
 	sending, silence := context.WithCancel(ctx)
 	var sender sync.WaitGroup
@@ -62,14 +62,14 @@ func chat(addr, path string, from int) error {
 				fmt.Fprintln(os.Stderr, err)
 				return
 			}
-			fmt.Println(i)
+			fmt.Fprintln(os.Stdout, i)
 		}
 	})
 	line := make([]byte, 1)
 	_, _ = os.Stdin.Read(line)
 	silence()
 	sender.Wait()
-	fmt.Println("silent")
+	fmt.Fprintln(os.Stdout, "silent")
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	if err := handler.Shutdown(ctx); err != nil {
 		return err
