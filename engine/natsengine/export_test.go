@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"bennu.example/engine/internal/broker"
+	"bennu.example/history"
 )
 
 // Token exports token to tests.
@@ -28,4 +29,17 @@ func check(f func([]byte) error, pieces [][]byte) error {
 		}
 	}
 	return nil
+}
+
+// InFlight returns the number of appends of a log that were sent and not answered yet.
+func InFlight(l history.Log) (n int) {
+	log := l.(*historyLog)
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	for _, r := range log.calls {
+		if r.stores {
+			n++
+		}
+	}
+	return n
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
 	"bennu.example/history"
 	"bennu.example/serializer"
@@ -204,4 +205,33 @@ func TestHistoryIDSurvivesLoss(t *testing.T) {
 		}
 	}
 	t.Logf("%d appended", len(at))
+}
+
+// An append with an ID is sent again after the connection was lost. If its context ends before that,
+// the server may have stored it.
+func TestHistoryIDUncertain(t *testing.T) {
+	e := newServer(t, withJetStream(t))
+	proxy := brokertest.NewProxy(t, e.addr())
+	l := runLog(t, newLog(t, natsengine.Config{URL: proxy.Addr}), history.Inbox{})
+	begin := topOf(t, l, "t")
+	for _, id := range []string{"", "id"} {
+		proxy.Stall()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		done := make(chan error)
+		go func() {
+			_, err := l.Append(ctx, "t", history.Record{Event: "e", ID: id}, history.Keep{})
+			done <- err
+		}()
+		waitUntil(t, "sent", func() bool { return natsengine.InFlight(l) > 0 })
+		proxy.Cut()
+		if err := <-done; !errors.Is(err, history.ErrUncertain) {
+			t.Errorf("with the ID %q: %v", id, err)
+		}
+		cancel()
+		proxy.Resume()
+		waitUntil(t, "connected", func() bool { return l.Health().Connected })
+	}
+	if b, err := l.Read(t.Context(), "t", begin, 10); err != nil || len(b.Records) > 2 {
+		t.Errorf("%d records, %v", len(b.Records), err)
+	}
 }
