@@ -81,7 +81,8 @@ func TestCluster(t *testing.T) {
 	})
 }
 
-// appendAndNotify appends a record, and then broadcasts an event that is not recorded.
+// appendAndNotify appends a record. If there are observers, it then broadcasts an event that is not
+// recorded. Without these events nodes find out later that they miss records.
 func (w *world) appendAndNotify(n *node, sender, event string) {
 	id := w.store(sender, "")
 	pos, err := n.ps.Append(context.Background(), topic, event, w.record(id))
@@ -89,7 +90,7 @@ func (w *world) appendAndNotify(n *node, sender, event string) {
 	if err != nil && !errors.Is(err, history.ErrUncertain) && !errors.Is(err, history.ErrUnavailable) {
 		w.t.Errorf("seed %d: append: %v", w.seed, err)
 	}
-	if err == nil {
+	if err == nil && w.plan.observed {
 		// An error means that the node restarts.
 		_ = n.ps.Broadcast(context.Background(), topic, "note", map[string]any{"after": pos})
 	}
@@ -198,6 +199,19 @@ func (p plan) style() fakelog.Faults {
 		Latency: p.faults.Latency, Delay: p.faults.Delay, AppendHidesPrev: p.faults.AppendHidesPrev,
 		ReadHidesPrev: p.faults.ReadHidesPrev, FeedHidesTag: p.faults.FeedHidesTag,
 	}
+}
+
+// appendUnfed appends records that no node is fed. Nothing that follows shows that they are missing.
+func (w *world) appendUnfed() {
+	deaf := w.plan.style()
+	deaf.Lose = 1
+	w.log.Set(deaf)
+	for i := range w.nodes {
+		id := w.store("end", "")
+		pos, err := w.current(i).ps.Append(context.Background(), topic, "msg", w.record(id))
+		w.ended(id, pos.String(), err)
+	}
+	w.mend()
 }
 
 // mend ends all faults.

@@ -12,7 +12,7 @@ import (
 )
 
 // mutants break the code that keeps the promises of history, one line at a time. The simulation
-// must notice each of them.
+// must notice each of them: that of one node or, after "nodes: ", that of several.
 var mutants = []struct{ name, file, old, new string }{
 	{
 		"a reader goes live before it has read everything", "channel/server_history_read.go",
@@ -64,12 +64,52 @@ var mutants = []struct{ name, file, old, new string }{
 		"	return !h.stalled && !again",
 		"	return !again",
 	},
+	{
+		"nodes: a record that is fed twice is delivered twice", "internal/follow/apply.go",
+		"		if !t.contradicts(r.Position) {\n			return known\n		}",
+		"		if !t.contradicts(r.Position) {\n			t.deliver(r, d)\n			return applied\n		}",
+	},
+	{
+		"nodes: a record is delivered although others before it are missing", "internal/follow/apply.go",
+		"	if prev.IsZero() {\n		t.repair(feedDelay)\n	} else {\n		t.repair(0)\n	}\n	return gap",
+		"	t.deliver(r, d)\n	return applied",
+	},
+	{
+		"nodes: a record follows any record with the right offset", "internal/follow/apply.go",
+		"	case !prev.IsZero() && prev.Matches(t.cursor):",
+		"	case !prev.IsZero() && prev.Epoch() == t.cursor.Epoch() && prev.Offset() == t.cursor.Offset():",
+	},
+	{
+		"nodes: records that were not fed are not found", "internal/follow/watch.go",
+		"		if !reached(t.cursor, top) { // it may be on its way",
+		"		if false {",
+	},
+	{
+		"nodes: a loss is not reported", "internal/follow/repair.go",
+		"	t.all.hooks.Lost(t)\n	return true",
+		"	return true",
+	},
+	{
+		"nodes: an event overtakes the record before it", "internal/follow/hold.go",
+		"	if t.held.isEmpty() && (!t.started || reached(t.cursor, after) || size > maxHeldSize) {",
+		"	if t.held.isEmpty() {",
+	},
+	{
+		"nodes: an append without an answer has failed", "internal/follow/append.go",
+		"		return history.Position{}, unanswered(err)",
+		"		return history.Position{}, history.ErrUnavailable",
+	},
+	{
+		"nodes: an append without an answer has succeeded", "internal/follow/append.go",
+		"		return history.Position{}, unanswered(err)",
+		"		return history.Position{}, nil",
+	},
 }
 
 // TestMutants builds the simulation with each mutant and runs seeds until one fails.
 func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" || raceEnabled {
-		t.Skip("SKIPPED: builds the simulation ten times; set CI=true to run it, without -race")
+		t.Skip("SKIPPED: builds the simulation for each mutant; set CI=true to run it, without -race")
 	}
 	top, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
 	if err != nil {
@@ -78,10 +118,13 @@ func TestMutants(t *testing.T) {
 	root := strings.TrimSpace(string(top))
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
-			program := buildMutant(t, root, m.file, m.old, m.new)
+			program, test := buildMutant(t, root, m.file, m.old, m.new), "^TestOneNode$"
+			if strings.HasPrefix(m.name, "nodes: ") {
+				test = "^TestCluster$"
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			run := exec.CommandContext(ctx, program, "-test.run", "^TestOneNode$", "-seeds", "60", "-test.timeout", "100s")
+			run := exec.CommandContext(ctx, program, "-test.run", test, "-seeds", "60", "-test.timeout", "100s")
 			run.Env = append(os.Environ(), "CI=false")
 			out, err := run.CombinedOutput()
 			switch {

@@ -108,6 +108,10 @@ func (w *world) run(
 		w.mend()
 	}
 	calm.Store(true)
+	if w.log != nil {
+		time.Sleep(settle)
+		w.appendUnfed()
+	}
 	time.Sleep(settle)
 	found := w.Check(histcheck.Limits{
 		Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay, Skips: w.plan.trims,

@@ -161,6 +161,8 @@ func (w *world) start(i int) *node {
 	n.handler = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": channel.Define(n.join, options...)},
 		PubSub:   n.ps, MaxQueue: w.plan.maxQueue, Logger: &nop,
+		// The pages send no heartbeats. A join of one that came back would repair the topic for all.
+		IdleTimeout: time.Hour,
 	})
 	n.server = &http.Server{Handler: n.handler, ErrorLog: log.New(io.Discard, "", 0)}
 	go func() {
