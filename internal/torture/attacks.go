@@ -47,6 +47,10 @@ var attacks = []attack{
 	{"slow bodies", slowBodies},
 	{"handshakes with slow bodies", slowHandshakeBodies},
 	{"large bodies of one session", largeBodies},
+	{"forged positions", many(4, forgedPositions)},
+	{"topics with one record", many(4, manyTopics)},
+	{"unread replays", unreadReplays},
+	{"flood of pages", floodOfPages},
 }
 
 // maxWait bounds the wait for the server to end a connection that it must end.

@@ -118,8 +118,11 @@ func appendPush(b []byte, topic, event string, pad int) []byte {
 
 // appendJoin appends a join with the given ref.
 func appendJoin(b []byte, ref int, topic string) []byte {
-	message := fmt.Appendf(nil, `["%d","%d","%s","phx_join",{}]`, ref, ref, topic)
-	return wstest.AppendFrame(b, wstest.Fin|wstest.Text, message)
+	return appendMessage(b, fmt.Sprintf(`["%d","%d","%s","phx_join",{}]`, ref, ref, topic))
+}
+
+func appendMessage(b []byte, message string) []byte {
+	return wstest.AppendFrame(b, wstest.Fin|wstest.Text, []byte(message))
 }
 
 // unreadReplies sends heartbeats and pushes, and reads no replies.

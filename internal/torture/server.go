@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -36,6 +37,9 @@ const maxSessions = 2000
 // serve runs the server under attack until the process is killed. The first line of its output is
 // its address.
 func serve() error {
+	// The bounds of the log are low, so that attacks reach them.
+	log := history.NewMemory(history.MemoryConfig{MaxBytes: 2 << 20, MaxTopics: 1000})
+	ps := pubsub.NewRecorded(nil, log, history.Rules{"rec:*": {Events: []string{"said", "shout"}}})
 	join := func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	rooms := channel.Define(join, channel.On("echo",
 		func(_ *struct{}, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
@@ -47,13 +51,14 @@ func serve() error {
 		func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
 			<-ctx.Done()
 			return push.NoReply, ctx.Err()
-		}))
+		}), channel.Pages(func(*struct{}, context.Context, *channel.Channel) error { return nil }))
 	stuck := channel.Define(func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	})
 	h := socket.NewHandler(socket.Config{
-		Channels:  channel.Routes{"room:*": rooms, "stuck:*": stuck},
+		Channels:  channel.Routes{"room:*": rooms, "rec:*": rooms, "stuck:*": stuck},
+		PubSub:    ps,
 		WebSocket: websocket.Config{Compress: true, WriteTimeout: 2 * time.Second, CloseTimeout: time.Second},
 		LongPoll:  longpoll.Config{Window: time.Second, MaxSessions: maxSessions},
 	})
@@ -65,7 +70,8 @@ func serve() error {
 		}
 		_ = json.NewEncoder(w).Encode(currentState(h)) // fails if the client is gone
 	})
-	go flood(h.PubSub())
+	go flood(ps, "room:flood", 4000)
+	go flood(ps, "rec:hot", 200)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -75,11 +81,11 @@ func serve() error {
 	return server.Serve(l)
 }
 
-// flood broadcasts in the room "flood" until the process ends.
-func flood(ps *pubsub.PubSub) {
-	payload, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", 4000)}).Encoded()
+// flood broadcasts on a topic until the process ends.
+func flood(ps *pubsub.PubSub, topic string, size int) {
+	payload, err := serializer.Value(map[string]string{"pad": strings.Repeat("x", size)}).Encoded()
 	for range time.Tick(time.Millisecond) {
-		if err = errors.Join(err, ps.Broadcast(context.Background(), "room:flood", "said", payload)); err != nil {
+		if err = errors.Join(err, ps.Broadcast(context.Background(), topic, "said", payload)); err != nil {
 			fmt.Fprintln(os.Stderr, "server: broadcasts ended:", err)
 			return
 		}
