@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bennu.example/internal/histcheck"
 	"bennu.example/presence"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -42,6 +43,9 @@ type run struct {
 	clients    []*client
 	rawClients []*rawClient
 	sizes      sizes
+
+	historyClients []*historyClient
+	recorder       *histcheck.Recorder // of historyClients
 
 	first      time.Time     // when this server first settled
 	settledFor time.Duration // time from then to the last settled state
@@ -94,7 +98,13 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 	for _, x := range r.rawClients {
 		running.Go(func() { x.run(ctx) })
 	}
+	for _, x := range r.historyClients {
+		running.Go(func() { x.run(ctx) })
+	}
 	err = r.rounds(d)
+	if err == nil {
+		err = r.checkHistory()
+	}
 	cancel()
 	running.Wait()
 	for _, c := range r.clients {
@@ -111,6 +121,7 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 		err = r.checkMissed()
 	}
 	r.proxy.close()
+	r.historyClients, r.recorder = nil, nil // the recording takes as much memory as it lasts
 	return errors.Join(err, r.waitReleased())
 }
 
@@ -184,6 +195,13 @@ func (r *run) createClients(seed uint64) {
 		x := newRawClient(r.report, &r.schedule, name, r.proxy.addr(), slow, rng())
 		addMembership(x)
 		r.rawClients = append(r.rawClients, x)
+	}
+	r.recorder = new(histcheck.Recorder)
+	for i := range 4 {
+		r.historyClients = append(r.historyClients, &historyClient{
+			Recorder: r.recorder, report: r.report, schedule: &r.schedule, name: fmt.Sprintf("history-%d", i),
+			rng: rng(), addr: r.proxy.addr(),
+		})
 	}
 }
 
@@ -279,6 +297,7 @@ func (r *run) restart() error {
 	if err := r.drain(); err != nil {
 		return err
 	}
+	r.recorder.Fault("epoch") // the log has gone with the server
 	c, err := startChild(r.child.addr)
 	if err != nil {
 		return err
@@ -477,6 +496,7 @@ func (r *run) checkActivity() error {
 	for _, what := range []string{
 		"received", "ticks", "replies", "replies to raw clients", "leaves", "restarts",
 		"connections cut", "connections by websocket", "connections by longpoll",
+		"records received", "joins with old positions",
 	} {
 		if r.report.counted(what) == 0 {
 			return fmt.Errorf("never happened: %s", what)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -120,7 +121,7 @@ type soakServer struct {
 }
 
 func newServer() *soakServer {
-	ps := pubsub.New(nil)
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{logTopic: logKeep})
 	who := presence.New(ps, presence.Config{})
 	join := func(s *roomChannel, _ context.Context, c *channel.Channel, h joinParams) (any, error) {
 		s.joinParams, s.who = h, who
@@ -133,8 +134,13 @@ func newServer() *soakServer {
 		channel.On("refuse", (*roomChannel).refuse),
 		channel.On("ignore", (*roomChannel).ignore),
 		channel.On("crash", (*roomChannel).crash))
+	logs := channel.Define(
+		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.On("record", func(_ *struct{}, _ context.Context, c *channel.Channel, m logMessage) (push.Reply, error) {
+			return push.OK(nil), c.Broadcast("record", m)
+		}))
 	cfg := socket.Config{
-		Channels: channel.Routes{"room:*": rooms},
+		Channels: channel.Routes{"room:*": rooms, logTopic: logs},
 		PubSub:   ps,
 		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
 			var h joinParams
