@@ -192,7 +192,7 @@ func (c *Client) perform(o *clientOutput) {
 	case outAnswer:
 		c.answer(o.push, o.answer)
 	case outEvent:
-		c.receiveEvent(o.msg)
+		c.receiveEvent(o.msg, o.early)
 	case outDrop:
 		c.socket.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
 			Str("join_ref", string(o.msg.JoinRef)).Str("reason", o.why).Msg("message dropped")

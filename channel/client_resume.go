@@ -307,8 +307,10 @@ func (h *clientResume) joinRefused(err error) {
 }
 
 // receiveEvent passes an event to the queues of the listeners, unless it is a record that came
-// before.
-func (c *Client) receiveEvent(m *serializer.Message) {
+// before. A record that came early, between a join and its reply, belongs to an older join, perhaps
+// to one whose reply came too late and was ignored. It must not move the position: the next join
+// would continue there, and what that reply announced as lost would be lost without a reset.
+func (c *Client) receiveEvent(m *serializer.Message, early bool) {
 	h := c.resume.Load()
 	if h == nil {
 		c.enqueueEvent(m, nil)
@@ -317,14 +319,14 @@ func (c *Client) receiveEvent(m *serializer.Message) {
 	pos, isRecord := positionOf(m.Payload)
 	switch {
 	case m.Event == eventHistory:
-		if isRecord {
+		if isRecord && !early {
 			h.skipTo(pos)
 		}
 		return
 	case !isRecord:
 		c.enqueueEvent(m, nil)
 		return
-	case !h.isNext(pos):
+	case early || !h.isNext(pos):
 		c.socket.Log().Debug().Str("topic", c.topic).Str("event", m.Event).Stringer("position", pos).
 			Msg("record dropped")
 		return

@@ -340,7 +340,7 @@ func (m *clientMachine) message(msg *serializer.Message) {
 	case m.status == StateLeaving, m.status == StateClosed:
 		m.add(clientOutput{kind: outDrop, msg: msg, why: "channel was left"})
 	default:
-		m.add(clientOutput{kind: outEvent, msg: msg})
+		m.add(clientOutput{kind: outEvent, msg: msg, early: m.status != StateJoined})
 	}
 }
 

@@ -56,6 +56,7 @@ type clientOutput struct {
 	status  ClientState         // outState
 	err     error               // outState, outErrored, outClosed
 	why     string              // outDrop
+	early   bool                // outEvent: the channel is not joined now
 }
 
 type clientOutputKind uint8

@@ -260,6 +260,36 @@ func TestResumeDropsRepeatedRecords(t *testing.T) {
 	})
 }
 
+// A record that arrives while the channel is not joined belongs to an older join. It does not move
+// the position, and comes again.
+func TestResumeIgnoresEarlyRecords(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		f := follow(p, c, channel.ResumeConfig{})
+		mustReply(t, f.Join())
+		f.log.append("a")
+		f.want(t, "reset: new", "a")
+		p.last().lifecycle("room:1", serializer.EventError, `"1"`, nil)
+		synctest.Wait()
+		p.set(func() { f.log.quiet = true })
+		f.log.append("b", "c")
+		p.last().send(serializer.Message{
+			Kind: serializer.KindBroadcast, Topic: "room:1", Event: "news",
+			Payload: serializer.Value(map[string]string{"$pos": "e1-3-aaaa", "id": "c"}),
+		})
+		p.last().send(serializer.Message{
+			Kind: serializer.KindBroadcast, Topic: "room:1", Event: "$history",
+			Payload: serializer.Value(map[string]string{"$pos": "e1-3-aaaa"}),
+		})
+		f.want(t)
+		f.wantPosition(t, "e1-1-aaaa")
+		time.Sleep(time.Minute)
+		f.want(t, "b", "c")
+		f.wantPosition(t, "e1-3-aaaa")
+	})
+}
+
 // An event that only moves the position reaches no callback.
 func TestResumeMarkers(t *testing.T) {
 	t.Parallel()
