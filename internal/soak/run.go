@@ -496,7 +496,7 @@ func (r *run) checkActivity() error {
 	for _, what := range []string{
 		"received", "ticks", "replies", "replies to raw clients", "leaves", "restarts",
 		"connections cut", "connections by websocket", "connections by longpoll",
-		"records received", "joins with old positions",
+		"records received", "joins of clients with history",
 	} {
 		if r.report.counted(what) == 0 {
 			return fmt.Errorf("never happened: %s", what)
