@@ -114,7 +114,9 @@ func TestHistoryForeignMessages(t *testing.T) {
 	begin, first := topOf(t, l, "t"), appendTo(t, l, "t", history.Keep{}).Position
 	nc := e.connect(t)
 	defer nc.Close()
-	for _, data := range []string{"", "{}", "\x01\x01", "\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x01\x01\x01\x01\x01e0000"} {
+	for _, data := range []string{
+		"", "{}", "\x01\x01", "\x01\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "\x01\x01\x01\x01\x01e0000",
+	} {
 		if _, err := nc.Request("bennu.h.t", []byte(data), time.Second); err != nil {
 			t.Fatal(err)
 		}
@@ -207,8 +209,8 @@ func TestHistoryIDSurvivesLoss(t *testing.T) {
 	t.Logf("%d appended", len(at))
 }
 
-// An append with an ID is sent again after the connection was lost. If its context ends before that,
-// the server may have stored it.
+// An append with an ID is sent again after the connection was lost. If its context ends before
+// that, the server may have stored it.
 func TestHistoryIDUncertain(t *testing.T) {
 	e := newServer(t, withJetStream(t))
 	proxy := brokertest.NewProxy(t, e.addr())

@@ -365,3 +365,43 @@ func TestHistoryFull(t *testing.T) {
 		t.Errorf("health %+v", h)
 	}
 }
+
+// A node that does not know that the stream was replaced appends a record. Another node does not
+// feed it as a record of its own stream, but reports a gap, and finds it in the log.
+func TestStreamReplacedForOneNode(t *testing.T) {
+	e := newServer(t, withJetStream(t))
+	slow, err := natsengine.New(natsengine.Config{URL: e.addr(), Ping: time.Hour})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale := runLog(t, slow.History(), history.Inbox{})
+	old := appendTo(t, stale, "t", history.Keep{})
+	js := e.jetStream(t)
+	cfg := streamConfig(t, js)
+	if err := errors.Join(js.DeleteStream("bennu"), addStream(js, cfg)); err != nil {
+		t.Fatal(err)
+	}
+	var g gaps
+	in := g.inbox()
+	in.Record = func(_ string, r history.Record) { t.Errorf("fed %v", r.Position) }
+	l := runLog(t, newLog(t, natsengine.Config{URL: e.addr()}), in)
+	ready := make(chan error, 1)
+	l.Watch("t", func(err error) { ready <- err })
+	if err := <-ready; err != nil {
+		t.Fatal(err)
+	}
+	begin := topOf(t, l, "t")
+	if begin.Epoch() == old.Position.Epoch() {
+		t.Errorf("the epoch is still %s", begin.Epoch())
+	}
+	appendTo(t, stale, "t", history.Keep{})
+	waitUntil(t, "notified", func() bool { return g.has("knows another stream") })
+	if b, err := l.Read(t.Context(), "t", begin, 10); err != nil || len(b.Records) != 1 {
+		t.Errorf("%d records, %v", len(b.Records), err)
+	}
+}
+
+func addStream(js nats.JetStreamContext, cfg *nats.StreamConfig) error {
+	_, err := js.AddStream(cfg)
+	return err
+}
