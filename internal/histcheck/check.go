@@ -17,8 +17,8 @@ type Limits struct {
 	// not at all: the handler intercepts some, or the log removes or forgets records.
 	AnyOrder bool
 
-	// Skips says that the log may remove records that a join callback has not loaded, before the reply.
-	// Then the position of a reply without recovery may come after them.
+	// Skips says that the log may remove records that a join callback has not loaded, before the
+	// reply. Then the position of a reply without recovery may come after them.
 	Skips bool
 }
 
@@ -46,8 +46,8 @@ const (
 	// Cause: a reply without recovery has a cause, which is a fault or one of the limits. A reply
 	// with recovery continues exactly the position that the client sent.
 	Cause Rule = "cause"
-	// Continued: a client that is at a record which the log has lost receives no record that it has not
-	// lost, until another join was answered.
+	// Continued: a client that is at a record which the log has lost receives no record that it has
+	// not lost, until another join was answered.
 	Continued Rule = "continued"
 	// Snapshot: what a join callback loaded and what follows the reply have no hole between them, nor
 	// has what a client receives that did not ask.

@@ -201,7 +201,8 @@ func (p plan) style() fakelog.Faults {
 	}
 }
 
-// appendUnfed appends records that no node is fed. Nothing that follows shows that they are missing.
+// appendUnfed appends records that no node is fed. Nothing that follows shows that they are
+// missing.
 func (w *world) appendUnfed() {
 	deaf := w.plan.style()
 	deaf.Lose = 1
