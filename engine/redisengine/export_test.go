@@ -16,8 +16,8 @@ func NewBackend(opts rueidis.ClientOption) broker.Backend {
 }
 
 // Requeue sends two requests, of which the caller of the first gives up, and puts both back because
-// the server refused them. It returns the error of the first and the number that is sent again.
-func Requeue() (first error, again int) {
+// the server refused them. It returns the number that is sent again, and the error of the first.
+func Requeue() (again int, first error) {
 	l := newLane(10, 10, true)
 	l.setOpen(true)
 	given, other := new(request), new(request)
@@ -28,7 +28,7 @@ func Requeue() (first error, again int) {
 	cancel()
 	first = l.await(ctx, given)
 	l.requeue(batch)
-	return first, len(l.take())
+	return len(l.take()), first
 }
 
 // ParseFed parses a message of a topic's channel.

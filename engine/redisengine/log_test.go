@@ -372,7 +372,7 @@ func TestScriptsAreSentAgain(t *testing.T) {
 
 // A refused append is sent again after the reconnect, unless its caller has given up.
 func TestRefusedAppendsAreSentAgain(t *testing.T) {
-	if first, again := redisengine.Requeue(); !errors.Is(first, history.ErrUncertain) || again != 1 {
+	if again, first := redisengine.Requeue(); !errors.Is(first, history.ErrUncertain) || again != 1 {
 		t.Errorf("got %v; %d are sent again", first, again)
 	}
 }
