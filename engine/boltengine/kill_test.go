@@ -18,8 +18,8 @@ import (
 )
 
 // serve is the program that tests start as a child process. With an address it runs chat. Otherwise
-// it appends to the topics a to d from several goroutines, and prints each record that was appended:
-// its topic, position and payload. It ends with its input.
+// it appends to the topics a to d from several goroutines, and prints the topic, the position and
+// the payload of each record that was appended. It ends with its input.
 func serve() {
 	flags := flag.NewFlagSet("", flag.ExitOnError)
 	flags.String("role", "", "")

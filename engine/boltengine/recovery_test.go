@@ -23,8 +23,8 @@ import (
 )
 
 // chat is a child process with a server that records room:lobby in a file. It broadcasts numbers,
-// each after the one before is stored, and prints those that were. When a line arrives at its input,
-// it stops broadcasting, and when its input ends it shuts down.
+// each after the one before is stored, and prints those that were. When a line arrives at its
+// input, it stops broadcasting, and when its input ends it shuts down.
 func chat(addr, path string, from int) error {
 	engine, err := boltengine.New(boltengine.Config{Path: path})
 	if err != nil {
@@ -89,7 +89,7 @@ func TestRecoveryAfterRestart(t *testing.T) {
 	cfg := config(t)
 	var mu sync.Mutex
 	var received []int
-	var joins []string // why each join was not recovered; empty: it was
+	var joins []string // why joins were not recovered
 	arrived := make(chan struct{}, 1)
 	notify := func() {
 		select {
