@@ -164,10 +164,20 @@ type Config struct {
 }
 
 // Drain is the pace of Shutdown: it closes a batch of connections, whose clients reconnect to
-// another node, and then pauses. The defaults are those of Phoenix.
+// another node, and then pauses. The defaults of Batch and Interval are those of Phoenix.
+//
+// Clients that joined the channel $socket are notified first. They receive the event "advice", and
+// the connection is closed after Notice. The Go client joins $socket by itself, and opens another
+// connection meanwhile.
 type Drain struct {
 	Batch    int           // The number of connections. Zero means 10,000.
 	Interval time.Duration // The pause. Zero means 2 s.
+	// Notice is the time between the advice and the close. Zero means 2 s, or 10 s for clients that
+	// open another connection meanwhile. A negative value means that no advice is sent.
+	Notice time.Duration
+	// Spread is the time over which the clients should reconnect after the close: the advice has a
+	// random part of it. Zero means 5 s. A negative value means at once.
+	Spread time.Duration
 }
 
 // Request is a client's request to connect.
@@ -218,6 +228,9 @@ const (
 	defaultIdleTimeout = 60 * time.Second
 	defaultDrainBatch  = 10_000
 	defaultDrainPause  = 2 * time.Second
+	defaultDrainNotice = 2 * time.Second
+	defaultMoveNotice  = 10 * time.Second
+	defaultDrainSpread = 5 * time.Second
 )
 
 // withDefaults replaces zero values by their defaults.
@@ -233,6 +246,7 @@ func (cfg Config) withDefaults() Config {
 	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
 	cfg.Drain.Batch = cmp.Or(cfg.Drain.Batch, defaultDrainBatch)
 	cfg.Drain.Interval = cmp.Or(cfg.Drain.Interval, defaultDrainPause)
+	cfg.Drain.Spread = cmp.Or(cfg.Drain.Spread, defaultDrainSpread)
 
 	ws := &cfg.WebSocket
 	ws.Path = cmp.Or(ws.Path, "/websocket")

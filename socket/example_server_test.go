@@ -207,6 +207,19 @@ func ExampleHandler_Shutdown() {
 }
 
 // Stats counts everything that is refused, dropped or ended because of a bound.
+func ExampleHandler_Advise() {
+	ctx := context.Background()
+	h := socket.NewHandler(socket.Config{Drain: socket.Drain{Notice: 5 * time.Second, Spread: 10 * time.Second}})
+	defer h.Shutdown(ctx)
+
+	// This node has more load than the others: move a fifth of its clients.
+	if err := h.Advise(ctx, "move", 0.2); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(h.Advise(ctx, "move", 20))
+	// Output: socket: advise: fraction 20 is not between 0 and 1
+}
+
 func ExampleHandler_Stats() {
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(h)

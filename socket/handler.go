@@ -265,13 +265,11 @@ func (h *Handler) refuse(w http.ResponseWriter, err error) {
 	}
 }
 
-// adviseRetry sets Retry-After if err means that this client, or all of them, must slow down. The
-// value is random, so that clients do not return together. A handler that shuts down sets none:
-// the client's next attempt reaches another node, so it should not wait longer than its own
-// back-off does.
+// adviseRetry sets Retry-After if err means that this client, or all of them, must slow down, or
+// that the handler shuts down. The value is random, so that clients do not return together.
 func (h *Handler) adviseRetry(w http.ResponseWriter, err error) {
 	var status longpoll.StatusError
-	if !errors.As(err, &status) || h.isDraining() {
+	if !errors.As(err, &status) {
 		return
 	}
 	if status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests {
@@ -392,10 +390,12 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 	who.parent, err = h.callConnect(hs.ctx, req, who.grant)
 	if err != nil {
 		h.refused(r, err)
-		return nil, nil, err
 	}
-	if h.isDraining() {
-		return nil, nil, errDraining
+	if h.isDraining() { // Connect may have failed because its context was canceled
+		err = errDraining
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	if who.grant != nil {
 		if req.ID != "" && req.ID != who.grant.grant.ID {

@@ -34,9 +34,9 @@ type rolling struct {
 }
 
 // longestAway is how long a client may be without its channel. Some attempts may reach the node
-// that is being drained; each of them costs as much as the client's back-off, because that node
-// does not ask the client to wait.
-const longestAway = 10 * time.Second
+// that is being drained. Each of them costs up to 6.25 s, because that node asks for up to 5 s, and
+// the client adds up to a quarter. Three nodes make more than four such attempts in a row unlikely.
+const longestAway = 30 * time.Second
 
 // rollingNode is one process, with a handler and a server.
 type rollingNode struct {
@@ -185,7 +185,10 @@ func newRollingClient(t *testing.T, i int, b *rollingBalancer, tr *http.Transpor
 	if i%5 == 4 {
 		x.by = socket.TransportLongPoll
 	}
-	x.c = socket.NewClient("http://service/socket", &socket.ClientConfig{Transport: x.by, HTTPClient: &http.Client{Transport: tr}})
+	x.c = socket.NewClient("http://service/socket", &socket.ClientConfig{
+		Transport: x.by, HTTPClient: &http.Client{Transport: tr},
+		NoSocketChannel: true, // it receives no advice, as most clients
+	})
 	x.c.OnState(x.note)
 	x.room = x.c.Channel(fmt.Sprintf("room:%d", i%7), nil)
 	x.room.OnJoin(func(serializer.Payload) {

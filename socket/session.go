@@ -43,6 +43,7 @@ type session struct {
 	connectionID, clientID string // see Info
 	isLongPoll             bool
 	parked                 parked
+	own                    atomic.Pointer[socketState] // of the last join of $socket; nil if there was none
 
 	// Owned by the goroutine that calls Receive.
 	joins, messages, heartbeats ratelimit.Bucket

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -222,6 +223,12 @@ func TestLastMessagesAreHandled(t *testing.T) {
 	}
 }
 
+// isRetryAfter reports whether an answer has a Retry-After of 1 to 5 s.
+func isRetryAfter(h http.Header) bool {
+	seconds, err := strconv.Atoi(h.Get("Retry-After"))
+	return err == nil && seconds >= 1 && seconds <= 5
+}
+
 func TestShutdown(t *testing.T) {
 	t.Parallel()
 	ended := make(chan error, 100)
@@ -252,11 +259,11 @@ func TestShutdown(t *testing.T) {
 		t.Errorf("%d channels terminated", len(ended))
 	}
 	_, resp, err := s.tryDial("vsn=2.0.0", nil)
-	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
+	if err == nil || resp.StatusCode != http.StatusServiceUnavailable || !isRetryAfter(resp.Header) || !resp.Close {
 		t.Errorf("afterwards: %v", err)
 	}
 	resp, err = http.Get(s.url + "/socket/longpoll?vsn=2.0.0")
-	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "" {
+	if err != nil || resp.StatusCode != http.StatusServiceUnavailable || !isRetryAfter(resp.Header) || !resp.Close {
 		t.Errorf("over long poll: %v, %v", resp, err)
 	}
 	http.DefaultClient.CloseIdleConnections()

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"time"
-
-	"bennu.example/transport"
 )
 
 const (
@@ -71,8 +69,9 @@ func (h *Handler) checkGone() {
 	}
 }
 
-// Shutdown ends the handler. New sockets are refused with status 503. The others are closed with
-// code 1012, so that their clients reconnect, in batches as Config.Drain determines. Shutdown
+// Shutdown ends the handler. New sockets are refused with status 503 and Retry-After. The others
+// are closed with code 1012, so that their clients reconnect, in batches as Config.Drain
+// determines. Clients that joined the channel $socket are notified before: see [Drain]. Shutdown
 // returns nil when all sockets have ended and none of their goroutines is left.
 //
 // If ctx ends first, Shutdown closes the remaining sockets immediately and returns the context's
@@ -100,7 +99,10 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	}
 	h.mu.Unlock()
 	if first {
-		h.drain(ctx, all)
+		d := h.depart(all, reasonRestart)
+		if d.run(ctx) != nil {
+			d.closeRest()
+		}
 		go h.end()
 	}
 	select {
@@ -122,19 +124,4 @@ func (h *Handler) end() {
 	h.longpoll.Close()
 	h.noPanic()
 	close(h.ended)
-}
-
-// drain closes the sessions' connections, a batch at a time.
-func (h *Handler) drain(ctx context.Context, all []*session) {
-	for i, s := range all {
-		if i > 0 && i%h.cfg.Drain.Batch == 0 {
-			pause := time.NewTimer(h.cfg.Drain.Interval)
-			select {
-			case <-pause.C:
-			case <-ctx.Done():
-				pause.Stop()
-			}
-		}
-		s.conn.Close(transport.CodeRestart, "")
-	}
 }

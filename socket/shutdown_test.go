@@ -86,7 +86,10 @@ func TestShutdownForEachCaller(t *testing.T) {
 func TestShutdownPace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		h := socket.NewHandler(socket.Config{Drain: socket.Drain{Batch: 1, Interval: time.Minute}})
+		h := socket.NewHandler(socket.Config{
+			Drain:    socket.Drain{Batch: 1, Interval: time.Minute},
+			LongPoll: longpoll.Config{Window: time.Hour}, // the sessions do not end by themselves
+		})
 		for range 5 {
 			if status := get(h); status != http.StatusOK {
 				t.Fatalf("answered %d", status)

@@ -36,6 +36,8 @@ var timeRate = ratelimit.Rate{Every: time.Second / 2, Burst: 8 * time.Second / 2
 // socketState is the state of the channel $socket.
 type socketState struct {
 	s     *session
+	c     *channel.Channel
+	moves bool // the client opens another connection when it receives advice, before this one ends
 	times ratelimit.Bucket
 
 	tokens ratelimit.Bucket
@@ -44,6 +46,7 @@ type socketState struct {
 // socketParams are the params of a join of the channel $socket.
 type socketParams struct {
 	Version string `json:"version"`
+	Move    bool   `json:"move,omitempty"`
 }
 
 // socketReply is the reply to such a join. The client decodes it, too.
@@ -84,7 +87,8 @@ func socketChannel() *channel.Handler {
 }
 
 func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketParams) (any, error) {
-	o.s = sessionFrom(ctx)
+	o.s, o.c, o.moves = sessionFrom(ctx), c, p.Move
+	o.s.own.Store(o)
 	const joined = "client information"
 	o.s.logEvent(zerolog.DebugLevel, joined).Str("version", clipTo(p.Version, maxVersion)).Msg(joined)
 	c.OnEnd(func() { o.s.leftOwn(c) })

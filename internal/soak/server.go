@@ -154,7 +154,9 @@ func newServer() *soakServer {
 		},
 		LongPoll: longpoll.Config{Window: 500 * time.Millisecond},
 		MaxQueue: 256 << 10,
-		Drain:    socket.Drain{Batch: 5, Interval: 100 * time.Millisecond},
+		Drain: socket.Drain{
+			Batch: 5, Interval: 100 * time.Millisecond, Notice: 300 * time.Millisecond, Spread: time.Second,
+		},
 	}
 	h := &soakServer{strict: socket.NewHandler(cfg), who: who}
 	cfg.OnSlow, cfg.MaxQueue = transport.DropOldest, 16<<10

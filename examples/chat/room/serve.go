@@ -22,7 +22,7 @@ import (
 )
 
 // shutdownTimeout bounds a graceful shutdown.
-const shutdownTimeout = 10 * time.Second
+const shutdownTimeout = 20 * time.Second
 
 //go:embed page
 var files embed.FS
