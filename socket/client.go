@@ -84,6 +84,9 @@ type Client struct {
 	progress    clientProgress
 	clock       clientClock
 	own         clientOwn
+	advice      clientAdvice
+	move        clientMove
+	moving      loop.Timer    // of move
 	pings       []*clientPing // calls of Ping that wait for a reply
 }
 
@@ -145,6 +148,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.keys.Now = c.Now
 	c.own.info.Store(&Info{ClientID: c.clientID})
 	c.own.timer.Task = clientTask(c.ownDue)
+	c.moving.Task = clientTask(c.moveDue)
 	c.turn.Task = clientTask(c.turnDue)
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)

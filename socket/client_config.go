@@ -85,7 +85,9 @@ type ClientConfig struct {
 	//
 	// Nil means the delays of phoenix.js with jitter: 10, 50, 100, 150, 200, 250, 500, 1000, 2000
 	// and then 5000 ms. The actual delay is between one half and one and a half times as long, and
-	// spread over at least 1 s. So the clients of a server that restarts do not return together.
+	// spread over at least 1 s. If the server has closed the connection with 1001 or 1012, the first
+	// delay is up to 1 s, or what the server advised. So the clients of a server that restarts do not
+	// return together.
 	//
 	// The client calls this function and the next two on the goroutine that maintains the
 	// connection. They must return immediately and must not wait for the client.
@@ -228,8 +230,7 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 		c.HeartbeatTimeout = c.HeartbeatInterval
 	}
 	if c.ReconnectDelay == nil {
-		delay := clientJitter(clientReconnectTable, clientSpread)
-		c.ReconnectDelay = func(r Retry) time.Duration { return delay(r.Tries) }
+		c.ReconnectDelay = clientReconnectDelay()
 	}
 	if c.DeniedAfter == nil {
 		c.DeniedAfter = clientJitter(clientDeniedTable, 0)

@@ -370,9 +370,12 @@ func (t *clientReadEnded) Run() { t.k.c.lost(t.k, t.err) }
 
 // Run waits for the reader's error, which usually explains the failure better than the writer's.
 func (t *clientWriteFailed) Run() {
-	if t.k == t.k.c.conn {
+	switch c := t.k.c; t.k {
+	case c.conn:
 		t.k.writeErr = t.err
-		t.k.c.loop.Arm(&t.k.grace, clientReadGrace)
+		c.loop.Arm(&t.k.grace, clientReadGrace)
+	case c.move.conn:
+		c.moveFailed(t.err)
 	}
 }
 

@@ -30,16 +30,20 @@ func (c *Client) run(it clientItem) {
 		it.task.Run()
 		return
 	}
-	if it.conn == c.conn && c.conn != nil {
-		c.msg = it.msg // a copy that all messages share, so that passing its address does not allocate
+	c.msg = it.msg // a copy that all messages share, so that passing its address does not allocate
+	switch it.conn {
+	case c.conn:
 		c.received(&c.msg)
-		c.msg = serializer.Message{}
+	case c.move.conn:
+		c.moveReceived(&c.msg)
 	}
+	c.msg = serializer.Message{}
 }
 
 // afterBatch runs when the loop has handled a batch of items.
 func (c *Client) afterBatch() {
 	c.moveIfQuiet()
+	c.moveIfReady()
 	c.settle()
 	c.watchProgress()
 }
@@ -121,22 +125,36 @@ func (c *Client) dialed(id uint64, got dialResult) {
 
 // opened starts to use a new connection.
 func (c *Client) opened(got dialResult) {
+	c.stopMove()
+	c.use(c.startConn(got), func() {
+		if !c.cfg.NoSocketChannel {
+			c.joinOwn()
+		}
+	})
+}
+
+// startConn starts to read from a new connection.
+func (c *Client) startConn(got dialResult) *clientConn {
 	k := c.newConn(got.conn, got.name())
+	c.goroutines.Add()
+	go k.read()
+	return k
+}
+
+// use makes k the current connection. It calls joinOwn before the channels join.
+func (c *Client) use(k *clientConn, joinOwn func()) {
 	c.conn = k
 	c.connections.Add(1)
 	c.failed, c.denials = 0, 0
+	c.advice = clientAdvice{}
 	c.current.Store(k)
-	c.goroutines.Add()
-	go k.read()
 	c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
 	c.cfg.Logger.Info().Str("transport", k.name).Msg("client connected")
 	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
 	}, false)
 	k.hold()
-	if !c.cfg.NoSocketChannel {
-		c.joinOwn()
-	}
+	joinOwn()
 	for _, d := range c.channelList() {
 		d.Opened()
 	}
@@ -146,6 +164,9 @@ func (c *Client) opened(got dialResult) {
 // lost handles the unexpected end of a connection.
 func (c *Client) lost(k *clientConn, err error) {
 	if k != c.conn {
+		if k == c.move.conn {
+			c.moveFailed(err)
+		}
 		return
 	}
 	if k.writeErr != nil && errors.Is(err, transport.ErrClosed) {
@@ -160,6 +181,10 @@ func (c *Client) lost(k *clientConn, err error) {
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
 	}
+	if c.takeMove(code, reason, nil, err) {
+		return
+	}
+	c.stopMove()
 	c.drop(code, reason, nil, func(d clientlink.Channel) { d.Closed(err) })
 	if upgrade := c.takeUpgrade(); upgrade.conn != nil {
 		c.noteFallback(upgrade)
@@ -182,6 +207,8 @@ func (c *Client) disconnect(notify func(clientlink.Channel)) {
 		c.cancelDial = nil
 	}
 	c.stopProbe()
+	c.stopMove()
+	c.advice = clientAdvice{}
 	if c.conn != nil {
 		c.drop(clientCodeNormal, "", c.leaveMessages(), notify)
 		return
@@ -256,7 +283,7 @@ func (c *Client) retryAfter(err error) {
 		c.denials++
 		status, d = StatusDenied, c.cfg.DeniedAfter(c.denials)
 	default:
-		d = c.reconnectDelay(newRetry(c.backoff+1, err))
+		d = c.reconnectDelay(newRetry(c.backoff+1, err), c.takeAdvice())
 	}
 	if d < 0 {
 		c.setOffline(StatusFailed, err, time.Time{})

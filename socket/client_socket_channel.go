@@ -59,14 +59,28 @@ func (c *Client) URL() string {
 func (c *Client) joinOwn() {
 	o := &c.own
 	o.joinRef, o.joined, o.sent, o.timeRef, o.times = c.nextRef(), false, time.Now(), 0, 0
-	c.conn.send(c.ownOut(o.joinRef, serializer.EventJoin, socketParams{Version: clientVersion}))
+	c.conn.send(c.ownOut(o.joinRef, serializer.EventJoin, ownParams))
+	c.loop.Arm(&o.timer, c.cfg.Timeout)
+}
+
+// ownParams are the params of the client's join.
+var ownParams = socketParams{Version: clientVersion, Move: true}
+
+// adoptOwn continues a join that was sent before the connection was used.
+func (c *Client) adoptOwn(joinRef uint64, sent time.Time) {
+	o := &c.own
+	o.joinRef, o.joined, o.sent, o.timeRef, o.times = joinRef, false, sent, 0, 0
 	c.loop.Arm(&o.timer, c.cfg.Timeout)
 }
 
 // ownOut returns a message of $socket.
 func (c *Client) ownOut(ref uint64, event string, payload any) clientlink.Out {
+	return ownOut(c.own.joinRef, ref, event, payload)
+}
+
+func ownOut(joinRef, ref uint64, event string, payload any) clientlink.Out {
 	return clientlink.Out{Ref: ref, Msg: serializer.Message{
-		JoinRef: clientRefText(c.own.joinRef), Ref: clientRefText(ref), Topic: topicSocket, Event: event,
+		JoinRef: clientRefText(joinRef), Ref: clientRefText(ref), Topic: topicSocket, Event: event,
 		Payload: serializer.Value(payload),
 	}}
 }
@@ -85,6 +99,8 @@ func (c *Client) ownReceived(m *serializer.Message) bool {
 		c.ownTime(m)
 	case m.Event == serializer.EventClose, m.Event == serializer.EventError:
 		c.ownClosed()
+	case m.Event == eventAdvice:
+		c.advised(m)
 	}
 	return true
 }

@@ -57,7 +57,8 @@ func TestClientJoinsSocketChannel(t *testing.T) {
 		b.Join()
 		connected(t, c)
 		wantFrames(t, p,
-			`"1" "1" $socket phx_join {"version":"bennu-go/0.9.0"}`, `"2" "2" a phx_join {}`, `"3" "3" b phx_join {}`)
+			`"1" "1" $socket phx_join {"version":"bennu-go/0.9.0","move":true}`,
+			`"2" "2" a phx_join {}`, `"3" "3" b phx_join {}`)
 		if writes != 1 {
 			t.Errorf("%d writes", writes)
 		}
@@ -75,7 +76,8 @@ func TestClientJoinsSocketChannel(t *testing.T) {
 		p.last().cut(errReset)
 		time.Sleep(100 * time.Millisecond)
 		wantFrames(t, p,
-			`"4" "4" $socket phx_join {"version":"bennu-go/0.9.0"}`, `"5" "5" a phx_join {}`, `"6" "6" b phx_join {}`)
+			`"4" "4" $socket phx_join {"version":"bennu-go/0.9.0","move":true}`,
+			`"5" "5" a phx_join {}`, `"6" "6" b phx_join {}`)
 		if s := c.Stats(); len(s.Channels) != 2 || s.Unanswered != 0 {
 			t.Errorf("the socket's own channel is in the stats: %+v", s)
 		}
@@ -87,7 +89,7 @@ func TestClientJoinsSocketChannel(t *testing.T) {
 // $socket, and does not join again on the same connection.
 func TestClientWithoutSocketChannel(t *testing.T) {
 	t.Parallel()
-	const asked = `"1" "1" $socket phx_join {"version":"bennu-go/0.9.0"}`
+	const asked = `"1" "1" $socket phx_join {"version":"bennu-go/0.9.0","move":true}`
 	for name, test := range map[string]struct {
 		reply func() (string, any)
 		more  []string
