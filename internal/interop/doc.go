@@ -6,6 +6,7 @@
 //
 //	go test ./internal/interop -run 'TestNode/websocket' -scenario 'crash and rejoin' -v
 //
+// client/advice.mjs runs code of docs/connections.md while a server shuts down.
 // client/recovery.mjs runs the code of docs/recovery.md while connections are cut, and the test
 // records what the clients receive for internal/histcheck.
 //

@@ -38,6 +38,17 @@ func TestCloseCodes(t *testing.T) {
 	}
 }
 
+// TestAdvice runs the code of docs/connections.md against a server that shuts down.
+func TestAdvice(t *testing.T) {
+	t.Parallel()
+	t.Run("node", func(t *testing.T) { t.Parallel(); runVersion(t, "advice", "websocket", "phoenix") })
+	t.Run("node, phoenix 1.8.12", func(t *testing.T) {
+		t.Parallel()
+		runVersion(t, "advice", "websocket", "phoenix-1.8.12")
+	})
+	t.Run("chromium", func(t *testing.T) { t.Parallel(); runChromium(t, "advice", "websocket") })
+}
+
 func TestPresenceNode(t *testing.T)     { each(t, "presence", runNode) }
 func TestPresenceChromium(t *testing.T) { each(t, "presence", runChromium) }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -21,6 +22,7 @@ import (
 	"github.com/coder/websocket"
 
 	"bennu.example/internal/conformance/app"
+	"bennu.example/socket"
 )
 
 // control is the HTTP API of the scripts. It starts and stops the servers under test, and serves
@@ -41,6 +43,15 @@ func newControl(t *testing.T, modules string) *control {
 	mux.Handle("GET /client/", http.StripPrefix("/client/", http.FileServer(http.Dir("client"))))
 	mux.HandleFunc("GET /phoenix.mjs", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, filepath.Join(modules, "node_modules", "phoenix", "priv", "static", "phoenix.mjs"))
+	})
+	mux.HandleFunc("GET /guide/advice", func(w http.ResponseWriter, _ *http.Request) {
+		blocks := guideBlocks(t, "../../docs/connections.md", "js")
+		i := slices.IndexFunc(blocks, func(code string) bool { return strings.Contains(code, "reconnectAfterMs") })
+		if i < 0 {
+			t.Error("docs/connections.md has no code for advice")
+			return
+		}
+		_, _ = io.WriteString(w, blocks[i])
 	})
 	mux.HandleFunc("POST /servers", c.create)
 	mux.HandleFunc("POST /servers/{id}/stop", c.with(func(s *server, q url.Values) error { return s.stop(q.Get("how")) }))
@@ -81,7 +92,10 @@ func (c *control) create(w http.ResponseWriter, r *http.Request) {
 		ws:   q.Get("ws"),
 		code: code,
 		// An idle poll takes this long, and so does the detection of a dead session.
-		cfg: app.Config{Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second)},
+		cfg: app.Config{
+			Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second),
+			Drain: socket.Drain{Notice: ms("notice", -1), Spread: ms("spread", 0)},
+		},
 	}
 	if q.Get("bounds") == "default" {
 		s.cfg.MaxQueue, s.cfg.MaxMailbox = 1<<20, 1<<20

@@ -30,6 +30,7 @@ type Config struct {
 	MaxMailbox  int           // the same
 	RecordKeep  int           // records of a topic rec:*; 256 unless set
 	Auth        *socket.Auth  // with Verify set by New; nil means none
+	Drain       socket.Drain  // without advice unless set, because there is no other node
 	Logger      *zerolog.Logger
 	// Serializers are the accepted serializers. Nil means 1.0.0 and 2.0.0, because Phoenix refuses
 	// 3.0.0 and the suites check that.
@@ -53,6 +54,7 @@ func New(cfg Config) *App {
 	}
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 2*maxMessage)
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, 2*maxMessage)
+	cfg.Drain.Notice = cmp.Or(cfg.Drain.Notice, -1)
 	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}}
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	who := presence.New(ps, presence.Config{})
@@ -83,6 +85,7 @@ func New(cfg Config) *App {
 		MaxTopic:          128 << 10, // also limits refs, and the suites use long ones
 		IdleTimeout:       cfg.IdleTimeout,
 		LongPoll:          longpoll.Config{Window: cfg.Window},
+		Drain:             cfg.Drain,
 		Logger:            cfg.Logger,
 	})
 	mux := http.NewServeMux()

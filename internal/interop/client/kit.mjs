@@ -43,8 +43,8 @@ export async function run(env) {
 /** A server with the conformance application, which the Go test starts and stops on request. */
 class Server {
   /**
-   * @param {{ws?: "refuse" | "hang" | "close", code?: number, window?: number, idle?: number}}
-   *   options
+   * @param {{ws?: "refuse" | "hang" | "close", code?: number, window?: number, idle?: number,
+   *   notice?: number, spread?: number}} options
    */
   static async create(control, options) {
     const s = new Server()
@@ -112,6 +112,13 @@ export class Scene {
       logger: (kind, msg, data) => this.note(name, kind, msg, data),
       ...opts,
     })
+    this.watch(s)
+    s.connect()
+    return s
+  }
+
+  /** Records what `socket` does, for a socket that the scenario has made itself. */
+  watch(s) {
     s.messages = []
     s.closes = []
     s.failures = 0
@@ -121,7 +128,6 @@ export class Scene {
     s.onClose(e => s.closes.push(e))
     s.onError(() => s.failures++)
     this.sockets.push(s)
-    s.connect()
     return s
   }
 
