@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"bennu.example/channel"
 	"bennu.example/transport"
 )
 
@@ -57,6 +58,7 @@ func (s *session) advise(d *Drain, reason string) (advised, moves bool) {
 	if own == nil {
 		return false, false
 	}
+	own.isAdvised.Store(true)
 	p := advicePayload{Reason: reason}
 	if d.Spread > 0 {
 		p.AfterMS = float64(rand.N(d.Spread).Milliseconds())
@@ -65,6 +67,14 @@ func (s *session) advise(d *Drain, reason string) (advised, moves bool) {
 		p.WithinMS = float64(d.notice(true).Milliseconds())
 	}
 	return own.c.Push(eventAdvice, p) == nil, own.moves // an error: it has left $socket or is not joined yet
+}
+
+// terminate closes a connection that was to be closed after a notice, because a client that has left
+// $socket does not use the notice.
+func (o *socketState) terminate(context.Context, *channel.Channel, error) {
+	if o.isAdvised.Load() {
+		o.s.conn.Close(transport.CodeRestart, "")
+	}
 }
 
 // departures closes sessions in batches. The clients that joined $socket are notified first.

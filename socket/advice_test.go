@@ -182,6 +182,11 @@ func TestShutdownEndsWithItsSockets(t *testing.T) {
 		time.AfterFunc(3*time.Second, func() { a.Close(1000, ""); b.Close(1000, "") })
 		d.shutdown(time.Hour, 3*time.Second, nil)
 
+		d = newDeparting(t, Config{}) // a client that leaves $socket needs no notice
+		a = d.open(`{"move":true}`)
+		time.AfterFunc(time.Second, func() { a.send(`["1","2","$socket","phx_leave",{}]`) })
+		d.shutdown(time.Hour, time.Second, nil)
+
 		d = newDeparting(t, Config{Drain: Drain{Batch: 1, Interval: time.Minute}})
 		a, b = d.open(`{"move":true}`), d.open(`{}`)
 		d.shutdown(time.Second, time.Second, context.DeadlineExceeded)

@@ -218,9 +218,9 @@ func (c *Client) disconnect(notify func(clientlink.Channel)) {
 	}
 }
 
-// leaveMessages returns the messages that leave all channels of a long-poll session that is about
-// to be closed. Without them the server would keep the channels and their presences until the
-// session times out. phoenix.js does not send them.
+// leaveMessages returns the messages that leave all channels, and $socket, of a long-poll session
+// that is about to be closed. Without them the server would keep the channels and their presences
+// until the session times out. phoenix.js does not send them.
 func (c *Client) leaveMessages() (list []clientlink.Out) {
 	if c.conn.name != clientLongPoll {
 		return nil
@@ -229,6 +229,9 @@ func (c *Client) leaveMessages() (list []clientlink.Out) {
 		if o, ok := d.LeaveMessage(); ok {
 			list = append(list, o)
 		}
+	}
+	if c.own.joinRef != 0 { // a server that shuts down does not wait for this client then
+		list = append(list, c.ownOut(c.nextRef(), serializer.EventLeave, nil))
 	}
 	return list
 }

@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -38,8 +39,10 @@ type socketState struct {
 	s     *session
 	c     *channel.Channel
 	moves bool // the client opens another connection when it receives advice, before this one ends
-	times ratelimit.Bucket
+	// isAdvised is set before advice is sent.
+	isAdvised atomic.Bool
 
+	times  ratelimit.Bucket
 	tokens ratelimit.Bucket
 }
 
@@ -83,6 +86,7 @@ func socketChannel() *channel.Handler {
 		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, errUnknownEvent
 		}),
+		channel.Terminate((*socketState).terminate),
 	)
 }
 
