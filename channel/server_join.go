@@ -91,7 +91,7 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 		return
 	}
 	in.kind = serverInRefused
-	answer := replyCrashed
+	var answer push.Reply
 	rejection, isRejection := asRejection(in.err)
 	var invalid *payloadError
 	switch {
