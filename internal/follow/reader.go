@@ -170,7 +170,7 @@ func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Tim
 			}
 		}
 		tries++
-		if m, done, err := r.fill(ctx, p, bounded); done || err != nil {
+		if m, done, err := r.fill(ctx, p, reach, bounded); done || err != nil {
 			return m, err
 		}
 	}
@@ -196,9 +196,11 @@ func (r *Reader[B]) place(s *slot[B], reach time.Time, bounded bool) (m Mark) {
 	return m
 }
 
-// fill reads the items after a position into the window. It reports done if the position cannot be
-// continued.
-func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) (m Mark, done bool, err error) {
+// fill reads the items after a position into the window. It reports done if it has placed the
+// reader, or if the position cannot be continued.
+func (r *Reader[B]) fill(
+	ctx context.Context, p history.Position, reach time.Time, bounded bool,
+) (m Mark, done bool, err error) {
 	t := r.t
 	b, err := t.all.log.Read(ctx, t.name, p, t.keep.MaxReplay+1)
 	items := make([]B, len(b.Records))
@@ -216,7 +218,11 @@ func (r *Reader[B]) fill(ctx context.Context, p history.Position, bounded bool) 
 		return Mark{}, true, err
 	case bounded && len(b.Records) > t.keep.MaxReplay:
 		return Mark{Why: WhyMany}, true, nil
-	case !t.started || t.find(p) != nil || t.extend(b, items) || t.all.instant:
+	}
+	if s := t.equivalent(b); s != nil {
+		return r.place(s, reach, bounded), true, nil
+	}
+	if !t.started || t.extend(b, items) || t.all.instant {
 		return Mark{}, false, nil // the window may have been trimmed meanwhile
 	}
 	return Mark{}, false, t.awaitRepair(ctx, p)

@@ -161,6 +161,26 @@ func (t *Topic[B]) at(offset uint64) *slot[B] {
 	return t.slots[i]
 }
 
+// equivalent returns the slot before the first record of a batch, or nil if the window has none. It
+// is that of another position than where the batch begins if both are beginnings before the first
+// record of the log. The caller must hold order.
+func (t *Topic[B]) equivalent(b history.Batch) *slot[B] {
+	if !t.started {
+		return nil
+	}
+	if len(b.Records) == 0 {
+		if b.Top == t.cursor {
+			return t.slots[len(t.slots)-1]
+		}
+		return nil
+	}
+	s := t.find(b.Records[0].Position)
+	if s == nil || s == t.slots[0] {
+		return nil
+	}
+	return t.slots[s.number-t.slots[0].number-1]
+}
+
 // after returns the slots after s, which must be in the window. The caller must hold order.
 func (t *Topic[B]) after(s *slot[B]) []*slot[B] {
 	return t.slots[s.number-t.slots[0].number+1:]

@@ -25,6 +25,7 @@ type remoteLog struct {
 	asked       atomic.Int32 // topics of all requests for tops
 	most        atomic.Int32 // topics of one request
 
+	alias map[history.Position]history.Position // positions that are equivalent to others
 	watch func(topic string, ready func(error)) // Nil means that of the log
 }
 
@@ -38,6 +39,14 @@ func (l *remoteLog) Watch(topic string, ready func(error)) {
 
 func (l *remoteLog) Read(ctx context.Context, topic string, after history.Position, most int) (history.Batch, error) {
 	l.reads.Add(1)
+	if begin, ok := l.alias[after]; ok {
+		b, err := l.Log.Read(ctx, topic, begin, most)
+		b.After = after
+		if len(b.Records) > 0 {
+			b.Records[0].Prev = after
+		}
+		return b, err
+	}
 	return l.Log.Read(ctx, topic, after, most)
 }
 
@@ -286,6 +295,35 @@ func TestFeedThatFails(t *testing.T) {
 			t.Errorf("after %v: %v", waited, err)
 		}
 		c.r.Close()
+	})
+}
+
+// TestEquivalentBeginnings checks that a reader is continued whose beginning is another one than
+// that of its node. Some logs have several for a topic that never had a record.
+func TestEquivalentBeginnings(t *testing.T) {
+	runRemote(t, func(t *testing.T, r *remote, live *client) {
+		begin := r.topic.Cursor()
+		other, err := history.NewPosition(begin.Epoch(), 1<<20, "0000")
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.log.alias = map[history.Position]history.Position{other: begin}
+		for n := range 4 {
+			c, m := r.open(follow.Start{Since: other})
+			if m.Why != "" || m.Position != begin {
+				t.Errorf("after %d records: got %+v", n, m)
+			}
+			r.read(c)
+			if !slices.Equal(c.got, sequence(1, n)) {
+				t.Errorf("after %d records: got %v", n, c.got)
+			}
+			c.r.Close()
+			r.elsewhere(1)
+			synctest.Wait()
+		}
+		if !slices.Equal(live.got, sequence(1, 4)) {
+			t.Errorf("got %v", live.got)
+		}
 	})
 }
 
