@@ -116,6 +116,13 @@ func (d *driver) Cancel(reason error) {
 	d.cancel(reason)
 }
 
+func (d *driver) Revoke(reason string) {
+	err := Stop(push.Reason(reason))
+	if c := (*Channel)(d); !c.inject(serverInput{kind: serverInRevoked, err: err}) {
+		d.Cancel(err)
+	}
+}
+
 func (d *driver) Resume() { d.mailbox.Resume() }
 func (d *driver) Wait()   { d.mailbox.Wait() }
 

@@ -10,6 +10,7 @@ import (
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
 	"bennu.example/push"
+	"bennu.example/serializer"
 )
 
 type grantOf struct{}
@@ -113,4 +114,74 @@ func TestGrantValues(t *testing.T) {
 		}
 		b.d.Regrant(&channelhost.Regrant{Values: granted("late")}) // without effect
 	})
+}
+
+// TestRevokeOfChannel checks that a channel ends at once, whatever it is doing: its queue is
+// dropped, and the context of its callback is cancelled.
+func TestRevokeOfChannel(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		before string // the state of the channel
+		frames []string
+	}{
+		"idle":    {before: "joined", frames: []string{joinedOK, closedFor("gone")}},
+		"busy":    {before: "busy", frames: []string{joinedOK, closedFor("gone")}},
+		"joining": {before: "joining", frames: nil},
+		"ended":   {before: "ended", frames: []string{joinedOK, reply("2", "ok", "{}"), closed}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var ended []error
+				called := 0
+				wait := func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+				b := start(t, channel.Define(func(_ *room, ctx context.Context, _ *channel.Channel, _ note) (any, error) {
+					if test.before == "joining" {
+						return nil, wait(ctx)
+					}
+					return nil, nil
+				},
+					on("work", func(c *channel.Channel, _ note) (push.Reply, error) {
+						called++
+						return push.NoReply, wait(c.Context())
+					}),
+					channel.Terminate(func(_ *room, _ context.Context, _ *channel.Channel, reason error) {
+						ended = append(ended, reason)
+					})))
+				synctest.Wait()
+				switch test.before {
+				case "busy":
+					b.push("2", "work", note{})
+					synctest.Wait()
+					b.push("3", "work", note{})
+				case "ended":
+					b.d.Leave(serializer.Message{Ref: serializer.StringRef("2"), JoinRef: serializer.StringRef("1")}, 0)
+					synctest.Wait()
+				}
+				b.d.Revoke("gone")
+				synctest.Wait()
+				got := b.take()
+				if test.before == "joining" { // the socket drops the answer
+					got = nil
+				}
+				if fmt.Sprint(got) != fmt.Sprint(test.frames) {
+					t.Errorf("got %q, want %q", got, test.frames)
+				}
+				b.d.Wait()
+				if test.before == "joining" {
+					if len(ended) != 0 {
+						t.Errorf("terminated with %v", ended)
+					}
+					return
+				}
+				want := error(push.Reason("gone"))
+				if test.before == "ended" {
+					want = channel.ErrLeft
+				}
+				if called > 1 || len(ended) != 1 || !errors.Is(ended[0], want) {
+					t.Errorf("%d calls, terminated with %v", called, ended)
+				}
+			})
+		})
+	}
 }

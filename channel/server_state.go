@@ -93,6 +93,8 @@ func serverStep(s serverState, in serverInput, out *serverOutputs) serverState {
 			m.replaced = false
 			m.do(serverOutput{kind: serverOutHandOver})
 		}
+	case serverInRevoked:
+		m.revoke(in.err)
 	case serverInKilled:
 		m.kill()
 	case serverInLeave, serverInStopped:
@@ -268,6 +270,16 @@ func (m *serverMachine) kill() {
 		m.do(serverOutput{kind: serverOutTell, frames: serverFrameError})
 		m.silence(ErrFull)
 	}
+}
+
+// revoke ends a joined channel at once, and normally.
+func (m *serverMachine) revoke(err error) {
+	if m.status != serverJoined || m.owed {
+		return
+	}
+	m.status = serverSilent
+	m.do(serverOutput{kind: serverOutTell, frames: serverFrameClose, err: err})
+	m.silence(err)
 }
 
 // stop ends the channel normally: phx_close is sent first, then Terminate is called.

@@ -36,6 +36,7 @@ const (
 	serverInReplaced  // the client joined the topic again
 	serverInAbandoned // the next join of the topic does not wait for this channel any longer
 	serverInSucceeded // the next join of the topic was answered
+	serverInRevoked   // the client may not be here any more
 	serverInKilled    // a message found no room in the mailbox
 )
 

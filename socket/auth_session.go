@@ -36,6 +36,8 @@ var tokenRate = ratelimit.Rate{Every: time.Second, Burst: 3 * time.Second}
 // and of expiry. No code of the user runs under them.
 type sessionAuth struct {
 	isExpired atomic.Bool // messages of the client are refused
+	isDenied  atomic.Bool // messages of the client are dropped
+	isSilent  atomic.Bool // messages to the client are dropped
 	verifying atomic.Bool // a call of Verify runs
 	index     int         // in expiry; guarded by its lock
 
@@ -47,6 +49,7 @@ type sessionAuth struct {
 	due    time.Time        // of stage
 	own    *channel.Channel // the channel $socket; nil if it is not joined
 	closed bool             // the connection has ended
+	reason string           // of isDenied
 }
 
 // authStage is what happens next to a grant.
@@ -55,7 +58,8 @@ type authStage uint8
 const (
 	stageNotice authStage = iota // the client is asked for a token
 	stageExpiry
-	stageEnd // the connection is closed
+	stageEnd    // the connection is closed
+	stageDenied // the same, after Revoke
 )
 
 // newSessionAuth returns nil if the handler does not authenticate.
@@ -88,7 +92,7 @@ func (s *session) authDue() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case a.closed || a.due.IsZero():
+	case a.closed || a.due.IsZero() || a.isDenied.Load() && a.stage != stageDenied:
 		return
 	case time.Now().Before(a.due): // the grant was replaced meanwhile
 		s.h.expiry.set(s, a.due)
@@ -110,6 +114,10 @@ func (s *session) authDue() {
 		s.tell(eventExpired, map[string]int64{"grace": cfg.Grace.Milliseconds()})
 	case stageEnd:
 		s.endExpired()
+		return
+	case stageDenied:
+		a.due = time.Time{}
+		s.conn.Close(CodeDenied, a.reason)
 		return
 	}
 	s.h.expiry.set(s, a.due)
@@ -199,7 +207,7 @@ func (s *session) store(v *verified, watch *idWatch, logout bool) bool {
 	a := s.auth
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed {
+	if a.closed || a.isDenied.Load() {
 		return false
 	}
 	change, own := &channelhost.Regrant{Values: v}, &channelhost.Regrant{Values: v}
@@ -285,6 +293,9 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	if err != nil {
 		const refused = "token refused"
 		withError(s.logEvent(zerolog.InfoLevel, refused), err).Msg(refused)
+		if final, ok := errors.AsType[*Refusal](err); ok && final != nil && final.Final {
+			return push.NoReply, errors.Join(tokenError(err), c.Send(finalDenial{final.Body}))
+		}
 		return push.NoReply, tokenError(err)
 	}
 	s.h.counts.refreshed.Add(1)

@@ -70,6 +70,8 @@ func (l *authLine) verifyText(ctx context.Context, token string, r *Request) (Gr
 		return Grant{}, push.Reject(map[string]int{"code": 7})
 	case "large":
 		return Grant{ID: "ann", Claims: strings.Repeat("x", maxClaims)}, nil
+	case "final":
+		return Grant{}, &Refusal{Body: "account suspended", Final: true}
 	case "nobody":
 		return Grant{}, nil
 	}

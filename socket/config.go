@@ -209,6 +209,10 @@ type Refusal struct {
 	Status int // Zero means 403.
 	Header http.Header
 	Body   string // The client receives it.
+	// Final means that the client must not come back with these credentials. If Auth.Verify returns it
+	// for a token on an open connection, the connection ends as by Handler.Revoke, with Body as the
+	// reason.
+	Final bool
 }
 
 func (e *Refusal) Error() string {

@@ -65,8 +65,13 @@ func ExampleAuth() {
 	room := client.Channel("room:lobby", nil)
 	room.Join()
 	fmt.Println(channel.Call[string](ctx, room, "who", nil))
-	fmt.Println(socket.CodeTokenExpired) // closes the connection of a client that sends no new token
-	// Output:
+	room.OnClose(func(err error) { fmt.Println(err) })
+	fmt.Println(h.Revoke(ctx, "ann", "account suspended"))
+	<-room.Done()
+	fmt.Println(socket.CodeTokenExpired, socket.CodeDenied) // after the expiry, and after Revoke
+	// Unordered output:
 	// ann <nil>
-	// 4401
+	// <nil>
+	// channel: server sent phx_close: account suspended
+	// 4401 4403
 }

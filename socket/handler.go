@@ -44,6 +44,7 @@ type Handler struct {
 	noPanic   func()          // unsubscribes from the PubSub's panics
 	kicks     kicks
 	expiry    expiry
+	tasks     mailbox.Mailbox[func()] // see later
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -113,6 +114,7 @@ func NewHandler(cfg Config) *Handler {
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
 	h.kicks.begin(h)
 	h.expiry.base = time.Now()
+	h.tasks.Init(0, func(f func()) { f() })
 	return h
 }
 

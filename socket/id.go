@@ -12,6 +12,8 @@ import (
 // "disconnect" on the id itself, as in Phoenix.
 const (
 	eventDisconnect  = "disconnect"
+	eventRevoke      = "revoke"      // the payload is a revocation
+	eventReauthorize = "reauthorize" // asks the channels, without a change
 	disconnectPrefix = "bennu:disconnect:"
 )
 
@@ -21,6 +23,9 @@ type idWatch struct {
 	id      string // Request.ID
 	on      *pubsub.Subscription
 	ends    atomic.Bool             // Disconnect was called
+	revoked atomic.Pointer[string]  // the reason, when Revoke was called
+	asks    atomic.Bool             // Reauthorize was called, and its task has not begun
+	tasked  atomic.Bool             // the task of revoked was enqueued
 	session atomic.Pointer[session] // nil until the session is open
 }
 
@@ -36,10 +41,19 @@ func (h *Handler) watch(id string) *idWatch {
 
 // Deliver is part of pubsub.Subscriber.
 func (w *idWatch) Deliver(b *pubsub.Broadcast) error {
-	if b.Event == eventDisconnect {
+	switch b.Event {
+	case eventDisconnect:
 		w.ends.Store(true)
-		w.check()
+	case eventRevoke:
+		var r revocation
+		_ = b.Payload.Decode(&r) // without a reason if it is of a later version
+		w.revoked.CompareAndSwap(nil, &r.Reason)
+	case eventReauthorize:
+		w.asks.Store(true)
+	default:
+		return nil
 	}
+	w.check()
 	return nil
 }
 
@@ -51,7 +65,17 @@ func (w *idWatch) opened(s *session) {
 
 // check is called after each store, so that the later caller finds both values.
 func (w *idWatch) check() {
-	if s := w.session.Load(); s != nil && w.ends.Load() {
+	s := w.session.Load()
+	if s == nil {
+		return
+	}
+	if w.ends.Load() {
 		s.conn.Close(transport.CodeGoingAway, "")
+	}
+	if reason := w.revoked.Load(); reason != nil && !w.tasked.Swap(true) {
+		s.h.later(func() { s.revoke(*reason) })
+	}
+	if w.asks.Swap(false) {
+		s.h.later(s.reauthorize)
 	}
 }

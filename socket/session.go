@@ -97,6 +97,7 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
 	switch {
+	case s.isDenied():
 	case max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic:
 		s.refuse(&m, s.replyRef(&m), longRef)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
@@ -348,7 +349,12 @@ func (s *session) Serializer() serializer.Serializer { return s.ser }
 func (s *session) PubSub() *pubsub.PubSub { return s.h.cfg.PubSub }
 
 // Send is part of channelhost.Carrier.
-func (s *session) Send(f *serializer.Frame, how transport.Delivery) error { return s.conn.Send(f, how) }
+func (s *session) Send(f *serializer.Frame, how transport.Delivery) error {
+	if s.isSilent() {
+		return nil
+	}
+	return s.conn.Send(f, how)
+}
 
 // Congested is part of channelhost.Carrier.
 func (s *session) Congested(c channelhost.Channel) bool {
@@ -385,7 +391,7 @@ func (s *session) End(c channelhost.Channel, frames ...*serializer.Frame) {
 	}
 	for _, f := range frames {
 		if f != nil {
-			_ = s.conn.Send(f, transport.Delivery{Answer: true}) // an ended connection needs no reply
+			_ = s.Send(f, transport.Delivery{Answer: true}) // an ended connection needs no reply
 		}
 	}
 }

@@ -120,6 +120,8 @@ func (h *Handler) end() {
 	h.longpoll.Wait()
 	h.kicks.end()
 	h.expiry.end()
+	h.tasks.Close(false)
+	h.tasks.Wait()
 	h.workers.Wait()
 	h.longpoll.Close()
 	h.noPanic()

@@ -83,6 +83,7 @@ func socketChannel() *channel.Handler {
 		channel.On(eventTime, (*socketState).time),
 		channel.On(eventToken, (*socketState).token),
 		channel.Info((*socketState).logOut),
+		channel.Info((*socketState).deny),
 		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, errUnknownEvent
 		}),

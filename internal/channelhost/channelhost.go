@@ -74,6 +74,10 @@ type Channel interface {
 	// Regrant enqueues a change of the grant. It does not block. The channel's context has the new
 	// values when the messages before it are handled, and then Reauthorize is called.
 	Regrant(*Regrant)
+	// Revoke ends the channel at once: the client receives phx_close with the reason, the messages in
+	// the mailbox are dropped, and the context of the callback that runs is cancelled. A channel that
+	// is not joined yet ends without a frame.
+	Revoke(reason string)
 	// Close ends the channel because its connection ended. Messages in the mailbox are still handled
 	// before Terminate is called.
 	Close(reason error)

@@ -1,0 +1,142 @@
+package socket
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
+	"bennu.example/push"
+	"bennu.example/transport"
+)
+
+// CodeDenied is the code of the close after Revoke: the client must not come back with the same
+// credentials.
+const CodeDenied = 4403
+
+const (
+	// eventDenied is sent on $socket before the close.
+	eventDenied = "denied"
+	// deniedWait is the time in which the client can read eventDenied.
+	deniedWait = time.Second
+	// maxCloseReason is the length of the reason in a WebSocket's close frame, in bytes.
+	maxCloseReason = 123
+)
+
+// revocation is the payload of eventRevoke.
+type revocation struct {
+	Reason string `json:"reason"`
+}
+
+// Revoke ends all connections whose Request.ID is id, on all nodes, at once. Messages that their
+// channels have not handled yet are dropped. Each client receives phx_close with the reason for its channels,
+// then the event "denied" with the reason on $socket, and a second later the close with CodeDenied.
+// Over long poll, and without Config.Auth, the connection ends as by Disconnect.
+//
+// A nil error means that the end of this node's connections is queued, and that the message was
+// passed to the engine for the others. Revoke does not keep the client from coming back: let Verify
+// refuse it before you call Revoke. Nodes that run a version without Revoke ignore it.
+func (h *Handler) Revoke(ctx context.Context, id string, reason push.Reason) error {
+	r := revocation{string(reason)}
+	if err := h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventRevoke, r); err != nil {
+		return fmt.Errorf("socket: revoke: %w", err)
+	}
+	return nil
+}
+
+// Reauthorize calls the Reauthorize callbacks of all channels of the connections whose Request.ID
+// is id, on all nodes. Call it when the rights of a user have changed.
+func (h *Handler) Reauthorize(ctx context.Context, id string) error {
+	if err := h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventReauthorize, nil); err != nil {
+		return fmt.Errorf("socket: reauthorize: %w", err)
+	}
+	return nil
+}
+
+// later runs f on a goroutine of the handler, because a delivery must not call a channel. There are
+// at most two such tasks for each session.
+func (h *Handler) later(f func()) {
+	_ = h.tasks.EnqueueAlways(f, 0) // after Shutdown there is nothing to end
+}
+
+// revoke ends the session because its client may not use it any more.
+func (s *session) revoke(reason string) {
+	if reason = strings.ToValidUTF8(reason, "\uFFFD"); len(reason) > maxCloseReason {
+		reason = strings.ToValidUTF8(reason[:maxCloseReason], "")
+	}
+	const revoked = "socket revoked"
+	s.logEvent(zerolog.InfoLevel, revoked).Str("reason", clip(reason)).Msg(revoked)
+	s.h.counts.revoked.Add(1)
+	a := s.auth
+	if a == nil {
+		for _, c := range s.others() {
+			c.Revoke(reason)
+		}
+		s.conn.Close(transport.CodeGoingAway, "")
+		return
+	}
+	a.mu.Lock()
+	if a.closed || a.isDenied.Load() {
+		a.mu.Unlock()
+		return
+	}
+	a.isDenied.Store(true) // nothing is accepted, and no grant is stored
+	a.reason = reason
+	a.mu.Unlock()
+	for _, c := range s.others() {
+		c.Revoke(reason)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s.tell(eventDenied, revocation{reason})
+	a.isSilent.Store(true)
+	if !a.closed {
+		a.stage, a.due = stageDenied, time.Now().Add(deniedWait)
+		s.h.expiry.set(s, a.due)
+	}
+}
+
+// others returns the session's channels, except $socket.
+func (s *session) others() []channelhost.Channel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]channelhost.Channel, 0, len(s.channels))
+	for topic, c := range s.channels {
+		if topic != topicSocket {
+			list = append(list, c)
+		}
+	}
+	return list
+}
+
+// reauthorize asks the channels whether they stay.
+func (s *session) reauthorize() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ask := &channelhost.Regrant{Values: s.values()}
+	if ask.Values == nil {
+		ask.Values = context.Background()
+	}
+	for _, c := range s.channels {
+		c.Regrant(ask)
+	}
+}
+
+// finalDenial is a message of the channel $socket to itself: Verify has refused the client finally.
+type finalDenial struct{ reason string }
+
+// deny ends the connection of a client that was refused finally.
+func (o *socketState) deny(_ context.Context, _ *channel.Channel, d finalDenial) error {
+	o.s.revoke(d.reason)
+	return nil
+}
+
+// isDenied reports whether nothing is accepted from the client any more.
+func (s *session) isDenied() bool { return s.auth != nil && s.auth.isDenied.Load() }
+
+// isSilent reports whether nothing is sent to the client any more.
+func (s *session) isSilent() bool { return s.auth != nil && s.auth.isSilent.Load() }
