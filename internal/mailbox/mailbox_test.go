@@ -110,6 +110,34 @@ func TestBound(t *testing.T) {
 
 // Items of the mailbox's own function have four times as much room as others, and count for both
 // bounds. See docs/limits.md.
+func TestEnqueueAlwaysHasNoBound(t *testing.T) {
+	each(t, func(t *testing.T, workers *mailbox.Workers) {
+		const bound, size = 1000, 36 // with its overhead, an item counts as 100 bytes
+		gate := make(chan struct{})
+		var got []int
+		b := newMailbox(workers, bound, func(v int) { <-gate; got = append(got, v) })
+		for v := range 100 {
+			if err := b.EnqueueAlways(v, size); err != nil || b.Used() != (v+1)*100 {
+				t.Fatalf("item %d: %d bytes in use, %v", v, b.Used(), err)
+			}
+		}
+		if err := b.Enqueue(0, size); !errors.Is(err, mailbox.ErrFull) {
+			t.Errorf("enqueue beyond the bound: %v", err)
+		}
+		b.Close(true)
+		if err := b.EnqueueAlways(0, size); !errors.Is(err, mailbox.ErrClosed) {
+			t.Errorf("after Close: %v", err)
+		}
+		close(gate)
+		b.Wait()
+		for v := range 100 {
+			if len(got) != 100 || got[v] != v {
+				t.Fatalf("got %v", got)
+			}
+		}
+	})
+}
+
 func TestEnqueueOwnHasFourTimesTheRoom(t *testing.T) {
 	each(t, func(t *testing.T, workers *mailbox.Workers) {
 		const bound, size = 1000, 36 // with its overhead, an item counts as 100 bytes
