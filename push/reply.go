@@ -54,7 +54,7 @@ func Reject(payload any) error {
 
 // Is reports whether target is the Reason that e carries.
 func (e *Error) Is(target error) bool {
-	r, ok := target.(Reason) //nolint:errorlint // errors.Is passes the target itself
+	r, ok := target.(Reason)
 	return ok && r != "" && e.Reason() == string(r)
 }
 

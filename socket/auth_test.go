@@ -248,24 +248,24 @@ func TestTokenExpires(t *testing.T) {
 // TestTokenExpiresWithoutSocketChannel checks that a client that cannot refresh is closed at once.
 func TestTokenExpiresWithoutSocketChannel(t *testing.T) {
 	t.Parallel()
-	for name, prepare := range map[string]func(l *authLine){
-		"not joined": func(*authLine) {},
-		"left": func(l *authLine) {
+	for name, test := range map[string]struct {
+		auth    Auth
+		prepare func(l *authLine)
+	}{
+		"not joined": {prepare: func(*authLine) {}},
+		"left": {prepare: func(l *authLine) {
 			l.joinSocket()
 			l.send(`["1","2","$socket","phx_leave",{}]`)
 			l.take()
-		},
-		"no grace": func(l *authLine) {
-			l.joinSocket()
-			l.h.cfg.Auth.Grace = 0
-		},
+		}},
+		"no grace": {Auth{Grace: -1}, func(l *authLine) { l.joinSocket() }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				l := newAuthLine(t, Auth{}, "ann.20", nil)
+				l := newAuthLine(t, test.auth, "ann.20", nil)
 				defer l.end()
-				prepare(l)
+				test.prepare(l)
 				time.Sleep(19990 * time.Millisecond)
 				l.wantCloses()
 				time.Sleep(260 * time.Millisecond)

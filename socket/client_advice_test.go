@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -52,7 +53,7 @@ func TestClientAdvice(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			cfg := ClientConfig{ReconnectDelay: func(r Retry) time.Duration { return 0 }}
-			ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+			ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 				connected(t, c)
 				synctest.Wait()
 				for _, a := range tt.advice {
@@ -88,7 +89,7 @@ func TestClientAdviceForOneAttempt(t *testing.T) {
 		got = append(got, r)
 		return 3 * time.Second
 	}}
-	ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+	ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 		connected(t, c)
 		for _, tt := range []struct{ advised, wait time.Duration }{
 			{7 * time.Second, 7 * time.Second}, {time.Second, 3 * time.Second},
@@ -160,7 +161,7 @@ func TestClientAdviceFlood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ownBubble(t, ClientConfig{ReconnectDelay: clientReconnectDelay()}, func(
-				t *testing.T, p *peer, c *Client, _ *time.Duration,
+				t *testing.T, p *peer, c *Client, _ *atomic.Int64,
 			) {
 				connected(t, c)
 				room := joined(t, c, "room")

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,7 +22,7 @@ var moveAdvice = advicePayload{AfterMS: 4000, Reason: "restart", WithinMS: 10_00
 // held for a while.
 func moveBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client, room *follower)) {
 	t.Helper()
-	ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+	ownBubble(t, cfg, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 		own := p.join
 		l := &peerLog{p: p, epoch: "e1"}
 		p.set(func() {

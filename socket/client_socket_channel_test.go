@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,25 +17,25 @@ import (
 )
 
 // extendedPeer makes p a server with $socket, whose clock is ahead of the client's.
-func extendedPeer(p *peer, ahead *time.Duration) {
+func extendedPeer(p *peer, ahead *atomic.Int64) {
 	p.extends = true
+	p.clock = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
 	p.join = func(k *peerConn, m *serializer.Message) (string, any) {
 		if m.Topic != topicSocket {
 			return "ok", nil
 		}
 		return "ok", socketReply{
-			ID: testConnection, Client: testClient, Now: time.Now().Add(*ahead).UnixMilli(), Version: "1.2.3",
+			ID: testConnection, Client: testClient, Now: p.clock().UnixMilli(), Version: "1.2.3",
 			Limits: socketLimits{Message: 1, Queue: 2, Channels: 3, Topic: 4, Joins: 5, Pushes: 6, IdleMS: 7},
 		}
 	}
-	p.clock = func() time.Time { return time.Now().Add(*ahead) }
 }
 
 // ownBubble runs f with a client of an extended peer.
-func ownBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client, ahead *time.Duration)) {
+func ownBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *Client, ahead *atomic.Int64)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		p, ahead := newPeer(), new(time.Duration)
+		p, ahead := newPeer(), new(atomic.Int64)
 		extendedPeer(p, ahead)
 		c := p.client(cfg)
 		defer closeClient(t, c)
@@ -46,7 +47,7 @@ func ownBubble(t *testing.T, cfg ClientConfig, f func(t *testing.T, p *peer, c *
 // one write with the joins of its channels, and what it learns.
 func TestClientJoinsSocketChannel(t *testing.T) {
 	t.Parallel()
-	ownBubble(t, ClientConfig{ClientID: testClient}, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+	ownBubble(t, ClientConfig{ClientID: testClient}, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 		if got := c.Info(); got != (Info{ClientID: testClient}) {
 			t.Errorf("before the first connection: %+v", got)
 		}
@@ -106,7 +107,7 @@ func TestClientWithoutSocketChannel(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+			ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 				p.join = func(_ *peerConn, m *serializer.Message) (string, any) {
 					if m.Topic == topicSocket {
 						return test.reply()
@@ -157,7 +158,7 @@ func countWith(list []string, part string) int { return len(list) - len(slicesWi
 // ignores messages of it that it does not expect.
 func TestClientSocketChannelEnds(t *testing.T) {
 	t.Parallel()
-	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 		connected(t, c)
 		synctest.Wait()
 		k := p.last()
@@ -196,7 +197,7 @@ func TestClientIDs(t *testing.T) {
 		{ClientConfig{Params: map[string]string{"$client": "x"}}, "%24client=x"},
 		{ClientConfig{Params: map[string]string{"$client": "x", "$a": "y"}}, "%24a=y&%24client=x"},
 	} {
-		ownBubble(t, test.cfg, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+		ownBubble(t, test.cfg, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 			id := c.Info().ClientID
 			connected(t, c)
 			if got := p.dialConfigs()[0].Params; got != strings.ReplaceAll(test.params, "ID", id) {
@@ -210,7 +211,7 @@ func TestClientIDs(t *testing.T) {
 	if x, y := a.Info().ClientID, b.Info().ClientID; x == y || !isClientID(x) {
 		t.Errorf("ids %q and %q", x, y)
 	}
-	ownBubble(t, ClientConfig{ClientID: "too short"}, func(t *testing.T, p *peer, c *Client, _ *time.Duration) {
+	ownBubble(t, ClientConfig{ClientID: "too short"}, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 		c.Connect()
 		if err := c.Ready(t.Context()); !errors.Is(err, transport.ErrURL) || c.State().Status != StatusFailed {
 			t.Errorf("%v, %v", err, c.State())
@@ -222,8 +223,8 @@ func TestClientIDs(t *testing.T) {
 // the server's clock.
 func TestClientServerTime(t *testing.T) {
 	t.Parallel()
-	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, ahead *time.Duration) {
-		*ahead = time.Hour
+	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, ahead *atomic.Int64) {
+		ahead.Store(int64(time.Hour))
 		delay := 300 * time.Millisecond
 		p.prepare = func(k *peerConn) { k.slow = delay }
 		connected(t, c)
@@ -251,7 +252,7 @@ func TestClientServerTime(t *testing.T) {
 		}
 
 		before := c.Now()
-		*ahead = 0 // the server's clock is set back; Now must not go back
+		ahead.Store(0) // the server's clock is set back; Now must not go back
 		time.Sleep(10 * time.Minute)
 		if offset, maxError, _ = c.TimeOffset(); offset.Abs() > maxError {
 			t.Errorf("after a step of the server's clock: offset %v ± %v", offset, maxError)
@@ -311,8 +312,8 @@ func TestServerClockSamples(t *testing.T) {
 // TestClientKeys checks that keys have the server's time.
 func TestClientKeys(t *testing.T) {
 	t.Parallel()
-	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, ahead *time.Duration) {
-		*ahead = time.Hour
+	ownBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client, ahead *atomic.Int64) {
+		ahead.Store(int64(time.Hour))
 		first := c.NewKey()
 		connected(t, c)
 		synctest.Wait()

@@ -135,7 +135,7 @@ func TestKickHandlesEarlierMessages(t *testing.T) {
 				}
 				l.want()
 				if rejoins {
-					go l.send(join("4", "room:1"))
+					go func() { _ = l.s.Receive(serializer.OpText, []byte(join("4", "room:1"))) }()
 					synctest.Wait()
 				}
 				r.gate <- struct{}{}
