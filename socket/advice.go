@@ -69,8 +69,8 @@ func (s *session) advise(d *Drain, reason string) (advised, moves bool) {
 	return own.c.Push(eventAdvice, p) == nil, own.moves // an error: it has left $socket or is not joined yet
 }
 
-// terminate closes a connection that was to be closed after a notice, because a client that has left
-// $socket does not use the notice.
+// terminate closes a connection that was to be closed after a notice, because a client that has
+// left $socket does not use the notice.
 func (o *socketState) terminate(context.Context, *channel.Channel, error) {
 	if o.isAdvised.Load() {
 		o.s.conn.Close(transport.CodeRestart, "")

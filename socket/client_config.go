@@ -42,9 +42,9 @@ type ClientConfig struct {
 	// makes one.
 	ClientID string
 	// NoSocketChannel keeps the client from joining the channel $socket, by which it learns the
-	// server's time and limits. The connect parameter $client is then sent only if ClientID is set.
-	// Servers that do not have the channel, such as Phoenix, refuse the join, which has no effect on
-	// other channels.
+	// server's time and limits, and when to move to another connection. The connect parameter $client
+	// is then sent only if ClientID is set. Servers that do not have the channel, such as Phoenix,
+	// refuse the join, which has no effect on other channels.
 	NoSocketChannel bool
 
 	// Header is sent with every request.
