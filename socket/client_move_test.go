@@ -90,6 +90,9 @@ func TestClientMoves(t *testing.T) {
 				if len(states) > 0 || !slices.Contains(p.closes(), transport.CloseError{Code: 1000}) {
 					t.Errorf("states %v, closes %v", states, p.closes())
 				}
+				if c.advice != (clientAdvice{}) {
+					t.Errorf("the advice for the first connection counts for the second: %v", c.advice)
+				}
 				if s := c.Stats(); s.Connections != 2 {
 					t.Errorf("%+v", s)
 				}
@@ -213,6 +216,15 @@ func TestClientMoveFails(t *testing.T) {
 				}
 				if c.State().Status != StatusConnected || c.conn.t != first {
 					t.Errorf("the first connection is not used: %v", c.State())
+				}
+				if least := min(tt.tries, 2); p.dialCount()-dials < least {
+					t.Errorf("%d attempts, want at least %d", p.dialCount()-dials, least)
+				}
+				if tried := p.dialCount(); !tt.isOpen { // there is no attempt after the time of the advice
+					time.Sleep(30 * time.Second)
+					if n := p.dialCount() - tried; n != 0 {
+						t.Errorf("%d attempts after the time of the advice", n)
+					}
 				}
 				p.refuse, p.prepare = nil, nil
 				end, dials := time.Now(), p.dialCount()
