@@ -148,8 +148,8 @@ func BenchmarkRecordFanOut(b *testing.B) {
 	}
 }
 
-// TestRejoinAllocations holds what a join with the newest position costs beyond one without history:
-// the position, the request, the reply's member, and a place in the log.
+// TestRejoinAllocations holds what a join with the newest position costs beyond one without
+// history: the position, the request, the reply's member, and a place in the log.
 func TestRejoinAllocations(t *testing.T) {
 	ps := recordedTopic(history.Keep{})
 	pos, err := ps.Append(t.Context(), "room:1", "msg", map[string]int{"n": 1})

@@ -33,9 +33,9 @@ type revocation struct {
 }
 
 // Revoke ends all connections whose Request.ID is id, on all nodes, at once. Messages that their
-// channels have not handled yet are dropped. Each client receives phx_close with the reason for its channels,
-// then the event "denied" with the reason on $socket, and a second later the close with CodeDenied.
-// Over long poll, and without Config.Auth, the connection ends as by Disconnect.
+// channels have not handled yet are dropped. Each client receives phx_close with the reason for its
+// channels, then the event "denied" with the reason on $socket, and a second later the close with
+// CodeDenied. Over long poll, and without Config.Auth, the connection ends as by Disconnect.
 //
 // A nil error means that the end of this node's connections is queued, and that the message was
 // passed to the engine for the others. Revoke does not keep the client from coming back: let Verify

@@ -51,7 +51,9 @@ type load struct {
 // runLoad runs a scenario and writes the result to standard output, as JSON.
 func runLoad(d dialect, addr string, s scenario) error {
 	l := &load{d: d, addr: addr, s: s, begun: time.Now()}
-	run := map[string]func() error{"fanout": l.fanout, "echo": l.echo, "idle": l.idle, "join": l.joins, "return": l.returns}[s.Kind]
+	run := map[string]func() error{
+		"fanout": l.fanout, "echo": l.echo, "idle": l.idle, "join": l.joins, "return": l.returns,
+	}[s.Kind]
 	if run == nil {
 		return fmt.Errorf("unknown scenario %q", s.Kind)
 	}

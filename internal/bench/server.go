@@ -82,14 +82,15 @@ func bennu() http.Handler {
 	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	rules := history.Rules{"bench:rec-*": {Events: []string{"msg"}, Count: keptMessages}}
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
-	return socket.NewHandler(socket.Config{JoinRate: -1, PubSub: ps, Channels: channel.Routes{"bench:*": channel.Define(join,
+	members := channel.Define(join,
 		channel.On("pub", func(_ *member, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.NoReply, c.Broadcast("msg", p)
 		}),
 		channel.On("echo", func(_ *member, _ context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.OK(p), nil
 		}),
-	)}})
+	)
+	return socket.NewHandler(socket.Config{JoinRate: -1, PubSub: ps, Channels: channel.Routes{"bench:*": members}})
 }
 
 func centrifugeHandler() (http.Handler, error) {

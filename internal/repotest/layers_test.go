@@ -13,9 +13,8 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{
-		"internal/exactjson", "internal/fifo", "internal/listeners", "internal/prepare",
-		"internal/ratelimit", "internal/safecall",
-		"internal/urlparams", "key", "logging",
+		"internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners", "internal/prepare",
+		"internal/ratelimit", "internal/safecall", "internal/urlparams", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
@@ -34,7 +33,7 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "history/historytest", "internal/fakelog", "internal/histcheck",
+	"engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
 	"internal/testenv/listen", "internal/testenv/require",
 	"pubsub/pubsubtest", "transport/internal/transporttest",

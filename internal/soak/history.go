@@ -32,8 +32,8 @@ const oldPositions = 12
 // maxStored bounds the positions that a client stores.
 const maxStored = 1000
 
-// historyClient follows logTopic as a page does that stores its position. What it sends and
-// receives is recorded for internal/histcheck.
+// historyClient follows logTopic as a page does that stores its position. Its Recorder records what
+// it sends and receives, for internal/histcheck.
 type historyClient struct {
 	*histcheck.Recorder
 	report   *report
