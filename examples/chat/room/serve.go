@@ -22,7 +22,7 @@ import (
 )
 
 // shutdownTimeout bounds a graceful shutdown.
-const shutdownTimeout = 20 * time.Second
+const shutdownTimeout = 10 * time.Second
 
 //go:embed page
 var files embed.FS
@@ -55,7 +55,9 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		// A message has at most maxBody characters, and nobody types faster than this.
 		MaxMessage:  64 << 10,
 		MessageRate: 100,
-		Logger:      &cfg.Logger,
+		// Whoever presses Ctrl-C should not wait for long.
+		Drain:  socket.Drain{Notice: time.Second, Spread: time.Second},
+		Logger: &cfg.Logger,
 	})
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", sockets)
