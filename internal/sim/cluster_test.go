@@ -143,15 +143,15 @@ func (w *world) disturb(rnd *rand.Rand) {
 	if w.plan.outages {
 		all = append(all, func() {
 			w.log.Freeze()
-			time.Sleep(2 * pause)
+			time.Sleep(2 * pause) // in virtual time
 			w.log.Thaw()
 		}, func() {
 			w.log.Disconnect(name)
-			time.Sleep(2 * pause)
+			time.Sleep(2 * pause) // in virtual time
 			w.log.Connect(name)
 		}, func() {
 			w.log.Disconnect()
-			time.Sleep(pause)
+			time.Sleep(pause) // in virtual time
 			w.log.Connect()
 		})
 	}
@@ -164,12 +164,12 @@ func (w *world) disturb(rnd *rand.Rand) {
 		}, func() { // a failover: the nodes notice it
 			w.log.Disconnect()
 			w.fault(func() { w.lost(w.log.Rollback(topic, 1+rnd.IntN(20))) }, "ahead", "tag")
-			time.Sleep(pause)
+			time.Sleep(pause) // in virtual time
 			w.log.Connect()
 		}, func() {
 			w.fault(func() {
 				w.log.Split(name)
-				time.Sleep(pause)
+				time.Sleep(pause) // in virtual time
 				w.lost(w.log.Heal(topic))
 			}, "ahead", "tag")
 		}, func() {

@@ -43,7 +43,8 @@ func forged(epoch string) (member, want string) {
 		m := malformed[rand.IntN(len(malformed))]
 		return m[0], fmt.Sprintf(`{"status":"error","response":{"reason":%q}}`, m[1])
 	case 1:
-		return fmt.Sprintf(`{"since":"%s-%d-%s","last":1000000}`, epoch, 1<<53-1-rand.Int64N(1000), random(4)), `"why":"ahead"`
+		ahead := 1<<53 - 1 - rand.Int64N(1000)
+		return fmt.Sprintf(`{"since":"%s-%d-%s","last":1000000}`, epoch, ahead, random(4)), `"why":"ahead"`
 	}
 	return fmt.Sprintf(`{"since":"%s-%d-%s"}`, random(16), rand.Int64N(1<<53), random(4)), `"why":"epoch"`
 }
