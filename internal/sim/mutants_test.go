@@ -118,6 +118,7 @@ func TestMutants(t *testing.T) {
 	root := strings.TrimSpace(string(top))
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
 			program, test := buildMutant(t, root, m.file, m.old, m.new), "^TestOneNode$"
 			if strings.HasPrefix(m.name, "nodes: ") {
 				test = "^TestCluster$"
