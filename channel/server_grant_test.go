@@ -84,10 +84,10 @@ var errBoom = errors.New("boom")
 func TestGrantValues(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var causes []error
+		causes := make(chan error, 3)
 		b := start(t, channel.Define((*room).join, on("ask", func(c *channel.Channel, _ note) (push.Reply, error) {
 			child, cancel := context.WithCancel(c.Context())
-			context.AfterFunc(child, func() { causes = append(causes, context.Cause(child)); cancel() })
+			context.AfterFunc(child, func() { causes <- context.Cause(child); cancel() })
 			return push.OK(fmt.Sprint(c.Context().Value(grantOf{}))), nil
 		})))
 		b.want(joinedOK)
@@ -107,8 +107,8 @@ func TestGrantValues(t *testing.T) {
 		if len(causes) != 3 {
 			t.Fatalf("%d of 3 contexts were cancelled", len(causes))
 		}
-		for _, cause := range causes {
-			if !errors.Is(cause, errBoom) {
+		for range 3 {
+			if cause := <-causes; !errors.Is(cause, errBoom) {
 				t.Errorf("cause %v", cause)
 			}
 		}

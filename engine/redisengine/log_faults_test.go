@@ -155,25 +155,34 @@ func TestWaitingAppendsAreBounded(t *testing.T) {
 	n.waitDown("")
 	large := history.Record{Event: "e", Payload: serializer.Binary(make([]byte, 1<<20))}
 	errs := make(chan error)
-	for range 20 {
-		go func() {
-			_, err := n.Append(t.Context(), "t", large, history.Keep{Bytes: 2 << 20})
-			errs <- err
-		}()
-	}
-	full := 0
-	for range 20 {
-		switch err := <-errs; {
-		case errors.Is(err, history.ErrFull):
-			full++
-			if queued := n.Health().Queued; queued > 16<<20 {
-				t.Errorf("%d bytes are queued", queued)
+	attempt := func() (full int) {
+		for range 20 {
+			go func() {
+				_, err := n.Append(t.Context(), "t", large, history.Keep{Bytes: 2 << 20})
+				errs <- err
+			}()
+		}
+		for range 20 {
+			switch err := <-errs; {
+			case errors.Is(err, history.ErrFull):
+				full++
+				if queued := n.Health().Queued; queued > 16<<20 {
+					t.Errorf("%d bytes are queued", queued)
+				}
+			case !errors.Is(err, history.ErrUnavailable):
+				t.Errorf("append: %v", err)
 			}
-		case !errors.Is(err, history.ErrUnavailable):
-			t.Errorf("append: %v", err)
+		}
+		return full
+	}
+	// On a busy machine some give up before others begin.
+	full := 0
+	for range 5 {
+		if full = attempt(); full > 0 {
+			break
 		}
 	}
-	if full == 0 || full > 5 { // fewer than 5 if some gave up before others began
+	if full == 0 || full > 5 {
 		t.Errorf("%d of 20 appends found no room, want 5", full)
 	}
 	large.Payload = serializer.Binary(make([]byte, 16<<20))
