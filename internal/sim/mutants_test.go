@@ -41,8 +41,8 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"the reply has the top as its position", "channel/server_history_join.go",
-		"	return historyReply{p.reader.Position().String(), n, h.why}, nil",
-		"	top, _ := p.reader.Top(c.ctx)\n	return historyReply{top.String(), n, h.why}, nil",
+		"	return historyReply{p.reader.Position(), n, h.why}, nil",
+		"	top, _ := p.reader.Top(c.ctx)\n	return historyReply{top, n, h.why}, nil",
 	},
 	{
 		"a client that did not ask has a gap", "channel/server_history_join.go",
