@@ -63,25 +63,39 @@ func joinWith(member string, ref int, topic string) []byte {
 	return fmt.Appendf(nil, `["%d","%d","%s","phx_join",{"$history":%s}]`, ref, ref, topic, member)
 }
 
+// dialAndJoin connects, for maxWait, and joins a topic with history. It returns the position in the
+// reply. The caller must close the client if err is nil.
+func dialAndJoin(addr string, ref int, topic string) (c *client, at string, err error) {
+	if c, err = dial(addr, ""); err != nil {
+		return nil, "", err
+	}
+	defer func() {
+		if err != nil {
+			c.Close()
+		}
+	}()
+	if err = c.SetDeadline(time.Now().Add(maxWait)); err != nil {
+		return nil, "", err
+	}
+	if err = c.Send(joinWith("{}", ref, topic)); err != nil {
+		return nil, "", err
+	}
+	reply, err := c.Text()
+	if err != nil {
+		return nil, "", err
+	}
+	return c, position(reply), nil
+}
+
 // forgedPositions joins with positions that name nothing, and with malformed ones. It checks each
 // answer.
 func forgedPositions(addr string) error {
-	c, err := dial(addr, "")
+	c, at, err := dialAndJoin(addr, 0, "rec:forged")
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetDeadline(time.Now().Add(maxWait)); err != nil {
-		return err
-	}
-	if err := c.Send(joinWith("{}", 0, "rec:forged")); err != nil {
-		return err
-	}
-	reply, err := c.Text()
-	if err != nil {
-		return err
-	}
-	epoch, _, _ := strings.Cut(position(reply), "-")
+	epoch, _, _ := strings.Cut(at, "-")
 	for i := 1; i < maxJoins; i++ {
 		member, want := forged(epoch)
 		if err := c.Send(joinWith(member, i, fmt.Sprint("rec:forged-", i))); err != nil {
@@ -152,23 +166,13 @@ func unreadReplays(addr string, end <-chan struct{}) int {
 func floodOfPages(addr string, end <-chan struct{}) int {
 	var pages atomic.Int64
 	many(4, func(addr string) error {
-		c, err := dial(addr, "")
+		c, at, err := dialAndJoin(addr, 1, "rec:hot")
 		if err != nil {
 			return err
 		}
 		defer c.Close()
-		if err := c.SetDeadline(time.Now().Add(maxWait)); err != nil {
-			return err
-		}
-		if err := c.Send(joinWith("{}", 1, "rec:hot")); err != nil {
-			return err
-		}
-		reply, err := c.Text()
-		if err != nil {
-			return err
-		}
 		const n = 200
-		push := appendMessage(nil, fmt.Sprintf(`["1","2","rec:hot","$history",{"before":%q,"max":1000000}]`, position(reply)))
+		push := appendMessage(nil, fmt.Sprintf(`["1","2","rec:hot","$history",{"before":%q,"max":1000000}]`, at))
 		go func() { _, _ = c.Write([]byte(strings.Repeat(string(push), n))) }() // the deadline ends it
 		for got := 0; got < n; {
 			frame, err := c.Text()
