@@ -88,26 +88,26 @@ func (t *Topic[B]) endRepair(err error) {
 	if t.gone || !t.started {
 		return
 	}
-	if t.expected.IsZero() || reached(t.cursor, t.expected) {
-		t.expected, t.attempts = history.Position{}, 0
-	} else if t.attempts++; t.attempts >= maxRepairs && err == nil {
+	t.attempts++
+	if t.expected.IsZero() || reached(t.cursor, t.expected) || t.attempts >= maxRepairs && err == nil {
 		t.expected, t.attempts = history.Position{}, 0
 	}
 	switch {
-	case err != nil:
-		t.due = true
-		t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
-		t.repair(t.backoff/2 + rand.N(t.backoff))
-		t.due = true
-	case t.due:
+	case err == nil && t.due:
 		t.backoff = 0
 		t.repair(0)
-	case !t.expected.IsZero(): // the log has it, but does not show it yet
-		t.backoff = min(max(2*t.backoff, minBackoff), maxBackoff)
-		t.repair(t.backoff/2 + rand.N(t.backoff))
+	case err != nil || !t.expected.IsZero(): // the log has it, but does not show it yet
+		t.due = t.due || err != nil
+		t.repair(backOff(&t.backoff))
 	default:
 		t.backoff = 0
 	}
+}
+
+// backOff doubles a time of waiting, within its bounds, and returns a random time around it.
+func backOff(d *time.Duration) time.Duration {
+	*d = min(max(2**d, minBackoff), maxBackoff)
+	return *d/2 + rand.N(*d)
 }
 
 // read reads everything after the cursor from the log and delivers it. The record own is delivered

@@ -110,11 +110,11 @@ func (s *Topics[B]) runSurveys(ctx context.Context) {
 			backoff = 0
 			continue
 		}
-		backoff = min(max(2*backoff, minBackoff), maxBackoff)
+		wait := backOff(&backoff)
 		for _, t := range due {
 			t.order.Lock()
 			if !t.gone {
-				s.surveys.add(t, backoff/2+rand.N(backoff))
+				s.surveys.add(t, wait)
 			}
 			t.order.Unlock()
 		}
