@@ -219,17 +219,6 @@ func FuzzTime(f *testing.F) {
 	})
 }
 
-func TestAllocations(t *testing.T) {
-	var g key.Generator
-	if n := testing.AllocsPerRun(100, func() { _ = g.New() }); n > 1 {
-		t.Errorf("New allocates %v times", n)
-	}
-	k := g.New()
-	if n := testing.AllocsPerRun(100, func() { _, _ = key.Time(k) }); n > 0 {
-		t.Errorf("Time allocates %v times", n)
-	}
-}
-
 // TestJavaScript runs the generator of the guide with the clock of scripted, and compares its keys
 // with those of a Generator.
 func TestJavaScript(t *testing.T) {
