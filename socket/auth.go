@@ -204,18 +204,29 @@ func (h *Handler) authenticate(ctx context.Context, req *Request, params map[str
 	return v, nil
 }
 
-// authReply is the state of a grant, as the client receives it.
+// The states of a grant, as the client receives them.
+const (
+	stateAnonymous     = "anonymous"
+	stateAuthenticated = "authenticated"
+	stateDenied        = "denied"
+)
+
+// loggedOutReason is the reason of the close of a client that has logged out.
+const loggedOutReason = "logged out"
+
+// authReply is the state of a grant and more about it, as the client receives it.
 type authReply struct {
-	State     string              `json:"state"` // "anonymous" or "authenticated"
+	State     string              `json:"state"`
+	Reason    string              `json:"reason,omitempty"` // of stateDenied
 	ExpiresIn *int64              `json:"expires_in,omitempty"`
 	Claims    *serializer.Payload `json:"claims,omitempty"`
 	Token     string              `json:"token,omitempty"`
 }
 
 func (v *verified) reply() *authReply {
-	r := &authReply{State: "anonymous", Token: v.grant.Token}
+	r := &authReply{State: stateAnonymous, Token: v.grant.Token}
 	if v.grant.ID != "" {
-		r.State = "authenticated"
+		r.State = stateAuthenticated
 	}
 	if !v.expires.IsZero() {
 		left := max(time.Until(v.expires).Milliseconds(), 0)
@@ -236,7 +247,7 @@ func tokenError(err error) error {
 		return rejected
 	case errors.As(err, &reason):
 		return reason
-	case errors.Is(err, errVerifySlow):
+	case errors.Is(err, errVerifySlow), errors.Is(err, errManyRevocations):
 		return errUnavailable
 	}
 	return errTokenDenied

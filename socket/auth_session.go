@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -27,6 +28,7 @@ const (
 	eventToken    = "token"    // from the client: a new token
 	eventExpiring = "expiring" // from the server
 	eventExpired  = "expired"  // from the server
+	eventAuth     = "auth"     // from the server: its code has replaced the grant
 )
 
 // tokenRate bounds the pushes of eventToken: 1 per second, and 3 at once.
@@ -35,11 +37,9 @@ var tokenRate = ratelimit.Rate{Every: time.Second, Burst: 3 * time.Second}
 // sessionAuth is the grant of a session. Locks: change, mu, session.mu, and then those of channels
 // and of expiry. No code of the user runs under them.
 type sessionAuth struct {
-	isExpired atomic.Bool // messages of the client are refused
-	isDenied  atomic.Bool // messages of the client are dropped
-	isSilent  atomic.Bool // messages to the client are dropped
-	verifying atomic.Bool // a call of Verify runs
-	index     int         // in expiry; guarded by its lock
+	phase     atomic.Uint32 // an authPhase
+	verifying atomic.Bool   // a call of Verify runs
+	index     int           // in expiry; guarded by its lock
 
 	change sync.Mutex // held while the grant is replaced
 
@@ -48,9 +48,32 @@ type sessionAuth struct {
 	stage  authStage
 	due    time.Time        // of stage
 	own    *channel.Channel // the channel $socket; nil if it is not joined
+	late   bool             // own was not joined yet when there was something to tell
 	closed bool             // the connection has ended
-	reason string           // of isDenied
+	reason string           // of the close. Empty means that the token has expired.
 }
+
+// authPhase is what a session accepts from its client.
+type authPhase uint32
+
+const (
+	phaseValid   authPhase = iota
+	phaseExpired           // messages are refused, except on $socket
+	phaseRefused           // the same from the handshake on: its client was refused finally
+	phaseDenied            // messages are dropped
+	phaseSilent            // those to the client, too
+)
+
+// phase is what the session accepts.
+func (s *session) phase() authPhase {
+	if s.auth == nil {
+		return phaseValid
+	}
+	return s.auth.in()
+}
+
+func (a *sessionAuth) in() authPhase        { return authPhase(a.phase.Load()) }
+func (a *sessionAuth) enter(next authPhase) { a.phase.Store(uint32(next)) }
 
 // authStage is what happens next to a grant.
 type authStage uint8
@@ -59,21 +82,27 @@ const (
 	stageNotice authStage = iota // the client is asked for a token
 	stageExpiry
 	stageEnd    // the connection is closed
-	stageDenied // the same, after Revoke
+	stageDenied // the same, after Revoke or a final refusal
 )
 
 // newSessionAuth returns nil if the handler does not authenticate.
-func newSessionAuth(v *verified) *sessionAuth {
-	if v == nil {
+func newSessionAuth(who *identity) *sessionAuth {
+	if who.grant == nil {
 		return nil
 	}
-	return &sessionAuth{index: -1, grant: v}
+	a := &sessionAuth{index: -1, grant: who.grant}
+	if who.refused {
+		a.reason = who.reason
+		a.enter(phaseRefused)
+	}
+	return a
 }
 
 // schedule begins the life of the grant. The caller holds mu.
 func (s *session) schedule() {
 	a := s.auth
-	a.isExpired.Store(false)
+	a.enter(phaseValid)
+	a.reason = ""
 	if a.due = a.grant.expires; a.due.IsZero() {
 		s.h.expiry.set(s, a.due)
 		return
@@ -92,7 +121,7 @@ func (s *session) authDue() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	switch {
-	case a.closed || a.due.IsZero() || a.isDenied.Load() && a.stage != stageDenied:
+	case a.closed || a.due.IsZero() || a.in() >= phaseDenied && a.stage != stageDenied:
 		return
 	case time.Now().Before(a.due): // the grant was replaced meanwhile
 		s.h.expiry.set(s, a.due)
@@ -101,17 +130,16 @@ func (s *session) authDue() {
 	switch a.stage {
 	case stageNotice:
 		a.stage, a.due = stageExpiry, a.grant.expires
-		left := max(time.Until(a.due), 0)
-		s.tell(eventExpiring, map[string]int64{"in": left.Milliseconds()})
+		s.tellStage()
 	case stageExpiry:
-		a.isExpired.Store(true)
+		a.enter(phaseExpired)
 		s.h.counts.expired.Add(1)
 		if a.own == nil || cfg.Grace == 0 {
 			s.endExpired()
 			return
 		}
 		a.stage, a.due = stageEnd, time.Now().Add(cfg.Grace)
-		s.tell(eventExpired, map[string]int64{"grace": cfg.Grace.Milliseconds()})
+		s.tellStage()
 	case stageEnd:
 		s.endExpired()
 		return
@@ -126,14 +154,51 @@ func (s *session) authDue() {
 // endExpired closes the connection. The caller holds auth.mu.
 func (s *session) endExpired() {
 	s.auth.due = time.Time{}
-	s.conn.Close(CodeTokenExpired, "token expired")
+	s.conn.Close(CodeTokenExpired, cmp.Or(s.auth.reason, "token expired"))
 }
 
-// tell sends an event on $socket, if it is joined. The caller holds auth.mu.
+// tell sends an event on $socket, if it is joined. If the reply to the join was not sent yet, the
+// client is told after it. The caller holds auth.mu.
 func (s *session) tell(event string, payload any) {
-	if own := s.auth.own; own != nil {
-		_ = own.Push(event, payload) // a channel that has just ended needs no event
+	a := s.auth
+	if a.own == nil {
+		return
 	}
+	err := a.own.Push(event, payload) // a channel that has just ended needs no event
+	if errors.Is(err, channel.ErrNotJoined) && !a.late {
+		a.late = a.own.Send(tellLate{}) == nil
+	}
+}
+
+// tellStage sends the event of the stage that has begun. The caller holds auth.mu.
+func (s *session) tellStage() {
+	left := max(time.Until(s.auth.due), 0).Milliseconds()
+	switch s.auth.stage {
+	case stageExpiry:
+		s.tell(eventExpiring, map[string]int64{"in": left})
+	case stageEnd:
+		s.tell(eventExpired, map[string]int64{"grace": left})
+	}
+}
+
+// tellLate is a message of the channel $socket to itself: events came before the reply to its join.
+type tellLate struct{}
+
+// tellLate sends what such events would say now.
+func (o *socketState) tellLate(_ context.Context, c *channel.Channel, _ tellLate) error {
+	a := o.s.auth
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.own != c || !a.late:
+	case a.in() >= phaseDenied:
+		o.s.tell(eventDenied, revocation{Reason: a.reason})
+		a.enter(phaseSilent)
+	default:
+		o.s.tell(eventAuth, a.grant.reply())
+		o.s.tellStage()
+	}
+	return nil
 }
 
 // endAuth is called when the connection has ended.
@@ -147,18 +212,22 @@ func (s *session) endAuth() {
 	s.h.expiry.set(s, time.Time{})
 }
 
-// refusesExpired reports whether a message is refused because the grant has expired.
-func (s *session) refusesExpired(m *serializer.Message) bool {
-	return s.auth != nil && s.auth.isExpired.Load() && m.Topic != topicSocket && m.Event != serializer.EventLeave
+// refuses reports whether a message is refused because the grant has expired or there is none.
+func (p authPhase) refuses(m *serializer.Message) bool {
+	return p != phaseValid && m.Topic != topicSocket && (m.Event != serializer.EventLeave || p == phaseRefused)
 }
 
-// refuseExpired answers such a message.
-func (s *session) refuseExpired(m *serializer.Message) {
+// refuseIn answers such a message.
+func (s *session) refuseIn(p authPhase, m *serializer.Message) {
 	joinRef := m.JoinRef
 	if m.Event != serializer.EventJoin {
 		joinRef = s.replyRef(m)
 	}
-	s.refuse(m, joinRef, tokenExpired)
+	why := tokenExpired
+	if p == phaseRefused {
+		why = clientDenied
+	}
+	s.refuse(m, joinRef, why)
 }
 
 // values returns the context with the values of the grant, or nil. The caller holds mu.
@@ -172,9 +241,10 @@ func (s *session) values() context.Context {
 // errGone is the error of a grant for a connection that has ended.
 var errGone = errors.New("socket: the connection has ended")
 
-// apply replaces the grant of the connection. When it returns nil, each channel has the change in
-// its mailbox.
-func (s *session) apply(v *verified) error {
+// apply replaces the grant of the connection. It calls notify, under auth.mu, when each channel has
+// the change in its mailbox. The grant was decided after mark, so that a revocation since then
+// counts.
+func (s *session) apply(v *verified, mark uint64, notify func()) error {
 	a := s.auth
 	a.change.Lock()
 	defer a.change.Unlock()
@@ -187,11 +257,12 @@ func (s *session) apply(v *verified) error {
 	if login { // before the grant is stored, so that a Disconnect from here on is seen
 		watch = s.h.watch(v.grant.ID)
 	}
-	if !s.store(v, watch, logout) {
+	err := s.store(v, watch, mark, logout, notify)
+	if err != nil {
 		if watch != nil {
 			watch.on.Cancel()
 		}
-		return errGone
+		return err
 	}
 	switch {
 	case login:
@@ -202,13 +273,18 @@ func (s *session) apply(v *verified) error {
 	return nil
 }
 
-// store stores the grant and notifies the channels. It returns false if the connection has ended.
-func (s *session) store(v *verified, watch *idWatch, logout bool) bool {
+// store stores the grant and notifies the channels, and then the client.
+func (s *session) store(v *verified, watch *idWatch, mark uint64, logout bool, notify func()) error {
 	a := s.auth
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.closed || a.isDenied.Load() {
-		return false
+	if a.closed || a.in() >= phaseRefused {
+		return errGone
+	}
+	for _, id := range []string{a.grant.grant.ID, v.grant.ID} {
+		if reason, err := s.h.revocations.since(mark, id); err != nil || reason != nil {
+			return cmp.Or(err, errRevoked)
+		}
 	}
 	change, own := &channelhost.Regrant{Values: v}, &channelhost.Regrant{Values: v}
 	if logout {
@@ -228,7 +304,8 @@ func (s *session) store(v *verified, watch *idWatch, logout bool) bool {
 		s.id.Store(watch)
 	}
 	s.schedule()
-	return true
+	notify()
+	return nil
 }
 
 // joinedOwn notes that $socket was joined, and returns the state of the grant for the reply.
@@ -238,7 +315,10 @@ func (s *session) joinedOwn(c *channel.Channel) *authReply {
 	}
 	s.auth.mu.Lock()
 	defer s.auth.mu.Unlock()
-	s.auth.own = c
+	s.auth.own, s.auth.late = c, false
+	if s.auth.in() == phaseRefused {
+		return &authReply{State: stateDenied, Reason: s.auth.reason}
+	}
 	return s.auth.grant.reply()
 }
 
@@ -254,7 +334,7 @@ func (s *session) leftOwn(c *channel.Channel) {
 	}
 	s.auth.own = nil
 	replaced := errors.Is(context.Cause(c.Context()), channel.ErrReplaced)
-	if s.auth.isExpired.Load() && !s.auth.closed && !replaced {
+	if s.auth.in() == phaseExpired && !s.auth.closed && !replaced {
 		s.endExpired()
 	}
 }
@@ -269,6 +349,9 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	if s.auth == nil {
 		return push.NoReply, errUnknownEvent
 	}
+	if s.auth.in() == phaseRefused {
+		return push.NoReply, errTokenDenied
+	}
 	if !o.tokens.Take(tokenRate) {
 		return push.NoReply, errRate
 	}
@@ -280,31 +363,36 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	token, isText := value.(string)
 	switch {
 	case found && value == nil && !s.h.cfg.Auth.Anonymous:
-		return push.OK(authReply{State: "anonymous"}), c.Send(loggedOut{})
+		return push.OK(authReply{State: stateAnonymous}), c.Send(loggedOut{})
 	case found && value == nil:
 		token = ""
 	case !isText || token == "" || len(token) > maxToken:
 		return push.NoReply, errInvalidToken
 	}
+	mark := s.h.revocations.mark()
 	v, err := s.verify(ctx, token)
 	if err == nil {
-		err = s.apply(v)
+		err = s.apply(v, mark, func() {
+			// Under auth.mu, so that it is sent in the order of the changes. It fails if the client wants
+			// no reply or has gone.
+			_ = c.Reply(c.Ref(), push.OK(v.reply()))
+		})
 	}
 	if err != nil {
 		const refused = "token refused"
 		withError(s.logEvent(zerolog.InfoLevel, refused), err).Msg(refused)
-		if final, ok := errors.AsType[*Refusal](err); ok && final != nil && final.Final {
-			return push.NoReply, errors.Join(tokenError(err), c.Send(finalDenial{final.Body}))
+		if reason, final := isFinal(err); final {
+			return push.NoReply, errors.Join(tokenError(err), c.Send(finalDenial{reason}))
 		}
 		return push.NoReply, tokenError(err)
 	}
 	s.h.counts.refreshed.Add(1)
-	return push.OK(v.reply()), nil
+	return push.NoReply, nil
 }
 
 // logOut ends the connection of a client that has logged out.
 func (o *socketState) logOut(context.Context, *channel.Channel, loggedOut) error {
-	o.s.conn.Close(CodeTokenExpired, "logged out")
+	o.s.conn.Close(CodeTokenExpired, loggedOutReason)
 	return nil
 }
 

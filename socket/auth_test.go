@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -113,13 +114,18 @@ type memberKey struct{}
 
 func newAuthLine(t *testing.T, auth Auth, token string, routes channel.Routes) *authLine {
 	t.Helper()
+	return newAuthLineOn(t, nil, auth, token, routes)
+}
+
+func newAuthLineOn(t *testing.T, ps *pubsub.PubSub, auth Auth, token string, routes channel.Routes) *authLine {
+	t.Helper()
 	l := &authLine{line: &line{t: t, log: new(strings.Builder)}, hang: make(chan struct{})}
 	auth.Verify = l.verifyText
 	logger := zerolog.New(l.line)
 	if routes == nil {
 		routes = channel.Routes{"room:*": whoRoom()}
 	}
-	l.h = NewHandler(Config{Channels: routes, Auth: &auth, Logger: &logger})
+	l.h = NewHandler(Config{Channels: routes, Auth: &auth, Logger: &logger, PubSub: ps})
 	r := &Request{Token: token, ConnectionID: testConnection, ClientID: testClient, Version: "2.0.0"}
 	v, err := l.h.cfg.Auth.verify(t.Context(), token, r)
 	if err != nil {

@@ -209,9 +209,11 @@ type Refusal struct {
 	Status int // Zero means 403.
 	Header http.Header
 	Body   string // The client receives it.
-	// Final means that the client must not come back with these credentials. If Auth.Verify returns it
-	// for a token on an open connection, the connection ends as by Handler.Revoke, with Body as the
-	// reason.
+	// Final means that the client must not come back with these credentials, with Config.Auth. In
+	// the handshake, the client gets a connection that only tells it so, with Body as the reason,
+	// which is closed with CodeDenied after 30 s. Beyond 1,000 such connections, and without the
+	// channel $socket, it is refused as any other. If Auth.Verify returns it for a token on an open
+	// connection, the connection ends as by Handler.Revoke.
 	Final bool
 }
 

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -30,21 +31,23 @@ import (
 // Handler serves sockets. Mount it with net/http, under a path that ends in "/". Its methods may be
 // called from any goroutine. The creator must call Shutdown.
 type Handler struct {
-	cfg       Config
-	routes    *router
-	origins   originCheck
-	websocket *websocket.Server
-	longpoll  *longpoll.Server
-	counts    counters
-	handshake ratelimit.Shared
-	admission *admission // nil if it is off
-	rates     struct{ joins, messages ratelimit.Rate }
-	logGates  logGates
-	workers   mailbox.Workers // runs the channels' callbacks
-	noPanic   func()          // unsubscribes from the PubSub's panics
-	kicks     kicks
-	expiry    expiry
-	tasks     mailbox.Mailbox[func()] // see later
+	cfg         Config
+	routes      *router
+	origins     originCheck
+	websocket   *websocket.Server
+	longpoll    *longpoll.Server
+	counts      counters
+	handshake   ratelimit.Shared
+	admission   *admission // nil if it is off
+	rates       struct{ joins, messages ratelimit.Rate }
+	logGates    logGates
+	workers     mailbox.Workers // runs the channels' callbacks
+	noPanic     func()          // unsubscribes from the PubSub's panics
+	kicks       kicks
+	expiry      expiry
+	denied      atomic.Int64 // sessions that tell their clients that they were refused finally
+	revocations revocations
+	tasks       mailbox.Mailbox[func()] // see later
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}
@@ -385,28 +388,19 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version(),
 		ClientID: who.client, ConnectionID: who.connection,
 	}
-	if who.grant, err = h.authenticate(hs.ctx, req, params); err != nil {
-		h.refused(r, err)
-		return nil, nil, err
-	}
-	who.parent, err = h.callConnect(hs.ctx, req, who.grant)
+	err = h.identify(hs.ctx, req, params, &who)
 	if err != nil {
 		h.refused(r, err)
 	}
 	if h.isDraining() { // Connect may have failed because its context was canceled
 		err = errDraining
 	}
-	if err != nil {
+	if err != nil && !h.hold(&who, err) {
+		if who.id != nil {
+			who.id.on.Cancel()
+		}
 		return nil, nil, err
 	}
-	if who.grant != nil {
-		if req.ID != "" && req.ID != who.grant.grant.ID {
-			h.refused(r, errIDOfConnect)
-			return nil, nil, errIDOfConnect
-		}
-		req.ID = who.grant.grant.ID
-	}
-	who.id = h.watch(req.ID)
 	opened := false
 	open = func(conn transport.Conn) transport.Session {
 		s := h.open(conn, ser, who)
@@ -422,10 +416,38 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		if who.id != nil {
 			who.id.on.Cancel()
 		}
+		if who.refused {
+			h.denied.Add(-1)
+		}
 		visitor.release()
 		h.leave(hs)
 	}
 	return open, done, nil
+}
+
+// identify determines who the client is: it verifies the token, calls Connect and subscribes to the
+// ID. If it fails, the subscription may exist all the same.
+func (h *Handler) identify(ctx context.Context, req *Request, params map[string]any, who *identity) (err error) {
+	mark := h.revocations.mark()
+	if who.grant, err = h.authenticate(ctx, req, params); err != nil {
+		return err
+	}
+	if who.parent, err = h.callConnect(ctx, req, who.grant); err != nil {
+		return err
+	}
+	if who.grant != nil {
+		if req.ID != "" && req.ID != who.grant.grant.ID {
+			return errIDOfConnect
+		}
+		req.ID = who.grant.grant.ID
+	}
+	if who.id = h.watch(req.ID); who.id != nil {
+		var reason *string
+		if reason, err = h.revocations.since(mark, req.ID); reason != nil {
+			who.id.revoke(*reason)
+		}
+	}
+	return err
 }
 
 // version returns the serializer for the parameter vsn.

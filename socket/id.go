@@ -47,7 +47,7 @@ func (w *idWatch) Deliver(b *pubsub.Broadcast) error {
 	case eventRevoke:
 		var r revocation
 		_ = b.Payload.Decode(&r) // without a reason if it is of a later version
-		w.revoked.CompareAndSwap(nil, &r.Reason)
+		w.revoke(r.Reason)
 	case eventReauthorize:
 		w.asks.Store(true)
 	default:
@@ -55,6 +55,12 @@ func (w *idWatch) Deliver(b *pubsub.Broadcast) error {
 	}
 	w.check()
 	return nil
+}
+
+// revoke notes that Revoke was called.
+func (w *idWatch) revoke(reason string) {
+	w.revoked.CompareAndSwap(nil, &reason)
+	w.check()
 }
 
 // opened sets the session, which ends when Disconnect is called, or now if that was called already.

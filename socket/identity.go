@@ -49,7 +49,11 @@ func InfoFrom(ctx context.Context) (info Info, ok bool) {
 	if s == nil {
 		return Info{}, false
 	}
-	return s.info(), true
+	info = s.info()
+	if v, _ := ctx.Value(grantKey{}).(*verified); v != nil {
+		info.Subject = v.grant.ID // a callback sees one grant from its start to its end
+	}
+	return info, true
 }
 
 // identity is what the handshake determines about a session.
@@ -60,6 +64,8 @@ type identity struct {
 	client     string          // Info.ClientID
 	longPoll   bool
 	grant      *verified // nil without Config.Auth
+	refused    bool      // the session only tells its client that it was refused finally
+	reason     string    // of refused
 }
 
 // sessionContext is the parent of the contexts of a session's callbacks.

@@ -78,7 +78,15 @@ func (k *kicks) end() {
 
 // Deliver is part of pubsub.Subscriber.
 func (k *kicks) Deliver(b *pubsub.Broadcast) error {
-	if b.Event != eventKick {
+	switch b.Event {
+	case eventKick:
+	case eventRevoke:
+		var r revocation
+		if b.Payload.Decode(&r) != nil {
+			return nil // of a later version
+		}
+		k.h.revocations.add(r.ID, r.Reason)
+	default:
 		return nil
 	}
 	err := k.in.Enqueue(b, len(b.Payload.Bytes()))
@@ -88,8 +96,12 @@ func (k *kicks) Deliver(b *pubsub.Broadcast) error {
 	return err
 }
 
-// handle removes the members of one message.
+// handle removes the members of one message, or ends the connections that one revokes.
 func (k *kicks) handle(b *pubsub.Broadcast) {
+	if b.Event == eventRevoke {
+		k.revoke(b)
+		return
+	}
 	var m kick
 	if b.Payload.Decode(&m) != nil {
 		return // of a later version
@@ -113,6 +125,18 @@ func (k *kicks) handle(b *pubsub.Broadcast) {
 		const kicked = "member kicked"
 		s.logEvent(zerolog.InfoLevel, kicked).Str("topic", clip(m.Topic)).Str("reason", clip(m.Reason)).Msg(kicked)
 	}
+}
+
+// revoke ends the connections of a subject. They receive Revoke's other message as well, except
+// those for which the engine had not subscribed yet.
+func (k *kicks) revoke(b *pubsub.Broadcast) {
+	var r revocation
+	_ = b.Payload.Decode(&r) // Deliver has checked it
+	k.h.cfg.PubSub.Control().Visit(disconnectPrefix+r.ID, func(sub pubsub.Subscriber) {
+		if w, ok := sub.(*idWatch); ok {
+			w.revoke(r.Reason)
+		}
+	})
 }
 
 // isMember reports whether the session is one that a kick means.

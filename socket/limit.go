@@ -27,6 +27,7 @@ const (
 	keyJoins
 	keyMessages
 	tokenExpired
+	clientDenied
 	denials // the number of reasons
 )
 
@@ -59,6 +60,7 @@ var answers = [denials]denialAnswer{
 	tooManyHeartbeats: newDenial("too many messages", zerolog.WarnLevel, "too many heartbeats"),
 	keyJoins:          newDenial("too many joins", zerolog.WarnLevel, "too many joins: see socket.Admission.JoinRate"),
 	tokenExpired:      newDenial("token expired", zerolog.InfoLevel, "message after the expiry of the token"),
+	clientDenied:      newDenial("denied", zerolog.InfoLevel, "message of a client that was refused finally"),
 	keyMessages: newDenial("too many messages", zerolog.WarnLevel,
 		"too many messages: see socket.Admission.MessageRate"),
 }

@@ -2,33 +2,39 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/rs/zerolog"
 
-	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
 	"bennu.example/push"
 	"bennu.example/transport"
 )
 
-// CodeDenied is the code of the close after Revoke: the client must not come back with the same
-// credentials.
+// CodeDenied is the code of the close after Revoke or a final Refusal: the client must not come
+// back with the same credentials.
 const CodeDenied = 4403
 
 const (
 	// eventDenied is sent on $socket before the close.
 	eventDenied = "denied"
-	// deniedWait is the time in which the client can read eventDenied.
-	deniedWait = time.Second
 	// maxCloseReason is the length of the reason in a WebSocket's close frame, in bytes.
 	maxCloseReason = 123
 )
 
-// revocation is the payload of eventRevoke.
+// closeReason returns a reason that fits into a close frame.
+func closeReason(reason string) string {
+	if reason = strings.ToValidUTF8(reason, "\uFFFD"); len(reason) > maxCloseReason {
+		reason = strings.ToValidUTF8(reason[:maxCloseReason], "")
+	}
+	return reason
+}
+
+// revocation is the payload of eventRevoke, and with a reason only that of eventDenied.
 type revocation struct {
+	ID     string `json:"id,omitempty"`
 	Reason string `json:"reason"`
 }
 
@@ -41,8 +47,10 @@ type revocation struct {
 // passed to the engine for the others. Revoke does not keep the client from coming back: let Verify
 // refuse it before you call Revoke. Nodes that run a version without Revoke ignore it.
 func (h *Handler) Revoke(ctx context.Context, id string, reason push.Reason) error {
-	r := revocation{string(reason)}
-	if err := h.cfg.PubSub.Control().Broadcast(ctx, disconnectPrefix+id, eventRevoke, r); err != nil {
+	// Every handler receives the first message, also for handshakes whose subject is not known yet.
+	control, r := h.cfg.PubSub.Control(), revocation{Reason: string(reason)}
+	err := control.Broadcast(ctx, topicMembers, eventRevoke, revocation{id, r.Reason})
+	if err = errors.Join(err, control.Broadcast(ctx, disconnectPrefix+id, eventRevoke, r)); err != nil {
 		return fmt.Errorf("socket: revoke: %w", err)
 	}
 	return nil
@@ -63,14 +71,17 @@ func (h *Handler) later(f func()) {
 	_ = h.tasks.EnqueueAlways(f, 0) // after Shutdown there is nothing to end
 }
 
-// revoke ends the session because its client may not use it any more.
+// revoke ends the session because Revoke was called.
 func (s *session) revoke(reason string) {
-	if reason = strings.ToValidUTF8(reason, "\uFFFD"); len(reason) > maxCloseReason {
-		reason = strings.ToValidUTF8(reason[:maxCloseReason], "")
-	}
 	const revoked = "socket revoked"
 	s.logEvent(zerolog.InfoLevel, revoked).Str("reason", clip(reason)).Msg(revoked)
 	s.h.counts.revoked.Add(1)
+	s.deny(reason)
+}
+
+// deny ends the session because its client may not use it any more.
+func (s *session) deny(reason string) {
+	reason = closeReason(reason)
 	a := s.auth
 	if a == nil {
 		for _, c := range s.others() {
@@ -80,11 +91,11 @@ func (s *session) revoke(reason string) {
 		return
 	}
 	a.mu.Lock()
-	if a.closed || a.isDenied.Load() {
+	if a.closed || a.in() >= phaseRefused {
 		a.mu.Unlock()
 		return
 	}
-	a.isDenied.Store(true) // nothing is accepted, and no grant is stored
+	a.enter(phaseDenied) // nothing is accepted, and no grant is stored
 	a.reason = reason
 	a.mu.Unlock()
 	for _, c := range s.others() {
@@ -92,11 +103,12 @@ func (s *session) revoke(reason string) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	s.tell(eventDenied, revocation{reason})
-	a.isSilent.Store(true)
+	s.tell(eventDenied, revocation{Reason: reason})
+	if !a.late {
+		a.enter(phaseSilent)
+	}
 	if !a.closed {
-		a.stage, a.due = stageDenied, time.Now().Add(deniedWait)
-		s.h.expiry.set(s, a.due)
+		s.endDenied(deniedWait)
 	}
 }
 
@@ -125,18 +137,3 @@ func (s *session) reauthorize() {
 		c.Regrant(ask)
 	}
 }
-
-// finalDenial is a message of the channel $socket to itself: Verify has refused the client finally.
-type finalDenial struct{ reason string }
-
-// deny ends the connection of a client that was refused finally.
-func (o *socketState) deny(_ context.Context, _ *channel.Channel, d finalDenial) error {
-	o.s.revoke(d.reason)
-	return nil
-}
-
-// isDenied reports whether nothing is accepted from the client any more.
-func (s *session) isDenied() bool { return s.auth != nil && s.auth.isDenied.Load() }
-
-// isSilent reports whether nothing is sent to the client any more.
-func (s *session) isSilent() bool { return s.auth != nil && s.auth.isSilent.Load() }

@@ -65,7 +65,7 @@ type session struct {
 
 // open begins a session on a connection that was just made.
 func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who identity) *session {
-	s := &session{h: h, conn: conn, ser: ser, auth: newSessionAuth(who.grant)}
+	s := &session{h: h, conn: conn, ser: ser, auth: newSessionAuth(&who)}
 	s.ctx = sessionContext{who.parent, s}
 	s.connectionID, s.clientID, s.isLongPoll = who.connection, who.client, who.longPoll
 	h.mu.Lock()
@@ -81,7 +81,11 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 	}
 	if s.auth != nil {
 		s.auth.mu.Lock()
-		s.schedule()
+		if who.refused {
+			s.endDenied(deniedHold)
+		} else {
+			s.schedule()
+		}
 		s.auth.mu.Unlock()
 	}
 	return s
@@ -96,14 +100,15 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 		withError(s.logEvent(zerolog.WarnLevel, malformed), err).Msg(malformed)
 		return &transport.CloseError{Code: transport.CodeInternal}
 	}
+	phase := s.phase()
 	switch {
-	case s.isDenied():
+	case phase >= phaseDenied:
 	case max(len(m.JoinRef), len(m.Ref)) > s.h.cfg.MaxTopic:
 		s.refuse(&m, s.replyRef(&m), longRef)
 	case m.Topic == serializer.TopicPhoenix && m.Event == serializer.EventHeartbeat:
 		s.heartbeat(&m)
-	case s.refusesExpired(&m):
-		s.refuseExpired(&m)
+	case phase.refuses(&m):
+		s.refuseIn(phase, &m)
 	case m.Event == serializer.EventJoin && m.RawTopic == "":
 		s.join(&m)
 	case !s.messages.Take(s.h.rates.messages):
@@ -146,7 +151,7 @@ func (s *session) join(m *serializer.Message) {
 		s.refuse(m, m.JoinRef, longTopic)
 		return
 	}
-	handler := s.h.routes.match(m.Topic)
+	handler := s.route(m.Topic)
 	if handler == nil {
 		s.refuse(m, "", unmatchedTopic)
 		return
@@ -189,6 +194,16 @@ func (s *session) join(m *serializer.Message) {
 		s.logEvent(zerolog.InfoLevel, replaced).Str("topic", clip(m.Topic)).Msg(replaced)
 	}
 	s.awaitJoin(c, alone)
+}
+
+// route returns the handler of a topic, or nil. A topic that equals the subject of the grant
+// matches an exact route only, so that a client does not join the name of its own user by accident
+// of a pattern.
+func (s *session) route(topic string) *channel.Handler {
+	if s.auth != nil && topic == s.subject() {
+		return s.h.routes.exact[topic]
+	}
+	return s.h.routes.match(topic)
 }
 
 // awaitJoin waits until a join is answered, as Phoenix does, so that replies come in the order of
@@ -350,7 +365,7 @@ func (s *session) PubSub() *pubsub.PubSub { return s.h.cfg.PubSub }
 
 // Send is part of channelhost.Carrier.
 func (s *session) Send(f *serializer.Frame, how transport.Delivery) error {
-	if s.isSilent() {
+	if s.phase() == phaseSilent {
 		return nil
 	}
 	return s.conn.Send(f, how)

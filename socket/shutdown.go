@@ -59,6 +59,9 @@ func (h *Handler) closed(s *session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.sessions, s)
+	if s.phase() == phaseRefused {
+		h.denied.Add(-1)
+	}
 	h.checkGone()
 }
 

@@ -84,6 +84,8 @@ func socketChannel() *channel.Handler {
 		channel.On(eventToken, (*socketState).token),
 		channel.Info((*socketState).logOut),
 		channel.Info((*socketState).deny),
+		channel.Info((*socketState).tellLate),
+		channel.Info((*socketState).tellRefused),
 		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, errUnknownEvent
 		}),
@@ -94,10 +96,16 @@ func socketChannel() *channel.Handler {
 func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketParams) (any, error) {
 	o.s, o.c, o.moves = sessionFrom(ctx), c, p.Move
 	o.s.own.Store(o)
-	const joined = "client information"
-	o.s.logEvent(zerolog.DebugLevel, joined).Str("version", clipTo(p.Version, maxVersion)).Msg(joined)
 	c.OnEnd(func() { o.s.leftOwn(c) })
 	info := o.s.info()
+	auth := o.s.joinedOwn(c)
+	if o.s.phase() == phaseRefused {
+		if err := c.Send(tellRefused{}); err != nil {
+			return nil, err
+		}
+	}
+	const joined = "client information"
+	o.s.logEvent(zerolog.DebugLevel, joined).Str("version", clipTo(p.Version, maxVersion)).Msg(joined)
 	return socketReply{
 		ID: info.ConnectionID, Client: info.ClientID, Now: time.Now().UnixMilli(), Version: info.Version,
 		Limits: socketLimits{
@@ -105,7 +113,7 @@ func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketPara
 			Topic: info.Limits.Topic, Joins: info.Limits.Joins, Pushes: info.Limits.Pushes,
 			IdleMS: info.Limits.Idle.Milliseconds(),
 		},
-		Auth: o.s.joinedOwn(c),
+		Auth: auth,
 	}, nil
 }
 

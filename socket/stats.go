@@ -32,7 +32,8 @@ type Stats struct {
 	Crashes       uint64 // callbacks that panicked or returned an unexpected error, including those of joins and ends
 
 	Kicked    uint64 // channels that Kick ended
-	Revoked   uint64 // connections that Revoke ended, or a final Refusal
+	Revoked   uint64 // connections that Revoke ended
+	Denied    uint64 // clients that a final Refusal denied, in the handshake or when they sent a token
 	Refreshed uint64 // tokens that clients sent on $socket, and that were accepted
 	Expired   uint64 // grants that expired before a new token came
 
@@ -48,7 +49,8 @@ type counters struct {
 	badMessages                              atomic.Uint64
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
-	kicked, refreshed, expired, revoked      atomic.Uint64
+	kicked, refreshed, expired               atomic.Uint64
+	revoked, denied                          atomic.Uint64
 }
 
 // of returns the number of messages that were refused for one of the reasons.
@@ -96,6 +98,7 @@ func (h *Handler) Stats() Stats {
 		Crashes:       h.counts.crashes.Load(),
 		Kicked:        h.counts.kicked.Load(),
 		Revoked:       h.counts.revoked.Load(),
+		Denied:        h.counts.denied.Load(),
 		Refreshed:     h.counts.refreshed.Load(),
 		Expired:       h.counts.expired.Load(),
 		BadMessages:   h.counts.badMessages.Load(),
