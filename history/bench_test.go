@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"unsafe"
 
 	"bennu.example/history"
 	"bennu.example/internal/cputime"
@@ -120,5 +121,14 @@ func TestMemoryAppendAllocations(t *testing.T) {
 	// Chunks are allocated now and then, so that the average is below 1.
 	if n := testing.AllocsPerRun(1000, func() { _, _ = m.Append(t.Context(), "t", r, history.Keep{}) }); n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestMemoryTopicSize checks that an append uses two cache lines of a topic. Objects of 256 bytes
+// begin at a cache line.
+func TestMemoryTopicSize(t *testing.T) {
+	size, hot := history.TopicSizes()
+	if unsafe.Sizeof(size) == 8 && (size <= 240 || size > 256 || hot > 128) {
+		t.Errorf("a topic has %d bytes, of which an append uses %d", size, hot)
 	}
 }

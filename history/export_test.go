@@ -1,5 +1,7 @@
 package history
 
+import "unsafe"
+
 // Size returns what a Memory has: topics, topics without watchers, topics with records, and bytes.
 func (m *Memory) Size() (topics, idle, filled, bytes int) {
 	m.mu.Lock()
@@ -22,4 +24,10 @@ func (m *Memory) SetOffset(topic string, offset uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.topics[topic].top.offset = offset
+}
+
+// TopicSizes returns the size of a topic in memory, and how many of its first bytes an append uses.
+func TopicSizes() (size, hot uintptr) {
+	var t memoryTopic
+	return unsafe.Sizeof(t), unsafe.Offsetof(t.places) + unsafe.Sizeof(t.places[0].key)
 }

@@ -44,6 +44,8 @@ type Memory struct {
 	cfg   MemoryConfig
 	start time.Time // ages are measured from it by the monotonic clock
 	base  string    // of the epochs
+	// maxRecord bounds the payload and the texts of a record.
+	maxRecord int
 
 	mu      sync.Mutex
 	topics  map[string]*memoryTopic
@@ -59,6 +61,9 @@ type Memory struct {
 	timer   *time.Timer // sweeps; nil before the first record
 	sweepAt int64       // the age at which the timer fires; zero if it does not
 	swept   int64       // the age of the last sweep
+	drift   int64       // what the wall clock advanced more than the monotonic one, in milliseconds
+	wallAt  int64       // the age at which drift is measured again
+	tags    tagSource
 	stored  uint64
 	failed  uint64
 }
@@ -73,7 +78,10 @@ func NewMemory(cfg MemoryConfig) *Memory {
 	if cfg.MaxTopics <= 0 {
 		cfg.MaxTopics = defaultMaxTopics
 	}
-	m := &Memory{cfg: cfg, start: time.Now(), topics: make(map[string]*memoryTopic)}
+	m := &Memory{
+		cfg: cfg, start: time.Now(), topics: make(map[string]*memoryTopic),
+		maxRecord: min(cfg.MaxBytes, math.MaxInt32) - maxHeader, // sizes are stored with 32 bits
+	}
 	var random [8]byte
 	_, _ = rand.Read(random[:]) // never fails
 	for i, b := range random {
@@ -89,22 +97,32 @@ func NewMemory(cfg MemoryConfig) *Memory {
 func (m *Memory) Local() (instant bool) { return true }
 
 // now returns the time since the start in milliseconds.
-func (m *Memory) now() (now time.Time, age int64) {
-	now = time.Now()
-	return now, now.Sub(m.start).Milliseconds()
+func (m *Memory) now() (age int64) { return int64(time.Since(m.start) / time.Millisecond) }
+
+// wallEvery is how often the wall clock is read, in milliseconds. In between, its time follows from
+// the monotonic clock, because reading both takes twice as long.
+const wallEvery = 10
+
+// wall returns the time of the wall clock at an age, in milliseconds, and sets drift. The caller
+// must hold mu.
+func (m *Memory) wall(age int64) int64 {
+	start := m.start.UnixMilli()
+	if age >= m.wallAt {
+		m.drift = time.Now().UnixMilli() - start - age
+		m.wallAt = age + wallEvery
+	}
+	return start + age + m.drift
 }
 
 // Append is part of Log.
-func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Record, error) {
-	k = k.filled()
-	payload, err := storable(r.Payload)
-	body := payload.Bytes()
+func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (stored Record, err error) {
+	k.fill()
+	body, err := makeStorable(&r.Payload)
 	texts := len(r.Event) + len(r.From)
-	if err == nil && (len(body) > k.Bytes || len(body)+texts > m.cfg.MaxBytes-maxHeader ||
+	if err == nil && (len(body) > k.Bytes || len(body)+texts > m.maxRecord ||
 		texts > maxTexts || len(r.ID) > maxID || len(r.Origin) > maxOrigin) {
 		err = ErrTooLarge
 	}
-	now, age := m.now()
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	t := m.topics[topic]
@@ -119,35 +137,41 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (Reco
 		t = m.add(topic)
 		m.idle.set(t, m.uses)
 	}
-	t.keep = k
+	age := m.now()
+	t.keepFor = k.Age.Milliseconds()
 	t.trim(m, age, math.MaxInt)
-	if first, ok := t.find(r.ID, age-onceFor.Milliseconds(), m.start); ok {
-		return first, nil
+	if r.ID != "" {
+		if first, ok := t.find(m, r.ID, age-onceFor.Milliseconds()); ok {
+			return first, nil
+		}
 	}
-	r.Payload = payload
-	r.Prev = t.top
-	r.Position = Position{t.top.epoch, t.top.offset + 1, newTag()}
-	r.Time = time.UnixMilli(now.UnixMilli())
-	t.add(m, &r, body, age)
-	t.top = r.Position
-	for t.count > k.Count || t.payload > k.Bytes {
-		t.dropFirst(m)
-	}
+	// Records and positions are copied once and written by field, since a processor waits if it copies
+	// what was just written in smaller pieces.
+	stored = r
+	stored.Prev = t.top
+	t.top.offset++
+	t.top.tag = m.tags.next()
+	stored.Position.epoch, stored.Position.offset, stored.Position.tag = t.top.epoch, t.top.offset, t.top.tag
+	stored.Time = time.UnixMilli(m.wall(age))
 	m.stored++
 	m.uses++
 	t.used = m.uses
-	if !m.silence.has(t) {
+	if t.count == 0 {
 		m.silence.set(t, t.used)
+		m.schedule(t, age, age+t.keepFor)
+	} else if due := age + t.keepFor; due < t.due() { // Age is shorter than before
+		m.schedule(t, age, t.expires())
 	}
-	m.schedule(t, age)
+	t.add(m, &stored, body, age)
+	t.bound(m, &k)
 	m.boundBytes(t)
 	m.boundTopics()
-	return r, nil
+	return stored, nil
 }
 
 // add adds a topic, which is in no list yet.
 func (m *Memory) add(topic string) *memoryTopic {
-	t := &memoryTopic{name: topic, top: Position{m.epoch, 0, beginningTag}}
+	t := &memoryTopic{name: topic, top: Position{m.epoch, 0, beginningTag}, oldest: -1}
 	t.before = t.top.tag
 	m.topics[topic] = t
 	return t
@@ -157,12 +181,10 @@ func (m *Memory) add(topic string) *memoryTopic {
 func (m *Memory) boundBytes(t *memoryTopic) {
 	for m.bytes > m.cfg.MaxBytes {
 		victim := m.silence.first((*memoryTopic).lastUse)
-		if victim == t && len(t.chunks) == 1 {
+		if victim == t && len(t.older) == 0 {
 			return
 		}
-		for n := len(victim.chunks); n > 0 && len(victim.chunks) == n; {
-			victim.dropFirst(m)
-		}
+		victim.dropOldest(m)
 	}
 }
 

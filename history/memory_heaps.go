@@ -96,16 +96,8 @@ func (h *topicHeap) fix(i int) {
 	}
 }
 
-// schedule ensures that the records of t are swept after they expired. A record was just appended.
-func (m *Memory) schedule(t *memoryTopic, age int64) {
-	due := age + t.keep.Age.Milliseconds()
-	switch {
-	case !m.expiry.has(t):
-	case due < t.due(): // Age is shorter than before
-		due = t.expires()
-	default:
-		return
-	}
+// schedule ensures that the oldest record of t is swept after it expired, at the age due.
+func (m *Memory) schedule(t *memoryTopic, age, due int64) {
 	m.expiry.set(t, due)
 	m.arm(age, m.expiry.key(0))
 }
@@ -129,7 +121,7 @@ func (m *Memory) arm(age, at int64) {
 func (m *Memory) sweep() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	_, age := m.now()
+	age := m.now()
 	m.sweepAt = 0
 	m.swept = age
 	left := sweepMax

@@ -24,7 +24,7 @@ func (m *Memory) Read(_ context.Context, topic string, after Position, limit int
 	case t.count == 0:
 		return Batch{}, ErrTrimmed
 	}
-	c := t.seek(max(after.offset+1, t.first()))
+	c := t.seek(m, max(after.offset+1, t.first()))
 	switch prev := c.offset - 1; {
 	case prev > after.offset:
 		return Batch{}, ErrTrimmed
@@ -61,11 +61,11 @@ func (m *Memory) Before(_ context.Context, topic string, before Position, limit 
 	if t == nil || t.count == 0 {
 		return Batch{After: top, Top: top}, nil
 	}
-	if !before.IsZero() && t.seek(end+1).prev != before.tag {
+	if !before.IsZero() && t.seek(m, end+1).prev != before.tag {
 		return Batch{}, ErrTag
 	}
 	from := max(t.first(), end-min(end, uint64(max(limit, 1))))
-	c := t.seek(from)
+	c := t.seek(m, from)
 	return Batch{
 		Records: c.records(int(end-from), m.start),
 		After:   Position{top.epoch, from - 1, c.prev},
@@ -79,8 +79,7 @@ func (m *Memory) Before(_ context.Context, topic string, before Position, limit 
 func (m *Memory) known(topic string) (*memoryTopic, Position) {
 	t := m.topics[topic]
 	if t != nil {
-		_, age := m.now()
-		t.trim(m, age, math.MaxInt)
+		t.trim(m, m.now(), math.MaxInt)
 	}
 	return t, m.top(t)
 }

@@ -13,19 +13,30 @@ import (
 
 // memoryTopic is a topic of a Memory. Its records are encoded one after the other in chunks, so
 // that a record costs few bytes beyond its payload, and the garbage collector has little to scan.
+//
+// The old chunks of many topics are in no processor's cache, so an append does not read them. It
+// only counts the records that it removes in skipped. Their chunk is removed as a whole once all of
+// its records are skipped. A reader calls settle first, which passes over the skipped records one
+// by one. The first fields are those that an append uses.
 type memoryTopic struct {
-	name     string
-	top      Position
-	keep     Keep // of the last append
-	watchers int
-	places   [heaps]place
-	used     int64 // the number of the last append to it or, if that was later, Unwatch of it
-
-	chunks  []chunk // oldest first; none is empty
-	count   int     // records
-	payload int     // bytes of their payloads
-	before  tag     // of the record before the oldest one
+	top     Position
+	used    int64 // the number of the last append to it or, if that was later, Unwatch of it
+	keepFor int64 // Keep.Age of the last append, in milliseconds
+	payload int   // bytes of the payloads, and of those of skipped records
+	count   int32 // records
+	skipped int32 // removed records at the beginning of the oldest chunk, before its head is moved
+	oldest  int32 // records of older[0], with those that are skipped; -1: older is empty
+	newest  chunk // the newest chunk if there are records
 	ids     map[string]identified
+	places  [heaps]place
+	// With the 128 bytes until the key of the first place, an append uses two cache lines: objects of
+	// 256 bytes are aligned.
+	_ [32]byte
+
+	name     string
+	watchers int
+	older    []chunk // the other chunks, oldest first; none is empty
+	before   tag     // of the record before the head of the oldest chunk
 }
 
 // identified is a record that was appended with an ID.
@@ -39,9 +50,11 @@ const idOverhead = 2*maxID + 16
 
 // chunk holds encoded records. The first begins at head.
 type chunk struct {
-	buf   []byte
-	head  int32
-	count int32
+	buf     []byte
+	head    int32
+	count   int32 // records from head on
+	payload int32 // bytes of their payloads
+	last    tag   // of the newest record
 }
 
 // maxChunk bounds the size of chunks, except that a larger record has a chunk of its own.
@@ -87,32 +100,38 @@ func (s stored) age() int64 {
 // storedSize returns the size of an encoded record, and where its payload begins. The drift is what
 // must be added to the age for the wall clock.
 func storedSize(r *Record, body []byte, age, drift int64) (size, at int) {
-	at = headerSize + len(r.ID) + uvarintSize(uint64(age)) + uvarintSize(uint64(drift)<<1^uint64(drift>>63))
-	for _, s := range [...]string{r.Event, r.From, r.Origin} {
-		at += uvarintSize(uint64(len(s))) + len(s)
-	}
+	at = headerSize + len(r.ID) + uvarintSize(uint64(age)) + uvarintSize(zigzag(drift)) +
+		textSize(r.Event) + textSize(r.From) + textSize(r.Origin)
 	return at + len(body), at
 }
 
+func textSize(s string) int { return uvarintSize(uint64(len(s))) + len(s) }
+
 func uvarintSize(v uint64) int { return (bits.Len64(v|1) + 6) / 7 }
 
-// appendStored appends the encoding of a record.
-func appendStored(dst []byte, r *Record, body []byte, age, drift int64, size, at int) []byte {
-	dst = binary.LittleEndian.AppendUint32(dst, uint32(size))
-	dst = binary.LittleEndian.AppendUint16(dst, uint16(at))
+// zigzag returns the unsigned form of v in package encoding/binary.
+func zigzag(v int64) uint64 { return uint64(v)<<1 ^ uint64(v>>63) }
+
+// put encodes a record into s, which has the size that storedSize returned.
+func (s stored) put(r *Record, body []byte, age, drift int64, at int) {
 	kind := kindJSON
 	if r.Payload.IsBinary() {
 		kind = kindBinary
 	}
-	dst = append(dst, kind, byte(len(r.ID)))
-	dst = append(dst, r.Position.tag[:]...)
-	dst = append(dst, r.ID...)
-	dst = binary.AppendUvarint(dst, uint64(age))
-	dst = binary.AppendVarint(dst, drift)
-	for _, s := range [...]string{r.Event, r.From, r.Origin} {
-		dst = appendString(dst, s)
-	}
-	return append(dst, body...)
+	binary.LittleEndian.PutUint64(s, uint64(len(s))|uint64(at)<<32|uint64(kind)<<48|uint64(len(r.ID))<<56)
+	copy(s[8:], r.Position.tag[:])
+	i := headerSize + copy(s[headerSize:], r.ID)
+	i += binary.PutUvarint(s[i:], uint64(age))
+	i += binary.PutVarint(s[i:], drift)
+	i += putText(s[i:], r.Event)
+	i += putText(s[i:], r.From)
+	putText(s[i:], r.Origin)
+	copy(s[at:], body)
+}
+
+func putText(s []byte, text string) int {
+	n := binary.PutUvarint(s, uint64(len(text)))
+	return n + copy(s[n:], text)
 }
 
 // record returns a copy as a Record.
@@ -132,19 +151,28 @@ func (s stored) record(at, prev Position, start time.Time) Record {
 
 // add stores a record behind the others.
 func (t *memoryTopic) add(m *Memory, r *Record, body []byte, age int64) {
-	drift := r.Time.UnixMilli() - m.start.UnixMilli() - age
-	size, at := storedSize(r, body, age, drift)
-	if n := len(t.chunks); n == 0 || cap(t.chunks[n-1].buf)-len(t.chunks[n-1].buf) < size {
+	size, at := storedSize(r, body, age, m.drift)
+	c := &t.newest
+	n := len(c.buf)
+	if cap(c.buf)-n < size {
+		if c.buf != nil {
+			if len(t.older) == 0 {
+				t.oldest = c.count
+			}
+			t.older = append(t.older, *c)
+		}
 		// A chunk has about a sixteenth of the records, because on average half of the first and of the
 		// last chunk is unused.
-		room := min(size*max(2, t.count/16), max(size, maxChunk))
-		c := chunk{buf: m.buffer(room)}
+		room := min(size*max(2, int(t.count)/16), max(size, maxChunk))
+		*c = chunk{buf: m.buffer(room)}
+		n = 0
 		m.bytes += cap(c.buf) + chunkOverhead
-		t.chunks = append(t.chunks, c)
 	}
-	c := &t.chunks[len(t.chunks)-1]
-	c.buf = appendStored(c.buf, r, body, age, drift, size, at)
+	c.buf = c.buf[:n+size]
+	stored(c.buf[n:]).put(r, body, age, m.drift, at)
 	c.count++
+	c.payload += int32(len(body))
+	c.last = r.Position.tag
 	t.count++
 	t.payload += len(body)
 	if r.ID != "" {
@@ -183,39 +211,91 @@ func (m *Memory) recycle(b []byte) {
 	}
 }
 
-// dropFirst removes the oldest record.
-func (t *memoryTopic) dropFirst(m *Memory) {
-	c := &t.chunks[0]
-	s := firstStored(c.buf[c.head:])
-	if id := s.id(); len(id) > 0 {
-		m.bytes -= idOverhead
-		if t.ids[string(id)].offset == t.first() {
-			delete(t.ids, string(id))
+// drop removes the n oldest records, which must be of the oldest chunk.
+func (t *memoryTopic) drop(m *Memory, n int32) {
+	t.count -= n
+	t.skipped += n
+	if len(t.ids) > 0 {
+		t.settle(m)
+	}
+	if t.skipped == t.oldest || t.count == 0 {
+		t.dropChunk(m)
+	}
+}
+
+// settle moves the head of the oldest chunk behind the removed records. Then payload is exact.
+func (t *memoryTopic) settle(m *Memory) {
+	for c := t.chunk(0); t.skipped > 0; t.skipped-- {
+		s := firstStored(c.buf[c.head:])
+		if id := s.id(); len(id) > 0 {
+			m.bytes -= idOverhead
+			if t.ids[string(id)].offset == t.first()-uint64(t.skipped) {
+				delete(t.ids, string(id))
+			}
 		}
+		size := len(s.body())
+		c.payload -= int32(size)
+		t.payload -= size
+		c.head += int32(len(s))
+		c.count--
+		if len(t.older) > 0 {
+			t.oldest--
+		}
+		t.before = s.tag()
 	}
-	t.before = s.tag()
-	t.count--
-	t.payload -= len(s.body())
-	c.head += int32(len(s))
-	if c.count--; c.count > 0 {
-		return
-	}
+}
+
+// dropChunk removes the oldest chunk, whose records are removed.
+func (t *memoryTopic) dropChunk(m *Memory) {
+	c := t.chunk(0)
 	m.bytes -= cap(c.buf) + chunkOverhead
 	m.recycle(c.buf)
-	t.chunks[0] = chunk{}
-	t.chunks = t.chunks[1:]
+	t.payload -= int(c.payload)
+	t.before = c.last
+	*c = chunk{}
+	if len(t.older) > 0 {
+		t.older = t.older[1:]
+	}
+	t.skipped, t.oldest = 0, -1
+	if len(t.older) > 0 {
+		t.oldest = t.older[0].count
+	}
 	if t.count == 0 {
-		t.chunks, t.ids = nil, nil
+		t.older, t.ids = nil, nil
 		m.silence.remove(t)
 		m.expiry.remove(t)
+	}
+}
+
+// dropOldest removes the records of the oldest chunk.
+func (t *memoryTopic) dropOldest(m *Memory) { t.drop(m, t.chunk(0).count-t.skipped) }
+
+// bound removes the records beyond the bounds of k.
+func (t *memoryTopic) bound(m *Memory, k *Keep) {
+	for int(t.count) > k.Count {
+		t.drop(m, 1)
+	}
+	for t.payload > k.Bytes {
+		if t.skipped == 0 {
+			t.drop(m, 1)
+		}
+		t.settle(m)
 	}
 }
 
 // clear removes all records.
 func (t *memoryTopic) clear(m *Memory) {
 	for t.count > 0 {
-		t.dropFirst(m)
+		t.dropOldest(m)
 	}
+}
+
+// chunk returns a chunk by its index. The oldest has 0.
+func (t *memoryTopic) chunk(i int) *chunk {
+	if i < len(t.older) {
+		return &t.older[i]
+	}
+	return &t.newest
 }
 
 func (t *memoryTopic) lastUse() int64 { return t.used }
@@ -224,16 +304,17 @@ func (t *memoryTopic) lastUse() int64 { return t.used }
 func (t *memoryTopic) due() int64 { return t.places[heapExpiry].key }
 
 // expires returns the age at which the oldest record expires.
-func (t *memoryTopic) expires() int64 { return t.oldest() + t.keep.Age.Milliseconds() }
+func (t *memoryTopic) expires() int64 { return t.oldestAge() + t.keepFor }
 
 // trim removes the records that have expired, but at most limit. It returns their number. Usually
-// due shows that none has, without a look at the oldest record, which is in no processor's cache.
+// due shows that none has.
 func (t *memoryTopic) trim(m *Memory, age int64, limit int) (removed int) {
 	if t.count == 0 || age < t.due() {
 		return 0
 	}
-	for ; removed < limit && t.count > 0 && t.oldest() <= age-t.keep.Age.Milliseconds(); removed++ {
-		t.dropFirst(m)
+	for ; removed < limit && t.count > 0 && t.expires() <= age; removed++ {
+		t.drop(m, 1)
+		t.settle(m)
 	}
 	if t.count > 0 {
 		m.expiry.set(t, t.expires())
@@ -244,22 +325,23 @@ func (t *memoryTopic) trim(m *Memory, age int64, limit int) (removed int) {
 // first returns the offset of the oldest record.
 func (t *memoryTopic) first() uint64 { return t.top.offset - uint64(t.count) + 1 }
 
-// oldest returns the age of the oldest record.
-func (t *memoryTopic) oldest() int64 {
-	c := &t.chunks[0]
-	return firstStored(c.buf[c.head:]).age()
+// oldestAge returns the age of the oldest record.
+func (t *memoryTopic) oldestAge() int64 {
+	c := t.chunk(0)
+	data := c.buf[c.head:]
+	for range t.skipped {
+		data = data[len(firstStored(data)):]
+	}
+	return firstStored(data).age()
 }
 
 // find returns the record with an ID, if it was stored at the given age or later.
-func (t *memoryTopic) find(id string, since int64, start time.Time) (Record, bool) {
-	if id == "" {
-		return Record{}, false
-	}
+func (t *memoryTopic) find(m *Memory, id string, since int64) (Record, bool) {
 	found, ok := t.ids[id]
 	if !ok || found.age < since {
 		return Record{}, false
 	}
-	return t.seek(found.offset).records(1, start)[0], true
+	return t.seek(m, found.offset).records(1, m.start)[0], true
 }
 
 // cursor is a place before a record of a topic.
@@ -273,10 +355,11 @@ type cursor struct {
 
 // seek returns the place before the record with an offset, which must be retained or the one after
 // the top.
-func (t *memoryTopic) seek(offset uint64) cursor {
+func (t *memoryTopic) seek(m *Memory, offset uint64) cursor {
+	t.settle(m)
 	c := cursor{t: t, offset: t.first(), prev: t.before}
 	for c.offset < offset {
-		if chunk := &t.chunks[c.chunk]; c.at == 0 && c.offset+uint64(chunk.count) < offset {
+		if chunk := t.chunk(c.chunk); c.at == 0 && c.offset+uint64(chunk.count) < offset {
 			c.offset += uint64(chunk.count)
 			c.chunk++
 			continue
@@ -288,7 +371,7 @@ func (t *memoryTopic) seek(offset uint64) cursor {
 
 // next returns the record at the cursor and moves behind it.
 func (c *cursor) next() stored {
-	chunk := &c.t.chunks[c.chunk]
+	chunk := c.t.chunk(c.chunk)
 	s := firstStored(chunk.buf[max(c.at, int(chunk.head)):])
 	c.at = max(c.at, int(chunk.head)) + len(s)
 	if c.at == len(chunk.buf) {

@@ -48,27 +48,29 @@ const (
 	flagsEnd
 )
 
-// storable returns a payload in the form in which a log stores it: binary, or an object as JSON.
-// The error wraps serializer.ErrPayload.
-func storable(p serializer.Payload) (serializer.Payload, error) {
-	p, err := p.Encoded()
-	if err == nil && p.IsBinary() {
-		return p, nil
+// makeStorable brings a payload into the form in which a log stores it, binary or an object as
+// JSON, and returns its bytes. The error wraps serializer.ErrPayload.
+func makeStorable(p *serializer.Payload) (body []byte, err error) {
+	if body = p.Bytes(); body == nil {
+		if *p, err = p.Encoded(); err != nil {
+			return nil, fmt.Errorf("history: %w", err)
+		}
+		body = p.Bytes()
 	}
-	var raw []byte
-	if err == nil {
-		raw, err = p.JSON()
+	if p.IsBinary() {
+		return body, nil
 	}
+	raw, err := p.JSON()
 	if err == nil && (len(raw) == 0 || raw[0] != '{') {
 		err = fmt.Errorf("%w: %w", serializer.ErrPayload, errNotObject)
 	}
 	if err != nil {
-		return p, fmt.Errorf("history: %w", err)
+		return nil, fmt.Errorf("history: %w", err)
 	}
-	if body := p.Bytes(); len(body) > 0 && &body[0] == &raw[0] {
-		return p, nil // it is JSON already
+	if len(body) == 0 || &body[0] != &raw[0] { // it was not JSON
+		*p = jsonPayload(raw)
 	}
-	return jsonPayload(raw), nil
+	return raw, nil
 }
 
 // jsonPayload returns a payload with a copy of raw, which must be valid.
@@ -80,8 +82,8 @@ func jsonPayload(raw []byte) (p serializer.Payload) {
 // AppendBinary appends r in the encoding in which logs store and send records. A payload that is
 // not binary is encoded as JSON. The error wraps serializer.ErrPayload.
 func (r *Record) AppendBinary(dst []byte) ([]byte, error) {
-	payload, err := storable(r.Payload)
-	if err != nil {
+	payload := r.Payload
+	if _, err := makeStorable(&payload); err != nil {
 		return dst, err
 	}
 	if !r.Position.IsZero() && r.Position.tag == (tag{}) {

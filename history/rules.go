@@ -108,6 +108,11 @@ func reserved(event string) bool {
 
 // filled returns k with its defaults.
 func (k Keep) filled() Keep {
+	k.fill()
+	return k
+}
+
+func (k *Keep) fill() {
 	if k.Count == 0 {
 		k.Count = defaultCount
 	}
@@ -120,5 +125,4 @@ func (k Keep) filled() Keep {
 	if k.MaxReplay == 0 {
 		k.MaxReplay = defaultMaxReplay
 	}
-	return k
 }
