@@ -124,8 +124,12 @@ func timestamp(v *mpValue) (t time.Time, ok bool) {
 // appendJSONAsMsgpack appends the MessagePack of the valid JSON value raw.
 func appendJSONAsMsgpack(dst, raw []byte) []byte {
 	var room [32]int
-	sizes := containerSizes(room[:0], raw)
-	for i := 0; i < len(raw); {
+	return appendJSONTokens(dst, containerSizes(room[:0], raw), raw, 0)
+}
+
+// appendJSONTokens appends the tokens from i on. The first of sizes is that of the next container.
+func appendJSONTokens(dst []byte, sizes []int, raw []byte, i int) []byte {
+	for i < len(raw) {
 		dst, sizes, i = appendJSONToken(dst, sizes, raw, i)
 	}
 	return dst

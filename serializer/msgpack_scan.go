@@ -215,8 +215,11 @@ func appendMpStr[T string | []byte](dst []byte, s T) []byte {
 	return append(appendMpStrHead(dst, len(s)), s...)
 }
 
+// maxShortMpStr is the length of the longest string whose head is one byte.
+const maxShortMpStr = 31
+
 func appendMpStrHead(dst []byte, n int) []byte {
-	if n < 32 {
+	if n <= maxShortMpStr {
 		return append(dst, 0xa0|byte(n))
 	}
 	return appendMpSize(dst, uint64(n), 0xd9, 0xda, 0xdb, 0)

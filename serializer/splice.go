@@ -69,33 +69,36 @@ func (p Payload) appendPositioned(dst []byte) ([]byte, error) {
 
 // appendPositionedMsgpack is appendPositioned for MessagePack.
 func (p Payload) appendPositionedMsgpack(dst []byte) ([]byte, error) {
-	b := appendJSONAsMsgpack(dst, p.raw)
-	object, first := readMsgpack(b, len(dst))
-	if object.kind != mpMap {
+	start := skipSpace(p.raw, 0)
+	if start == len(p.raw) || p.raw[start] != '{' {
 		return dst, payloadError(errNoMembers)
 	}
-	// The head is made behind the payload, and rotated to its front.
-	end := len(b)
-	b = appendMpStr(appendMpMapHead(b, object.size/2+1), memberPosition)
+	var room [32]int
+	sizes := containerSizes(room[:0], p.raw)
+	b := appendMpStr(appendMpMapHead(dst, sizes[0]+1), memberPosition)
 	b, err := appendMpText(b, p.value.(encoding.TextAppender))
 	if err != nil {
 		return dst, payloadError(err)
 	}
-	var head [2 * maxPositionText]byte
-	return slices.Replace(b[:end], len(dst), first, head[:copy(head[:], b[end:])]...), nil
+	return appendJSONTokens(b, sizes[1:], p.raw, start+1), nil
 }
 
 // appendMpText appends a text as a string of MessagePack.
 func appendMpText(dst []byte, text encoding.TextAppender) ([]byte, error) {
-	b, err := text.AppendText(dst)
-	if err == nil && len(b)-len(dst) > maxPositionText {
-		err = errLongPosition
-	}
-	if err != nil {
-		return dst, err
+	start := len(dst)
+	dst, err := text.AppendText(appendMpStrHead(dst, 0))
+	n := len(dst) - start - 1 // the head of the empty string is one byte
+	switch {
+	case err != nil:
+		return dst[:start], err
+	case n > maxPositionText:
+		return dst[:start], errLongPosition
+	case n <= maxShortMpStr:
+		dst[start] |= byte(n)
+		return dst, nil
 	}
 	var room [maxPositionText]byte
-	return appendMpStr(dst, room[:copy(room[:], b[len(dst):])]), nil
+	return appendMpStr(dst[:start], room[:copy(room[:], dst[start+1:])]), nil
 }
 
 // appendJSON appends the object as JSON. If it fails it returns dst unchanged.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"bennu.example/history"
 	"bennu.example/serializer"
 )
 
@@ -98,20 +99,46 @@ func TestMemberOfAMap(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, frame, err := broadcastOf(serializer.V3(), base.WithPosition(aText))
-		if err != nil {
-			t.Fatal(err)
-		}
 		head, rest := "\x95\xc0\xc0\xa1t\xa1e", string(bare[7:])
 		rest = rest[map[bool]int{true: 1, false: 3}[tt.n < 16]:]
 		if tt.n > 65535 {
 			rest = rest[2:]
 		}
-		if string(frame) != head+pair+rest {
-			t.Errorf("%d members: the frame begins with %.60q", tt.n, frame)
+		for _, from := range []serializer.Serializer{serializer.V2(), serializer.V3()} { // JSON is converted
+			_, frame, err := broadcastOf(serializer.V3(), received(t, from, string(raw)).WithPosition(aText))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if string(frame) != head+pair+rest {
+				t.Errorf("%d members from %s: the frame begins with %.60q", tt.n, from.Version(), frame)
+			}
+			if !serializer.ValidMsgpack(frame) {
+				t.Errorf("%d members from %s: the frame is invalid", tt.n, from.Version())
+			}
 		}
-		if !serializer.ValidMsgpack(frame) {
-			t.Errorf("%d members: the frame is invalid", tt.n)
+	}
+}
+
+// TestPositionLengths sends positions across the sizes of MessagePack's string heads, and one that
+// is too long.
+func TestPositionLengths(t *testing.T) {
+	for _, n := range []int{1, 31, 32, 38, 64, 65} {
+		pos := position(strings.Repeat("x", n))
+		for _, from := range []serializer.Serializer{serializer.V2(), serializer.V3()} {
+			_, frame, err := broadcastOf(serializer.V3(), received(t, from, `{"a":1}`).WithPosition(&pos))
+			if n > 64 {
+				if !errors.Is(err, serializer.ErrPayload) {
+					t.Errorf("%d bytes, from %s: %q, %v, want an error", n, from.Version(), frame, err)
+				}
+				continue
+			}
+			head := string([]byte{byte(0xa0 + n)})
+			if n > 31 {
+				head = string([]byte{0xd9, byte(n)})
+			}
+			if want := "\x95\xc0\xc0\xa1t\xa1e\x82\xa4$pos" + head + string(pos) + "\xa1a\x01"; string(frame) != want {
+				t.Errorf("%d bytes, from %s: %q, %v, want %q", n, from.Version(), frame, err, want)
+			}
 		}
 	}
 }
@@ -369,18 +396,22 @@ func sameMembers(t *testing.T, s serializer.Serializer, p serializer.Payload, go
 // position; the budget is 60 ns.
 func BenchmarkSplice(b *testing.B) {
 	p := received(b, serializer.V2(), `{"user":"ann","body":"`+aChat.Body+`","id":1234567}`) // as a log has it
+	pos, err := history.ParsePosition("q7hx2c9k-12345-0m0a")
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, s := range serializer.Default() {
 		for _, positioned := range []bool{false, true} {
 			b.Run(fmt.Sprintf("vsn=%s/positioned=%v", serializer.Vsn(s), positioned), func(b *testing.B) {
 				b.ReportAllocs()
+				m := &serializer.Message{Kind: broadcast, Topic: "room:lobby", Event: "new_msg"} // Encode has one as well
 				var dst []byte
 				for b.Loop() {
-					m := serializer.Message{Kind: broadcast, Topic: "room:lobby", Event: "new_msg", Payload: p}
-					if positioned {
-						m.Payload = p.WithPosition(aText)
+					if m.Payload = p; positioned {
+						m.Payload = p.WithPosition(&pos)
 					}
 					var err error
-					if _, dst, err = s.Append(dst[:0], &m); err != nil {
+					if _, dst, err = s.Append(dst[:0], m); err != nil {
 						b.Fatal(err)
 					}
 				}
