@@ -45,6 +45,27 @@ func (b *Bucket) Take(r Rate) bool {
 	return true
 }
 
+// TakeCost takes what an event of a cost takes, if cost 1 may come perSecond times in a second, and
+// BurstSeconds of them at once. It returns zero, or how long the event would have to wait. A full
+// bucket lets any cost pass. There is no limit if perSecond is not positive.
+func (b *Bucket) TakeCost(perSecond, cost float64) time.Duration {
+	if perSecond <= 0 {
+		return 0
+	}
+	now := time.Now()
+	if b.full.Before(now) {
+		b.full = now
+	}
+	// An hour bounds the product, which could not be represented for a tiny rate.
+	takes := time.Duration(min(cost/perSecond, 3600) * float64(time.Second))
+	missing := b.full.Sub(now)
+	if over := missing + takes - BurstSeconds*time.Second; over > 0 && missing > 0 {
+		return min(over, missing)
+	}
+	b.full = b.full.Add(takes)
+	return 0
+}
+
 // IsFull reports whether no token is missing at the time now.
 func (b *Bucket) IsFull(now time.Time) bool { return !b.full.After(now) }
 

@@ -45,3 +45,32 @@ func TestNoLimit(t *testing.T) {
 		}
 	}
 }
+
+func TestTakeCost(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var b ratelimit.Bucket
+		take := func(cost float64, want time.Duration) {
+			t.Helper()
+			if after := b.TakeCost(10, cost); after != want {
+				t.Errorf("cost %v: wait %v, want %v", cost, after, want)
+			}
+		}
+		take(100, 0) // a full bucket lets any cost pass
+		take(1, 8100*time.Millisecond)
+		time.Sleep(8 * time.Second) // in virtual time
+		take(1, 100*time.Millisecond)
+		time.Sleep(100 * time.Millisecond) // in virtual time
+		take(1, 0)
+		take(30, 2*time.Second)     // when the bucket is full
+		time.Sleep(2 * time.Second) // in virtual time
+		take(30, 0)
+		if after := b.TakeCost(0, 1e9); after != 0 {
+			t.Errorf("no limit: wait %v", after)
+		}
+		var tiny ratelimit.Bucket
+		if tiny.TakeCost(1e-300, 1) != 0 || tiny.TakeCost(1e-300, 1) != time.Hour {
+			t.Error("a tiny rate is wrong")
+		}
+	})
+}

@@ -1,0 +1,341 @@
+package state
+
+import (
+	"context"
+	"time"
+)
+
+// Apply is part of Store.
+func (m *Memory) Apply(_ context.Context, object string, ops []Op, tx Tx) (Applied, error) {
+	a, err := m.apply(object, ops, tx)
+	if err != nil {
+		m.failed.Add(1)
+		return Applied{}, err
+	}
+	m.applied.Add(1)
+	return a, nil
+}
+
+func (m *Memory) apply(object string, ops []Op, tx Tx) (Applied, error) {
+	if err := Check(ops, tx); err != nil {
+		return Applied{}, err
+	}
+	tx.Limits = tx.Limits.filled()
+	for {
+		if o := m.lock(object); o != nil {
+			defer o.mu.Unlock()
+			if before, ok := o.ids.find(tx.ID, time.Now()); ok {
+				return before, nil
+			}
+			if tx.Create == ModeNew {
+				return Applied{}, ErrExists
+			}
+			return o.apply(ops, &tx)
+		}
+		if a, err, done := m.applyAbsent(object, ops, &tx); done {
+			return a, err
+		}
+	}
+}
+
+// applyAbsent is apply for an object that does not exist. It reports false if it exists by now.
+func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, err error, done bool) { //nolint:revive // done says whether err counts
+	if tx.Create == ModeExisting {
+		return Applied{}, ErrNotFound, true
+	}
+	if tx.Create != ModeNew {
+		puts := false
+		for i, op := range ops {
+			if op.If != nil && *op.If != 0 {
+				return Applied{}, &ConflictError{Op: i, Key: op.Key}, true
+			}
+			puts = puts || !op.Delete && !op.Own
+		}
+		if !puts { // nothing to change
+			return Applied{Revs: make([]uint64, len(ops)), Prev: m.base, Position: m.base}, nil, true
+		}
+	}
+	o, err := m.create(object)
+	if o == nil {
+		return Applied{}, err, err != nil
+	}
+	defer o.mu.Unlock()
+	if err = m.reserve(objectOverhead + len(object)); err == nil {
+		o.size = objectOverhead + len(object)
+		if tx.TTL > 0 {
+			o.expiry = m.expiry.add(o, nil, time.Now().Add(tx.TTL))
+		}
+		a, err = o.apply(ops, tx)
+	}
+	if err != nil { // it was not created
+		o.gone = true
+		m.forget(o)
+		m.expiry.remove(o.expiry)
+		_ = m.reserve(-o.size) // fewer bytes always fit
+	}
+	return a, err, true
+}
+
+// step is what an op does.
+type step struct {
+	item *memoryItem // Nil means that the object has none, not even a deletion.
+	live bool        // the item exists
+	skip bool        // nothing is changed
+}
+
+// apply performs ops.
+func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
+	now := time.Now()
+	var room [4]step
+	steps := room[:0]
+	var grow growth
+	for i := range ops {
+		s, err := o.plan(i, &ops[i], tx, now)
+		if err != nil {
+			return Applied{}, err
+		}
+		grow.add(&ops[i], s)
+		steps = append(steps, s)
+	}
+	creates := o.rev() == 0
+	if err := o.admit(&grow, tx, creates); err != nil {
+		return Applied{}, err
+	}
+	a := Applied{Revs: make([]uint64, len(ops)), Prev: o.top}
+	if grow.changes > 0 {
+		a.Items = make([]Item, 0, grow.changes)
+	}
+	last := revision{rev: o.rev()}
+	for i := range steps {
+		s := &steps[i]
+		if !s.skip {
+			last = o.nextRev(last.rev)
+			s.item = o.change(s.item, &ops[i], tx, last, now)
+			a.Items = append(a.Items, s.item.export())
+		}
+		if s.item != nil {
+			a.Revs[i] = s.item.rev
+		}
+	}
+	if creates && grow.changes == 0 {
+		last = o.nextRev(last.rev) // the creation
+	}
+	changed := creates || grow.changes > 0
+	if changed {
+		o.top = o.position(last.rev, last.tag)
+	}
+	a.Position = o.top
+	if tx.ID != "" {
+		o.remember(tx.ID, a, now)
+	}
+	o.keep = tx.Limits.Changes
+	o.trim(o.keep, now)
+	if changed {
+		o.m.feed(Change{Object: o.name, Prev: a.Prev, Position: a.Position, Items: a.Items})
+	}
+	return a, nil
+}
+
+// plan finds out what an op does, and whether its condition holds.
+func (o *memoryObject) plan(i int, op *Op, tx *Tx, now time.Time) (step, error) {
+	s := step{item: o.index.find(op.Key)}
+	s.live = s.item.isLive(now)
+	if op.If != nil {
+		c := ConflictError{Op: i, Key: op.Key}
+		if s.live {
+			c.Rev, c.Value = s.item.rev, s.item.value
+		}
+		if c.Rev != *op.If {
+			return s, &c
+		}
+	}
+	s.skip = op.Own && (!s.live || s.item.writer != tx.Writer) || op.Delete && !s.live
+	return s, nil
+}
+
+// growth is what a write adds to an object.
+type growth struct {
+	changes int
+	items   int
+	bytes   int // of keys and values
+	size    int // what it counts in the store
+}
+
+func (g *growth) add(op *Op, s step) {
+	if s.skip {
+		return
+	}
+	g.changes++
+	g.size += tagOverhead
+	if s.item == nil {
+		g.size += len(op.Key) + itemOverhead
+	} else {
+		g.size -= len(s.item.value)
+	}
+	// An item whose time has come counts until it is deleted or replaced.
+	if s.item != nil && s.item.deleted == notDeleted {
+		g.items--
+		g.bytes -= len(op.Key) + len(s.item.value)
+	}
+	if !op.Delete {
+		g.items++
+		g.bytes += len(op.Key) + len(op.Value)
+		g.size += len(op.Value)
+	}
+}
+
+// admit counts the growth, if the limits permit it.
+func (o *memoryObject) admit(g *growth, tx *Tx, creates bool) error {
+	l := &tx.Limits
+	switch {
+	case g.items > 0 && o.items+g.items > l.Items:
+		return &LimitError{Err: ErrQuota, What: "items", Max: l.Items}
+	case g.bytes > 0 && o.bytes+g.bytes > l.Bytes:
+		return &LimitError{Err: ErrQuota, What: "bytes", Max: l.Bytes}
+	case o.rev()+uint64(g.changes)+1 > maxRev:
+		return &LimitError{Err: ErrQuota, What: "revisions", Max: g.changes}
+	}
+	if creates && g.changes == 0 {
+		g.size += tagOverhead
+	}
+	size := g.size
+	if tx.ID != "" {
+		size += idSize(tx.ID, g.changes)
+	}
+	if err := o.m.reserve(size); err != nil {
+		return err
+	}
+	o.size += size
+	o.items += g.items
+	o.bytes += g.bytes
+	return nil
+}
+
+// change performs one op on an item, which may be nil, and returns the item.
+func (o *memoryObject) change(it *memoryItem, op *Op, tx *Tx, r revision, now time.Time) *memoryItem {
+	if it == nil {
+		it = &memoryItem{key: op.Key}
+		o.index.insert(it)
+	}
+	expires := it.expiry
+	if op.Delete || op.TTL != nil || it.deleted != notDeleted || expires.isDue(now) {
+		o.m.expiry.remove(it.expiry)
+		expires = nil
+	}
+	if !op.Delete && op.TTL != nil && *op.TTL > 0 {
+		expires = o.m.expiry.add(o, it, now.Add(*op.TTL))
+	}
+	if it.deleted != notDeleted {
+		o.buried--
+	}
+	it.value, it.writer, it.expiry = op.Value, tx.Writer, expires
+	it.deleted = notDeleted
+	if op.Delete {
+		it.deleted = byDelete
+	}
+	o.stamp(it, r, now)
+	return it
+}
+
+// stamp gives a changed item its revision.
+func (o *memoryObject) stamp(it *memoryItem, r revision, now time.Time) {
+	it.rev, it.tag = r.rev, r.tag
+	o.moveToEnd(it)
+	if it.deleted != notDeleted {
+		o.buried++
+		o.deleted.Push(deletion{it, r.rev, now})
+	}
+}
+
+// expire deletes items whose time has come, as one change.
+func (o *memoryObject) expire(due []*memoryDue, now time.Time) (n int) {
+	prev := o.top
+	var items []Item
+	last := revision{rev: o.rev()}
+	size := 0
+	for _, d := range due {
+		it := d.item
+		if it.expiry != d { // it was changed meanwhile
+			continue
+		}
+		o.items--
+		o.bytes -= len(it.key) + len(it.value)
+		size += tagOverhead - len(it.value)
+		it.value, it.writer, it.expiry, it.deleted = nil, "", nil, byExpiry
+		last = o.nextRev(last.rev)
+		o.stamp(it, last, now)
+		items = append(items, it.export())
+	}
+	if len(items) == 0 {
+		return 0
+	}
+	o.size += size
+	o.m.bytes.Add(int64(size)) // deletions have room, whatever the bound
+	o.top = o.position(last.rev, last.tag)
+	o.trim(o.keep, now)
+	o.m.feed(Change{Object: o.name, Prev: prev, Position: o.top, Items: items})
+	return len(items)
+}
+
+// memoryIDs are the writes that an object remembers.
+type memoryIDs struct {
+	byID  map[string]*rememberedID
+	order []*rememberedID // oldest first
+}
+
+type rememberedID struct {
+	id      string
+	applied Applied
+	at      time.Time
+	size    int
+}
+
+const (
+	maxIDs = 1000
+	idAge  = 10 * time.Minute
+)
+
+// idSize is what a remembered write of n changes counts.
+func idSize(id string, n int) int { return 2*len(id) + 300 + 128*n }
+
+func (x *memoryIDs) find(id string, now time.Time) (Applied, bool) {
+	if x == nil || id == "" {
+		return Applied{}, false
+	}
+	r := x.byID[id]
+	if r == nil || now.Sub(r.at) >= idAge {
+		return Applied{}, false
+	}
+	a := r.applied
+	a.Repeated = true
+	return a, true
+}
+
+// remember remembers a write, whose size was counted by admit, and forgets the oldest.
+func (o *memoryObject) remember(id string, a Applied, now time.Time) {
+	if o.ids == nil {
+		o.ids = &memoryIDs{byID: make(map[string]*rememberedID)}
+	}
+	x := o.ids
+	kept := make([]Item, len(a.Items))
+	for i, it := range a.Items {
+		kept[i] = Item{Key: it.Key, Rev: it.Rev, Deleted: it.Deleted, Expires: it.Expires, Writer: it.Writer}
+	}
+	a.Items = kept
+	r := &rememberedID{id, a, now, idSize(id, len(kept))}
+	x.byID[id] = r
+	x.order = append(x.order, r)
+	freed, n := 0, 0
+	for n < len(x.order)-1 && (len(x.order)-n > maxIDs || now.Sub(x.order[n].at) >= idAge) {
+		old := x.order[n]
+		if x.byID[old.id] == old {
+			delete(x.byID, old.id)
+		}
+		freed += old.size
+		x.order[n] = nil
+		n++
+	}
+	x.order = x.order[n:]
+	o.size -= freed
+	_ = o.m.reserve(-freed) // fewer bytes always fit
+}

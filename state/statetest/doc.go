@@ -1,0 +1,2 @@
+// Package statetest is the test suite of state.Store. Every store must pass it.
+package statetest
