@@ -3,6 +3,8 @@ package channel
 import (
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
+	"bennu.example/pubsub"
+	"bennu.example/transport"
 )
 
 // init gives package socket what users do not call. See channelhost for why this is not done by
@@ -12,4 +14,47 @@ func init() {
 	channelhost.NewClient = func(socket clientlink.Socket, topic string, params any, cfg channelhost.ClientConfig) any {
 		return newClient(socket, topic, params, cfg)
 	}
+	channelhost.Forward = func(c any, b *pubsub.Broadcast, how transport.Delivery) error {
+		return c.(*Channel).forward(b, how)
+	}
+	channelhost.Post = func(c, msg any) { c.(*Channel).post(item{kind: itemInfo, msg: msg}) }
+	channelhost.Drained = func(c, msg any) bool {
+		return c.(*Channel).up.Drained(drainWaiter{(*driver)(c.(*Channel)), msg})
+	}
+	channelhost.Lose = func(c any) { c.(*Channel).post(item{kind: itemLost}) }
+	channelhost.Log = func(c any, message string, err error) {
+		c.(*Channel).up.Log(c.(*Channel).driver(), message, err)
+	}
 }
+
+// forward is channelhost.Forward.
+func (c *Channel) forward(b *pubsub.Broadcast, how transport.Delivery) error {
+	switch s := c.status(); {
+	case s.isBeforeJoin():
+		return ErrNotJoined
+	case s.isMute():
+		return ErrClosed
+	}
+	f, err := b.Frame(c.up.Serializer())
+	if err != nil {
+		return err
+	}
+	how.Caused = c.handling.Load() && !how.IfRoom
+	switch err := c.up.Send(f, how); err { //nolint:errorlint // as the connection returns it
+	case nil, transport.ErrNoRoom:
+		return err
+	}
+	return ErrClosed
+}
+
+// post puts an item into the mailbox, even if it is full. A closed mailbox drops it.
+func (c *Channel) post(it item) { _ = c.mailbox.EnqueueAlways(it, infoSize) }
+
+// drainWaiter is a channel that waits until its connection has drained, and then posts a message to
+// itself. It does not read the topic's history.
+type drainWaiter struct {
+	*driver
+	msg any
+}
+
+func (w drainWaiter) ReadOn() { (*Channel)(w.driver).post(item{kind: itemInfo, msg: w.msg}) }

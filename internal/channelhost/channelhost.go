@@ -23,6 +23,25 @@ var (
 	Start func(ctx context.Context, up Carrier, join Join) Channel
 	// NewClient returns a new client's channel of a socket, a *channel.Client.
 	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
+
+	// The following are for package state, which decides itself what its channels are sent. The
+	// channel is a *channel.Channel. They may be called from any goroutine and under locks.
+
+	// Forward sends a broadcast to the client of one channel. Its frame is encoded once and shared, as
+	// that of a broadcast to the topic. The error is channel.ErrNotJoined, channel.ErrClosed,
+	// transport.ErrNoRoom or that of the encoding.
+	Forward func(channel any, b *pubsub.Broadcast, how transport.Delivery) error
+	// Post is channel.Channel.Send, without regard to the bound of the mailbox. The caller must bound
+	// how many messages wait.
+	Post func(channel any, msg any)
+	// Drained reports whether the connection is drained, see transport.Conn. If not, msg is posted
+	// when it is, once for equal messages.
+	Drained func(channel any, msg any) bool
+	// Lose ends the channel because changes were lost that its client needs. The client receives
+	// phx_error and joins again. The caller must call it once.
+	Lose func(channel any)
+	// Log logs an error as the channel's own are logged.
+	Log func(channel any, message string, err error)
 )
 
 // Join is what Start needs of a join and its socket.

@@ -41,8 +41,8 @@ const (
 	WhyReach   = "reach"   // items that are older than Start.Reach
 )
 
-// why returns the reason that an answer of the log gives, or "" for any other error.
-func why(err error) string {
+// Why returns the reason that an answer of the log gives, or "" for any other error.
+func Why(err error) string {
 	switch {
 	case errors.Is(err, history.ErrEpoch):
 		return WhyEpoch
@@ -57,7 +57,7 @@ func why(err error) string {
 }
 
 // IsLoss reports whether an answer of the log means that a position cannot be continued.
-func IsLoss(err error) bool { return why(err) != "" }
+func IsLoss(err error) bool { return Why(err) != "" }
 
 // Reader is the place of one subscriber in a topic. The zero Reader is not open.
 //
@@ -213,7 +213,7 @@ func (r *Reader[B]) fill(
 	t.filling = nil
 	switch {
 	case IsLoss(err):
-		return Mark{Why: why(err)}, true, nil
+		return Mark{Why: Why(err)}, true, nil
 	case err != nil:
 		return Mark{}, true, err
 	case bounded && len(b.Records) > t.keep.MaxReplay:
