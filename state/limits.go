@@ -13,12 +13,12 @@ type Limits struct {
 	Batch int // ops of a batch; zero means 100. Together their keys and values have at most 256 KiB
 	Items int // items of an object; zero means 100,000
 	Bytes int // bytes of the keys and values of an object; zero means 16 MiB
-	// Changes is how many revisions back a client can continue, and how many deletions of an object are
-	// remembered. Zero means 1,000.
+	// Changes is how many revisions back a client can continue, and how many deletions of an object
+	// are remembered. Zero means 1,000.
 	Changes int
-	// Rate is how many writes one channel may make in a second, and ObjectRate how many all channels of
-	// an object on this node may make. A write counts as 1, and 1 for every 4 KiB of its values. Twice
-	// as many may come at once. Zero means no limit.
+	// Rate is how many writes one channel may make in a second, and ObjectRate how many all
+	// channels of an object on this node may make. A write counts as 1, and 1 for every 4 KiB of
+	// its values. Twice as many may come at once. Zero means no limit.
 	Rate, ObjectRate float64
 }
 

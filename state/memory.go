@@ -28,8 +28,8 @@ const (
 )
 
 // Memory is a Store in the memory of this process. It never discards an object to make room: writes
-// fail with ErrQuota instead. Its contents end with the process. It needs no Close, and Objects that
-// use it need no Run.
+// fail with ErrQuota instead. Its contents end with the process. It needs no Close, and Objects
+// that use it need no Run.
 type Memory struct {
 	cfg   MemoryConfig
 	start time.Time

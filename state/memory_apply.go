@@ -32,32 +32,32 @@ func (m *Memory) apply(object string, ops []Op, tx Tx) (Applied, error) {
 			}
 			return o.apply(ops, &tx)
 		}
-		if a, err, done := m.applyAbsent(object, ops, &tx); done {
+		if a, done, err := m.applyAbsent(object, ops, &tx); done {
 			return a, err
 		}
 	}
 }
 
 // applyAbsent is apply for an object that does not exist. It reports false if it exists by now.
-func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, err error, done bool) { //nolint:revive // done says whether err counts
+func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, done bool, err error) {
 	if tx.Create == ModeExisting {
-		return Applied{}, ErrNotFound, true
+		return Applied{}, true, ErrNotFound
 	}
 	if tx.Create != ModeNew {
 		puts := false
 		for i, op := range ops {
 			if op.If != nil && *op.If != 0 {
-				return Applied{}, &ConflictError{Op: i, Key: op.Key}, true
+				return Applied{}, true, &ConflictError{Op: i, Key: op.Key}
 			}
 			puts = puts || !op.Delete && !op.Own
 		}
 		if !puts { // nothing to change
-			return Applied{Revs: make([]uint64, len(ops)), Prev: m.base, Position: m.base}, nil, true
+			return Applied{Revs: make([]uint64, len(ops)), Prev: m.base, Position: m.base}, true, nil
 		}
 	}
 	o, err := m.create(object)
 	if o == nil {
-		return Applied{}, err, err != nil
+		return Applied{}, err != nil, err
 	}
 	defer o.mu.Unlock()
 	if err = m.reserve(objectOverhead + len(object)); err == nil {
@@ -73,7 +73,7 @@ func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, err er
 		m.expiry.remove(o.expiry)
 		_ = m.reserve(-o.size) // fewer bytes always fit
 	}
-	return a, err, true
+	return a, true, err
 }
 
 // step is what an op does.

@@ -10,8 +10,8 @@ import (
 )
 
 const (
-	// expireEvery is the time between two sweeps for what has expired, and expireMax bounds one. What
-	// has expired is not read, whether it was swept or not.
+	// expireEvery is the time between two sweeps for what has expired, and expireMax bounds one. Items
+	// that have expired are not read, whether they were swept or not.
 	expireEvery = time.Second
 	expireMax   = 4096
 	// expireBatch bounds the items of one change.

@@ -8,7 +8,7 @@ import (
 	"bennu.example/internal/fifo"
 )
 
-// What an item, a revision's tag and an object count, in bytes, beyond their texts.
+// The bytes that an item, a revision's tag and an object count, in addition to their texts.
 const (
 	itemOverhead   = 120
 	tagOverhead    = 16

@@ -14,30 +14,29 @@ import (
 // return soon after ctx ends. Every store keeps these rules:
 //
 //   - The writes of one object have one order, the same on all nodes. A write whose Apply returned
-//     before another was begun comes first.
-//   - Every changed item takes the next revision of its object, deletions included. Revisions grow,
-//     not always by one, and stay below 2^53. So does the creation of an object without items.
-//   - A Position has the epoch of the object, which is made with it, and a revision with its tag. An
-//     object that does not exist has a beginning in the store's own epoch, which is the Prev of its
-//     first change.
-//   - An item or an object whose time has come is not returned by Read, and counts as absent in
-//     Apply, also if Expire was not called yet.
-//   - Reading creates nothing, whatever the object and the position.
-//   - The feed may lose, repeat and swap changes, but it invents none.
-//   - In every doubt Changes returns ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
+//
+// before another was begun comes first.   - Every changed item takes the next revision of its
+// object, deletions included. Revisions grow,     not always by one, and stay below 2^53. So does
+// the creation of an object without items.   - A Position has the epoch of the object, which is
+// made with it, and a revision with its tag. An     object that does not exist has a beginning in
+// the store's own epoch, which is the Prev of its     first change.   - An item or an object whose
+// time has come is not returned by Read, and counts as absent in     Apply, also if Expire was not
+// called yet.   - Reading creates nothing, whatever the object and the position.   - The feed may
+// lose, repeat and swap changes, but it invents none.   - In every doubt Changes returns
+// ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
 type Store interface {
 	// Apply performs ops in order, all or none of them. It fails with ErrNotFound or ErrExists by
 	// tx.Create, with a *ConflictError by Op.If, and with the errors of [Check]. A store that does not
 	// answer returns history.ErrUnavailable; the outcome is unknown then.
 	//
-	// If tx.ID is not empty, and the object has remembered a write with this ID, Apply changes nothing
-	// and returns what it returned then, but without values, and Repeated is true. A store remembers at
-	// least the last 1,000 IDs of 10 minutes. One that failed is not remembered.
+	// If tx.ID is not empty, and the object has remembered a write with this ID, Apply changes
+	// nothing and returns what it returned then, but without values, and Repeated is true. A store
+	// remembers at least the last 1,000 IDs of 10 minutes. One that failed is not remembered.
 	Apply(ctx context.Context, object string, ops []Op, tx Tx) (Applied, error)
 
-	// Read returns a page of the items in a range, in the order of their keys. It has at most max items,
-	// and may have fewer. It begins at the key next, or at the beginning of the range if next is empty.
-	// Position is that of the object when the page was read.
+	// Read returns a page of the items in a range, in the order of their keys. It has at most max
+	// items, and may have fewer. It begins at the key next, or at the beginning of the range if
+	// next is empty. Position is that of the object when the page was read.
 	Read(ctx context.Context, object string, r Range, next string, max int) (Page, error)
 
 	// Changes returns the items that changed after a position, in the order of their revisions, with
@@ -45,9 +44,10 @@ type Store interface {
 	// continues; it is the object's if More is false. With max 0 Changes only finds out whether since
 	// can be continued: Position is since, and More says whether anything changed.
 	//
-	// The zero position is history.ErrPosition. An object that was removed, or made again, is ErrEpoch.
-	// If the position is beyond the object's, it is ErrAhead. If it names no revision of the object, it
-	// is ErrTag. If this is not known any more, or if a deletion after it is not, it is ErrTrimmed.
+	// The zero position is history.ErrPosition. An object that was removed, or made again, is
+	// ErrEpoch. If the position is beyond the object's, it is ErrAhead. If it names no revision of
+	// the object, it is ErrTag. If this is not known any more, or if a deletion after it is not, it
+	// is ErrTrimmed.
 	Changes(ctx context.Context, object string, since history.Position, r Range, max int) (Page, error)
 
 	// Tops returns the positions of objects.
@@ -89,8 +89,8 @@ type Op struct {
 	Value []byte
 	// Delete deletes the item. Deleting an item that does not exist is not an error.
 	Delete bool
-	// If is the revision that the item must have. Zero means that the item must not exist. Nil means no
-	// condition.
+	// If is the revision that the item must have. Zero means that the item must not exist. Nil
+	// means no condition.
 	If *uint64
 	// TTL is the time after which the item is deleted. Zero means that it stays. Nil means that this
 	// does not change.

@@ -27,6 +27,7 @@ var layers = [][]string{
 	{"transport/longpoll", "transport/websocket"},
 	{"channel", "engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"socket", "presence"},
+	{"state"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
@@ -36,7 +37,7 @@ var helpers = []string{
 	"engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
 	"internal/testenv/listen", "internal/testenv/require",
-	"pubsub/pubsubtest", "transport/internal/transporttest",
+	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
 }
 
 func TestLayers(t *testing.T) {

@@ -36,6 +36,7 @@ var moreNames = map[string]int{"channel": 42, "socket": 48}
 var maxMethods = map[string]int{
 	"channel": 51, "socket": 36, "presence": 40, "pubsub": 34, "transport": 32,
 	"history": 36, // the interface of a log, and of the one in memory
+	"state":   40, // the same of a store
 }
 
 const defaultMethods = 24

@@ -25,8 +25,9 @@ func itemsExpire(t *testing.T, e Engine) {
 	n.apply("o", lasting(lifetime, put("deleted", `1`)))
 	n.apply("o", del("deleted"))
 	n.apply("o", put("deleted", `1`)) // it does not inherit the lifetime
-	if at := a.Items[0].Expires; at.Before(begin) || at.After(time.Now().Add(2*lifetime)) || a.Items[2].Expires != (time.Time{}) {
-		t.Errorf("expires at %v and %v", at, a.Items[2].Expires)
+	at, never := a.Items[0].Expires, a.Items[2].Expires
+	if at.Before(begin) || at.After(time.Now().Add(2*lifetime)) || !never.IsZero() {
+		t.Errorf("expires at %v and %v", at, never)
 	}
 	if at := n.apply("o", put("long", `2`)).Items[0].Expires; at.Before(begin.Add(time.Minute)) {
 		t.Errorf("a put without a lifetime has changed it: %v", at)
@@ -36,7 +37,8 @@ func itemsExpire(t *testing.T, e Engine) {
 		t.Errorf("what has expired is read, or more has expired: %v", items)
 	}
 	var conflict *state.ConflictError
-	if _, err := n.Apply(ctxOf(t), "o", []state.Op{when(a.Revs[0], del("short"))}, state.Tx{}); !errors.As(err, &conflict) || conflict.Rev != 0 {
+	_, err := n.Apply(ctxOf(t), "o", []state.Op{when(a.Revs[0], del("short"))}, state.Tx{})
+	if !errors.As(err, &conflict) || conflict.Rev != 0 {
 		t.Errorf("a condition on an item that has expired: %v", err)
 	}
 	expire(t, n)
@@ -215,15 +217,16 @@ func feeds(t *testing.T, e Engine) {
 	})
 }
 
-// watchThenRead watches an object while it is written. What was read, and what is fed after it, is
-// everything.
+// watchThenRead watches an object while it is written. A copy that was read then, and all changes
+// that are fed after it, are the whole object.
 func watchThenRead(t *testing.T, e Engine) {
 	n := start(t, e.Store)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for i := 0; ctx.Err() == nil && i < 5000; i++ {
-			if _, err := n.Apply(ctxOf(t), "o", []state.Op{put(fmt.Sprint("k", i%50), number(i))}, state.Tx{}); err != nil {
+			ops := []state.Op{put(fmt.Sprint("k", i%50), number(i))}
+			if _, err := n.Apply(ctxOf(t), "o", ops, state.Tx{}); err != nil {
 				t.Error(err)
 				return
 			}
@@ -238,7 +241,9 @@ func watchThenRead(t *testing.T, e Engine) {
 	for key, it := range n.all("o") {
 		copied[key] = it
 	}
-	n.await("some changes", func(changes []state.Change, uncertain int) bool { return len(changes) > 100 || uncertain > 0 })
+	n.await("some changes", func(changes []state.Change, uncertain int) bool {
+		return len(changes) > 100 || uncertain > 0
+	})
 	cancel()
 	wg.Wait()
 	top := n.top("o")

@@ -49,7 +49,7 @@ func pages(t *testing.T, e Engine) {
 	}
 }
 
-// pagesRaced reads pages while items are written. What is not written is read exactly once.
+// pagesRaced reads pages while items are written. An item that is not written is read exactly once.
 func pagesRaced(t *testing.T, e Engine) {
 	n := start(t, e.Store)
 	for i := range 100 {
@@ -178,7 +178,8 @@ func changesSince(t *testing.T, e Engine) {
 		p.Items[0].Rev != d.Revs[0] || p.Items[0].Value != nil {
 		t.Errorf("a deletion: %+v, %v", p, err)
 	}
-	if p, err = n.Changes(ctxOf(t), "o", top, state.Range{Prefix: "x"}, 100); err != nil || len(p.Items) != 0 || p.Position != d.Position {
+	p, err = n.Changes(ctxOf(t), "o", top, state.Range{Prefix: "x"}, 100)
+	if err != nil || len(p.Items) != 0 || p.Position != d.Position {
 		t.Errorf("outside the range: %+v, %v", p, err)
 	}
 	if p, err = n.Changes(ctxOf(t), "o", top, state.Range{}, 0); err != nil || !p.More || p.Position != top {

@@ -193,8 +193,8 @@ func (n *node) apply(object string, ops ...state.Op) state.Applied {
 	return a
 }
 
-// fails performs ops, which must fail, and leave the object as it is. Nil means that they must be in
-// conflict.
+// fails performs ops, which must fail, and leave the object as it is. Nil means that they must be
+// in conflict.
 func (n *node) fails(object string, tx state.Tx, want error, ops ...state.Op) error {
 	n.t.Helper()
 	before, items := n.top(object), n.all(object)

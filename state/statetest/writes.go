@@ -145,7 +145,8 @@ func deletions(t *testing.T, e Engine) {
 	n := start(t, e.Store)
 	first := n.apply("o", put("a", `1`), put("b", `1`))
 	a := n.apply("o", del("a"))
-	if a.Revs[0] <= first.Revs[1] || len(a.Items) != 1 || a.Items[0].Deleted != state.ReasonDeleted || a.Items[0].Value != nil {
+	if a.Revs[0] <= first.Revs[1] || len(a.Items) != 1 || a.Items[0].Deleted != state.ReasonDeleted ||
+		a.Items[0].Value != nil {
 		t.Errorf("%+v", a)
 	}
 	if again := n.apply("o", del("a")); again.Revs[0] != a.Revs[0] || again.Position != a.Position {

@@ -18,6 +18,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
+	"bennu.example/state"
 	"bennu.example/transport/longpoll"
 )
 
@@ -58,6 +59,8 @@ func New(cfg Config) *App {
 	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}}
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	who := presence.New(ps, presence.Config{})
+	objects := state.New(state.NewMemory(state.MemoryConfig{}))
+	everything := state.Config{Allow: func(context.Context, *channel.Channel, state.Access) error { return nil }}
 	var h *socket.Handler
 	kick := func(ctx context.Context, topic, connection, reason string) error {
 		return h.Kick(ctx, topic, socket.Member{ConnectionID: connection}, push.Reason(reason))
@@ -73,6 +76,8 @@ func New(cfg Config) *App {
 			"admin":      admin(ps, kick),
 			"bench:*":    bench(),
 			"rec:*":      recorded(),
+			"doc:*":      objects.Documents(everything),
+			"map:*":      objects.Maps(everything),
 		},
 		Connect:           connect,
 		PubSub:            ps,

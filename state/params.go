@@ -1,0 +1,238 @@
+package state
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"time"
+
+	"bennu.example/history"
+	"bennu.example/serializer"
+)
+
+// members are those of an object that a client sent. Each is taken once; what is left is unknown.
+type members map[string]json.RawMessage
+
+// parseMembers decodes an object. Null and the zero payload have no members.
+func parseMembers(p serializer.Payload) (members, error) {
+	m := members{}
+	if p.IsBinary() || p.Decode(&m) != nil {
+		return nil, invalid("payload")
+	}
+	return m, nil
+}
+
+// take decodes a member, which must be of v's type, and removes it. It reports whether there is
+// one.
+func (m members) take(name string, v any) (bool, error) {
+	raw, ok := m[name]
+	if !ok {
+		return false, nil
+	}
+	delete(m, name)
+	if string(raw) == "null" || json.Unmarshal(raw, v) != nil {
+		return true, invalid(name)
+	}
+	return true, nil
+}
+
+// value takes a member of any type.
+func (m members) value(name string) (json.RawMessage, bool) {
+	raw, ok := m[name]
+	delete(m, name)
+	return raw, ok
+}
+
+// rest returns an error if a member is left.
+func (m members) rest() error {
+	least := ""
+	for name := range m {
+		if least == "" || name < least {
+			least = name
+		}
+	}
+	if len(m) > 0 {
+		return invalid(least)
+	}
+	return nil
+}
+
+// maxSeconds bounds a lifetime: 100 years.
+const maxSeconds = 100 * 365 * 24 * 60 * 60
+
+// seconds takes a lifetime.
+func (m members) seconds(name string) (time.Duration, bool, error) {
+	var s float64
+	found, err := m.take(name, &s)
+	if err == nil && found && (math.IsNaN(s) || s <= 0 || s > maxSeconds) {
+		err = invalid(name)
+	}
+	return max(time.Duration(s*float64(time.Second)), 1), found, err
+}
+
+// joinParams is the member "$state" of a join's params.
+type joinParams struct {
+	since history.Position
+	mode  Mode
+	value json.RawMessage // nil if there is none
+	ttl   time.Duration   // zero if there is none
+	keys  Range
+}
+
+// errPosition refuses a join whose position is malformed.
+var errPosition = errors.New("state: invalid position")
+
+// parseJoin decodes the params of a join.
+func parseJoin(p serializer.Payload, k *kind) (joinParams, error) {
+	params := joinParams{mode: ModeOpen}
+	if p.IsBinary() {
+		return params, invalid("payload")
+	}
+	state, _, found := p.Cut("$state")
+	if !found {
+		return params, nil
+	}
+	m, err := parseMembers(state)
+	if err != nil {
+		return params, invalid("$state")
+	}
+	if string(m["since"]) == "null" {
+		delete(m, "since")
+	}
+	var since string
+	if found, err := m.take("since", &since); err != nil {
+		return params, errPosition
+	} else if found {
+		if params.since, err = history.ParsePosition(since); err != nil {
+			return params, errPosition
+		}
+	}
+	if _, err := m.take("mode", &params.mode); err != nil {
+		return params, err
+	}
+	switch params.mode {
+	case ModeOpen, ModeExisting, ModeNew:
+	default:
+		return params, invalid("mode")
+	}
+	if raw, ok := m.value("value"); ok {
+		if !k.document {
+			return params, invalid("value")
+		}
+		params.value = raw
+	}
+	if params.ttl, found, err = m.seconds("ttl"); err != nil {
+		return params, err
+	} else if !found {
+		params.ttl = 0
+	}
+	if params.keys, err = m.keys(k); err != nil {
+		return params, err
+	}
+	return params, m.rest()
+}
+
+// keys takes a range of keys.
+func (m members) keys(k *kind) (r Range, err error) {
+	raw, found := m["keys"]
+	if !found {
+		return r, nil
+	}
+	delete(m, "keys")
+	var in members
+	if k.document || json.Unmarshal(raw, &in) != nil || len(in) == 0 {
+		return r, invalid("keys")
+	}
+	byPrefix, err := in.take("prefix", &r.Prefix)
+	if err != nil {
+		return r, err
+	}
+	byFrom, err := in.take("from", &r.From)
+	if err != nil {
+		return r, err
+	}
+	byTo, err := in.take("to", &r.To)
+	if err != nil {
+		return r, err
+	}
+	if byPrefix && (byFrom || byTo) {
+		return r, invalid("keys")
+	}
+	for _, key := range []string{r.Prefix, r.From, r.To} {
+		if len(key) > maxKey || !isKey(key) {
+			return r, invalid("keys")
+		}
+	}
+	return r, in.rest()
+}
+
+// pending is an op as a client pushed it.
+type pending struct {
+	op    Op
+	merge bool // Value is a patch
+	makes bool // the server makes the key
+	raw   []byte
+}
+
+// parseOp takes the members of an op.
+func (m members) parseOp(name string, k *kind) (p pending, err error) {
+	if !k.has(name) {
+		return p, invalid(name)
+	}
+	if name == pushAdd {
+		p.makes = true
+	} else if !k.document {
+		if found, err := m.take("key", &p.op.Key); err != nil || !found || p.op.Key == "" {
+			return p, invalid("key")
+		}
+	}
+	if name == pushDel {
+		p.op.Delete = true
+	} else {
+		raw, found := m.value("value")
+		if !found {
+			return p, invalid("value")
+		}
+		p.raw, p.merge = raw, name == pushMerge
+	}
+	if name != pushAdd {
+		var rev uint64
+		if found, err := m.take("if", &rev); err != nil {
+			return p, err
+		} else if found {
+			p.op.If = &rev
+		}
+	}
+	if name == pushPut || name == pushAdd {
+		if p.op.TTL, err = m.ttl(); err != nil {
+			return p, err
+		}
+	}
+	return p, m.rest()
+}
+
+// ttl takes the lifetime of an item. Null removes it.
+func (m members) ttl() (*time.Duration, error) {
+	if string(m["ttl"]) == "null" {
+		delete(m, "ttl")
+		return new(time.Duration), nil
+	}
+	d, found, err := m.seconds("ttl")
+	if err != nil || !found {
+		return nil, err
+	}
+	return &d, nil
+}
+
+// maxPushID bounds $id.
+const maxPushID = 64
+
+// id takes the id of a push.
+func (m members) id() (string, error) {
+	var id string
+	found, err := m.take("$id", &id)
+	if err != nil || found && (id == "" || len(id) > maxPushID) {
+		return "", invalid("$id")
+	}
+	return id, nil
+}

@@ -1,0 +1,411 @@
+package state
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"strconv"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/history"
+	"bennu.example/internal/channelhost"
+	"bennu.example/key"
+	"bennu.example/push"
+	"bennu.example/serializer"
+	"bennu.example/socket"
+)
+
+// callback is the callback of a push.
+type callback = func(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error)
+
+// push returns the callback for a push of a name.
+func (h *handler) push(name string) callback {
+	return func(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+		reply, err := h.answer(name, s, ctx, c, p)
+		if err == nil {
+			return reply, nil
+		}
+		if errors.Is(err, history.ErrUnavailable) {
+			channelhost.Log(c, "store unavailable", err)
+		}
+		if payload, ok := errorReply(err, name == pushBatch); ok {
+			return push.Reply{Status: push.StatusError, Payload: payload}, nil
+		}
+		return push.NoReply, err
+	}
+}
+
+// answer handles a push.
+func (h *handler) answer(
+	name string, s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload,
+) (push.Reply, error) {
+	m, err := parseMembers(p)
+	if err != nil {
+		return push.NoReply, err
+	}
+	switch name {
+	case pushRead:
+		return h.readPage(&s.member, ctx, m)
+	case pushRemove:
+		return h.remove(ctx, c, m)
+	}
+	w := write{h: h, m: &s.member, c: c}
+	if w.id, err = m.id(); err != nil {
+		return push.NoReply, err
+	}
+	if name == pushBatch {
+		return w.batch(ctx, m)
+	}
+	op, err := m.parseOp(name, h.kind)
+	if err != nil {
+		return push.NoReply, err
+	}
+	w.ops = []pending{op}
+	a, err := w.apply(ctx)
+	if err != nil {
+		return push.NoReply, err
+	}
+	text := []byte{'{'}
+	if op.makes {
+		text = serializer.AppendString(appendMember(text, "key"), w.keyOf(a, 0))
+	}
+	return ok(append(strconv.AppendUint(appendMember(text, "rev"), a.Revs[0], 10), '}')), nil
+}
+
+// write is a push that writes.
+type write struct {
+	h   *handler
+	m   *member
+	c   *channel.Channel
+	id  string
+	ops []pending
+}
+
+// batch handles a push of several ops.
+func (w *write) batch(ctx context.Context, m members) (push.Reply, error) {
+	var list []members
+	if found, err := m.take("ops", &list); err != nil || !found || len(list) == 0 {
+		return push.NoReply, invalid("ops")
+	}
+	if err := m.rest(); err != nil {
+		return push.NoReply, err
+	}
+	if most := w.limits().Batch; len(list) > most {
+		return push.NoReply, &LimitError{Err: ErrTooLarge, What: "batch", Max: most}
+	}
+	for _, one := range list {
+		var name string
+		if found, err := one.take("op", &name); err != nil || !found {
+			return push.NoReply, invalid("op")
+		}
+		op, err := one.parseOp(name, w.h.kind)
+		if err != nil {
+			return push.NoReply, err
+		}
+		w.ops = append(w.ops, op)
+	}
+	a, err := w.apply(ctx)
+	if err != nil {
+		return push.NoReply, err
+	}
+	text := append(appendMember([]byte{'{'}, "revs"), '[')
+	for i, rev := range a.Revs {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = strconv.AppendUint(text, rev, 10)
+	}
+	text = append(appendMember(append(text, ']'), "keys"), '[')
+	for i := range a.Revs {
+		if i > 0 {
+			text = append(text, ',')
+		}
+		text = serializer.AppendString(text, w.keyOf(a, i))
+	}
+	return ok(append(text, ']', '}')), nil
+}
+
+func (w *write) limits() Limits {
+	l := w.h.cfg.Limits.filled()
+	if w.h.kind.document {
+		l.Batch = 1
+	}
+	return l
+}
+
+// keyOf returns the key of an op. A repeated write has the keys that were made for the first one.
+func (w *write) keyOf(a Applied, i int) string {
+	for j := range a.Items {
+		if w.ops[i].makes && a.Items[j].Rev == a.Revs[i] {
+			return a.Items[j].Key
+		}
+	}
+	return w.ops[i].op.Key
+}
+
+const (
+	maxTries = 8 // of a write that depends on the current value
+	maxPause = 20 * time.Millisecond
+)
+
+// apply checks the ops and applies them.
+func (w *write) apply(ctx context.Context) (Applied, error) {
+	cost, err := w.check(ctx)
+	if err != nil {
+		return Applied{}, err
+	}
+	if err := w.takeRate(cost); err != nil {
+		return Applied{}, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	for try := 1; ; try++ {
+		ops, depends, err := w.resolve(ctx, waiting)
+		if err != nil {
+			return Applied{}, err
+		}
+		a, err := w.h.o.Apply(waiting, w.m.cell.topic, ops, w.tx(ctx))
+		var conflict *ConflictError
+		if !errors.As(err, &conflict) || !depends[conflict.Op] || try == maxTries {
+			return a, storeError(waiting, err)
+		}
+		select { // another write came between
+		case <-time.After(rand.N(maxPause)):
+		case <-waiting.Done():
+			return Applied{}, err
+		}
+	}
+}
+
+// storeError returns the error of a store that did not answer in time as history.ErrUnavailable.
+func storeError(waiting context.Context, err error) error {
+	if err != nil && waiting.Err() != nil && errors.Is(err, waiting.Err()) {
+		return unavailable(waiting)
+	}
+	return err
+}
+
+// check makes the keys that the server makes, checks what does not depend on the current values,
+// and asks Config.Allow about it. It returns what the write costs.
+func (w *write) check(ctx context.Context) (float64, error) {
+	limits := w.limits()
+	size := 0
+	for i := range w.ops {
+		p := &w.ops[i]
+		if p.makes {
+			p.op.Key = key.New()
+		}
+		if size += len(p.raw); len(p.raw) > limits.Value {
+			return 0, &LimitError{Err: ErrTooLarge, What: "value", Max: limits.Value}
+		}
+		if len(p.op.Key) > maxKey {
+			return 0, &LimitError{Err: ErrTooLarge, What: "key", Max: maxKey}
+		}
+		if !isKey(p.op.Key) {
+			return 0, invalid("key")
+		}
+		if p.merge && (len(p.raw) == 0 || p.raw[0] != '{') {
+			return 0, invalid("value")
+		}
+		if w.h.cfg.Allow == nil { // it forbids all writes, whatever their values
+			return 0, ErrForbidden
+		}
+		if !p.depends() {
+			value, err := resolve(p.raw, p.op.Key, nil, time.Now())
+			if err != nil {
+				return 0, err
+			}
+			p.op.Value = value
+			if err := w.h.allow(ctx, w.c, Access{Action: Write, Op: p.op}); err != nil {
+				return 0, err
+			}
+		}
+	}
+	return 1 + float64(size)/costSize, nil
+}
+
+// depends reports whether the new value depends on the current one.
+func (p *pending) depends() bool { return p.merge || needsCurrent(p.raw) }
+
+func (w *write) takeRate(cost float64) error {
+	l := &w.h.cfg.Limits
+	if l.Rate > 0 {
+		if err := take(&w.m.writes, l.Rate, cost); err != nil {
+			return err
+		}
+	}
+	return w.m.cell.takeWrite(l.ObjectRate, cost)
+}
+
+// resolve returns the ops with their values. Those that depend on current values require that these
+// stay as they are.
+func (w *write) resolve(ctx, waiting context.Context) (ops []Op, depends []bool, err error) {
+	ops, depends = make([]Op, len(w.ops)), make([]bool, len(w.ops))
+	for i := range w.ops {
+		p := &w.ops[i]
+		ops[i] = p.op
+		if !p.depends() {
+			continue
+		}
+		current, err := w.current(waiting, p.op.Key)
+		if err != nil {
+			return nil, nil, err
+		}
+		op := &ops[i]
+		if op.If != nil && *op.If != current.Rev {
+			return nil, nil, &ConflictError{Op: i, Key: op.Key, Rev: current.Rev, Value: current.Value}
+		}
+		if op.Value, err = resolve(p.raw, op.Key, current.Value, time.Now()); err != nil {
+			return nil, nil, err
+		}
+		if p.merge {
+			if op.Value, err = mergePatch(current.Value, op.Value); err != nil {
+				return nil, nil, err
+			}
+		}
+		if err := w.h.allow(ctx, w.c, Access{Action: Write, Op: *op}); err != nil {
+			return nil, nil, err
+		}
+		depends[i] = op.If == nil
+		op.If = &current.Rev
+	}
+	return ops, depends, nil
+}
+
+// current reads an item. One that does not exist has revision 0 and no value.
+func (w *write) current(ctx context.Context, key string) (it Item, err error) {
+	return w.h.o.item(ctx, w.m.cell.topic, key)
+}
+
+func (o *Objects) item(ctx context.Context, topic, key string) (it Item, err error) {
+	p, err := o.store.Read(ctx, topic, one(key), "", 1)
+	if err != nil {
+		return it, storeError(ctx, err)
+	}
+	for i := range p.Items {
+		it = p.Items[i]
+	}
+	return it, nil
+}
+
+func (w *write) tx(ctx context.Context) Tx {
+	tx := Tx{Writer: writerOf(ctx), Limits: w.h.cfg.Limits}
+	if w.h.kind.document {
+		tx.Limits.Batch = 1
+	}
+	if w.id != "" {
+		info, _ := socket.InfoFrom(ctx)
+		tx.ID = info.Subject + "\x00" + info.ClientID + "\x00" + w.id
+		if len(tx.ID) > maxID { // a subject may have any length
+			sum := sha256.Sum256([]byte(tx.ID))
+			tx.ID = hex.EncodeToString(sum[:])
+		}
+	}
+	return tx
+}
+
+// writerOf returns the id of the client's connection.
+func writerOf(ctx context.Context) string {
+	info, _ := socket.InfoFrom(ctx)
+	return info.ConnectionID
+}
+
+// reads is how many pages a channel may read in a second.
+const reads = 20
+
+// readPage handles a push that reads a page.
+func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Reply, error) {
+	if h.kind.document {
+		return push.NoReply, invalid(pushRead)
+	}
+	r, err := in.keys(h.kind)
+	if err != nil {
+		return push.NoReply, err
+	}
+	most, next := pageItems, ""
+	if _, err := in.take("max", &most); err != nil || most < 1 {
+		return push.NoReply, invalid("max")
+	}
+	if _, err := in.take("next", &next); err != nil {
+		return push.NoReply, err
+	}
+	if err := in.rest(); err != nil {
+		return push.NoReply, err
+	}
+	if err := take(&m.reads, reads, 1); err != nil {
+		return push.NoReply, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p, err := h.o.store.Read(waiting, m.cell.topic, r, next, min(most, pageItems))
+	if err != nil {
+		return push.NoReply, storeError(waiting, err)
+	}
+	text := appendEntries([]byte{'{'}, p.Items, time.Now())
+	if p.Next != "" {
+		text = serializer.AppendString(appendMember(text, "next"), p.Next)
+	}
+	return ok(append(text, '}')), nil
+}
+
+// remove handles a push that removes the object.
+func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (push.Reply, error) {
+	if _, err := in.id(); err != nil {
+		return push.NoReply, err
+	}
+	if err := in.rest(); err != nil {
+		return push.NoReply, err
+	}
+	if err := h.allow(ctx, c, Access{Action: Remove}); err != nil {
+		return push.NoReply, err
+	}
+	waiting, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := h.o.Remove(waiting, c.Topic()); err != nil {
+		return push.NoReply, storeError(waiting, err)
+	}
+	return push.OK(nil), nil
+}
+
+// Update reads an item, changes it by f, and writes it if it was not changed meanwhile; otherwise
+// it begins again, until ctx ends. An item that does not exist is the zero T. The key of a document
+// is empty. It returns the new revision. If f returns an error, nothing is written, and Update
+// returns it. It is for the server's own code, and does not ask Config.Allow.
+func Update[T any](ctx context.Context, o *Objects, topic, key string, f func(*T) error) (rev uint64, err error) {
+	for {
+		it, err := o.item(ctx, topic, key)
+		if err != nil {
+			return 0, err
+		}
+		var v T
+		if it.Value != nil {
+			if err := json.Unmarshal(it.Value, &v); err != nil {
+				return it.Rev, err
+			}
+		}
+		if err := f(&v); err != nil {
+			return it.Rev, err
+		}
+		value, err := json.Marshal(v)
+		if err != nil {
+			return it.Rev, err
+		}
+		a, err := o.Apply(ctx, topic, []Op{{Key: key, Value: value, If: &it.Rev}}, Tx{})
+		var conflict *ConflictError
+		if !errors.As(err, &conflict) {
+			if err != nil {
+				return it.Rev, err
+			}
+			return a.Revs[0], nil
+		}
+		select {
+		case <-time.After(rand.N(maxPause)):
+		case <-ctx.Done():
+			return it.Rev, ctx.Err()
+		}
+	}
+}
