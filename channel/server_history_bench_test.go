@@ -166,8 +166,8 @@ func TestRejoinAllocations(t *testing.T) {
 			c.Wait()
 		})
 	}
-	if plain, top := allocs(serializer.Payload{}), allocs(ask(t, pos.String())); top > plain+8 {
-		t.Errorf("%v allocations with a position, %v without: the budget is 8 more", top, plain)
+	if plain, top := allocs(serializer.Payload{}), allocs(ask(t, pos.String())); top > plain+4 {
+		t.Errorf("%v allocations with a position, %v without: the budget is 4 more", top, plain)
 	}
 }
 

@@ -78,9 +78,9 @@ type historyReply struct {
 	why      string // Empty means that the position is continued.
 }
 
-// json is written out, because every join of a client that comes back needs it.
-func (r historyReply) json() json.RawMessage {
-	b := make([]byte, 0, 96)
+// append appends r as JSON. It is written out, because every join of a client that comes back needs
+// it.
+func (r historyReply) append(b []byte) []byte {
 	b = append(b, '{')
 	if !r.position.IsZero() {
 		b, _ = r.position.AppendText(append(b, `"pos":"`...))
@@ -111,9 +111,9 @@ func (c *Channel) openHistory(it *item) error {
 	recorded := c.up.PubSub().Recorded()
 	keep, ok := recorded.Rule(c.topic)
 	ok = ok && !isExtension(c.topic) // nobody broadcasts on it
-	join := &joinHistory{resume: Resume{Asked: true, Since: h.since}, why: whyOff}
+	var join *joinHistory
 	if h.asked {
-		c.noteHistory(join)
+		join = c.noteHistory(joinHistory{resume: Resume{Asked: true, Since: h.since}, why: whyOff})
 	}
 	if !ok || !h.asked && keep.NoGap {
 		return nil
@@ -148,13 +148,20 @@ func (c *Channel) openHistory(it *item) error {
 	return nil
 }
 
-func (c *Channel) noteHistory(h *joinHistory) {
+func (c *Channel) noteHistory(h joinHistory) *joinHistory {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.join == nil {
-		c.join = new(serverJoin)
+		both := &struct { // in one allocation
+			serverJoin
+			joinHistory
+		}{joinHistory: h}
+		c.join = &both.serverJoin
+		c.join.history = &both.joinHistory
+	} else {
+		c.join.history = &joinHistory{h.resume, h.why}
 	}
-	c.join.history = h
+	return c.join.history
 }
 
 // joinReply returns the payload of the positive reply to the join. If the client asked for history,
@@ -181,13 +188,34 @@ func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
 	if err != nil {
 		return payload, err
 	}
-	if _, _, found := encoded.Cut(memberHistory); found {
-		return payload, fmt.Errorf("channel: join reply has a member %q, which is reserved", memberHistory)
+	if mayHaveHistory(encoded) {
+		if _, _, found := encoded.Cut(memberHistory); found {
+			return payload, fmt.Errorf("channel: join reply has a member %q, which is reserved", memberHistory)
+		}
 	}
 	if s := c.up.Serializer(); s == serializer.V1() || s == serializer.V2() {
+		if joined, ok := out.joinedWith(encoded); ok {
+			return joined, nil
+		}
 		payload = encoded // others may encode the value in another way
 	}
-	return payload.With(memberHistory, out.json()), nil
+	return payload.With(memberHistory, json.RawMessage(out.append(nil))), nil
+}
+
+// joinedWith returns an object with r as its first member, as Payload.With does, but with a single
+// allocation. It reports false if the payload is not compact JSON.
+func (r historyReply) joinedWith(p serializer.Payload) (joined serializer.Payload, ok bool) {
+	raw, err := p.JSON()
+	if err != nil || len(raw) < 2 || raw[0] != '{' || raw[1] != '"' && raw[1] != '}' {
+		return p, false
+	}
+	var room [256]byte
+	b := r.append(append(room[:0], `{"`+memberHistory+`":`...))
+	if raw[1] == '"' {
+		b = append(b, ',')
+	}
+	_ = joined.UnmarshalJSON(append(b, raw[1:]...)) // copies, and never fails
+	return joined, true
 }
 
 // missed returns the member "$history" for a topic that is recorded.

@@ -23,7 +23,11 @@ type historyParams struct {
 // cutHistory returns the member "$history" of the params of a join, and the params without it. A
 // reason is that of the error reply for a malformed member.
 func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Payload, reason string) {
-	if !bytes.Contains(params.Bytes(), []byte("history")) { // "$" may be escaped
+	raw := params.Bytes()
+	if since, ok := sinceIn(raw, `{"`+memberHistory+`":{"since":"`, `"}}`); ok && !params.IsBinary() {
+		return historyParams{asked: true, own: true, since: since}, emptyParams, ""
+	}
+	if !mayHaveHistory(params) {
 		return h, params, ""
 	}
 	value, rest, found := params.Cut(memberHistory)
@@ -34,6 +38,28 @@ func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Pay
 	return h, rest, reason
 }
 
+// emptyParams are params without a member.
+var emptyParams = func() (p serializer.Payload) {
+	_ = p.UnmarshalJSON([]byte("{}")) // never fails
+	return p
+}()
+
+// mayHaveHistory reports false if an encoded payload has no member "$history".
+func mayHaveHistory(p serializer.Payload) bool {
+	return bytes.Contains(p.Bytes(), []byte("history")) // "$" may be escaped
+}
+
+// sinceIn returns the position between prefix and suffix, if raw consists of the three.
+func sinceIn(raw []byte, prefix, suffix string) (since history.Position, ok bool) {
+	n := len(raw) - len(suffix)
+	if n <= len(prefix) || n > len(prefix)+maxPositionText ||
+		string(raw[:len(prefix)]) != prefix || string(raw[n:]) != suffix {
+		return since, false
+	}
+	since, err := history.ParsePosition(string(raw[len(prefix):n]))
+	return since, err == nil
+}
+
 const invalidHistory = "invalid history"
 
 func parseHistory(value serializer.Payload) (h historyParams, reason string) {
@@ -42,12 +68,8 @@ func parseHistory(value serializer.Payload) (h historyParams, reason string) {
 		return historyParams{asked: true}, invalidHistory
 	}
 	// The usual forms need no decoder.
-	if since, ok := bytes.CutPrefix(raw, []byte(`{"since":"`)); ok {
-		if since, ok = bytes.CutSuffix(since, []byte(`"}`)); ok && len(since) <= maxPositionText {
-			if pos, err := history.ParsePosition(string(since)); err == nil {
-				return historyParams{asked: true, own: true, since: pos}, ""
-			}
-		}
+	if since, ok := sinceIn(raw, `{"since":"`, `"}`); ok {
+		return historyParams{asked: true, own: true, since: since}, ""
 	}
 	if string(raw) == "{}" {
 		return historyParams{asked: true, own: true}, ""

@@ -2,8 +2,10 @@ package channel
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
+	"bennu.example/history"
 	"bennu.example/serializer"
 )
 
@@ -13,6 +15,8 @@ func FuzzHistoryParams(f *testing.F) {
 	for _, seed := range []string{
 		`{}`, `{"$history":{}}`, `{"a":1,"$history":{"since":"q7hx2c9k-129-0m0a","last":5,"own":false},"b":[]}`,
 		`{"$history":null}`, `{"$history":{"since":"a-1-0\u0030zz","last":1e3}}`, `{"\u0024history":{"last":1000001}}`,
+		`{"$history":{"since":"q7hx2c9k-129-0m0a"}}`, `{"$history":{"since":"q7hx2c9k-1"}}`,
+		`{"$history":{"since":"x"},"a":"}}"}`,
 		`{"$history":{"since":5}}`, `[{"$history":1}]`, `{"$history":{"own":1,"own":true}}`,
 	} {
 		f.Add([]byte(seed), true)
@@ -70,4 +74,31 @@ func FuzzHistoryParams(f *testing.F) {
 			t.Fatalf("%s became %+v", value, h)
 		}
 	})
+}
+
+// TestReplyHasHistory checks that a reply's member is the one that Payload.With adds.
+func TestReplyHasHistory(t *testing.T) {
+	position, err := history.NewPosition("q7hx2c9k", 129, "0m0a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for reply, built := range map[string]bool{
+		`{}`: true, `{"a":1}`: true, `{"text":"` + strings.Repeat("long ", 100) + `"}`: true,
+		`{ }`: false, "{\n\"a\": 1}": false, `[]`: false, `null`: false,
+	} {
+		for _, r := range []historyReply{{position: position, missed: 3}, {position: position, why: "new"}, {why: whyOff}} {
+			base, err := serializer.Value(json.RawMessage(reply)).Encoded()
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, ok := r.joinedWith(base)
+			if ok != built {
+				t.Fatalf("%s: %v", reply, ok)
+			}
+			want, err := base.With(memberHistory, json.RawMessage(r.append(nil))).JSON()
+			if raw, _ := got.JSON(); ok && (err != nil || string(raw) != string(want)) {
+				t.Errorf("got %s, want %s, %v", raw, want, err)
+			}
+		}
+	}
 }

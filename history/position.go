@@ -12,9 +12,9 @@ import (
 const (
 	maxEpoch  = 16        // bytes
 	maxOffset = 1<<53 - 1 // the largest integer that every JSON parser keeps
-	// maxPosition is the length of the longest position in text form: 16 bytes of epoch, 16 digits, a
-	// tag of 4, and two separators.
-	maxPosition = maxEpoch + 1 + 16 + 1 + len(tag{})
+	maxDigits = 16        // of an offset
+	// maxPosition is the length of the longest position in text form, with its separators.
+	maxPosition = maxEpoch + 1 + maxDigits + 1 + len(tag{})
 	// maxMessage bounds how much of an invalid position an error repeats.
 	maxMessage = 64
 )
@@ -55,20 +55,33 @@ func ParsePosition(s string) (Position, error) {
 }
 
 func positionError(s string) error {
-	return fmt.Errorf("%w %q", ErrPosition, s[:min(len(s), maxMessage)])
+	return fmt.Errorf("%w %q", ErrPosition, strings.Clone(s[:min(len(s), maxMessage)]))
 }
 
 func parsePosition(s string) (Position, bool) {
-	if len(s) > maxPosition {
+	end := len(s) - len(tag{}) - 1 // of the offset
+	if len(s) > maxPosition || end < 0 || s[end] != '-' {
 		return Position{}, false
 	}
-	epoch, rest, _ := strings.Cut(s, "-")
-	digits, text, ok := strings.Cut(rest, "-")
-	offset, err := strconv.ParseUint(digits, 10, 64)
-	if !ok || err != nil || len(digits) > 1 && digits[0] == '0' || digits[0] == '+' {
+	start := strings.IndexByte(s, '-') + 1
+	offset, ok := parseOffset(s[min(start, end):end])
+	if !ok {
 		return Position{}, false
 	}
-	return newPosition(epoch, offset, text)
+	return newPosition(s[:start-1], offset, s[end+1:])
+}
+
+func parseOffset(digits string) (n uint64, ok bool) {
+	if digits == "" || len(digits) > maxDigits || len(digits) > 1 && digits[0] == '0' {
+		return 0, false
+	}
+	for i := range len(digits) {
+		if digits[i] < '0' || digits[i] > '9' {
+			return 0, false
+		}
+		n = 10*n + uint64(digits[i]-'0')
+	}
+	return n, true
 }
 
 // NewPosition returns a position from its parts. It is for implementations of Log. An epoch has 1

@@ -1,7 +1,6 @@
 package follow
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"time"
@@ -152,13 +151,20 @@ func (t *Topic[B]) find(p history.Position) *slot[B] {
 
 // at returns the slot of an offset, or nil. The caller must hold order.
 func (t *Topic[B]) at(offset uint64) *slot[B] {
-	i, ok := slices.BinarySearchFunc(t.slots, offset, func(s *slot[B], offset uint64) int {
-		return cmp.Compare(s.item.Position.Offset(), offset)
-	})
-	if !ok {
-		return nil
+	// In generic code, a function literal for a search of package slices would be allocated.
+	lowest, end := 0, len(t.slots)
+	for lowest < end {
+		middle := lowest + (end-lowest)/2
+		switch s := t.slots[middle]; {
+		case s.item.Position.Offset() == offset:
+			return s
+		case s.item.Position.Offset() < offset:
+			lowest = middle + 1
+		default:
+			end = middle
+		}
 	}
-	return t.slots[i]
+	return nil
 }
 
 // equivalent returns the slot before the first record of a batch, or nil if the window has none. It
