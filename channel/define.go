@@ -15,6 +15,12 @@ import (
 // Handler defines a kind of channel. Define makes it, and Routes mount it. It is immutable and safe
 // for concurrent use.
 type Handler struct {
+	callbacks
+	warned atomic.Bool // of a slow rule that does not apply to records
+}
+
+// callbacks are what a Handler was made from.
+type callbacks struct {
 	newState    func() any
 	join        func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
 	events      map[string]eventFunc
@@ -30,7 +36,6 @@ type Handler struct {
 	reach       func(ctx context.Context, c *Channel) time.Time
 	pages       func(ctx context.Context, c *Channel) error // Nil means no pages.
 	reauthorize func(ctx context.Context, c *Channel) error // Nil means that channels stay.
-	warned      atomic.Bool                                 // of a slow rule that does not apply to records
 }
 
 type (
@@ -76,7 +81,7 @@ func Define[S, P any](
 ) *Handler {
 	must(join != nil, "join")
 	decode := decoder[P]()
-	h := &Handler{
+	h := &Handler{callbacks: callbacks{
 		newState: func() any { return new(S) },
 		join: func(ctx context.Context, c *Channel, p serializer.Payload) (any, error) {
 			params, err := decode(p)
@@ -88,7 +93,7 @@ func Define[S, P any](
 		events: make(map[string]eventFunc),
 		out:    make(map[string]outFunc),
 		info:   make(map[reflect.Type]infoFunc),
-	}
+	}}
 	for _, o := range options {
 		o.apply(h)
 	}

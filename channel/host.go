@@ -22,6 +22,7 @@ func init() {
 		return c.(*Channel).up.Drained(drainWaiter{(*driver)(c.(*Channel)), msg})
 	}
 	channelhost.Lose = func(c any) { c.(*Channel).post(item{kind: itemLost}) }
+	channelhost.Observe = observe
 	channelhost.Log = func(c any, message string, err error) {
 		c.(*Channel).up.Log(c.(*Channel).driver(), message, err)
 	}

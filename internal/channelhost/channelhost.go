@@ -23,6 +23,10 @@ var (
 	Start func(ctx context.Context, up Carrier, join Join) Channel
 	// NewClient returns a new client's channel of a socket, a *channel.Client.
 	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
+	// Observe returns a copy of a *channel.Handler that reports its channels, for package channeltest:
+	// joined is called when a join callback has accepted a client, and terminated before Terminate.
+	// Both are called as callbacks of the channel, a *channel.Channel, are.
+	Observe func(handler any, joined func(channel any), terminated func(channel any, reason error)) any
 
 	// The following are for package state, which decides itself what its channels are sent. The
 	// channel is a *channel.Channel. They may be called from any goroutine and under locks.
