@@ -34,7 +34,7 @@ var layers = [][]string{
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
-	"engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
+	"channeltest", "engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
 	"internal/testenv/listen", "internal/testenv/require",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",

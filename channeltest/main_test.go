@@ -1,0 +1,9 @@
+package channeltest
+
+import (
+	"testing"
+
+	"bennu.example/internal/testenv/leak"
+)
+
+func TestMain(m *testing.M) { leak.Main(m) }
