@@ -28,7 +28,7 @@ type Channel struct {
 
 	joins   []serializer.Payload // replies that were not expected yet; guarded by the Inbox
 	crashes []error              // the same for the server's phx_error
-	closed  bool                 // for ever, because of the cause
+	closed  bool                 // permanently, because of the cause
 	cause   error
 }
 

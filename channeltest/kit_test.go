@@ -18,10 +18,10 @@ import (
 	"bennu.example/socket"
 )
 
-// member is the state of the room of the tests.
-type member struct{ user string }
+// visitor is the state of the room of the tests.
+type visitor struct{ user string }
 
-type params struct {
+type person struct {
 	User string `json:"user"`
 }
 
@@ -44,7 +44,7 @@ func roomConfig(ps *pubsub.PubSub, who *presence.Presence) socket.Config {
 		any_ = serializer.Payload
 	)
 	room := channel.Define(
-		func(m *member, ctx ctx, c ch, p params) (any, error) {
+		func(m *visitor, ctx ctx, c ch, p person) (any, error) {
 			if m.user = p.User; m.user == "" {
 				m.user, _ = ctx.Value(userKey{}).(string)
 			}
@@ -59,31 +59,31 @@ func roomConfig(ps *pubsub.PubSub, who *presence.Presence) socket.Config {
 			}
 			return map[string]string{"hello": m.user}, nil
 		},
-		channel.Info(func(m *member, _ ctx, c ch, who *presence.Presence) error {
+		channel.Info(func(m *visitor, _ ctx, c ch, who *presence.Presence) error {
 			if _, err := who.Track(c, m.user, nil); err != nil {
 				return err
 			}
 			return who.Push(c)
 		}),
-		channel.Info(func(_ *member, _ ctx, c ch, t tick) error { return c.Push("tick", map[string]int{"n": t.n}) }),
-		channel.On("say", func(m *member, _ ctx, c ch, p said) (push.Reply, error) {
+		channel.Info(func(_ *visitor, _ ctx, c ch, t tick) error { return c.Push("tick", map[string]int{"n": t.n}) }),
+		channel.On("say", func(m *visitor, _ ctx, c ch, p said) (push.Reply, error) {
 			if p.Body == "" {
 				return push.NoReply, push.Reject("empty")
 			}
 			return push.OK(map[string]int{"length": len(p.Body)}), c.Broadcast("said", said{m.user, p.Body})
 		}),
-		channel.On("whisper", func(m *member, _ ctx, c ch, p said) (push.Reply, error) {
+		channel.On("whisper", func(m *visitor, _ ctx, c ch, p said) (push.Reply, error) {
 			return push.NoReply, c.BroadcastFrom("whispered", said{m.user, p.Body})
 		}),
-		channel.On("echo", func(_ *member, _ ctx, c ch, p any_) (push.Reply, error) { return push.OK(p), nil }),
-		channel.On("odd", func(_ *member, _ ctx, c ch, p any_) (push.Reply, error) {
+		channel.On("echo", func(_ *visitor, _ ctx, c ch, p any_) (push.Reply, error) { return push.OK(p), nil }),
+		channel.On("odd", func(_ *visitor, _ ctx, c ch, p any_) (push.Reply, error) {
 			return push.Reply{Status: "odd", Payload: p}, nil
 		}),
-		channel.On("stop", func(_ *member, _ ctx, c ch, p any_) (push.Reply, error) {
+		channel.On("stop", func(_ *visitor, _ ctx, c ch, p any_) (push.Reply, error) {
 			return push.NoReply, channel.Stop("over")
 		}),
-		channel.On("crash", func(_ *member, _ ctx, c ch, p any_) (push.Reply, error) { panic("on purpose") }),
-		channel.Intercept("secret", func(m *member, _ ctx, c ch, p any_) error {
+		channel.On("crash", func(_ *visitor, _ ctx, c ch, p any_) (push.Reply, error) { panic("on purpose") }),
+		channel.Intercept("secret", func(m *visitor, _ ctx, c ch, p any_) error {
 			if m.user == "bob" {
 				return c.Push("secret", p)
 			}
@@ -93,7 +93,7 @@ func roomConfig(ps *pubsub.PubSub, who *presence.Presence) socket.Config {
 	return socket.Config{Channels: channel.Routes{"room:*": room}, PubSub: ps}
 }
 
-func user(name string) params { return params{name} }
+func user(name string) person { return person{name} }
 
 // both runs a test in a synctest bubble and outside.
 func both(t *testing.T, f func(t *testing.T)) {

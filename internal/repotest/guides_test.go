@@ -29,7 +29,8 @@ var imports = map[string]string{
 	"bytes": "bytes", "context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http",
 	"httptest": "net/http/httptest", "httputil": "net/http/httputil", "json": "encoding/json", "log": "log",
 	"os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings",
-	"sync": "sync", "syscall": "syscall", "testing": "testing", "time": "time", "url": "net/url",
+	"sync": "sync", "syscall": "syscall", "synctest": "testing/synctest", "testing": "testing",
+	"time": "time", "url": "net/url",
 	"zerolog": "github.com/rs/zerolog",
 }
 
