@@ -39,7 +39,7 @@ type Client struct {
 	cancel context.CancelFunc
 	loop   *loop.Loop[clientItem]
 	totals clientlink.Totals
-	states clientStates
+	states watched[State]
 
 	callbacks  mailbox.Mailbox[func()]
 	goroutines clientlink.Tracker // all but the loop and those that run functions of the user
@@ -168,7 +168,7 @@ func (c *Client) Pause() { c.post(clientTask(func() { c.setWanted(WantPaused) })
 // Ready waits until the client is connected. It returns an error if the client will not connect by
 // itself, because it is paused, denied, failed or closed.
 func (c *Client) Ready(ctx context.Context) error {
-	seen := make(chan *stateStream, 1) // made by the loop, after earlier calls such as Connect
+	seen := make(chan *stateStream[State], 1) // made by the loop, after earlier calls such as Connect
 	if !c.post(clientTask(func() { seen <- c.states.stream() })) {
 		return fmt.Errorf("socket: %w", ErrClosed)
 	}

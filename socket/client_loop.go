@@ -67,9 +67,11 @@ func (c *Client) setWanted(w Wanted) {
 
 // setState changes the state and notifies its watchers.
 func (c *Client) setState(change func(*State), last bool) {
-	c.states.set(func(s *State) {
-		s.Wanted = c.wanted
-		change(s)
+	c.states.set(func(s State) (State, bool) {
+		return s.next(func(s *State) {
+			s.Wanted = c.wanted
+			change(s)
+		})
 	}, last)
 }
 

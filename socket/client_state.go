@@ -1,13 +1,8 @@
 package socket
 
 import (
-	"context"
 	"fmt"
-	"iter"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 )
@@ -38,8 +33,9 @@ const (
 	// StatusWaiting means that the connection was lost or an attempt failed. The next attempt is at
 	// State.Until.
 	StatusWaiting
-	// StatusDenied means that the server refused the client with 401 or 403. The next attempt is at
-	// State.Until. If that is zero, there is none before Connect is called.
+	// StatusDenied means that the server refused the client with 401 or 403, ended its connection for
+	// good, or closed it because its token had expired. The next attempt is at State.Until. If that is
+	// zero, there is none before Connect or Authenticate is called.
 	StatusDenied
 	// StatusFailed means that there is no further attempt before Connect is called. State.Cause has
 	// the reason.
@@ -103,153 +99,16 @@ func clipCause(text string) string {
 	return text[:cut] + "…"
 }
 
-// clientStates keeps a client's state and notifies its watchers.
-type clientStates struct {
-	call func(func()) // enqueues a callback
-
-	mu      sync.Mutex
-	now     State
-	hooks   []*stateHook // replaced, never changed
-	streams []*stateStream
-	ended   bool
-}
-
-type stateHook struct {
-	f   func(State)
-	off atomic.Bool
-}
-
-// statesKept bounds the states that wait for an iterator. The oldest are dropped.
-const statesKept = 64
-
-// stateStream is the queue of one iterator.
-type stateStream struct {
-	states *clientStates
-	queue  []State // guarded by states.mu, as is ended
-	ended  bool
-	wake   chan struct{}
-}
-
-func (s *clientStates) load() State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.now
-}
-
-// set changes the state and notifies the watchers. If last is true, no change follows.
-func (s *clientStates) set(change func(*State), last bool) State {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.now
-	change(&s.now)
-	if isSameState(s.now, was) && !last {
-		return was
+// next returns the state after a change, and whether watchers need a notice. States with a cause
+// count as different, because errors may not be comparable.
+func (s State) next(change func(*State)) (State, bool) {
+	now := s
+	change(&now)
+	if s.Cause == nil && now.Cause == nil && now == s {
+		return s, false
 	}
-	if s.now.Status != was.Status {
-		s.now.Since = time.Now()
+	if now.Status != s.Status {
+		now.Since = time.Now()
 	}
-	now, hooks := s.now, s.hooks
-	for _, st := range s.streams {
-		if len(st.queue) == statesKept {
-			st.queue = slices.Delete(st.queue, 0, 1)
-		}
-		st.queue = append(st.queue, now)
-		st.ended = last
-		st.signal()
-	}
-	if len(hooks) > 0 {
-		s.call(func() {
-			for _, h := range hooks {
-				if !h.off.Load() {
-					h.f(now)
-				}
-			}
-		})
-	}
-	if last {
-		s.streams, s.ended = nil, true
-	}
-	return now
-}
-
-// isSameState reports whether watchers need no notice. States with a cause count as different,
-// because errors may not be comparable.
-func isSameState(a, b State) bool {
-	if a.Cause != nil || b.Cause != nil {
-		return false
-	}
-	return a == b
-}
-
-func (st *stateStream) signal() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
-	}
-}
-
-func (s *clientStates) on(f func(State)) (off func()) {
-	h := &stateHook{f: f}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.hooks = append(slices.Clip(s.hooks), h)
-	return func() {
-		h.off.Store(true)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.hooks = slices.DeleteFunc(slices.Clone(s.hooks), func(x *stateHook) bool { return x == h })
-	}
-}
-
-func (s *clientStates) stream() *stateStream {
-	st := &stateStream{states: s, wake: make(chan struct{}, 1)}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.queue = append(st.queue, s.now)
-	if st.ended = s.ended; !s.ended {
-		s.streams = append(s.streams, st)
-	}
-	return st
-}
-
-func (st *stateStream) stop() {
-	s := st.states
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.queue, st.ended = nil, true
-	s.streams = slices.DeleteFunc(s.streams, func(x *stateStream) bool { return x == st })
-}
-
-func (st *stateStream) next() (now State, ok, more bool) {
-	st.states.mu.Lock()
-	defer st.states.mu.Unlock()
-	if len(st.queue) == 0 {
-		return now, false, !st.ended
-	}
-	now = st.queue[0]
-	st.queue = slices.Delete(st.queue, 0, 1)
-	return now, true, true
-}
-
-func (st *stateStream) all(ctx context.Context) iter.Seq[State] {
-	return func(yield func(State) bool) {
-		defer st.stop()
-		for {
-			now, ok, more := st.next()
-			switch {
-			case ok:
-				if !yield(now) {
-					return
-				}
-			case !more:
-				return
-			default:
-				select {
-				case <-st.wake:
-				case <-ctx.Done():
-					return
-				}
-			}
-		}
-	}
+	return now, true
 }
