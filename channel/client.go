@@ -74,6 +74,7 @@ type Client struct {
 	cause      error
 	leave      *clientPush
 	joinCalled bool
+	needsAuth  bool // does not change after Join
 
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
 }

@@ -54,6 +54,7 @@ func (t *clientJoinTask) Run() {
 			return
 		}
 		c.state.open, c.state.taken = c.socket.IsOpen(), busy
+		c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
 }
@@ -111,6 +112,7 @@ func (d clientChannel) Receive(m *serializer.Message) { d.c.feed(clientInput{kin
 func (d clientChannel) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
 func (d clientChannel) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
 func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
+func (d clientChannel) AuthChanged(a clientlink.Auth) { d.c.feed(clientInput{kind: inAuth, auth: a}) }
 func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
 

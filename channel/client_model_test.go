@@ -25,6 +25,9 @@ type clientModel struct {
 	leaving  bool // Leave was called and is not answered yet
 	taken    bool // another channel is leaving the topic
 	again    bool // the channel joins again when no push is in flight
+	needs    bool // RequireAuth was called
+	auth     string
+	stale    bool // the last join was refused because the token had expired
 
 	waiting []string       // buffered pushes
 	sent    map[string]int // the refs of pushes in flight
@@ -59,8 +62,19 @@ func (m *clientModel) answer(name, how string) {
 func (m *clientModel) newJoin() {
 	m.phase, m.joinRef, m.again = "joining", 0, false
 	m.attempt++
-	m.timers["join"] = true
+	m.setJoinTimer()
 	delete(m.timers, "rejoin")
+}
+
+// held reports whether joins wait for the authentication.
+func (m *clientModel) held() bool {
+	return m.auth != "granted" && (m.needs || m.stale && m.auth == "expired")
+}
+
+func (m *clientModel) setJoinTimer() {
+	if delete(m.timers, "join"); !m.held() {
+		m.timers["join"] = true
+	}
 }
 
 // fault makes the channel errored.
@@ -173,10 +187,14 @@ func (m *clientModel) step(line string) {
 	case "free":
 		m.taken = false
 		if m.phase == "joining" {
-			m.timers["join"] = true
+			m.setJoinTimer()
 		}
+	case "needs":
+		m.needs = true
+	case "auth":
+		m.authChanged(arg)
 	case "params":
-		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || arg != strconv.Itoa(m.attempt) {
+		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || m.held() || arg != strconv.Itoa(m.attempt) {
 			return
 		}
 		if len(f) > 2 {
@@ -242,6 +260,22 @@ func (m *clientModel) step(line string) {
 		m.message(f[1], f[2], f[3], f[len(f)-1])
 	}
 	if m.again && m.phase == "joined" && len(m.sent) == 0 {
+		m.newJoin()
+	}
+}
+
+func (m *clientModel) authChanged(to string) {
+	held, wanted := m.held(), m.needs || m.stale
+	m.auth = to
+	if to != "expired" {
+		m.stale = false
+	}
+	switch {
+	case m.phase == "joining" && m.joinRef == 0:
+		if held != m.held() {
+			m.setJoinTimer()
+		}
+	case m.phase == "errored" && m.online && to == "granted" && wanted:
 		m.newJoin()
 	}
 }
@@ -325,15 +359,19 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			if strconv.Itoa(r) == ref {
 				delete(m.sent, name)
 				delete(m.kept, name)
-				m.answer(name, status)
+				m.answer(name, strings.Replace(status, "expired", "error", 1))
 				return
 			}
 		}
 		switch {
 		case m.phase == "joining" && m.joinRef != 0 && ref == strconv.Itoa(m.joinRef):
-			m.joinAnswered(status)
+			if status == "expired" {
+				m.joinAnswered("error")
+			} else {
+				m.joinAnswered(status)
+			}
 			if status != "ok" {
-				m.joinRef = 0
+				m.joinRef, m.stale = 0, status == "expired"
 				m.fault()
 				return
 			}
@@ -345,12 +383,16 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			m.waiting = nil
 		case m.phase == "leaving" && ref == strconv.Itoa(m.leave):
 			m.leaving = false
-			m.answer("leave", status)
+			m.answer("leave", strings.Replace(status, "expired", "error", 1))
 			m.gone()
 		default:
 			m.shown = "drop"
 		}
 	case "phx_close":
+		if m.needs && (m.auth == "missing" || status == "logout") {
+			m.message(joinRef, ref, "phx_error", "")
+			return
+		}
 		m.left()
 		m.gone()
 	case "phx_error":
@@ -383,7 +425,7 @@ func TestClientRandom(t *testing.T) {
 
 func clientHistory(t *testing.T, seed uint64) {
 	r := newClientRig()
-	m := &clientModel{phase: "fresh", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{}}
+	m := &clientModel{phase: "fresh", auth: "pending", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{}}
 	w := &clientWorld{Rand: rand.New(rand.NewPCG(seed, 1)), m: m}
 	var log []string
 	fail := func(format string, args ...any) {
@@ -409,6 +451,9 @@ func clientHistory(t *testing.T, seed uint64) {
 			case "params":
 				if m.taken {
 					fail("params requested while another channel is leaving the topic")
+				}
+				if m.held() {
+					fail("params requested while the join waits for the authentication")
 				}
 				requested, _ = strconv.Atoi(f[1])
 			case "errored", "closed":
@@ -465,7 +510,7 @@ func clientHistory(t *testing.T, seed uint64) {
 		if len(sends) > 0 && m.taken {
 			fail("sent while another channel is leaving the topic")
 		}
-		if m.phase == "joining" && w.online && !m.taken && requested != m.attempt {
+		if m.phase == "joining" && w.online && !m.taken && !m.held() && requested != m.attempt {
 			fail("join %d does not wait, and no params were requested", m.attempt)
 		}
 		for _, s := range sends {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -21,7 +22,11 @@ import (
 //	due join|rejoin|leave|NAME               a timer
 //	refused REF                              an encoding error
 //	unsent NAME                              marks a push before closed
-//	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string
+//	needs                                    RequireAuth, before join
+//	auth pending|granted|missing|expired     the socket's authentication changed
+//	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string. The status
+//	                                         expired is an error because of that, and a phx_close with
+//	                                         the status logout is the end after a logout.
 type clientRig struct {
 	s      clientState
 	refs   uint64
@@ -99,6 +104,10 @@ func (r *clientRig) input(line string) clientInput {
 			in.err = errRig
 		}
 		return in
+	case "auth":
+		return clientInput{kind: inAuth, auth: map[string]clientlink.Auth{
+			"granted": clientlink.AuthGranted, "missing": clientlink.AuthMissing, "expired": clientlink.AuthExpired,
+		}[f[1]]}
 	case "push":
 		return clientInput{kind: inPush, push: r.named(f[1])}
 	case "cancel":
@@ -123,6 +132,12 @@ func (r *clientRig) input(line string) clientInput {
 		if f[3] == serializer.EventReply {
 			m.Kind, m.Status = serializer.KindReply, f[4]
 		}
+		switch f[len(f)-1] {
+		case "expired":
+			m.Status, m.Payload = "error", serializer.Value(map[string]string{"reason": "token expired"})
+		case "logout":
+			m.Payload = serializer.Value(map[string]string{"reason": "deauthenticated"})
+		}
 		return clientInput{kind: inMessage, msg: m}
 	}
 	panic("no such input: " + line)
@@ -136,6 +151,10 @@ func (r *clientRig) do(line string) string {
 	}
 	if line == "taken" {
 		r.s.taken = true
+		return ""
+	}
+	if line == "needs" {
+		r.s.needsAuth = true
 		return ""
 	}
 	r.s, r.out = clientStep(r.s, r.input(line), r.out[:0])

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -40,8 +41,9 @@ func (s ClientState) String() string {
 type clientState struct {
 	topic  string
 	status ClientState
-	open   bool          // the socket is connected
-	taken  bool          // another channel is still leaving the topic: joins wait
+	open   bool // the socket is connected
+	taken  bool // another channel is still leaving the topic: joins wait
+	auth   clientlink.Auth
 	over   bool          // closed permanently
 	gaveUp bool          // because a join failed
 	cause  error         // of StateErrored or over
@@ -55,27 +57,13 @@ type clientState struct {
 	again    bool        // joins again once the pushes in flight are answered; others wait for that join
 	leave    *clientPush // from Leave
 
+	needsAuth bool // joins wait until the client is authenticated
+	isExpired bool // the last join was refused because the token had expired
+
 	buffer []*clientPush          // pushes that wait for the join, in order
 	flight map[uint64]*clientPush // pushes that were sent, by ref
 	peak   int                    // the largest length of flight since it was made
 }
-
-// RemoteError is the cause when the server ended the channel: with phx_error, after which the
-// channel is joined again, or with phx_close, after which it is not.
-type RemoteError struct {
-	Event   string
-	Payload serializer.Payload
-}
-
-func (e *RemoteError) Error() string {
-	if r := (&push.Error{Payload: e.Payload}).Reason(); r != "" {
-		return fmt.Sprintf("channel: server sent %s: %s", e.Event, r)
-	}
-	return "channel: server sent " + e.Event
-}
-
-// Is reports whether target is the push.Reason that the server gave.
-func (e *RemoteError) Is(target error) bool { return (&push.Error{Payload: e.Payload}).Is(target) }
 
 // clientMachine is a step in progress.
 type clientMachine struct {
@@ -131,6 +119,8 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		m.topicFreed()
 	case inEnd:
 		m.end(in.err, nil)
+	case inAuth:
+		m.authChanged(in.auth)
 	case inAgain:
 		m.again = m.status == StateJoined
 	}
@@ -159,20 +149,21 @@ func (m *clientMachine) joinCalled(p *clientPush) {
 	}
 }
 
-// begin starts a join, the first or a later one. Its timeout starts now, connected or not.
+// begin starts a join, the first or a later one. Its timeout starts now, connected or not, unless
+// the join waits for the authentication, which may take hours.
 func (m *clientMachine) begin() {
 	m.attempt++
 	m.joinRef = 0
 	m.again = false
 	m.set(StateJoining, nil)
-	m.add(clientOutput{kind: outArm, timer: timerJoin})
+	m.armJoin()
 	m.requestParams()
 }
 
-// requestParams requests the params of the current join, unless it waits for a connection or the
-// topic.
+// requestParams requests the params of the current join, unless it waits for a connection, the
+// topic or the authentication.
 func (m *clientMachine) requestParams() {
-	if m.open && !m.taken {
+	if m.open && !m.taken && !m.waitsForAuth() {
 		m.add(clientOutput{kind: outParams, attempt: m.attempt})
 	}
 }
@@ -187,7 +178,7 @@ func (m *clientMachine) topicFreed() {
 	}
 	m.taken = false
 	if m.status == StateJoining {
-		m.add(clientOutput{kind: outArm, timer: timerJoin})
+		m.armJoin()
 		m.requestParams()
 	}
 }
@@ -195,7 +186,8 @@ func (m *clientMachine) topicFreed() {
 // params sends the join. It differs from phoenix.js, which may send a join from an earlier
 // connection: params are requested once there is a connection, and the ref is new.
 func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err error) {
-	if attempt != m.attempt || m.status != StateJoining || !m.open || m.taken || m.joinRef != 0 {
+	if attempt != m.attempt || m.status != StateJoining || !m.open || m.taken || m.joinRef != 0 ||
+		m.waitsForAuth() {
 		return
 	}
 	if err != nil {
@@ -333,6 +325,8 @@ func (m *clientMachine) message(msg *serializer.Message) {
 	switch {
 	case msg.Kind == serializer.KindReply:
 		m.reply(msg)
+	case msg.Event == serializer.EventClose && m.needsAuth && m.isLogout(msg):
+		m.crashed(&RemoteError{msg.Event, msg.Payload}) // it is joined again after the next login
 	case msg.Event == serializer.EventClose:
 		m.end(&RemoteError{msg.Event, msg.Payload}, &promise.Result{Status: push.StatusOK})
 	case msg.Event == serializer.EventError:
@@ -364,6 +358,7 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 func (m *clientMachine) joinReply(msg *serializer.Message) {
 	a := promise.Result{Status: msg.Status, Payload: msg.Payload}
 	if msg.Status != push.StatusOK {
+		m.isExpired = (&push.Error{Payload: msg.Payload}).Is(clientlink.TokenExpired)
 		m.joinFailed(a, m.wrap(m.join, &push.Error{Status: msg.Status, Payload: msg.Payload}))
 		return
 	}

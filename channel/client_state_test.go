@@ -27,6 +27,60 @@ func TestClientRules(t *testing.T) {
 			join => joining; params 1
 			join2 => answer join2 duplicate
 			params 1 => send 1 1 phx_join`, "join"},
+		{"RequireAuth: joins wait until the client is authenticated, without a timeout", `
+			needs
+			join => joining
+			open
+			auth missing
+			push a
+			auth granted => params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply ok => joined; send 1 2 a; answer join ok; joined!
+			msg 1 2 phx_reply ok => answer a ok
+			auth pending
+			closed => errored; error!
+			open => joining
+			auth expired
+			auth granted => params 2
+			auth pending
+			params 2
+			auth granted => params 2
+			params 2 => send 3 3 phx_join`, "join"},
+		{"RequireAuth: a channel that ended with a logout is joined again after the next login", `
+			needs
+			open
+			auth granted
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply ok => joined; answer join ok; joined!
+			msg 1 1 phx_close logout => errored; rejoin in 1; error!
+			auth missing
+			due rejoin => joining
+			auth granted => params 2
+			params 2 => send 2 2 phx_join
+			msg 2 2 phx_reply ok => joined; answer join ok; joined!
+			auth missing
+			push a => send 2 3 a
+			msg 2 2 phx_close => errored; answer a lost; rejoin in 1; error!
+			auth granted => joining; params 3
+			params 3 => send 4 4 phx_join
+			msg 4 4 phx_reply ok => joined; answer join ok; joined!
+			msg 4 4 phx_close => closed; closed!`, ""},
+		{"a join that was refused because the token had expired waits for the next one", `
+			open
+			auth expired
+			join => joining; params 1
+			params 1 => send 1 1 phx_join
+			msg 1 1 phx_reply expired => errored; answer join error; rejoin in 1; error!
+			due rejoin => joining
+			auth granted => params 2
+			params 2 => send 2 2 phx_join
+			msg 2 2 phx_reply expired => errored; answer join error; rejoin in 2; error!
+			auth expired
+			auth granted => joining; params 3
+			params 3 => send 3 3 phx_join
+			auth expired
+			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
 		{"join before the connection waits for it; its timeout runs", `
 			join => joining
 			open => params 1

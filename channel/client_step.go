@@ -3,6 +3,7 @@ package channel
 import (
 	"strconv"
 
+	"bennu.example/internal/clientlink"
 	"bennu.example/internal/promise"
 	"bennu.example/serializer"
 )
@@ -16,6 +17,7 @@ type clientInput struct {
 	payload serializer.Payload  // inParams
 	ref     uint64              // inRefused
 	err     error               // inParams, inClosed, inRefused, inEnd
+	auth    clientlink.Auth     // inAuth
 }
 
 type clientInputKind uint8
@@ -37,6 +39,7 @@ const (
 	inGiveUp  // the socket does not want the channel to rejoin
 	inFree    // the channel that was leaving the topic is closed
 	inEnd     // the socket is closed permanently
+	inAuth    // the socket's authentication changed
 	inAgain   // records were dropped: the channel joins again to receive them
 )
 

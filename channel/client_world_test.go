@@ -51,7 +51,7 @@ func (w *clientWorld) aJoinRef() string {
 
 func (w *clientWorld) next() string {
 	for {
-		switch w.IntN(23) {
+		switch w.IntN(25) {
 		case 0:
 			w.online = !w.online
 			if w.online {
@@ -62,6 +62,9 @@ func (w *clientWorld) next() string {
 			if !w.joined && w.m.phase == "fresh" {
 				if !w.m.taken && w.IntN(3) == 0 {
 					return "taken"
+				}
+				if !w.m.needs && w.IntN(3) == 0 {
+					return "needs"
 				}
 				w.joined = true
 				return "join"
@@ -107,17 +110,25 @@ func (w *clientWorld) next() string {
 			}
 		case 15, 16, 17, 18:
 			if w.joined {
-				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), w.pick("ok", "ok", "ok", "error", "maybe"))
+				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), w.pick("ok", "ok", "ok", "error", "expired", "maybe"))
 			}
 		case 19:
 			if w.joined && w.IntN(2) == 0 {
 				ref := w.aJoinRef()
-				event := w.pick("phx_error", "phx_error", "phx_error", "phx_close")
+				event := w.pick("phx_error", "phx_error", "phx_error", "phx_close", "phx_close logout", "phx_close logout")
 				return fmt.Sprintf("msg %s %s %s", ref, w.pick(ref, ref, "-"), event)
 			}
 		case 20:
 			if w.joined && w.IntN(2) == 0 {
 				return "again"
+			}
+		case 21, 22:
+			if w.joined { // without a connection, the socket is pending
+				states := []string{"pending"}
+				if w.online {
+					states = []string{"granted", "granted", "missing", "expired", "pending"}
+				}
+				return "auth " + w.pick(states...)
 			}
 		default:
 			if w.joined {

@@ -107,3 +107,20 @@ func (e *payloadError) Error() string {
 }
 
 func (e *payloadError) Unwrap() error { return e.err }
+
+// RemoteError is the cause when the server ended the channel: with phx_error, after which the
+// channel is joined again, or with phx_close, after which it is not.
+type RemoteError struct {
+	Event   string
+	Payload serializer.Payload
+}
+
+func (e *RemoteError) Error() string {
+	if r := (&push.Error{Payload: e.Payload}).Reason(); r != "" {
+		return fmt.Sprintf("channel: server sent %s: %s", e.Event, r)
+	}
+	return "channel: server sent " + e.Event
+}
+
+// Is reports whether target is the push.Reason that the server gave.
+func (e *RemoteError) Is(target error) bool { return (&push.Error{Payload: e.Payload}).Is(target) }

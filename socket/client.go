@@ -84,6 +84,7 @@ type Client struct {
 	progress    clientProgress
 	clock       clientClock
 	own         clientOwn
+	auth        clientAuth // its states, token and fetches do not belong to the loop
 	advice      clientAdvice
 	move        clientMove
 	moving      loop.Timer    // of move
@@ -148,6 +149,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.keys.Now = c.Now
 	c.own.info.Store(&Info{ClientID: c.clientID})
 	c.own.timer.Task = clientTask(c.ownDue)
+	c.initAuth()
 	c.moving.Task = clientTask(c.moveDue)
 	c.turn.Task = clientTask(c.turnDue)
 	c.settling.Task = clientTask(c.settled)

@@ -32,7 +32,9 @@ type ClientConfig struct {
 	// fail. Its context is canceled at the end of the attempt, and the attempt waits for it.
 	Params any
 	// AuthToken is sent outside of the URL: in a subprotocol of the WebSocket, or in a header over
-	// long poll. If AuthTokenFunc is not nil, it is called instead, in the same way as Params.
+	// long poll. If AuthTokenFunc is not nil, it is called instead, in the same way as Params. It is
+	// also called when the token expires, to refresh it over the open connection: see Client.Auth.
+	// There is one call at a time.
 	AuthToken     string
 	AuthTokenFunc func(ctx context.Context) (string, error)
 

@@ -34,6 +34,7 @@ type dialResult struct {
 	by           ClientTransport
 	err          error // why there is no connection
 	webSocketErr error // with TransportFallback: why conn is not a WebSocket
+	auth         authSource
 }
 
 // Names of the transports in State.Transport.
@@ -59,22 +60,35 @@ var errAttemptExited = fmt.Errorf("socket: call Params, AuthTokenFunc or HTTPCli
 // startAttempt makes an attempt on a new goroutine and calls done with the result on the loop.
 func (c *Client) startAttempt(order []ClientTransport, check clientCheck, done func(dialResult)) (cancel func()) {
 	ctx, cancel := context.WithTimeout(c.ctx, c.cfg.ConnectTimeout+check.hold)
+	auth := c.authSource()
 	c.goUser(func() {
 		defer cancel()
 		got := dialResult{err: errAttemptExited}
 		defer func() { // it also runs if a function of the configuration ends this goroutine
-			if !c.post(clientTask(func() { done(got) })) && got.conn != nil {
+			got.auth = auth
+			if !c.post(clientTask(func() { done(c.checkIdentity(got)) })) && got.conn != nil {
 				_ = got.conn.Close(clientCodeNormal, "")
 			}
 		}()
-		got = c.attempt(ctx, order, check)
+		got = c.attempt(ctx, order, check, &auth)
 	})
 	return cancel
 }
 
+// checkIdentity turns an attempt that was made with another identity into one that failed.
+func (c *Client) checkIdentity(got dialResult) dialResult {
+	if got.conn == nil || got.auth.epoch == c.auth.epoch {
+		return got
+	}
+	c.newConn(got.conn, "").closeSoon(clientCodeNormal, "")
+	return dialResult{err: errOtherToken, auth: got.auth}
+}
+
 // attempt tries the transports one after the other.
-func (c *Client) attempt(ctx context.Context, order []ClientTransport, check clientCheck) dialResult {
-	cfg, err := c.dialConfig(ctx)
+func (c *Client) attempt(
+	ctx context.Context, order []ClientTransport, check clientCheck, auth *authSource,
+) dialResult {
+	cfg, err := c.dialConfig(ctx, auth)
 	if err != nil {
 		return dialResult{err: err}
 	}
@@ -180,12 +194,11 @@ func (c *Client) checkHeartbeat(ctx context.Context, conn transport.ClientConn, 
 }
 
 // dialConfig returns the configuration of an attempt. It calls Params and AuthTokenFunc.
-func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error) {
+func (c *Client) dialConfig(ctx context.Context, auth *authSource) (transport.ClientConfig, error) {
 	heartbeats := c.cfg.HeartbeatInterval + (clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout
 	cfg := transport.ClientConfig{
 		URL:        c.url,
 		Vsn:        serializer.Vsn(c.cfg.Serializer),
-		AuthToken:  c.cfg.AuthToken,
 		Header:     c.cfg.Header.Clone(),
 		HTTPClient: c.cfg.HTTPClient,
 		MaxMessage: c.cfg.MaxMessage,
@@ -200,12 +213,13 @@ func (c *Client) dialConfig(ctx context.Context) (transport.ClientConfig, error)
 			return cfg, fmt.Errorf("socket: params: %w", err)
 		}
 	}
-	if c.cfg.AuthTokenFunc != nil {
+	if auth.fetches {
 		var err error
-		if cfg.AuthToken, err = c.cfg.AuthTokenFunc(ctx); err != nil {
+		if auth.token, err = c.fetchToken(ctx); err != nil {
 			return cfg, fmt.Errorf("socket: auth token: %w", err)
 		}
 	}
+	cfg.AuthToken = auth.token
 	if params != nil {
 		query, err := urlparams.Encode(params)
 		if err != nil && !isFunc {

@@ -58,6 +58,7 @@ func (c *Client) setWanted(w Wanted) {
 	case w == WantConnected && c.conn == nil && c.cancelDial == nil:
 		c.backoff, c.failed, c.denials = 0, 0, 0
 		c.loop.Disarm(&c.retry)
+		c.authFeed(authInput{kind: authInConnect})
 		c.connect()
 	case w == WantPaused:
 		c.disconnect(func(d clientlink.Channel) { d.Closed(ErrPaused) })
@@ -113,6 +114,10 @@ func (c *Client) dialed(id uint64, got dialResult) {
 	}
 	c.cancelDial = nil
 	if got.conn == nil {
+		if isRefusal(got.err) {
+			got.err = c.refusedBy(got.err)
+			c.authFeed(authInput{kind: authInRefused, call: got.auth.call, err: got.err, isLast: !c.canChange(got.auth.call)})
+		}
 		c.failed++
 		c.cfg.Logger.Info().Err(got.err).Int("tries", c.failed).Msg("client connect failed")
 		for _, d := range c.channelList() {
@@ -128,7 +133,7 @@ func (c *Client) dialed(id uint64, got dialResult) {
 // opened starts to use a new connection.
 func (c *Client) opened(got dialResult) {
 	c.stopMove()
-	c.use(c.startConn(got), func() {
+	c.use(c.startConn(got), &got.auth, func() {
 		if !c.cfg.NoSocketChannel {
 			c.joinOwn()
 		}
@@ -143,8 +148,9 @@ func (c *Client) startConn(got dialResult) *clientConn {
 	return k
 }
 
-// use makes k the current connection. It calls joinOwn before the channels join.
-func (c *Client) use(k *clientConn, joinOwn func()) {
+// use makes k, which was opened with a token, the current connection. It calls joinOwn before the
+// channels join.
+func (c *Client) use(k *clientConn, auth *authSource, joinOwn func()) {
 	c.conn = k
 	c.connections.Add(1)
 	c.failed, c.denials = 0, 0
@@ -156,6 +162,10 @@ func (c *Client) use(k *clientConn, joinOwn func()) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
 	}, false)
 	k.hold()
+	c.authFeed(authInput{kind: authInOpened, token: auth.token, call: auth.call})
+	if c.cfg.NoSocketChannel {
+		c.authFeed(authInput{kind: authInMute})
+	}
 	joinOwn()
 	for _, d := range c.channelList() {
 		d.Opened()
@@ -179,11 +189,19 @@ func (c *Client) lost(k *clientConn, err error) {
 		c.backoff = 0
 	}
 	c.assess(k, err)
+	if denied := deniedByCode(err); denied != nil {
+		c.authFeed(authInput{kind: authInDenied, err: denied})
+		return
+	}
 	code, reason := 0, ""
 	if errors.Is(err, ErrHeartbeat) {
 		code, reason = clientCodeNormal, "heartbeat timeout"
 	}
 	if c.takeMove(code, reason, nil, err) {
+		return
+	}
+	if ended := c.authEnd(err); ended != nil {
+		c.authFeed(authInput{kind: authInDenied, err: ended})
 		return
 	}
 	c.stopMove()
@@ -253,6 +271,7 @@ func (c *Client) drop(code int, reason string, last []clientlink.Out, notify fun
 	c.loop.Disarm(&k.grace)
 	c.loop.Disarm(&c.probe)
 	c.ownClosed()
+	c.authFeed(authInput{kind: authInLost})
 	c.pinged(0, push.ErrLost)
 	unsent := k.end(last)
 	k.closeSoon(code, reason)
@@ -281,7 +300,7 @@ func (c *Client) retryAfter(err error) {
 		c.setOffline(StatusFailed, err, time.Time{})
 		return
 	case isRefusal(err):
-		if !c.canChange() {
+		if !c.canChange(nil) {
 			c.setOffline(StatusDenied, err, time.Time{})
 			return
 		}
@@ -298,9 +317,12 @@ func (c *Client) retryAfter(err error) {
 	c.setOffline(status, err, time.Now().Add(d))
 }
 
-// canChange reports whether the next attempt may send other parameters or another token.
-func (c *Client) canChange() bool {
-	return isParamsFunc(c.cfg.Params) || c.cfg.AuthTokenFunc != nil
+// canChange reports whether the next attempt may send other parameters or another token than that
+// of k, a call that was refused, or nil.
+func (c *Client) canChange(k *authCall) bool {
+	s := &c.auth.s
+	_, next, fetches := s.attempt()
+	return isParamsFunc(c.cfg.Params) || next != nil && next != k || s.refreshes && (fetches || !s.loggedOut)
 }
 
 // setOffline sets the status of a client without a connection. If the client will not reconnect and
@@ -309,6 +331,9 @@ func (c *Client) setOffline(s Status, err error, until time.Time) {
 	c.setState(func(st *State) {
 		st.Status, st.Cause, st.Until, st.Tries, st.Transport = s, err, until, c.failed, ""
 	}, false)
+	if until.IsZero() {
+		c.stopAuthIfIdle()
+	}
 	if until.IsZero() && c.wanted == WantClosed {
 		c.flushed(true)
 	}
@@ -398,6 +423,8 @@ func (c *Client) end() {
 	c.disconnect(func(d clientlink.Channel) { d.End(ErrClosed) })
 	c.cancel()
 	c.flushed(true)
+	c.stopAuth(ErrClosed)
+	c.auth.states.set(func(s AuthState) (AuthState, bool) { return s, false }, true)
 	c.loop.Disarm(&c.progress.timer)
 	c.notifyProgress(true)
 	c.wanted = WantClosed

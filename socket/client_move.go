@@ -119,7 +119,7 @@ func (c *Client) moveFailed(err error) {
 	c.closeMove()
 	m.tries++
 	d := c.reconnectDelay(newRetry(m.tries, err), 0)
-	gaveUp := isRefusal(err) || errors.Is(err, transport.ErrURL) || d < 0
+	gaveUp := isRefusal(err) || deniedByCode(err) != nil || errors.Is(err, transport.ErrURL) || d < 0
 	d = max(d, clientMovePause)
 	gaveUp = gaveUp || !time.Now().Add(d).Before(m.until)
 	c.cfg.Logger.Info().Err(err).Int("tries", m.tries).Bool("gave_up", gaveUp).Msg("client cannot move")
@@ -176,7 +176,7 @@ func (c *Client) takeMove(code int, reason string, last []clientlink.Out, cause 
 	c.stopMove()
 	c.drop(code, reason, last, func(d clientlink.Channel) { d.Closed(cause) })
 	c.noteFallback(m.got)
-	c.use(m.conn, func() { c.adoptOwn(m.joinRef, m.sent) })
+	c.use(m.conn, &m.got.auth, func() { c.adoptOwn(m.joinRef, m.sent) })
 	for i := range m.early {
 		c.received(&m.early[i])
 	}

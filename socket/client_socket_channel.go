@@ -98,9 +98,11 @@ func (c *Client) ownReceived(m *serializer.Message) bool {
 	case m.Kind == serializer.KindReply && o.timeRef != 0 && m.Ref == clientRefText(o.timeRef):
 		c.ownTime(m)
 	case m.Event == serializer.EventClose, m.Event == serializer.EventError:
-		c.ownClosed()
+		c.ownEnded()
 	case m.Event == eventAdvice:
 		c.advised(m)
+	case o.joined:
+		c.authEvent(m)
 	}
 	return true
 }
@@ -111,7 +113,10 @@ func (c *Client) ownJoined(m *serializer.Message) {
 	if o.joined {
 		return
 	}
-	var r socketReply
+	var r struct {
+		socketReply
+		Auth *clientGrant `json:"auth"`
+	}
 	isOK := m.Status == push.StatusOK
 	if !isOK || m.Payload.Decode(&r) != nil || r.ID == "" {
 		if isOK { // the server has a route that matches every topic
@@ -131,11 +136,12 @@ func (c *Client) ownJoined(m *serializer.Message) {
 	c.server.forget(clientTimeOld)
 	c.server.add(o.sent, time.Now(), r.Now)
 	c.loop.Arm(&o.timer, clientTimeSoon)
+	c.authFeed(authInput{kind: authInTold, grant: r.Auth})
 }
 
 // ownMissing notes that the server has no $socket, or does not answer.
 func (c *Client) ownMissing() {
-	c.ownClosed()
+	c.ownEnded()
 	c.own.info.Store(&Info{ClientID: c.clientID})
 }
 
@@ -144,6 +150,12 @@ func (c *Client) ownClosed() {
 	o := &c.own
 	c.loop.Disarm(&o.timer)
 	o.joinRef, o.joined, o.timeRef = 0, false, 0
+}
+
+// ownEnded ends the membership while the connection goes on.
+func (c *Client) ownEnded() {
+	c.ownClosed()
+	c.authFeed(authInput{kind: authInMute})
 }
 
 // ownDue is the task of the timer: the join was not answered in time, or a sample is due.

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/internal/loop"
+	"bennu.example/push"
 	"bennu.example/serializer"
 )
 
@@ -52,6 +53,8 @@ type Socket interface {
 	Detach(topic string, c Channel)
 	// IsOpen reports whether the socket is connected.
 	IsOpen() bool
+	// Auth returns the state of the authentication. Channel.AuthChanged is called when it changes.
+	Auth() Auth
 	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine.
 	// Tasks run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s.
 	// The socket waits for the goroutine. f's context is canceled by cancel and when the socket is
@@ -65,6 +68,22 @@ type Socket interface {
 	EndPush(n uint64)
 }
 
+// Auth is the state of a socket's authentication, as far as it concerns channels.
+type Auth uint8
+
+const (
+	AuthPending Auth = iota // there is no connection, or the server has not answered yet
+	AuthGranted             // the client is authenticated, or the server does not tell
+	AuthMissing             // the client is anonymous
+	AuthExpired             // the server refuses joins and pushes until it gets another token
+)
+
+// Reasons by which the server refuses or ends channels because of the authentication.
+const (
+	TokenExpired push.Reason = "token expired"
+	LoggedOut    push.Reason = "deauthenticated"
+)
+
 // Channel is a channel as seen by its socket. Its methods are called on the loop.
 type Channel interface {
 	// Receive handles a message of the channel's topic.
@@ -76,6 +95,8 @@ type Channel interface {
 	Unsent(o *Out)
 	// Closed is called when the connection was lost or could not be established.
 	Closed(err error)
+	// AuthChanged is called when the socket's authentication has changed.
+	AuthChanged(a Auth)
 	// Freed is called when the channel that was leaving the topic has been detached, if Attach
 	// returned busy.
 	Freed()
