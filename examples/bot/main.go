@@ -37,7 +37,7 @@ func main() {
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *url, *room, *user, os.Stdin, os.Stdout); err != nil {
+	if err := run(ctx, socket.NewClient(*url, nil), *room, *user, os.Stdin, os.Stdout); err != nil {
 		fmt.Fprintln(os.Stderr, "bot:", err)
 		os.Exit(1)
 	}
@@ -46,11 +46,11 @@ func main() {
 // flushTimeout bounds the wait for the last replies.
 const flushTimeout = 10 * time.Second
 
-// run sends and prints messages until the input ends, ctx ends, or the server refuses the join.
-func run(ctx context.Context, url, name, user string, in io.Reader, out io.Writer) error {
+// run sends and prints messages until the input ends, ctx ends, or the server refuses the join. It
+// closes the client.
+func run(ctx context.Context, s *socket.Client, name, user string, in io.Reader, out io.Writer) error {
 	wanted, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
-	s := socket.NewClient(url, nil)
 	room := s.Channel("room:"+name, map[string]string{"user": user})
 	p := &printer{out: out}
 	p.follow(s, room, user)

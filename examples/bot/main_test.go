@@ -6,14 +6,14 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/channeltest"
 	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/presence"
@@ -59,45 +59,24 @@ func newRoom(who *presence.Presence) *channel.Handler {
 		}))
 }
 
-// chat is a server that can be restarted at the same address.
-type chat struct {
-	t    *testing.T
-	addr string
-	ps   *pubsub.PubSub // Nil means a new one for each start.
-	stop func()
-}
-
-func (c *chat) start() {
-	c.t.Helper()
-	l, err := net.Listen("tcp", c.addr)
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	c.addr = l.Addr().String()
-	mux := http.NewServeMux()
-	server := &http.Server{Handler: mux, ReadHeaderTimeout: maxWait}
-	ps := c.ps
+// start serves the room in memory. If ps is nil, nothing is recorded.
+func start(t *testing.T, ps *pubsub.PubSub) *channeltest.Server {
+	t.Helper()
 	if ps == nil {
 		ps = pubsub.New(nil)
 	}
 	who := presence.New(ps, presence.Config{})
-	h := socket.NewHandler(socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": newRoom(who)}})
-	mux.Handle("/socket/", h)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = server.Serve(l) // returns when stop is called
-	}()
-	c.stop = func() {
-		ctx, cancel := context.WithTimeout(context.Background(), maxWait)
-		defer cancel()
-		for _, end := range []func(context.Context) error{h.Shutdown, who.Close, server.Shutdown} {
-			if err := end(ctx); err != nil {
-				c.t.Error(err)
-			}
+	t.Cleanup(func() {
+		if err := who.Close(context.Background()); err != nil {
+			t.Error(err)
 		}
-		<-done
-	}
+	})
+	return channeltest.Start(t, socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": newRoom(who)}})
+}
+
+// client returns the client of a bot.
+func client(s *channeltest.Server) *socket.Client {
+	return socket.NewClient(s.URL, &socket.ClientConfig{HTTPClient: s.Network.HTTPClient()})
 }
 
 // output records the bot's output.
@@ -137,124 +116,118 @@ func (s *output) await(t *testing.T, text string) {
 }
 
 func TestTalk(t *testing.T) {
-	t.Parallel()
-	c := &chat{t: t, addr: "127.0.0.1:0"}
-	c.start()
-	url := "ws://" + c.addr + "/socket"
-	in, typing := io.Pipe()
-	ann := newOutput()
-	done := make(chan error)
-	go func() { done <- run(t.Context(), url, "tea", "ann", in, ann) }()
-	ann.await(t, "eve: before")
-	ann.await(t, "* joined tea as ann")
+	synctest.Test(t, func(t *testing.T) {
+		server := start(t, nil)
+		in, typing := io.Pipe()
+		ann := newOutput()
+		done := make(chan error)
+		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
+		ann.await(t, "eve: before")
+		ann.await(t, "* joined tea as ann")
 
-	// At the end of a pipe, the bot waits for the replies and exits.
-	pipe := strings.NewReader("hello\n\n  from a pipe  \n")
-	if err := run(t.Context(), url, "tea", "bob", pipe, newOutput()); err != nil {
-		t.Fatal(err)
-	}
-	for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
-		ann.await(t, text)
-	}
-	if _, err := io.WriteString(typing, "rude\nnice\n"); err != nil {
-		t.Fatal(err)
-	}
-	ann.await(t, "* not sent: be kind")
-	ann.await(t, "ann: nice")
+		// At the end of a pipe, the bot waits for the replies and exits.
+		pipe := strings.NewReader("hello\n\n  from a pipe  \n")
+		if err := run(t.Context(), client(server), "tea", "bob", pipe, newOutput()); err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
+			ann.await(t, text)
+		}
+		if _, err := io.WriteString(typing, "rude\nnice\n"); err != nil {
+			t.Fatal(err)
+		}
+		ann.await(t, "* not sent: be kind")
+		ann.await(t, "ann: nice")
 
-	// While the server is down, lines are queued. They are sent when it is back, and the history is
-	// not printed twice.
-	c.stop()
-	ann.await(t, "* no connection")
-	if _, err := io.WriteString(typing, "still there?\n"); err != nil {
-		t.Fatal(err)
-	}
-	c.start()
-	ann.await(t, "ann: still there?")
-	if n := strings.Count(ann.String(), "eve: before"); n != 1 {
-		t.Errorf("the history was printed %d times", n)
-	}
-	typing.Close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	c.stop()
+		// While the server is down, lines are queued. They are sent when it is back, and the history is
+		// not printed twice.
+		server.Network.Refuse()
+		server.Restart(t)
+		ann.await(t, "* no connection")
+		if _, err := io.WriteString(typing, "still there?\n"); err != nil {
+			t.Fatal(err)
+		}
+		server.Network.Restore()
+		ann.await(t, "ann: still there?")
+		if n := strings.Count(ann.String(), "eve: before"); n != 1 {
+			t.Errorf("the history was printed %d times", n)
+		}
+		typing.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestMissedMessages checks that the bot prints what was sent while it had no connection, and
 // nothing twice.
 func TestMissedMessages(t *testing.T) {
-	t.Parallel()
-	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
-	c := &chat{t: t, addr: "127.0.0.1:0", ps: ps}
-	c.start()
-	in, typing := io.Pipe()
-	ann := newOutput()
-	done := make(chan error)
-	go func() { done <- run(t.Context(), "ws://"+c.addr+"/socket", "tea", "ann", in, ann) }()
-	ann.await(t, "* joined tea as ann")
-	say := func(id, body string) {
-		if err := ps.Broadcast(t.Context(), "room:tea", "new_msg", message{ID: id, User: "bob", Body: body}); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
+		server := start(t, ps)
+		in, typing := io.Pipe()
+		ann := newOutput()
+		done := make(chan error)
+		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
+		ann.await(t, "* joined tea as ann")
+		say := func(id, body string) {
+			server.Broadcast(t, "room:tea", "new_msg", message{ID: id, User: "bob", Body: body})
 		}
-	}
-	say("1", "also in the reply")
-	say("2", "first")
-	ann.await(t, "bob: first")
-	c.stop()
-	ann.await(t, "* no connection")
-	say("3", "second")
-	say("4", "third")
-	c.start()
-	say("5", "fourth")
-	ann.await(t, "bob: fourth")
-	for text, want := range map[string]int{
-		"eve: before": 1, "also in the reply": 0, "bob: first": 1, "bob: second": 1, "bob: third": 1, "bob: fourth": 1,
-	} {
-		if n := strings.Count(ann.String(), text); n != want {
-			t.Errorf("%q was printed %d times, want %d:\n%s", text, n, want, ann)
+		say("1", "also in the reply")
+		say("2", "first")
+		ann.await(t, "bob: first")
+		server.Network.Refuse()
+		server.Network.Cut()
+		ann.await(t, "* no connection")
+		say("3", "second")
+		say("4", "third")
+		server.Network.Restore()
+		say("5", "fourth")
+		ann.await(t, "bob: fourth")
+		for text, want := range map[string]int{
+			"eve: before": 1, "also in the reply": 0, "bob: first": 1, "bob: second": 1, "bob: third": 1, "bob: fourth": 1,
+		} {
+			if n := strings.Count(ann.String(), text); n != want {
+				t.Errorf("%q was printed %d times, want %d:\n%s", text, n, want, ann)
+			}
 		}
-	}
-	typing.Close()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	c.stop()
+		typing.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestErrorsEndBot checks that a refused join and an unreadable input end the bot with an error.
 func TestErrorsEndBot(t *testing.T) {
-	t.Parallel()
-	c := &chat{t: t, addr: "127.0.0.1:0"}
-	c.start()
-	url := "ws://" + c.addr + "/socket"
-	in, typing := io.Pipe()
-	err := run(t.Context(), url, "tea", "", in, newOutput())
-	if err == nil || !strings.Contains(err.Error(), "name is missing") {
-		t.Errorf("refused join: %v", err)
-	}
-	typing.Close()
-	long := strings.NewReader(strings.Repeat("a", 100_000))
-	if err := run(t.Context(), url, "tea", "ann", long, newOutput()); !errors.Is(err, bufio.ErrTooLong) {
-		t.Errorf("long line: %v", err)
-	}
-	c.stop()
+	synctest.Test(t, func(t *testing.T) {
+		server := start(t, nil)
+		in, typing := io.Pipe()
+		err := run(t.Context(), client(server), "tea", "", in, newOutput())
+		if err == nil || !strings.Contains(err.Error(), "name is missing") {
+			t.Errorf("refused join: %v", err)
+		}
+		typing.Close()
+		long := strings.NewReader(strings.Repeat("a", 100_000))
+		if err := run(t.Context(), client(server), "tea", "ann", long, newOutput()); !errors.Is(err, bufio.ErrTooLong) {
+			t.Errorf("long line: %v", err)
+		}
+	})
 }
 
 func TestInterrupted(t *testing.T) {
-	t.Parallel()
-	c := &chat{t: t, addr: "127.0.0.1:0"}
-	c.start()
-	ctx, cancel := context.WithCancel(t.Context())
-	in, typing := io.Pipe()
-	out := newOutput()
-	done := make(chan error)
-	go func() { done <- run(ctx, "http://"+c.addr+"/socket", "tea", "ann", in, out) }()
-	out.await(t, "* joined")
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
-	}
-	typing.Close()
-	c.stop()
+	synctest.Test(t, func(t *testing.T) {
+		server := start(t, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		in, typing := io.Pipe()
+		out := newOutput()
+		done := make(chan error)
+		go func() { done <- run(ctx, client(server), "tea", "ann", in, out) }()
+		out.await(t, "* joined")
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		typing.Close()
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"bennu.example/internal/testenv/chromium"
+	"bennu.example/socket"
 )
 
 // visit opens a tab, enters a name and joins the room with the keyboard.
@@ -98,8 +99,16 @@ func TestSameName(t *testing.T) {
 	ann := c.visit(b, "tea", "ann", "websocket")
 	ann.Type("it is me\n")
 	ann.Until(shows("You", "it is me"))
-	other := c.join("tea", "ann")
-	other.ok("new_msg", map[string]any{"body": "it is me, too"}, nil)
+	other, err := socket.Dial(t.Context(), "ws://"+c.addr+"/socket", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close(t.Context())
+	tea := other.Channel("room:tea", user("ann"))
+	tea.Join()
+	if _, err := tea.Push("new_msg", message{Body: "it is me, too"}).Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	ann.Until(shows("ann", "it is me, too"))
 	ann.Until(here("ann (you) · 2 devices"))
 	ann.Run(`location.reload()`)

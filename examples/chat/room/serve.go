@@ -48,17 +48,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		cfg.PubSub = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), Rules())
 	}
 	who := presence.New(cfg.PubSub, presence.Config{Logger: &cfg.Logger})
-	sockets := socket.NewHandler(socket.Config{
-		Channels: channel.Routes{"room:*": newRoom(cfg.PubSub, who, cfg.Node)},
-		PubSub:   cfg.PubSub,
-		LongPoll: longpoll.Config{Secret: cfg.Secret},
-		// A message has at most maxBody characters, and nobody types faster than this.
-		MaxMessage:  64 << 10,
-		MessageRate: 100,
-		// Whoever presses Ctrl-C should not wait for long.
-		Drain:  socket.Drain{Notice: time.Second, Spread: time.Second},
-		Logger: &cfg.Logger,
-	})
+	sockets := socket.NewHandler(cfg.sockets(who))
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", sockets)
 	mux.Handle("/", page())
@@ -79,6 +69,21 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		cfg.Logger.Warn().Err(err).Msg("presence not closed")
 	}
 	return errors.Join(failed, server.Shutdown(ctx))
+}
+
+// sockets returns the configuration of the sockets. The PubSub must not be nil.
+func (cfg *Config) sockets(who *presence.Presence) socket.Config {
+	return socket.Config{
+		Channels: channel.Routes{"room:*": newRoom(cfg.PubSub, who, cfg.Node)},
+		PubSub:   cfg.PubSub,
+		LongPoll: longpoll.Config{Secret: cfg.Secret},
+		// A message has at most maxBody characters, and nobody types faster than this.
+		MaxMessage:  64 << 10,
+		MessageRate: 100,
+		// Whoever presses Ctrl-C should not wait for long.
+		Drain:  socket.Drain{Notice: time.Second, Spread: time.Second},
+		Logger: &cfg.Logger,
+	}
 }
 
 // URL returns the address of the page for a browser on this machine.
