@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -72,6 +73,9 @@ func (h *handler) allow(ctx context.Context, c *channel.Channel, a Access) error
 
 // refusal turns an error into one that refuses a join.
 func (h *handler) refusal(c *channel.Channel, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("%w: %w", history.ErrUnavailable, err)
+	}
 	if errors.Is(err, history.ErrUnavailable) {
 		channelhost.Log(c, "store unavailable", err)
 	}
