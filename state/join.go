@@ -120,7 +120,27 @@ func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p s
 	if err := h.open(ctx, c, &params); err != nil {
 		return nil, err
 	}
-	return h.mark(waiting, m, params)
+	for range maxMarks {
+		if reply, err := h.mark(waiting, m, params); !errors.Is(err, errMoved) {
+			return reply, err
+		}
+	}
+	return nil, fmt.Errorf("%w: %w", history.ErrUnavailable, errMoved)
+}
+
+// maxMarks bounds the attempts to begin while the object is removed or made.
+const maxMarks = 8
+
+// errMoved reports a page of another object than that of the mark: it was removed or made between.
+// The mark would not show this, because all objects that do not exist have the same position.
+var errMoved = errors.New("state: the object was removed or made while it was read")
+
+// belongs returns errMoved if a page is not of the object that the mark is of.
+func (m *member) belongs(p Page) error {
+	if p.Position.Epoch() != m.mark.Epoch() {
+		return errMoved
+	}
+	return nil
 }
 
 // open checks whether the object exists, and creates it if the client may.
@@ -236,6 +256,9 @@ func (m *member) firstPage(ctx context.Context, reply []byte, now time.Time) ([]
 	if err != nil {
 		return nil, err
 	}
+	if err := m.belongs(p); err != nil {
+		return nil, err
+	}
 	m.next, m.pages = p.Next, p.Next != ""
 	if !m.kind.document {
 		return appendEntries(reply, p.Items, now), nil
@@ -260,7 +283,7 @@ func (h *handler) read(ctx context.Context, m *member) error {
 		channelhost.Post(m.channel, readOn{})
 	case err == nil || isClosed(err) || ctx.Err() != nil:
 	default:
-		if !follow.IsLoss(err) && !errors.Is(err, errLost) {
+		if !follow.IsLoss(err) && !errors.Is(err, errLost) && !errors.Is(err, errMoved) {
 			channelhost.Log(m.channel, "reading an object failed", err)
 		}
 		channelhost.Lose(m.channel)
@@ -320,6 +343,9 @@ func (m *member) step(ctx context.Context) (bool, error) {
 func (m *member) sendPage(ctx context.Context) (bool, error) {
 	p, err := m.cell.o.store.Read(ctx, m.cell.topic, m.keys, m.next, pageItems)
 	if err != nil {
+		return false, err
+	}
+	if err := m.belongs(p); err != nil {
 		return false, err
 	}
 	if len(p.Items) > 0 {

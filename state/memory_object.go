@@ -237,11 +237,15 @@ func (o *memoryObject) changes(since history.Position, r Range, limit int) (Page
 			return p, nil
 		}
 		p.Position = o.position(it.rev, it.tag)
-		if !r.Has(it.key) || it.deleted == notDeleted && !it.isLive(now) { // a deletion will follow
+		if !r.Has(it.key) {
 			continue
 		}
-		size += len(it.key) + len(it.value)
-		p.Items = append(p.Items, it.export())
+		e := it.export()
+		if it.expiry.isDue(now) { // the deletion itself follows
+			e = Item{Key: it.key, Rev: it.rev, Deleted: ReasonExpired}
+		}
+		size += len(it.key) + len(e.Value)
+		p.Items = append(p.Items, e)
 	}
 	p.Position, p.More = o.top, false
 	return p, nil

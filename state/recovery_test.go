@@ -1,6 +1,8 @@
 package state_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -202,6 +204,43 @@ func TestLeave(t *testing.T) {
 		}
 		if m := b.next(); m.Event != "phx_close" {
 			t.Error(m)
+		}
+	}
+}
+
+// flicker is a store with an object that exists only while its first page is read.
+type flicker struct {
+	state.Store
+	times int
+}
+
+func (s *flicker) Read(ctx context.Context, object string, r state.Range, next string, limit int) (state.Page, error) {
+	if limit == 0 || s.times == 0 {
+		return s.Store.Read(ctx, object, r, next, limit)
+	}
+	s.times--
+	if _, err := s.Store.Apply(ctx, object, []state.Op{{Key: "a", Value: []byte(`1`)}}, state.Tx{}); err != nil {
+		return state.Page{}, err
+	}
+	p, err := s.Store.Read(ctx, object, r, next, limit)
+	return p, errors.Join(err, s.Remove(ctx, object))
+}
+
+// TestRemovedWhileJoining has an object that is made and removed while a client joins. The client
+// must not keep what it had.
+func TestRemovedWhileJoining(t *testing.T) {
+	t.Parallel()
+	for _, times := range []int{1, 3, 1000} {
+		store := &flicker{Store: state.NewMemory(state.MemoryConfig{}), times: times}
+		r := serve(t, run(t, state.New(store)), state.Config{Allow: allowAll})
+		status, response, _ := r.dial().push("map:1", "phx_join", `{}`)
+		got := plain(status + " " + text(response))
+		want := `ok {"$state":{"items":[],"kind":"map",` + mapLimits + `,"pos":"@0","recovered":false,"why":"new"}}`
+		if times == 1000 {
+			want = `error {"reason":"unavailable"}`
+		}
+		if got != want {
+			t.Errorf("%d times: %s", times, got)
 		}
 	}
 }

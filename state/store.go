@@ -14,16 +14,17 @@ import (
 // return soon after ctx ends. Every store keeps these rules:
 //
 //   - The writes of one object have one order, the same on all nodes. A write whose Apply returned
-//
-// before another was begun comes first.   - Every changed item takes the next revision of its
-// object, deletions included. Revisions grow,     not always by one, and stay below 2^53. So does
-// the creation of an object without items.   - A Position has the epoch of the object, which is
-// made with it, and a revision with its tag. An     object that does not exist has a beginning in
-// the store's own epoch, which is the Prev of its     first change.   - An item or an object whose
-// time has come is not returned by Read, and counts as absent in     Apply, also if Expire was not
-// called yet.   - Reading creates nothing, whatever the object and the position.   - The feed may
-// lose, repeat and swap changes, but it invents none.   - In every doubt Changes returns
-// ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
+//     before another was begun comes first.
+//   - Every changed item takes the next revision of its object, deletions included. So does the
+//     creation of an object without items. Revisions grow, not always by one, and stay below 2^53.
+//   - A Position has the epoch of the object, which is made with it, and a revision with its tag. An
+//     object that does not exist has a beginning in the store's own epoch, which is the Prev of its
+//     first change.
+//   - An item or an object whose time has come is not returned by Read, counts as absent in Apply,
+//     and is a deletion in Changes, also if Expire was not called yet.
+//   - Reading creates nothing, whatever the object and the position.
+//   - The feed may lose, repeat and swap changes, but it invents none.
+//   - In every doubt Changes returns ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
 type Store interface {
 	// Apply performs ops in order, all or none of them. It fails with ErrNotFound or ErrExists by
 	// tx.Create, with a *ConflictError by Op.If, and with the errors of [Check]. A store that does not

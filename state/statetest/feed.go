@@ -36,6 +36,9 @@ func itemsExpire(t *testing.T, e Engine) {
 	if items := n.all("o"); len(items) != 4 {
 		t.Errorf("what has expired is read, or more has expired: %v", items)
 	}
+	if changes, err := n.since("o", a.Prev, state.Range{}, 100); err != nil || changes["short"].Deleted != state.ReasonExpired {
+		t.Errorf("changes with an item that has expired: %v, %v", changes, err)
+	}
 	var conflict *state.ConflictError
 	_, err := n.Apply(ctxOf(t), "o", []state.Op{when(a.Revs[0], del("short"))}, state.Tx{})
 	if !errors.As(err, &conflict) || conflict.Rev != 0 {

@@ -1,0 +1,604 @@
+package state_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"bennu.example/channel"
+	"bennu.example/history"
+	"bennu.example/internal/channelhost"
+	"bennu.example/internal/mailbox"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/state"
+	"bennu.example/transport"
+)
+
+// The simulation: clients write one map at random, lose their connections, are slow, and come back
+// at their positions. A checker compares what they hold with the object's states.
+
+// simTopic is the topic of the map.
+const simTopic = "map:1"
+
+// simKeep is Limits.Changes.
+const simKeep = 40
+
+// simItem is what a client or the checker knows of a key.
+type simItem struct {
+	value string
+	rev   uint64
+}
+
+// simState is the object at a position.
+type simState map[string]struct {
+	simItem
+	expires time.Time
+}
+
+// recorder notes every state of the object, from the store's own feed.
+type recorder struct {
+	mu     sync.Mutex
+	states map[string]simState // by position
+	now    simState
+	epochs int
+	errs   []string
+}
+
+func (r *recorder) change(c state.Change) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	next := make(simState)
+	if c.Gone == "" {
+		for k, it := range r.now {
+			next[k] = it
+		}
+	} else {
+		r.epochs++
+	}
+	rev := uint64(0)
+	for _, it := range c.Items {
+		if it.Rev <= rev || it.Rev > c.Position.Offset() || !c.Prev.IsBeginning() && it.Rev <= c.Prev.Offset() {
+			r.errs = append(r.errs, fmt.Sprintf("revision %d of %s, from %s to %s", it.Rev, it.Key, c.Prev, c.Position))
+		}
+		rev = it.Rev
+		if it.Deleted != "" {
+			delete(next, it.Key)
+		} else {
+			row := next[it.Key]
+			row.simItem, row.expires = simItem{string(it.Value), it.Rev}, it.Expires
+			next[it.Key] = row
+		}
+	}
+	if _, ok := r.states[c.Prev.String()]; !ok {
+		r.errs = append(r.errs, fmt.Sprintf("a change follows %s, which is no position", c.Prev))
+	}
+	r.now = next
+	r.states[c.Position.String()] = next
+}
+
+func (r *recorder) at(position string) (simState, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s, ok := r.states[position]
+	return s, ok
+}
+
+// lossy is a store whose feed may lose, repeat and swap changes. Its pages are small, and other
+// writes come between them.
+type lossy struct {
+	state.Store
+	exact bool // the feed is perfect
+	quiet atomic.Bool
+
+	mu   sync.Mutex
+	rng  *rand.Rand
+	held []state.Change
+}
+
+const simPage = 3
+
+func (l *lossy) Read(ctx context.Context, o string, r state.Range, next string, limit int) (state.Page, error) {
+	defer l.write()
+	return l.Store.Read(ctx, o, r, next, min(limit, simPage))
+}
+
+func (l *lossy) Changes(
+	ctx context.Context, o string, since history.Position, r state.Range, limit int,
+) (state.Page, error) {
+	defer l.write()
+	return l.Store.Changes(ctx, o, since, r, min(limit, simPage))
+}
+
+func (l *lossy) Tops(ctx context.Context, objects []string) ([]history.Position, error) {
+	defer l.write()
+	return l.Store.Tops(ctx, objects)
+}
+
+// write makes a write that comes between two steps of a reader.
+func (l *lossy) write() {
+	l.mu.Lock()
+	n, key := l.rng.IntN(4), fmt.Sprint("k", l.rng.IntN(12))
+	op := state.Op{Key: key, Delete: true}
+	if l.rng.IntN(3) > 0 {
+		op = state.Op{Key: key, Value: []byte(`"between"`)}
+	}
+	l.mu.Unlock()
+	if n == 0 && !l.quiet.Load() {
+		tx := state.Tx{Create: state.ModeExisting, Limits: state.Limits{Changes: simKeep}}
+		_, _ = l.Store.Apply(context.Background(), simTopic, []state.Op{op}, tx) // the object may be gone
+	}
+}
+
+func (l *lossy) Run(ctx context.Context, in state.Inbox) error {
+	change := in.Change
+	in.Change = func(c state.Change) {
+		if l.exact {
+			change(c)
+			return
+		}
+		l.mu.Lock()
+		var out []state.Change
+		switch l.rng.IntN(8) {
+		case 0: // lost
+		case 1:
+			out = append(out, c, c)
+		case 2:
+			l.held = append(l.held, c)
+		case 3:
+			out = append(append(out, c), l.held...)
+			l.held = nil
+		default:
+			out = append(out, c)
+		}
+		l.mu.Unlock()
+		for _, c := range out {
+			change(c)
+		}
+	}
+	return l.Store.Run(ctx, in)
+}
+
+// simClient is a client with its connection.
+type simClient struct {
+	t    *testing.T
+	s    *sim
+	name string
+	rng  *rand.Rand
+
+	mu     sync.Mutex
+	inbox  [][]byte
+	closed bool
+	waits  map[channelhost.Channel]bool // until the connection has drained
+
+	c      channelhost.Channel
+	ref    int
+	joined bool // the reply has come
+	synced bool
+	at     string
+	rows   map[string]simItem
+	seen   map[string]uint64 // the highest revision of each key since the copy was cleared
+	acks   map[string]string // the $id of each push without a reply, by ref
+	done   map[string]bool   // those with an ok reply
+}
+
+var _ channelhost.Carrier = (*simClient)(nil)
+
+func (c *simClient) Serializer() serializer.Serializer  { return serializer.V2() }
+func (c *simClient) PubSub() *pubsub.PubSub             { return c.s.ps }
+func (c *simClient) Congested(channelhost.Channel) bool { return false }
+func (c *simClient) ClientID() string                   { return c.name }
+func (c *simClient) Answered()                          {}
+func (c *simClient) Ended()                             {}
+
+func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return transport.ErrClosed
+	}
+	if how.IfRoom && c.rng.IntN(3) == 0 {
+		return transport.ErrNoRoom
+	}
+	c.inbox = append(c.inbox, f.Data)
+	return nil
+}
+
+func (c *simClient) Drained(ch channelhost.Channel) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rng.IntN(2) == 0 {
+		return true
+	}
+	c.waits[ch] = true
+	return false
+}
+
+func (c *simClient) End(_ channelhost.Channel, frames ...*serializer.Frame) {
+	for _, f := range frames {
+		if f != nil {
+			_ = c.Send(f, transport.Delivery{Answer: true}) // it has closed
+		}
+	}
+}
+
+func (c *simClient) Crashed(_ channelhost.Channel, what string, err error) {
+	c.t.Errorf("%s: %s: %v", c.name, what, err)
+}
+
+func (c *simClient) Log(_ channelhost.Channel, message string, err error) {
+	if !errors.Is(err, history.ErrUnavailable) {
+		c.t.Errorf("%s: %s: %v", c.name, message, err)
+	}
+}
+
+// sim is one simulation.
+type sim struct {
+	t       *testing.T
+	rng     *rand.Rand
+	ps      *pubsub.PubSub
+	workers mailbox.Workers
+	nodes   []*channel.Handler
+	objects []*state.Objects
+	clients []*simClient
+	rec     *recorder
+	store   *state.Memory
+	stores  []*lossy
+	exact   bool // the feed is perfect
+	ids     int
+	sent    map[string]bool // $ids of increments
+	reset   int             // removals of the object
+}
+
+// TestSimulation runs with two nodes, whose feeds are perfect or bad.
+func TestSimulation(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(40) {
+		for _, exact := range []bool{true, false} {
+			t.Run(fmt.Sprintf("seed %d, exact %v", seed, exact), func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) { simulate(t, seed, exact) })
+			})
+		}
+	}
+}
+
+func simulate(t *testing.T, seed uint64, exact bool) {
+	s := &sim{
+		t: t, rng: rand.New(rand.NewPCG(seed, 7)), ps: pubsub.New(nil), exact: exact,
+		store: state.NewMemory(state.MemoryConfig{}), sent: make(map[string]bool),
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	base, err := s.store.Tops(ctx, []string{simTopic})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.rec = &recorder{states: map[string]simState{base[0].String(): {}}}
+	running.Go(func() { _ = s.store.Run(ctx, state.Inbox{Change: s.rec.change}) }) // nil
+	synctest.Wait()
+	cfg := state.Config{Allow: allowAll, Limits: state.Limits{Changes: simKeep}}
+	for i := range uint64(2) {
+		store := &lossy{Store: s.store, exact: exact, rng: rand.New(rand.NewPCG(seed, i))}
+		s.stores = append(s.stores, store)
+		o := state.New(store)
+		running.Go(func() { _ = o.Run(ctx) }) // nil
+		s.objects = append(s.objects, o)
+		s.nodes = append(s.nodes, o.Maps(cfg))
+	}
+	synctest.Wait()
+	for i := range 5 {
+		c := &simClient{
+			t: t, s: s, name: fmt.Sprint("client ", i), rng: rand.New(rand.NewPCG(seed, uint64(i)+100)),
+			waits: make(map[channelhost.Channel]bool), done: make(map[string]bool),
+		}
+		s.clients = append(s.clients, c)
+		c.connect()
+	}
+	for range 400 {
+		s.step()
+	}
+	s.settle()
+	for _, c := range s.clients {
+		c.cut()
+	}
+	s.workers.Wait()
+	cancel()
+	running.Wait()
+	s.check()
+}
+
+// step lets one thing happen.
+func (s *sim) step() {
+	c := s.clients[s.rng.IntN(len(s.clients))]
+	switch n := s.rng.IntN(100); {
+	case n < 55:
+		c.write()
+	case n < 80:
+		c.read()
+	case n < 88:
+		c.drain()
+	case n < 93:
+		c.cut()
+		c.connect()
+	case n < 94 && s.reset < 2:
+		if err := s.store.Remove(context.Background(), simTopic); err == nil {
+			s.reset++
+		} else if !errors.Is(err, state.ErrNotFound) {
+			s.t.Error(err)
+		}
+	default:
+		time.Sleep(time.Duration(s.rng.IntN(400)) * time.Millisecond) // in virtual time
+	}
+	if s.rng.IntN(3) == 0 {
+		synctest.Wait()
+	}
+}
+
+// settle waits until every client has everything, and compares.
+func (s *sim) settle() {
+	for _, l := range s.stores {
+		l.quiet.Store(true)
+	}
+	for range 60 {
+		time.Sleep(30 * time.Second) // in virtual time; surveys find what was lost
+		for _, c := range s.clients {
+			c.drain()
+			synctest.Wait()
+			c.read()
+			if c.c == nil {
+				c.connect()
+			}
+		}
+	}
+	synctest.Wait()
+	for _, c := range s.clients {
+		c.read()
+		if !c.synced {
+			s.t.Errorf("%s is not synchronized", c.name)
+		}
+		s.equal(c, s.rec.now, "at the end")
+	}
+}
+
+// equal compares what a client holds with a state. An item whose time has come may be missing.
+func (s *sim) equal(c *simClient, want simState, when string) {
+	s.t.Helper()
+	for k, got := range c.rows {
+		if want[k].simItem != got {
+			s.t.Errorf("%s, %s: %s is %v, want %v", c.name, when, k, got, want[k].simItem)
+		}
+	}
+	for k, w := range want {
+		if _, ok := c.rows[k]; !ok && (w.expires.IsZero() || w.expires.After(time.Now())) {
+			s.t.Errorf("%s, %s: %s is missing, want %v", c.name, when, k, w.simItem)
+		}
+	}
+}
+
+// check compares the counter with what was acknowledged.
+func (s *sim) check() {
+	for _, e := range s.rec.errs {
+		s.t.Error(e)
+	}
+	acknowledged := 0
+	for _, c := range s.clients {
+		acknowledged += len(c.done)
+	}
+	if s.reset > 0 {
+		return // increments were removed
+	}
+	n := 0
+	if it, ok := s.rec.now["n"]; ok {
+		if err := json.Unmarshal([]byte(it.value), &n); err != nil {
+			s.t.Error(err)
+		}
+	}
+	if n < acknowledged || n > len(s.sent) {
+		s.t.Errorf("the counter is %d, but %d of %d increments were acknowledged", n, acknowledged, len(s.sent))
+	}
+}
+
+// connect joins.
+func (c *simClient) connect() {
+	c.ref++
+	ref := serializer.StringRef(fmt.Sprint(c.ref))
+	since := ""
+	if c.at != "" {
+		since = fmt.Sprintf(`"since":%q`, c.at)
+	}
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(`{"$state":{` + since + `}}`)) // it never fails
+	c.mu.Lock()
+	c.closed, c.inbox = false, nil
+	c.mu.Unlock()
+	c.joined, c.synced, c.acks = false, false, make(map[string]string)
+	c.c = channelhost.Start(context.Background(), c, channelhost.Join{
+		Handler: c.s.nodes[c.rng.IntN(len(c.s.nodes))], MaxMailbox: 1 << 20, Workers: &c.s.workers,
+		Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
+	})
+}
+
+// cut ends the connection. What was sent and not read is lost.
+func (c *simClient) cut() {
+	if c.c == nil {
+		return
+	}
+	c.mu.Lock()
+	c.closed = true
+	c.mu.Unlock()
+	c.c.Close(errors.New("cut"))
+	c.c.Wait()
+	c.c = nil
+}
+
+// drain lets the connection drain.
+func (c *simClient) drain() {
+	c.mu.Lock()
+	waits := c.waits
+	c.waits = make(map[channelhost.Channel]bool)
+	c.mu.Unlock()
+	for ch := range waits {
+		ch.ReadOn()
+	}
+}
+
+// write pushes a write, which may be one that was pushed before and not answered.
+func (c *simClient) write() {
+	if c.c == nil {
+		return
+	}
+	s := c.s
+	event, payload := "put", ""
+	key := func() string { return fmt.Sprint("k", c.rng.IntN(12)) }
+	c.ref++
+	ref := fmt.Sprint(c.ref)
+	switch n := c.rng.IntN(10); {
+	case n < 3:
+		payload = fmt.Sprintf(`{"key":%q,"value":%d}`, key(), c.ref)
+	case n < 5:
+		event, payload = "del", fmt.Sprintf(`{"key":%q}`, key())
+	case n < 7: // these keys always have one value
+		v := fmt.Sprint(c.rng.IntN(1e9))
+		event = "batch"
+		payload = `{"ops":[{"op":"put","key":"x","value":` + v + `},{"op":"put","key":"y","value":` + v +
+			`},{"op":"put","key":"z","value":` + v + `}]}`
+	case n < 8:
+		payload = fmt.Sprintf(`{"key":%q,"value":%d,"ttl":0.3}`, key(), c.ref)
+	default:
+		s.ids++
+		id := fmt.Sprint("id", s.ids)
+		s.sent[id] = true
+		c.acks[ref] = id
+		payload = fmt.Sprintf(`{"key":"n","value":{"$inc":1},"$id":%q}`, id)
+		if c.rng.IntN(2) == 0 {
+			c.push(ref+"0", event, payload) // it counts once
+		}
+	}
+	c.push(ref, event, payload)
+}
+
+func (c *simClient) push(ref, event, payload string) {
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(payload)) // it never fails
+	c.c.Receive(serializer.Message{Ref: serializer.StringRef(ref), Topic: simTopic, Event: event, Payload: p}, time.Second)
+}
+
+// read handles what was received.
+func (c *simClient) read() {
+	c.mu.Lock()
+	inbox := c.inbox
+	c.inbox = nil
+	c.mu.Unlock()
+	for _, text := range inbox {
+		c.handle(parse(c.t, text))
+		if c.c == nil {
+			return // what follows belongs to the channel that has ended
+		}
+	}
+}
+
+func (c *simClient) handle(m message) {
+	switch m.Event {
+	case "phx_reply":
+		response, _ := m.Payload["response"].(map[string]any)
+		ref := m.Ref.(string)
+		st, isJoin := response["$state"].(map[string]any)
+		switch {
+		case isJoin:
+			c.joinReply(st)
+		case m.Payload["status"] == "ok":
+			if id := c.acks[ref]; id != "" {
+				c.done[id] = true
+			}
+		case response["reason"] != "conflict" && response["reason"] != "unmatched topic":
+			c.t.Errorf("%s: %v", c.name, m)
+		}
+	case "phx_error", "phx_close":
+		c.cut()
+		c.connect()
+	case "put", "del", "batch", "items", "synced":
+		c.event(m)
+	default:
+		c.t.Errorf("%s: %v", c.name, m)
+	}
+}
+
+func (c *simClient) joinReply(st map[string]any) {
+	if c.joined = true; st["recovered"] != true {
+		c.rows, c.seen = make(map[string]simItem), make(map[string]uint64)
+		for _, it := range st["items"].([]any) {
+			c.take(it.(map[string]any))
+		}
+	}
+	c.at, _ = st["pos"].(string)
+}
+
+// event handles a change as the specification says.
+func (c *simClient) event(m message) {
+	if !c.joined {
+		c.t.Errorf("%s: %v before the reply", c.name, m)
+	}
+	if items, ok := m.Payload["items"].([]any); ok {
+		for _, it := range items {
+			c.take(it.(map[string]any))
+		}
+	} else if m.Event != "synced" {
+		c.take(m.Payload)
+	}
+	if at, ok := m.Payload["$pos"].(string); ok {
+		c.at = at
+	}
+	if m.Event == "synced" {
+		c.synced = true
+	}
+	if !c.synced || !c.s.exact && m.Event != "synced" {
+		return
+	}
+	want, ok := c.s.rec.at(c.at)
+	if !ok {
+		c.t.Errorf("%s: %v: the object was never there", c.name, m)
+		return
+	}
+	if c.s.exact {
+		c.s.equal(c, want, m.String())
+	} else {
+		c.older(want, m.String())
+	}
+	if c.rows["x"].value != c.rows["y"].value || c.rows["y"].value != c.rows["z"].value {
+		c.t.Errorf("%s: a batch was divided: %v", c.name, c.rows)
+	}
+}
+
+// older compares what the client holds with a state. Keys that have changed since may have any
+// value that they had before.
+func (c *simClient) older(want simState, when string) {
+	c.s.rec.mu.Lock()
+	defer c.s.rec.mu.Unlock()
+	for k, w := range want {
+		if got := c.rows[k]; got != w.simItem && c.s.rec.now[k] == w && w.expires.IsZero() {
+			c.t.Errorf("%s, %s: %s is %v, want %v", c.name, when, k, got, w.simItem)
+		}
+	}
+}
+
+// take applies a change of one item.
+func (c *simClient) take(it map[string]any) {
+	key, rev := it["key"].(string), uint64(it["rev"].(float64))
+	if rev < c.seen[key] {
+		c.t.Errorf("%s: %v after revision %d", c.name, it, c.seen[key])
+	}
+	c.seen[key] = rev
+	if v, ok := it["value"]; ok {
+		c.rows[key] = simItem{text(v), rev}
+	} else {
+		delete(c.rows, key)
+	}
+}
