@@ -210,7 +210,7 @@ func (c *Client) end(tb testing.TB) {
 		return
 	}
 	c.Socket.Pause()
-	ctx, cancel := c.server.within()
+	ctx, cancel := c.server.ending()
 	defer cancel()
 	if err := c.Socket.Close(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		tb.Errorf("channeltest: close %s: %v", c, err)

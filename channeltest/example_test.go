@@ -59,9 +59,9 @@ func ExampleStart() {
 func ExampleInbox_Expect() {
 	run(func(t testing.TB) {
 		server := channeltest.Start(t, socket.Config{Channels: channel.Routes{"room:*": shoutRoom()}})
-		server.Timeout = 20 * time.Millisecond // not to wait for 10 s
 		ann := server.Join(t, "room:lobby", as("ann"))
 		ann.Push("shout", map[string]string{"body": "hello"}).ExpectOK(t, nil)
+		server.Timeout = 20 * time.Millisecond // not to wait for 10 s
 		ann.Expect(t, "shout", map[string]string{"body": "bye"})
 	})
 	// Output:

@@ -3,6 +3,9 @@ package channeltest_test
 import (
 	"context"
 	"errors"
+	"io"
+	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -331,5 +334,109 @@ func TestFaults(t *testing.T) {
 		server.Network.Refuse()
 		server.ExpectRefused(t, nil)
 		bob.Push("echo", nil).ExpectOK(t, nil)
+	})
+}
+
+// TestTransportsAndVersions joins over all transports, with all versions.
+func TestTransportsAndVersions(t *testing.T) {
+	for _, by := range []socket.ClientTransport{socket.TransportWebSocket, socket.TransportLongPoll} {
+		for _, version := range serializer.Default() {
+			synctest.Test(t, func(t *testing.T) {
+				server := channeltest.Start(t, roomConfig(nil, nil))
+				cfg := &socket.ClientConfig{Transport: by, Serializer: version}
+				ann := server.Connect(t, cfg).Join(t, "room:lobby", user("ann"))
+				ann.Push("say", said{Body: "hello"}).ExpectOK(t, map[string]int{"length": 5})
+				ann.Expect(t, "said", said{"ann", "hello"})
+				ann.Client.Disconnect(t)
+				time.Sleep(time.Hour)
+				ann.Client.Reconnect(t)
+				ann.Push("say", said{Body: "hello"}).ExpectOK(t, nil)
+				ann.Refute(t, "other", nil)
+				ann.Leave(t)
+			})
+		}
+	}
+}
+
+// TestRestart checks that clients come back to a new handler, and that a test goes on receiving
+// broadcasts.
+func TestRestart(t *testing.T) {
+	both(t, func(t *testing.T) {
+		server := channeltest.Start(t, roomConfig(nil, nil))
+		lobby := server.Subscribe(t, "room:lobby")
+		ann, old := server.Join(t, "room:lobby", user("ann")), server.Handler()
+		server.Restart(t)
+		ann.Client.Reconnect(t)
+		if server.Handler() == old {
+			t.Error("the handler is the same")
+		}
+		if err := ann.ExpectEnd(t); !errors.Is(err, channel.ErrClosed) {
+			t.Errorf("ended by %v", err)
+		}
+		ann.Push("say", said{Body: "again"}).ExpectOK(t, nil)
+		lobby.Expect(t, "said", said{"ann", "again"})
+	})
+}
+
+// TestEndIsQuick checks that the end of a test does not wait for replies, nor for a network that
+// loses everything.
+func TestEndIsQuick(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun := time.Now()
+		if failures := fails(func(t testing.TB) {
+			server := channeltest.Start(t, roomConfig(nil, nil))
+			ann, bob := server.Join(t, "room:lobby", user("ann")), server.Join(t, "room:lobby", user("bob"))
+			ann.Push("whisper", nil)
+			bob.Client.Network.Drop()
+			bob.Push("echo", nil)
+			server.Network.Delay(time.Millisecond)
+		}); len(failures) > 0 {
+			t.Error(failures)
+		}
+		if took := time.Since(begun); took > 100*time.Millisecond {
+			t.Errorf("the test took %v", took)
+		}
+	})
+}
+
+// TestStuckCallback checks that a callback that does not return fails the test that started the
+// server.
+func TestStuckCallback(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		cfg := socket.Config{Channels: channel.Routes{"stuck": channel.Define(
+			func(*struct{}, context.Context, *channel.Channel, struct{}) (any, error) { return nil, nil },
+			channel.Terminate(func(*struct{}, context.Context, *channel.Channel, error) { <-stuck }),
+		)}}
+		failures := fails(func(t testing.TB) {
+			server := channeltest.Start(t, cfg)
+			ann := server.Join(t, "stuck", nil)
+			t.Cleanup(func() { time.AfterFunc(time.Minute, func() { close(stuck) }) })
+			ann.Client.Disconnect(t)
+		})
+		want := []string{
+			"channeltest: client 1: a channel of the server has not ended after 10s: does a callback wait?",
+			"channeltest: 1 socket(s) have not ended, a callback may still run: ",
+		}
+		if len(failures) != len(want) || failures[0] != want[0] || !strings.HasPrefix(failures[1], want[1]) {
+			t.Errorf("failures %q, want %q", failures, want)
+		}
+		<-stuck
+	})
+}
+
+// TestFramesOverTheNetwork checks that a test can send frames that the Go client does not send.
+func TestFramesOverTheNetwork(t *testing.T) {
+	both(t, func(t *testing.T) {
+		server := channeltest.Start(t, roomConfig(nil, nil))
+		resp, err := server.Network.HTTPClient().Get("http://server.test/socket/longpoll?vsn=2.0.0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || resp.StatusCode != http.StatusOK || !strings.Contains(string(body), `"token":`) {
+			t.Errorf("status %d, %s, %v", resp.StatusCode, body, err)
+		}
 	})
 }

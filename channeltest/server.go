@@ -25,8 +25,8 @@ const (
 // grantHeader identifies the client of a ConnectAs.
 const grantHeader = "Channeltest-Grant"
 
-// Server serves a handler in memory, until the test ends. Start makes it. Its fields must be set
-// before it is used.
+// Server serves a handler in memory, until the test ends. Start makes it. Only the goroutine of the
+// test may change its fields.
 type Server struct {
 	// URL is the address of the socket. A client reaches it by Network.HTTPClient.
 	URL string
@@ -79,6 +79,9 @@ func Start(tb testing.TB, cfg socket.Config) *Server {
 	if s.cfg.Logger == nil {
 		s.cfg.Logger = s.log.logger("server")
 	}
+	if s.cfg.PubSub == nil {
+		s.cfg.PubSub = pubsub.New(nil) // a Restart keeps the subscriptions of the test
+	}
 	if s.cfg.Drain == (socket.Drain{}) {
 		s.cfg.Drain = socket.Drain{Notice: -1, Spread: -1}
 	}
@@ -115,9 +118,6 @@ func Start(tb testing.TB, cfg socket.Config) *Server {
 // awaitNodes waits until the PubSub is connected to the other nodes.
 func (s *Server) awaitNodes(tb testing.TB) {
 	tb.Helper()
-	if s.cfg.PubSub == nil {
-		return
-	}
 	ctx, cancel := s.within()
 	defer cancel()
 	for !s.cfg.PubSub.Health().Connected {
@@ -168,6 +168,9 @@ func (s *Server) end(tb testing.TB) {
 	s.mu.Lock()
 	clients, h := s.clients, s.handler
 	s.mu.Unlock()
+	for _, c := range clients {
+		c.Network.Restore()
+	}
 	s.Network.Restore()
 	for _, c := range clients {
 		c.end(tb)
@@ -180,7 +183,7 @@ func (s *Server) end(tb testing.TB) {
 
 func (s *Server) shutdown(tb testing.TB, h *socket.Handler) {
 	tb.Helper()
-	ctx, cancel := s.within()
+	ctx, cancel := s.ending()
 	defer cancel()
 	if err := h.Shutdown(ctx); err != nil {
 		tb.Errorf("channeltest: %d socket(s) have not ended, a callback may still run: %v", h.Stats().Sockets, err)
@@ -193,6 +196,11 @@ func (s *Server) shutdown(tb testing.TB, h *socket.Handler) {
 // within returns a context that ends after Timeout.
 func (s *Server) within() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), s.timeout())
+}
+
+// ending returns a context for the end of something, which a short Timeout does not affect.
+func (s *Server) ending() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), max(s.timeout(), defaultTimeout))
 }
 
 func (s *Server) timeout() time.Duration {

@@ -17,9 +17,6 @@ import (
 	"bennu.example/pubsub"
 )
 
-// maxWait bounds every wait. It only expires when a test fails.
-const maxWait = 30 * time.Second
-
 func TestMain(m *testing.M) { leak.Main(m) }
 
 // chat is a running server.
