@@ -36,6 +36,8 @@ type callbacks struct {
 	reach       func(ctx context.Context, c *Channel) time.Time
 	pages       func(ctx context.Context, c *Channel) error // Nil means no pages.
 	reauthorize func(ctx context.Context, c *Channel) error // Nil means that channels stay.
+	// Nil means no wills.
+	allowWill func(ctx context.Context, c *Channel, event string, p serializer.Payload) (serializer.Payload, error)
 }
 
 type (

@@ -39,6 +39,7 @@ const (
 	itemUnsendable                 // msg is the error of encoding a record
 	itemLost                       // the topic's log lost records
 	itemGrant                      // msg is a *channelhost.Regrant
+	itemWill                       // event, payload; msg is a *channelhost.Will
 )
 
 var (
@@ -100,6 +101,8 @@ func (c *Channel) handle(it *item) {
 		c.feed(serverInput{kind: serverInLeave, frame: c.leaveReply(it.ref), err: ErrLeft})
 	case itemGrant:
 		c.handleGrant(it)
+	case itemWill:
+		c.handleWill(it)
 	case itemOut:
 		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
 	case itemInfo:

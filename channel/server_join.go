@@ -85,6 +85,9 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 		if payload, in.err = c.joinReply(reply); in.err == nil {
 			in.frame, in.err = c.encodeReply(c.joinRef(), it.ref, push.OK(payload))
 		}
+		if in.err == nil {
+			in.err = c.arrive()
+		}
 	}
 	if in.err == nil {
 		in.kind = serverInAccepted

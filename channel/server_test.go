@@ -71,6 +71,7 @@ func (c *carrier) End(ch channelhost.Channel, frames ...*serializer.Frame) {
 	}
 }
 
+func (*carrier) Arrive(context.Context, string) error { return nil }
 func (c *carrier) Answered() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

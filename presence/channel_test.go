@@ -33,6 +33,7 @@ type carrier struct {
 func (c *carrier) Serializer() serializer.Serializer                { return c.ser }
 func (c *carrier) PubSub() *pubsub.PubSub                           { return c.ps }
 func (c *carrier) Crashed(_ channelhost.Channel, _ string, _ error) {}
+func (*carrier) Arrive(context.Context, string) error               { return nil }
 func (c *carrier) Answered()                                        {}
 func (c *carrier) Congested(channelhost.Channel) bool               { return false }
 func (c *carrier) Drained(channelhost.Channel) bool                 { return true }

@@ -270,6 +270,9 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 	case logout:
 		s.id.Swap(nil).on.Cancel()
 	}
+	if login || logout {
+		s.subjectChanged()
+	}
 	return nil
 }
 
@@ -372,6 +375,7 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	mark := s.h.revocations.mark()
 	v, err := s.verify(ctx, token)
 	if err == nil {
+		s.arriveAs(ctx, v.grant.ID)
 		err = s.apply(v, mark, func() {
 			// Under auth.mu, so that it is sent in the order of the changes. It fails if the client wants
 			// no reply or has gone.

@@ -17,6 +17,7 @@ import (
 	"bennu.example/transport"
 	"bennu.example/transport/longpoll"
 	"bennu.example/transport/websocket"
+	"bennu.example/will"
 )
 
 // Config configures a Handler. The zero value of every field works; a server needs only Channels.
@@ -152,6 +153,11 @@ type Config struct {
 	// IdleTimeout ends a WebSocket whose client sends nothing for this time. Zero means 60 s. Clients
 	// send a heartbeat every 30 s.
 	IdleTimeout time.Duration
+
+	// Wills keeps the last wills of the clients: see channel.AllowWill. Nil means the memory of this
+	// handler. Then its wills are lost with the process, and Shutdown deletes them. The stores of the
+	// engines are shared by the nodes, and the others run the wills of a node that has ended.
+	Wills will.Store
 
 	// Drain is the pace at which Shutdown ends the connections.
 	Drain Drain

@@ -44,6 +44,7 @@ type Handler struct {
 	workers     mailbox.Workers // runs the channels' callbacks
 	noPanic     func()          // unsubscribes from the PubSub's panics
 	kicks       kicks
+	wills       wills
 	expiry      expiry
 	denied      atomic.Int64 // sessions that tell their clients that they were refused finally
 	revocations revocations
@@ -116,6 +117,7 @@ func NewHandler(cfg Config) *Handler {
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
 	h.kicks.begin(h)
+	h.wills.begin(h)
 	h.expiry.base = time.Now()
 	h.tasks.Init(0, func(f func()) { f() })
 	return h
@@ -380,7 +382,11 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		return nil, nil, err
 	}
 	who := identity{connection: newConnectionID(), longPoll: by == byLongPoll}
-	if who.client, err = clientIDParam(params); err != nil {
+	if who.client, err = clientIDParam(params); err == nil {
+		_, who.ownClient = params[paramClient]
+		who.order, err = orderParam(params)
+	}
+	if err != nil {
 		h.refused(r, err)
 		return nil, nil, fmt.Errorf("%w: %w", errBadRequest, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"strconv"
 	"time"
 
 	"bennu.example/key"
@@ -62,6 +63,8 @@ type identity struct {
 	id         *idWatch        // nil if the socket is anonymous
 	connection string          // Info.ConnectionID
 	client     string          // Info.ClientID
+	ownClient  bool            // the client gave it
+	order      uint64          // the connect parameter $order, or zero
 	longPoll   bool
 	grant      *verified // nil without Config.Auth
 	refused    bool      // the session only tells its client that it was refused finally
@@ -115,6 +118,8 @@ func (h *Handler) limits(longPoll bool) Limits {
 
 const (
 	paramClient = "$client" // the connect parameter with the client's id
+	paramOrder  = "$order"  // the connect parameter with the order of the client's connections
+	maxOrder    = 1<<53 - 1
 	minClientID = 16
 	maxClientID = 64
 )
@@ -132,6 +137,20 @@ func clientIDParam(params map[string]any) (string, error) {
 		return "", fmt.Errorf("socket: parameter %s is not 16 to 64 letters, digits, - and _", paramClient)
 	}
 	return id, nil
+}
+
+// orderParam returns the client's number for its connection, or zero.
+func orderParam(params map[string]any) (uint64, error) {
+	v, found := params[paramOrder]
+	if !found {
+		return 0, nil
+	}
+	text, _ := v.(string)
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil || n > maxOrder {
+		return 0, fmt.Errorf("socket: parameter %s is not an integer from 0 to 2^53-1", paramOrder)
+	}
+	return n, nil
 }
 
 func newClientID() string {

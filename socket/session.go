@@ -41,7 +41,10 @@ type session struct {
 	auth *sessionAuth            // nil without Config.Auth
 
 	connectionID, clientID string // see Info
+	order                  uint64 // the connect parameter $order, or zero
 	isLongPoll             bool
+	hasClientID            bool // the client gave it
+	leftCleanly            atomic.Bool
 	parked                 parked
 	own                    atomic.Pointer[socketState] // of the last join of $socket; nil if there was none
 
@@ -61,6 +64,7 @@ type session struct {
 	mu       sync.Mutex
 	channels map[string]channelhost.Channel
 	held     []channelhost.Channel // they wait until the connection is no longer congested
+	wills    []*sessionWill
 }
 
 // open begins a session on a connection that was just made.
@@ -68,6 +72,7 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 	s := &session{h: h, conn: conn, ser: ser, auth: newSessionAuth(&who)}
 	s.ctx = sessionContext{who.parent, s}
 	s.connectionID, s.clientID, s.isLongPoll = who.connection, who.client, who.longPoll
+	s.order, s.hasClientID = who.order, who.ownClient
 	h.mu.Lock()
 	h.sessions[s] = struct{}{}
 	draining := h.draining
@@ -302,6 +307,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 func (s *session) Closed(err error) {
 	s.logEnd(err)
 	s.endAuth()
+	s.leftCleanly.Store(s.isCleanEnd(err))
 	if id := s.id.Load(); id != nil {
 		id.on.Cancel()
 	}

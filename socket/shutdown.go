@@ -122,6 +122,7 @@ func (h *Handler) end() {
 	h.websocket.Wait()
 	h.longpoll.Wait()
 	h.kicks.end()
+	h.wills.stop()
 	h.expiry.end()
 	h.tasks.Close(false)
 	h.tasks.Wait()

@@ -44,6 +44,7 @@ type socketState struct {
 
 	times  ratelimit.Bucket
 	tokens ratelimit.Bucket
+	wills  ratelimit.Bucket
 }
 
 // socketParams are the params of a join of the channel $socket.
@@ -82,6 +83,8 @@ func socketChannel() *channel.Handler {
 	return channel.Define((*socketState).join,
 		channel.On(eventTime, (*socketState).time),
 		channel.On(eventToken, (*socketState).token),
+		channel.On(eventWill, (*socketState).will),
+		channel.On(eventUnwill, (*socketState).unwill),
 		channel.Info((*socketState).logOut),
 		channel.Info((*socketState).deny),
 		channel.Info((*socketState).tellLate),

@@ -73,7 +73,7 @@ func TestSocketChannel(t *testing.T) {
 		now := fmt.Sprintf(`{"now":%d}`, beginning+1500)
 		l.want(socketReplied("1", "2", "ok", now), socketReplied("1", "3", "ok", now), socketReplied("1", "4", "ok", now))
 
-		l.send(`["1","5","$socket","will",{}]`, `["1","6","$socket","x",{}]`, `["1",null,"$socket","x",{}]`)
+		l.send(`["1","5","$socket","y",{}]`, `["1","6","$socket","x",{}]`, `["1",null,"$socket","x",{}]`)
 		unknown := `{"reason":"unknown event"}`
 		l.want(socketReplied("1", "5", "error", unknown), socketReplied("1", "6", "error", unknown),
 			`["1",null,"$socket","phx_reply",{"status":"error","response":{"reason":"unknown event"}}]`)

@@ -37,6 +37,8 @@ type Stats struct {
 	Refreshed uint64 // tokens that clients sent on $socket, and that were accepted
 	Expired   uint64 // grants that expired before a new token came
 
+	Wills uint64 // last wills that this handler broadcast
+
 	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
 
 	WebSocket websocket.Stats
@@ -50,7 +52,7 @@ type counters struct {
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
 	kicked, refreshed, expired               atomic.Uint64
-	revoked, denied                          atomic.Uint64
+	revoked, denied, wills                   atomic.Uint64
 }
 
 // of returns the number of messages that were refused for one of the reasons.
@@ -101,6 +103,7 @@ func (h *Handler) Stats() Stats {
 		Denied:        h.counts.denied.Load(),
 		Refreshed:     h.counts.refreshed.Load(),
 		Expired:       h.counts.expired.Load(),
+		Wills:         h.counts.wills.Load(),
 		BadMessages:   h.counts.badMessages.Load(),
 		WebSocket:     h.websocket.Stats(),
 		LongPoll:      h.longpoll.Stats(),

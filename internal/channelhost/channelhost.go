@@ -67,6 +67,17 @@ type Regrant struct {
 	Otherwise string
 }
 
+// Will is a last will that a client wants to set on a topic.
+type Will struct {
+	Event   string
+	Payload serializer.Payload
+	// Set is called with the payload that the handler allows, or with a *push.Error, unless the
+	// channel ends before. Like a callback, it may block.
+	Set func(ctx context.Context, p serializer.Payload, err error)
+	// Ended is called when the channel has ended, after Terminate, with the cause of its context.
+	Ended func(cause error)
+}
+
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
 // one at a time; Wait, Cancel, Resume, ReadOn and HasEnded may be called from any goroutine.
 //
@@ -97,6 +108,11 @@ type Channel interface {
 	// Regrant enqueues a change of the grant. It does not block. The channel's context has the new
 	// values when the messages before it are handled, and then Reauthorize is called.
 	Regrant(*Regrant)
+	// SetWill enqueues a will. It does not block. An error, made by push.Reject, means that Set and
+	// Ended are not called.
+	SetWill(w *Will) error
+	// AllowsWills reports whether the channel's handler has AllowWill.
+	AllowsWills() bool
 	// Revoke ends the channel at once: the client receives phx_close with the reason, the messages in
 	// the mailbox are dropped, and the context of the callback that runs is cancelled. A channel that
 	// is not joined yet ends without a frame.
@@ -118,7 +134,7 @@ type Channel interface {
 }
 
 // Carrier is the socket under a server's channels. Its methods may be called from any goroutine.
-// They do not block.
+// Except for Arrive, they do not block.
 type Carrier interface {
 	Serializer() serializer.Serializer
 	PubSub() *pubsub.PubSub
@@ -133,6 +149,10 @@ type Carrier interface {
 	Drained(c Channel) bool
 	// ClientID identifies the client across its connections. It is empty if it is unknown.
 	ClientID() string
+	// Arrive is called before the join of a channel that allows wills is answered. It may block. When
+	// it returns nil, no will of an older connection of the client runs on the topic any more. The
+	// error is one made by push.Reject.
+	Arrive(ctx context.Context, topic string) error
 	// End removes the channel from its topic, unless the topic has another one by now, and sends the
 	// frames, in one step: frames of the next join of the topic come after them. It skips nil frames.
 	End(c Channel, frames ...*serializer.Frame)

@@ -17,7 +17,7 @@ var layers = [][]string{
 		"internal/ratelimit", "internal/safecall", "internal/urlparams", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
-	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token"},
+	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
 	{"internal/follow"},
 	{"pubsub"},
 	{
@@ -38,6 +38,7 @@ var helpers = []string{
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
 	"internal/testenv/listen", "internal/testenv/require",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
+	"will/willtest",
 }
 
 func TestLayers(t *testing.T) {

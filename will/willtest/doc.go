@@ -1,0 +1,2 @@
+// Package willtest tests implementations of will.Store.
+package willtest
