@@ -76,6 +76,7 @@ type Client struct {
 	joinCalled bool
 	needsAuth  bool // does not change after Join
 
+	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
 }
 

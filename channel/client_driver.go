@@ -207,6 +207,7 @@ func (c *Client) perform(o *clientOutput) {
 		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
 			Msg("channel state changed")
 	case outJoined:
+		c.setWills()
 		if h := c.resume.Load(); h != nil {
 			c.resumeJoined(h, o.payload)
 		}

@@ -31,7 +31,8 @@ type Client struct {
 	cfg  ClientConfig
 	dial clientDialer
 
-	clientID string // the connect parameter $client. Empty means that it is not sent
+	clientID string       // the connect parameter $client. Empty means that it is not sent
+	ordered  atomic.Int64 // the last value of the connect parameter $order
 	server   serverClock
 	keys     key.Generator
 

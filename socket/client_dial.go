@@ -236,13 +236,23 @@ func (c *Client) dialConfig(ctx context.Context, auth *authSource) (transport.Cl
 	if !isClientID(c.clientID) {
 		return cfg, fmt.Errorf("socket: %w: invalid ClientID", transport.ErrURL)
 	}
-	if name := "%24client="; !strings.HasPrefix(cfg.Params, name) && !strings.Contains(cfg.Params, "&"+name) {
-		if cfg.Params != "" {
-			cfg.Params += "&"
-		}
-		cfg.Params += name + c.clientID
+	addParam(&cfg.Params, "%24client=", c.clientID)
+	if !c.cfg.NoSocketChannel {
+		addParam(&cfg.Params, "%24order=", c.nextOrder())
 	}
 	return cfg, nil
+}
+
+// addParam adds a parameter to a query, unless the query has it. The name is escaped and ends in
+// "=".
+func addParam(query *string, name, value string) {
+	if strings.HasPrefix(*query, name) || strings.Contains(*query, "&"+name) {
+		return
+	}
+	if *query != "" {
+		*query += "&"
+	}
+	*query += name + value
 }
 
 func isParamsFunc(params any) bool {

@@ -35,6 +35,7 @@ type clientOwn struct {
 	sent    time.Time  // when the join or the last time was sent
 	timeRef uint64     // of the time that has no reply yet, or zero
 	times   int        // sent on this connection
+	pushes  map[serializer.Ref]clientOwnPush
 
 	info atomic.Pointer[Info]
 }
@@ -59,6 +60,7 @@ func (c *Client) URL() string {
 func (c *Client) joinOwn() {
 	o := &c.own
 	o.joinRef, o.joined, o.sent, o.timeRef, o.times = c.nextRef(), false, time.Now(), 0, 0
+	o.pushes = nil
 	c.conn.send(c.ownOut(o.joinRef, serializer.EventJoin, ownParams))
 	c.loop.Arm(&o.timer, c.cfg.Timeout)
 }
@@ -70,6 +72,7 @@ var ownParams = socketParams{Version: clientVersion, Move: true}
 func (c *Client) adoptOwn(joinRef uint64, sent time.Time) {
 	o := &c.own
 	o.joinRef, o.joined, o.sent, o.timeRef, o.times = joinRef, false, sent, 0, 0
+	o.pushes = nil
 	c.loop.Arm(&o.timer, c.cfg.Timeout)
 }
 
@@ -97,6 +100,7 @@ func (c *Client) ownReceived(m *serializer.Message) bool {
 		c.ownJoined(m)
 	case m.Kind == serializer.KindReply && o.timeRef != 0 && m.Ref == clientRefText(o.timeRef):
 		c.ownTime(m)
+	case m.Kind == serializer.KindReply && o.answered(m):
 	case m.Event == serializer.EventClose, m.Event == serializer.EventError:
 		c.ownEnded()
 	case m.Event == eventAdvice:
@@ -149,7 +153,7 @@ func (c *Client) ownMissing() {
 func (c *Client) ownClosed() {
 	o := &c.own
 	c.loop.Disarm(&o.timer)
-	o.joinRef, o.joined, o.timeRef = 0, false, 0
+	o.joinRef, o.joined, o.timeRef, o.pushes = 0, false, 0, nil
 }
 
 // ownEnded ends the membership while the connection goes on.

@@ -70,7 +70,8 @@ func TestClientJoinsSocketChannel(t *testing.T) {
 		if got := c.Info(); got != want {
 			t.Errorf("%+v", got)
 		}
-		if got := p.dialConfigs()[0].Params; got != "%24client="+testClient {
+		params := "%24client=" + testClient + "&%24order="
+		if got := p.dialConfigs()[0].Params; got != params+fmt.Sprint(beginning) {
 			t.Errorf("params %q", got)
 		}
 		p.set(func() { p.frames = nil })
@@ -190,18 +191,26 @@ func TestClientIDs(t *testing.T) {
 		cfg    ClientConfig
 		params string // with the client's id
 	}{
-		{ClientConfig{}, "%24client=ID"},
-		{ClientConfig{Params: map[string]int{"a": 1}}, "a=1&%24client=ID"},
+		{ClientConfig{}, "%24client=ID&ORDER"},
+		{ClientConfig{Params: map[string]int{"a": 1}}, "a=1&%24client=ID&ORDER"},
 		{ClientConfig{ClientID: testClient, NoSocketChannel: true}, "%24client=ID"},
 		{ClientConfig{NoSocketChannel: true}, ""},
-		{ClientConfig{Params: map[string]string{"$client": "x"}}, "%24client=x"},
-		{ClientConfig{Params: map[string]string{"$client": "x", "$a": "y"}}, "%24a=y&%24client=x"},
+		{ClientConfig{Params: map[string]string{"$client": "x"}}, "%24client=x&ORDER"},
+		{ClientConfig{Params: map[string]string{"$order": "7"}}, "%24order=7&%24client=ID"},
+		{ClientConfig{Params: map[string]string{"$client": "x", "$a": "y"}}, "%24a=y&%24client=x&ORDER"},
 	} {
 		ownBubble(t, test.cfg, func(t *testing.T, p *peer, c *Client, _ *atomic.Int64) {
 			id := c.Info().ClientID
 			connected(t, c)
-			if got := p.dialConfigs()[0].Params; got != strings.ReplaceAll(test.params, "ID", id) {
-				t.Errorf("params %q, want %q with %q", got, test.params, id)
+			for i, k := range []int64{beginning, beginning + 1} { // it connects again in the same millisecond
+				if i > 0 {
+					c.Pause()
+					connected(t, c)
+				}
+				want := strings.NewReplacer("ID", id, "ORDER", fmt.Sprint("%24order=", k)).Replace(test.params)
+				if got := p.dialConfigs()[i].Params; got != want {
+					t.Errorf("params %q, want %q with %q", got, want, id)
+				}
 			}
 		})
 	}

@@ -44,7 +44,6 @@ type session struct {
 	order                  uint64 // the connect parameter $order, or zero
 	isLongPoll             bool
 	hasClientID            bool // the client gave it
-	leftCleanly            atomic.Bool
 	parked                 parked
 	own                    atomic.Pointer[socketState] // of the last join of $socket; nil if there was none
 
@@ -64,7 +63,7 @@ type session struct {
 	mu       sync.Mutex
 	channels map[string]channelhost.Channel
 	held     []channelhost.Channel // they wait until the connection is no longer congested
-	wills    []*sessionWill
+	wills    *sessionWills         // nil until the first one
 }
 
 // open begins a session on a connection that was just made.
@@ -307,7 +306,7 @@ func (s *session) reply(m *serializer.Message, joinRef serializer.Ref, r push.Re
 func (s *session) Closed(err error) {
 	s.logEnd(err)
 	s.endAuth()
-	s.leftCleanly.Store(s.isCleanEnd(err))
+	s.noteEnd(err)
 	if id := s.id.Load(); id != nil {
 		id.on.Cancel()
 	}

@@ -3,6 +3,7 @@ package socket
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -45,6 +46,12 @@ var (
 	errWillsAway    = push.Reject("unavailable")
 	errWillIdentity = push.Reject("identity changed")
 )
+
+// sessionWills is the wills of a session. The session's mu guards them.
+type sessionWills struct {
+	list        []*sessionWill
+	leftCleanly bool // the client has ended the connection as it should
+}
 
 // sessionWill is a will of a session. The session's mu guards it.
 type sessionWill struct {
@@ -150,11 +157,22 @@ func (s *session) addWill(w *sessionWill) (channelhost.Channel, error) {
 		return nil, errNoTopic
 	case !c.AllowsWills():
 		return nil, push.Reject("forbidden")
-	case len(s.wills) >= maxWills || !s.h.wills.reserve():
+	case len(s.willList()) >= maxWills || !s.h.wills.reserve():
 		return nil, errManyWills
 	}
-	s.wills = append(s.wills, w)
+	if s.wills == nil {
+		s.wills = new(sessionWills)
+	}
+	s.wills.list = append(s.wills.list, w)
 	return c, nil
+}
+
+// willList returns the wills. The caller holds mu.
+func (s *session) willList() []*sessionWill {
+	if s.wills == nil {
+		return nil
+	}
+	return s.wills.list
 }
 
 // removeWill removes a will that the store does not have.
@@ -168,13 +186,12 @@ func (s *session) removeWill(w *sessionWill) {
 func (s *session) takeWill(w *sessionWill) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for i, other := range s.wills {
-		if other == w {
-			s.wills = append(s.wills[:i:i], s.wills[i+1:]...)
-			return true
-		}
+	i := slices.Index(s.willList(), w)
+	if i < 0 {
+		return false
 	}
-	return false
+	s.wills.list = slices.Delete(s.wills.list, i, i+1)
+	return true
 }
 
 // setWill stores a will that the handler of its topic has allowed. The callbacks' goroutine of the
@@ -234,17 +251,26 @@ func (s *session) connection() will.Connection {
 // endWill is called when the channel of a will has ended.
 func (s *session) endWill(w *sessionWill, cause error) {
 	s.mu.Lock()
-	isSet := w.isSet
+	isSet, left := w.isSet, s.wills.leftCleanly
 	s.mu.Unlock()
 	lived := errors.Is(cause, channel.ErrClosed) && !errors.Is(cause, channel.ErrStop)
 	switch {
 	case !s.takeWill(w):
 	case !isSet:
 		s.h.wills.release()
-	case lived && !(w.lostOnly && s.leftCleanly.Load()):
+	case lived && !(w.lostOnly && left):
 		s.h.wills.end(w.Will)
 	default:
 		s.h.wills.delete(w.Will)
+	}
+}
+
+// noteEnd notes how the connection has ended, before its channels end.
+func (s *session) noteEnd(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.wills != nil {
+		s.wills.leftCleanly = s.isCleanEnd(err)
 	}
 }
 
@@ -285,8 +311,8 @@ func (o *socketState) unwill(ctx context.Context, _ *channel.Channel, p willRepl
 func (s *session) dropWills(why willDrop, id string) (taken []*sessionWill, count int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := s.wills[:0:0]
-	for _, w := range s.wills {
+	var kept []*sessionWill
+	for _, w := range s.willList() {
 		switch {
 		case id != "" && id != w.ID:
 			kept = append(kept, w)
@@ -302,7 +328,9 @@ func (s *session) dropWills(why willDrop, id string) (taken []*sessionWill, coun
 		}
 		count++
 	}
-	s.wills = kept
+	if s.wills != nil {
+		s.wills.list = kept
+	}
 	return taken, count
 }
 

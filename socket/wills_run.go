@@ -340,7 +340,7 @@ func (w *wills) storeAgain(ctx context.Context) error {
 	w.h.mu.Unlock()
 	for _, s := range sessions {
 		s.mu.Lock()
-		for _, x := range s.wills {
+		for _, x := range s.willList() {
 			if x.isSet {
 				all = append(all, x.Will)
 			}

@@ -355,7 +355,7 @@ func TestJoinWaitsForWill(t *testing.T) {
 	inWillRig(t, 1, Config{Wills: store}, func(t *testing.T, r *willRig) {
 		l := r.connect(0, "ann", testAnn, 1)
 		l.setWill(`,"after_ms":3600000`)
-		w := l.s.wills[0].Will
+		w := l.s.wills.list[0].Will
 		r.lose(l, nil)
 		synctest.Wait()
 		claimed := w

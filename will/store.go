@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"sync"
 	"time"
+	"unicode/utf8"
 )
 
 // Keep is how long the arrival of a connection is known, and how long a will that is due can wait
@@ -185,7 +186,17 @@ func (s *store) Arrive(ctx context.Context, topic string, n Connection) (busy ti
 	return busy, wrap("arrive", err)
 }
 
+// errText reports a will whose texts cannot be stored.
+var errText = errors.New("not valid UTF-8")
+
 func (s *store) Put(ctx context.Context, w Will) error {
+	for _, text := range []string{
+		w.ID, w.Topic, w.Event, w.Node, w.Connection.ID, w.Connection.Subject, w.Connection.ClientID,
+	} {
+		if !utf8.ValidString(text) {
+			return wrap("put", errText)
+		}
+	}
 	var failed error
 	err := s.change(ctx, keyOf(w.Topic, w.Connection), func(c *client, now int64) bool {
 		failed = nil

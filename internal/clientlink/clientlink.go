@@ -60,6 +60,12 @@ type Socket interface {
 	// The socket waits for the goroutine. f's context is canceled by cancel and when the socket is
 	// closed.
 	Go(f func(ctx context.Context), task loop.Task) (cancel func())
+	// Connection returns the number of the present connection, or of the last one.
+	Connection() uint64
+	// PushOwn pushes an event on the channel $socket. Done, which may be nil, is called with the
+	// reply if that comes before the end of the connection. PushOwn returns false if the server
+	// does not have the channel.
+	PushOwn(event string, payload serializer.Payload, done func(m *serializer.Message)) bool
 	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool
 	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.

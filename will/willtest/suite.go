@@ -381,7 +381,8 @@ func (s *suite) nodeReturns() {
 }
 
 func (s *suite) noLease() {
-	w := will.Will{ID: key.New(), Topic: "room", Event: "gone", Connection: s.connection("ann", "client", 1), Node: "x"}
+	c := s.connection("ann", "client", 1)
+	w := will.Will{ID: key.New(), Topic: "room", Event: "gone", Connection: c, Node: "x"}
 	s.ok(s.a.Put(s.Context(), w))
 	s.awaitClaim(s.b, long, w.ID)
 }
@@ -419,7 +420,15 @@ func (s *suite) many() {
 func (s *suite) payloads() {
 	c := s.connection("änn\x00\" ", "client", 1)
 	w := will.Will{
-		ID: key.New(), Topic: "room:\x00*.> é", Event: "gone away", Connection: c, Node: "nöde \x00", After: time.Millisecond,
+		ID: key.New(), Topic: "room:\x00*.> é", Event: "gone away", Connection: c, Node: "nöde \x00",
+		After: time.Millisecond,
+	}
+	for i := range 6 {
+		bad := w
+		*[]*string{&bad.Topic, &bad.Event, &bad.Node, &bad.Connection.ID, &bad.Connection.Subject, &bad.ID}[i] = "\xff"
+		if s.a.Put(s.Context(), bad) == nil {
+			s.Errorf("a text that is not UTF-8 was stored: %d", i)
+		}
 	}
 	s.ok(w.Payload.UnmarshalJSON([]byte(`{"text":"` + strings.Repeat("é", 2000) + `","n":12345678901234567890}`)))
 	s.ok(s.a.Put(s.Context(), w))
