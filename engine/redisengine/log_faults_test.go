@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -469,13 +470,61 @@ func TestTrimsAreBounded(t *testing.T) {
 			t.Errorf("append %d: %s records are left, want %s", i, got, want)
 		}
 	}
-	if bytes := e.do(t, "HGET", "bennu:h:{t}:m", "b"); bytes != "10" { // an empty payload is {}
-		t.Errorf("the meta counts %s bytes", bytes)
-	}
 	e.do(t, "DEL", "bennu:h:{t}:s") // as if the records had expired
 	n.mustAdd("t", 1)
-	if bytes := e.do(t, "HGET", "bennu:h:{t}:m", "b"); bytes != "2" {
-		t.Errorf("the meta counts %s bytes", bytes)
+	if bytes := e.bytes(t, "t"); bytes != 2 { // an empty payload is {}
+		t.Errorf("the meta counts %d bytes", bytes)
+	}
+}
+
+// bytes returns how many bytes of records the meta of a topic counts.
+func (e *testServer) bytes(t testing.TB, topic string) int {
+	t.Helper()
+	key := "bennu:h:{" + topic + "}:m"
+	total, err := strconv.Atoi(e.do(t, "HGET", key, "c"))
+	removed, err2 := strconv.Atoi(e.do(t, "HGET", key, "d"))
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	return total - removed
+}
+
+// Records that exceed the count are removed unread, so the meta counts their bytes until these
+// exceed the bound. No other record is removed then.
+func TestBytesOfRecordsThatExceedTheCount(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr})
+	bounded := history.Keep{Count: 5, Bytes: 1000, Age: time.Hour}
+	add := func(size int) {
+		t.Helper()
+		r := history.Record{Event: "e", Payload: serializer.Binary(make([]byte, size))}
+		if _, err := n.Append(t.Context(), "t", r, bounded); err != nil {
+			t.Fatal(err)
+		}
+	}
+	length := func(want string) {
+		t.Helper()
+		if got := e.do(t, "XLEN", "bennu:h:{t}:s"); got != want {
+			t.Errorf("%s records are left, want %s", got, want)
+		}
+	}
+	for range 50 {
+		add(100)
+		if bytes := e.bytes(t, "t"); bytes > bounded.Bytes {
+			t.Errorf("the meta counts %d bytes", bytes)
+		}
+	}
+	length("5")
+	for _, tt := range []struct {
+		size, bytes int
+		length      string
+	}{{600, 1000, "5"}, {200, 1000, "4"}, {600, 800, "2"}, {1000, 1000, "1"}} {
+		add(tt.size)
+		length(tt.length)
+		if bytes := e.bytes(t, "t"); bytes < tt.bytes || bytes > bounded.Bytes {
+			t.Errorf("after %d bytes, the meta counts %d bytes, want %d", tt.size, bytes, tt.bytes)
+		}
 	}
 }
 

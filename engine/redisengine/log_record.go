@@ -29,7 +29,7 @@ func texts(r rueidis.RedisResult) ([]string, error) {
 }
 
 // head is what the script stores of a record beside its bytes: the tag, the tag of the record
-// before it, the time, and the size of the payload.
+// before it, the time, the size of the payload, and the sum of the sizes up to this record.
 type head struct {
 	tag, prev string
 	time      int64 // Unix milliseconds
@@ -37,7 +37,7 @@ type head struct {
 
 func parseHead(text string) (head, error) {
 	fields := strings.Split(text, " ")
-	if len(fields) != 4 {
+	if len(fields) != 5 {
 		return head{}, errAnswer
 	}
 	ms, err := strconv.ParseInt(fields[2], 10, 64)
@@ -68,13 +68,13 @@ func complete(r *history.Record, fields ...string) error {
 
 // parseFed parses a published record: the epoch, the offset, the head, and the record.
 func parseFed(data string) (r history.Record, err error) {
-	fields := strings.SplitN(data, " ", 7)
-	if len(fields) != 7 {
+	fields := strings.SplitN(data, " ", 8)
+	if len(fields) != 8 {
 		return r, errAnswer
 	}
-	body := fields[6]
+	body := fields[7]
 	if r, err = history.ParseRecord([]byte(body)); err != nil {
 		return r, err
 	}
-	return r, complete(&r, fields[0], fields[1], strings.Join(fields[2:6], " "))
+	return r, complete(&r, fields[0], fields[1], strings.Join(fields[2:7], " "))
 }

@@ -4,8 +4,12 @@
 local record, tag, size = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local count, most, age, life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local channel, remember, trims, wait = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12]
-local m = redis.call('HMGET', meta, 'e', 'o', 'g', 'b')
-local epoch, top, before, bytes = m[1], tonumber(m[2]), m[3], tonumber(m[4])
+local m = redis.call('HMGET', meta, 'e', 'o', 'g', 'c', 'd')
+local epoch, top, before = m[1], tonumber(m[2]), m[3]
+-- The bytes of all records that the topic ever had, and of those that were removed. The latter may
+-- be too low, because records that exceed the count are removed unread. It is exact after a look at
+-- the oldest record.
+local total, removed = tonumber(m[4]), tonumber(m[5])
 local known = epoch
 
 if known and KEYS[4] then
@@ -24,45 +28,53 @@ if known and KEYS[4] then
 end
 
 if not known then
-  epoch, top, before, bytes = birth(), origin(), '0000', 0
+  epoch, top, before, total, removed = birth(), origin(), '0000', 0, 0
 end
 if top + 1 > 9007199254740991 then return redis.error_reply('FULL the offsets of the topic are used up') end
 
+local length = redis.call('XLEN', stream)
+local keep = math.max(count, length + 1 - trims)
+local offset
 local function add()
-  local head = tag .. ' ' .. before .. ' ' .. decimal(now) .. ' ' .. decimal(size)
-  return head, redis.pcall('XADD', stream, decimal(top + 1) .. '-0', 'm', head, 'r', record)
+  offset = decimal(top + 1)
+  local head = tag .. ' ' .. before .. ' ' .. decimal(now) .. ' ' .. ARGV[4] .. ' ' .. decimal(total + size)
+  return head, redis.pcall('XADD', stream, 'MAXLEN', keep, offset .. '-0', 'm', head, 'r', record)
 end
 local head, added = add()
 if type(added) == 'table' and string.find(added.err, 'equal or smaller') then
   -- The stream is newer than the meta, so that some state was lost.
   redis.call('DEL', stream)
-  known, epoch, top, before, bytes = false, fresh, origin(), '0000', 0
+  known, epoch, top, before, total, removed = false, fresh, origin(), '0000', 0, 0
+  length, keep = 0, count
   head, added = add()
 end
 if type(added) == 'table' then return added end
 
-local length = redis.call('XLEN', stream)
-if length == 1 then bytes = 0 end -- the older records have expired together
-bytes = bytes + size
+total = total + size
+length = length + 1
+if length > keep then
+  trims = trims - (length - keep)
+  length = keep
+end
+if length == 1 then removed = total - size end -- the older records have expired together
 local drop, from = 0, '-'
 -- Readers skip records that are too old. Removing them only saves memory, so now and then suffices.
 local sweep = (top + 1) % 8 == 0
-while drop < math.min(trims, length - 1) do
-  local over = length - drop > count or bytes > most
-  if not over and not sweep then break end
+while drop < math.min(trims, length - 1) and (sweep or total - removed > most) do
   local entry = redis.call('XRANGE', stream, from, '+', 'COUNT', 1)[1]
-  local ms, n = string.match(entry[2][2], '(%d+) (%d+)$')
+  local ms, n, sum = string.match(entry[2][2], '(%d+) (%d+) (%d+)$')
+  removed = sum - n
   -- After a jump of the clock, the age alone removes no more than half of the records.
   local old = tonumber(ms) <= now - age and drop < length / 2
-  if not over and not old then break end
-  bytes = bytes - tonumber(n)
+  if total - removed <= most and not old then break end
+  removed = tonumber(sum)
   drop = drop + 1
   from = decimal(tonumber(string.match(entry[1], '^%d+')) + 1)
 end
 if drop > 0 then redis.call('XTRIM', stream, 'MAXLEN', length - drop) end
 
-local offset = decimal(top + 1)
-redis.call('HSET', meta, 'o', offset, 'g', tag, 'b', decimal(bytes), 'a', ARGV[7], 'l', life)
+redis.call(
+  'HSET', meta, 'o', offset, 'g', tag, 'c', decimal(total), 'd', decimal(removed), 'a', ARGV[7], 'l', life)
 if not known then redis.call('HSET', meta, 'e', epoch, 'f', decimal(top)) end
 redis.call('PEXPIRE', meta, life)
 redis.call('PEXPIRE', stream, ARGV[7])

@@ -4,7 +4,7 @@ local m = redis.call('HMGET', meta, 'e', 'o', 'g', 'l')
 if not m[1] then
   local top = decimal(origin())
   m = {birth(), top, '0000', ARGV[2]}
-  redis.call('HSET', meta, 'e', m[1], 'o', top, 'g', m[3], 'f', top, 'b', '0', 'a', '0', 'l', m[4])
+  redis.call('HSET', meta, 'e', m[1], 'o', top, 'g', m[3], 'f', top, 'c', '0', 'd', '0', 'a', '0', 'l', m[4])
 end
 redis.call('PEXPIRE', meta, m[4])
 return m
