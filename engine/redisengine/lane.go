@@ -46,19 +46,19 @@ type request struct {
 	gone bool // nobody waits for the answers
 }
 
-// command is a command with one key, or without.
+// command is a command.
 type command struct {
 	name string
-	key  func() string // nil means none
-	args []string
+	keys func() []string // nil means none
+	args []string        // behind the keys
 }
 
 func (c *command) build(b rueidis.Builder) rueidis.Completed {
-	words := []string{c.name}
-	if c.key != nil {
-		words = append(words, c.key())
+	words := b.Arbitrary(c.name)
+	if c.keys != nil {
+		words = words.Args(c.keys()...)
 	}
-	return b.Arbitrary(append(words, c.args...)...).Build()
+	return words.Args(c.args...).Build()
 }
 
 // count returns the number of commands.

@@ -195,7 +195,7 @@ func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
 	}
 	const soon = "1000" // milliseconds, so that the keys outlive the rehearsal
 	add := []string{
-		freshEpoch(), string(data), history.NewTag(), "0", "1", "1", soon, soon, l.probeChannel(), soon, "1", "1",
+		freshEpoch(), string(data), history.NewTag(), "1", "9", "1", soon, soon, l.probeChannel(), soon, "1", "1",
 	}
 	b := c.appends.B
 	for _, answer := range c.appends.DoMulti(ctx,
@@ -207,7 +207,7 @@ func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
 		readScript.call(b(), false, keys, []string{"", "XREVRANGE", "+", "-", "1", "1"}),
 		touchScript.call(b(), true, keys, []string{freshEpoch(), soon}),
 		forgetScript.call(b(), true, keys, []string{freshEpoch(), soon, l.probeChannel()}),
-		b().Arbitrary("HMGET", keys[0], "e").Build(),
+		b().Arbitrary("MGET", keys[0]).Build(),
 		b().Arbitrary("GET", l.base()).Build(),
 		b().Arbitrary("TIME").Build(),
 	) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/redis/rueidis"
 
@@ -72,13 +73,12 @@ func parseState(answer rueidis.RedisResult) (s state, err error) {
 	s.base, _ = items[0].ToString() // null if there is none
 	now, err1 := items[1].ToString()
 	s.now, err = strconv.ParseInt(now, 10, 64)
-	meta, err2 := items[2].ToArray()
-	exists, err3 := items[3].AsInt64()
+	exists, err2 := items[3].AsInt64()
 	s.stream = exists > 0
-	if err = errors.Join(err, err1, err2, err3); err != nil || len(meta) != 5 {
+	if err = errors.Join(err, err1, err2); err != nil {
 		return s, errors.Join(errAnswer, err)
 	}
-	if meta[0].IsNil() {
+	if items[2].IsNil() {
 		if s.base != "" {
 			s.first = origin(s.now)
 			s.top, err = history.NewPosition(s.base, s.first, beginning)
@@ -86,17 +86,11 @@ func parseState(answer rueidis.RedisResult) (s state, err error) {
 		return s, err
 	}
 	s.known = true
-	var fields [5]string
-	for i := range meta {
-		if fields[i], err = meta[i].ToString(); err != nil {
-			return s, err
-		}
-	}
-	if s.top, err = parsePosition(fields[0], fields[1], fields[2]); err != nil {
+	m, err := parseMeta(items[2].ToString())
+	if err != nil {
 		return s, err
 	}
-	s.first, err1 = strconv.ParseUint(fields[3], 10, 64)
-	s.age, err2 = strconv.ParseInt(fields[4], 10, 64)
+	s.top, s.first, s.age = m.top, m.first, m.age
 	for _, item := range items[4:] {
 		text, err := item.ToString()
 		if err != nil {
@@ -104,7 +98,26 @@ func parseState(answer rueidis.RedisResult) (s state, err error) {
 		}
 		s.stored = append(s.stored, text)
 	}
-	return s, errors.Join(err1, err2)
+	return s, nil
+}
+
+// meta is what a log reads of a topic's meta.
+type meta struct {
+	top   history.Position
+	first uint64 // the offset of the beginning
+	age   int64  // of the records, in milliseconds
+}
+
+// parseMeta parses a topic's meta, as the function state of the scripts does.
+func parseMeta(text string, err error) (m meta, _ error) {
+	fields := strings.Split(text, " ")
+	if err != nil || len(fields) != 8 {
+		return m, errors.Join(errAnswer, err)
+	}
+	top, err1 := parsePosition(fields[0], fields[1], fields[2])
+	first, err2 := strconv.ParseUint(fields[3], 10, 64)
+	age, err3 := strconv.ParseInt(fields[6], 10, 64)
+	return meta{top, first, age}, errors.Join(err1, err2, err3)
 }
 
 func parsePosition(epoch, offset, tag string) (p history.Position, err error) {
@@ -293,5 +306,6 @@ func (s *state) before(p history.Position, limit int) (history.Batch, error) {
 
 // makeBase makes the base epoch, if there is none.
 func (l *recordLog) makeBase(ctx context.Context) error {
-	return l.reads.do(ctx, &request{commands: []command{{"SET", l.base, []string{freshEpoch(), "NX"}}}})
+	base := func() []string { return []string{l.base()} }
+	return l.reads.do(ctx, &request{commands: []command{{"SET", base, []string{freshEpoch(), "NX"}}}})
 }

@@ -50,10 +50,28 @@ func (e *testServer) rollback(t testing.TB, topic string, n int) {
 		local last = table.remove(all)
 		for _, entry in ipairs(all) do redis.call('XDEL', KEYS[2], entry[1]) end
 		redis.call('XSETID', KEYS[2], last[1])
-		redis.call('HSET', KEYS[1], 'o', string.match(last[1], '^%d+'), 'g', string.sub(last[2][2], 1, 4))
-		return 1`
+		return string.match(last[1], '^%d+') .. ' ' .. string.sub(last[2][2], 1, 4)`
 	key := "bennu:h:{" + topic + "}"
-	e.do(t, "EVAL", script, "2", key+":m", key+":s", strconv.Itoa(n))
+	top := strings.Fields(e.do(t, "EVAL", script, "2", key+":m", key+":s", strconv.Itoa(n)))
+	if len(top) != 2 {
+		t.Fatalf("the top is %q", top)
+	}
+	e.setMeta(t, topic, top[0], top[1])
+}
+
+// setTop makes p the top in the meta of a topic.
+func (e *testServer) setTop(t testing.TB, topic string, p history.Position) {
+	e.setMeta(t, topic, strconv.FormatUint(p.Offset(), 10), p.Tag())
+}
+
+func (e *testServer) setMeta(t testing.TB, topic, offset, tag string) {
+	key := "bennu:h:{" + topic + "}:m"
+	fields := strings.Fields(e.do(t, "GET", key))
+	if len(fields) != 8 {
+		t.Fatalf("the meta is %q", fields)
+	}
+	fields[1], fields[2] = offset, tag
+	e.do(t, "SET", key, strings.Join(fields, " "), "KEEPTTL")
 }
 
 func TestHistorySuite(t *testing.T) {

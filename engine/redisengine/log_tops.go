@@ -12,15 +12,12 @@ import (
 )
 
 const (
-	// maxTops is the number of topics in one pipeline.
+	// maxTops is the number of topics in one request.
 	maxTops = 1000
 	// topsTries bounds the attempts to read the tops. Each of them fails only if the state at Redis
 	// changes at the same time.
 	topsTries = 4
 )
-
-// topFields are the fields of a meta with the top.
-var topFields = []string{"e", "o", "g"}
 
 var errBaseChanged = fmt.Errorf("%w: the base epoch changed", history.ErrUnavailable)
 
@@ -116,48 +113,48 @@ func (l *recordLog) renewed(topic string, next time.Time) bool {
 func (l *recordLog) look(
 	ctx context.Context, topics []string, tops []history.Position, orphans map[string]bool,
 ) (again bool, err error) {
-	q := &request{commands: []command{{name: "GET", key: l.base}}}
 	var asked []int
-	for i, topic := range topics {
+	for i := range topics {
 		if tops[i].IsZero() {
 			asked = append(asked, i)
-			meta := func() string { return l.key("h", topic) + ":m" }
-			q.commands = append(q.commands, command{"HMGET", meta, topFields})
 		}
 	}
 	if len(asked) == 0 {
 		return false, nil
 	}
-	// The base epoch is read twice: if it changed, the metas may be of before or of after the change.
-	q.commands = append(q.commands, command{name: "TIME"}, command{name: "GET", key: l.base})
+	// MGET reads the base epoch and the metas at one moment.
+	keys := func() []string {
+		keys := []string{l.base()}
+		for _, i := range asked {
+			keys = append(keys, l.key("h", topics[i])+":m")
+		}
+		return keys
+	}
+	q := &request{commands: []command{{name: "MGET", keys: keys}, {name: "TIME"}}}
 	if err := l.reads.do(ctx, q); err != nil {
 		return false, err
 	}
-	base, _ := q.answers[0].ToString() // null if there is none
-	last, _ := q.answers[len(asked)+2].ToString()
-	clock, err := q.answers[len(asked)+1].AsStrSlice()
-	if err != nil || len(clock) != 2 {
+	texts, err1 := q.answers[0].ToArray()
+	clock, err2 := q.answers[1].AsStrSlice()
+	if err = errors.Join(err1, err2); err != nil || len(texts) != len(asked)+1 || len(clock) != 2 {
 		return false, fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
 	}
+	base, _ := texts[0].ToString() // null if there is none
 	seconds, err := strconv.ParseInt(clock[0], 10, 64)
 	var unknown []string
 	for n, i := range asked {
-		fields, err1 := q.answers[n+1].ToArray()
-		if err = errors.Join(err, err1); err != nil || len(fields) != 3 {
-			return false, fmt.Errorf("%w: %w", history.ErrUnavailable, errors.Join(errAnswer, err))
-		}
 		switch {
-		case !fields[0].IsNil():
-			epoch, err1 := fields[0].ToString()
-			offset, err2 := fields[1].ToString()
-			tag, err3 := fields[2].ToString()
-			if err = errors.Join(err1, err2, err3); err == nil {
-				tops[i], err = parsePosition(epoch, offset, tag)
-			}
+		case err != nil:
+		case !texts[n+1].IsNil():
+			var m meta
+			m, err = parseMeta(texts[n+1].ToString())
+			tops[i] = m.top
 		case base == "":
-			err, again = l.makeBase(ctx), true
-			base = last
-		case base != last, l.renewed(topics[i], time.Time{}):
+			if !again {
+				err = l.makeBase(ctx)
+			}
+			again = true
+		case l.renewed(topics[i], time.Time{}):
 			again = true
 		default:
 			unknown = append(unknown, topics[i])
@@ -178,8 +175,8 @@ func (l *recordLog) findOrphans(ctx context.Context, topics []string, orphans ma
 	}
 	q := new(request)
 	for _, topic := range topics {
-		stream := func() string { return l.key("h", topic) + ":s" }
-		q.commands = append(q.commands, command{name: "EXISTS", key: stream})
+		stream := func() []string { return []string{l.key("h", topic) + ":s"} }
+		q.commands = append(q.commands, command{name: "EXISTS", keys: stream})
 	}
 	if err := l.reads.do(ctx, q); err != nil {
 		return false, err

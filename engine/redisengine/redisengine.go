@@ -19,16 +19,16 @@
 //
 // # History
 //
-// [Engine.History] keeps the recorded events of topics in Redis. A topic has two keys: the hash
+// [Engine.History] keeps the recorded events of topics in Redis. A topic has two keys: the string
 // bennu:h:{<topic>}:m with its top, and the stream bennu:h:{<topic>}:s with its records. An append
 // is one Lua script that adds the record, removes at most 16 that exceed [history.Keep], and
 // publishes it on the channel bennu:r:<topic>. Only the primary is read.
 //
-// The records expire with the age of the newest one. The hash expires after ten times this age, and
-// after 24 h at least, unless the topic has subscribers. A topic with subscribers has a hash even
-// if it never had a record; it expires an hour after the last of them has left. If a client holds
-// the position of a topic that never had a record, and nobody was subscribed for more than an hour,
-// its position may be invalid.
+// The records expire with the age of the newest one. The string expires after ten times this age,
+// and after 24 h at least, unless the topic has subscribers. A topic with subscribers has a string,
+// even if it never had a record; it expires an hour after the last of them has left. If a client
+// holds the position of a topic that never had a record, and nobody was subscribed for more than an
+// hour, its position may be invalid.
 //
 // Redis must not evict anything: maxmemory-policy must be noeviction. Otherwise the log does not
 // connect, and Health contains the reason. If the user may not read the setting, this is logged.
@@ -42,7 +42,7 @@
 // The history needs these permissions in addition:
 //
 //	ACL SETUSER bennu ~bennu:* ~{bennu}:* +config|get +wait +eval +evalsha +time +get +set +del +exists +pexpire
-//	ACL SETUSER bennu +hget +hmget +hset +xadd +xlen +xrange +xrevrange +xtrim
+//	ACL SETUSER bennu +mget +xadd +xlen +xrange +xrevrange +xtrim
 //
 // CONFIG is optional, and so is WAIT if Config.Wait is zero.
 //

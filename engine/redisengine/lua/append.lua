@@ -4,12 +4,7 @@
 local record, tag, size = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local count, most, age, life = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), ARGV[8]
 local channel, remember, trims, wait = ARGV[9], ARGV[10], tonumber(ARGV[11]), ARGV[12]
-local m = redis.call('HMGET', meta, 'e', 'o', 'g', 'c', 'd')
-local epoch, top, before = m[1], tonumber(m[2]), m[3]
--- The bytes of all records that the topic ever had, and of those that were removed. The latter may
--- be too low, because records that exceed the count are removed unread. It is exact after a look at
--- the oldest record.
-local total, removed = tonumber(m[4]), tonumber(m[5])
+local epoch, top, before, first, total, removed = state()
 local known = epoch
 
 if known and KEYS[4] then
@@ -27,8 +22,13 @@ if known and KEYS[4] then
   end
 end
 
-if not known then
+if known then
+  -- The bytes that were removed may be more, because records that exceed the count are removed
+  -- unread. A look at the oldest record shows it.
+  top, total, removed = tonumber(top), tonumber(total), tonumber(removed)
+else
   epoch, top, before, total, removed = birth(), origin(), '0000', 0, 0
+  first = decimal(top)
 end
 if top + 1 > 9007199254740991 then return redis.error_reply('FULL the offsets of the topic are used up') end
 
@@ -44,8 +44,8 @@ local head, added = add()
 if type(added) == 'table' and string.find(added.err, 'equal or smaller') then
   -- The stream is newer than the meta, so that some state was lost.
   redis.call('DEL', stream)
-  known, epoch, top, before, total, removed = false, fresh, origin(), '0000', 0, 0
-  length, keep = 0, count
+  epoch, top, before, total, removed = fresh, origin(), '0000', 0, 0
+  first, length, keep = decimal(top), 0, count
   head, added = add()
 end
 if type(added) == 'table' then return added end
@@ -73,10 +73,7 @@ while drop < math.min(trims, length - 1) and (sweep or total - removed > most) d
 end
 if drop > 0 then redis.call('XTRIM', stream, 'MAXLEN', length - drop) end
 
-redis.call(
-  'HSET', meta, 'o', offset, 'g', tag, 'c', decimal(total), 'd', decimal(removed), 'a', ARGV[7], 'l', life)
-if not known then redis.call('HSET', meta, 'e', epoch, 'f', decimal(top)) end
-redis.call('PEXPIRE', meta, life)
+store(epoch, offset, tag, first, decimal(total), decimal(removed), ARGV[7], life)
 redis.call('PEXPIRE', stream, ARGV[7])
 if KEYS[4] then redis.call('SET', KEYS[4], epoch .. ' ' .. offset .. ' ' .. tag, 'PX', remember) end
 redis.call('PUBLISH', channel, epoch .. ' ' .. offset .. ' ' .. head .. ' ' .. record)

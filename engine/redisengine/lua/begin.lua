@@ -5,6 +5,19 @@ local fresh = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 
+-- state returns what the topic's meta has, all of it as text, or nil: the epoch, the offset and the
+-- tag of the top, the offset of the beginning, the bytes of all records that the topic ever had and
+-- of those that were removed, the age of the records, and how long the meta lives.
+local function state()
+  local fields = '^(%w+) (%d+) (%w+) (%d+) (%d+) (%d+) (%d+) (%d+)$'
+  return string.match(redis.call('GET', meta) or '', fields)
+end
+
+-- store sets the meta. The arguments are those that state returns.
+local function store(...)
+  redis.call('SET', meta, table.concat({...}, ' '), 'PX', (select(8, ...)))
+end
+
 -- decimal formats an integer. Lua's own conversion uses an exponent.
 local function decimal(n) return string.format('%.0f', n) end
 
