@@ -30,7 +30,7 @@ func newCluster(t *testing.T) (servers []*testServer, third *brokertest.Proxy) {
 			}
 		}))
 	}
-	waitUntil(t, "a cluster", func() bool { return routed(servers, 2) })
+	brokertest.WaitUntil(t, "a cluster", func() bool { return routed(servers, 2) })
 	return servers, third
 }
 
@@ -101,11 +101,11 @@ func TestLongLossOfRoutes(t *testing.T) {
 	c.WaitHealed()
 	proxy.Stall()
 	proxy.Cut()
-	waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "other nodes are silent") })
-	waitUntil(t, "moved", func() bool { return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected })
+	brokertest.WaitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "other nodes are silent") })
+	brokertest.WaitUntil(t, "moved", func() bool { return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected })
 	c.WaitHealed()
 	stuck := c.Start(newAdapter(t, at(servers[2])))
-	waitUntil(t, "healthy", func() bool {
+	brokertest.WaitUntil(t, "healthy", func() bool {
 		return first.PubSub.Health().Err == nil && second.PubSub.Health().Err == nil && lone.PubSub.Health().Err == nil
 	})
 	proxy.Resume()

@@ -110,8 +110,8 @@ func TestMalformed(t *testing.T) {
 					t.Log(log.String())
 				}
 			})
-			waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
-			waitUntil(t, "connected again", func() bool { return a.Health().Connected && gaps() > 0 })
+			brokertest.WaitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
+			brokertest.WaitUntil(t, "connected again", func() bool { return a.Health().Connected && gaps() > 0 })
 			if strings.Count(log.String(), "broke the protocol") != 2 { // once for the connection, once for the gap
 				t.Error(log.String())
 			}

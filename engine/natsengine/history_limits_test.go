@@ -69,7 +69,7 @@ func TestHistorySlowNode(t *testing.T) {
 	if err := <-ready; err != nil {
 		t.Error(err)
 	}
-	waitUntil(t, "notified", func() bool { return g.has("did not keep up") })
+	brokertest.WaitUntil(t, "notified", func() bool { return g.has("did not keep up") })
 	if h := l.Health(); h.Gaps == 0 {
 		t.Errorf("health %+v", h)
 	}
@@ -164,9 +164,9 @@ func TestHistoryIDSurvivesLoss(t *testing.T) {
 		defer stop()
 		for range 3 {
 			srv.kill(t)
-			waitUntil(t, "disconnected", func() bool { return !l.Health().Connected })
+			brokertest.WaitUntil(t, "disconnected", func() bool { return !l.Health().Connected })
 			srv.start(t)
-			waitUntil(t, "connected", func() bool { return l.Health().Connected })
+			brokertest.WaitUntil(t, "connected", func() bool { return l.Health().Connected })
 		}
 	})
 	var mu sync.Mutex
@@ -226,14 +226,14 @@ func TestHistoryIDUncertain(t *testing.T) {
 			_, err := l.Append(ctx, "t", history.Record{Event: "e", ID: id}, history.Keep{})
 			done <- err
 		}()
-		waitUntil(t, "sent", func() bool { return natsengine.InFlight(l) > 0 })
+		brokertest.WaitUntil(t, "sent", func() bool { return natsengine.InFlight(l) > 0 })
 		proxy.Cut()
 		if err := <-done; !errors.Is(err, history.ErrUncertain) {
 			t.Errorf("with the ID %q: %v", id, err)
 		}
 		cancel()
 		proxy.Resume()
-		waitUntil(t, "connected", func() bool { return l.Health().Connected })
+		brokertest.WaitUntil(t, "connected", func() bool { return l.Health().Connected })
 	}
 	if b, err := l.Read(t.Context(), "t", begin, 10); err != nil || len(b.Records) > 2 {
 		t.Errorf("%d records, %v", len(b.Records), err)

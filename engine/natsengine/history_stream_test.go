@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
+	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
 	"bennu.example/history"
 	"bennu.example/serializer"
@@ -87,7 +88,7 @@ func TestStreamDeleted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := appendTo(t, l, "t", history.Keep{}) // it waits for the new stream
-	waitUntil(t, "notified", func() bool { return g.has("replaced") })
+	brokertest.WaitUntil(t, "notified", func() bool { return g.has("replaced") })
 	if top := topOf(t, l, "t"); top.Epoch() == old.Position.Epoch() || top != r.Position {
 		t.Errorf("the top is %v; before it was %v; appended %v", top, old.Position, r.Position)
 	}
@@ -115,7 +116,7 @@ func TestStreamReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	appendTo(t, l, "t", history.Keep{})
-	waitUntil(t, "notified", func() bool { return g.has("replaced") })
+	brokertest.WaitUntil(t, "notified", func() bool { return g.has("replaced") })
 	if _, err := l.Read(t.Context(), "t", old.Position, 10); !errors.Is(err, history.ErrEpoch) {
 		t.Errorf("after %v: %v", old.Position, err)
 	}
@@ -139,7 +140,7 @@ func TestStreamCorrected(t *testing.T) {
 	if _, err := js.UpdateStream(cfg); err != nil {
 		t.Fatal(err)
 	}
-	waitUntil(t, "corrected", func() bool {
+	brokertest.WaitUntil(t, "corrected", func() bool {
 		cfg := streamConfig(t, js)
 		return cfg.AllowDirect && cfg.RePublish != nil && cfg.Duplicates == 2*time.Minute && cfg.Description == "ours"
 	})
@@ -152,7 +153,7 @@ func TestStreamCorrected(t *testing.T) {
 	if _, err := js.UpdateStream(cfg); err != nil {
 		t.Fatal(err)
 	}
-	waitUntil(t, "notified", func() bool { return g.has("replaced") })
+	brokertest.WaitUntil(t, "notified", func() bool { return g.has("replaced") })
 	if _, err := l.Read(t.Context(), "t", old.Position, 10); !errors.Is(err, history.ErrEpoch) {
 		t.Errorf("after a limit was lowered: %v", err)
 	}
@@ -220,7 +221,7 @@ func TestStreamFull(t *testing.T) {
 			t.Errorf("after %v, with a new record: %d records, %v", p, len(b.Records), err)
 		}
 	}
-	waitUntil(t, "a new landmark", func() bool { return topOf(t, l, "empty").Offset() > top.Offset() })
+	brokertest.WaitUntil(t, "a new landmark", func() bool { return topOf(t, l, "empty").Offset() > top.Offset() })
 	if b, err := l.Read(t.Context(), "t", next, 10); err != nil || len(b.Records) > 0 {
 		t.Errorf("after %v: %d records, %v", next, len(b.Records), err)
 	}
@@ -233,7 +234,7 @@ func waitUnavailable(t *testing.T, l history.Log, reason string) {
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx, history.Inbox{}) }()
 	t.Cleanup(func() { cancel(); <-done })
-	waitUntil(t, "failed with "+reason, func() bool {
+	brokertest.WaitUntil(t, "failed with "+reason, func() bool {
 		err := l.Health().Err
 		return err != nil && strings.Contains(strings.ToLower(err.Error()), reason)
 	})
@@ -395,7 +396,7 @@ func TestStreamReplacedForOneNode(t *testing.T) {
 		t.Errorf("the epoch is still %s", begin.Epoch())
 	}
 	appendTo(t, stale, "t", history.Keep{})
-	waitUntil(t, "notified", func() bool { return g.has("knows another stream") })
+	brokertest.WaitUntil(t, "notified", func() bool { return g.has("knows another stream") })
 	if b, err := l.Read(t.Context(), "t", begin, 10); err != nil || len(b.Records) != 1 {
 		t.Errorf("%d records, %v", len(b.Records), err)
 	}

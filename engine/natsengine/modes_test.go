@@ -149,25 +149,13 @@ func runWithLog(t *testing.T, cfg natsengine.Config, log *buffer) (a pubsub.Adap
 	return a, n.Load
 }
 
-// waitUntil waits for a condition.
-func waitUntil(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatal("not ", what)
-		}
-	}
-}
-
 // waitReceived runs two adapters and waits until one receives a broadcast of the other.
 func waitReceived(t *testing.T, cfg natsengine.Config) (a pubsub.Adapter) {
 	t.Helper()
 	a, _ = run(t, cfg)
 	b, events := run(t, cfg)
 	b.Subscribe("t")
-	waitUntil(t, "received", func() bool {
+	brokertest.WaitUntil(t, "received", func() bool {
 		_ = a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: "e"})
 		return len(events) > 0
 	})
@@ -178,7 +166,7 @@ func waitReceived(t *testing.T, cfg natsengine.Config) (a pubsub.Adapter) {
 func waitFailure(t *testing.T, cfg natsengine.Config, reason string) {
 	t.Helper()
 	a, _ := run(t, cfg)
-	waitUntil(t, "failed with "+reason, func() bool {
+	brokertest.WaitUntil(t, "failed with "+reason, func() bool {
 		err := a.Health().Err
 		return err != nil && strings.Contains(strings.ToLower(err.Error()), reason)
 	})
@@ -217,7 +205,7 @@ func TestMaxPayload(t *testing.T) {
 	if err := publish(10_000); err == nil || a.Health().Dropped != 1 {
 		t.Errorf("%v; health %+v", err, a.Health())
 	}
-	waitUntil(t, "sent", func() bool { return a.Health().Queued == 0 })
+	brokertest.WaitUntil(t, "sent", func() bool { return a.Health().Queued == 0 })
 	if h := a.Health(); !h.Connected {
 		t.Errorf("health %+v", h)
 	}

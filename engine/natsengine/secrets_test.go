@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
 )
 
@@ -73,7 +74,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 			}
 		} else {
 			a, _ := run(t, cfg)
-			waitUntil(t, "refused", func() bool { return strings.Contains(log.String(), "not connected") })
+			brokertest.WaitUntil(t, "refused", func() bool { return strings.Contains(log.String(), "not connected") })
 			if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 				t.Errorf("%q: %s", url, all)
 			}

@@ -104,16 +104,16 @@ func TestNodesLeaveReplicaWithoutRole(t *testing.T) {
 	c.Start(newAdapter(t, both))
 	c.Start(newAdapter(t, both))
 	stuck, _ := run(t, one)
-	waitUntil(t, "connected", func() bool { return stuck.Health().Connected })
+	brokertest.WaitUntil(t, "connected", func() bool { return stuck.Health().Connected })
 	c.WaitHealed()
 	promote(t, replica, primary)
 	c.Check()
-	waitUntil(t, "notified of the replica", func() bool {
+	brokertest.WaitUntil(t, "notified of the replica", func() bool {
 		h := stuck.Health()
 		return !h.Connected && strings.Contains(fmt.Sprint(h.Err), "replica")
 	})
 	primary.do(t, "REPLICAOF", "NO", "ONE")
-	waitUntil(t, "connected again", func() bool { return stuck.Health().Connected && stuck.Health().Gaps > 0 })
+	brokertest.WaitUntil(t, "connected again", func() bool { return stuck.Health().Connected && stuck.Health().Gaps > 0 })
 }
 
 // A Sentinel performs a failover, planned or after a crash. Nodes are configured by URL and by
@@ -123,7 +123,7 @@ func TestFailover(t *testing.T) {
 	for name, fail := range map[string]func(t *testing.T, primary, sentinel *testServer){
 		"planned": func(t *testing.T, _, sentinel *testServer) {
 			// The Sentinel may refuse the first attempts, as long as it considers the replica unsuitable.
-			waitUntil(t, "started", func() bool { _, err := sentinel.try("SENTINEL", "FAILOVER", "bennu"); return err == nil })
+			brokertest.WaitUntil(t, "started", func() bool { _, err := sentinel.try("SENTINEL", "FAILOVER", "bennu"); return err == nil })
 		},
 		"killed": func(_ *testing.T, primary, _ *testServer) { primary.stop() },
 	} {
@@ -142,9 +142,9 @@ func TestFailover(t *testing.T) {
 			c.WaitHealed()
 			fail(t, primary, sentinel)
 			nodes = append(nodes, c.Start(newAdapter(t, byURL)), c.Start(newAdapter(t, byURL)))
-			waitUntil(t, "promoted", func() bool { return strings.HasPrefix(replica.do(t, "ROLE"), "[master") })
+			brokertest.WaitUntil(t, "promoted", func() bool { return strings.HasPrefix(replica.do(t, "ROLE"), "[master") })
 			nodes = append(nodes, c.Start(newAdapter(t, byOptions)))
-			waitUntil(t, "notified", func() bool { return nodes[0].Gaps() > 0 && nodes[1].Gaps() > 0 })
+			brokertest.WaitUntil(t, "notified", func() bool { return nodes[0].Gaps() > 0 && nodes[1].Gaps() > 0 })
 			t.Logf("%d were missed", c.Check())
 			for i, n := range nodes {
 				if h := n.PubSub.Health(); !h.Connected {
@@ -185,8 +185,8 @@ func TestClusterReplica(t *testing.T) {
 	host, port, _ := net.SplitHostPort(two.addr)
 	one.do(t, "CLUSTER", "MEET", host, port, bus2)
 	id := strings.TrimSpace(one.do(t, "CLUSTER", "MYID"))
-	waitUntil(t, "a replica", func() bool { _, err := two.try("CLUSTER", "REPLICATE", id); return err == nil })
-	waitUntil(t, "one cluster", func() bool {
+	brokertest.WaitUntil(t, "a replica", func() bool { _, err := two.try("CLUSTER", "REPLICATE", id); return err == nil })
+	brokertest.WaitUntil(t, "one cluster", func() bool {
 		return strings.Contains(two.do(t, "CLUSTER", "INFO"), "cluster_state:ok") &&
 			strings.HasPrefix(two.do(t, "ROLE"), "[slave")
 	})

@@ -176,8 +176,8 @@ func TestMalformed(t *testing.T) {
 					t.Log(log.String())
 				}
 			})
-			waitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
-			waitUntil(t, "connected again", func() bool { return a.Health().Connected && (gaps() > 0 || bad.instead != "") })
+			brokertest.WaitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
+			brokertest.WaitUntil(t, "connected again", func() bool { return a.Health().Connected && (gaps() > 0 || bad.instead != "") })
 		})
 	}
 }

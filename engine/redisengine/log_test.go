@@ -439,7 +439,7 @@ func TestHistoryInCluster(t *testing.T) {
 		nodes = append(nodes, e)
 		host, port, _ := net.SplitHostPort(nodes[0].addr)
 		if len(nodes) > 1 {
-			waitUntil(t, "met", func() bool {
+			brokertest.WaitUntil(t, "met", func() bool {
 				e.do(t, "CLUSTER", "MEET", host, port, nodes[0].args[slices.Index(nodes[0].args, "--cluster-port")+1])
 				return strings.Contains(e.do(t, "CLUSTER", "NODES"), nodes[0].addr)
 			})
@@ -453,9 +453,9 @@ func TestHistoryInCluster(t *testing.T) {
 	owner.do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(slot), strconv.Itoa(slot))
 	other.do(t, "CLUSTER", "ADDSLOTSRANGE", "0", strconv.Itoa(slot-1), strconv.Itoa(slot+1), "16383")
 	id := strings.TrimSpace(owner.do(t, "CLUSTER", "MYID"))
-	waitUntil(t, "a replica", func() bool { _, err := replica.try("CLUSTER", "REPLICATE", id); return err == nil })
+	brokertest.WaitUntil(t, "a replica", func() bool { _, err := replica.try("CLUSTER", "REPLICATE", id); return err == nil })
 	for _, e := range nodes {
-		waitUntil(t, "one cluster", func() bool {
+		brokertest.WaitUntil(t, "one cluster", func() bool {
 			return strings.Contains(e.do(t, "CLUSTER", "INFO"), "cluster_state:ok")
 		})
 	}
@@ -477,10 +477,10 @@ func TestHistoryInCluster(t *testing.T) {
 		t.Errorf("tops: %v, %v", tops, err)
 	}
 	at := n.top("t")
-	waitUntil(t, "replicated", func() bool {
+	brokertest.WaitUntil(t, "replicated", func() bool {
 		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
 	})
-	waitUntil(t, "failing over", func() bool { _, err := replica.try("CLUSTER", "FAILOVER"); return err == nil })
+	brokertest.WaitUntil(t, "failing over", func() bool { _, err := replica.try("CLUSTER", "FAILOVER"); return err == nil })
 	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
 	var r history.Record
 	n.until("appended", func() bool {

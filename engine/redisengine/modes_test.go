@@ -15,6 +15,7 @@ import (
 
 	"github.com/redis/rueidis"
 
+	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
@@ -66,18 +67,6 @@ func run(t *testing.T, cfg redisengine.Config) (a pubsub.Adapter, received func(
 	}
 }
 
-// waitUntil waits for a condition.
-func waitUntil(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(30 * time.Second); !ok(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatal("not ", what)
-		}
-	}
-}
-
 // waitReceived runs two adapters and waits until one receives a broadcast of the other. again sends
 // another broadcast and waits for it.
 func waitReceived(t *testing.T, from, to redisengine.Config) (again func()) {
@@ -89,7 +78,7 @@ func waitReceived(t *testing.T, from, to redisengine.Config) (again func()) {
 	again = func() {
 		n++
 		event := fmt.Sprint("event ", n)
-		waitUntil(t, "received", func() bool {
+		brokertest.WaitUntil(t, "received", func() bool {
 			_ = a.Publish(t.Context(), "", &pubsub.Broadcast{Topic: "t", Event: event})
 			return received(event)
 		})
@@ -102,7 +91,7 @@ func waitReceived(t *testing.T, from, to redisengine.Config) (again func()) {
 func waitFailure(t *testing.T, cfg redisengine.Config, reason string) {
 	t.Helper()
 	a, _ := run(t, cfg)
-	waitUntil(t, "failed with "+reason, func() bool {
+	brokertest.WaitUntil(t, "failed with "+reason, func() bool {
 		err := a.Health().Err
 		return err != nil && strings.Contains(err.Error(), reason)
 	})
@@ -138,7 +127,7 @@ func TestCluster(t *testing.T) {
 	two.do(t, "CLUSTER", "ADDSLOTSRANGE", "8192", "16383")
 	host, port, _ := net.SplitHostPort(two.addr)
 	one.do(t, "CLUSTER", "MEET", host, port, bus2)
-	waitUntil(t, "one cluster", func() bool {
+	brokertest.WaitUntil(t, "one cluster", func() bool {
 		const ok = "cluster_state:ok"
 		return strings.Contains(one.do(t, "CLUSTER", "INFO"), ok) && strings.Contains(two.do(t, "CLUSTER", "INFO"), ok)
 	})
@@ -162,7 +151,7 @@ func TestSentinel(t *testing.T) {
 		t.Fatal(err)
 	}
 	sentinel := startServer(t, addr, []string{conf, "--sentinel"})
-	waitUntil(t, "watched", func() bool {
+	brokertest.WaitUntil(t, "watched", func() bool {
 		return strings.Contains(sentinel.do(t, "SENTINEL", "REPLICAS", "bennu"), replica.addr)
 	})
 	cfg := redisengine.Config{

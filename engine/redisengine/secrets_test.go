@@ -99,7 +99,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 		}
 		var log buffer
 		a, _ := runWithLog(t, cfg, &log)
-		waitUntil(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
+		brokertest.WaitUntil(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
 		if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 			t.Errorf("%q: %s", cfg.URL, all)
 		}
@@ -108,7 +108,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 		cfg.Logger = &logger
 		n := runLog(t, cfg)
 		n.Watch("t", func(err error) { _, _ = fmt.Fprintln(&historyLog, "ready:", err) })
-		waitUntil(t, "refused: "+cfg.URL, func() bool {
+		brokertest.WaitUntil(t, "refused: "+cfg.URL, func() bool {
 			return strings.Contains(historyLog.String(), "unavailable") && strings.Contains(historyLog.String(), "ready:")
 		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
