@@ -274,7 +274,7 @@ func (l *historyLog) store(ctx context.Context, r *request) (ack, error) {
 		if !hasCode(err, codeDuplicateRunning) {
 			return a, err
 		}
-		if sleep(ctx, busyDelay); ctx.Err() != nil {
+		if broker.Sleep(ctx, busyDelay); ctx.Err() != nil {
 			return a, fmt.Errorf("%w: %w", history.ErrUncertain, err)
 		}
 		r = &request{subject: r.subject, data: r.data, header: r.header, stores: true, again: r.again}

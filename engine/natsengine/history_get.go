@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"time"
+
+	"bennu.example/engine/internal/broker"
 )
 
 const (
@@ -183,7 +185,7 @@ func (l *historyLog) lasts(ctx context.Context, s *streamState, subjects []strin
 			l.checkSoon()
 			l.mu.Unlock()
 		}
-		if sleep(ctx, delay); ctx.Err() != nil {
+		if broker.Sleep(ctx, delay); ctx.Err() != nil {
 			return nil, 0, unavailable(ctx.Err())
 		}
 	}

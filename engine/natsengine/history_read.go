@@ -6,6 +6,7 @@ import (
 	"errors"
 	"time"
 
+	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
 )
 
@@ -127,7 +128,7 @@ func (l *historyLog) batch(
 		if !errors.Is(err, errAgain) {
 			return b, l.wrap(what, err)
 		}
-		if sleep(ctx, delay); ctx.Err() != nil {
+		if broker.Sleep(ctx, delay); ctx.Err() != nil {
 			return history.Batch{}, l.wrap(what, unavailable(err))
 		}
 		err = nil

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -281,15 +280,5 @@ func (l *historyLog) message(m *nats.Msg) {
 		l.answer(token, m)
 	} else if token, ok := strings.CutPrefix(m.Subject, l.prefix+".r."); ok {
 		l.feed(token, m)
-	}
-}
-
-// sleep waits for d, or until ctx ends.
-func sleep(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -17,10 +16,6 @@ import (
 )
 
 const (
-	// minDelay and maxDelay limit the delay between attempts to connect. It doubles each time.
-	minDelay = 50 * time.Millisecond
-	maxDelay = 2 * time.Second
-
 	// leaderDelay is how long a stream without a leader is left alone.
 	leaderDelay = 100 * time.Millisecond
 
@@ -51,24 +46,12 @@ func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
 	l.began, l.open, l.inbox = true, true, in
 	l.health.Err = errNotConnected
 	l.mu.Unlock()
-	delay, warn := minDelay, true
-	for {
-		begun := time.Now()
-		connected, failure := l.session(ctx)
-		failure = broker.Redact(failure, l.backend.secrets)
-		l.stopSending(cmp.Or(failure, errEnded))
-		if ctx.Err() != nil {
-			break
-		}
-		warn = warn || connected
-		l.disconnected(failure, warn)
-		warn = false
-		if connected && time.Since(begun) > maxDelay {
-			delay = minDelay
-		}
-		sleep(ctx, delay/2+rand.N(delay/2)) // nodes that lost the server together return one by one
-		delay = min(2*delay, maxDelay)
-	}
+	broker.Reconnect(ctx, func() (connected bool, reason error) {
+		connected, reason = l.session(ctx)
+		reason = broker.Redact(reason, l.backend.secrets)
+		l.stopSending(cmp.Or(reason, errEnded))
+		return connected, reason
+	}, l.disconnected)
 	l.close()
 	l.setHealth(false, ctx.Err())
 	l.in.Close(false)
@@ -236,7 +219,7 @@ func (l *historyLog) check(ctx context.Context) error {
 		case ctx.Err() != nil, !silent && !hasCode(err, codeUnavailable, codeNotLeader, codeOffline):
 			return err
 		}
-		sleep(ctx, leaderDelay)
+		broker.Sleep(ctx, leaderDelay)
 	}
 }
 
@@ -342,6 +325,6 @@ func (l *historyLog) probe(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return cmp.Or(err, errNoAnswer)
 		}
-		sleep(ctx, leaderDelay)
+		broker.Sleep(ctx, leaderDelay)
 	}
 }

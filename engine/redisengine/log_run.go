@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -19,10 +18,6 @@ import (
 const (
 	// maxTopics limits the topics of one command.
 	maxTopics = 1024
-
-	// The delay between attempts to connect. It doubles each time.
-	minDelay = 50 * time.Millisecond
-	maxDelay = 2 * time.Second
 
 	// grace is how long Run waits for the answers to what was sent, after its context has ended.
 	grace = time.Second
@@ -42,25 +37,10 @@ func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
 	l.mu.Unlock()
 	l.writes.setOpen(true)
 	l.reads.setOpen(true)
-	for delay, warn := minDelay, true; ctx.Err() == nil; delay = min(2*delay, maxDelay) {
-		begun := time.Now()
-		connected, reason := l.session(ctx)
-		if ctx.Err() != nil {
-			break
-		}
-		l.disconnected(broker.Redact(reason, l.cfg.secrets))
-		level := zerolog.DebugLevel
-		if warn || connected {
-			level = zerolog.WarnLevel
-		}
-		l.log.WithLevel(level).Err(reason).Msg("history log unavailable")
-		warn = false
-		if connected && time.Since(begun) > maxDelay {
-			delay = minDelay
-		}
-		// The jitter keeps nodes that lost the server at the same time from returning at the same time.
-		broker.Sleep(ctx, delay/2+rand.N(delay/2))
-	}
+	broker.Reconnect(ctx, func() (connected bool, reason error) {
+		connected, reason = l.session(ctx)
+		return connected, broker.Redact(reason, l.cfg.secrets)
+	}, l.disconnected)
 	l.setHealth(false, errLogNotRunning)
 	l.writes.setOpen(false) // what was not sent fails
 	l.reads.setOpen(false)
@@ -83,8 +63,13 @@ func (l *recordLog) setHealth(connected bool, reason error) {
 	l.health.Err = reason
 }
 
-// disconnected records why there is no connection, and reports it to the watches.
-func (l *recordLog) disconnected(reason error) {
+// disconnected records why there is no connection, and reports it to the watches and the logger.
+func (l *recordLog) disconnected(reason error, warn bool) {
+	level := zerolog.DebugLevel
+	if warn {
+		level = zerolog.WarnLevel
+	}
+	l.log.WithLevel(level).Err(reason).Msg("history log unavailable")
 	reason = fmt.Errorf("%w: %w", history.ErrUnavailable, reason)
 	l.setHealth(false, reason)
 	l.mu.Lock()

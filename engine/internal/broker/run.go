@@ -30,6 +30,29 @@ const (
 	maxDelay = 2 * time.Second
 )
 
+// Reconnect calls session until ctx ends. Session uses one connection. It reports whether the
+// engine was usable, and why the connection has ended. Then failed is called with the reason. It
+// should warn after the first failure, and after each connection that was usable.
+func Reconnect(
+	ctx context.Context, session func() (connected bool, reason error), failed func(reason error, warn bool),
+) {
+	for delay, warn := minDelay, true; ctx.Err() == nil; delay = min(2*delay, maxDelay) {
+		begun := time.Now()
+		connected, reason := session()
+		if ctx.Err() != nil {
+			return
+		}
+		failed(reason, warn || connected)
+		warn = false
+		if connected && time.Since(begun) > maxDelay {
+			delay = minDelay
+		}
+		// The jitter keeps nodes that lost the engine at the same time from reconnecting at the same
+		// time.
+		Sleep(ctx, delay/2+rand.N(delay/2))
+	}
+}
+
 // Run connects to the engine, reconnects when the connection is lost, and delivers what other nodes
 // publish, until ctx ends. It then sends what is still queued, for up to a second, and returns nil
 // when everything that it started has ended. Run is called at most once.
@@ -44,25 +67,10 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 	b.mu.Unlock()
 
 	sending, end := WithGrace(ctx, grace)
-	delay, warn := minDelay, true
-	for {
-		begun := time.Now()
-		connected, failure := b.session(ctx, sending)
-		failure = b.redact(failure)
-		if ctx.Err() != nil {
-			break
-		}
-		warn = warn || connected
-		b.disconnected(failure, warn)
-		warn = false
-		if connected && time.Since(begun) > maxDelay {
-			delay = minDelay
-		}
-		// The jitter keeps nodes that lost the engine at the same time from reconnecting at the same
-		// time.
-		Sleep(ctx, delay/2+rand.N(delay/2))
-		delay = min(2*delay, maxDelay)
-	}
+	Reconnect(ctx, func() (connected bool, reason error) {
+		connected, reason = b.session(ctx, sending)
+		return connected, b.redact(reason)
+	}, b.disconnected)
 	end()
 	b.mu.Lock()
 	b.open, b.queue, b.used = false, nil, 0 // messages that are still queued are lost
