@@ -86,7 +86,7 @@ func TestLongLossOfRoutes(t *testing.T) {
 	t.Parallel()
 	servers, proxy := newCluster(t)
 	c := brokertest.NewNumbered(t)
-	var log buffer
+	var log brokertest.Log
 	moved := at(servers[2], servers[0], servers[1])
 	first, second := c.Start(newAdapter(t, at(servers[0]))), c.Start(newAdapter(t, at(servers[1])))
 	// Servers are tried in random order, so nodes are started until one is connected to the third

@@ -100,7 +100,7 @@ func TestMalformed(t *testing.T) {
 	for name, attack := range malformed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var log buffer
+			var log brokertest.Log
 			cfg := natsengine.Config{
 				URL: fakeServer(t, []byte(attack)), Timeout: brokertest.Timeout, Ping: brokertest.Ping,
 			}

@@ -130,14 +130,14 @@ func run(t *testing.T, cfg natsengine.Config) (pubsub.Adapter, <-chan string) {
 }
 
 // withLog returns cfg with a log.
-func withLog(cfg natsengine.Config, log *buffer) natsengine.Config {
+func withLog(cfg natsengine.Config, log *brokertest.Log) natsengine.Config {
 	logger := zerolog.New(log)
 	cfg.Logger = &logger
 	return cfg
 }
 
 // runWithLog runs an adapter until the test ends, and counts its gaps.
-func runWithLog(t *testing.T, cfg natsengine.Config, log *buffer) (a pubsub.Adapter, gaps func() int64) {
+func runWithLog(t *testing.T, cfg natsengine.Config, log *brokertest.Log) (a pubsub.Adapter, gaps func() int64) {
 	a = newAdapter(t, withLog(cfg, log))
 	var n atomic.Int64
 	ctx, cancel := context.WithCancel(context.Background())

@@ -1,10 +1,8 @@
 package natsengine_test
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -14,24 +12,6 @@ import (
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
 )
-
-// buffer is a log that a test can read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
 
 // Errors, log messages and Health contain no password or token of a valid or invalid URL, or of an
 // option.
@@ -62,7 +42,7 @@ func TestSecretsAreNotShown(t *testing.T) {
 		"nats://127.0.0.1, nats://bennu:hunter2@[x",
 		"",
 	} {
-		var log buffer
+		var log brokertest.Log
 		logger := zerolog.New(&log)
 		cfg := natsengine.Config{URL: url, Logger: &logger}
 		if url == "" {

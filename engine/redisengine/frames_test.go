@@ -166,7 +166,7 @@ func TestMalformed(t *testing.T) {
 	for name, bad := range malformed {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var log buffer
+			var log brokertest.Log
 			cfg := redisengine.Config{
 				URL: "redis://" + fakeServer(t, &bad), Timeout: brokertest.Timeout, Ping: brokertest.Ping,
 			}

@@ -3,11 +3,9 @@
 package redisengine_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,26 +19,8 @@ import (
 	"bennu.example/pubsub"
 )
 
-// buffer is a log that a test can read while it is written.
-type buffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.Write(p)
-}
-
-func (b *buffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.b.String()
-}
-
 // runWithLog runs an adapter until the test ends, and counts its gaps.
-func runWithLog(t *testing.T, cfg redisengine.Config, log *buffer) (a pubsub.Adapter, gaps func() int64) {
+func runWithLog(t *testing.T, cfg redisengine.Config, log *brokertest.Log) (a pubsub.Adapter, gaps func() int64) {
 	logger := zerolog.New(log)
 	cfg.Logger = &logger
 	a = newAdapter(t, cfg)
@@ -97,13 +77,13 @@ func TestSecretsAreNotShown(t *testing.T) {
 			}
 			continue
 		}
-		var log buffer
+		var log brokertest.Log
 		a, _ := runWithLog(t, cfg, &log)
 		brokertest.WaitUntil(t, "refused: "+cfg.URL, func() bool { return strings.Contains(log.String(), "not connected") })
 		if all := fmt.Sprint(a.Health(), a.Health().Err, log.String()); strings.Contains(all, "hunter2") {
 			t.Errorf("%q: %s", cfg.URL, all)
 		}
-		var historyLog buffer
+		var historyLog brokertest.Log
 		logger := zerolog.New(&historyLog)
 		cfg.Logger = &logger
 		n := runLog(t, cfg)
