@@ -145,8 +145,11 @@ func authStep(s clientAuthState, in authInput) (clientAuthState, []authOutput) {
 	switch in.kind {
 	case authInOpened:
 		m.phase, m.denied, m.fresh, m.tries = authOpened, nil, "", 0
-		m.token, m.used, m.dialed = in.token, in.token, in.call
-		m.loggedOut = m.loggedOut && in.call == nil
+		if m.used = in.token; len(m.calls) > 0 && m.calls[0] == in.call {
+			m.dialed = in.call
+		} else {
+			m.token = in.token
+		}
 	case authInTold:
 		m.told(in.grant)
 	case authInMute:
@@ -236,12 +239,16 @@ func (m *authMachine) told(g *clientGrant) {
 		return
 	}
 	m.phase = authTold
-	dialed := m.dialed
-	m.dialed = nil
-	m.apply(g)
-	if m.phase == authTold && len(m.calls) > 0 && m.calls[0] == dialed {
-		m.finish(nil)
+	if m.dialed != nil && g.State != stateDenied {
+		m.accepted()
 	}
+	m.apply(g)
+}
+
+// accepted answers the call whose token the connection was opened with.
+func (m *authMachine) accepted() {
+	m.token, m.loggedOut, m.dialed = m.dialed.token, false, nil
+	m.finish(nil)
 }
 
 // mute handles a connection whose server does not tell the state. Calls that are not part of its
@@ -252,10 +259,11 @@ func (m *authMachine) mute() {
 	}
 	m.phase, m.shown, m.sent = authMute, AuthState{}, false
 	m.quiet()
+	if m.dialed != nil {
+		m.accepted()
+	}
 	for len(m.calls) > 0 {
 		switch k := m.calls[0]; {
-		case k == m.dialed:
-			m.finish(nil)
 		case k.offers:
 			m.fresh = k.token
 			m.finish(nil)
@@ -264,7 +272,6 @@ func (m *authMachine) mute() {
 			m.finish(errNoTokens)
 		}
 	}
-	m.dialed = nil
 }
 
 // adopt makes later attempts use a token. Empty means that they send none.
@@ -461,7 +468,7 @@ func (m *authMachine) called(k *authCall) {
 		m.adopt("")
 	}
 	keep := 0
-	if m.sent || m.dialed != nil && len(m.calls) > 0 && m.calls[0] == m.dialed {
+	if m.sent || m.dialed != nil { // the first call may be answered
 		keep = 1
 	}
 	kept := m.calls[:keep:keep]

@@ -23,8 +23,9 @@ import (
 	"bennu.example/socket"
 )
 
-// authWorld is a server with Config.Auth, in memory and in virtual time. Its tokens are
-// "USER NUMBER EXPIRY", and it has the channels room:* (recorded), plain:* and members:*.
+// authWorld is a server with Config.Auth, in memory and in virtual time. Its tokens are "USER
+// NUMBER EXPIRY", and it has the channels room:* (recorded), plain:*, open:*, which stay after a
+// logout, and members:*.
 type authWorld struct {
 	t       *testing.T
 	ps      *pubsub.PubSub
@@ -41,7 +42,9 @@ type authWorld struct {
 	verified int
 	verify   func(ctx context.Context) error // called for each token, if not nil
 	banned   map[string]push.Reason
-	events   []string // "USER EVENT" of each push that was handled
+	dials    int
+	// intruders counts the joins of members:* by anonymous clients.
+	intruders int
 }
 
 func newAuthWorld(t *testing.T, life time.Duration, change func(*socket.Config)) *authWorld {
@@ -52,11 +55,12 @@ func newAuthWorld(t *testing.T, life time.Duration, change func(*socket.Config))
 	}
 	w.clients = &http.Transport{DialContext: w.dial}
 	w.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}),
-		history.Rules{"room:*": {Count: 10_000, Bytes: 10 << 20}})
+		history.Rules{"room:*": {Count: 10_000, Bytes: 10 << 20, Age: 1000 * time.Hour}})
 	logger := zerolog.Nop()
 	cfg := socket.Config{
 		PubSub: w.ps, Logger: &logger, Auth: &socket.Auth{Verify: w.check},
-		Channels: channel.Routes{"room:*": w.room(false), "plain:*": w.room(false), "members:*": w.room(true)},
+		Channels: channel.Routes{"room:*": w.room(false), "plain:*": w.room(false), "members:*": w.room(true),
+			"open:*": w.room(false, channel.Reauthorize(func(*nobody, context.Context, *channel.Channel) error { return nil }))},
 	}
 	if change != nil {
 		change(&cfg)
@@ -72,20 +76,18 @@ func newAuthWorld(t *testing.T, life time.Duration, change func(*socket.Config))
 
 // room returns a channel that replies to "who" with the user, and to "login" and "logout" by
 // changing it. If it is for members, anonymous clients cannot join.
-func (w *authWorld) room(members bool) *channel.Handler {
+func (w *authWorld) room(members bool, more ...channel.Option[nobody]) *channel.Handler {
 	join := func(_ *nobody, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
 		g, ok := socket.GrantFrom(ctx)
 		if members && !ok {
+			w.set(func() { w.intruders++ })
 			return nil, push.Reason("members only")
 		}
 		return map[string]string{"who": g.ID}, nil
 	}
-	return channel.Define(join,
+	return channel.Define(join, append(more,
 		onEvent("who", func(ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
 			g, _ := socket.GrantFrom(ctx)
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			w.events = append(w.events, g.ID+" who")
 			return push.OK(g.ID), nil
 		}),
 		onEvent("login", func(ctx context.Context, _ *channel.Channel, p serializer.Payload) (push.Reply, error) {
@@ -98,7 +100,7 @@ func (w *authWorld) room(members bool) *channel.Handler {
 				g.Expires = time.Now().Add(w.life)
 			}
 			return push.OK(nil), socket.Authenticate(ctx, g)
-		}))
+		}))...)
 }
 
 // issue returns a new token of a user.
@@ -146,7 +148,10 @@ func (w *authWorld) set(f func()) {
 func (w *authWorld) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	conn, err := w.pipes.dial(ctx)
 	if err == nil {
-		w.set(func() { w.conns = append(w.conns, conn) })
+		w.set(func() {
+			w.conns = append(w.conns, conn)
+			w.dials++
+		})
 	}
 	return conn, err
 }
