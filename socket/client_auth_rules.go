@@ -194,6 +194,12 @@ func authStep(s clientAuthState, in authInput) (clientAuthState, []authOutput) {
 	return m.clientAuthState, m.out
 }
 
+// isLeaving reports whether a logout has no answer yet. It counts from the call on, and what was
+// called before does not end it.
+func (s *clientAuthState) isLeaving() bool {
+	return slices.ContainsFunc(s.calls, (*authCall).isLogout)
+}
+
 // gate returns what the channels need to know.
 func (s *clientAuthState) gate() clientlink.Auth {
 	switch {
@@ -201,7 +207,7 @@ func (s *clientAuthState) gate() clientlink.Auth {
 		return clientlink.AuthGranted
 	case s.phase != authTold:
 		return clientlink.AuthPending
-	case slices.ContainsFunc(s.calls, (*authCall).isLogout):
+	case s.isLeaving():
 		return clientlink.AuthMissing
 	}
 	switch s.shown.Status {
@@ -247,7 +253,10 @@ func (m *authMachine) told(g *clientGrant) {
 
 // accepted answers the call whose token the connection was opened with.
 func (m *authMachine) accepted() {
-	m.token, m.loggedOut, m.dialed = m.dialed.token, false, nil
+	if !m.isLeaving() {
+		m.token, m.loggedOut = m.dialed.token, false
+	}
+	m.dialed = nil
 	m.finish(nil)
 }
 
@@ -328,7 +337,7 @@ func (m *authMachine) apply(g *clientGrant) {
 	if g.ExpiresIn != nil {
 		m.shown.Expires = m.now.Add(milliseconds(*g.ExpiresIn, clientMaxExpiry))
 	}
-	if g.Token != "" && !slices.ContainsFunc(m.calls, (*authCall).isLogout) {
+	if g.Token != "" && !m.isLeaving() {
 		m.token, m.loggedOut = g.Token, false
 	}
 	if g.Token != "" || (was == Anonymous) != (m.shown.Status == Anonymous) {
@@ -422,10 +431,13 @@ func (m *authMachine) answered(g *clientGrant, err error) {
 	}
 	if err == nil {
 		m.used = k.token
-		if !k.offers {
+		switch {
+		case m.isLeaving():
+		case k.offers:
+			m.token = k.token
+		default:
 			m.adopt(k.token)
 		}
-		m.token = k.token
 		m.apply(g)
 		if m.phase != authTold {
 			return

@@ -60,7 +60,7 @@ func newAuthWorld(t *testing.T, life time.Duration, change func(*socket.Config))
 	cfg := socket.Config{
 		PubSub: w.ps, Logger: &logger, Auth: &socket.Auth{Verify: w.check},
 		Channels: channel.Routes{"room:*": w.room(false), "plain:*": w.room(false), "members:*": w.room(true),
-			"open:*": w.room(false, channel.Reauthorize(func(*nobody, context.Context, *channel.Channel) error { return nil }))},
+			"open:*": w.room(false, channel.Reauthorize(stays))},
 	}
 	if change != nil {
 		change(&cfg)
@@ -73,6 +73,8 @@ func newAuthWorld(t *testing.T, life time.Duration, change func(*socket.Config))
 	}()
 	return w
 }
+
+func stays(*nobody, context.Context, *channel.Channel) error { return nil }
 
 // room returns a channel that replies to "who" with the user, and to "login" and "logout" by
 // changing it. If it is for members, anonymous clients cannot join.
