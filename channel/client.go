@@ -57,6 +57,7 @@ type Client struct {
 	budget   clientlink.Budget
 	events   clientEvents
 	done     chan struct{}
+	follower channelhost.Follower // nil without Follow; does not change after Join
 
 	// Owned by the loop.
 	state                              clientState

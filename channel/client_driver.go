@@ -194,6 +194,9 @@ func (c *Client) perform(o *clientOutput) {
 	case outAnswer:
 		c.answer(o.push, o.answer)
 	case outEvent:
+		if c.follower != nil && !o.early {
+			c.follower.Received(o.msg.Event, o.msg.Payload)
+		}
 		c.receiveEvent(o.msg, o.early)
 	case outDrop:
 		c.socket.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
@@ -211,14 +214,23 @@ func (c *Client) perform(o *clientOutput) {
 		if h := c.resume.Load(); h != nil {
 			c.resumeJoined(h, o.payload)
 		}
+		if c.follower != nil {
+			c.follower.Joined(o.payload)
+		}
 		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:
 		if h := c.resume.Load(); h != nil {
 			h.joinRefused(o.err)
 		}
+		if c.follower != nil {
+			c.follower.Errored(o.err)
+		}
 		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
 		c.socket.Detach(c.topic, clientChannel{c})
+		if c.follower != nil {
+			c.follower.Closed(o.err)
+		}
 		c.events.close(o.err)
 		close(c.done)
 	}

@@ -14,6 +14,7 @@ func init() {
 	channelhost.NewClient = func(socket clientlink.Socket, topic string, params any, cfg channelhost.ClientConfig) any {
 		return newClient(socket, topic, params, cfg)
 	}
+	channelhost.Follow = func(c any, f channelhost.Follower) { c.(*Client).follower = f }
 	channelhost.Forward = func(c any, b *pubsub.Broadcast, how transport.Delivery) error {
 		return c.(*Channel).forward(b, how)
 	}

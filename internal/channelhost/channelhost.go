@@ -23,6 +23,8 @@ var (
 	Start func(ctx context.Context, up Carrier, join Join) Channel
 	// NewClient returns a new client's channel of a socket, a *channel.Client.
 	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
+	// Follow makes f receive what happens to a *channel.Client. It must be called before Join.
+	Follow func(client any, f Follower)
 	// Observe returns a copy of a *channel.Handler that reports its channels, for package channeltest:
 	// joined is called when a join callback has accepted a client, and terminated before Terminate.
 	// Both are called as callbacks of the channel, a *channel.Channel, are.
@@ -172,6 +174,16 @@ type Member interface {
 	// mailbox are still handled before. It may be called under the lock of the topic; matches must not
 	// block. Remove reports whether the carrier matches.
 	Remove(matches func(Carrier) bool, reason string) bool
+}
+
+// Follower receives the events of a client's channel, and the changes of its state, in order. Its
+// methods run on the goroutine of the client's socket, which handles nothing else meanwhile: they
+// must be short, and must not call the user's code. So there is no backlog that could overflow.
+type Follower interface {
+	Joined(reply serializer.Payload)
+	Received(event string, p serializer.Payload)
+	Errored(err error) // the channel will be joined again
+	Closed(err error)
 }
 
 // ClientConfig configures NewClient. It has no defaults.
