@@ -1,25 +1,26 @@
 package state
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"bennu.example/internal/statewire"
 )
 
 var (
 	// ErrNotFound reports an object that does not exist.
-	ErrNotFound = errors.New("state: not found")
+	ErrNotFound = statewire.ErrNotFound
 	// ErrExists reports an object that exists already.
-	ErrExists = errors.New("state: the object exists")
+	ErrExists = statewire.ErrExists
 	// ErrForbidden reports a client that Config.Allow refused.
-	ErrForbidden = errors.New("state: forbidden")
+	ErrForbidden = statewire.ErrForbidden
 	// ErrTooLarge is wrapped by a *LimitError about the size of one write.
-	ErrTooLarge = errors.New("state: too large")
+	ErrTooLarge = statewire.ErrTooLarge
 	// ErrQuota is wrapped by a *LimitError about an object, a store or a rate.
-	ErrQuota = errors.New("state: quota exceeded")
+	ErrQuota = statewire.ErrQuota
 	// ErrInvalid is wrapped by errors about a write that can never succeed.
-	ErrInvalid = errors.New("state: invalid")
+	ErrInvalid = statewire.ErrInvalid
 )
 
 // ConflictError reports that the condition of an op did not hold. Nothing was changed.
