@@ -14,7 +14,7 @@ import (
 var layers = [][]string{
 	{
 		"internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners", "internal/prepare",
-		"internal/ratelimit", "internal/safecall", "internal/urlparams", "key", "logging",
+		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
@@ -26,7 +26,7 @@ var layers = [][]string{
 	},
 	{"transport/longpoll", "transport/websocket"},
 	{"channel", "engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
-	{"socket", "presence"},
+	{"socket", "presence", "state/mirror"},
 	{"state"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},

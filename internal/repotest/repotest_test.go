@@ -35,9 +35,10 @@ var moreNames = map[string]int{"channel": 42, "socket": 48}
 // streams, progress and history in channel, and authentication in socket.
 var maxMethods = map[string]int{
 	"channel": 51, "socket": 40, "presence": 40, "pubsub": 34, "transport": 32,
-	"history":     36, // the interface of a log, and of the one in memory
-	"state":       40, // the same of a store
-	"channeltest": 40, // what a test expects of a server, a client, a channel, a push and a network
+	"history":      36, // the interface of a log, and of the one in memory
+	"state":        40, // the same of a store
+	"channeltest":  40, // what a test expects of a server, a client, a channel, a push and a network
+	"state/mirror": 40, // of the mirrors of each kind of object
 }
 
 const defaultMethods = 24

@@ -1,0 +1,166 @@
+package mirror
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"bennu.example/history"
+	"bennu.example/serializer"
+)
+
+// item is an item of the copy. It never changes.
+type item struct {
+	key   string
+	value []byte // JSON
+	rev   uint64
+}
+
+// size is what an item counts in the queue of an iterator.
+func (it *item) size() int {
+	if it == nil {
+		return 0
+	}
+	return len(it.key) + len(it.value)
+}
+
+// event is the payload of any event of an object.
+type event struct {
+	Pos    history.Position `json:"$pos"`
+	Key    string           `json:"key"`
+	Rev    uint64           `json:"rev"`
+	Value  json.RawMessage  `json:"value"`
+	Reason string           `json:"reason"`
+	Items  []entry          `json:"items"`
+}
+
+// entry is an item, or the deletion of one, in a list.
+type entry struct {
+	Key   string          `json:"key"`
+	Rev   uint64          `json:"rev"`
+	Value json.RawMessage `json:"value"`
+	Del   string          `json:"del"`
+}
+
+var errMalformed = errors.New("malformed event")
+
+func (f follower) Received(name string, p serializer.Payload) {
+	m := f.m
+	switch name {
+	case "put", "del", "batch", "items", "synced":
+	default:
+		return // of the server's program
+	}
+	var e event
+	if err := p.Decode(&e); err != nil || name == "put" && e.Value == nil {
+		m.fail(fmt.Errorf("%w: %s", errMalformed, name))
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ended != nil {
+		return
+	}
+	switch name {
+	case "put":
+		m.put(e.Key, e.Rev, e.Value)
+	case "del":
+		m.del(e.Key, e.Rev, e.Reason)
+	case "batch", "items":
+		for i := range e.Items {
+			m.apply(&e.Items[i])
+		}
+	}
+	if !e.Pos.IsZero() {
+		m.pos = e.Pos
+		if !e.Pos.IsBeginning() {
+			m.id = e.Pos.Epoch()
+		}
+	}
+	if name == "synced" && !m.synced {
+		m.synced = true
+		m.emit(change{kind: Synced})
+	}
+	m.notify()
+}
+
+// apply applies an entry. The caller holds mu.
+func (m *Mirror) apply(e *entry) {
+	if e.Value == nil {
+		m.del(e.Key, e.Rev, e.Del)
+		return
+	}
+	m.put(e.Key, e.Rev, e.Value)
+}
+
+// find returns the place of a key, and whether it is there. The caller holds mu.
+func (m *Mirror) find(key string) (int, bool) {
+	if n := len(m.items); n > 0 && m.items[n-1].key < key { // pages are in the order of the keys
+		return n, false
+	}
+	return slices.BinarySearchFunc(m.items, key, func(it *item, key string) int { return strings.Compare(it.key, key) })
+}
+
+// get returns an item, or nil. The caller holds mu.
+func (m *Mirror) get(key string) *item {
+	if i, ok := m.find(key); ok {
+		return m.items[i]
+	}
+	return nil
+}
+
+// put puts an item. A repeated event changes nothing. The caller holds mu.
+func (m *Mirror) put(key string, rev uint64, value []byte) {
+	i, found := m.find(key)
+	it := &item{key, value, rev}
+	if !found {
+		m.items = slices.Insert(m.items, i, it)
+		m.emit(change{kind: Put, item: it, index: i})
+		return
+	}
+	old := m.items[i]
+	if rev <= old.rev {
+		return
+	}
+	it.key = old.key // the other string is garbage now
+	m.items[i] = it
+	m.emit(change{kind: Put, item: it, old: old, index: i})
+}
+
+// del deletes an item. The caller holds mu.
+func (m *Mirror) del(key string, rev uint64, reason string) {
+	i, found := m.find(key)
+	if !found || rev < m.items[i].rev {
+		return
+	}
+	old := m.items[i]
+	m.items = slices.Delete(m.items, i, i+1)
+	m.emit(change{kind: Delete, item: &item{key: old.key, rev: rev}, old: old, index: i, reason: reason})
+}
+
+// decode decodes the value of an item, which may be nil.
+func decode[T any](it *item) (v T, err error) {
+	if it == nil || it.value == nil {
+		return v, nil
+	}
+	if err := json.Unmarshal(it.value, &v); err != nil {
+		var zero T
+		return zero, fmt.Errorf("mirror: the value of %q: %w", it.key, err)
+	}
+	return v, nil
+}
+
+// value returns the value and the revision of an item. A value that is not a T is the zero T.
+func value[T any](m *Mirror, key string) (T, uint64) {
+	m.mu.Lock()
+	it := m.get(key)
+	m.mu.Unlock()
+	if it == nil {
+		var zero T
+		return zero, 0
+	}
+	v, _ := decode[T](it) // Changes reports the error
+	return v, it.rev
+}

@@ -1,0 +1,89 @@
+package mirror
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"bennu.example/channel"
+)
+
+// Opener is a client that channels are made of: a *socket.Client.
+type Opener interface {
+	Channel(topic string, params any) *channel.Client
+}
+
+// Mode says whether an object must exist when it is opened.
+type Mode string
+
+// The modes of Options. A mirror that was opened with New joins with Existing from then on. If the
+// connection is lost before the first reply, New may fail although this client has made the object.
+const (
+	Open     Mode = "open"     // it may exist
+	Existing Mode = "existing" // it must exist: ErrNotFound
+	New      Mode = "new"      // it must not exist, and is created: ErrExists
+)
+
+// Options configures a mirror. The zero value and nil mean the whole object, which may exist.
+type Options struct {
+	// Mode says whether the object must exist. Empty means Open.
+	Mode Mode
+	// Value is the value of a document that opening it creates. Nil means that only the modes New and
+	// TTL create it, with the value {}.
+	Value any
+	// TTL is the lifetime of an object that opening it creates. Zero means that it stays, and that
+	// Open creates none.
+	TTL time.Duration
+	// Prefix, or From and To, are the part of a map that is mirrored: the keys with that prefix, or
+	// those not before From and before To. Empty means no bound.
+	Prefix, From, To string
+	// Restore is what Save returned, from a mirror of the same topic and keys. The copy is there from
+	// the beginning, and continues at its position. Nil means an empty copy.
+	Restore []byte
+}
+
+// Policy says what remains of a mirror that is closed.
+type Policy uint8
+
+// The policies of Close.
+const (
+	Forget       Policy = iota // leave the topic, and drop the copy
+	Keep                       // leave the topic. The copy stays as it is
+	KeepUpdating               // end the iterators only. The copy follows the object
+)
+
+// keyRange is the part of the keys that a mirror has.
+type keyRange struct {
+	Prefix string `json:"prefix,omitempty"`
+	From   string `json:"from,omitempty"`
+	To     string `json:"to,omitempty"`
+}
+
+func (r keyRange) has(key string) bool {
+	return key >= r.From && (r.To == "" || key < r.To) &&
+		len(key) >= len(r.Prefix) && key[:len(r.Prefix)] == r.Prefix
+}
+
+// joinParams is the member "$state" of a join.
+type joinParams struct {
+	Since string          `json:"since,omitempty"`
+	Mode  Mode            `json:"mode,omitempty"`
+	Value json.RawMessage `json:"value,omitempty"`
+	TTL   float64         `json:"ttl,omitempty"` // seconds
+	Keys  *keyRange       `json:"keys,omitempty"`
+}
+
+func (o *Options) joinParams() (p joinParams, err error) {
+	p.Mode, p.TTL = o.Mode, o.TTL.Seconds()
+	if o.Value != nil {
+		if p.Value, err = json.Marshal(o.Value); err != nil {
+			return p, fmt.Errorf("the initial value: %w", err)
+		}
+	}
+	if keys := o.keys(); keys != (keyRange{}) {
+		p.Keys = &keys
+	}
+	return p, nil
+}
+
+func (o *Options) keys() keyRange { return keyRange{o.Prefix, o.From, o.To} }
