@@ -191,12 +191,13 @@ type simClient struct {
 
 var _ channelhost.Carrier = (*simClient)(nil)
 
-func (c *simClient) Serializer() serializer.Serializer  { return serializer.V2() }
-func (c *simClient) PubSub() *pubsub.PubSub             { return c.s.ps }
-func (c *simClient) Congested(channelhost.Channel) bool { return false }
-func (c *simClient) ClientID() string                   { return c.name }
-func (c *simClient) Answered()                          {}
-func (c *simClient) Ended()                             {}
+func (c *simClient) Serializer() serializer.Serializer    { return serializer.V2() }
+func (c *simClient) PubSub() *pubsub.PubSub               { return c.s.ps }
+func (c *simClient) Congested(channelhost.Channel) bool   { return false }
+func (c *simClient) ClientID() string                     { return c.name }
+func (c *simClient) Answered()                            {}
+func (c *simClient) Arrive(context.Context, string) error { return nil }
+func (c *simClient) Ended()                               {}
 
 func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
 	c.mu.Lock()
