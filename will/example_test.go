@@ -78,6 +78,36 @@ func ExampleNewStore() {
 	// Output: true
 }
 
+// The wills that a process has saved are due when the next one starts.
+func ExampleNewLocal() {
+	disk := make(map[string][]byte)
+	save := func(key string, value []byte) error {
+		if value == nil {
+			delete(disk, key)
+		} else {
+			disk[key] = value
+		}
+		return nil
+	}
+	ctx := context.Background()
+	store, err := will.NewLocal(nil, save, 0)
+	if err == nil {
+		c := will.Connection{ID: "connection-1", ClientID: "0123456789abcdef"}
+		err = store.Put(ctx, will.Will{ID: "will-1", Topic: "room:1", Event: "gone", Connection: c, Node: "node-1"})
+	}
+	fmt.Println(len(disk), err)
+
+	store, err = will.NewLocal(disk, save, 0) // in the next process
+	if err == nil {
+		err = store.Expire(ctx)
+	}
+	due, claimErr := store.Claim(ctx, 10, time.Minute)
+	fmt.Println(len(due), errors.Join(err, claimErr))
+	// Output:
+	// 1 <nil>
+	// 1 <nil>
+}
+
 // The entry of a key has an index by time and one by node.
 func ExampleEntry() {
 	e := will.Entry{Value: []byte("{}"), At: time.Unix(0, 0), Nodes: []string{"node-1"}}

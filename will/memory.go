@@ -16,10 +16,12 @@ import (
 const memoryArrivals = 100_000
 
 // NewMemory returns a Store in the memory of this process. Handlers of one process may share it.
-func NewMemory() Store {
+func NewMemory() Store { return NewStore(newMemory(monotonic(), memoryArrivals), Keep) }
+
+// monotonic returns a clock on which steps of the system's clock have no effect.
+func monotonic() func() time.Time {
 	base := time.Now()
-	now := func() time.Time { return base.Add(time.Since(base)) } // steps of the clock have no effect
-	return NewStore(newMemory(now, memoryArrivals), Keep)
+	return func() time.Time { return base.Add(time.Since(base)) }
 }
 
 // memory is a Table in memory.

@@ -165,6 +165,9 @@ func (c *client) isNewer(n Connection) bool {
 func (c *client) arrive(n Connection, now int64) { c.Newest, c.Order, c.Since = n.ID, n.Order, now }
 
 func (s *store) Arrive(ctx context.Context, topic string, n Connection) (busy time.Duration, err error) {
+	if !utf8.ValidString(topic + n.ID + n.Subject + n.ClientID) {
+		return 0, nil // it can have no wills
+	}
 	err = s.change(ctx, keyOf(topic, n), func(c *client, now int64) (changed bool) {
 		busy = 0
 		if c.Newest != n.ID && c.isNewer(n) {
@@ -304,7 +307,8 @@ func (s *store) expire(ctx context.Context, l Lease) error {
 func (s *store) Claim(ctx context.Context, most int, hold time.Duration) ([]Will, error) {
 	var mu sync.Mutex
 	var claimed []Will
-	for len(claimed) < most {
+	for idle := 0; len(claimed) < most && idle < 2; {
+		before := len(claimed)
 		keys, err := s.table.Due(ctx, most-len(claimed))
 		if err == nil {
 			err = each(keys, func(key string) error {
@@ -317,6 +321,9 @@ func (s *store) Claim(ctx context.Context, most int, hold time.Duration) ([]Will
 		}
 		if err != nil || len(keys) == 0 {
 			return claimed, wrap("claim", err)
+		}
+		if len(claimed) == before {
+			idle++ // arrivals that are too old, or a table that follows its database late
 		}
 	}
 	return claimed, nil

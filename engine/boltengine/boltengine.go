@@ -3,12 +3,14 @@ package boltengine
 import (
 	"cmp"
 	"errors"
+	"fmt"
 
 	"github.com/rs/zerolog"
 
 	"bennu.example/history"
 	"bennu.example/logging"
 	"bennu.example/pubsub"
+	"bennu.example/will"
 )
 
 // Config configures an Engine.
@@ -25,7 +27,10 @@ type Config struct {
 }
 
 // Engine is a history in a file. Its creator must call Close.
-type Engine struct{ log *log }
+type Engine struct {
+	log   *log
+	wills will.Store
+}
 
 // ErrInUse reports that another process, or another Engine, uses the file.
 var ErrInUse = errors.New("the file is in use by another process")
@@ -36,7 +41,12 @@ func New(cfg Config) (*Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Engine{newLog(s, cmp.Or(cfg.Logger, logging.Default()))}, nil
+	w, err := openWills(s, 0)
+	if err != nil {
+		_ = s.release()
+		return nil, fmt.Errorf("boltengine: open %s: %w", cfg.Path, err)
+	}
+	return &Engine{newLog(s, cmp.Or(cfg.Logger, logging.Default())), w}, nil
 }
 
 // Adapter returns nil: there are no other nodes.
@@ -45,6 +55,12 @@ func (e *Engine) Adapter() pubsub.Adapter { return nil }
 // History returns the log for pubsub.NewRecorded. Every call returns the same log. One PubSub may
 // use it.
 func (e *Engine) History() history.Log { return e.log }
+
+// Wills returns the store for socket.Config.Wills. Every call returns the same store. It can be
+// used until Close, whether PubSub.Run runs or not. When the file is opened, the connections of the
+// process before have ended, so that their wills are due after their time from then on. Each change
+// waits for the disk; clients that join only do not change the file.
+func (e *Engine) Wills() will.Store { return e.wills }
 
 // Close closes the file. Call it after PubSub.Run has returned. If it runs still, Close ends it:
 // appends that wait are stored, and Run returns nil. After Close the log is unavailable. Close may

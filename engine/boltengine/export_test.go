@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"sync"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"bennu.example/will"
 )
 
 // Topics returns the number of topics that the file knows.
@@ -141,4 +144,9 @@ func flip(b *bolt.Bucket, key []byte) error {
 func (e *Engine) Started() bool {
 	err := e.log.Health().Err
 	return err == nil || !errors.Is(err, errNotRunning)
+}
+
+// WillsFor returns a store of wills of the file that keeps what nobody needs for another time.
+func (e *Engine) WillsFor(keep time.Duration) (will.Store, error) {
+	return openWills(e.log.store, keep)
 }

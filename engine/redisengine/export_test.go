@@ -8,6 +8,7 @@ import (
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
+	"bennu.example/will"
 )
 
 // NewBackend returns the backend of an engine.
@@ -47,3 +48,6 @@ func CheckFrames(commands []byte, pieces ...[]byte) error {
 	}
 	return nil
 }
+
+// KeepWills makes the store of wills keep what nobody needs for another time.
+func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e.wills, keep) }

@@ -49,6 +49,15 @@
 // In a Redis Cluster the keys are {bennu}:h:<topic>:m and {bennu}:h:<topic>:s, so that one of its
 // primaries has the whole history. The log finds this server from any of the configured addresses.
 //
+// # Last wills
+//
+// [Engine.Wills] keeps the last wills of clients in the keys {bennu}:w:…, on one server of a Redis
+// Cluster. Each change is one Lua script, and all times are those of Redis. What a crash or a
+// failover of Redis loses is lost, unless Config.Wait is set: a will that was due may not run, or
+// run again. Wills need the adapter, and in addition to the permissions of the history:
+//
+//	ACL SETUSER bennu +hmget +hset +zadd +zrem +zscore +zrangebyscore +sadd +srem +scard +srandmember
+//
 // # Trust
 //
 // Everyone who may use the prefix at Redis is trusted: they can read and forge every broadcast. Use
@@ -156,6 +165,7 @@ type Config struct {
 type Engine struct {
 	broker *broker.Broker
 	log    *recordLog
+	wills  *wills
 }
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
@@ -181,21 +191,24 @@ func New(cfg Config) (*Engine, error) {
 	}
 	prefix, timeout := cmp.Or(cfg.Prefix, defaultPrefix), cmp.Or(cfg.Timeout, defaultTimeout)
 	secrets = append(secrets, opts.Password, opts.Sentinel.Password)
+	logger := cmp.Or(cfg.Logger, logging.Default())
+	more := logConfig{
+		timeout: timeout, ping: cmp.Or(cfg.Ping, defaultPing), queue: cmp.Or(cfg.Queue, defaultQueue),
+		wait: cfg.Wait, secrets: secrets,
+	}
 	return &Engine{
 		broker: broker.New(newBackend(prefix, timeout, cfg.Queue, opts), broker.Config{
 			Package: "redisengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
 			Echo: true, Secrets: secrets, Logger: cfg.Logger,
 		}),
-		log: newRecordLog(newBackend(prefix, timeout, cfg.Queue, opts), prefix, logConfig{
-			timeout: timeout, ping: cmp.Or(cfg.Ping, defaultPing), queue: cmp.Or(cfg.Queue, defaultQueue),
-			wait: cfg.Wait, secrets: secrets,
-		}, cmp.Or(cfg.Logger, logging.Default())),
+		log:   newRecordLog(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
+		wills: newWills(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
 	}, nil
 }
 
 // Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
 // of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
-func (e *Engine) Adapter() pubsub.Adapter { return e.broker }
+func (e *Engine) Adapter() pubsub.Adapter { return adapter{e.broker, e.wills} }
 
 // History returns the log for pubsub.NewRecorded. Every call returns the same log. It has
 // connections of its own, and needs more permissions than the adapter: see the package

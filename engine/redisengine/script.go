@@ -22,17 +22,45 @@ var (
 	//go:embed lua/forget.lua
 	forgetSource string
 
+	//go:embed lua/will_begin.lua
+	willBeginSource string
+	//go:embed lua/will_get.lua
+	willGetSource string
+	//go:embed lua/will_swap.lua
+	willSwapSource string
+	//go:embed lua/will_due.lua
+	willDueSource string
+	//go:embed lua/will_of_node.lua
+	willOfNodeSource string
+	//go:embed lua/will_lease.lua
+	willLeaseSource string
+	//go:embed lua/will_ended.lua
+	willEndedSource string
+	//go:embed lua/will_drop.lua
+	willDropSource string
+
 	appendScript = newScript(appendSource)
 	readScript   = newScript(readSource)
 	touchScript  = newScript(touchSource)
 	forgetScript = newScript(forgetSource)
+
+	willGetScript    = newWillScript(willGetSource)
+	willSwapScript   = newWillScript(willSwapSource)
+	willDueScript    = newWillScript(willDueSource)
+	willOfNodeScript = newWillScript(willOfNodeSource)
+	willLeaseScript  = newWillScript(willLeaseSource)
+	willEndedScript  = newWillScript(willEndedSource)
+	willDropScript   = newWillScript(willDropSource)
 )
 
 // script is a Lua script.
 type script struct{ source, sha string }
 
-func newScript(source string) *script {
-	source = beginSource + source
+func newScript(source string) *script { return scriptOf(beginSource + source) }
+
+func newWillScript(source string) *script { return scriptOf(willBeginSource + source) }
+
+func scriptOf(source string) *script {
 	sum := sha1.Sum([]byte(source)) //nolint:gosec // see above
 	return &script{source, hex.EncodeToString(sum[:])}
 }

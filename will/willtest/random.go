@@ -12,12 +12,34 @@ import (
 	"bennu.example/will"
 )
 
+// faults is random while the database fails now and then.
+func (s *suite) faults() {
+	if s.cfg.Faults == nil {
+		s.Skip("the database cannot fail")
+	}
+	stop := s.cfg.Faults(s.T)
+	defer stop()
+	s.runRandom(true)
+}
+
+// retry repeats an operation that may fail while there are faults.
+func (r *randomRun) retry(f func() error) error {
+	for begun := time.Now(); ; r.pause(r.unit / 20) {
+		err := f()
+		if err == nil || !r.withFaults || time.Since(begun) > time.Minute {
+			return err
+		}
+	}
+}
+
 // random has clients that connect, set a will and disconnect, on two nodes, and runners that claim
 // and sometimes stop before they delete. It checks the two guarantees of a Store by the times of
 // the operations.
-func (s *suite) random() {
+func (s *suite) random() { s.runRandom(false) }
+
+func (s *suite) runRandom(withFaults bool) {
 	const clients, connections = 8, 12
-	r := &randomRun{suite: s, hold: s.unit, wills: make(map[string]*randomWill)}
+	r := &randomRun{suite: s, withFaults: withFaults, hold: s.unit, wills: make(map[string]*randomWill)}
 	var runners, users sync.WaitGroup
 	var stop atomic.Bool
 	for i := range 4 {
@@ -33,7 +55,7 @@ func (s *suite) random() {
 	}
 	users.Wait()
 	for begun := time.Now(); !r.finished(); s.pause(s.unit / 20) {
-		if time.Since(begun) > 100*s.unit {
+		if time.Since(begun) > 100*s.unit+10*time.Second {
 			s.Error("wills did not run")
 			break
 		}
@@ -45,6 +67,8 @@ func (s *suite) random() {
 
 type randomRun struct {
 	*suite
+
+	withFaults bool
 
 	hold  time.Duration
 	mu    sync.Mutex
@@ -70,7 +94,8 @@ func (r *randomRun) client(name string, connections int) {
 		}
 		r.arriving(last)
 		for {
-			busy, err := on.Arrive(r.Context(), "room", c)
+			var busy time.Duration
+			err := r.retry(func() (err error) { busy, err = on.Arrive(r.Context(), "room", c); return err })
 			if err != nil {
 				r.Error(err)
 				return
@@ -85,11 +110,11 @@ func (r *randomRun) client(name string, connections int) {
 			ID: key.New(), Topic: "room", Event: "gone", Payload: serializer.Value(map[string]int{"i": i}), Connection: c,
 			Node: "node", After: rand.N(r.unit / 2),
 		}
-		if _, err := on.Lease(r.Context(), "node", long); err != nil {
+		if err := r.retry(func() error { _, err := on.Lease(r.Context(), "node", long); return err }); err != nil {
 			r.Error(err)
 		}
 		last = r.add(w.ID)
-		if err := on.Put(r.Context(), w); err != nil {
+		if err := r.retry(func() error { return on.Put(r.Context(), w) }); err != nil {
 			r.Error(err)
 			return
 		}
@@ -97,7 +122,7 @@ func (r *randomRun) client(name string, connections int) {
 		r.mu.Lock()
 		last.ended = true
 		r.mu.Unlock()
-		if err := on.End(r.Context(), "room", c, w.ID); err != nil {
+		if err := r.retry(func() error { return on.End(r.Context(), "room", c, w.ID) }); err != nil {
 			r.Error(err)
 			return
 		}
@@ -133,7 +158,7 @@ func (r *randomRun) arrived(w *randomWill) {
 func (r *randomRun) run(by will.Store) {
 	begun := time.Now()
 	wills, err := by.Claim(r.Context(), 3, r.hold)
-	if err != nil {
+	if err != nil && !r.withFaults {
 		r.Error(err)
 	}
 	if len(wills) == 0 {
@@ -154,7 +179,7 @@ func (r *randomRun) run(by will.Store) {
 		if rand.IntN(4) == 0 {
 			continue // as if the node had died
 		}
-		if err := by.Delete(r.Context(), w.Topic, w.Connection, w.ID); err != nil {
+		if err := by.Delete(r.Context(), w.Topic, w.Connection, w.ID); err != nil && !r.withFaults {
 			r.Error(err)
 		}
 	}

@@ -25,6 +25,10 @@ type Config struct {
 	Reopen func(t *testing.T) will.Store
 	// Local means that a database has no leases when it was opened: only one process uses it.
 	Local bool
+	// Faults makes the database of New's stores fail now and then, or stop for a moment, until stop
+	// is called, which waits until it works. What it has stored must not be lost. Nil means that it
+	// cannot fail.
+	Faults func(t *testing.T) (stop func())
 	// Unit is a time in which the database certainly answers. Zero means 200 ms.
 	Unit time.Duration
 }
@@ -55,6 +59,7 @@ func Run(t *testing.T, cfg Config) {
 		"a restart":                                 (*suite).restart,
 		"an outage of the caller":                   (*suite).canceled,
 		"random":                                    (*suite).random,
+		"random with faults":                        (*suite).faults,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := &suite{T: t, cfg: cfg, unit: cfg.Unit}

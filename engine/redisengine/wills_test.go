@@ -1,0 +1,116 @@
+//go:build unix
+
+package redisengine_test
+
+import (
+	"context"
+	"errors"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/redisengine"
+	"bennu.example/pubsub"
+	"bennu.example/will"
+	"bennu.example/will/willtest"
+)
+
+// runWills returns the store of a node that runs until the test ends.
+func runWills(t *testing.T, addr string, keep time.Duration) will.Store {
+	t.Helper()
+	e, err := redisengine.New(redisengine.Config{
+		URL: "redis://" + addr, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: new(zerolog.Nop()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.KeepWills(keep)
+	store := e.Wills()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	ps := pubsub.New(e.Adapter())
+	go func() { done <- ps.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // polling
+		if _, err := store.Lease(t.Context(), "nobody", 0); err == nil {
+			return store
+		} else if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// fail lets faults happen one after the other, with pauses, until stop is called, and as often as
+// each of them at least.
+func fail(faults ...func()) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			faults[i%len(faults)]()
+			select {
+			case <-time.After(300 * time.Millisecond):
+			case <-quit:
+				if i >= len(faults) {
+					return
+				}
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
+
+// The permissions in the package documentation are sufficient for wills.
+func TestWillsPermissions(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	for _, line := range documentedUsers(t) {
+		server.do(t, append([]string{"ACL", "SETUSER"}, line...)...)
+	}
+	store := runWills(t, "bennu:secret@"+server.addr, will.Keep)
+	c := will.Connection{ID: "1", ClientID: "client"}
+	for _, id := range []string{"a", "b"} {
+		if err := store.Put(t.Context(), will.Will{ID: id, Topic: "room", Connection: c, Node: "gone"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(store.Delete(t.Context(), "room", c, "a"), store.Expire(t.Context())); err != nil {
+		t.Error(err)
+	}
+	if got, err := store.Claim(t.Context(), 10, time.Hour); len(got) != 1 || err != nil {
+		t.Errorf("%d wills, %v", len(got), err)
+	}
+}
+
+func TestWills(t *testing.T) {
+	server := newDurable(t)
+	willtest.Run(t, willtest.Config{
+		New: func(t *testing.T, keep time.Duration) (a, b will.Store) {
+			server.do(t, "FLUSHALL")
+			return runWills(t, server.addr, keep), runWills(t, server.addr, keep)
+		},
+		Reopen: func(t *testing.T) will.Store {
+			server.stop()
+			server.start(t)
+			return runWills(t, server.addr, will.Keep)
+		},
+		Faults: func(t *testing.T) (stop func()) {
+			return fail(func() {
+				server.signal(syscall.SIGSTOP)()
+				time.Sleep(250 * time.Millisecond) // longer than a claim
+				server.signal(syscall.SIGCONT)()
+			}, func() {
+				server.stop()
+				server.start(t)
+			})
+		},
+	})
+}
