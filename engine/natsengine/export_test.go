@@ -5,6 +5,7 @@ import (
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
+	"bennu.example/will"
 )
 
 // Token exports token to tests.
@@ -43,3 +44,6 @@ func InFlight(l history.Log) (n int) {
 	}
 	return n
 }
+
+// KeepWills makes the store of wills keep what nobody needs for another time.
+func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e.wills, keep) }

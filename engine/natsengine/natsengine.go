@@ -49,6 +49,19 @@
 // after a later one that is. The log's connection reports a gap if it is lost, if the stream has a
 // new leader, or if the servers of the cluster change.
 //
+// # Last wills
+//
+// [Engine.Wills] keeps the last wills of clients in the stream bennu-wills, which has the newest
+// message of each of the subjects bennu.w.>. The first node creates it, with Config.Replicas. Each
+// change of it is a compare-and-swap. The times are those of the servers, as the node estimates them
+// from the timestamps of messages; the clocks of the servers must not differ by more than a second.
+// Each node keeps an index of the stream in memory, about 300 bytes for each client that has joined
+// within 24 h. The wills need the adapter, and these permissions:
+//
+//	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu-wills", "$JS.API.STREAM.CREATE.bennu-wills",
+//	  "$JS.API.STREAM.MSG.GET.bennu-wills", "$JS.API.CONSUMER.CREATE.bennu-wills.>",
+//	  "$JS.API.CONSUMER.DELETE.bennu-wills.>", "$JS.FC.bennu-wills.>"], subscribe: "_INBOX.>"
+//
 // # Embedded server
 //
 // Package bennu.example/engine/natsengine/embedded runs a NATS server in the process.
@@ -83,6 +96,7 @@ import (
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
+	"bennu.example/logging"
 	"bennu.example/pubsub"
 )
 
@@ -126,6 +140,7 @@ type Config struct {
 type Engine struct {
 	broker *broker.Broker
 	log    *historyLog
+	wills  *wills
 }
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
@@ -143,13 +158,14 @@ func New(cfg Config) (*Engine, error) {
 			Package: "natsengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
 			Secrets: b.secrets, Logger: cfg.Logger,
 		}),
-		log: newHistoryLog(b, cfg),
+		log:   newHistoryLog(b, cfg),
+		wills: newWills(b, cfg, cmp.Or(cfg.Ping, defaultPing), cmp.Or(cfg.Logger, logging.Default())),
 	}, nil
 }
 
 // Adapter returns the adapter for pubsub.New. Every call returns the same adapter. When the context
 // of PubSub.Run ends, the adapter continues for up to a second to send what was published before.
-func (e *Engine) Adapter() pubsub.Adapter { return e.broker }
+func (e *Engine) Adapter() pubsub.Adapter { return adapter{e.broker, e.wills} }
 
 // History returns the log for pubsub.NewRecorded. Every call returns the same log. It needs
 // JetStream and a nats-server of version 2.11 or newer.
