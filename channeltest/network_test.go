@@ -63,7 +63,8 @@ func TestConn(t *testing.T) {
 	t.Parallel()
 	bubble(t, func(t *testing.T, n *Network) {
 		a, b := dialPair(t, n)
-		if a.LocalAddr() != b.RemoteAddr() || a.RemoteAddr() != b.LocalAddr() || a.LocalAddr().String() == a.RemoteAddr().String() {
+		if a.LocalAddr() != b.RemoteAddr() || a.RemoteAddr() != b.LocalAddr() ||
+			a.LocalAddr().String() == a.RemoteAddr().String() {
 			t.Errorf("addresses %v %v and %v %v", a.LocalAddr(), a.RemoteAddr(), b.LocalAddr(), b.RemoteAddr())
 		}
 		write(t, a, "hello")
