@@ -65,9 +65,6 @@ func (c *Channel) work(it item) {
 	c.handling.Store(it.caused) // a Goexit leaves it so, and ends the channel
 	if it.kind == itemJoin {
 		c.handleJoin(&it)
-		if c.ext != nil {
-			c.readLater()
-		}
 	} else if err := safecall.Do(func() error { c.handle(&it); return nil }, nil); err != nil {
 		c.feed(serverInput{kind: serverInExited, err: err})
 	}

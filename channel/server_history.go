@@ -28,6 +28,7 @@ import (
 // channel is live, and the callbacks' goroutine while it is reading.
 
 const (
+	firstSlice  = 128             // records that are sent together with the reply to a join
 	readSlice   = 64              // records that are sent before the client's messages are handled
 	flipRounds  = 8               // attempts to become live before the rest is sent under the order lock
 	maxHeldBack = 32              // records without a frame, after which the client gets its position

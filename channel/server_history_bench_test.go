@@ -28,6 +28,7 @@ type sink struct {
 func (s *sink) Serializer() serializer.Serializer             { return serializer.V2() }
 func (s *sink) PubSub() *pubsub.PubSub                        { return s.ps }
 func (s *sink) Congested(channelhost.Channel) bool            { return false }
+func (s *sink) Batch(f func())                                { f() }
 func (s *sink) Drained(channelhost.Channel) bool              { return true }
 func (s *sink) ClientID() string                              { return "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}

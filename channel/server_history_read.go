@@ -2,6 +2,7 @@ package channel
 
 import (
 	"errors"
+	"sync"
 	"time"
 
 	"bennu.example/history"
@@ -48,6 +49,11 @@ func (c *Channel) read() {
 	if p.reader.Live() {
 		return
 	}
+	buf := itemsPool.Get().(*[]readItem)
+	defer func() {
+		clear((*buf)[:cap(*buf)])
+		itemsPool.Put(buf)
+	}()
 	left := readSlice
 	for round := 0; ; round++ {
 		if p.lost.Load() || c.status() != serverJoined {
@@ -57,24 +63,70 @@ func (c *Channel) read() {
 			c.readLater()
 			return
 		}
-		items, err := p.reader.Next(c.ctx, left)
+		items, err := p.reader.Next(c.ctx, left, (*buf)[:0])
 		if err != nil {
 			c.readFailed(err)
 			return
 		}
-		for _, it := range items {
-			if c.passRecord(it) != readMore {
-				return
-			}
-		}
-		left -= len(items)
-		if len(items) > 0 && round < flipRounds {
-			continue
-		}
-		if c.flip(round) == readEnded {
+		*buf = items
+		if c.passTogether(items, round) != readMore {
 			return
 		}
+		left -= len(items)
 	}
+}
+
+// readItem is a record that a reading channel passes.
+type readItem = follow.Item[*pubsub.Broadcast]
+
+// itemsPool has slices with room for firstSlice items at most.
+var itemsPool = sync.Pool{New: func() any { return new([]readItem) }}
+
+// passTogether is pass, but the frames are written together. A handler that intercepts events may
+// block, and other frames of the connection must not wait for it.
+func (c *Channel) passTogether(items []readItem, round int) (done progress) {
+	if len(c.h.out) > 0 || len(items) == 0 {
+		return c.pass(items, round)
+	}
+	c.up.Batch(func() { done = c.pass(items, round) })
+	return done
+}
+
+// pass sends records. It makes the channel live when there are none left, and after flipRounds.
+func (c *Channel) pass(items []readItem, round int) progress {
+	for _, it := range items {
+		if done := c.passRecord(it); done != readMore {
+			return done
+		}
+	}
+	if len(items) > 0 && round < flipRounds {
+		return readMore
+	}
+	return c.flip(round)
+}
+
+// readFirst is read right after the answer to the join, as far as the records are in memory. It is
+// called in Carrier.Batch, and does not block.
+func (c *Channel) readFirst() progress {
+	buf := itemsPool.Get().(*[]readItem)
+	defer func() {
+		clear((*buf)[:cap(*buf)])
+		itemsPool.Put(buf)
+	}()
+	for round := range 2 { // the records, and their end
+		items, ok := c.ext.past.reader.Window(firstSlice, (*buf)[:0])
+		if !ok {
+			break
+		}
+		*buf = items
+		if c.status() != serverJoined {
+			return readEnded
+		}
+		if done := c.pass(items, round); done != readMore {
+			return done
+		}
+	}
+	return readMore
 }
 
 // flip makes the channel live if it has sent all records. It returns readMore if it has not.
@@ -108,7 +160,7 @@ func (c *Channel) flip(round int) progress {
 }
 
 // passRecord sends a record, or leaves it out, and moves the channel's position.
-func (c *Channel) passRecord(it follow.Item[*pubsub.Broadcast]) progress {
+func (c *Channel) passRecord(it readItem) progress {
 	p := &c.ext.past
 	b := it.Item
 	framed := false

@@ -59,10 +59,38 @@ func (c *Channel) callJoin(it *item) {
 	if err := safecall.Do(func() error { c.runJoin(it, &in); return nil }, nil); err != nil {
 		in.kind, in.err = serverInExited, err
 	}
-	if in.kind != serverInAccepted {
+	switch {
+	case in.kind != serverInAccepted:
 		c.feed(in)
-		return
+	case c.ext == nil:
+		c.accept(in)
+	case len(c.h.out) > 0: // pass may call the user's code
+		c.accept(in)
+		c.readLater()
+	default:
+		c.acceptAndRead(in)
 	}
+}
+
+// acceptAndRead is accept for a client that may have missed records. The answer and the records are
+// written together. When many clients come back, the writes are most of the work.
+func (c *Channel) acceptAndRead(in serverInput) {
+	var done progress
+	c.up.Batch(func() {
+		c.accept(in)
+		c.feed(serverInput{kind: serverInJoinDone}) // the reader of the connection can go on
+		c.handling.Store(false)
+		if err := safecall.Do(func() error { done = c.readFirst(); return nil }, nil); err != nil {
+			c.feed(serverInput{kind: serverInExited, err: err})
+		}
+	})
+	if done == readMore {
+		c.readLater()
+	}
+}
+
+// accept subscribes and sends the answer.
+func (c *Channel) accept(in serverInput) {
 	// Deliver waits for answering, so that broadcasts follow the answer. The topic's lock is taken
 	// under answering here, and answering under the topic's lock there. But Deliver is not called
 	// before this channel is subscribed, and the topic's lock is not needed after that.

@@ -56,6 +56,7 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 }
 
 func (c *carrier) Congested(channelhost.Channel) bool { return false }
+func (c *carrier) Batch(f func())                     { f() }
 func (c *carrier) Drained(channelhost.Channel) bool   { return true }
 func (c *carrier) ClientID() string                   { return "" }
 

@@ -36,6 +36,7 @@ func (c *carrier) Crashed(_ channelhost.Channel, _ string, _ error) {}
 func (*carrier) Arrive(context.Context, string) error               { return nil }
 func (c *carrier) Answered()                                        {}
 func (c *carrier) Congested(channelhost.Channel) bool               { return false }
+func (c *carrier) Batch(f func())                                   { f() }
 func (c *carrier) Drained(channelhost.Channel) bool                 { return true }
 func (c *carrier) ClientID() string                                 { return "" }
 func (c *carrier) Ended()                                           {}

@@ -102,7 +102,7 @@ func BenchmarkRejoin(b *testing.B) {
 					b.Fatal(m, err)
 				}
 				for got := 0; ; {
-					items, err := r.Next(b.Context(), 64)
+					items, err := r.Next(b.Context(), 64, nil)
 					for _, it := range items {
 						if _, err := it.Item.PositionedFrame(v2); err != nil {
 							b.Fatal(err)

@@ -356,7 +356,7 @@ func TestClientIsAheadOfItsNode(t *testing.T) {
 		if err != nil || mark.Why != "" || mark.Position != since {
 			t.Fatalf("got %+v, %v", mark, err)
 		}
-		items, err := r.Next(t.Context(), 10)
+		items, err := r.Next(t.Context(), 10, nil)
 		if err != nil || len(items) != 1 || items[0].Item.Event != "c" {
 			t.Errorf("got %v, %v", items, err)
 		}

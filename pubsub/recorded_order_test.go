@@ -109,7 +109,7 @@ func (r *reader) Deliver(b *pubsub.Broadcast) error {
 func (r *reader) readOn(ctx context.Context) {
 	for {
 		for rounds := 0; ; rounds++ {
-			items, err := r.r.Next(ctx, 5)
+			items, err := r.r.Next(ctx, 5, nil)
 			if err != nil && ctx.Err() == nil {
 				r.t.Errorf("Next: %v", err)
 				return

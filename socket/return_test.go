@@ -163,6 +163,14 @@ func TestReturnReadsTheLogOnce(t *testing.T) {
 	if n := log.reads.Load(); n != topics {
 		t.Errorf("%d clients read the log %d times, want once for each of %d topics", clients, n, topics)
 	}
+	// The reply and the records are one write. It is counted after the client has received it.
+	writes := func() uint64 { return s.h.Stats().WebSocket.Writes }
+	for deadline := time.Now().Add(patience); writes() < clients && time.Now().Before(deadline); {
+		runtime.Gosched()
+	}
+	if n := writes(); n != clients {
+		t.Errorf("%d writes for %d clients, want one for each", n, clients)
+	}
 }
 
 // TestReturning is the process in which the clients of BenchmarkReturn run. It tests nothing.

@@ -376,6 +376,18 @@ func (s *session) Send(f *serializer.Frame, how transport.Delivery) error {
 	return s.conn.Send(f, how)
 }
 
+// batcher is implemented by connections that can write several frames together.
+type batcher interface{ Batch(f func()) }
+
+// Batch is part of channelhost.Carrier.
+func (s *session) Batch(f func()) {
+	if b, ok := s.conn.(batcher); ok {
+		b.Batch(f)
+	} else {
+		f()
+	}
+}
+
 // Congested is part of channelhost.Carrier.
 func (s *session) Congested(c channelhost.Channel) bool {
 	if !s.conn.Congested(nil) {

@@ -143,6 +143,9 @@ type Carrier interface {
 	// Send sends a frame, as transport.Conn does. It may be called under locks of the channel, and
 	// must not call the channel.
 	Send(f *serializer.Frame, how transport.Delivery) error
+	// Batch calls f, and then writes what f has sent in one go, if the connection can do that. It must
+	// not be called under locks, and f must not block.
+	Batch(f func())
 	// Congested reports whether the connection is congested, see transport.Conn. If so, it calls the
 	// channel's Resume when the connection no longer is.
 	Congested(c Channel) bool

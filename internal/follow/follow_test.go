@@ -135,7 +135,7 @@ func (w *world) open(start follow.Start) (*client, follow.Mark) {
 func (w *world) read(c *client) follow.Flip {
 	w.t.Helper()
 	for {
-		items, err := c.r.Next(w.t.Context(), 7)
+		items, err := c.r.Next(w.t.Context(), 7, nil)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -335,7 +335,7 @@ func TestHeldItemsStay(t *testing.T) {
 	if items, _, _ := w.topic.Window(); items != 64 {
 		t.Errorf("without a hold the window has %d items, want 64", items)
 	}
-	if _, err := free.r.Next(t.Context(), 1); !errors.Is(err, history.ErrTrimmed) {
+	if _, err := free.r.Next(t.Context(), 1, nil); !errors.Is(err, history.ErrTrimmed) {
 		t.Errorf("a reader that does not hold: %v", err)
 	}
 	slow, _ := w.open(follow.Start{NoReplay: true})
@@ -343,7 +343,7 @@ func TestHeldItemsStay(t *testing.T) {
 	if _, bytes, _ := w.topic.Window(); bytes > 2*10_000+5*256 {
 		t.Errorf("the window has %d bytes", bytes)
 	}
-	if _, err := slow.r.Next(t.Context(), 1); !errors.Is(err, history.ErrTrimmed) {
+	if _, err := slow.r.Next(t.Context(), 1, nil); !errors.Is(err, history.ErrTrimmed) {
 		t.Errorf("beyond the bound: %v", err)
 	}
 	if _, err := slow.r.Missed(t.Context()); !errors.Is(err, history.ErrTrimmed) {
@@ -469,7 +469,7 @@ func TestPark(t *testing.T) {
 		if f := c.r.FlipSending(send); f != follow.FlipLive || len(sent) != 3 {
 			t.Errorf("round %d: flipped again: %v, %v", round, f, sent)
 		}
-		if items, err := c.r.Next(t.Context(), 10); len(items) > 0 || err != nil {
+		if items, err := c.r.Next(t.Context(), 10, nil); len(items) > 0 || err != nil {
 			t.Errorf("round %d: a live reader read %v, %v", round, items, err)
 		}
 		c.r.Sync(func(p history.Position, live bool) {
@@ -493,7 +493,7 @@ func TestForget(t *testing.T) {
 		t.Fatalf("%d notifications, %v", w.lost, err)
 	}
 	tops, _ := w.log.Tops(t.Context(), []string{"t"})
-	if _, err := reading.r.Next(t.Context(), 1); !errors.Is(err, history.ErrEpoch) {
+	if _, err := reading.r.Next(t.Context(), 1, nil); !errors.Is(err, history.ErrEpoch) {
 		t.Errorf("Next after Forget: %v", err)
 	}
 	if f := reading.r.Flip(); f != follow.FlipLost || reading.r.Live() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -360,43 +361,66 @@ func (r *Reader[B]) locate() *slot[B] {
 	return s
 }
 
-// Next returns at most limit items after Position, oldest first. It does not move. The items come
-// from the window. If the reader was too slow for it, they come from the log, and the error may be
-// history.ErrTrimmed, ErrEpoch, ErrAhead or ErrTag. After any other error the caller may try again.
-// A live reader has nothing to read.
-func (r *Reader[B]) Next(ctx context.Context, limit int) ([]Item[B], error) {
+// Next appends at most limit items after Position to dst, oldest first. It does not move. The items
+// come from the window. If the reader was too slow for it, they come from the log, and the error
+// may be history.ErrTrimmed, ErrEpoch, ErrAhead or ErrTag. After any other error the caller may try
+// again. A live reader has nothing to read.
+func (r *Reader[B]) Next(ctx context.Context, limit int, dst []Item[B]) ([]Item[B], error) {
 	if r.Live() {
-		return nil, nil
+		return dst, nil
 	}
 	t := r.t
 	if err := t.Lock(ctx); err != nil {
-		return nil, err
+		return dst, err
 	}
 	if s := r.locate(); s != nil {
 		defer t.Unlock()
-		slots := t.after(s)
-		items := make([]Item[B], min(limit, len(slots)))
-		for i := range items {
-			items[i] = slots[i].item
-		}
-		return items, nil
+		return t.appendAfter(dst, s, limit), nil
 	}
 	t.Unlock()
 	b, err := t.all.log.Read(ctx, t.name, r.position, limit)
 	if err != nil {
-		return nil, err
+		return dst, err
 	}
-	items := make([]Item[B], t.delivered(b.Records))
-	if len(items) == 0 && !t.all.instant {
+	n := t.delivered(b.Records)
+	if n == 0 && !t.all.instant {
 		t.order.Lock()
 		defer t.Unlock()
 		t.repair(0) // what was delivered is not in the log
-		return nil, fmt.Errorf("%w: it has not what was delivered", history.ErrUnavailable)
+		return dst, fmt.Errorf("%w: it has not what was delivered", history.ErrUnavailable)
 	}
-	for i := range items {
-		items[i] = Item[B]{b.Records[i].Position, t.all.hooks.Item(t.name, &b.Records[i])}
+	for i := range n {
+		dst = append(dst, Item[B]{b.Records[i].Position, t.all.hooks.Item(t.name, &b.Records[i])})
 	}
-	return items, nil
+	return dst, nil
+}
+
+// Window is Next without the log: it does not wait. It reports false if the window does not have
+// the items.
+func (r *Reader[B]) Window(limit int, dst []Item[B]) (items []Item[B], ok bool) {
+	if r.Live() {
+		return dst, true
+	}
+	t := r.t
+	t.order.Lock()
+	defer t.Unlock()
+	s := r.locate()
+	if s == nil {
+		return dst, false
+	}
+	return t.appendAfter(dst, s, limit), true
+}
+
+// appendAfter appends at most limit items after s, which must be in the window. The caller must
+// hold order.
+func (t *Topic[B]) appendAfter(dst []Item[B], s *slot[B], limit int) []Item[B] {
+	slots := t.after(s)
+	slots = slots[:min(limit, len(slots))]
+	dst = slices.Grow(dst, len(slots))
+	for _, s := range slots {
+		dst = append(dst, s.item)
+	}
+	return dst
 }
 
 // delivered returns how many of the records were delivered to the live readers. A reader must not

@@ -16,8 +16,8 @@ import (
 var mutants = []struct{ name, file, old, new string }{
 	{
 		"a reader goes live before it has read everything", "channel/server_history_read.go",
-		"		items, err := p.reader.Next(c.ctx, left)\n",
-		"		items, err := p.reader.Next(c.ctx, 2)\n		if len(items) == 2 {\n			p.reader.GoLive()\n		}\n",
+		"	for _, it := range items {\n",
+		"	if len(items) > 2 {\n		items = items[:2]\n		c.ext.past.reader.GoLive()\n	}\n	for _, it := range items {\n",
 	},
 	{
 		"a parked reader begins at the record after the one that found no room", "channel/server_history_read.go",

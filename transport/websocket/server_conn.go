@@ -79,6 +79,7 @@ type serverConn struct {
 	peerDone bool          // the client sends nothing more: the connection is over when the close frame is written
 	failed   bool          // the client violated the protocol: what it sends is not parsed any more
 	sparse   bool          // the reader's, here for its size: more than activePause passed before the last bytes
+	batches  uint32        // calls of Batch that have not returned
 	queue    *outbox.Queue // nil if empty
 	offset   int           // how many bytes of the queue's first frame were written, header included
 	err      error         // why the connection ended
@@ -175,7 +176,7 @@ func (c *serverConn) enqueue(e outbox.Entry) {
 	if c.s.slow.Congests(c.queue.OwnBytes) && c.load() == stateOpen {
 		c.congest()
 	}
-	if !c.writing {
+	if !c.writing && (c.batches == 0 || c.queue.Size() >= batchSize) {
 		c.writing = true
 		c.s.schedule(c)
 	}

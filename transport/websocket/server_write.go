@@ -30,6 +30,39 @@ func (s *Server) schedule(c *serverConn) {
 	}
 }
 
+// Batch calls f. What f sends is written when f has returned, and on this goroutine, while it is
+// still in the processor's cache and without a turn of the writers. More than batchSize does not
+// wait for that, since other goroutines send as well. The caller must hold no locks, and f must not
+// block.
+func (c *serverConn) Batch(f func()) {
+	c.mu.Lock()
+	c.batches++
+	c.mu.Unlock()
+	defer c.endBatch()
+	f()
+}
+
+func (c *serverConn) endBatch() {
+	c.mu.Lock()
+	c.batches--
+	if c.batches > 0 || c.writing || c.queue == nil {
+		c.mu.Unlock()
+		return
+	}
+	c.writing = true
+	if c.raw == nil {
+		c.s.schedule(c)
+		c.mu.Unlock()
+		return
+	}
+	c.s.addLive(0)
+	c.mu.Unlock()
+	w := writers.Get().(*writer)
+	c.flush(w)
+	w.release(c.s)
+	c.s.removeLive(0)
+}
+
 // unschedule returns the connection that has waited longest for a writer. If it returns nil, the
 // calling writer must end.
 func (s *Server) unschedule() *serverConn {

@@ -69,6 +69,9 @@ func (q *Queue) Free() {
 // Empty reports whether all frames were written or dropped.
 func (q *Queue) Empty() bool { return q.bytes == 0 }
 
+// Size returns what all frames count, including those that a writer has taken.
+func (q *Queue) Size() int { return q.bytes }
+
 // Count returns the number of frames, including those that a writer has taken.
 func (q *Queue) Count() int { return len(q.entries) - q.head - q.holes }
 
