@@ -8,9 +8,13 @@ import (
 	"time"
 )
 
+// maxRounds is enough for the noise of a busy machine: single rounds of the fan-out of one message
+// at a time deviate from their median by a quarter.
+const maxRounds = 9
+
 // TestTargets checks that Bennu's costs relative to centrifuge's stay within the targets. The costs
 // are CPU time and memory, which other load on the machine affects little. If one round exceeds the
-// target, the median of up to five decides.
+// target, the median of up to maxRounds decides.
 func TestTargets(t *testing.T) {
 	for _, s := range columns {
 		s.Duration = 500 * time.Millisecond
@@ -19,7 +23,7 @@ func TestTargets(t *testing.T) {
 			sorted := slices.Sorted(slices.Values(ratios))
 			return sorted[len(sorted)/2]
 		}
-		for len(ratios) < 5 && (len(ratios)%2 == 0 || median() > s.Target) {
+		for len(ratios) < maxRounds && (len(ratios)%2 == 0 || median() > s.Target) {
 			m := measured{scenario: s, by: make(map[string]result)}
 			for _, kind := range kinds {
 				r, err := measure(kind, s)
