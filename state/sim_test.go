@@ -194,6 +194,7 @@ var _ channelhost.Carrier = (*simClient)(nil)
 func (c *simClient) Serializer() serializer.Serializer    { return serializer.V2() }
 func (c *simClient) PubSub() *pubsub.PubSub               { return c.s.ps }
 func (c *simClient) Congested(channelhost.Channel) bool   { return false }
+func (c *simClient) Batch(f func())                       { f() }
 func (c *simClient) ClientID() string                     { return c.name }
 func (c *simClient) Answered()                            {}
 func (c *simClient) Arrive(context.Context, string) error { return nil }
