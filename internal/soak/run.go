@@ -21,9 +21,8 @@ import (
 // processes at the end.
 const (
 	maxHeap       = 4 << 20
-	maxHistories  = 8 << 20 // for this process, whose checkers keep their history
-	maxGoroutines = 5       // at the end
-	maxBusy       = 15      // while settled: the number of waiting polls varies
+	maxGoroutines = 5  // at the end
+	maxBusy       = 15 // while settled: the number of waiting polls varies
 )
 
 // schedule tells the clients when to act.
@@ -43,6 +42,7 @@ type run struct {
 	clients    []*client
 	rawClients []*rawClient
 	sizes      sizes
+	count      int // clients and raw clients
 
 	historyClients []*historyClient
 	recorder       *histcheck.Recorder // of historyClients
@@ -121,7 +121,8 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 		err = r.checkMissed()
 	}
 	r.proxy.close()
-	r.historyClients, r.recorder = nil, nil // the recording takes as much memory as it lasts
+	// What the checkers and the recorder keep grows with time.
+	r.clients, r.rawClients, r.historyClients, r.recorder = nil, nil, nil, nil
 	return errors.Join(err, r.waitReleased())
 }
 
@@ -150,12 +151,12 @@ func (r *run) checkMissed() error {
 	return nil
 }
 
-// waitReleased waits until the clients have released this process's resources, except the history
-// of the checkers.
+// waitReleased waits until the clients, which are no longer referenced, have released this
+// process's resources.
 func (r *run) waitReleased() error {
 	return within(func() error {
 		r.sizes.hereEnd = measure(true)
-		return r.sizes.hereEnd.grew(r.sizes.here, maxGoroutines, maxHistories)
+		return r.sizes.hereEnd.grew(r.sizes.here, maxGoroutines, maxHeap)
 	})
 }
 
@@ -196,6 +197,7 @@ func (r *run) createClients(seed uint64) {
 		addMembership(x)
 		r.rawClients = append(r.rawClients, x)
 	}
+	r.count = len(r.clients) + len(r.rawClients)
 	r.recorder = new(histcheck.Recorder)
 	for i := range 4 {
 		r.historyClients = append(r.historyClients, &historyClient{

@@ -68,16 +68,15 @@ func (r *run) verdict(err error, seed uint64, took time.Duration) string {
 		return n
 	}
 	connections := sum("connections by websocket", "connections by longpoll", "connections of raw clients")
-	clients := len(r.clients) + len(r.rawClients)
 	disturbed := sum("connections cut", "connections reset", "connections vanished",
 		"connections stalled", "connections stalled for long")
 	totals := fmt.Sprintf("%d messages received, %d replies, %d reconnects, %d joins, %d restarts, "+
 		"%d connections disturbed, %d users disconnected, %d channels crashed, "+
 		"%d frames dropped by policy, %d of them missed; %d faults found",
-		sum("received"), sum("replies", "replies to raw clients"), max(0, connections-clients), sum("intervals"),
+		sum("received"), sum("replies", "replies to raw clients"), max(0, connections-r.count), sum("intervals"),
 		sum("restarts"), disturbed, sum("users disconnected"), r.crashes, r.dropped, sum("missed"), sum("faults found"))
 	growth := fmt.Sprintf("server without clients: %s; with %d clients, after %v: %s; clients' process: %s",
-		r.sizes.empty.to(r.sizes.emptied), clients, r.settledFor.Round(time.Second), r.sizes.first.to(r.sizes.last),
+		r.sizes.empty.to(r.sizes.emptied), r.count, r.settledFor.Round(time.Second), r.sizes.first.to(r.sizes.last),
 		r.sizes.here.to(r.sizes.hereEnd))
 	return fmt.Sprintf("%s: %v with seed %d; %s; %s", word, took.Round(time.Second), seed, totals, growth)
 }
