@@ -72,6 +72,7 @@ func newClusterPlan(rnd *rand.Rand) plan {
 func TestCluster(t *testing.T) {
 	simulate(t, 80, func(w *world, rnd *rand.Rand) []histcheck.Violation {
 		w.plan = newClusterPlan(rnd)
+		w.plan.reduce(t)
 		w.log = fakelog.NewStore(w.seed)
 		if rnd.IntN(3) == 0 {
 			w.log.UseHoles()

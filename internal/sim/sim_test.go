@@ -27,6 +27,7 @@ func TestMain(m *testing.M) { leak.Main(m) }
 func TestOneNode(t *testing.T) {
 	simulate(t, 120, func(w *world, rnd *rand.Rand) []histcheck.Violation {
 		w.plan = newPlan(rnd)
+		w.plan.reduce(t)
 		return w.run(rnd, 1, busy, settle, w.disturbOne)
 	})
 }
@@ -43,7 +44,13 @@ func simulate(t *testing.T, inCI int, run func(w *world, rnd *rand.Rand) []histc
 	if *oneSeed >= 0 {
 		first, n = *oneSeed, 1
 	}
-	for seed := first; seed < first+n; seed++ {
+	seed := first
+	defer func() { // a failure in a bubble ends this goroutine
+		if *shrink && t.Failed() {
+			shrinkSeed(t, seed)
+		}
+	}()
+	for ; seed < first+n; seed++ {
 		synctest.Test(t, func(t *testing.T) {
 			w := &world{t: t, seed: uint64(seed), Recorder: new(histcheck.Recorder)}
 			rnd := rand.New(rand.NewPCG(w.seed, 0))
@@ -54,9 +61,6 @@ func simulate(t *testing.T, inCI int, run func(w *world, rnd *rand.Rand) []histc
 				t.Logf("seed %d: %+v", seed, w.plan)
 			}
 		})
-		if t.Failed() {
-			return
-		}
 	}
 }
 
