@@ -56,7 +56,7 @@ func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
 	l.setHealth(false, ctx.Err())
 	l.in.Close(false)
 	l.in.Wait()
-	return nil //nolint:nilerr // the end of ctx is the orderly end
+	return nil
 }
 
 // setHealth records whether the log answers, and if not, the reason.

@@ -48,7 +48,7 @@ func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
 	l.events.Close(false)
 	l.feed.Wait()
 	l.events.Wait()
-	return nil //nolint:nilerr // the end of ctx is the orderly end
+	return nil
 }
 
 var errNoConnection = fmt.Errorf("%w: not connected yet", history.ErrUnavailable)

@@ -78,7 +78,7 @@ func (b *Broker) Run(ctx context.Context, inbox pubsub.Inbox) error {
 	b.setHealth(false, ctx.Err())
 	b.in.Close(false)
 	b.in.Wait()
-	return nil //nolint:nilerr // the end of ctx is the orderly end
+	return nil
 }
 
 // WithGrace returns a context that ends d after ctx. Calling end ends it early and waits until its

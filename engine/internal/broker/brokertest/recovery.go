@@ -79,7 +79,7 @@ func (c *Recovery) startNode(e RecordingEngine) *recoveryNode {
 		Channels: channel.Routes{"room:*": channel.Define((*recoveryRoom).join)}, PubSub: ps, Logger: &nop,
 	})
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) //nolint:forbidigo // http.Server takes no other
 	server.Start()
 	t.Cleanup(func() {
 		shutdown, end := context.WithTimeout(context.Background(), time.Minute)
