@@ -59,7 +59,7 @@ type AuthState struct {
 
 // isSame reports whether watchers need no notice. All errors are pointers of this package.
 func (s AuthState) isSame(was AuthState) bool {
-	return s.Status == was.Status && s.Err == was.Err && s.Expires.Equal(was.Expires) && //nolint:errorlint // see above
+	return s.Status == was.Status && s.Err == was.Err && s.Expires.Equal(was.Expires) &&
 		string(s.Claims.Bytes()) == string(was.Claims.Bytes())
 }
 
