@@ -80,9 +80,7 @@ func (c *Channel) handle(it *item) {
 	switch {
 	case it.kind == itemClose:
 		in := serverInput{kind: serverInClose, err: it.msg.(error)}
-		if _, removed := in.err.(*stopError); removed && status == serverJoined { //nolint:errorlint // as Remove made it
-			in.kind = serverInStopped
-		}
+		_, in.removed = in.err.(*stopError) //nolint:errorlint // as Remove made it
 		c.feed(in)
 		return
 	case status == serverRefused:

@@ -117,10 +117,21 @@ func (d *driver) Cancel(reason error) {
 }
 
 func (d *driver) Revoke(reason string) {
-	err := Stop(push.Reason(reason))
-	if c := (*Channel)(d); !c.inject(serverInput{kind: serverInRevoked, err: err}) {
+	c, err := (*Channel)(d), Stop(push.Reason(reason))
+	if p := c.previous(); p != nil { // it may handle what came before its leave
+		(*driver)(p).Revoke(reason)
+	}
+	if !c.inject(serverInput{kind: serverInRevoked, err: err}) {
 		d.Cancel(err)
 	}
+}
+
+func (d *driver) Values() context.Context {
+	c := (*Channel)(d)
+	if now, ok := c.Context().(*valuesContext); ok && !c.status().isMute() {
+		return now.values
+	}
+	return nil
 }
 
 func (d *driver) Resume() { d.mailbox.Resume() }

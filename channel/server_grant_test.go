@@ -185,3 +185,39 @@ func TestRevokeOfChannel(t *testing.T) {
 		})
 	}
 }
+
+// TestRevokeOfWaitingJoin checks that a join is never called that waits for the channel before it,
+// and that this channel ends as well although the topic is not its own any more.
+func TestRevokeOfWaitingJoin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		joins, called := 0, 0
+		h := channel.Define(func(*room, context.Context, *channel.Channel, note) (any, error) {
+			joins++
+			return nil, nil
+		}, on("work", func(*channel.Channel, note) (push.Reply, error) {
+			called++
+			<-gate
+			return push.NoReply, nil
+		}))
+		b := start(t, h)
+		b.want(joinedOK)
+		b.push("2", "work", note{})
+		b.push("3", "work", note{})
+		b.d.Leave(serializer.Message{Ref: serializer.StringRef("4"), JoinRef: serializer.StringRef("1")}, 0)
+		synctest.Wait()
+		before := b.d
+		b.join(h, "5", before)
+		synctest.Wait()
+		b.d.Revoke("gone")
+		b.want(closedFor("gone"))
+		close(gate)
+		before.Wait()
+		b.d.Wait()
+		b.want()
+		if joins != 1 || called != 1 {
+			t.Errorf("%d joins and %d events were called", joins, called)
+		}
+	})
+}

@@ -106,7 +106,11 @@ func serverStep(s serverState, in serverInput, out *serverOutputs) serverState {
 	case serverInLost:
 		m.lose(in.err)
 	case serverInClose:
-		m.closed(in.err)
+		if in.removed && m.status == serverJoined {
+			m.stop(in)
+		} else {
+			m.closed(in.err)
+		}
 	case serverInTerminated:
 		m.finish(in.err)
 	case serverInFinished:
@@ -272,14 +276,23 @@ func (m *serverMachine) kill() {
 	}
 }
 
-// revoke ends a joined channel at once, and normally.
+// revoke ends the channel at once, and normally. A join that is not decided gets no answer: if its
+// callback was not called yet, it never is.
 func (m *serverMachine) revoke(err error) {
-	if m.status != serverJoined || m.owed {
-		return
+	switch {
+	case m.status == serverJoining:
+		m.status, m.givenUp = serverSilent, true
+		if m.watched {
+			m.do(serverOutput{kind: serverOutDisarm})
+		}
+		m.do(serverOutput{kind: serverOutTell})
+		m.silence(err)
+		m.do(serverOutput{kind: serverOutAnswered})
+	case m.status == serverJoined && !m.owed:
+		m.status = serverSilent
+		m.do(serverOutput{kind: serverOutTell, frames: serverFrameClose, err: err})
+		m.silence(err)
 	}
-	m.status = serverSilent
-	m.do(serverOutput{kind: serverOutTell, frames: serverFrameClose, err: err})
-	m.silence(err)
 }
 
 // stop ends the channel normally: phx_close is sent first, then Terminate is called.

@@ -9,6 +9,7 @@ type serverInput struct {
 	err      error             // what failed, or why the channel ends
 	crashed  bool              // serverInRefused: the callback failed; it did not reject
 	accepted bool              // the join callback returned nil, so Terminate is due
+	removed  bool              // serverInClose: the member was removed
 }
 
 type serverInputKind uint8
@@ -22,7 +23,7 @@ const (
 	serverInRefused                           // the join callback rejected or failed, or its reply cannot be encoded
 	serverInJoinDone                          // the mailbox is done with the join, whatever its outcome
 	serverInLeave                             // the mailbox dispatches the client's leave
-	serverInStopped                           // a callback returned ErrStop, or the client was removed
+	serverInStopped                           // a callback returned ErrStop
 	serverInCrashed                           // a callback failed
 	serverInExited                            // a callback ended its goroutine, or its results panicked
 	serverInLost                              // the topic's log lost records that the client needs

@@ -77,8 +77,13 @@ func (c control) Subscribers(name string) int { return c.ps.subscribers(controlP
 
 // Visit calls f with each subscriber of a topic, not of a control topic, on this node. It runs
 // under the topic's read lock, as a delivery.
-func (c control) Visit(topic string, f func(Subscriber)) {
-	t := c.ps.lock(topicKey(topic))
+func (c control) Visit(topic string, f func(Subscriber)) { c.ps.visit(topicKey(topic), f) }
+
+// VisitControl is Visit for a control topic.
+func (c control) VisitControl(name string, f func(Subscriber)) { c.ps.visit(controlPrefix+name, f) }
+
+func (p *PubSub) visit(key string, f func(Subscriber)) {
+	t := p.lock(key)
 	if t == nil {
 		return
 	}

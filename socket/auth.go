@@ -90,6 +90,7 @@ type verified struct {
 	grant           Grant
 	claims          serializer.Payload
 	expires         time.Time // by the monotonic clock; zero means never
+	number          int       // of the changes of the session before it
 }
 
 func (v *verified) Value(key any) any {

@@ -42,6 +42,7 @@ type sessionAuth struct {
 	index     int           // in expiry; guarded by its lock
 
 	change sync.Mutex // held while the grant is replaced
+	former []formerGrant
 
 	mu     sync.Mutex
 	grant  *verified // replaced under session.mu, too
@@ -253,11 +254,16 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 		return errIdentity
 	}
 	login, logout := before == "" && v.grant.ID != "", before != "" && v.grant.ID == ""
+	if a.pruneFormer(); logout && len(a.former) >= maxFormer {
+		return errUnavailable
+	}
+	v.number = a.grant.number + 1
+	old := formerGrant{until: v.number}
 	var watch *idWatch
 	if login { // before the grant is stored, so that a Disconnect from here on is seen
 		watch = s.h.watch(v.grant.ID)
 	}
-	err := s.store(v, watch, mark, logout, notify)
+	err := s.store(v, watch, mark, &old, notify)
 	if err != nil {
 		if watch != nil {
 			watch.on.Cancel()
@@ -268,7 +274,7 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 	case login:
 		watch.opened(s)
 	case logout:
-		s.id.Swap(nil).on.Cancel()
+		s.leaveFormer(&old)
 	}
 	if login || logout {
 		s.subjectChanged()
@@ -277,7 +283,7 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 }
 
 // store stores the grant and notifies the channels, and then the client.
-func (s *session) store(v *verified, watch *idWatch, mark uint64, logout bool, notify func()) error {
+func (s *session) store(v *verified, watch *idWatch, mark uint64, old *formerGrant, notify func()) error {
 	a := s.auth
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -290,7 +296,7 @@ func (s *session) store(v *verified, watch *idWatch, mark uint64, logout bool, n
 		}
 	}
 	change, own := &channelhost.Regrant{Values: v}, &channelhost.Regrant{Values: v}
-	if logout {
+	if a.grant.grant.ID != "" && v.grant.ID == "" {
 		change.Otherwise = "deauthenticated"
 	}
 	s.mu.Lock()
@@ -299,6 +305,7 @@ func (s *session) store(v *verified, watch *idWatch, mark uint64, logout bool, n
 		if topic == topicSocket {
 			c.Regrant(own)
 		} else {
+			old.channels = append(old.channels, c)
 			c.Regrant(change)
 		}
 	}

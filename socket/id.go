@@ -75,11 +75,17 @@ func (w *idWatch) check() {
 	if s == nil {
 		return
 	}
+	if s.id.Load() != w { // the client has logged out
+		if reason := w.revoked.Load(); reason != nil && !w.tasked.Swap(true) {
+			s.h.later(func() { s.revokeFormer(w, *reason) })
+		}
+		return
+	}
 	if w.ends.Load() {
 		s.conn.Close(transport.CodeGoingAway, "")
 	}
 	if reason := w.revoked.Load(); reason != nil && !w.tasked.Swap(true) {
-		s.h.later(func() { s.revoke(*reason) })
+		s.h.later(func() { s.revokeBy(w, *reason) })
 	}
 	if w.asks.Swap(false) {
 		s.h.later(s.reauthorize)

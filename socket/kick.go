@@ -132,7 +132,7 @@ func (k *kicks) handle(b *pubsub.Broadcast) {
 func (k *kicks) revoke(b *pubsub.Broadcast) {
 	var r revocation
 	_ = b.Payload.Decode(&r) // Deliver has checked it
-	k.h.cfg.PubSub.Control().Visit(disconnectPrefix+r.ID, func(sub pubsub.Subscriber) {
+	k.h.cfg.PubSub.Control().VisitControl(disconnectPrefix+r.ID, func(sub pubsub.Subscriber) {
 		if w, ok := sub.(*idWatch); ok {
 			w.revoke(r.Reason)
 		}

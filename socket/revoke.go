@@ -66,7 +66,7 @@ func (h *Handler) Reauthorize(ctx context.Context, id string) error {
 }
 
 // later runs f on a goroutine of the handler, because a delivery must not call a channel. There are
-// at most two such tasks for each session.
+// at most two such tasks for each session and each of its former grants.
 func (h *Handler) later(f func()) {
 	_ = h.tasks.EnqueueAlways(f, 0) // after Shutdown there is nothing to end
 }
@@ -91,15 +91,19 @@ func (s *session) deny(reason string) {
 		return
 	}
 	a.mu.Lock()
-	if a.closed || a.in() >= phaseRefused {
+	if a.in() >= phaseRefused {
 		a.mu.Unlock()
 		return
 	}
 	a.enter(phaseDenied) // nothing is accepted, and no grant is stored
 	a.reason = reason
+	closed := a.closed
 	a.mu.Unlock()
 	for _, c := range s.others() {
 		c.Revoke(reason)
+	}
+	if closed { // its channels went on with what they had received
+		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -81,7 +81,6 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 	}
 	if who.id != nil {
 		s.id.Store(who.id)
-		who.id.opened(s)
 	}
 	if s.auth != nil {
 		s.auth.mu.Lock()
@@ -91,6 +90,12 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 			s.schedule()
 		}
 		s.auth.mu.Unlock()
+	}
+	if who.id != nil {
+		if reason := who.id.revoked.Load(); reason != nil && !who.id.tasked.Swap(true) {
+			s.revoke(*reason) // before a join is received
+		}
+		who.id.opened(s)
 	}
 	return s
 }
@@ -161,6 +166,10 @@ func (s *session) join(m *serializer.Message) {
 		return
 	}
 	s.mu.Lock()
+	if s.phase() >= phaseDenied { // the channels were revoked after this join was received
+		s.mu.Unlock()
+		return
+	}
 	before := s.channels[m.Topic]
 	most := s.h.cfg.MaxChannels
 	if m.Topic == topicSocket || s.channels[topicSocket] != nil {
@@ -307,9 +316,6 @@ func (s *session) Closed(err error) {
 	s.logEnd(err)
 	s.endAuth()
 	s.noteEnd(err)
-	if id := s.id.Load(); id != nil {
-		id.on.Cancel()
-	}
 	s.mu.Lock()
 	channels := make([]channelhost.Channel, 0, len(s.channels))
 	for _, c := range s.channels {
@@ -333,6 +339,7 @@ func (s *session) Closed(err error) {
 	if !cancel.Stop() {
 		<-cancelled
 	}
+	s.unwatch() // Revoke counts as long as a callback may begin
 	s.visitor.release()
 	s.h.closed(s)
 }

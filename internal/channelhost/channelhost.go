@@ -119,6 +119,9 @@ type Channel interface {
 	// the mailbox are dropped, and the context of the callback that runs is cancelled. A channel that
 	// is not joined yet ends without a frame.
 	Revoke(reason string)
+	// Values returns the values of the grant that callbacks that begin now have. Nil means that there
+	// are none, or that no callback begins any more.
+	Values() context.Context
 	// Close ends the channel because its connection ended. Messages in the mailbox are still handled
 	// before Terminate is called.
 	Close(reason error)
