@@ -173,7 +173,7 @@ func (s *session) tell(event string, payload any) {
 
 // tellStage sends the event of the stage that has begun. The caller holds auth.mu.
 func (s *session) tellStage() {
-	left := max(time.Until(s.auth.due), 0).Milliseconds()
+	left := max(time.Until(s.auth.due), 0).Round(time.Millisecond).Milliseconds()
 	switch s.auth.stage {
 	case stageExpiry:
 		s.tell(eventExpiring, map[string]int64{"in": left})

@@ -271,7 +271,8 @@ func (g *grantSession) Send(f *serializer.Frame, _ transport.Delivery) error {
 	if err != nil {
 		return err
 	}
-	if m.Topic != topicSocket || m.Event != eventAuth && m.Event != serializer.EventReply || m.Ref == serializer.StringRef("own") {
+	isTold := m.Event == eventAuth || m.Event == serializer.EventReply && m.Ref != serializer.StringRef("own")
+	if m.Topic != topicSocket || !isTold {
 		return nil
 	}
 	var state struct {

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"io"
 	"net/url"
+	"os"
 	"os/exec"
 	"strings"
 	"testing"
@@ -20,8 +21,11 @@ import (
 // scenario selects scenarios by name, as -run selects tests.
 var scenario = flag.String("scenario", "", "run only scenarios that match this JavaScript regular expression")
 
+// nightly makes the scenarios of tokens as long as they are in practice.
+var nightly = os.Getenv("NIGHTLY") == "true"
+
 // limit bounds the duration of one suite, which normally takes a quarter of it.
-const limit = 90 * time.Second
+var limit = map[bool]time.Duration{false: 90 * time.Second, true: 4 * time.Minute}[nightly]
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
@@ -47,6 +51,13 @@ func TestAdvice(t *testing.T) {
 		runVersion(t, "advice", "websocket", "phoenix-1.8.12")
 	})
 	t.Run("chromium", func(t *testing.T) { t.Parallel(); runChromium(t, "advice", "websocket") })
+}
+
+// TestAuth runs the code of docs/authentication.md with tokens that expire.
+func TestAuth(t *testing.T) {
+	t.Parallel()
+	t.Run("node", func(t *testing.T) { t.Parallel(); each(t, "auth", runNode) })
+	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "auth", runChromium) })
 }
 
 func TestPresenceNode(t *testing.T)     { each(t, "presence", runNode) }

@@ -44,18 +44,19 @@ func newControl(t *testing.T, modules string) *control {
 	mux.HandleFunc("GET /phoenix.mjs", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, filepath.Join(modules, "node_modules", "phoenix", "priv", "static", "phoenix.mjs"))
 	})
-	mux.HandleFunc("GET /guide/advice", func(w http.ResponseWriter, _ *http.Request) {
-		blocks := guideBlocks(t, "../../docs/connections.md", "js")
-		i := slices.IndexFunc(blocks, func(code string) bool { return strings.Contains(code, "reconnectAfterMs") })
-		if i < 0 {
-			t.Error("docs/connections.md has no code for advice")
-			return
+	mux.HandleFunc("GET /guide/advice", guideCode(t, "../../docs/connections.md", "reconnectAfterMs"))
+	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))
+	mux.HandleFunc("GET /refresh", func(w http.ResponseWriter, _ *http.Request) {
+		life, duration := 2, 7*time.Second // of tokens in seconds, and of the scenario
+		if nightly {
+			life, duration = 20, 2*time.Minute
 		}
-		_, _ = io.WriteString(w, blocks[i])
+		_ = json.NewEncoder(w).Encode(map[string]any{"life": life, "duration": duration.Milliseconds()})
 	})
 	mux.HandleFunc("POST /servers", c.create)
 	mux.HandleFunc("POST /servers/{id}/stop", c.with(func(s *server, q url.Values) error { return s.stop(q.Get("how")) }))
 	mux.HandleFunc("POST /servers/{id}/start", c.with(func(s *server, _ url.Values) error { return s.start() }))
+	mux.HandleFunc("POST /servers/{id}/ban", c.with(func(s *server, q url.Values) error { return s.ban(q) }))
 	mux.HandleFunc("DELETE /servers/{id}", c.with(func(s *server, _ url.Values) error { return s.stop("kill") }))
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -78,6 +79,19 @@ func newControl(t *testing.T, modules string) *control {
 	return c
 }
 
+// guideCode serves the block of a guide that has a text.
+func guideCode(t *testing.T, guide, text string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		blocks := guideBlocks(t, guide, "js")
+		i := slices.IndexFunc(blocks, func(code string) bool { return strings.Contains(code, text) })
+		if i < 0 {
+			t.Errorf("%s has no code with %s", guide, text)
+			return
+		}
+		_, _ = io.WriteString(w, blocks[i])
+	}
+}
+
 func (c *control) create(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
 	ms := func(name string, def time.Duration) time.Duration {
@@ -96,6 +110,9 @@ func (c *control) create(w http.ResponseWriter, r *http.Request) {
 			Window: ms("window", 2*time.Second), IdleTimeout: ms("idle", 60*time.Second),
 			Drain: socket.Drain{Notice: ms("notice", -1), Spread: ms("spread", 0)},
 		},
+	}
+	if q.Get("auth") != "" {
+		s.cfg.Auth = &socket.Auth{Notice: ms("auth_notice", 0), Grace: ms("auth_grace", 0)}
 	}
 	if q.Get("bounds") == "default" {
 		s.cfg.MaxQueue, s.cfg.MaxMailbox = 1<<20, 1<<20
@@ -168,6 +185,17 @@ func (s *server) start() error {
 		_ = h.Serve(l)
 	}(s.http, s.conns, s.done)
 	return nil
+}
+
+// ban refuses a user from now on, and with "now" also ends the user's connections.
+func (s *server) ban(q url.Values) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if q.Get("now") == "" {
+		s.app.Ban(q.Get("user"), q.Get("reason"))
+		return nil
+	}
+	return s.app.Revoke(context.Background(), q.Get("user"), q.Get("reason"))
 }
 
 // closeWebSocket accepts a WebSocket and closes it with the server's code.

@@ -43,6 +43,7 @@ type App struct {
 	http.Handler
 	socket   *socket.Handler
 	presence *presence.Presence
+	bans     *bans
 }
 
 // maxMessage is Phoenix's default limit, with Bandit.
@@ -65,8 +66,9 @@ func New(cfg Config) *App {
 	kick := func(ctx context.Context, topic, connection, reason string) error {
 		return h.Kick(ctx, topic, socket.Member{ConnectionID: connection}, push.Reason(reason))
 	}
+	banned := new(bans)
 	if cfg.Auth != nil {
-		cfg.Auth.Verify, cfg.Auth.Anonymous = verify, true
+		cfg.Auth.Verify, cfg.Auth.Anonymous = banned.verify, true
 	}
 	h = socket.NewHandler(socket.Config{
 		Auth: cfg.Auth,
@@ -96,7 +98,12 @@ func New(cfg Config) *App {
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", h)
 	mux.Handle("/socket", http.NotFoundHandler()) // net/http would redirect, but Phoenix responds with 404
-	return &App{Handler: mux, socket: h, presence: who}
+	return &App{Handler: mux, socket: h, presence: who, bans: banned}
+}
+
+// Advise sends all clients away, with a reason.
+func (a *App) Advise(ctx context.Context, reason string) error {
+	return a.socket.Advise(ctx, reason, 1)
 }
 
 // Shutdown shuts down the sockets, and then presence.

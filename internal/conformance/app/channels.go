@@ -44,7 +44,8 @@ func do(f func(c *channel.Channel, p payload) error) callback {
 	return reply(func(c *channel.Channel, p payload) (push.Reply, error) { return push.NoReply, f(c, p) })
 }
 
-// room returns the handler of the rooms. The event who is known if clients authenticate.
+// room returns the handler of the rooms. The events who and log_in are known if clients
+// authenticate.
 func room(auth bool) *channel.Handler {
 	var options []channel.Option[member]
 	if auth {
@@ -55,6 +56,9 @@ func room(auth bool) *channel.Handler {
 					answer["user"] = g.ID
 				}
 				return push.OK(answer), nil
+			}), channel.On("log_in",
+			func(_ *member, ctx context.Context, _ *channel.Channel, in struct{ User string }) (push.Reply, error) {
+				return push.OK(nil), socket.Authenticate(ctx, socket.Grant{ID: in.User, Token: in.User + ".60"})
 			}))
 	}
 	return channel.Define((*member).join, append(options,

@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 
 	"bennu.example/internal/conformance/app"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/socket"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -60,13 +62,19 @@ type client interface {
 func play(t *testing.T, script string) {
 	ctx, cancel := context.WithTimeout(t.Context(), maxWait)
 	defer cancel()
-	a := app.New(app.Config{})
+	cfg, err := config(script)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := app.New(cfg)
+	var advised sync.WaitGroup
 	server := httptest.NewServer(a)
 	clients := make(map[string]client)
 	defer func() {
 		for _, c := range clients {
 			c.close()
 		}
+		advised.Wait()
 		if err := a.Shutdown(ctx); err != nil {
 			t.Errorf("shutdown: %v", err)
 		}
@@ -80,6 +88,18 @@ func play(t *testing.T, script string) {
 		verb, arg, _ := strings.Cut(rest, " ")
 		var err error
 		switch c := clients[who]; verb {
+		case "config": // see config
+		case "advise":
+			advised.Go(func() { // the clients receive the advice meanwhile
+				if err := a.Advise(ctx, arg); err != nil {
+					t.Errorf("advise: %v", err)
+				}
+			})
+		case "revoke", "ban":
+			user, reason, _ := strings.Cut(arg, " ")
+			if a.Ban(user, reason); verb == "revoke" {
+				err = a.Revoke(ctx, user, reason)
+			}
 		case "ws", "lp":
 			clients[who], err = open(ctx, server.URL, verb, arg)
 		case "refused":
@@ -102,6 +122,26 @@ func play(t *testing.T, script string) {
 			t.Fatalf("line %d: %s: %v", n+1, line, err)
 		}
 	}
+}
+
+// config returns the configuration of a transcript, from its line "server config".
+func config(script string) (cfg app.Config, err error) {
+	for line := range strings.Lines(script) {
+		text, found := strings.CutPrefix(line, "server config ")
+		if !found {
+			continue
+		}
+		var in struct{ Advice, Notice, Grace int }
+		if err := json.Unmarshal([]byte(text), &in); err != nil {
+			return cfg, fmt.Errorf("server config: %w", err)
+		}
+		ms := func(n int) time.Duration { return time.Duration(n) * time.Millisecond }
+		cfg.Drain.Notice = ms(in.Advice)
+		if in.Notice > 0 {
+			cfg.Auth = &socket.Auth{Notice: ms(in.Notice), Grace: ms(in.Grace)}
+		}
+	}
+	return cfg, nil
 }
 
 func open(ctx context.Context, base, transport, query string) (client, error) {
@@ -145,10 +185,33 @@ func expect(ctx context.Context, c client, want string) error {
 	if err := json.Unmarshal([]byte(want), &w); err != nil {
 		return fmt.Errorf("invalid JSON in the transcript: %w", err)
 	}
-	if binary || json.Unmarshal(got, &g) != nil || !reflect.DeepEqual(g, w) {
+	if binary || json.Unmarshal(got, &g) != nil || !reflect.DeepEqual(mask(g, w), w) {
 		return fmt.Errorf("got %s", got)
 	}
 	return nil
+}
+
+// mask returns got with "<any>" wherever want has it.
+func mask(got, want any) any {
+	switch want := want.(type) {
+	case string:
+		if want == "<any>" && got != nil {
+			return want
+		}
+	case []any:
+		if list, ok := got.([]any); ok && len(list) == len(want) {
+			for i := range list {
+				list[i] = mask(list[i], want[i])
+			}
+		}
+	case map[string]any:
+		if fields, ok := got.(map[string]any); ok {
+			for k, v := range fields {
+				fields[k] = mask(v, want[k])
+			}
+		}
+	}
+	return got
 }
 
 // quiet checks that no frame is pending: it sends a heartbeat, whose reply must be the next frame.
