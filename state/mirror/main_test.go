@@ -7,7 +7,10 @@ import (
 	"bennu.example/internal/testenv/leak"
 )
 
-// The nightly job makes 500.
-var updates = flag.Int("updates", 100, "how many updates each client of TestUpdatesUnderCuts makes")
+// The nightly job makes 500 updates and runs 1,000 seeds.
+var (
+	updates = flag.Int("updates", 100, "how many updates each client of TestUpdatesUnderCuts makes")
+	seeds   = flag.Int("seeds", 20, "how many histories TestRandomHistories runs")
+)
 
 func TestMain(m *testing.M) { leak.Main(m) }

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 	"bennu.example/state"
@@ -22,6 +23,8 @@ import (
 // rig is a server with a store in memory, and the network between it and its clients.
 type rig struct {
 	t       testing.TB
+	ps      *pubsub.PubSub
+	store   *state.Memory
 	objects *state.Objects
 	handler *socket.Handler
 	address string // of a TCP server; empty in memory
@@ -61,7 +64,7 @@ func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 		cfg.Allow = allowAll
 	}
 	store := state.NewMemory(state.MemoryConfig{})
-	r := &rig{t: t, objects: state.New(store), conns: map[*conn]struct{}{}}
+	r := &rig{t: t, ps: pubsub.New(nil), store: store, objects: state.New(store), conns: map[*conn]struct{}{}}
 	log := zerolog.Nop()
 	plain := channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) {
 		return nil, nil
@@ -70,6 +73,7 @@ func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 		Channels: channel.Routes{
 			"doc:*": r.objects.Documents(cfg), "map:*": r.objects.Maps(cfg), "room:*": plain,
 		},
+		PubSub: r.ps,
 		Logger: &log,
 	})
 	server := &http.Server{Handler: r.handler, ReadHeaderTimeout: time.Minute}
