@@ -190,6 +190,8 @@ func pages(t *testing.T, modules string) string {
 			_, _ = w.Write([]byte(code))
 		})
 	}
+	shared := []byte(stateCode(t))
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(shared) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -292,7 +292,9 @@ func (v variant) start(t *testing.T, task map[string]any, line func(string)) <-c
 	t.Helper()
 	dir := modules(t)
 	origin := pages(t, dir)
-	task["codeURL"] = origin + "/guide/0"
+	if task["codeURL"] = origin + "/guide/0"; task["task"] == "share" {
+		task["codeURL"] = origin + "/state"
+	}
 	text, err := json.Marshal(task)
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ const codecs = {
  * A connected socket that calls `sent` and `received` with each message, before phoenix.js handles
  * it. `received` is also called with the frame.
  */
-function connect({phoenix, Transport, vsn, timeout}, url, sent, received) {
+export function connect({phoenix, Transport, vsn, timeout, params}, url, sent, received) {
   const {encode, decode} = codecs[vsn](phoenix)
   // Shorter than usual, because nothing but cuts makes them wait. A long poll has the usual delays:
   // after one cut, version 1.7 closes several times, and would not come to rest.
@@ -32,6 +32,7 @@ function connect({phoenix, Transport, vsn, timeout}, url, sent, received) {
     vsn,
     ...delays,
     timeout,
+    params,
     encode: (m, send) => { sent(m); encode(m, send) },
     decode: (raw, receive) => decode(raw, m => { received(m, raw); receive(m) }),
   })
@@ -143,10 +144,16 @@ export async function session(env, url) {
 }
 
 /** Runs what the query or the command line asks for. */
-export async function main(env, {task, urls, codeURL, timeout}) {
+export async function main(env, {task, urls, codeURL, timeout, ...rest}) {
   if (task === "follow") {
     const code = await (await fetch(codeURL)).text()
     follow({...env, urls, code, timeout})
+    return
+  }
+  if (task === "share") {
+    const code = await (await fetch(codeURL)).text()
+    const {share} = await import("./state.mjs")
+    share({...env, timeout}, {...rest, urls, code})
     return
   }
   const frames = {}

@@ -1,0 +1,452 @@
+package interop_test
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"iter"
+	"maps"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"bennu.example/channel"
+	"bennu.example/socket"
+	"bennu.example/state"
+	"bennu.example/state/mirror"
+	"bennu.example/transport/longpoll"
+)
+
+const stateGuide = "../../docs/state-clients.md"
+
+// stateCode returns the functions of the guide.
+func stateCode(t *testing.T) string {
+	var code strings.Builder
+	for _, b := range guideBlocks(t, stateGuide, "js") {
+		if strings.Contains(b, "function open") {
+			code.WriteString(b)
+		}
+	}
+	return code.String()
+}
+
+// The nightly job makes 500.
+var stateUpdates = flag.Int("updates", 40, "how many updates each client of TestSharedState makes")
+
+// stateServer serves shared objects on one port for each client, so that the test can cut the
+// connections of each.
+type stateServer struct {
+	t       *testing.T
+	store   *state.Memory
+	objects *state.Objects
+	ports   []*listener
+}
+
+const (
+	countTopic = "doc:count"
+	boardTopic = "map:board"
+)
+
+func newStateServer(t *testing.T, ports int) *stateServer {
+	t.Helper()
+	store := state.NewMemory(state.MemoryConfig{})
+	s := &stateServer{t: t, store: store, objects: state.New(store)}
+	cfg := state.Config{Allow: func(context.Context, *channel.Channel, state.Access) error { return nil }}
+	nop := zerolog.Nop()
+	h := socket.NewHandler(socket.Config{
+		Channels:          channel.Routes{"doc:*": s.objects.Documents(cfg), "map:*": s.objects.Maps(cfg)},
+		InsecureAnyOrigin: true, // pages come from another port
+		LongPoll:          longpoll.Config{Window: 2 * time.Second},
+		Logger:            &nop,
+	})
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: time.Minute}
+	var served sync.WaitGroup
+	for range ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := &listener{Listener: l, open: map[net.Conn]struct{}{}}
+		s.ports = append(s.ports, port)
+		served.Go(func() { _ = srv.Serve(port) })
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		for _, port := range s.ports {
+			port.reset()
+		}
+		if err := h.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+		_ = srv.Close()
+		served.Wait()
+	})
+	return s
+}
+
+func (s *stateServer) url(port int) string {
+	return "ws://" + s.ports[port].Addr().String() + "/socket"
+}
+
+// cut cuts random connections until ctx ends. It returns how many.
+func (s *stateServer) cut(ctx context.Context, every time.Duration) (cuts int) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			port := s.ports[rand.IntN(len(s.ports))]
+			if rand.IntN(2) == 0 {
+				port.reset()
+			} else {
+				port.hangUp()
+			}
+			cuts++
+		case <-ctx.Done():
+			return cuts
+		}
+	}
+}
+
+// count is the value of the document.
+type count struct {
+	N    int  `json:"n"`
+	Done bool `json:"done,omitempty"` // the clients report it
+}
+
+// goSharer is a Go client with the two mirrors.
+type goSharer struct {
+	doc   *mirror.Document[count]
+	board *mirror.Map[any]
+}
+
+func (s *stateServer) goClient(ctx context.Context, port int) (g goSharer, err error) {
+	nop := zerolog.Nop()
+	c := socket.NewClient(s.url(port), &socket.ClientConfig{
+		ReconnectDelay: func(socket.Retry) time.Duration { return 10 * time.Millisecond },
+		RejoinAfter:    func(int) time.Duration { return 20 * time.Millisecond },
+		Logger:         &nop,
+	})
+	c.Connect()
+	s.t.Cleanup(func() {
+		end, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		_ = c.Close(end)
+	})
+	if g.doc, err = mirror.OpenDocument[count](ctx, c, countTopic, nil); err == nil {
+		g.board, err = mirror.OpenMap[any](ctx, c, boardTopic, nil)
+	}
+	return g, err
+}
+
+// work does what the clients in state.mjs do.
+func (g goSharer) work(ctx context.Context, name string, updates int) error {
+	for range updates {
+		if err := g.doc.Update(ctx, func(c *count) error { c.N++; return nil }); err != nil {
+			return err
+		}
+	}
+	for i := range updates {
+		shared := fmt.Sprintf("shared/%d", i%7)
+		value := map[string]any{"client": name, "i": i}
+		_, err := g.board.Batch(ctx, mirror.Op[any]{Key: fmt.Sprintf("%s/%d", name, i), Value: i},
+			mirror.Op[any]{Key: shared, Value: value})
+		if err == nil && i%3 == 0 {
+			err = g.board.Delete(ctx, shared)
+		}
+		if err == nil && i%5 == 0 {
+			_, err = g.board.Add(ctx, map[string]any{"client": name, "added": i})
+		}
+		if err == nil {
+			err = g.board.Update(ctx, "sum", func(v *any) error {
+				sum, _ := (*v).(map[string]any)
+				if sum == nil {
+					sum = map[string]any{}
+				}
+				n, _ := sum[name].(float64)
+				sum[name] = n + 1
+				*v = sum
+				return nil
+			})
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sharers collects the reports of the clients in JavaScript.
+type sharers struct {
+	t       *testing.T
+	changed chan struct{} // has room for one
+
+	mu     sync.Mutex
+	done   map[string]bool
+	counts map[string]int
+	maps   map[string]map[string]any
+}
+
+func (f *sharers) line(line string) {
+	var events []struct {
+		Client, Kind, Text string
+		N                  int
+		Items              map[string]any
+	}
+	if err := json.Unmarshal([]byte(line), &events); err != nil {
+		f.t.Logf("output: %s", line)
+		return
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, e := range events {
+		switch e.Kind {
+		case "done":
+			f.done[e.Client] = true
+		case "count":
+			f.counts[e.Client] = e.N
+		case "map":
+			f.maps[e.Client] = e.Items
+		default:
+			f.t.Errorf("%s: %s: %s", e.Client, e.Kind, e.Text)
+		}
+	}
+	select {
+	case f.changed <- struct{}{}:
+	default:
+	}
+}
+
+// await waits until done, which is called with mu held, returns true. It returns false if that
+// takes too long.
+func (f *sharers) await(ended <-chan struct{}, late time.Duration, done func() bool) bool {
+	f.t.Helper()
+	limit := time.After(late)
+	for {
+		f.mu.Lock()
+		ok := done()
+		f.mu.Unlock()
+		if ok {
+			return true
+		}
+		select {
+		case <-f.changed:
+		case <-ended:
+			f.t.Fatal("the script ended")
+		case <-limit:
+			return false
+		}
+	}
+}
+
+// TestSharedState runs the code of the guide with stock phoenix.js, and as many Go clients, while
+// connections are cut. All count in one document and write to one map. Each update counts once, and
+// all copies equal the store's at the end.
+func TestSharedState(t *testing.T) {
+	const clients = 4
+	for name, v := range map[string]variant{
+		"websocket":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0"},
+		"longpoll":            {phoenix: "phoenix", transport: "longpoll", vsn: "2.0.0"},
+		"websocket, Chromium": {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", browser: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			updates := *stateUpdates
+			every, timeout := 40*time.Millisecond, 400
+			if v.transport == "longpoll" { // a cut costs the stock client a second or more
+				updates, every, timeout = updates/4, time.Second, 1000
+			}
+			s := newStateServer(t, 2*clients)
+			f := &sharers{
+				t: t, changed: make(chan struct{}, 1),
+				done: map[string]bool{}, counts: map[string]int{}, maps: map[string]map[string]any{},
+			}
+			urls := map[string]string{}
+			for i := range clients {
+				urls[fmt.Sprintf("js%d", i)] = s.url(i)
+			}
+			ended := v.start(t, map[string]any{
+				"task": "share", "urls": urls, "updates": updates, "timeout": timeout,
+			}, f.line)
+
+			ctx, cancel := context.WithTimeout(t.Context(), 10*limit)
+			defer cancel()
+			cutting, calm := context.WithCancel(ctx)
+			defer calm()
+			cuts := make(chan int, 1)
+			go func() { cuts <- s.cut(cutting, every) }()
+			var work sync.WaitGroup
+			sharers := make([]goSharer, clients)
+			for i := range sharers {
+				work.Go(func() {
+					name := fmt.Sprintf("go%d", i)
+					var err error
+					if sharers[i], err = s.goClient(ctx, clients+i); err == nil {
+						err = sharers[i].work(ctx, name, updates)
+					}
+					if err != nil {
+						t.Errorf("%s: %v", name, err)
+					}
+				})
+			}
+			work.Wait()
+			if !f.await(ended, 10*limit, func() bool { return len(f.done) == clients }) {
+				f.mu.Lock()
+				defer f.mu.Unlock()
+				t.Fatalf("only %v have done their work", slices.Collect(maps.Keys(f.done)))
+			}
+			calm()
+			n := <-cuts
+
+			final := f.end(s)
+			if want := 2 * clients * updates; final != want {
+				t.Errorf("the store counts %d, want %d", final, want)
+			}
+			items := s.items()
+			equal := func() bool {
+				for name := range urls {
+					if f.counts[name] != final || !reflect.DeepEqual(f.maps[name], items) {
+						return false
+					}
+				}
+				return true
+			}
+			if !f.await(ended, limit, equal) {
+				f.mu.Lock()
+				for name := range urls {
+					if f.counts[name] != final {
+						t.Errorf("%s counts %d", name, f.counts[name])
+					}
+					compareItems(t, name, f.maps[name], items)
+				}
+				f.mu.Unlock()
+			}
+			for i, g := range sharers {
+				if g.board == nil {
+					continue
+				}
+				name := fmt.Sprintf("go%d", i)
+				awaitCopy(t, g.doc.Changes, func() bool { v, _ := g.doc.Value(); return v.Done })
+				awaitCopy(t, g.board.Changes, func() bool { _, rev := g.board.Get("mark"); return rev > 0 })
+				if v, _ := g.doc.Value(); v.N != final {
+					t.Errorf("%s counts %d", name, v.N)
+				}
+				compareItems(t, name, maps.Collect(g.board.All()), items)
+			}
+			s.checkItems(items, clients, updates)
+			t.Logf("%d updates and %d items under %d cuts", final, len(items), n)
+			if n == 0 {
+				t.Error("nothing was cut")
+			}
+		})
+	}
+}
+
+// end marks both objects, so that the clients report them, and returns the count.
+func (f *sharers) end(s *stateServer) (final int) {
+	ctx := context.Background()
+	_, err := state.Update(ctx, s.objects, countTopic, "", func(c *count) error {
+		c.Done = true
+		final = c.N
+		return nil
+	})
+	if err == nil {
+		_, err = s.objects.Apply(ctx, boardTopic, []state.Op{{Key: "mark", Value: []byte("1")}}, state.Tx{})
+	}
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return final
+}
+
+// items returns what the map has in the store.
+func (s *stateServer) items() map[string]any {
+	items := map[string]any{}
+	next := ""
+	for {
+		p, err := s.store.Read(context.Background(), boardTopic, state.Range{}, next, 1000)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		for _, it := range p.Items {
+			var v any
+			if err := json.Unmarshal(it.Value, &v); err != nil {
+				s.t.Fatal(err)
+			}
+			items[it.Key] = v
+		}
+		if next = p.Next; next == "" {
+			return items
+		}
+	}
+}
+
+// checkItems checks that each write to the map was applied once.
+func (s *stateServer) checkItems(items map[string]any, clients, updates int) {
+	added := map[string]int{} // how often each value was added
+	for _, v := range items {
+		if v, ok := v.(map[string]any); ok && v["added"] != nil {
+			added[fmt.Sprint(v["client"], v["added"])]++
+		}
+	}
+	sum, _ := items["sum"].(map[string]any)
+	for _, kind := range []string{"js", "go"} {
+		for i := range clients {
+			name := fmt.Sprintf("%s%d", kind, i)
+			for n := range updates {
+				if items[fmt.Sprintf("%s/%d", name, n)] != float64(n) {
+					s.t.Errorf("item %d of %s is missing", n, name)
+				}
+				if id := fmt.Sprint(name, n); n%5 == 0 && added[id] != 1 {
+					s.t.Errorf("%s was added %d times", id, added[id])
+				}
+			}
+			if sum[name] != float64(updates) {
+				s.t.Errorf("the sum of %s is %v, want %d", name, sum[name], updates)
+			}
+		}
+	}
+}
+
+// compareItems reports how a copy of the map differs from the store.
+func compareItems(t *testing.T, name string, got, want map[string]any) {
+	t.Helper()
+	for key, v := range want {
+		if !reflect.DeepEqual(got[key], v) {
+			t.Errorf("%s has %v at %s, want %v", name, got[key], key, v)
+		}
+	}
+	for key := range got {
+		if _, ok := want[key]; !ok {
+			t.Errorf("%s has %s, which the store has not", name, key)
+		}
+	}
+}
+
+// awaitCopy reads changes until done returns true.
+func awaitCopy[T any](
+	t *testing.T, changes func(context.Context) iter.Seq2[mirror.Change[T], error], done func() bool,
+) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
+	defer cancel()
+	for _, err := range changes(ctx) {
+		if err != nil {
+			t.Error(err)
+		}
+		if done() {
+			return
+		}
+	}
+	t.Error("the copy is not complete")
+}
