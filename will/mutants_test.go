@@ -1,0 +1,108 @@
+//go:build !race
+
+package will_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// mutants break a guarantee of wills by one line each. A test must notice it: one of this package,
+// or of package socket.
+var mutants = []struct{ name, file, old, new, pkg, run string }{
+	{
+		"a newer connection does not wait for a will that runs", "will/store.go",
+		"				busy = max(busy, time.Duration(w.Held-now)*time.Millisecond)\n", "",
+		"./will", "TestMemory/random",
+	},
+	{
+		"a will runs after a newer join", "will/store.go",
+		"		if c.Newest != n.ID && c.isNewer(n) {", "		if c.Newest == \"\" {",
+		"./will", "TestMemory/random",
+	},
+	{
+		"a will is claimed twice", "will/store.go",
+		"w.Due != 0 && w.Due <= now && w.Held <= now {", "w.Due != 0 && w.Due <= now {",
+		"./will", "TestMemory/two_nodes_claim",
+	},
+	{
+		"an older connection sets a will", "will/store.go",
+		"		if c.Newest != w.Connection.ID {\n			failed = ErrFenced", "		if false {\n			failed = ErrFenced",
+		"./will", "TestMemory/an_older_connection",
+	},
+	{
+		"the order of the connections is that of the arrivals", "will/store.go",
+		"n.Order == 0 || c.Order == 0 || n.Order >= c.Order", "true",
+		"./will", "TestMemory/the_client_orders",
+	},
+	{
+		"the wills of a node are lost with its lease", "will/store.go",
+		"		if len(keys) == 0 {\n			return s.table.Drop", "		if true {\n			return s.table.Drop",
+		"./will", "TestMemory/the_lease_of_a_node_ends",
+	},
+	{
+		"a join is answered before the older wills are fenced", "socket/wills.go",
+		"	if !s.hasClientID {\n", "	if true {\n",
+		"./socket", "TestWillIsDeleted|TestJoinWaitsForWill",
+	},
+	{
+		"a will outlives its channel", "socket/wills.go",
+		"	lived := errors.Is(cause, channel.ErrClosed) && !errors.Is(cause, channel.ErrStop)", "	lived := true",
+		"./socket", "TestWillIsDeleted",
+	},
+	{
+		"a node that lost its lease does not store its wills again", "socket/wills_run.go",
+		"	w.again = w.again || !kept && !w.leased.IsZero()\n", "	_ = kept\n",
+		"./socket", "TestWillOfDeadNode",
+	},
+}
+
+// TestMutants runs the tests with each mutant.
+func TestMutants(t *testing.T) {
+	if os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED: builds tests for each mutant; set CI=true to run it")
+	}
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := strings.TrimSpace(string(out))
+	for _, m := range mutants {
+		t.Run(m.name, func(t *testing.T) {
+			path := filepath.Join(root, filepath.FromSlash(m.file))
+			source, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(string(source), m.old); n != 1 {
+				t.Fatalf("%s has the text %d times, want 1: %q", m.file, n, m.old)
+			}
+			dir := t.TempDir()
+			mutant, list := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
+			overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for name, data := range map[string]string{
+				mutant: strings.Replace(string(source), m.old, m.new, 1), list: string(overlay),
+			} {
+				if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			run := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", m.run,
+				"-timeout", "2m", m.pkg)
+			run.Dir, run.Env = root, append(os.Environ(), "CI=false")
+			switch out, err := run.CombinedOutput(); {
+			case err == nil:
+				t.Error("no test noticed it")
+			case !strings.Contains(string(out), "--- FAIL: "):
+				t.Errorf("the tests failed in another way: %v\n%s", err, out)
+			}
+		})
+	}
+}
