@@ -434,14 +434,14 @@ func (w *wills) make(ctx context.Context, batch []willChange) error {
 }
 
 // takeDue reports whether wills of this node are due, and counts them out.
-func (w *wills) takeDue() (any bool) {
+func (w *wills) takeDue() (found bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for now := time.Now(); len(w.due) > 0 && !w.due[0].After(now); any = true {
+	for now := time.Now(); len(w.due) > 0 && !w.due[0].After(now); found = true {
 		heap.Pop(&w.due)
 		w.count--
 	}
-	return any
+	return found
 }
 
 // claim runs the wills that are due.
