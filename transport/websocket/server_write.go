@@ -30,9 +30,9 @@ func (s *Server) schedule(c *serverConn) {
 	}
 }
 
-// Batch calls f. What f sends is written when f has returned, and on this goroutine, while it is
-// still in the processor's cache and without a turn of the writers. More than batchSize does not
-// wait for that, since other goroutines send as well. The caller must hold no locks, and f must not
+// Batch calls f, and then writes the frames that f has sent, on this goroutine. They are still in
+// the processor's cache, and need no turn of the writers. More than batchSize does not wait for the
+// end of f, because other goroutines send as well. The caller must hold no locks, and f must not
 // block.
 func (c *serverConn) Batch(f func()) {
 	c.mu.Lock()
