@@ -107,12 +107,10 @@ func (s *stream) add(c change) {
 }
 
 // next returns the next change. It returns false at the end.
-//
-//nolint:staticcheck // the error is second, as in a loop
 func (m *Mirror) next(ctx context.Context, s *stream) (c change, err error, ok bool) {
 	for {
 		if ctx.Err() != nil {
-			return c, nil, false
+			return c, nil, false //nolint:nilerr // a loop over changes ends with its context
 		}
 		m.mu.Lock()
 		c, err, ok, more := m.poll(s)

@@ -24,7 +24,7 @@ func dial() (c *socket.Client, stop func()) {
 	server := httptest.NewServer(h)
 	c, err := socket.Dial(context.Background(), server.URL, nil)
 	if err != nil {
-		log.Fatal(err)
+		panic(err)
 	}
 	return c, func() {
 		_ = c.Close(context.Background())

@@ -27,7 +27,6 @@ type rig struct {
 	store   *state.Memory
 	objects *state.Objects
 	handler *socket.Handler
-	address string // of a TCP server; empty in memory
 	dial    func(ctx context.Context) (net.Conn, error)
 
 	mu    sync.Mutex
@@ -241,16 +240,6 @@ func (r reader[T]) kinds(want ...mirror.Kind) {
 	for i, k := range want {
 		if c := r.change(); c.Kind != k {
 			r.t.Fatalf("change %d is %v of %q, want %v", i, c.Kind, c.Key, k)
-		}
-	}
-}
-
-// until skips changes until one is of a kind.
-func (r reader[T]) until(k mirror.Kind) mirror.Change[T] {
-	r.t.Helper()
-	for {
-		if c := r.change(); c.Kind == k {
-			return c
 		}
 	}
 }
