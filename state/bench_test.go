@@ -1,0 +1,188 @@
+package state_test
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+	"testing"
+
+	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
+	"bennu.example/internal/mailbox"
+	"bennu.example/pubsub"
+	"bennu.example/serializer"
+	"bennu.example/state"
+	"bennu.example/transport"
+)
+
+// feedCount is a store that notes the deletions that it feeds.
+type feedCount struct {
+	state.Store
+	deleted chan int
+}
+
+func (s feedCount) Run(ctx context.Context, in state.Inbox) error {
+	change := in.Change
+	in.Change = func(c state.Change) {
+		n := 0
+		for _, it := range c.Items {
+			if it.Deleted != "" {
+				n++
+			}
+		}
+		if n > 0 {
+			s.deleted <- n
+		}
+		change(c)
+	}
+	return s.Store.Run(ctx, in)
+}
+
+// filled returns a store with a map of n items, and the keys.
+func filled(t testing.TB, n int) (*state.Memory, []string) {
+	m := state.NewMemory(state.MemoryConfig{})
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("key%06d", i)
+		if _, err := m.Apply(t.Context(), simTopic, []state.Op{{Key: keys[i], Value: []byte(`1`)}}, state.Tx{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m, keys
+}
+
+func BenchmarkMemoryPut(b *testing.B) {
+	m, keys := filled(b, 1000)
+	value := []byte(`{"x":12,"y":34}`)
+	b.ReportAllocs()
+	for i := 0; b.Loop(); i++ {
+		if _, err := m.Apply(b.Context(), simTopic, []state.Op{{Key: keys[i%1000], Value: value}}, state.Tx{}); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkMemoryRead(b *testing.B) {
+	m, _ := filled(b, 100_000)
+	b.ReportAllocs()
+	for b.Loop() {
+		if p, err := m.Read(b.Context(), simTopic, state.Range{From: "key05"}, "", 256); err != nil || len(p.Items) != 256 {
+			b.Fatal(err)
+		}
+	}
+}
+
+// sink is a client that counts its frames.
+type sink struct {
+	frames atomic.Int64
+	ps     *pubsub.PubSub
+	ser    serializer.Serializer
+}
+
+var _ channelhost.Carrier = (*sink)(nil)
+
+func (s *sink) Serializer() serializer.Serializer { return s.ser }
+func (s *sink) PubSub() *pubsub.PubSub            { return s.ps }
+func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
+	s.frames.Add(1)
+	return nil
+}
+func (s *sink) Congested(channelhost.Channel) bool            { return false }
+func (s *sink) Drained(channelhost.Channel) bool              { return true }
+func (s *sink) ClientID() string                              { return "" }
+func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
+func (s *sink) Answered()                                     {}
+func (s *sink) Ended()                                        {}
+func (s *sink) Crashed(channelhost.Channel, string, error)    {}
+func (s *sink) Log(channelhost.Channel, string, error)        {}
+
+// audience is a number of clients of one map.
+type audience struct {
+	sinks    []*sink
+	channels []channelhost.Channel
+	workers  mailbox.Workers
+}
+
+// gather joins n clients of a handler to the map, and waits until all are live.
+func gather(t testing.TB, h *channel.Handler, n int) *audience {
+	a := new(audience)
+	ps, ser := pubsub.New(nil), serializer.V2()
+	ref := serializer.StringRef("1")
+	for range n {
+		s := &sink{ps: ps, ser: ser}
+		a.sinks = append(a.sinks, s)
+		a.channels = append(a.channels, channelhost.Start(context.Background(), s, channelhost.Join{
+			Handler: h, MaxMailbox: 1 << 20, Workers: &a.workers,
+			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin},
+		}))
+	}
+	a.workers.Wait()
+	t.Cleanup(func() {
+		for _, c := range a.channels {
+			c.Close(channel.ErrClosed)
+			c.Wait()
+		}
+		a.workers.Wait()
+	})
+	for _, s := range a.sinks {
+		if s.frames.Load() < 2 { // the reply, and synced
+			t.Fatal("not live")
+		}
+	}
+	return a
+}
+
+func BenchmarkFanOut(b *testing.B) {
+	for _, n := range []int{1, 1000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			o := state.New(state.NewMemory(state.MemoryConfig{}))
+			gather(b, o.Maps(state.Config{}), n)
+			op := []state.Op{{Key: "a", Value: []byte(`{"x":12,"y":34}`)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := o.Apply(b.Context(), simTopic, op, state.Tx{}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkRejoin joins at the object's position.
+func BenchmarkRejoin(b *testing.B) {
+	m, _ := filled(b, 1000)
+	o := state.New(m)
+	h := o.Maps(state.Config{})
+	gather(b, h, 1)
+	tops, err := m.Tops(b.Context(), []string{simTopic})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(`{"$state":{"since":"` + tops[0].String() + `"}}`)) // it never fails
+	ref := serializer.StringRef("1")
+	s := &sink{ps: pubsub.New(nil), ser: serializer.V2()}
+	var workers mailbox.Workers
+	b.ReportAllocs()
+	for b.Loop() {
+		c := channelhost.Start(context.Background(), s, channelhost.Join{
+			Handler: h, MaxMailbox: 1 << 20, Workers: &workers,
+			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
+		})
+		workers.Wait()
+		c.Close(channel.ErrClosed)
+		c.Wait()
+	}
+	workers.Wait()
+}
+
+// heap returns the size of what is in use.
+func heap() int64 {
+	var m runtime.MemStats
+	for range 3 {
+		runtime.GC()
+	}
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
+}

@@ -1,0 +1,57 @@
+//go:build !race
+
+package state_test
+
+import (
+	"fmt"
+	"runtime"
+	"testing"
+	"unsafe"
+
+	"bennu.example/state"
+)
+
+// TestBudget has the memory and the allocations that the design permits.
+func TestBudget(t *testing.T) { // not parallel: it measures the whole process
+	if size := unsafe.Sizeof(state.Session{}); size > 256 {
+		t.Errorf("a session has %d bytes", size)
+	}
+	const n = 100_000
+	before := heap()
+	m, keys := filled(t, n)
+	perItem := float64(heap()-before)/n - float64(len(keys[0])+16+len("1")) // the keys of the test
+	t.Logf("%.0f bytes for each item, in addition to its key and value", perItem)
+	if perItem > 140 {
+		t.Errorf("%.0f bytes for each item", perItem)
+	}
+	runtime.KeepAlive(m)
+
+	ops := []state.Op{{Key: keys[7], Value: []byte(`2`)}}
+	allocs := testing.AllocsPerRun(1000, func() {
+		if _, err := m.Apply(t.Context(), simTopic, ops, state.Tx{}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if t.Logf("%.1f allocations for each put", allocs); allocs > 5 {
+		t.Errorf("%.1f allocations for each put", allocs)
+	}
+
+	change := func(clients int) float64 {
+		o := state.New(state.NewMemory(state.MemoryConfig{}))
+		a := gather(t, o.Maps(state.Config{}), clients)
+		allocs := testing.AllocsPerRun(200, func() {
+			if _, err := o.Apply(t.Context(), simTopic, ops, state.Tx{}); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if got := a.sinks[0].frames.Load(); got != 203 {
+			t.Errorf("%d frames, want the reply, synced and 201 changes", got)
+		}
+		return allocs
+	}
+	one, many := change(1), change(500)
+	t.Log(fmt.Sprintf("%.1f allocations for a change with 1 client, %.1f with 500", one, many))
+	if many > one+1 {
+		t.Errorf("%.1f allocations for a change with 1 client, %.1f with 500", one, many)
+	}
+}
