@@ -76,7 +76,7 @@ func TestMemoryIsBounded(t *testing.T) {
 	}
 }
 
-// TestChurnIsBounded writes one object for long. What is remembered of it has a bound.
+// TestChurnIsBounded writes one object for long. The store remembers a bounded part of it.
 func TestChurnIsBounded(t *testing.T) {
 	t.Parallel()
 	m := state.NewMemory(state.MemoryConfig{MaxBytes: 1 << 20})

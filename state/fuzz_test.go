@@ -120,7 +120,8 @@ func ref(v any) *any { return &v }
 // FuzzMergePatch compares the result with the rules of RFC 7396.
 func FuzzMergePatch(f *testing.F) {
 	for _, s := range [][2]string{
-		{`{"a":"b"}`, `{"a":"c"}`}, {`{"a":"b"}`, `{"a":null}`}, {`{"a":["b"]}`, `{"a":"c"}`}, {`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`},
+		{`{"a":"b"}`, `{"a":"c"}`}, {`{"a":"b"}`, `{"a":null}`}, {`{"a":["b"]}`, `{"a":"c"}`},
+		{`{"a":{"b":"c"}}`, `{"a":{"b":"d","c":null}}`},
 		{`["a"]`, `{"a":1}`}, {`{}`, `{"a":{"bb":{"ccc":null}}}`}, {`1e5`, `{"a":1.50}`}, {`null`, `{}`},
 	} {
 		f.Add([]byte(s[0]), []byte(s[1]))

@@ -161,7 +161,8 @@ func TestRanges(t *testing.T) {
 		t.Errorf("%s", text(st))
 	}
 	d.join("map:1", `{"keys":{"from":"a/2","to":"b/2"}}`)
-	w.ok("map:1", "batch", `{"ops":[{"op":"put","key":"a/1","value":2},{"op":"put","key":"a/2","value":2},{"op":"del","key":"b/1"},`+
+	w.ok("map:1", "batch", `{"ops":[{"op":"put","key":"a/1","value":2},`+
+		`{"op":"put","key":"a/2","value":2},{"op":"del","key":"b/1"},`+
 		`{"op":"put","key":"b/2","value":2}]}`)
 	w.ok("map:1", "put", `{"key":"c","value":1}`)
 	w.ok("map:1", "put", `{"key":"a/1","value":3}`)

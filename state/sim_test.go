@@ -428,7 +428,7 @@ func (c *simClient) connect() {
 	})
 }
 
-// cut ends the connection. What was sent and not read is lost.
+// cut ends the connection. Frames that were sent and not read are lost.
 func (c *simClient) cut() {
 	if c.c == nil {
 		return

@@ -17,9 +17,9 @@ import (
 //     before another was begun comes first.
 //   - Every changed item takes the next revision of its object, deletions included. So does the
 //     creation of an object without items. Revisions grow, not always by one, and stay below 2^53.
-//   - A Position has the epoch of the object, which is made with it, and a revision with its tag. An
-//     object that does not exist has a beginning in the store's own epoch, which is the Prev of its
-//     first change.
+//   - A Position has the epoch of the object, which is made with it, and a revision with its tag.
+//     An object that does not exist has a beginning in the store's own epoch, which is the Prev of
+//     its first change.
 //   - An item or an object whose time has come is not returned by Read, counts as absent in Apply,
 //     and is a deletion in Changes, also if Expire was not called yet.
 //   - Reading creates nothing, whatever the object and the position.

@@ -80,8 +80,9 @@ func TestDocument(t *testing.T) {
 		[2]string{`merge {"value":{"a":1},"if":3}`, `error {"reason":"conflict","rev":4,"value":{"b":{"c":2.5,"t":NOW}}}`},
 	)
 	play(t, b, "doc:1",
-		[2]string{`phx_join {"$state":{"value":{"x":1},"mode":"existing"}}`, `ok {"$state":{"id":"E","kind":"document",` + docLimits +
-			`,"pos":"@4","recovered":false,"rev":4,"value":{"b":{"c":2.5,"t":NOW}},"why":"new"}}`},
+		[2]string{`phx_join {"$state":{"value":{"x":1},"mode":"existing"}}`,
+			`ok {"$state":{"id":"E","kind":"document",` + docLimits +
+				`,"pos":"@4","recovered":false,"rev":4,"value":{"b":{"c":2.5,"t":NOW}},"why":"new"}}`},
 		[2]string{"<", `synced {"$pos":"@4"}`},
 		[2]string{`del {}`, "ok {\"rev\":5}\ndel {\"$pos\":\"@5\",\"reason\":\"deleted\",\"rev\":5}"},
 		[2]string{`del {}`, `ok {"rev":5}`},
@@ -123,7 +124,8 @@ func TestMap(t *testing.T) {
 			`error {"key":"a","reason":"conflict","rev":2,"value":"a"}`,
 		},
 		[2]string{`put {"key":"b","value":1,"if":3}`, `error {"reason":"conflict","rev":0,"value":null}`},
-		[2]string{`add {"value":1}`, "ok {\"key\":\"KEY\",\"rev\":6}\nput {\"$pos\":\"@6\",\"key\":\"KEY\",\"rev\":6,\"value\":1}"},
+		[2]string{`add {"value":1}`,
+			"ok {\"key\":\"KEY\",\"rev\":6}\nput {\"$pos\":\"@6\",\"key\":\"KEY\",\"rev\":6,\"value\":1}"},
 		[2]string{
 			`read {"keys":{"from":"a","to":"d"},"max":1}`,
 			`ok {"items":[{"expires_in":60,"key":"a","rev":2,"value":"a"}],"next":"c"}`,
@@ -137,7 +139,8 @@ func TestMap(t *testing.T) {
 			"ok {\"rev\":7}\nput {\"$pos\":\"@7\",\"key\":\"a\",\"rev\":7,\"value\":0}",
 		},
 		[2]string{`read {"keys":{"prefix":"a"}}`, `ok {"items":[{"key":"a","rev":7,"value":0}]}`},
-		[2]string{`put {"$id":"i","key":"a","value":1}`, "ok {\"rev\":8}\nput {\"$pos\":\"@8\",\"key\":\"a\",\"rev\":8,\"value\":1}"},
+		[2]string{`put {"$id":"i","key":"a","value":1}`,
+			"ok {\"rev\":8}\nput {\"$pos\":\"@8\",\"key\":\"a\",\"rev\":8,\"value\":1}"},
 		[2]string{`put {"$id":"i","key":"a","value":1}`, `ok {"rev":8}`},
 	)
 	status, first, _ := a.push("map:1", "add", `{"$id":"j","value":1}`)
@@ -248,7 +251,8 @@ func TestErrors(t *testing.T) {
 		{"map:1", "put", `{"key":"a","value":1,"ttl":"x"}`, `{"reason":"invalid","what":"ttl"}`},
 		{"map:1", "put", `{"key":"a","value":1,"what":1}`, `{"reason":"invalid","what":"what"}`},
 		{"map:1", "put", `{"key":"a","value":1,"$id":""}`, `{"reason":"invalid","what":"$id"}`},
-		{"map:1", "put", `{"key":"a","value":1,"$id":"` + strings.Repeat("i", 65) + `"}`, `{"reason":"invalid","what":"$id"}`},
+		{"map:1", "put", `{"key":"a","value":1,"$id":"` + strings.Repeat("i", 65) + `"}`,
+			`{"reason":"invalid","what":"$id"}`},
 		{"map:1", "put", `{"key":"a","value":{"$unknown":1}}`, `{"reason":"invalid","what":"$unknown"}`},
 		{"map:1", "put", `{"key":"a","value":{"x":1,"$now":true}}`, `{"reason":"invalid","what":"$now"}`},
 		{"map:1", "put", `{"key":"a","value":{"$now":true,"x":1}}`, `{"reason":"invalid","what":"$now"}`},
@@ -279,9 +283,11 @@ func TestErrors(t *testing.T) {
 		{"map:1", "batch", `{"ops":[{"op":"insert","value":1}]}`, `{"reason":"invalid","what":"insert"}`},
 		{"map:1", "batch", `{"ops":[{"op":"del","key":"a","$id":"x"}]}`, `{"reason":"invalid","what":"$id"}`},
 		{"map:1", "batch", `{"ops":[{"op":"del","key":"a"},{"op":"del","key":"a"}]}`, `{"reason":"invalid","what":"key"}`},
-		{"map:1", "batch", `{"ops":[{"op":"del","key":"a"},{"op":"del","key":"b"},{"op":"del","key":"c"},{"op":"del","key":"d"}]}`,
+		{"map:1", "batch", `{"ops":[{"op":"del","key":"a"},{"op":"del","key":"b"},` +
+			`{"op":"del","key":"c"},{"op":"del","key":"d"}]}`,
 			`{"max":3,"reason":"too large"}`},
-		{"map:1", "batch", `{"ops":[{"op":"del","key":"a"},{"op":"put","key":"hidden","value":1}]}`, `{"reason":"forbidden"}`},
+		{"map:1", "batch", `{"ops":[{"op":"del","key":"a"},{"op":"put","key":"hidden","value":1}]}`,
+			`{"reason":"forbidden"}`},
 		{"map:1", "read", `{"max":0}`, `{"reason":"invalid","what":"max"}`},
 		{"map:1", "read", `{"keys":{"last":1}}`, `{"reason":"invalid","what":"last"}`},
 		{"map:1", "read", `{"from":"a"}`, `{"reason":"invalid","what":"from"}`},
@@ -370,13 +376,15 @@ func TestStoreErrors(t *testing.T) {
 func TestForbidden(t *testing.T) {
 	t.Parallel()
 	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})), state.Config{})
-	if _, err := r.objects.Apply(t.Context(), "map:1", []state.Op{{Key: "a", Value: []byte(`1`)}}, state.Tx{}); err != nil {
+	ops := []state.Op{{Key: "a", Value: []byte(`1`)}}
+	if _, err := r.objects.Apply(t.Context(), "map:1", ops, state.Tx{}); err != nil {
 		t.Fatal(err)
 	}
 	c := r.dial()
 	play(t, c, "map:1",
-		[2]string{`phx_join {"$state":{"ttl":5}}`, `ok {"$state":{"id":"E","items":[{"key":"a","rev":1,"value":1}],"kind":"map",` +
-			mapLimits + `,"pos":"@1","recovered":false,"why":"new"}}`},
+		[2]string{`phx_join {"$state":{"ttl":5}}`,
+			`ok {"$state":{"id":"E","items":[{"key":"a","rev":1,"value":1}],"kind":"map",` +
+				mapLimits + `,"pos":"@1","recovered":false,"why":"new"}}`},
 		[2]string{"<", `synced {"$pos":"@1"}`},
 		[2]string{`put {"key":"a","value":1}`, `error {"reason":"forbidden"}`},
 		[2]string{`merge {"key":"a","value":{}}`, `error {"reason":"forbidden"}`},
@@ -430,7 +438,8 @@ func TestOptions(t *testing.T) {
 		return push.OK(map[string]int{"n": n + 1}), nil
 	}
 	objects := state.New(state.NewMemory(state.MemoryConfig{}))
-	r := serve(t, objects, state.Config{Allow: allowAll, Options: []channel.Option[state.Session]{channel.On("count", count)}})
+	options := []channel.Option[state.Session]{channel.On("count", count)}
+	r := serve(t, objects, state.Config{Allow: allowAll, Options: options})
 	c := r.dial()
 	c.join("map:1", `{}`)
 	play(t, c, "map:1", [2]string{`count {}`, `ok {"n":1}`}, [2]string{`count {}`, `ok {"n":2}`})

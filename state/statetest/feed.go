@@ -36,11 +36,12 @@ func itemsExpire(t *testing.T, e Engine) {
 	if items := n.all("o"); len(items) != 4 {
 		t.Errorf("what has expired is read, or more has expired: %v", items)
 	}
-	if changes, err := n.since("o", a.Prev, state.Range{}, 100); err != nil || changes["short"].Deleted != state.ReasonExpired {
+	changes, err := n.since("o", a.Prev, state.Range{}, 100)
+	if err != nil || changes["short"].Deleted != state.ReasonExpired {
 		t.Errorf("changes with an item that has expired: %v, %v", changes, err)
 	}
 	var conflict *state.ConflictError
-	_, err := n.Apply(ctxOf(t), "o", []state.Op{when(a.Revs[0], del("short"))}, state.Tx{})
+	_, err = n.Apply(ctxOf(t), "o", []state.Op{when(a.Revs[0], del("short"))}, state.Tx{})
 	if !errors.As(err, &conflict) || conflict.Rev != 0 {
 		t.Errorf("a condition on an item that has expired: %v", err)
 	}
@@ -55,7 +56,7 @@ func itemsExpire(t *testing.T, e Engine) {
 		}
 		return uncertain > 0
 	})
-	changes, err := n.since("o", a.Position, state.Range{}, 100)
+	changes, err = n.since("o", a.Position, state.Range{}, 100)
 	if err != nil || changes["short"].Deleted != state.ReasonExpired || changes["kept"].Deleted != "" {
 		t.Errorf("changes: %v, %v", changes, err)
 	}
