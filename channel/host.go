@@ -42,7 +42,7 @@ func (c *Channel) forward(b *pubsub.Broadcast, how transport.Delivery) error {
 		return err
 	}
 	how.Caused = c.handling.Load() && !how.IfRoom
-	switch err := c.up.Send(f, how); err { //nolint:errorlint // as the connection returns it
+	switch err := c.up.Send(f, how); err {
 	case nil, transport.ErrNoRoom:
 		return err
 	}

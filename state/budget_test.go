@@ -3,7 +3,6 @@
 package state_test
 
 import (
-	"fmt"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -50,7 +49,7 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 		return allocs
 	}
 	one, many := change(1), change(500)
-	t.Log(fmt.Sprintf("%.1f allocations for a change with 1 client, %.1f with 500", one, many))
+	t.Logf("%.1f allocations for a change with 1 client, %.1f with 500", one, many)
 	if many > one+1 {
 		t.Errorf("%.1f allocations for a change with 1 client, %.1f with 500", one, many)
 	}

@@ -131,15 +131,6 @@ func hasTwins(ops []Op) bool {
 // costSize is how many bytes of values cost as much as one more write.
 const costSize = 4 << 10
 
-// cost returns what a write counts against a rate.
-func cost(ops []Op) float64 {
-	size := 0
-	for i := range ops {
-		size += len(ops[i].Value)
-	}
-	return 1 + float64(size)/costSize
-}
-
 // take takes what a write costs from a bucket, or returns an error that says how long to wait.
 func take(b *ratelimit.Bucket, perSecond, cost float64) error {
 	after := b.TakeCost(perSecond, cost)

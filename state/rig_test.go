@@ -108,11 +108,9 @@ func (c *conn) send(topic, event, payload string) string {
 	c.t.Helper()
 	c.ref++
 	ref := fmt.Sprint(c.ref)
-	joinRef := `"1"`
+	joinRef := "null"
 	if event == "phx_join" {
 		joinRef = `"` + ref + `"`
-	} else {
-		joinRef = "null"
 	}
 	if err := c.ws.Send(fmt.Appendf(nil, `[%s,"%s","%s","%s",%s]`, joinRef, ref, topic, event, payload)); err != nil {
 		c.t.Fatalf("send: %v", err)

@@ -174,6 +174,7 @@ type simClient struct {
 	rng  *rand.Rand
 
 	mu     sync.Mutex
+	luck   *rand.Rand // of the connection
 	inbox  [][]byte
 	closed bool
 	waits  map[channelhost.Channel]bool // until the connection has drained
@@ -206,7 +207,7 @@ func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
 	if c.closed {
 		return transport.ErrClosed
 	}
-	if how.IfRoom && c.rng.IntN(3) == 0 {
+	if how.IfRoom && c.luck.IntN(3) == 0 {
 		return transport.ErrNoRoom
 	}
 	c.inbox = append(c.inbox, f.Data)
@@ -216,7 +217,7 @@ func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
 func (c *simClient) Drained(ch channelhost.Channel) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.rng.IntN(2) == 0 {
+	if c.luck.IntN(2) == 0 {
 		return true
 	}
 	c.waits[ch] = true
@@ -299,6 +300,7 @@ func simulate(t *testing.T, seed uint64, exact bool) {
 	for i := range 5 {
 		c := &simClient{
 			t: t, s: s, name: fmt.Sprint("client ", i), rng: rand.New(rand.NewPCG(seed, uint64(i)+100)),
+			luck:  rand.New(rand.NewPCG(seed, uint64(i)+200)),
 			waits: make(map[channelhost.Channel]bool), done: make(map[string]bool),
 		}
 		s.clients = append(s.clients, c)
@@ -458,7 +460,8 @@ func (c *simClient) write() {
 		return
 	}
 	s := c.s
-	event, payload := "put", ""
+	var payload string
+	event := "put"
 	key := func() string { return fmt.Sprint("k", c.rng.IntN(12)) }
 	c.ref++
 	ref := fmt.Sprint(c.ref)

@@ -188,7 +188,7 @@ func errorReply(err error, batch bool) (serializer.Payload, bool) {
 		}
 	case errors.As(err, &limit):
 		reply["reason"], reply["max"] = "quota", limit.Max
-		if limit.Err == ErrTooLarge { //nolint:errorlint // as Check sets it
+		if limit.Err == ErrTooLarge {
 			reply["reason"] = "too large"
 		}
 		if limit.After > 0 {

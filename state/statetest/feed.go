@@ -36,7 +36,7 @@ func itemsExpire(t *testing.T, e Engine) {
 	if items := n.all("o"); len(items) != 4 {
 		t.Errorf("what has expired is read, or more has expired: %v", items)
 	}
-	changes, err := n.since("o", a.Prev, state.Range{}, 100)
+	changes, err := n.since("o", a.Prev, 100)
 	if err != nil || changes["short"].Deleted != state.ReasonExpired {
 		t.Errorf("changes with an item that has expired: %v, %v", changes, err)
 	}
@@ -56,7 +56,7 @@ func itemsExpire(t *testing.T, e Engine) {
 		}
 		return uncertain > 0
 	})
-	changes, err = n.since("o", a.Position, state.Range{}, 100)
+	changes, err = n.since("o", a.Position, 100)
 	if err != nil || changes["short"].Deleted != state.ReasonExpired || changes["kept"].Deleted != "" {
 		t.Errorf("changes: %v, %v", changes, err)
 	}
@@ -104,7 +104,7 @@ func objectsExpire(t *testing.T, e Engine) {
 		}
 		return uncertain > 0
 	})
-	if _, err := n.since("o", a.Position, state.Range{}, 10); !errors.Is(err, history.ErrEpoch) {
+	if _, err := n.since("o", a.Position, 10); !errors.Is(err, history.ErrEpoch) {
 		t.Errorf("changes: %v", err)
 	}
 	if _, err := n.Apply(ctxOf(t), "o", nil, state.Tx{Create: state.ModeNew}); err != nil {
@@ -300,7 +300,7 @@ func restart(t *testing.T, e Engine) {
 	before := n.all("o")
 	n.stop()
 	n = start(t, e.Restart(t))
-	changes, err := n.since("o", a.Position, state.Range{}, 10)
+	changes, err := n.since("o", a.Position, 10)
 	if !e.Durable {
 		if !errors.Is(err, history.ErrEpoch) || len(n.all("o")) != 0 {
 			t.Errorf("something survived: %v, %v", changes, err)
@@ -329,15 +329,15 @@ func rollback(t *testing.T, e Engine) {
 	lost := n.apply("o", put("a", `2`)).Position
 	e.Rollback(t, "o", 2)
 	lostToo := func(err error) bool { return errors.Is(err, history.ErrTag) || errors.Is(err, history.ErrAhead) }
-	if _, err := n.since("o", lost, state.Range{}, 10); !lostToo(err) {
+	if _, err := n.since("o", lost, 10); !lostToo(err) {
 		t.Errorf("a lost position: %v", err)
 	}
-	if items, err := n.since("o", kept, state.Range{}, 10); err != nil || len(items) != 0 {
+	if items, err := n.since("o", kept, 10); err != nil || len(items) != 0 {
 		t.Errorf("a position that was kept: %v, %v", items, err)
 	}
 	n.apply("o", put("c", `1`))
 	n.apply("o", put("d", `1`))
-	if _, err := n.since("o", lost, state.Range{}, 10); !lostToo(err) {
+	if _, err := n.since("o", lost, 10); !lostToo(err) {
 		t.Errorf("a lost position, written again: %v", err)
 	}
 }

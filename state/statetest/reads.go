@@ -91,7 +91,7 @@ func readingCreatesNothing(t *testing.T, e Engine) {
 		if len(n.all(name)) != 0 || n.top(name) != before {
 			t.Fatalf("%s has something, or position %s, not %s", name, n.top(name), before)
 		}
-		if items, err := n.since(name, before, state.Range{}, 10); err != nil || len(items) != 0 {
+		if items, err := n.since(name, before, 10); err != nil || len(items) != 0 {
 			t.Fatalf("%v, %v", items, err)
 		}
 	}
@@ -190,7 +190,7 @@ func changesSince(t *testing.T, e Engine) {
 		t.Fatal(err)
 	}
 	for _, what := range []string{"removed", "made again"} {
-		if _, err := n.since("o", removed, state.Range{}, 10); !errors.Is(err, history.ErrEpoch) {
+		if _, err := n.since("o", removed, 10); !errors.Is(err, history.ErrEpoch) {
 			t.Errorf("%s: %v", what, err)
 		}
 		n.apply("o", put("a", `1`))
@@ -210,7 +210,7 @@ func changesInPages(t *testing.T, e Engine) {
 	}
 	for _, limit := range []int{1, 3, 1000} {
 		got := map[string]state.Item{"first": copied["first"]}
-		changes, err := n.since("o", since, state.Range{}, limit)
+		changes, err := n.since("o", since, limit)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -233,13 +233,13 @@ func changesTrimmed(t *testing.T, e Engine) {
 		all = append(all, a.Position)
 	}
 	for _, p := range []history.Position{old, beginning, all[20]} {
-		items, err := n.since("o", p, state.Range{}, 10)
+		items, err := n.since("o", p, 10)
 		if err == nil && len(items) == 0 || err != nil && !errors.Is(err, history.ErrTrimmed) {
 			t.Errorf("since %s: %v, %v", p, items, err)
 		}
 	}
 	for _, p := range all[31:] {
-		if _, err := n.since("o", p, state.Range{}, 10); err != nil {
+		if _, err := n.since("o", p, 10); err != nil {
 			t.Errorf("since %s: %v", p, err)
 		}
 	}
@@ -257,7 +257,7 @@ func deletionsTrimmed(t *testing.T, e Engine) {
 		if _, err := n.Apply(ctxOf(t), "o", []state.Op{del(fmt.Sprintf("k%02d", i))}, tx); err != nil {
 			t.Fatal(err)
 		}
-		changes, err := n.since("o", since, state.Range{}, 7)
+		changes, err := n.since("o", since, 7)
 		if err != nil {
 			if !errors.Is(err, history.ErrTrimmed) || i < 5 {
 				t.Errorf("after %d deletions: %v", i+1, err)
@@ -269,7 +269,7 @@ func deletionsTrimmed(t *testing.T, e Engine) {
 		update(now, changes)
 		equal(t, now, n.all("o"))
 	}
-	if _, err := n.since("o", since, state.Range{}, 7); err == nil && e.MaxObjects > 0 {
+	if _, err := n.since("o", since, 7); err == nil && e.MaxObjects > 0 {
 		t.Error("nothing was trimmed") // a store with a bound has this one, too
 	}
 }
@@ -301,7 +301,7 @@ func changesModel(t *testing.T, e Engine) {
 			continue
 		}
 		c := copies[rng.IntN(len(copies))]
-		if changes, err := n.since("o", c.at, state.Range{}, 1+rng.IntN(9)); err == nil {
+		if changes, err := n.since("o", c.at, 1+rng.IntN(9)); err == nil {
 			continued++
 			update(c.items, changes)
 		} else {

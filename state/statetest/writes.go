@@ -61,12 +61,12 @@ func revisions(t *testing.T, e Engine) {
 func conditions(t *testing.T, e Engine) {
 	n := start(t, e.Store)
 	var conflict *state.ConflictError
-	if err := n.fails("o", state.Tx{}, nil, when(3, put("a", `1`))); !errors.As(err, &conflict) || conflict.Rev != 0 {
+	if err := n.failure("o", state.Tx{}, nil, when(3, put("a", `1`))); !errors.As(err, &conflict) || conflict.Rev != 0 {
 		t.Errorf("a condition on nothing: %v", err)
 	}
 	rev := n.apply("o", when(0, put("a", `1`))).Revs[0]
 	for _, wrong := range []uint64{0, rev + 1, 1 << 50} {
-		err := n.fails("o", state.Tx{}, nil, put("b", `1`), when(wrong, put("a", `2`)))
+		err := n.failure("o", state.Tx{}, nil, put("b", `1`), when(wrong, put("a", `2`)))
 		if !errors.As(err, &conflict) || conflict.Op != 1 || conflict.Key != "a" || conflict.Rev != rev ||
 			string(conflict.Value) != `1` {
 			t.Errorf("if %d: %v", wrong, err)
@@ -75,7 +75,7 @@ func conditions(t *testing.T, e Engine) {
 	rev2 := n.apply("o", when(rev, put("a", `2`))).Revs[0]
 	n.fails("o", state.Tx{}, nil, when(rev, del("a")))
 	n.apply("o", when(rev2, del("a")))
-	err := n.fails("o", state.Tx{}, nil, when(rev2, put("a", `3`)))
+	err := n.failure("o", state.Tx{}, nil, when(rev2, put("a", `3`)))
 	if !errors.As(err, &conflict) || conflict.Rev != 0 || conflict.Value != nil {
 		t.Errorf("a condition on a deleted item: %v", err)
 	}
@@ -334,14 +334,14 @@ func quotas(t *testing.T, e Engine) {
 	}
 	apply(put("a", `1`), put("b", `1`), put("c", `1`))
 	var limit *state.LimitError
-	if err := n.fails("o", tx, state.ErrQuota, put("d", `1`)); !errors.As(err, &limit) || limit.Max != 3 {
+	if err := n.failure("o", tx, state.ErrQuota, put("d", `1`)); !errors.As(err, &limit) || limit.Max != 3 {
 		t.Errorf("%v", err)
 	}
 	apply(put("a", `2`))
 	apply(del("a"), put("d", `1`))
 	apply(del("b"), del("c"))
 	long := `"` + strings.Repeat("x", 110) + `"`
-	if err := n.fails("o", tx, state.ErrQuota, put("d", long)); !errors.As(err, &limit) || limit.Max != 100 {
+	if err := n.failure("o", tx, state.ErrQuota, put("d", long)); !errors.As(err, &limit) || limit.Max != 100 {
 		t.Errorf("%v", err)
 	}
 	apply(put("d", long[:90]+`"`))
