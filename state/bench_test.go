@@ -92,6 +92,7 @@ func (s *sink) Congested(channelhost.Channel) bool            { return false }
 func (s *sink) Drained(channelhost.Channel) bool              { return true }
 func (s *sink) ClientID() string                              { return "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
+func (s *sink) Arrive(context.Context, string) error          { return nil }
 func (s *sink) Answered()                                     {}
 func (s *sink) Ended()                                        {}
 func (s *sink) Crashed(channelhost.Channel, string, error)    {}
