@@ -94,6 +94,7 @@ func (s *sink) ClientID() string                              { return "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
 func (s *sink) Arrive(context.Context, string) error          { return nil }
 func (s *sink) Answered()                                     {}
+func (s *sink) Batch(f func())                                { f() }
 func (s *sink) Ended()                                        {}
 func (s *sink) Crashed(channelhost.Channel, string, error)    {}
 func (s *sink) Log(channelhost.Channel, string, error)        {}
