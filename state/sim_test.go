@@ -63,7 +63,6 @@ func (c *simClient) Batch(f func())                       { f() }
 func (c *simClient) ClientID() string                     { return c.name }
 func (c *simClient) Answered()                            {}
 func (c *simClient) Arrive(context.Context, string) error { return nil }
-func (c *simClient) Batch(f func())                       { f() }
 func (c *simClient) Ended()                               {}
 
 func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
