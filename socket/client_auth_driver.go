@@ -35,7 +35,8 @@ func (c *Client) initAuth() {
 	if a.s.refreshes {
 		a.s.token = ""
 	}
-	a.token.Store(&a.s.token)
+	token := a.s.token // a copy, because s belongs to the loop
+	a.token.Store(&token)
 	a.states.call = c.call
 	a.late.Task = clientTask(func() { c.tokenAnswered(nil, push.ErrTimeout) })
 	a.retry.Task = clientTask(func() { c.authFeed(authInput{kind: authInRetry}) })

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -27,8 +28,9 @@ type authPlay struct {
 	rnd     *rand.Rand
 	w       *authWorld
 	c       *authClient
-	log     []string
 	began   time.Time
+	mu      sync.Mutex // guards log
+	log     []string
 	refresh bool // the client has an AuthTokenFunc
 	anon    bool // the server accepts anonymous clients
 
@@ -47,11 +49,15 @@ type authPlay struct {
 var authUsers = []string{"ann", "bob"}
 
 func (p *authPlay) note(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.log = append(p.log, fmt.Sprintf("%8v ", time.Since(p.began).Round(time.Millisecond))+fmt.Sprintf(format, args...))
 }
 
 func (p *authPlay) fail(format string, args ...any) {
 	p.t.Helper()
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.t.Errorf("%s\n%v %+v\n%s", fmt.Sprintf(format, args...), p.c.State(), p.c.Auth(), strings.Join(p.log, "\n"))
 }
 

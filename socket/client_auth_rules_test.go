@@ -322,7 +322,7 @@ func (r *authRig) rare() {
 // TestClientAuthRules feeds the rules with random inputs.
 func TestClientAuthRules(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(3000) {
+	for seed := range uint64(1000) {
 		r := &authRig{t: t, rnd: rand.New(rand.NewPCG(seed, 2)), waits: map[*authWait]string{}}
 		r.log = append(r.log, fmt.Sprint("seed ", seed))
 		r.s.refreshes = seed%2 == 0

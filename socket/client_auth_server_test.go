@@ -388,6 +388,7 @@ func TestClientLogin(t *testing.T) {
 				t.Errorf("%+v", s)
 			}
 		}
+		synctest.Wait()
 		if n := c.Stats().Connections; n != 1 || joins != 3 {
 			t.Errorf("%d connections, %d joins", n, joins)
 		}
