@@ -425,7 +425,9 @@ func TestClientRandom(t *testing.T) {
 
 func clientHistory(t *testing.T, seed uint64) {
 	r := newClientRig()
-	m := &clientModel{phase: "fresh", auth: "pending", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{}}
+	m := &clientModel{
+		phase: "fresh", auth: "pending", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{},
+	}
 	w := &clientWorld{Rand: rand.New(rand.NewPCG(seed, 1)), m: m}
 	var log []string
 	fail := func(format string, args ...any) {

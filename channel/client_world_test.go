@@ -110,7 +110,8 @@ func (w *clientWorld) next() string {
 			}
 		case 15, 16, 17, 18:
 			if w.joined {
-				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), w.pick("ok", "ok", "ok", "error", "expired", "maybe"))
+				status := w.pick("ok", "ok", "ok", "error", "expired", "maybe")
+				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), status)
 			}
 		case 19:
 			if w.joined && w.IntN(2) == 0 {

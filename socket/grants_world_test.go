@@ -38,7 +38,7 @@ type grantWorld struct {
 	seq      int // of everything that is recorded
 	least    map[string]int
 	revoked  map[string][]time.Time // when Revoke returned, by user and generation
-	grants   map[int]*madeGrant     // by number; 0 is that of anonymous clients
+	grants   map[int]*madeGrant     // by number; the first is that of anonymous clients
 	messages map[int]*sentMessage
 	calls    []grantCall
 	sessions map[string]*grantSession
@@ -68,7 +68,7 @@ type grantCall struct {
 	session string
 	topic   string
 	channel int
-	message int // 0: none
+	message int // zero means none
 	grant   int
 	at      time.Time
 }

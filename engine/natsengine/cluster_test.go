@@ -102,7 +102,9 @@ func TestLongLossOfRoutes(t *testing.T) {
 	proxy.Stall()
 	proxy.Cut()
 	brokertest.WaitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "other nodes are silent") })
-	brokertest.WaitUntil(t, "moved", func() bool { return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected })
+	brokertest.WaitUntil(t, "moved", func() bool {
+		return servers[2].server().NumClients() == 0 && lone.PubSub.Health().Connected
+	})
 	c.WaitHealed()
 	stuck := c.Start(newAdapter(t, at(servers[2])))
 	brokertest.WaitUntil(t, "healthy", func() bool {

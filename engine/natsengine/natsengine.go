@@ -53,10 +53,10 @@
 //
 // [Engine.Wills] keeps the last wills of clients in the stream bennu-wills, which has the newest
 // message of each of the subjects bennu.w.>. The first node creates it, with Config.Replicas. Each
-// change of it is a compare-and-swap. The times are those of the servers, as the node estimates them
-// from the timestamps of messages; the clocks of the servers must not differ by more than a second.
-// Each node keeps an index of the stream in memory, about 300 bytes for each client that has joined
-// within 24 h. The wills need the adapter, and these permissions:
+// change of it is a compare-and-swap. The times are those of the servers, as the node estimates
+// them from the timestamps of messages; the clocks of the servers must not differ by more than a
+// second. Each node keeps an index of the stream in memory, about 300 bytes for each client that
+// has joined within 24 h. The wills need the adapter, and these permissions:
 //
 //	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu-wills", "$JS.API.STREAM.CREATE.bennu-wills",
 //	  "$JS.API.STREAM.MSG.GET.bennu-wills", "$JS.API.CONSUMER.CREATE.bennu-wills.>",

@@ -123,7 +123,10 @@ func TestFailover(t *testing.T) {
 	for name, fail := range map[string]func(t *testing.T, primary, sentinel *testServer){
 		"planned": func(t *testing.T, _, sentinel *testServer) {
 			// The Sentinel may refuse the first attempts, as long as it considers the replica unsuitable.
-			brokertest.WaitUntil(t, "started", func() bool { _, err := sentinel.try("SENTINEL", "FAILOVER", "bennu"); return err == nil })
+			brokertest.WaitUntil(t, "started", func() bool {
+				_, err := sentinel.try("SENTINEL", "FAILOVER", "bennu")
+				return err == nil
+			})
 		},
 		"killed": func(_ *testing.T, primary, _ *testServer) { primary.stop() },
 	} {

@@ -177,7 +177,9 @@ func TestMalformed(t *testing.T) {
 				}
 			})
 			brokertest.WaitUntil(t, "notified", func() bool { return strings.Contains(log.String(), "broke the protocol") })
-			brokertest.WaitUntil(t, "connected again", func() bool { return a.Health().Connected && (gaps() > 0 || bad.instead != "") })
+			brokertest.WaitUntil(t, "connected again", func() bool {
+				return a.Health().Connected && (gaps() > 0 || bad.instead != "")
+			})
 		})
 	}
 }

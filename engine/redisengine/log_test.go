@@ -453,7 +453,10 @@ func TestHistoryInCluster(t *testing.T) {
 	owner.do(t, "CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(slot), strconv.Itoa(slot))
 	other.do(t, "CLUSTER", "ADDSLOTSRANGE", "0", strconv.Itoa(slot-1), strconv.Itoa(slot+1), "16383")
 	id := strings.TrimSpace(owner.do(t, "CLUSTER", "MYID"))
-	brokertest.WaitUntil(t, "a replica", func() bool { _, err := replica.try("CLUSTER", "REPLICATE", id); return err == nil })
+	brokertest.WaitUntil(t, "a replica", func() bool {
+		_, err := replica.try("CLUSTER", "REPLICATE", id)
+		return err == nil
+	})
 	for _, e := range nodes {
 		brokertest.WaitUntil(t, "one cluster", func() bool {
 			return strings.Contains(e.do(t, "CLUSTER", "INFO"), "cluster_state:ok")
@@ -480,7 +483,10 @@ func TestHistoryInCluster(t *testing.T) {
 	brokertest.WaitUntil(t, "replicated", func() bool {
 		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
 	})
-	brokertest.WaitUntil(t, "failing over", func() bool { _, err := replica.try("CLUSTER", "FAILOVER"); return err == nil })
+	brokertest.WaitUntil(t, "failing over", func() bool {
+		_, err := replica.try("CLUSTER", "FAILOVER")
+		return err == nil
+	})
 	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
 	var r history.Record
 	n.until("appended", func() bool {

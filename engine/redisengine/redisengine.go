@@ -52,8 +52,8 @@
 // # Last wills
 //
 // [Engine.Wills] keeps the last wills of clients in the keys {bennu}:w:…, on one server of a Redis
-// Cluster. Each change is one Lua script, and all times are those of Redis. What a crash or a
-// failover of Redis loses is lost, unless Config.Wait is set: a will that was due may not run, or
+// Cluster. Each change is one Lua script, and all times are those of Redis. Wills that a crash or a
+// failover of Redis loses are lost, unless Config.Wait is set: a will that was due may not run, or
 // run again. Wills need the adapter, and in addition to the permissions of the history:
 //
 //	ACL SETUSER bennu +hmget +hset +zadd +zrem +zscore +zrangebyscore +sadd +srem +scard +srandmember

@@ -30,7 +30,7 @@ const (
 // wills implements will.Table. It has a connection of its own, which runs with the adapter.
 type wills struct {
 	backend *backend // owned by the goroutine of run
-	base    string   // begins the keys. What is in braces keeps them on one server of a Redis Cluster
+	base    string   // begins the keys; the part in braces keeps them on one server of a Redis Cluster
 	cfg     logConfig
 	log     zerolog.Logger
 	store   will.Store

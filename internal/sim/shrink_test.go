@@ -61,7 +61,8 @@ next:
 
 // shrinkSeed takes one thing after the other out of the plan of a seed that failed, as long as the
 // seed fails, and logs what is left. Each attempt is a process of its own. A failure that also
-// depends on how goroutines are scheduled may not come back, so each attempt runs up to three times.
+// depends on how goroutines are scheduled may not come back, so each attempt runs up to three
+// times.
 func shrinkSeed(t *testing.T, seed int) {
 	program, err := os.Executable()
 	if err != nil {

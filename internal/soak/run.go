@@ -122,7 +122,7 @@ func (r *run) run(d time.Duration, seed uint64) (err error) {
 		err = r.checkMissed()
 	}
 	r.proxy.close()
-	// What the checkers and the recorder keep grows with time.
+	// The records of the checkers and the recorder grow with time.
 	r.clients, r.rawClients, r.historyClients, r.recorder = nil, nil, nil, nil
 	return errors.Join(err, r.waitReleased())
 }

@@ -26,7 +26,7 @@ type Config struct {
 	// Local means that a database has no leases when it was opened: only one process uses it.
 	Local bool
 	// Faults makes the database of New's stores fail now and then, or stop for a moment, until stop
-	// is called, which waits until it works. What it has stored must not be lost. Nil means that it
+	// is called, which waits until it works. It must not lose stored wills. Nil means that it
 	// cannot fail.
 	Faults func(t *testing.T) (stop func())
 	// Unit is a time in which the database certainly answers. Zero means 200 ms.

@@ -83,7 +83,8 @@ scenario("an expiry ends a connection without $socket", async k => {
 
 scenario("a page logs in and out", async k => {
   const srv = await server(k)
-  const p = await page(k, srv, {token: null}) // over long poll, phoenix.js sends "undefined" for a function without a token
+  // Over long poll, phoenix.js sends "undefined" for a function without a token.
+  const p = await page(k, srv, {token: null})
   k.equal(p.users, [undefined], "claims of an anonymous client")
   const room = await k.joined(p.s, k.topic())
   k.equal(await k.ok(room, "who", {}), {user: null}, "before")
