@@ -76,7 +76,11 @@ func (w *grantWorld) check() (wrong []string) {
 	}
 	for id, s := range w.sessions {
 		for i, t := range s.told[1:] {
-			before, after := w.grants[s.told[i].n].user, w.grants[t.n].user
+			old := w.grants[s.told[i].n]
+			before, after := old.user, w.grants[t.n].user
+			if old.n != 0 && w.revokedBefore(old, t.at) && !s.told[i].at.After(w.revoked[old.user][old.generation]) {
+				report("%s of %q got grant %d although it was revoked", id, before, t.n)
+			}
 			if before != "" && after != "" && before != after {
 				report("the user of %s changed from %q to %q", id, before, after)
 			}

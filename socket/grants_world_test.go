@@ -84,11 +84,17 @@ type grantSession struct {
 	w      *grantWorld
 	id     string
 	s      *session
+	calm   bool // the client keeps its grant until it expires
 	told   []toldGrant
 	closed time.Time // zero: it is open
 }
 
-type toldGrant struct{ n, seq int }
+type toldGrant struct {
+	n, seq int
+	at     time.Time
+}
+
+func (t toldGrant) String() string { return strconv.Itoa(t.n) }
 
 // grantRoom is the state of a channel.
 type grantRoom struct {
@@ -142,7 +148,7 @@ func (w *grantWorld) pause(n int) {
 func (w *grantWorld) newGrant(user string) (g *madeGrant, token string) {
 	w.locked(func() {
 		w.numbers++
-		life := time.Duration(200+w.rnd.IntN(5000)) * time.Millisecond
+		life := time.Duration(100+w.rnd.IntN(2000)) * time.Millisecond
 		g = &madeGrant{n: w.numbers, user: user, generation: w.least[user], begun: w.seq, expires: time.Now().Add(life)}
 		if w.rnd.IntN(8) == 0 && g.generation > 0 {
 			g.generation--
@@ -280,7 +286,7 @@ func (g *grantSession) Send(f *serializer.Frame, _ transport.Delivery) error {
 		Claims struct{ N int }
 	}
 	if m.Payload.Decode(&state) == nil && state.State != "" {
-		g.w.locked(func() { g.told = append(g.told, toldGrant{state.Claims.N, g.w.seq}) })
+		g.w.locked(func() { g.told = append(g.told, toldGrant{state.Claims.N, g.w.seq, time.Now()}) })
 	}
 	return nil
 }
@@ -316,7 +322,8 @@ func (w *grantWorld) open(user string) *grantSession {
 	w.pause(3)
 	w.locked(func() {
 		w.sessions[g.id] = g
-		g.told = []toldGrant{{made.n, w.seq}}
+		g.told = []toldGrant{{made.n, w.seq, time.Now()}}
+		g.calm = w.rnd.IntN(3) == 0
 	})
 	g.s = h.open(g, serializer.V2(), who)
 	return g
@@ -372,7 +379,11 @@ func (g *grantSession) act() {
 	w := g.w
 	topic := []string{"room:1", "room:2", "safe:1", "safe:2"}[w.intN(4)]
 	user := []string{"ann", "ann", "bob"}[w.intN(3)]
-	switch w.intN(10) {
+	what := w.intN(10)
+	if g.calm && (what == 3 || what == 4) {
+		what = 5
+	}
+	switch what {
 	case 0, 1, 2:
 		g.send("", topic, "phx_join", map[string]any{"sleep": w.intN(3) * w.intN(10)})
 	case 3:
@@ -384,10 +395,11 @@ func (g *grantSession) act() {
 		g.send("", topic, "phx_leave", map[string]any{})
 	default:
 		do := map[string]any{"sleep": w.intN(3) * w.intN(10), "shout": w.intN(5) == 0}
-		switch w.intN(6) {
-		case 0:
+		switch what := w.intN(6); {
+		case g.calm:
+		case what == 0:
 			do["become"] = 0
-		case 1:
+		case what == 1:
 			made, _ := w.newGrant(user)
 			do["become"] = made.n
 		}

@@ -1,0 +1,49 @@
+// Package mutant builds tests with a fault in the source, to show that they notice it.
+package mutant
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Build builds the tests of the package in the current directory with one change of a file of this
+// module, whose name is relative to the module's root, and returns the program. The file must
+// contain the old text once.
+func Build(t *testing.T, file, old, changed string) (program string) {
+	t.Helper()
+	top, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(strings.TrimSpace(string(top)), filepath.FromSlash(file))
+	source, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := strings.Count(string(source), old); n != 1 {
+		t.Fatalf("%s has the text %d times, want 1: %q", file, n, old)
+	}
+	dir := t.TempDir()
+	mutant := filepath.Join(dir, "mutant.go")
+	if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), old, changed, 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program = filepath.Join(dir, "mutant.test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
