@@ -63,5 +63,5 @@ func (m *clientMachine) armJoin() {
 // isLogout reports whether the server ended the channel because the client has logged out, perhaps
 // with a reason of its own.
 func (m *clientMachine) isLogout(msg *serializer.Message) bool {
-	return m.auth == clientlink.AuthMissing || (&push.Error{Payload: msg.Payload}).Is(clientlink.LoggedOut)
+	return m.auth == clientlink.AuthMissing || (&push.Error{Payload: msg.Payload}).Is(push.Reason(clientlink.LoggedOut))
 }

@@ -358,7 +358,7 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 func (m *clientMachine) joinReply(msg *serializer.Message) {
 	a := promise.Result{Status: msg.Status, Payload: msg.Payload}
 	if msg.Status != push.StatusOK {
-		m.isExpired = (&push.Error{Payload: msg.Payload}).Is(clientlink.TokenExpired)
+		m.isExpired = (&push.Error{Payload: msg.Payload}).Is(push.Reason(clientlink.TokenExpired))
 		m.joinFailed(a, m.wrap(m.join, &push.Error{Status: msg.Status, Payload: msg.Payload}))
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"bennu.example/internal/clientlink"
+	"bennu.example/push"
 	"bennu.example/serializer"
 )
 
@@ -19,7 +20,7 @@ var ErrDenied = errors.New("client denied")
 // ErrTokenExpired is the push.Reason of the error replies to pushes and joins between the expiry of
 // the token and the end of the connection. Such pushes are not sent again, but joins are.
 // State.Cause wraps it if the client does not reconnect because it has no other token.
-var ErrTokenExpired error = clientlink.TokenExpired
+var ErrTokenExpired error = push.Reason(clientlink.TokenExpired)
 
 // AuthStatus says whether the server has authenticated a client.
 type AuthStatus uint8

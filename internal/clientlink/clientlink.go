@@ -11,7 +11,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/internal/loop"
-	"bennu.example/push"
 	"bennu.example/serializer"
 )
 
@@ -84,10 +83,10 @@ const (
 	AuthExpired             // the server refuses joins and pushes until it gets another token
 )
 
-// Reasons by which the server refuses or ends channels because of the authentication.
+// Values of push.Reason by which the server refuses or ends channels because of the authentication.
 const (
-	TokenExpired push.Reason = "token expired"
-	LoggedOut    push.Reason = "deauthenticated"
+	TokenExpired = "token expired"
+	LoggedOut    = "deauthenticated"
 )
 
 // Channel is a channel as seen by its socket. Its methods are called on the loop.
