@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -302,10 +303,10 @@ func TestLeavingSocketChannelInGrace(t *testing.T) {
 func TestLoginAndLogout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		asked := 0
+		var asked atomic.Int32
 		routes := channel.Routes{"room:*": whoRoom(), "safe:*": whoRoom(
 			channel.Reauthorize(func(_ *member, ctx context.Context, c *channel.Channel) error {
-				asked++
+				asked.Add(1)
 				g, ok := GrantFrom(ctx)
 				switch {
 				case c.Topic() == "safe:members" && !ok:
@@ -328,8 +329,8 @@ func TestLoginAndLogout(t *testing.T) {
 		l.sendToken("5", `"ann.0"`)
 		l.want(socketReplied("1", "5", "ok", `{"state":"authenticated","claims":{"user":"ann"}}`))
 		l.who("ann/ann.0/connect")
-		if asked != 2 || l.s.info().Subject != "ann" {
-			t.Errorf("Reauthorize was called %d times; %+v", asked, l.s.info())
+		if asked.Load() != 2 || l.s.info().Subject != "ann" {
+			t.Errorf("Reauthorize was called %d times; %+v", asked.Load(), l.s.info())
 		}
 		l.sendToken("6", `"bob.0"`)
 		l.want(socketReplied("1", "6", "error", `{"reason":"identity changed"}`))
@@ -347,8 +348,8 @@ func TestLoginAndLogout(t *testing.T) {
 				t.Errorf("%q lacks %s", frames, want)
 			}
 		}
-		if len(frames) != 3 || asked != 4 || l.s.info().Subject != "" {
-			t.Errorf("got %q, Reauthorize was called %d times; %+v", frames, asked, l.s.info())
+		if len(frames) != 3 || asked.Load() != 4 || l.s.info().Subject != "" {
+			t.Errorf("got %q, Reauthorize was called %d times; %+v", frames, asked.Load(), l.s.info())
 		}
 		if err := l.h.Disconnect(t.Context(), "ann"); err != nil {
 			t.Error(err)

@@ -307,7 +307,7 @@ func (w *grantWorld) open(user string) *grantSession {
 	h := w.nodes[w.intN(2)]
 	g := &grantSession{w: w}
 	w.locked(func() { w.numbers++; g.id = fmt.Sprint("session", w.numbers) })
-	made, token := w.grants[0], ""
+	made, token := new(madeGrant), ""
 	if user != "" {
 		made, token = w.newGrant(user)
 	}

@@ -82,8 +82,9 @@ func (k *kicks) Deliver(b *pubsub.Broadcast) error {
 	case eventKick:
 	case eventRevoke:
 		var r revocation
-		if b.Payload.Decode(&r) != nil {
-			return nil // of a later version
+		_ = b.Payload.Decode(&r) // without an ID if it is of a later version
+		if r.ID == "" {
+			return nil
 		}
 		k.h.revocations.add(r.ID, r.Reason)
 	default:
