@@ -21,11 +21,6 @@ import (
 	"bennu.example/serializer"
 )
 
-// newDurable starts a server that keeps everything when it is killed and started again.
-func newDurable(t testing.TB) *testServer {
-	return newServer(t, "--appendonly", "yes", "--appendfsync", "always", "--dir", t.TempDir())
-}
-
 // A killed server that has written everything to disk continues the log. One that has not begins
 // another log.
 func TestServerIsKilled(t *testing.T) {

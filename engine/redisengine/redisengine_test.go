@@ -43,6 +43,11 @@ func newServer(t testing.TB, args ...string) *testServer {
 	return startServer(t, addr, append(defaults, args...))
 }
 
+// newDurable starts a server that keeps everything when it is killed and started again.
+func newDurable(t testing.TB) *testServer {
+	return newServer(t, "--appendonly", "yes", "--appendfsync", "always", "--dir", t.TempDir())
+}
+
 func startServer(t testing.TB, addr string, args []string) *testServer {
 	e := &testServer{program: require.Program(t, "redis-server", "valkey-server"), addr: addr, args: args}
 	e.start(t)
