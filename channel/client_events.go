@@ -120,7 +120,7 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	if isNullClientRef(msg.JoinRef) { // so that listeners can tell the joins of the channel apart
 		msg.JoinRef = c.joinRef(c.state.joinRef)
 	}
-	size := eventOverhead + len(msg.Payload.Bytes())
+	size := eventSize(m)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if place != nil && !e.hasRoom(&msg, size) {
@@ -159,6 +159,9 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	return true
 }
 
+// eventSize returns the size of an event in a backlog.
+func eventSize(m *serializer.Message) int { return eventOverhead + len(m.Payload.Bytes()) }
+
 func (e *clientEvents) callbacksHaveRoom(size int) bool {
 	_, used := e.backlog.Load()
 	return used == 0 || used+int64(size) <= int64(e.max)
@@ -175,16 +178,17 @@ func (e *clientEvents) hasRoom(m *serializer.Message, size int) bool {
 	return e.callbacksHaveRoom(size)
 }
 
-// isDrained reports whether every backlog is at most half full.
-func (e *clientEvents) isDrained() bool {
+// isDrained reports whether every backlog is at most half full, and has room for an event.
+func (e *clientEvents) isDrained(size int) bool {
+	size = max(size, e.max/2)
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range e.streams {
-		if !s.hasRoom(e.max / 2) {
+		if !s.hasRoom(size) {
 			return false
 		}
 	}
-	return e.callbacksHaveRoom(e.max / 2)
+	return e.callbacksHaveRoom(size)
 }
 
 // overflow counts an event that does not fit in the backlog of the callbacks. The caller must

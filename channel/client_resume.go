@@ -229,6 +229,7 @@ type clientResume struct {
 	done, total int              // of the replay
 	off         bool             // the server does not record the topic
 	stalled     bool             // the backlog was full: until the next join, records are dropped
+	lacking     int              // bytes of the first record that was dropped
 	rejoining   bool             // a rejoin was requested because the backlog is no longer full
 	moved       chan struct{}    // closed when a position was handled; nil if nobody waits
 }
@@ -333,7 +334,9 @@ func (c *Client) receiveEvent(m *serializer.Message, early bool) {
 	}
 	if !c.enqueueEvent(m, &recordPlace{h, h.received, pos}) {
 		h.mu.Lock()
-		h.stalled = true
+		if !h.stalled {
+			h.stalled, h.lacking = true, eventSize(m)
+		}
 		h.mu.Unlock()
 		c.rejoinIfDrained(h)
 		return
@@ -466,9 +469,13 @@ func (c *Client) eventLeft() {
 	}
 }
 
-// rejoinIfDrained requests a rejoin if the backlog was full and no longer is.
+// rejoinIfDrained requests a rejoin if the backlog was full and no longer is. It must have room for
+// the record that was dropped: the rejoin brings that again, and would be followed by another.
 func (c *Client) rejoinIfDrained(h *clientResume) {
-	if !c.events.isDrained() {
+	h.mu.Lock()
+	lacking := h.lacking
+	h.mu.Unlock()
+	if !c.events.isDrained(lacking) {
 		return
 	}
 	h.mu.Lock()

@@ -385,6 +385,32 @@ func TestResumeOverflow(t *testing.T) {
 	})
 }
 
+// A record that does not fit beside another, although the backlog is less than half full, is not
+// requested again until it fits.
+func TestResumeOverflowByLargeRecord(t *testing.T) {
+	t.Parallel()
+	clientBubble(t, ClientConfig{MaxBacklog: 1000}, func(t *testing.T, p *peer, c *Client) {
+		connected(t, c)
+		f := follow(p, c, channel.ResumeConfig{})
+		f.On("news", func(serializer.Payload) { time.Sleep(time.Second) })
+		mustReply(t, f.Join())
+		large := strings.Repeat("x", 800)
+		f.log.append("small")
+		f.log.append(large)
+		time.Sleep(time.Minute)
+		f.want(t, "reset: new", "small", large)
+		joins := 0
+		for _, frame := range p.got() {
+			if strings.Contains(frame, " phx_join ") && strings.Contains(frame, f.Topic()) {
+				joins++
+			}
+		}
+		if joins != 2 {
+			t.Errorf("joined %d times, want 2", joins)
+		}
+	})
+}
+
 // Position is that of the slowest iterator, and an iterator that is full holds up nothing for good.
 func TestResumeIterator(t *testing.T) {
 	t.Parallel()
