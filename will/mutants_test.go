@@ -3,12 +3,12 @@
 package will_test
 
 import (
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
+
+	"bennu.example/internal/testenv/mutant"
 )
 
 // mutants break a guarantee of wills by one line each. A test must notice it: one of this package,
@@ -66,34 +66,9 @@ func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" {
 		t.Skip("SKIPPED: builds tests for each mutant; set CI=true to run it")
 	}
-	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := strings.TrimSpace(string(out))
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
-			path := filepath.Join(root, filepath.FromSlash(m.file))
-			source, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if n := strings.Count(string(source), m.old); n != 1 {
-				t.Fatalf("%s has the text %d times, want 1: %q", m.file, n, m.old)
-			}
-			dir := t.TempDir()
-			mutant, list := filepath.Join(dir, "mutant.go"), filepath.Join(dir, "overlay.json")
-			overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			for name, data := range map[string]string{
-				mutant: strings.Replace(string(source), m.old, m.new, 1), list: string(overlay),
-			} {
-				if err := os.WriteFile(name, []byte(data), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
+			root, list := mutant.Overlay(t, m.file, m.old, m.new)
 			run := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", m.run,
 				"-timeout", "2m", m.pkg)
 			run.Dir, run.Env = root, append(os.Environ(), "CI=false")

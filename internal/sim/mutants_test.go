@@ -2,13 +2,13 @@ package sim
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"bennu.example/internal/testenv/mutant"
 )
 
 // mutants break the code that keeps the promises of history, one line at a time. The simulation
@@ -111,15 +111,10 @@ func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" || raceEnabled {
 		t.Skip("SKIPPED: builds the simulation for each mutant; set CI=true to run it, without -race")
 	}
-	top, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := strings.TrimSpace(string(top))
 	for _, m := range mutants {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			program, test := buildMutant(t, root, m.file, m.old, m.new), "^TestOneNode$"
+			program, test := mutant.Build(t, m.file, m.old, m.new), "^TestOneNode$"
 			if strings.HasPrefix(m.name, "nodes: ") {
 				test = "^TestCluster$"
 			}
@@ -141,36 +136,4 @@ func TestMutants(t *testing.T) {
 			}
 		})
 	}
-}
-
-// buildMutant builds the simulation with one change of a file and returns the program.
-func buildMutant(t *testing.T, root, file, old, changed string) (program string) {
-	t.Helper()
-	path := filepath.Join(root, filepath.FromSlash(file))
-	source, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(string(source), old); n != 1 {
-		t.Fatalf("%s has the text %d times, want 1: %q", file, n, old)
-	}
-	dir := t.TempDir()
-	mutant := filepath.Join(dir, "mutant.go")
-	if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), old, changed, 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": {path: mutant}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	list := filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program = filepath.Join(dir, "sim.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return program
 }

@@ -10,16 +10,30 @@ import (
 	"testing"
 )
 
-// Build builds the tests of the package in the current directory with one change of a file of this
-// module, whose name is relative to the module's root, and returns the program. The file must
-// contain the old text once.
+// Build builds the tests of the package in the current directory with one change of a file, as
+// Overlay describes it, and returns the program.
 func Build(t *testing.T, file, old, changed string) (program string) {
+	t.Helper()
+	_, list := Overlay(t, file, old, changed)
+	program = filepath.Join(t.TempDir(), "mutant.test")
+	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return program
+}
+
+// Overlay returns the root of this module and a file for the flag -overlay of the go command. With
+// it, another text replaces the old one in a file of the module, whose name is relative to the
+// root. The file must contain the old text once.
+func Overlay(t *testing.T, file, old, changed string) (root, list string) {
 	t.Helper()
 	top, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(strings.TrimSpace(string(top)), filepath.FromSlash(file))
+	root = strings.TrimSpace(string(top))
+	path := filepath.Join(root, filepath.FromSlash(file))
 	source, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -36,14 +50,9 @@ func Build(t *testing.T, file, old, changed string) (program string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := filepath.Join(dir, "overlay.json")
+	list = filepath.Join(dir, "overlay.json")
 	if err := os.WriteFile(list, overlay, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	program = filepath.Join(dir, "mutant.test")
-	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-overlay", list, "-o", program, ".")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	return program
+	return root, list
 }
