@@ -202,3 +202,23 @@ func ExampleStore() {
 	// value 50 true
 	// <nil>
 }
+
+// A store deletes a key and everything below it as one change. The separator of paths sorts first,
+// so that these keys are neighbours.
+func ExampleSubtree() {
+	sub := state.Subtree("teams")
+	for _, key := range []string{"teams", "teams\x01red", "teams-old"} {
+		fmt.Println(sub.Has(key))
+	}
+	ctx := context.Background()
+	store := state.NewMemory(state.MemoryConfig{})
+	put := func(key string) state.Op { return state.Op{Key: key, Value: []byte(`1`)} }
+	_, _ = store.Apply(ctx, "tree:1", []state.Op{put("teams\x01red"), put("teams\x01blue")}, state.Tx{})
+	a, err := store.Apply(ctx, "tree:1", []state.Op{{Key: "teams", Delete: true, Under: true}}, state.Tx{})
+	fmt.Println(len(a.Items), "deletion,", err)
+	// Output:
+	// true
+	// true
+	// false
+	// 1 deletion, <nil>
+}

@@ -2,6 +2,7 @@ package state
 
 import (
 	"encoding/json"
+	"strings"
 	"unicode/utf8"
 
 	"bennu.example/internal/ratelimit"
@@ -30,6 +31,9 @@ const (
 	defaultChanges = 1000
 
 	maxKey        = 256       // bytes of a key
+	maxPath       = 1024      // bytes of a key that is a path of several segments
+	maxSegments   = 32        // of a path
+	maxSegment    = 128       // bytes of a segment of such a path
 	maxBatchBytes = 256 << 10 // bytes of all keys and values of a batch
 	maxID         = 256       // bytes of Tx.ID
 	maxRev        = 1<<53 - 1
@@ -50,9 +54,14 @@ func (l Limits) filled() Limits {
 }
 
 // Check returns an error if ops and tx cannot be applied to any object. It is for implementations
-// of Store. The error is ErrInvalid for two ops on one key, a key that is longer than 256 bytes, is
-// not UTF-8 or has control characters, a value that is not JSON, and for a TTL that is negative or
-// that belongs to a deletion. It wraps ErrTooLarge for a value or a batch that exceeds tx.Limits.
+// of Store. The error is ErrInvalid for two ops on one key, a key that is not UTF-8 or has control
+// characters, a value that is not JSON, a TTL that is negative or that belongs to a deletion, and a
+// From or an Under that does not fit the rest. It wraps ErrTooLarge for a key of more than 256
+// bytes, and for a value or a batch that exceeds tx.Limits.
+//
+// The byte 0x01 in a key separates the segments of a path, which may have 1 KiB, 32 segments, and
+// 128 bytes in each. An op on a key at or below that of an op with Under must be a put without Own
+// that comes after it.
 func Check(ops []Op, tx Tx) error {
 	l := tx.Limits.filled()
 	if len(ops) > l.Batch {
@@ -75,24 +84,65 @@ func Check(ops []Op, tx Tx) error {
 			return &LimitError{Err: ErrTooLarge, What: "batch", Max: maxBatchBytes}
 		}
 	}
-	if hasTwins(ops) {
+	if hasTwins(ops) || !areNested(ops) {
 		return invalid("key")
 	}
 	return nil
 }
 
 func checkOp(op *Op, l Limits) error {
+	if err := checkKey(op.Key); err != nil {
+		return err
+	}
+	if op.From != "" {
+		if err := checkKey(op.From); err != nil {
+			return err
+		}
+		if op.Delete || op.Under {
+			return invalid("from")
+		}
+	}
+	isPut := !op.Delete && op.From == ""
 	switch {
-	case len(op.Key) > maxKey:
-		return &LimitError{Err: ErrTooLarge, What: "key", Max: maxKey}
-	case !isKey(op.Key):
-		return invalid("key")
 	case len(op.Value) > l.Value:
 		return &LimitError{Err: ErrTooLarge, What: "value", Max: l.Value}
-	case op.Delete && op.Value != nil || !op.Delete && !isJSON(op.Value):
+	case !isPut && op.Value != nil || isPut && !isJSON(op.Value):
 		return invalid("value")
 	case op.TTL != nil && (op.Delete || *op.TTL < 0):
 		return invalid("ttl")
+	}
+	return nil
+}
+
+// checkKey checks a key as stores have it.
+func checkKey(key string) error {
+	if strings.Contains(key, separator) {
+		return checkPath(key)
+	}
+	switch {
+	case len(key) > maxKey:
+		return &LimitError{Err: ErrTooLarge, What: "key", Max: maxKey}
+	case !isKey(key):
+		return invalid("key")
+	}
+	return nil
+}
+
+// checkPath checks a path whose segments are separated as in stores.
+func checkPath(path string) error {
+	if len(path) > maxPath {
+		return &LimitError{Err: ErrTooLarge, What: "path", Max: maxPath}
+	}
+	n := 0
+	for segment := range strings.SplitSeq(path, separator) {
+		switch n++; {
+		case n > maxSegments:
+			return &LimitError{Err: ErrTooLarge, What: "segments", Max: maxSegments}
+		case len(segment) > maxSegment:
+			return &LimitError{Err: ErrTooLarge, What: "segment", Max: maxSegment}
+		case segment == "" || !isKey(segment):
+			return invalid("key")
+		}
 	}
 	return nil
 }
@@ -109,23 +159,49 @@ func isKey(key string) bool {
 	return utf8.ValidString(key)
 }
 
-// hasTwins reports whether two ops have the same key.
+// hasTwins reports whether two ops have the same key. A move has two keys.
 func hasTwins(ops []Op) bool {
 	if len(ops) <= 8 {
 		for i := range ops {
+			op := &ops[i]
+			if op.From == op.Key && op.From != "" {
+				return true
+			}
 			for j := range i {
-				if ops[i].Key == ops[j].Key {
+				if op.Key == ops[j].Key || op.From != "" && (op.From == ops[j].From || op.From == ops[j].Key) ||
+					op.Key != "" && op.Key == ops[j].From {
 					return true
 				}
 			}
 		}
 		return false
 	}
-	seen := make(map[string]struct{}, len(ops))
+	seen, n := make(map[string]struct{}, len(ops)), len(ops)
 	for i := range ops {
 		seen[ops[i].Key] = struct{}{}
+		if ops[i].From != "" {
+			seen[ops[i].From] = struct{}{}
+			n++
+		}
 	}
-	return len(seen) < len(ops)
+	return len(seen) < n
+}
+
+// areNested reports whether each op on a key below that of an op with Under may be there.
+func areNested(ops []Op) bool {
+	for i := range ops {
+		if !ops[i].Under {
+			continue
+		}
+		sub := Subtree(ops[i].Key)
+		for j := range ops {
+			if op := &ops[j]; j != i && (sub.Has(op.Key) && (j < i || op.Delete || op.Own || op.From != "") ||
+				op.From != "" && sub.Has(op.From)) {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // costSize is how many bytes of values cost as much as one more write.

@@ -46,8 +46,11 @@ func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, done b
 	if tx.Create != ModeNew {
 		puts := false
 		for i, op := range ops {
-			if op.If != nil && *op.If != 0 {
+			switch {
+			case op.If != nil && *op.If != 0:
 				return Applied{}, true, &ConflictError{Op: i, Key: op.Key}
+			case op.From != "" && !op.Own:
+				return Applied{}, true, ErrNotFound
 			}
 			puts = puts || !op.Delete && !op.Own
 		}
@@ -78,9 +81,12 @@ func (m *Memory) applyAbsent(object string, ops []Op, tx *Tx) (a Applied, done b
 
 // step is what an op does.
 type step struct {
-	item *memoryItem // Nil means that the object has none, not even a deletion.
-	live bool        // the item exists
-	skip bool        // nothing is changed
+	item  *memoryItem // Nil means that the object has none, not even a deletion.
+	from  *memoryItem // of a move
+	under []*memoryItem
+	live  bool // the item exists
+	below bool // items below exist
+	skip  bool // nothing is changed
 }
 
 // apply performs ops.
@@ -93,6 +99,9 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 		s, err := o.plan(i, &ops[i], tx, now)
 		if err != nil {
 			return Applied{}, err
+		}
+		if s.item != nil && isBelow(ops, steps, i) { // it is deleted first
+			s.item, s.live = nil, false
 		}
 		grow.add(&ops[i], s)
 		steps = append(steps, s)
@@ -107,15 +116,7 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 	}
 	last := revision{rev: o.rev()}
 	for i := range steps {
-		s := &steps[i]
-		if !s.skip {
-			last = o.nextRev(last.rev)
-			s.item = o.change(s.item, &ops[i], tx, last, now)
-			a.Items = append(a.Items, s.item.export())
-		}
-		if s.item != nil {
-			a.Revs[i] = s.item.rev
-		}
+		a.Items, a.Revs[i] = o.perform(&ops[i], &steps[i], tx, &last, now, a.Items)
 	}
 	if creates && grow.changes == 0 {
 		last = o.nextRev(last.rev) // the creation
@@ -136,21 +137,112 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 	return a, nil
 }
 
+// perform performs one op, which was planned and counted. It appends what has changed to items, and
+// returns the revision of the op's item.
+func (o *memoryObject) perform(
+	op *Op, s *step, tx *Tx, last *revision, now time.Time, items []Item,
+) ([]Item, uint64) {
+	next := func() revision {
+		*last = o.nextRev(last.rev)
+		return *last
+	}
+	if s.skip {
+		if s.item == nil {
+			return items, 0
+		}
+		return items, s.item.rev
+	}
+	if op.Under && s.below || op.Under && op.Delete {
+		for _, it := range s.under {
+			o.drop(it)
+		}
+		r := next()
+		items = append(items, o.bury(op.Key, tx, r, now))
+		if op.Delete {
+			return items, r.rev
+		}
+	}
+	put := *op
+	if s.from != nil {
+		put.Value = s.from.value
+		if d := s.from.expiry; op.TTL == nil {
+			left := time.Duration(0)
+			if d != nil {
+				left = d.at.Sub(now)
+			}
+			put.TTL = &left
+		}
+		o.change(s.from, &Op{Delete: true}, tx, next(), now)
+		items = append(items, s.from.export())
+	}
+	it := o.change(s.item, &put, tx, next(), now)
+	items = append(items, it.export())
+	items[len(items)-1].From = op.From
+	return items, it.rev
+}
+
 // plan finds out what an op does, and whether its condition holds.
 func (o *memoryObject) plan(i int, op *Op, tx *Tx, now time.Time) (step, error) {
 	s := step{item: o.index.find(op.Key)}
 	s.live = s.item.isLive(now)
+	owned := s.live && s.item.writer == tx.Writer
+	if op.Under {
+		owned = s.planUnder(o, op, tx, now)
+	}
 	if op.If != nil {
 		c := ConflictError{Op: i, Key: op.Key}
 		if s.live {
 			c.Rev, c.Value = s.item.rev, s.item.value
 		}
-		if c.Rev != *op.If {
+		if c.Rev != *op.If || s.below {
 			return s, &c
 		}
 	}
-	s.skip = op.Own && (!s.live || s.item.writer != tx.Writer) || op.Delete && !s.live
+	if op.From != "" {
+		from := o.index.find(op.From)
+		if !from.isLive(now) {
+			s.skip = op.Own
+			if !op.Own {
+				return s, ErrNotFound
+			}
+			return s, nil
+		}
+		s.from = from
+		owned = from.writer == tx.Writer
+	}
+	s.skip = op.Own && !owned || op.Delete && !s.live && !s.below
 	return s, nil
+}
+
+// planUnder finds what is below the key of an op. It reports whether the op's writer is the last
+// writer of everything there.
+func (s *step) planUnder(o *memoryObject, op *Op, tx *Tx, now time.Time) (owned bool) {
+	sub := Subtree(op.Key)
+	owned = true
+	o.index.from(op.Key, func(it *memoryItem) bool {
+		if !sub.Has(it.key) {
+			return false
+		}
+		if it.isLive(now) {
+			owned = owned && it.writer == tx.Writer
+			s.below = s.below || it.key != op.Key
+		}
+		if op.Delete || it.key != op.Key {
+			s.under = append(s.under, it)
+		}
+		return true
+	})
+	return owned && (s.live || s.below)
+}
+
+// isBelow reports whether an op's item is deleted by an op with Under before it.
+func isBelow(ops []Op, steps []step, i int) bool {
+	for j := range steps {
+		if ops[j].Under && !steps[j].skip && (ops[j].Delete || steps[j].below) && Subtree(ops[j].Key).Has(ops[i].Key) {
+			return true
+		}
+	}
+	return false
 }
 
 // growth is what a write adds to an object.
@@ -165,22 +257,49 @@ func (g *growth) add(op *Op, s step) {
 	if s.skip {
 		return
 	}
-	g.changes++
-	g.size += tagOverhead
+	if op.Under && (op.Delete || s.below) {
+		for _, it := range s.under {
+			g.remove(it)
+			g.size -= len(it.key) + itemOverhead
+		}
+		g.change()
+		g.size += len(op.Key) + itemOverhead // the deletion
+		if op.Delete {
+			return
+		}
+	}
+	value := len(op.Value)
+	if s.from != nil {
+		value = len(s.from.value)
+		g.remove(s.from)
+		g.change()
+	}
+	g.change()
 	if s.item == nil {
 		g.size += len(op.Key) + itemOverhead
 	} else {
-		g.size -= len(s.item.value)
-	}
-	// An item whose time has come counts until it is deleted or replaced.
-	if s.item != nil && s.item.deleted == notDeleted {
-		g.items--
-		g.bytes -= len(op.Key) + len(s.item.value)
+		g.remove(s.item)
 	}
 	if !op.Delete {
 		g.items++
-		g.bytes += len(op.Key) + len(op.Value)
-		g.size += len(op.Value)
+		g.bytes += len(op.Key) + value
+		g.size += value
+	}
+}
+
+// change counts a revision.
+func (g *growth) change() {
+	g.changes++
+	g.size += tagOverhead
+}
+
+// remove counts the end of an item's value. An item whose time has come counts until it is deleted
+// or replaced.
+func (g *growth) remove(it *memoryItem) {
+	g.size -= len(it.value)
+	if it.deleted == notDeleted {
+		g.items--
+		g.bytes -= len(it.key) + len(it.value)
 	}
 }
 
@@ -235,6 +354,25 @@ func (o *memoryObject) change(it *memoryItem, op *Op, tx *Tx, r revision, now ti
 	}
 	o.stamp(it, r, now)
 	return it
+}
+
+// drop forgets an item below a key that is deleted.
+func (o *memoryObject) drop(it *memoryItem) {
+	o.index.remove(it.key)
+	o.unlink(it)
+	o.m.expiry.remove(it.expiry)
+	if it.deleted != notDeleted {
+		o.buried--
+	}
+	it.expiry, it.rev = nil, 0 // so that an entry of the deletions is void
+}
+
+// bury remembers the deletion of a key and of everything below it. It is not in the index, so that
+// a put of the key does not replace it.
+func (o *memoryObject) bury(key string, tx *Tx, r revision, now time.Time) Item {
+	it := &memoryItem{key: key, writer: tx.Writer, deleted: byDelete, under: true}
+	o.stamp(it, r, now)
+	return it.export()
 }
 
 // stamp gives a changed item its revision.
@@ -319,7 +457,8 @@ func (o *memoryObject) remember(id string, a Applied, now time.Time) {
 	x := o.ids
 	kept := make([]Item, len(a.Items))
 	for i, it := range a.Items {
-		kept[i] = Item{Key: it.Key, Rev: it.Rev, Deleted: it.Deleted, Expires: it.Expires, Writer: it.Writer}
+		kept[i] = it
+		kept[i].Value = nil
 	}
 	a.Items = kept
 	r := &rememberedID{id, a, now, idSize(id, len(kept))}

@@ -41,7 +41,7 @@ type memoryObject struct {
 
 	keep    int // Limits.Changes of the last write
 	deleted fifo.Queue[deletion]
-	buried  int    // items in index that are deleted
+	buried  int    // deletions that are remembered
 	floor   uint64 // the newest deletion that is not remembered any more
 	tags    fifo.Queue[revision]
 	ids     *memoryIDs // Nil means that there are none.
@@ -56,6 +56,7 @@ type memoryItem struct {
 	prev, next  *memoryItem
 	tag         [4]byte
 	deleted     deletedBy
+	under       bool // the deletion of the key and of everything below it, which is not in the index
 }
 
 type deletedBy uint8
@@ -106,7 +107,9 @@ func (it *memoryItem) isLive(now time.Time) bool {
 
 // export returns the item as others see it.
 func (it *memoryItem) export() Item {
-	e := Item{Key: it.key, Value: it.value, Rev: it.rev, Deleted: it.deleted.reason(), Writer: it.writer}
+	e := Item{
+		Key: it.key, Value: it.value, Rev: it.rev, Deleted: it.deleted.reason(), Under: it.under, Writer: it.writer,
+	}
 	if it.expiry != nil {
 		e.Expires = it.expiry.at
 	}
@@ -166,7 +169,9 @@ func (o *memoryObject) trim(keep int, now time.Time) {
 		if !void {
 			o.floor = d.rev
 			o.buried--
-			o.index.remove(d.item.key)
+			if !d.item.under {
+				o.index.remove(d.item.key)
+			}
 			o.unlink(d.item)
 			freed += len(d.item.key) + itemOverhead
 		}
@@ -237,10 +242,10 @@ func (o *memoryObject) changes(since history.Position, r Range, limit int) (Page
 			return p, nil
 		}
 		p.Position = o.position(it.rev, it.tag)
-		if !r.Has(it.key) {
+		e := it.export()
+		if !r.Touches(e) {
 			continue
 		}
-		e := it.export()
 		if it.expiry.isDue(now) { // the deletion itself follows
 			e = Item{Key: it.key, Rev: it.rev, Deleted: ReasonExpired}
 		}

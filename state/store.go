@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"bennu.example/history"
@@ -26,9 +27,10 @@ import (
 //   - The feed may lose, repeat and swap changes, but it invents none.
 //   - In every doubt Changes returns ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
 type Store interface {
-	// Apply performs ops in order, all or none of them. It fails with ErrNotFound or ErrExists by
-	// tx.Create, with a *ConflictError by Op.If, and with the errors of [Check]. A store that does not
-	// answer returns history.ErrUnavailable; the outcome is unknown then.
+	// Apply performs ops in order, all or none of them. It checks all conditions before it changes
+	// anything. It fails with ErrNotFound or ErrExists by tx.Create, with ErrNotFound by Op.From, with
+	// a *ConflictError by Op.If, and with the errors of [Check]. A store that does not answer returns
+	// history.ErrUnavailable; the outcome is unknown then.
 	//
 	// If tx.ID is not empty, and the object has remembered a write with this ID, Apply changes
 	// nothing and returns what it returned then, but without values, and Repeated is true. A store
@@ -40,10 +42,14 @@ type Store interface {
 	// next is empty. Position is that of the object when the page was read.
 	Read(ctx context.Context, object string, r Range, next string, max int) (Page, error)
 
-	// Changes returns the items that changed after a position, in the order of their revisions, with
-	// what is known of deleted ones: at most max of those in a range. Position is where the next page
-	// continues; it is the object's if More is false. With max 0 Changes only finds out whether since
-	// can be continued: Position is since, and More says whether anything changed.
+	// Changes returns the items that changed after a position, in the order of their revisions,
+	// with what is known of deleted ones: at most max of those for which r.Touches is true.
+	// Position is where the next page continues; it is the object's if More is false. With max 0
+	// Changes only finds out whether since can be continued: Position is since, and More says
+	// whether anything changed.
+	//
+	// The deletion of a subtree (Op.Under) is kept apart from the items, and is returned also if its
+	// key was put again. Item.From may be empty.
 	//
 	// The zero position is history.ErrPosition. An object that was removed, or made again, is
 	// ErrEpoch. If the position is beyond the object's, it is ErrAhead. If it names no revision of
@@ -83,20 +89,30 @@ type Inbox struct {
 	Uncertain func(reason error) // changes of any watched object may have been missed
 }
 
-// Op is one change of an object: it puts an item or deletes one.
+// Op is one change of an object: it puts an item, moves one, or deletes one or a subtree.
 type Op struct {
 	Key string
+	// From is the key of an item that is moved to Key, with its value and its expiry. Value is nil
+	// then. Empty means no move. If there is no such item, Apply returns ErrNotFound, unless Own is
+	// set. A move has two changed items: the deletion of From, and then Key, with Item.From.
+	From string
 	// Value is the new value, in JSON. It must not be changed after the call.
 	Value []byte
 	// Delete deletes the item. Deleting an item that does not exist is not an error.
 	Delete bool
-	// If is the revision that the item must have. Zero means that the item must not exist. Nil
-	// means no condition.
+	// Under deletes the items below Key, too: those of Subtree(Key). If there are any, this is one
+	// deletion with one revision, whatever their number: an Item with Under. With Delete it includes
+	// the item Key, and is skipped if there is no item at Key and below. Without Delete it precedes
+	// the put, and there is none if there are no items below.
+	Under bool
+	// If is the revision that the item Key must have. Zero means that the item must not exist. With
+	// Under there must be no items below, in addition. Nil means no condition.
 	If *uint64
 	// TTL is the time after which the item is deleted. Zero means that it stays. Nil means that this
 	// does not change.
 	TTL *time.Duration
-	// Own skips the op, without an error, if Tx.Writer is not the last writer of the item.
+	// Own skips the op, without an error, unless Tx.Writer is the last writer of the item: of the
+	// item From of a move, and with Under of all items at Key and below, of which there must be one.
 	Own bool
 }
 
@@ -127,7 +143,7 @@ const (
 
 // Applied is the result of a write.
 type Applied struct {
-	Revs     []uint64         // of the items, one for each op; zero if the item never existed
+	Revs     []uint64         // of the items, one for each op; zero if the item is not known
 	Prev     history.Position // of the object before the write
 	Position history.Position // of the object after the write. It equals Prev if nothing was changed
 	Items    []Item           // those that changed, in the order of their revisions
@@ -137,9 +153,11 @@ type Applied struct {
 // Item is a key with its value, or a deletion.
 type Item struct {
 	Key     string
+	From    string // of a change that moved the item: its key before
 	Value   []byte // JSON. It must not be changed
 	Rev     uint64
 	Deleted string    // the reason if it was deleted: "deleted" or "expired"
+	Under   bool      // everything below Key was deleted as well; what is there now has a higher Rev
 	Expires time.Time // zero means never
 	Writer  string    // Tx.Writer
 }
@@ -180,6 +198,30 @@ type Range struct {
 func (r Range) Has(key string) bool {
 	return key >= r.From && (r.To == "" || key < r.To) &&
 		len(key) >= len(r.Prefix) && key[:len(r.Prefix)] == r.Prefix
+}
+
+// Touches reports whether the range may contain what a change is about: the item's key, or one
+// below it if Under is set.
+func (r Range) Touches(it Item) bool {
+	if !it.Under || r.Has(it.Key) {
+		return r.Has(it.Key)
+	}
+	sub := Subtree(it.Key)
+	return (r.To == "" || r.To > sub.From) && (sub.To == "" || r.From < sub.To) &&
+		(sub.Has(r.Prefix) || strings.HasPrefix(sub.From+separator, r.Prefix))
+}
+
+// separator is between the segments of a path. It sorts before all other bytes of a key, so that
+// siblings are in the order of their segments.
+const separator = "\x01"
+
+// Subtree returns the range of a key and all keys below it: those that begin with the key and the
+// byte 0x01, which separates the segments of a path. If the key is empty, these are all.
+func Subtree(key string) Range {
+	if key == "" {
+		return Range{}
+	}
+	return Range{From: key, To: key + "\x02"} // no key has a smaller byte
 }
 
 // start returns the first key that may be in the range.

@@ -50,6 +50,12 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"all or nothing", allOrNothing},
 		{"deletions", deletions},
 		{"own", own},
+		{"moves", moves},
+		{"subtrees", subtrees},
+		{"puts over subtrees", putsOverSubtrees},
+		{"conditions on subtrees", subtreeConditions},
+		{"own moves and subtrees", ownParts},
+		{"quotas of moves and subtrees", partQuotas},
 		{"modes", modes},
 		{"creation raced", creationRaced},
 		{"ids", ids},
@@ -65,6 +71,10 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"changes trimmed", changesTrimmed},
 		{"deletions trimmed", deletionsTrimmed},
 		{"changes against a model", changesModel},
+		{"changes of subtrees", subtreeChanges},
+		{"subtrees trimmed", subtreesTrimmed},
+		{"subtrees and moves against a model", subtreesModel},
+		{"feed of moves and subtrees", partsFeed},
 		{"items expire", itemsExpire},
 		{"objects expire", objectsExpire},
 		{"expiry once", expiryOnce},
@@ -261,7 +271,20 @@ func (n *node) read(object string, r state.Range, limit int) map[string]state.It
 // of each key.
 func (n *node) since(object string, p history.Position, limit int) (map[string]state.Item, error) {
 	n.t.Helper()
+	changes, err := n.inOrder(object, p, limit)
+	if err != nil {
+		return nil, err
+	}
 	items := make(map[string]state.Item)
+	for _, it := range changes {
+		items[it.Key] = it
+	}
+	return items, nil
+}
+
+// inOrder is since, with all changes in their order.
+func (n *node) inOrder(object string, p history.Position, limit int) (items []state.Item, err error) {
+	n.t.Helper()
 	last := uint64(0)
 	for {
 		page, err := n.Changes(ctxOf(n.t), object, p, state.Range{}, limit)
@@ -273,7 +296,7 @@ func (n *node) since(object string, p history.Position, limit int) (map[string]s
 				n.t.Fatalf("change %+v after revision %d, up to %s", it, last, page.Position)
 			}
 			last = it.Rev
-			items[it.Key] = it
+			items = append(items, it)
 		}
 		p = page.Position
 		if !page.More {
@@ -282,14 +305,25 @@ func (n *node) since(object string, p history.Position, limit int) (map[string]s
 	}
 }
 
-// apply makes the changes to a copy.
+// update makes the changes to a copy.
 func update(copied map[string]state.Item, changes map[string]state.Item) {
-	for key, it := range changes {
-		if it.Deleted != "" {
-			delete(copied, key)
-		} else {
-			copied[key] = it
+	for _, it := range changes {
+		updateItem(copied, it)
+	}
+}
+
+func updateItem(copied map[string]state.Item, it state.Item) {
+	if it.Under {
+		for key := range copied {
+			if state.Subtree(it.Key).Has(key) {
+				delete(copied, key)
+			}
 		}
+	}
+	if it.Deleted != "" {
+		delete(copied, it.Key)
+	} else {
+		copied[it.Key] = it
 	}
 }
 

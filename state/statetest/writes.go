@@ -313,6 +313,18 @@ func refused(t *testing.T, e Engine) {
 		{"a negative lifetime", state.ErrInvalid, []state.Op{lasting(-1, put("a", `1`))}},
 		{"a key that is not UTF-8", state.ErrInvalid, []state.Op{put("\xff", `1`)}},
 		{"a key with control characters", state.ErrInvalid, []state.Op{put("a\n", `1`)}},
+		{"an empty segment", state.ErrInvalid, []state.Op{put(path("a", "", "b"), `1`)}},
+		{"a segment with control characters", state.ErrInvalid, []state.Op{put(path("a", "b\x7f"), `1`)}},
+		{"a long segment", state.ErrTooLarge, []state.Op{put(path("a", strings.Repeat("x", 129)), `1`)}},
+		{"a deep path", state.ErrTooLarge, []state.Op{put("a"+strings.Repeat("\x01a", 32), `1`)}},
+		{"a long path", state.ErrTooLarge, []state.Op{put("a"+strings.Repeat("\x01"+strings.Repeat("x", 127), 8), `1`)}},
+		{"a value of a move", state.ErrInvalid, []state.Op{{Key: "a", From: "b", Value: []byte(`1`)}}},
+		{"a move that deletes", state.ErrInvalid, []state.Op{{Key: "a", From: "b", Delete: true}}},
+		{"a move to the same key", state.ErrInvalid, []state.Op{{Key: "a", From: "a"}}},
+		{"a move and a put", state.ErrInvalid, []state.Op{{Key: "a", From: "b"}, put("b", `1`)}},
+		{"two moves", state.ErrInvalid, []state.Op{{Key: "c", From: "a"}, {Key: "d", From: "a"}}},
+		{"a put before its subtree", state.ErrInvalid, []state.Op{put(path("a", "b"), `1`), under(del("a"))}},
+		{"a deletion below a subtree", state.ErrInvalid, []state.Op{under(del("a")), del(path("a", "b"))}},
 		{"a long key", state.ErrTooLarge, []state.Op{put(strings.Repeat("x", 257), `1`)}},
 		{"a large value", state.ErrTooLarge, []state.Op{put("a", big)}},
 		{"many ops", state.ErrTooLarge, many},
@@ -321,6 +333,7 @@ func refused(t *testing.T, e Engine) {
 		t.Run(test.name, func(*testing.T) { n.fails("o", state.Tx{}, test.want, test.ops...) })
 	}
 	n.apply("o", put(strings.Repeat("x", 256), big[:64<<10-1]+`"`))
+	n.apply("o", put(strings.Repeat(strings.Repeat("x", 31)+"\x01", 31)+strings.Repeat("y", 32), `1`))
 }
 
 func quotas(t *testing.T, e Engine) {
