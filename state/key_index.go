@@ -77,3 +77,23 @@ func (x *keyIndex) from(key string, f func(it *memoryItem) bool) {
 		}
 	}
 }
+
+// before calls f with the items before a key, backwards, until it returns false. Empty means all.
+func (x *keyIndex) before(key string, f func(it *memoryItem) bool) {
+	n, i := len(x.chunks)-1, 0
+	if key != "" {
+		n, i = x.seek(key)
+	} else if n >= 0 {
+		i = len(x.chunks[n])
+	}
+	for n < len(x.chunks) && n >= 0 {
+		for i--; i >= 0; i-- {
+			if !f(x.chunks[n][i]) {
+				return
+			}
+		}
+		if n--; n >= 0 {
+			i = len(x.chunks[n])
+		}
+	}
+}

@@ -195,16 +195,16 @@ func (o *memoryObject) remove(reason string) {
 	o.m.feed(Change{Object: o.name, Prev: o.top, Position: o.m.base, Gone: reason})
 }
 
-// read returns a page in the order of the keys.
+// read returns a page in the order of the keys, or in the opposite order.
 func (o *memoryObject) read(r Range, next string, limit int) Page {
 	p := Page{Position: o.top}
 	if o.expiry != nil {
 		p.Expires = o.expiry.at
 	}
 	now, size := time.Now(), 0
-	o.index.from(max(next, r.start()), func(it *memoryItem) bool {
+	add := func(it *memoryItem) bool {
 		switch {
-		case r.isBehind(it.key):
+		case !r.Reverse && r.isBehind(it.key) || r.Reverse && (it.key < r.start() || it.key == ""):
 			return false
 		case !it.isLive(now):
 			return true
@@ -215,7 +215,16 @@ func (o *memoryObject) read(r Range, next string, limit int) Page {
 		size += len(it.key) + len(it.value)
 		p.Items = append(p.Items, it.export())
 		return true
-	})
+	}
+	if !r.Reverse {
+		o.index.from(max(next, r.start()), add)
+		return p
+	}
+	end := r.end()
+	if next != "" && (end == "" || next < end) {
+		end = next + "\x00"
+	}
+	o.index.before(end, add)
 	return p
 }
 

@@ -28,18 +28,19 @@ import (
 //   - In every doubt Changes returns ErrTrimmed, ErrEpoch, ErrAhead or ErrTag of package history.
 type Store interface {
 	// Apply performs ops in order, all or none of them. It checks all conditions before it changes
-	// anything. It fails with ErrNotFound or ErrExists by tx.Create, with ErrNotFound by Op.From, with
-	// a *ConflictError by Op.If, and with the errors of [Check]. A store that does not answer returns
-	// history.ErrUnavailable; the outcome is unknown then.
+	// anything. It fails with ErrNotFound or ErrExists by tx.Create, with ErrNotFound by Op.From,
+	// with a *ConflictError by Op.If, and with the errors of [Check]. A store that does not answer
+	// returns history.ErrUnavailable; the outcome is unknown then.
 	//
 	// If tx.ID is not empty, and the object has remembered a write with this ID, Apply changes
 	// nothing and returns what it returned then, but without values, and Repeated is true. A store
 	// remembers at least the last 1,000 IDs of 10 minutes. One that failed is not remembered.
 	Apply(ctx context.Context, object string, ops []Op, tx Tx) (Applied, error)
 
-	// Read returns a page of the items in a range, in the order of their keys. It has at most max
-	// items, and may have fewer. It begins at the key next, or at the beginning of the range if
-	// next is empty. Position is that of the object when the page was read.
+	// Read returns a page of the items in a range, in the order of their keys, or in the opposite
+	// order if r.Reverse is set. It has at most max items, and may have fewer. It begins at the key
+	// next, or if next is empty at the beginning of the range; at its end if r.Reverse is set.
+	// Position is that of the object when the page was read.
 	Read(ctx context.Context, object string, r Range, next string, max int) (Page, error)
 
 	// Changes returns the items that changed after a position, in the order of their revisions,
@@ -192,6 +193,9 @@ type Range struct {
 	From   string // the first key
 	To     string // the first key after the range; empty means none
 	Prefix string
+	// Reverse makes Store.Read begin at the end of the range, and leave out an item whose key is
+	// empty. It means nothing elsewhere.
+	Reverse bool
 }
 
 // Has reports whether a key is in the range.
@@ -230,6 +234,18 @@ func (r Range) start() string { return max(r.From, r.Prefix) }
 // isBehind reports whether a key, and every greater one, comes after the range.
 func (r Range) isBehind(key string) bool {
 	return r.To != "" && key >= r.To || key > r.Prefix && !r.hasPrefix(key)
+}
+
+// end returns a key that is after the range, before all others that are. Empty means none.
+func (r Range) end() string {
+	if r.Prefix == "" {
+		return r.To
+	}
+	end := r.Prefix + "\xff" // no key has this byte
+	if r.To != "" {
+		end = min(end, r.To)
+	}
+	return end
 }
 
 func (r Range) hasPrefix(key string) bool {

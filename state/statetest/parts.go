@@ -256,7 +256,7 @@ func subtreeChanges(t *testing.T, e Engine) {
 			}
 		}
 		if err != nil || unders != test.unders {
-			t.Errorf("%q: %d deletions of subtrees, %v, want %d", test.r, unders, err, test.unders)
+			t.Errorf("%+v: %d deletions of subtrees, %v, want %d", test.r, unders, err, test.unders)
 		}
 	}
 	if e.Durable && e.Restart != nil {

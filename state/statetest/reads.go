@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"sync"
 	"testing"
@@ -44,7 +45,12 @@ func pages(t *testing.T, e Engine) {
 			}
 		}
 		for _, limit := range []int{1, 7, 1000} {
+			r.Reverse = false
 			equal(t, n.read("o", r, limit), part)
+			r.Reverse = true
+			backwards := maps.Clone(part)
+			delete(backwards, "")
+			equal(t, n.read("o", r, limit), backwards)
 		}
 	}
 }
@@ -71,8 +77,8 @@ func pagesRaced(t *testing.T, e Engine) {
 			}
 		})
 	}
-	for range 20 {
-		items := n.read("o", state.Range{}, 9)
+	for i := range 20 {
+		items := n.read("o", state.Range{Reverse: i%2 == 1}, 9)
 		for i := range 100 {
 			if _, ok := items[fmt.Sprintf("still%03d", i)]; !ok {
 				t.Errorf("item %d was not read", i)

@@ -254,7 +254,8 @@ func (n *node) read(object string, r state.Range, limit int) map[string]state.It
 			n.t.Fatalf("%d items, at most %d wanted", len(p.Items), limit)
 		}
 		for _, it := range p.Items {
-			if len(items) > 0 && it.Key <= last || !r.Has(it.Key) || it.Deleted != "" || it.Rev == 0 {
+			follows := it.Key > last && !r.Reverse || it.Key < last && r.Reverse || len(items) == 0
+			if !follows || !r.Has(it.Key) || it.Deleted != "" || it.Rev == 0 {
 				n.t.Fatalf("item %+v after %q", it, last)
 			}
 			last = it.Key
