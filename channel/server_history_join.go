@@ -38,6 +38,77 @@ func (c *Channel) Resume() Resume {
 	return c.join.history.resume
 }
 
+// ReplayFrom lets the join continue behind a position that is not the client's, such as that of a
+// snapshot in the reply: every record after it follows the reply. The client is not recovered, and
+// its position becomes p. ReplayFrom is for the join callback, on a recorded topic, if the client
+// asked for history and Resume is not OK.
+//
+// If not all records after p can be sent, nothing changes, and the error wraps history.ErrTrimmed,
+// ErrEpoch, ErrAhead or ErrTag. It is ErrTrimmed also if they are more than Keep.MaxReplay or older
+// than Reach permits. The error wraps history.ErrPosition for the zero position, ErrUnavailable if
+// the log does not answer, and ErrNoRule if the topic is not recorded.
+func (c *Channel) ReplayFrom(p history.Position) error {
+	if err := c.replayFrom(p); err != nil {
+		return fmt.Errorf("channel: replay %s from %q: %w", c.topic, p, err)
+	}
+	return nil
+}
+
+var (
+	errNoJoin    = errors.New("it is not called by the join callback of a client that asked for history")
+	errContinues = errors.New("the join continues at the client's position")
+)
+
+func (c *Channel) replayFrom(p history.Position) error {
+	c.mu.Lock()
+	var h *joinHistory
+	if c.join != nil && c.state.status.isBeforeJoin() {
+		h = c.join.history
+	}
+	c.mu.Unlock()
+	switch {
+	case h == nil:
+		return errNoJoin
+	case c.ext == nil:
+		return history.ErrNoRule
+	case h.resume.OK:
+		return errContinues
+	case p.IsZero():
+		return history.ErrPosition
+	}
+	past := &c.ext.past
+	start := follow.Start{Since: p}
+	if r := past.rare.Load(); r != nil {
+		start.Reach = r.reach
+	}
+	why, err := past.reader.Seek(c.ctx, start)
+	switch {
+	case err != nil:
+		return err
+	case why != "":
+		return lossOf(why)
+	}
+	h.placed = true
+	return nil
+}
+
+// lossOf returns the error of package history for a reason of package follow.
+func lossOf(why string) error {
+	switch why {
+	case follow.WhyEpoch:
+		return history.ErrEpoch
+	case follow.WhyAhead:
+		return history.ErrAhead
+	case follow.WhyTag:
+		return history.ErrTag
+	case follow.WhyMany:
+		return fmt.Errorf("%w: more than Keep.MaxReplay records follow", history.ErrTrimmed)
+	case follow.WhyReach:
+		return fmt.Errorf("%w: Reach excludes records that follow", history.ErrTrimmed)
+	}
+	return history.ErrTrimmed
+}
+
 // Reach bounds the history that a client receives: events that are older than the returned time are
 // neither replayed nor paged to it. A client that missed such an event is not recovered. The zero
 // time means no bound. The function is called before the join callback, if the client asks for
@@ -69,6 +140,7 @@ func Pages[S any](allow func(s *S, ctx context.Context, c *Channel) error) Optio
 type joinHistory struct {
 	resume Resume
 	why    string // the reply's; empty if the client's position is continued
+	placed bool   // by ReplayFrom; owned by the join callback
 }
 
 // historyReply is the member "$history" of the reply to a join.
@@ -159,7 +231,7 @@ func (c *Channel) noteHistory(h joinHistory) *joinHistory {
 		c.join = &both.serverJoin
 		c.join.history = &both.joinHistory
 	} else {
-		c.join.history = &joinHistory{h.resume, h.why}
+		c.join.history = &h
 	}
 	return c.join.history
 }
@@ -222,7 +294,7 @@ func (r historyReply) joinedWith(p serializer.Payload) (joined serializer.Payloa
 func (c *Channel) missed(h *joinHistory) (historyReply, error) {
 	p := &c.ext.past
 	n, err := p.reader.Missed(c.ctx)
-	if errors.Is(err, history.ErrTrimmed) && !h.resume.OK {
+	if errors.Is(err, history.ErrTrimmed) && !h.resume.OK && !h.placed {
 		// More was recorded during the join callback than the topic may keep. The client gets a new
 		// position, so that a busy topic stays joinable, although its snapshot lacks what was removed. A
 		// client whose callback may have spared the snapshot has to join again.

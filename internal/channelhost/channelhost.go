@@ -46,6 +46,8 @@ var (
 	// Lose ends the channel because changes were lost that its client needs. The client receives
 	// phx_error and joins again. The caller must call it once.
 	Lose func(channel any)
+	// PubSub returns what the channel's topic is broadcast by.
+	PubSub func(channel any) *pubsub.PubSub
 	// Log logs an error as the channel's own are logged.
 	Log func(channel any, message string, err error)
 )

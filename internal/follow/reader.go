@@ -117,7 +117,7 @@ func (r *Reader[B]) open(ctx context.Context, start Start) (m Mark, err error) {
 	t := r.t
 	m.Why = WhyNew
 	if !start.NoReplay && !start.Since.IsZero() {
-		m, err = r.seek(ctx, start.Since, start.Reach, true)
+		m, err = r.seek(ctx, start.Since, bound{reach: start.Reach, most: true})
 		if err != nil || m.Why == "" || m.Why == WhyReach {
 			return m, err
 		}
@@ -127,7 +127,7 @@ func (r *Reader[B]) open(ctx context.Context, start Start) (m Mark, err error) {
 		if err != nil {
 			return m, err
 		}
-		from, err := r.seek(ctx, b.After, start.Reach, false)
+		from, err := r.seek(ctx, b.After, bound{reach: start.Reach})
 		if err != nil || from.Why == "" || from.Why == WhyReach {
 			return Mark{from.Position, m.Why}, err
 		}
@@ -142,12 +142,28 @@ func (r *Reader[B]) open(ctx context.Context, start Start) (m Mark, err error) {
 	return m, nil
 }
 
+// Seek places the reader behind another position, if all items after it can be read. Then why is
+// empty. Otherwise it is one of the reasons, and the reader stays where it is, as after an error,
+// which is that of the log. The reader must be open and not live. Of start, only Since and Reach
+// count.
+func (r *Reader[B]) Seek(ctx context.Context, start Start) (why string, err error) {
+	m, err := r.seek(ctx, start.Since, bound{reach: start.Reach, most: true, exact: true})
+	return m.Why, err
+}
+
+// bound is the bound of what a reader reads.
+type bound struct {
+	reach time.Time // no older item is read
+	most  bool      // at most Keep.MaxReplay items are read
+	exact bool      // the reader does not begin later because of reach
+}
+
 // seekTries bounds the attempts to bring the window and the log together. Each of them fails only
 // if the window was trimmed meanwhile.
 const seekTries = 5
 
 // seek places the reader after a position, if this can be continued.
-func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Time, bounded bool) (Mark, error) {
+func (r *Reader[B]) seek(ctx context.Context, p history.Position, to bound) (Mark, error) {
 	t := r.t
 	for tries := 0; tries < seekTries; {
 		if err := t.Lock(ctx); err != nil {
@@ -155,7 +171,7 @@ func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Tim
 		}
 		if s := t.find(p); s != nil {
 			defer t.Unlock()
-			return r.place(s, reach, bounded), nil
+			return r.place(s, to), nil
 		}
 		wait := t.filling
 		if wait == nil {
@@ -171,7 +187,7 @@ func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Tim
 			}
 		}
 		tries++
-		if m, done, err := r.fill(ctx, p, reach, bounded); done || err != nil {
+		if m, done, err := r.fill(ctx, p, to); done || err != nil {
 			return m, err
 		}
 	}
@@ -179,17 +195,20 @@ func (r *Reader[B]) seek(ctx context.Context, p history.Position, reach time.Tim
 }
 
 // place places the reader at a slot of the window. The caller must hold order.
-func (r *Reader[B]) place(s *slot[B], reach time.Time, bounded bool) (m Mark) {
+func (r *Reader[B]) place(s *slot[B], to bound) (m Mark) {
 	missed := r.t.after(s)
-	if bounded && len(missed) > r.t.keep.MaxReplay {
+	if to.most && len(missed) > r.t.keep.MaxReplay {
 		return Mark{Why: WhyMany}
 	}
-	if !reach.IsZero() {
+	if !to.reach.IsZero() {
 		for _, next := range missed {
-			if next.time >= reach.UnixMilli() {
+			if next.time >= to.reach.UnixMilli() {
 				break
 			}
-			s, m.Why = next, WhyReach
+			if m.Why = WhyReach; to.exact {
+				return m
+			}
+			s = next
 		}
 	}
 	r.hold(s)
@@ -199,9 +218,7 @@ func (r *Reader[B]) place(s *slot[B], reach time.Time, bounded bool) (m Mark) {
 
 // fill reads the items after a position into the window. It reports done if it has placed the
 // reader, or if the position cannot be continued.
-func (r *Reader[B]) fill(
-	ctx context.Context, p history.Position, reach time.Time, bounded bool,
-) (m Mark, done bool, err error) {
+func (r *Reader[B]) fill(ctx context.Context, p history.Position, to bound) (m Mark, done bool, err error) {
 	t := r.t
 	b, err := t.all.log.Read(ctx, t.name, p, t.keep.MaxReplay+1)
 	items := make([]B, len(b.Records))
@@ -217,11 +234,11 @@ func (r *Reader[B]) fill(
 		return Mark{Why: Why(err)}, true, nil
 	case err != nil:
 		return Mark{}, true, err
-	case bounded && len(b.Records) > t.keep.MaxReplay:
+	case to.most && len(b.Records) > t.keep.MaxReplay:
 		return Mark{Why: WhyMany}, true, nil
 	}
 	if s := t.equivalent(b); s != nil {
-		return r.place(s, reach, bounded), true, nil
+		return r.place(s, to), true, nil
 	}
 	if !t.started || t.extend(b, items) || t.all.instant {
 		return Mark{}, false, nil // the window may have been trimmed meanwhile
