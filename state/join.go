@@ -25,6 +25,11 @@ type handler struct {
 
 func (o *Objects) handler(k *kind, cfg Config) *channel.Handler {
 	h := &handler{o: o, kind: k, cfg: cfg}
+	return channel.Define(h.join, h.options(h.push)...)
+}
+
+// options returns the callbacks of a handler. The function returns that of a push.
+func (h *handler) options(push func(name string) callback) []channel.Option[Session] {
 	options := []channel.Option[Session]{
 		channel.Info(func(s *Session, ctx context.Context, _ *channel.Channel, _ readOn) error {
 			return h.read(ctx, &s.member)
@@ -40,9 +45,9 @@ func (o *Objects) handler(k *kind, cfg Config) *channel.Handler {
 		}),
 	}
 	for _, name := range pushes {
-		options = append(options, channel.On(name, h.push(name)))
+		options = append(options, channel.On(name, push(name)))
 	}
-	return channel.Define(h.join, append(options, cfg.Options...)...)
+	return append(options, h.cfg.Options...)
 }
 
 const reasonForbidden push.Reason = "forbidden"

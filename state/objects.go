@@ -75,6 +75,8 @@ type Access struct {
 	Action Action
 	Topic  string // of the object
 	// Op is what is to be written; zero unless Action is Write. Of a merge it has the whole new value.
+	// Of a message to a stream it has a Value only, which are any bytes if the message is binary, and
+	// of the snapshot of a stream the Key "$snapshot" as well.
 	Op Op
 }
 

@@ -20,6 +20,8 @@ const (
 	eventBatch  = "batch"
 	eventItems  = "items"
 	eventSynced = "synced"
+
+	eventMessage = "message" // of a stream
 )
 
 // The pushes of clients.
@@ -31,12 +33,15 @@ const (
 	pushBatch  = "batch"
 	pushRead   = "read"
 	pushRemove = "remove"
+
+	pushPublish  = "publish"
+	pushSnapshot = "snapshot"
 )
 
 // pushes are all names that a handler answers, also those of kinds of objects to come.
 var pushes = []string{
 	pushPut, pushMerge, pushDel, pushAdd, pushBatch, pushRead, pushRemove,
-	"insert", "move", "query", "publish", "snapshot",
+	"insert", "move", "query", pushPublish, pushSnapshot,
 }
 
 // kind is a kind of object as clients see it.
@@ -49,6 +54,7 @@ type kind struct {
 var (
 	kindDocument = &kind{"document", true, []string{pushPut, pushMerge, pushDel}}
 	kindMap      = &kind{"map", false, []string{pushPut, pushMerge, pushDel, pushAdd}}
+	kindStream   = &kind{"stream", false, nil}
 )
 
 func (k *kind) has(op string) bool {
@@ -216,6 +222,7 @@ func reasonOf(err error) (string, bool) {
 		{ErrExists, "exists"},
 		{ErrForbidden, "forbidden"},
 		{ErrTooLarge, "too large"},
+		{history.ErrTooLarge, "too large"},
 		{ErrQuota, "quota"},
 		{ErrInvalid, "invalid"},
 		{history.ErrUnavailable, "unavailable"},

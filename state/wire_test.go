@@ -18,7 +18,7 @@ import (
 
 var (
 	epochs    = regexp.MustCompile(`"id":"[0-9a-z]{12}"`)
-	positions = regexp.MustCompile(`"[0-9a-z]{12}-([0-9]+)-[0-9a-z]{4}"`)
+	positions = regexp.MustCompile(`"[0-9a-z]{8,12}-([0-9]+)-[0-9a-z]{4}"`)
 	times     = regexp.MustCompile(`17[0-9]{11}`)
 	keys      = regexp.MustCompile(`"[0-9a-hjkmnp-tv-z]{26}"`)
 	lifetimes = regexp.MustCompile(`"expires_in":(59|60)(\.[0-9]+)?`)

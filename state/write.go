@@ -26,17 +26,22 @@ type callback = func(s *Session, ctx context.Context, c *channel.Channel, p seri
 func (h *handler) push(name string) callback {
 	return func(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 		reply, err := h.answer(name, s, ctx, c, p)
-		if err == nil {
-			return reply, nil
+		if err != nil {
+			return refused(c, err, name == pushBatch)
 		}
-		if errors.Is(err, history.ErrUnavailable) {
-			channelhost.Log(c, "store unavailable", err)
-		}
-		if payload, ok := errorReply(err, name == pushBatch); ok {
-			return push.Reply{Status: push.StatusError, Payload: payload}, nil
-		}
-		return push.NoReply, err
+		return reply, nil
 	}
+}
+
+// refused returns the reply to a push that failed.
+func refused(c *channel.Channel, err error, batch bool) (push.Reply, error) {
+	if errors.Is(err, history.ErrUnavailable) {
+		channelhost.Log(c, "store unavailable", err)
+	}
+	if payload, ok := errorReply(err, batch); ok {
+		return push.Reply{Status: push.StatusError, Payload: payload}, nil
+	}
+	return push.NoReply, err
 }
 
 // answer handles a push.
@@ -298,14 +303,24 @@ func (w *write) tx(ctx context.Context) Tx {
 		tx.Limits.Batch = 1
 	}
 	if w.id != "" {
-		info, _ := socket.InfoFrom(ctx)
-		tx.ID = info.Subject + "\x00" + info.ClientID + "\x00" + w.id
-		if len(tx.ID) > maxID { // a subject may have any length
-			sum := sha256.Sum256([]byte(tx.ID))
-			tx.ID = hex.EncodeToString(sum[:])
-		}
+		tx.ID = writeID(ctx, w.id)
 	}
 	return tx
+}
+
+// writeID returns the id of a write whose client calls it id.
+func writeID(ctx context.Context, id string) string {
+	info, _ := socket.InfoFrom(ctx)
+	id = info.Subject + "\x00" + info.ClientID + "\x00" + id
+	if len(id) > maxID { // a subject may have any length
+		id = hashed(id)
+	}
+	return id
+}
+
+func hashed(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:])
 }
 
 // writerOf returns the id of the client's connection.

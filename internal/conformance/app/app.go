@@ -57,7 +57,7 @@ func New(cfg Config) *App {
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 2*maxMessage)
 	cfg.MaxMailbox = cmp.Or(cfg.MaxMailbox, 2*maxMessage)
 	cfg.Drain.Notice = cmp.Or(cfg.Drain.Notice, -1)
-	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}}
+	rules := history.Rules{"rec:*": {Count: cfg.RecordKeep}, "stream:*": {}}
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
 	who := presence.New(ps, presence.Config{})
 	objects := state.New(state.NewMemory(state.MemoryConfig{}))
@@ -80,6 +80,7 @@ func New(cfg Config) *App {
 			"rec:*":      recorded(),
 			"doc:*":      objects.Documents(everything),
 			"map:*":      objects.Maps(everything),
+			"stream:*":   objects.Streams(everything),
 		},
 		Connect:           connect,
 		PubSub:            ps,
