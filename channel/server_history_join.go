@@ -231,7 +231,7 @@ func (c *Channel) noteHistory(h joinHistory) *joinHistory {
 		c.join = &both.serverJoin
 		c.join.history = &both.joinHistory
 	} else {
-		c.join.history = &h
+		c.join.history = &joinHistory{resume: h.resume, why: h.why} // h must not escape
 	}
 	return c.join.history
 }
