@@ -3,7 +3,6 @@
 package redisengine_test
 
 import (
-	"context"
 	"errors"
 	"syscall"
 	"testing"
@@ -13,7 +12,6 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
-	"bennu.example/pubsub"
 	"bennu.example/will"
 	"bennu.example/will/willtest"
 )
@@ -28,44 +26,7 @@ func runWills(t *testing.T, addr string, keep time.Duration) will.Store {
 		t.Fatal(err)
 	}
 	e.KeepWills(keep)
-	store := e.Wills()
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	ps := pubsub.New(e.Adapter())
-	go func() { done <- ps.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // polling
-		if _, err := store.Lease(t.Context(), "nobody", 0); err == nil {
-			return store
-		} else if time.Now().After(end) {
-			t.Fatal(err)
-		}
-	}
-}
-
-// fail lets faults happen one after the other, with pauses, until stop is called, and as often as
-// each of them at least.
-func fail(faults ...func()) (stop func()) {
-	quit, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		for i := 0; ; i++ {
-			faults[i%len(faults)]()
-			select {
-			case <-time.After(300 * time.Millisecond):
-			case <-quit:
-				if i >= len(faults) {
-					return
-				}
-			}
-		}
-	}()
-	return func() { close(quit); <-done }
+	return brokertest.StartWills(t, e)
 }
 
 // The permissions in the package documentation are sufficient for wills.
@@ -103,7 +64,7 @@ func TestWills(t *testing.T) {
 			return runWills(t, server.addr, will.Keep)
 		},
 		Faults: func(t *testing.T) (stop func()) {
-			return fail(func() {
+			return brokertest.Repeat(func() {
 				server.signal(syscall.SIGSTOP)()
 				time.Sleep(250 * time.Millisecond) // longer than a claim
 				server.signal(syscall.SIGCONT)()
