@@ -135,7 +135,7 @@ func refresher(tb testing.TB, channels int) (h *Handler, s *session, refresh fun
 	}
 	return h, s, func() {
 		next := *v
-		if err := s.apply(&next, h.revocations.mark(), func() {}); err != nil {
+		if err := s.apply(context.Background(), &next, h.revocations.mark(), func() {}); err != nil {
 			tb.Fatal(err)
 		}
 	}

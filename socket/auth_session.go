@@ -242,10 +242,31 @@ func (s *session) values() context.Context {
 // errGone is the error of a grant for a connection that has ended.
 var errGone = errors.New("socket: the connection has ended")
 
+// applyTries bounds the attempts of apply. Each failure means that the client has joined a topic
+// meanwhile.
+const applyTries = 4
+
+// errMissed means that a new subject would have joined a topic without Arrive.
+var errMissed = errors.New("socket: a channel was joined meanwhile")
+
 // apply replaces the grant of the connection. It calls notify, under auth.mu, when each channel has
 // the change in its mailbox. The grant was decided after mark, so that a revocation since then
-// counts.
-func (s *session) apply(v *verified, mark uint64, notify func()) error {
+// counts. A new subject arrives on the topics that the connection has joined, before the change.
+func (s *session) apply(ctx context.Context, v *verified, mark uint64, notify func()) error {
+	done := make(arrivals)
+	for range applyTries {
+		if err := s.arriveAs(ctx, v.grant.ID, done); err != nil {
+			return err
+		}
+		if err := s.replace(v, mark, done, notify); !errors.Is(err, errMissed) {
+			return err
+		}
+	}
+	return errUnavailable
+}
+
+// replace is apply without arrivals. The error is errMissed if one is missing.
+func (s *session) replace(v *verified, mark uint64, done arrivals, notify func()) error {
 	a := s.auth
 	a.change.Lock()
 	defer a.change.Unlock()
@@ -263,7 +284,7 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 	if login { // before the grant is stored, so that a Disconnect from here on is seen
 		watch = s.h.watch(v.grant.ID)
 	}
-	err := s.store(v, watch, mark, &old, notify)
+	err := s.store(v, watch, mark, done, &old, notify)
 	if err != nil {
 		if watch != nil {
 			watch.on.Cancel()
@@ -283,7 +304,9 @@ func (s *session) apply(v *verified, mark uint64, notify func()) error {
 }
 
 // store stores the grant and notifies the channels, and then the client.
-func (s *session) store(v *verified, watch *idWatch, mark uint64, old *formerGrant, notify func()) error {
+func (s *session) store(
+	v *verified, watch *idWatch, mark uint64, done arrivals, old *formerGrant, notify func(),
+) error {
 	a := s.auth
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -300,6 +323,10 @@ func (s *session) store(v *verified, watch *idWatch, mark uint64, old *formerGra
 		change.Otherwise = "deauthenticated"
 	}
 	s.mu.Lock()
+	if a.grant.grant.ID != v.grant.ID && done.miss(s.channels) {
+		s.mu.Unlock()
+		return errMissed
+	}
 	a.grant = v
 	for topic, c := range s.channels {
 		if topic == topicSocket {
@@ -382,8 +409,7 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	mark := s.h.revocations.mark()
 	v, err := s.verify(ctx, token)
 	if err == nil {
-		s.arriveAs(ctx, v.grant.ID)
-		err = s.apply(v, mark, func() {
+		err = s.apply(ctx, v, mark, func() {
 			// Under auth.mu, so that it is sent in the order of the changes. It fails if the client wants
 			// no reply or has gone.
 			_ = c.Reply(c.Ref(), push.OK(v.reply()))

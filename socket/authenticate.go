@@ -18,12 +18,17 @@ var errNoAuth = errors.New("the context belongs to no connection with Config.Aut
 // grant. Then Reauthorize decides whether the channel stays, as after a token of the client: see
 // [Auth]. The client receives the event "auth" on $socket, with the Claims and the Token.
 //
+// A login or a logout deletes the last wills that the connection has set, and those of older
+// connections of the same user and client on the topics that it has joined. Authenticate waits for
+// their store.
+//
 // An error means that nothing has changed. It wraps push.Reason("identity changed") if the
-// connection is another user's.
+// connection is another user's, and push.Reason("unavailable") if the store of last wills does not
+// answer.
 func Authenticate(ctx context.Context, g Grant) error {
 	err := errNoAuth
 	if s := sessionFrom(ctx); s != nil && s.auth != nil {
-		err = s.authenticate(g)
+		err = s.authenticate(ctx, g)
 	}
 	if err != nil {
 		return fmt.Errorf("socket: authenticate: %w", err)
@@ -31,7 +36,7 @@ func Authenticate(ctx context.Context, g Grant) error {
 	return nil
 }
 
-func (s *session) authenticate(g Grant) error {
+func (s *session) authenticate(ctx context.Context, g Grant) error {
 	auth := s.h.cfg.Auth
 	if g.ID == "" && !auth.Anonymous {
 		return s.logOut()
@@ -41,7 +46,7 @@ func (s *session) authenticate(g Grant) error {
 	if err != nil {
 		return err
 	}
-	return s.apply(v, mark, func() { s.tell(eventAuth, v.reply()) })
+	return s.apply(ctx, v, mark, func() { s.tell(eventAuth, v.reply()) })
 }
 
 // logOut closes the connection. The client has time to read the event and the reply of the callback

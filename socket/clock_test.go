@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"context"
 	"runtime"
 	"testing"
 	"time"
@@ -48,7 +49,7 @@ func TestClockSteps(t *testing.T) {
 	check("after the expiry")
 	v, err := newVerified(Grant{ID: "ann"}, time.Hour)
 	if err == nil {
-		err = l.s.apply(v, l.h.revocations.mark(), func() {})
+		err = l.s.apply(context.Background(), v, l.h.revocations.mark(), func() {})
 	}
 	if err != nil {
 		t.Fatal(err)

@@ -39,7 +39,8 @@ func TestDeniedHold(t *testing.T) {
 		}
 		l.take()
 		s.revoke("again") // without effect
-		if err := s.apply(&verified{Context: context.Background()}, 0, func() {}); !errors.Is(err, errGone) {
+		ctx := context.Background()
+		if err := s.apply(ctx, &verified{Context: ctx}, 0, func() {}); !errors.Is(err, errGone) {
 			t.Errorf("another grant: %v", err)
 		}
 		time.Sleep(deniedHold - time.Second)

@@ -129,7 +129,7 @@ func TestRevokeBeforeOpen(t *testing.T) {
 
 		l.joinSocket()
 		l.s.revoke("now")
-		if err := l.s.apply(v, 0, func() {}); !errors.Is(err, errGone) {
+		if err := l.s.apply(context.Background(), v, 0, func() {}); !errors.Is(err, errGone) {
 			t.Errorf("a grant after the revocation: %v", err)
 		}
 		l.take()

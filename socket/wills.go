@@ -60,6 +60,7 @@ type sessionWill struct {
 	lostOnly bool
 	isSet    bool // the store has it
 	dropped  willDrop
+	unwilled bool // the client has deleted it
 }
 
 // willDrop is why a will that is being set must not run.
@@ -243,9 +244,14 @@ func (s *session) setWill(ctx context.Context, w *sessionWill, p serializer.Payl
 	return errWillsAway
 }
 
-// connection returns the session as wills see it.
+// connection returns the session as wills see it. The caller holds mu, under which the subject
+// changes.
 func (s *session) connection() will.Connection {
-	return will.Connection{ID: s.connectionID, Subject: s.subject(), ClientID: s.clientID, Order: s.order}
+	c := will.Connection{ID: s.connectionID, Subject: s.subject(), ClientID: s.clientID, Order: s.order}
+	if s.auth != nil {
+		c.Subject = s.auth.grant.grant.ID
+	}
+	return c
 }
 
 // endWill is called when the channel of a will has ended.
@@ -318,6 +324,7 @@ func (s *session) dropWills(why willDrop, id string) (taken []*sessionWill, coun
 			kept = append(kept, w)
 			continue
 		case w.isSet:
+			w.unwilled = true
 			taken = append(taken, w)
 		default: // setWill removes it
 			kept = append(kept, w)
@@ -344,7 +351,10 @@ func (s *session) subjectChanged() {
 
 // Arrive is part of channelhost.Carrier.
 func (s *session) Arrive(ctx context.Context, topic string) error {
-	return s.arrive(ctx, topic, s.connection())
+	s.mu.Lock()
+	c := s.connection()
+	s.mu.Unlock()
+	return s.arrive(ctx, topic, c)
 }
 
 func (s *session) arrive(ctx context.Context, topic string, c will.Connection) error {
@@ -360,16 +370,38 @@ func (s *session) arrive(ctx context.Context, topic string, c will.Connection) e
 	return nil
 }
 
-// arriveAs fences the older connections of another subject, which the connection is about to have.
-func (s *session) arriveAs(ctx context.Context, subject string) {
+// arrivals are the channels of a session whose topics have no wills of older connections.
+type arrivals map[channelhost.Channel]struct{}
+
+// arriveAs fences the older connections of another subject, which the connection is about to have,
+// on the topics that it has joined or is joining. Joins that begin later may arrive as the subject
+// before: see arrivals.miss.
+func (s *session) arriveAs(ctx context.Context, subject string, done arrivals) error {
+	s.mu.Lock()
 	as := s.connection()
-	if subject == as.Subject {
-		return
+	s.mu.Unlock()
+	if subject == as.Subject || subject != "" && as.Subject != "" { // replace refuses the latter
+		return nil
 	}
 	as.Subject = subject
 	for _, c := range s.others() {
-		if c.AllowsWills() {
-			_ = s.arrive(ctx, c.Topic(), as) // it was logged
+		if _, ok := done[c]; ok || !c.AllowsWills() {
+			continue
+		}
+		if err := s.arrive(ctx, c.Topic(), as); err != nil {
+			return err
+		}
+		done[c] = struct{}{}
+	}
+	return nil
+}
+
+// miss reports whether a channel is missing.
+func (a arrivals) miss(channels map[string]channelhost.Channel) bool {
+	for topic, c := range channels {
+		if _, ok := a[c]; !ok && topic != topicSocket && c.AllowsWills() {
+			return true
 		}
 	}
+	return false
 }

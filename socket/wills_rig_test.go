@@ -129,7 +129,7 @@ func (r *willRig) routes() channel.Routes {
 		}
 		return p, nil
 	}
-	room := channel.Define(join, terminate, channel.AllowWill(allow),
+	room := channel.Define(join, terminate, channel.AllowWill(allow), channel.On("become", becomeSubject),
 		channel.On("stop", func(*willRoom, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, channel.Stop("enough")
 		}),

@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/history"
+	"bennu.example/internal/willtimes"
 	"bennu.example/key"
 	"bennu.example/serializer"
 	"bennu.example/will"
@@ -21,19 +22,6 @@ import (
 const (
 	// willTimeout bounds a call of the store.
 	willTimeout = 5 * time.Second
-	// willLease is the lease of a node, which it renews every willRenew. A node that could not renew
-	// it for willStop runs no wills, because others run its own.
-	willLease = 30 * time.Second
-	willRenew = 10 * time.Second
-	willStop  = 25 * time.Second
-	// willPoll is the mean time between two searches for the wills of other nodes.
-	willPoll = 10 * time.Second
-	// willHold is the time for which wills are claimed, and willRun the part of it in which they are
-	// broadcast.
-	willHold = 10 * time.Second
-	willRun  = willHold / 2
-	// willRetry is the pause after a failure.
-	willRetry = time.Second
 	// willBatch is the number of wills that are claimed at once, and of changes made at once.
 	willBatch = 64
 	// willEnd bounds the time in which the last changes are stored when the handler ends.
@@ -48,6 +36,7 @@ const memberID = "$id"
 type wills struct {
 	h     *Handler
 	store will.Store
+	times willtimes.Times
 	isOwn bool   // the store is this handler's alone
 	node  string // the name of this handler's lease
 
@@ -83,9 +72,10 @@ func (w *wills) begin(h *Handler) {
 	w.wake, w.done = make(chan struct{}, 1), make(chan struct{})
 	w.ran = make(map[string]struct{})
 	if w.store == nil {
-		w.store, w.isOwn = will.NewMemory(), true
+		w.store, w.isOwn, w.times = will.NewMemory(), true, willtimes.Default()
 		return
 	}
+	w.times = willtimes.Of(w.store)
 	w.polling = time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -183,7 +173,7 @@ func (w *wills) arrive(ctx context.Context, topic string, c will.Connection) err
 
 // ready makes sure that this node has a lease.
 func (w *wills) ready(ctx context.Context) error {
-	if w.isOwn || w.hasLease(willStop) {
+	if w.isOwn || w.hasLease(w.times.Stop) {
 		return nil
 	}
 	return w.lease(ctx)
@@ -198,7 +188,7 @@ func (w *wills) hasLease(d time.Duration) bool {
 
 func (w *wills) lease(ctx context.Context) error {
 	requested := time.Now()
-	kept, err := w.store.Lease(ctx, w.node, willLease)
+	kept, err := w.store.Lease(ctx, w.node, w.times.Lease)
 	if err != nil {
 		return err
 	}
@@ -240,7 +230,7 @@ func (w *wills) run() {
 		if !time.Now().Before(w.paused) {
 			if err := w.work(ctx); err != nil {
 				w.logUnavailable(err)
-				w.paused = time.Now().Add(willRetry)
+				w.paused = time.Now().Add(w.times.Retry)
 			}
 		}
 		timer.Reset(w.idle())
@@ -259,7 +249,7 @@ func (w *wills) isStopped() bool {
 
 // work does what is due.
 func (w *wills) work(ctx context.Context) error {
-	if !w.isOwn && !w.hasLease(willRenew) {
+	if !w.isOwn && !w.hasLease(w.times.Renew) {
 		one, cancel := context.WithTimeout(ctx, willTimeout)
 		err := w.lease(one)
 		cancel()
@@ -299,7 +289,7 @@ func (w *wills) poll(ctx context.Context) error {
 	if err := w.store.Expire(ctx); err != nil {
 		return err
 	}
-	w.polling = time.Now().Add(willPoll/2 + rand.N(willPoll))
+	w.polling = time.Now().Add(w.times.Poll/2 + rand.N(w.times.Poll))
 	return nil
 }
 
@@ -309,7 +299,7 @@ func (w *wills) idle() time.Duration {
 	wait := time.Duration(1<<63 - 1)
 	w.mu.Lock()
 	if !w.isOwn {
-		wait = w.leased.Add(willRenew).Sub(now)
+		wait = w.leased.Add(w.times.Renew).Sub(now)
 	}
 	if !w.polling.IsZero() {
 		wait = min(wait, w.polling.Sub(now))
@@ -334,7 +324,12 @@ func (w *wills) storeAgain(ctx context.Context) error {
 	if !again {
 		return nil
 	}
-	var all []will.Will
+	type own struct {
+		s *session
+		w *sessionWill
+		will.Will
+	}
+	var all []own
 	w.h.mu.Lock()
 	sessions := slices.Collect(maps.Keys(w.h.sessions))
 	w.h.mu.Unlock()
@@ -342,14 +337,20 @@ func (w *wills) storeAgain(ctx context.Context) error {
 		s.mu.Lock()
 		for _, x := range s.willList() {
 			if x.isSet {
-				all = append(all, x.Will)
+				all = append(all, own{s, x, x.Will})
 			}
 		}
 		s.mu.Unlock()
 	}
 	for _, x := range all {
 		one, cancel := context.WithTimeout(ctx, willTimeout)
-		err := w.store.Put(one, x)
+		err := w.store.Put(one, x.Will)
+		x.s.mu.Lock()
+		unwilled := x.w.unwilled
+		x.s.mu.Unlock()
+		if unwilled { // perhaps before Put
+			err = w.store.Delete(one, x.Topic, x.Connection, x.ID)
+		}
 		cancel()
 		if err != nil && !errors.Is(err, will.ErrFenced) {
 			w.mu.Lock()
@@ -447,22 +448,22 @@ func (w *wills) takeDue() (found bool) {
 // claim runs the wills that are due.
 func (w *wills) claim(ctx context.Context) error {
 	for {
-		if !w.isOwn && !w.hasLease(willStop) {
+		if !w.isOwn && !w.hasLease(w.times.Stop) {
 			return errors.New("socket: the lease of this node was not renewed")
 		}
 		before := w.h.cfg.PubSub.Health()
 		if !before.Connected { // another node may run them
-			w.paused = time.Now().Add(willRetry)
+			w.paused = time.Now().Add(w.times.Retry)
 			return nil
 		}
 		begun := time.Now()
 		one, cancel := context.WithTimeout(ctx, willTimeout)
-		claimed, err := w.store.Claim(one, willBatch, willHold)
+		claimed, err := w.store.Claim(one, willBatch, w.times.Hold)
 		cancel()
 		var ran []willChange
 		for i := range claimed {
 			x := &claimed[i]
-			if _, again := w.ran[x.ID]; !again && (time.Since(begun) > willRun || !w.broadcast(ctx, x, begun)) {
+			if _, again := w.ran[x.ID]; !again && (time.Since(begun) > w.times.Run() || !w.broadcast(ctx, x, begun)) {
 				continue
 			}
 			w.ran[x.ID] = struct{}{}
@@ -473,7 +474,7 @@ func (w *wills) claim(ctx context.Context) error {
 			clear(w.ran)
 		}
 		if len(ran) < len(claimed) && w.polling.IsZero() {
-			w.polling = begun.Add(willHold) // when the others can be claimed again
+			w.polling = begun.Add(w.times.Hold) // when the others can be claimed again
 		}
 		if len(ran) > 0 {
 			one, cancel := context.WithTimeout(ctx, willTimeout)
@@ -492,7 +493,7 @@ func (w *wills) claim(ctx context.Context) error {
 
 // broadcast runs a will that was claimed. It reports false if that must be tried again.
 func (w *wills) broadcast(ctx context.Context, x *will.Will, claimed time.Time) bool {
-	ctx, cancel := context.WithDeadline(ctx, claimed.Add(willHold-time.Second))
+	ctx, cancel := context.WithDeadline(ctx, claimed.Add(w.times.Hold*9/10))
 	defer cancel()
 	ps := w.h.cfg.PubSub
 	_, err := ps.AppendOnce(ctx, x.ID, x.Topic, x.Event, x.Payload)

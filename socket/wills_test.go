@@ -1,7 +1,6 @@
 package socket
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"bennu.example/history"
+	"bennu.example/internal/willtimes"
 	"bennu.example/key"
 	"bennu.example/pubsub"
 	"bennu.example/transport"
@@ -240,14 +240,15 @@ func TestWillOfDeadNode(t *testing.T) {
 		r := newWillRig(t, 1, Config{Wills: first})
 		r.h = append(r.h, newWillRig(t, 1, Config{Wills: second, PubSub: r.ps}).h...)
 		defer r.end()
+		times := willtimes.Default()
 		other, l := r.observe(), r.connect(0, "ann", testAnn, 1)
 		l.setWill("")
 		sleepTo(10 * time.Minute)
 		other.wantKeys()
 		first.away.Store(true)
-		sleepTo(willLease - willRenew + 15*time.Second - 1) // if the lease was renewed just then
+		sleepTo(times.Lease - times.Renew + 15*time.Second - 1) // if the lease was renewed just then
 		other.wantKeys()
-		sleepTo(willRenew + 3*willPoll/2 + time.Second)
+		sleepTo(times.Renew + 3*times.Poll/2 + time.Second)
 		other.wantKeys(willRan)
 		first.away.Store(false)
 		sleepTo(time.Minute)
@@ -311,7 +312,7 @@ func TestWillShutdown(t *testing.T) {
 					t.Fatal(err)
 				}
 				back = r.connect(1, "bob", "client-of-bob-0123456789", 2)
-				sleepTo(15*time.Second + 3*willPoll/2)
+				sleepTo(15*time.Second + 3*willtimes.Default().Poll/2)
 				if store == nil {
 					other.wantKeys()
 					back.wantKeys()
@@ -351,7 +352,7 @@ func TestWillOnRecordedTopic(t *testing.T) {
 // claimed has run.
 func TestJoinWaitsForWill(t *testing.T) {
 	t.Parallel()
-	store := newWillStore()
+	store, hold := newWillStore(), willtimes.Default().Hold
 	inWillRig(t, 1, Config{Wills: store}, func(t *testing.T, r *willRig) {
 		l := r.connect(0, "ann", testAnn, 1)
 		l.setWill(`,"after_ms":3600000`)
@@ -367,49 +368,18 @@ func TestJoinWaitsForWill(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got, err := store.Claim(t.Context(), 1, willHold); err != nil || len(got) != 1 { // by another node
+		if got, err := store.Claim(t.Context(), 1, hold); err != nil || len(got) != 1 { // by another node
 			t.Fatal(got, err)
 		}
 		newer := r.open(0, "ann", testAnn, 2)
 		newer.send(join("1", "room:1"), join("2", "plain:1"))
 		newer.wantKeys(accepted("2", "plain:1"))
-		sleepTo(willHold / 2)
+		sleepTo(hold / 2)
 		newer.wantKeys()
 		if err := store.Delete(t.Context(), w.Topic, w.Connection, claimed.ID); err != nil {
 			t.Fatal(err)
 		}
 		sleepTo(arrivePause)
 		newer.wantKeys(accepted("1", "room:1"))
-	})
-}
-
-// TestWillOfChangedSubject checks that a login and a logout delete the wills, and that a login
-// deletes those of older connections.
-func TestWillOfChangedSubject(t *testing.T) {
-	t.Parallel()
-	auth := &Auth{Anonymous: true, Verify: func(_ context.Context, token string, _ *Request) (Grant, error) {
-		return Grant{ID: token}, nil
-	}}
-	synctest.Test(t, func(t *testing.T) {
-		r := newWillRig(t, 1, Config{Auth: auth})
-		defer r.end()
-		other := r.observe()
-		older := r.connect(0, "ann", testAnn, 1)
-		older.setWill("")
-		r.lose(older, nil)
-		l := r.open(0, "", testAnn, 2)
-		l.s.auth = newSessionAuth(&identity{grant: &verified{Context: context.Background()}})
-		l.send(join("1", "$socket"), join("2", "room:1"))
-		synctest.Wait()
-		l.taken()
-		l.setWill("")
-		l.send(`["1","3","$socket","token",{"token":"ann"}]`)
-		synctest.Wait()
-		if got := fmt.Sprint(l.taken()); !strings.Contains(got, `"authenticated"`) {
-			t.Errorf("login: %s", got)
-		}
-		r.lose(l, nil)
-		sleepTo(time.Minute)
-		other.wantKeys()
 	})
 }

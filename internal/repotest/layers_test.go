@@ -14,7 +14,8 @@ import (
 var layers = [][]string{
 	{
 		"internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners", "internal/prepare",
-		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "key", "logging",
+		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "internal/willtimes", "key",
+		"logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
