@@ -84,12 +84,18 @@ func (x *historyClient) run(ctx context.Context) {
 func (x *historyClient) lost() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
+	x.giveUpPending()
+	x.join, x.waiting = "", false
+	x.Cut(x.name)
+}
+
+// giveUpPending records that the pushed records without a reply may be in the log or not. The
+// caller holds mu.
+func (x *historyClient) giveUpPending() {
 	for _, id := range x.pending {
 		x.Uncertain(id)
 	}
 	clear(x.pending)
-	x.join, x.waiting = "", false
-	x.Cut(x.name)
 }
 
 // act joins and sends records until the connection ends.
@@ -232,6 +238,7 @@ func (x *historyClient) reply(ref string, payload json.RawMessage) error {
 		x.Cut(x.name)
 	case ref == x.join && r.Status == "ok" && r.Response.History != nil:
 		h := r.Response.History
+		x.giveUpPending() // what the channel of the join before had not handled, it never answers
 		x.Joined(x.name, histcheck.Reply{Pos: h.Pos, Recovered: h.Recovered, Why: h.Why})
 		x.waiting = false
 		if !h.Recovered {
