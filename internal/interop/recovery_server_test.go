@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -35,7 +36,7 @@ type recordedServer struct {
 	*histcheck.Recorder
 	ps    *pubsub.PubSub
 	ports []*listener
-	slow  time.Duration // bounds what a join callback of room:lobby takes
+	slow  atomic.Int64 // bounds what a join callback of room:lobby takes, in nanoseconds
 
 	mu       sync.Mutex
 	ids      []string          // the application's database: the ids of records, each before its append
@@ -91,9 +92,9 @@ func (s *recordedServer) url(port int) string {
 
 // join returns what the database contains, unless the client receives what it missed anyway.
 func (s *recordedServer) join(_ *struct{}, ctx context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
-	if s.slow > 0 {
+	if slow := s.slow.Load(); slow > 0 {
 		select {
-		case <-time.After(rand.N(s.slow)): // longer than phoenix.js waits, now and then
+		case <-time.After(time.Duration(rand.N(slow))): // longer than phoenix.js waits, now and then
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}

@@ -21,7 +21,9 @@ export function connect({phoenix, Transport, vsn, timeout, params}, url, sent, r
   const {encode, decode} = codecs[vsn](phoenix)
   // Shorter than usual, because nothing but cuts makes them wait. A long poll has the usual delays:
   // after one cut, version 1.7 closes several times, and would not come to rest.
-  let delays = {reconnectAfterMs: () => 10, rejoinAfterMs: () => 20}
+  // A join that timed out is repeated later and later, as phoenix.js does it by itself. Otherwise
+  // slow joins pile up on the server, which takes one at a time, and each answer comes too late.
+  let delays = {reconnectAfterMs: () => 10, rejoinAfterMs: tries => 10 * 2 ** Math.min(tries, 8)}
   // phoenix.js ignores encode and decode for its own class, but not for one that is derived.
   if (Transport === phoenix.LongPoll) {
     Transport = class extends phoenix.LongPoll {}
