@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -13,10 +12,6 @@ import (
 )
 
 const (
-	// maxQueued and maxQueuedBytes bound the queue.
-	maxQueued      = 4096
-	maxQueuedBytes = 16 << 20
-
 	maxTopic  = bolt.MaxKeySize - 1 // a key has one byte more
 	maxID     = 64
 	maxOrigin = 40
@@ -27,28 +22,18 @@ const (
 
 // item is an append or a Forget in the queue.
 type item struct {
+	request
 	topic  string
 	forget bool
 	record history.Record // as it will be read
 	value  stored
 	keep   history.Keep
-	size   int // what it counts in the queue
 
-	state atomic.Int32
-	done  chan struct{}
-
-	// The committer sets these before it closes done.
+	// The committer sets these before it answers.
 	out   history.Record
 	fresh bool // it was stored now
 	err   error
 }
-
-// The states of an item.
-const (
-	itemWaits int32 = iota
-	itemTaken       // by the committer
-	itemGivenUp
-)
 
 // Append is part of history.Log.
 func (l *log) Append(ctx context.Context, topic string, r history.Record, k history.Keep) (history.Record, error) {
@@ -79,57 +64,15 @@ func newItem(topic string, r history.Record, k history.Keep) (*item, error) {
 	if value.payload() > k.Bytes || size > maxQueuedBytes {
 		return nil, history.ErrTooLarge
 	}
-	return &item{topic: topic, record: parsed, value: value, keep: k, size: size}, nil
+	return &item{request: request{size: size}, topic: topic, record: parsed, value: value, keep: k}, nil
 }
 
-// do puts an item into the queue and waits for the committer.
+// do puts an item into the queue and waits for its result.
 func (l *log) do(ctx context.Context, it *item) (history.Record, error) {
-	if err := ctx.Err(); err != nil {
-		return history.Record{}, unavailable(context.Cause(ctx))
-	}
-	it.done = make(chan struct{})
-	if err := l.enqueue(it); err != nil {
+	if err := l.queue.do(ctx, it); err != nil {
 		return history.Record{}, err
 	}
-	select {
-	case <-it.done:
-		return it.out, it.err
-	case <-ctx.Done():
-	}
-	if it.state.CompareAndSwap(itemWaits, itemGivenUp) {
-		return history.Record{}, unavailable(context.Cause(ctx))
-	}
-	select {
-	case <-it.done: // at the same time
-		return it.out, it.err
-	default:
-		return history.Record{}, fmt.Errorf("%w: %w", history.ErrUncertain, context.Cause(ctx))
-	}
-}
-
-func (l *log) enqueue(it *item) error {
-	l.running.RLock()
-	defer l.running.RUnlock()
-	if !l.open {
-		return unavailable(errNotRunning)
-	}
-	if l.queued.Add(int64(it.size)) > maxQueuedBytes {
-		l.queued.Add(-int64(it.size))
-		return history.ErrFull
-	}
-	select {
-	case l.queue <- it:
-		return nil
-	default:
-		l.queued.Add(-int64(it.size))
-		return history.ErrFull
-	}
-}
-
-// answer ends the wait for an item.
-func (l *log) answer(it *item) {
-	l.queued.Add(-int64(it.size))
-	close(it.done)
+	return it.out, it.err
 }
 
 // apply applies a batch in one transaction. It sets the results, but answers nobody.

@@ -83,7 +83,7 @@ func (e *Engine) Commits() (n int, err error) {
 }
 
 // Waiting returns the number of items in the queue.
-func (e *Engine) Waiting() int { return len(e.log.queue) }
+func (e *Engine) Waiting() int { return len(e.log.queue.items) }
 
 // Counts returns the number of entries of the buckets.
 func (e *Engine) Counts() (topics, records, ids, sweeps int, err error) {

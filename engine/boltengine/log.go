@@ -28,18 +28,13 @@ type log struct {
 	store  *store
 	logger *zerolog.Logger
 	clock  clock
-	queue  chan *item
-	queued atomic.Int64 // bytes of the items that were not answered
+	queue  *queue[*item]
 
 	appended, failed, gaps atomic.Uint64
 
 	closing chan struct{} // closed by close
 	ended   chan struct{} // closed when Run has ended
 	wake    chan struct{} // of the feeder; has room for one signal
-
-	// running guards open: an item is put into the queue only while it is true.
-	running sync.RWMutex
-	open    bool
 
 	mu          sync.Mutex
 	began       bool // Run was called
@@ -60,7 +55,7 @@ type watch struct {
 func newLog(s *store, logger *zerolog.Logger) *log {
 	return &log{
 		store: s, logger: logger, clock: newClock(),
-		queue:   make(chan *item, maxQueued),
+		queue:   newQueue[*item](),
 		closing: make(chan struct{}), ended: make(chan struct{}), wake: make(chan struct{}, 1),
 		health:  history.Health{Since: time.Now(), Err: errNotRunning},
 		watches: make(map[string]*watch), ready: make(map[string]func(error)),
@@ -90,7 +85,7 @@ func (l *log) Health() history.Health {
 	l.mu.Lock()
 	h := l.health
 	l.mu.Unlock()
-	h.Queued = int(l.queued.Load())
+	h.Queued = int(l.queue.bytes.Load())
 	h.Appended, h.Failed, h.Gaps = l.appended.Load(), l.failed.Load(), l.gaps.Load()
 	return h
 }
@@ -204,6 +199,6 @@ func (l *log) Forget(ctx context.Context, topic string) error {
 	if len(topic) > maxTopic {
 		return history.ErrTooLarge
 	}
-	_, err := l.do(ctx, &item{topic: topic, forget: true, size: len(topic) + itemOverhead})
+	_, err := l.do(ctx, &item{request: request{size: len(topic) + itemOverhead}, topic: topic, forget: true})
 	return err
 }

@@ -12,15 +12,8 @@ import (
 	"bennu.example/internal/safecall"
 )
 
-const (
-	// maxBatch and maxBatchBytes bound one commit.
-	maxBatch      = 256
-	maxBatchBytes = 4 << 20
-	// maxWait bounds how long a commit waits for more appends.
-	maxWait = 2 * time.Millisecond
-	// retryAfter is when the committer tries again after a failure, if nothing is appended until then.
-	retryAfter = time.Second
-)
+// retryAfter is when the committer tries again after a failure, if nothing is appended until then.
+const retryAfter = time.Second
 
 // fed is a batch for the feeder. The gap is the reason why records may be missing after it.
 type fed struct {
@@ -31,12 +24,10 @@ type fed struct {
 // committer is the state of the goroutine of Run.
 type committer struct {
 	*log
-	batches  chan<- fed
-	expected int           // items in the last commit
-	took     time.Duration // the last commit
-	timer    *time.Timer   // of the next sweep
-	next     time.Time     // when the timer fires; zero: it does not
-	swept    time.Time     // the last sweep
+	batches chan<- fed
+	timer   *time.Timer // of the next sweep
+	next    time.Time   // when the timer fires; zero: it does not
+	swept   time.Time   // the last sweep
 }
 
 // Run is part of history.Log. Its goroutine is the committer.
@@ -57,11 +48,11 @@ func (l *log) Run(ctx context.Context, in history.Inbox) error {
 	feeder.Go(func() { l.feed(in, batches) })
 	c := &committer{log: l, batches: batches, timer: time.NewTimer(0)}
 	defer c.timer.Stop()
-	l.setOpen(true)
+	l.queue.setOpen(true)
 	c.work(ctx)
-	l.setOpen(false)
-	for len(l.queue) > 0 { // nothing is added any more
-		c.round(<-l.queue)
+	l.queue.setOpen(false)
+	for len(l.queue.items) > 0 { // nothing is added any more
+		c.round(<-l.queue.items)
 	}
 	close(batches)
 	feeder.Wait()
@@ -69,17 +60,11 @@ func (l *log) Run(ctx context.Context, in history.Inbox) error {
 	return nil
 }
 
-func (l *log) setOpen(open bool) {
-	l.running.Lock()
-	defer l.running.Unlock()
-	l.open = open
-}
-
 // work commits and sweeps until the end.
 func (c *committer) work(ctx context.Context) {
 	for {
 		select {
-		case it := <-c.queue:
+		case it := <-c.queue.items:
 			c.round(it)
 		case <-c.timer.C:
 			c.sweep()
@@ -93,13 +78,13 @@ func (c *committer) work(ctx context.Context) {
 
 // round commits the item and others that wait, answers them, and hands them to the feeder.
 func (c *committer) round(first *item) {
-	batch := c.gather(first)
+	batch := c.queue.gather(first)
 	if len(batch) == 0 {
 		return
 	}
 	begun := time.Now()
 	due, failure := c.commit(batch)
-	c.took, c.expected = time.Since(begun), len(batch)
+	c.queue.committed(batch, begun)
 	c.report(failure)
 	stored := uint64(0)
 	for _, it := range batch {
@@ -109,7 +94,7 @@ func (c *committer) round(first *item) {
 	}
 	c.appended.Add(stored)
 	for _, it := range batch {
-		c.answer(it)
+		c.queue.answer(it)
 	}
 	f := fed{items: batch}
 	if errors.Is(failure, errUncertain) {
@@ -120,47 +105,6 @@ func (c *committer) round(first *item) {
 		c.schedule(time.Now().Add(retryAfter))
 	}
 	c.sweepAt(due)
-}
-
-// gather returns items for one commit. It takes those that wait. If the last commit had more, their
-// senders have just been answered, and many are about to append again: waiting for them for a part
-// of the time that a commit takes makes one large commit of two.
-func (c *committer) gather(first *item) []*item {
-	batch := make([]*item, 0, max(1, min(c.expected, maxBatch)))
-	size := 0
-	take := func(it *item) {
-		if it.state.CompareAndSwap(itemWaits, itemTaken) {
-			batch = append(batch, it)
-			size += it.size
-		} else {
-			c.queued.Add(-int64(it.size))
-		}
-	}
-	take(first)
-	var late *time.Timer
-	for len(batch) < maxBatch && size < maxBatchBytes {
-		select {
-		case it := <-c.queue:
-			take(it)
-			continue
-		default:
-		}
-		if len(batch) >= c.expected {
-			break
-		}
-		if late == nil {
-			late = time.NewTimer(min(maxWait, c.took/2))
-			defer late.Stop()
-		}
-		select {
-		case it := <-c.queue:
-			take(it)
-			continue
-		case <-late.C:
-		}
-		break
-	}
-	return batch
 }
 
 // sweep removes what is not kept any more. After a failure it also finds out whether the file works
