@@ -238,7 +238,7 @@ func (h *handler) mark(ctx context.Context, m *member, params joinParams) ([]byt
 }
 
 func (h *handler) appendLimits(dst []byte) []byte {
-	l := h.cfg.Limits.filled()
+	l := h.cfg.Limits.WithDefaults()
 	if h.kind.document {
 		l.Items, l.Batch = 1, 1
 	}

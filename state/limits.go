@@ -39,7 +39,8 @@ const (
 	maxRev        = 1<<53 - 1
 )
 
-func (l Limits) filled() Limits {
+// WithDefaults returns l with the defaults in place of zeros. It is for implementations of Store.
+func (l Limits) WithDefaults() Limits {
 	or := func(v *int, d int) {
 		if *v <= 0 {
 			*v = d
@@ -63,7 +64,7 @@ func (l Limits) filled() Limits {
 // 128 bytes in each. An op on a key at or below that of an op with Under must be a put without Own
 // that comes after it.
 func Check(ops []Op, tx Tx) error {
-	l := tx.Limits.filled()
+	l := tx.Limits.WithDefaults()
 	if len(ops) > l.Batch {
 		return &LimitError{Err: ErrTooLarge, What: "batch", Max: l.Batch}
 	}

@@ -20,7 +20,7 @@ func (m *Memory) apply(object string, ops []Op, tx Tx) (Applied, error) {
 	if err := Check(ops, tx); err != nil {
 		return Applied{}, err
 	}
-	tx.Limits = tx.Limits.filled()
+	tx.Limits = tx.Limits.WithDefaults()
 	for {
 		if o := m.lock(object); o != nil {
 			defer o.mu.Unlock()

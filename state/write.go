@@ -135,7 +135,7 @@ func (w *write) batch(ctx context.Context, m members) (push.Reply, error) {
 }
 
 func (w *write) limits() Limits {
-	l := w.h.cfg.Limits.filled()
+	l := w.h.cfg.Limits.WithDefaults()
 	if w.h.kind.document {
 		l.Batch = 1
 	}

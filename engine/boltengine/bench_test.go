@@ -101,3 +101,42 @@ func BenchmarkTops(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkApply writes items of objects with an fsync for every commit. It reports the writes per
+// second, the longest wait but one of a hundred, and the bytes of the file for each item.
+func BenchmarkApply(b *testing.B) {
+	value, _ := benchPayload.AppendJSON(nil) // it is JSON
+	for _, inFlight := range []int{1, 16, 256} {
+		b.Run(fmt.Sprint(inFlight), func(b *testing.B) {
+			path := filepath.Join(b.TempDir(), "history.db")
+			s := runState(b, open(b, boltengine.Config{Path: path}), state.Inbox{})
+			var next atomic.Int64
+			waits := make([]time.Duration, b.N)
+			b.ResetTimer()
+			var wg sync.WaitGroup
+			for range inFlight {
+				wg.Go(func() {
+					for {
+						i := int(next.Add(1)) - 1
+						if i >= b.N {
+							return
+						}
+						begun := time.Now()
+						ops := []state.Op{{Key: fmt.Sprint("key", i/100%100), Value: value}}
+						if _, err := s.Apply(b.Context(), fmt.Sprint("board:", i%100), ops, state.Tx{}); err != nil {
+							b.Error(err)
+						}
+						waits[i] = time.Since(begun)
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "writes/s")
+			b.ReportMetric(float64(percentile(waits, 99).Microseconds()), "p99-µs")
+			if info, err := os.Stat(path); err == nil {
+				b.ReportMetric(float64(info.Size())/float64(min(b.N, 100*100)), "bytes/item")
+			}
+		})
+	}
+}

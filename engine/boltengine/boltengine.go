@@ -10,6 +10,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/logging"
 	"bennu.example/pubsub"
+	"bennu.example/state"
 	"bennu.example/will"
 )
 
@@ -28,8 +29,9 @@ type Config struct {
 
 // Engine is a history in a file. Its creator must call Close.
 type Engine struct {
-	log   *log
-	wills will.Store
+	log     *log
+	objects *objects
+	wills   will.Store
 }
 
 // ErrInUse reports that another process, or another Engine, uses the file.
@@ -46,7 +48,8 @@ func New(cfg Config) (*Engine, error) {
 		_ = s.release()
 		return nil, fmt.Errorf("boltengine: open %s: %w", cfg.Path, err)
 	}
-	return &Engine{newLog(s, cmp.Or(cfg.Logger, logging.Default())), w}, nil
+	l := newLog(s, cmp.Or(cfg.Logger, logging.Default()))
+	return &Engine{l, newObjects(l), w}, nil
 }
 
 // Adapter returns nil: there are no other nodes.
@@ -62,7 +65,15 @@ func (e *Engine) History() history.Log { return e.log }
 // waits for the disk; clients that join only do not change the file.
 func (e *Engine) Wills() will.Store { return e.wills }
 
-// Close closes the file. Call it after PubSub.Run has returned. If it runs still, Close ends it:
-// appends that wait are stored, and Run returns nil. After Close the log is unavailable. Close may
-// be called more than once.
-func (e *Engine) Close() error { return e.log.close() }
+// State returns the store of shared objects for state.New. Every call returns the same store. One
+// state.Objects may use it, whose Run must be called: writes wait until it runs. Objects can be read
+// until Close.
+func (e *Engine) State() state.Store { return e.objects }
+
+// Close closes the file. Call it after PubSub.Run and Objects.Run have returned. If they run still,
+// Close ends them: appends and writes that wait are stored, and Run returns nil. After Close the log
+// and the stores are unavailable. Close may be called more than once.
+func (e *Engine) Close() error {
+	e.objects.close()
+	return e.log.close()
+}

@@ -150,3 +150,78 @@ func (e *Engine) Started() bool {
 func (e *Engine) WillsFor(keep time.Duration) (will.Store, error) {
 	return openWills(e.log.store, keep)
 }
+
+// RollbackObject removes the newest n revisions of an object, as if they had not reached the disk.
+// The items that they put are lost.
+func (e *Engine) RollbackObject(name string, n int) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		x, err := e.objects.begin(tx)
+		if err != nil {
+			return err
+		}
+		o, err := x.object(&write{}, name)
+		if err != nil || o == nil {
+			return errors.Join(err, errors.New("no such object"))
+		}
+		for range n {
+			k := revisionKey(o.number, o.rev)
+			r, err := x.revision(k)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(x.revisions.Delete(k), x.items.Delete(numberKey(o.number, r.key))); err != nil {
+				return err
+			}
+			o.rev--
+			if r, err = x.revision(revisionKey(o.number, o.rev)); err != nil {
+				return err
+			}
+			o.tag = r.tag
+		}
+		return x.flush()
+	})
+}
+
+// ForgetDeletionsAfter changes how long the store of objects remembers a deletion.
+func (e *Engine) ForgetDeletionsAfter(d time.Duration) { e.objects.tombstoneAge = d }
+
+// WaitingWrites returns the number of writes in the queue.
+func (e *Engine) WaitingWrites() int { return len(e.objects.queue.items) }
+
+// StateCounts returns the number of entries of each bucket of the objects.
+func (e *Engine) StateCounts() (counts map[string]int, err error) {
+	err = e.log.store.view(func(tx *bolt.Tx) error {
+		counts = make(map[string]int)
+		root := tx.Bucket(bucketState)
+		return root.ForEachBucket(func(name []byte) error {
+			counts[string(name)] = root.Bucket(name).Stats().KeyN
+			return nil
+		})
+	})
+	return counts, err
+}
+
+// DamageItem changes one byte of an item.
+func (e *Engine) DamageItem(object, key string) error {
+	return e.log.store.update(func(tx *bolt.Tx) error {
+		x, err := e.objects.begin(tx)
+		if err != nil {
+			return err
+		}
+		o, err := x.object(&write{}, object)
+		if err != nil || o == nil {
+			return errors.Join(err, errors.New("no such object"))
+		}
+		return flip(x.items, numberKey(o.number, key))
+	})
+}
+
+// ParseStateValues decodes a value of each bucket of the objects, whose checksum is right.
+func ParseStateValues(value []byte) {
+	e := encoder(bytes.Clone(value))
+	sealed := e.sealed(nil)
+	_, _ = parseObject(nil, sealed)
+	_, _ = parseItem(nil, sealed)
+	_, _ = parseRevision(nil, sealed)
+	_, _ = parseID(nil, sealed)
+}

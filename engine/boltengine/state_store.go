@@ -1,0 +1,418 @@
+package boltengine
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"bennu.example/history"
+	"bennu.example/internal/safecall"
+	"bennu.example/state"
+)
+
+var errStateNotRunning = errors.New("Objects.Run does not run")
+
+// objects is the state.Store of an Engine.
+//
+// Apply, Expire and Remove put a write into the queue. The goroutine of Run, the committer, takes up
+// to maxBatch of them, performs them in one transaction, and hands the batch to the feeder, a
+// goroutine that Run starts and waits for. The feeder feeds the changes in their order, and then
+// answers. Readers use read transactions of their own.
+type objects struct {
+	store *store
+	log   *log // for its logger
+	clock clock
+	base  history.Position // of objects that do not exist
+	queue *queue[*write]
+
+	tombstoneAge time.Duration // how long a deletion is remembered
+
+	applied, failed, gaps atomic.Uint64
+
+	closing chan struct{} // closed by close
+	ended   chan struct{} // closed when Run has ended
+	wake    chan struct{} // of the feeder; has room for one signal
+
+	mu      sync.Mutex
+	began   bool // Run was called
+	closed  bool
+	health  history.Health
+	watches map[string]struct{}
+	ready   map[string]func(error) // of the watches that are not ready
+}
+
+var _ state.Store = (*objects)(nil)
+
+func newObjects(l *log) *objects {
+	s := &objects{
+		store: l.store, log: l, clock: newClock(), queue: newQueue[*write](), tombstoneAge: tombstoneAge,
+		closing: make(chan struct{}), ended: make(chan struct{}), wake: make(chan struct{}, 1),
+		health:  history.Health{Since: time.Now(), Err: errStateNotRunning},
+		watches: make(map[string]struct{}), ready: make(map[string]func(error)),
+	}
+	s.base = positionOf(s.store.base, 0, beginning)
+	s.queue.setOpen(true) // writes wait for Run, which a program starts with its server
+	return s
+}
+
+// write is an Apply, an Expire or a Remove in the queue.
+type write struct {
+	request
+	kind   writeKind
+	object string
+	ops    []state.Op
+	tx     state.Tx // its limits are filled in
+	max    int      // of Expire
+
+	// The committer sets these before it answers.
+	out     state.Applied
+	n       int // what has expired
+	err     error
+	changes []state.Change // in their order
+}
+
+type writeKind uint8
+
+const (
+	writeApply writeKind = iota
+	writeExpire
+	writeRemove
+)
+
+// Apply is part of state.Store.
+func (s *objects) Apply(ctx context.Context, object string, ops []state.Op, tx state.Tx) (state.Applied, error) {
+	w := &write{object: object, ops: ops, tx: tx}
+	w.size = len(object) + len(tx.ID) + len(tx.Writer) + itemOverhead
+	for i := range ops {
+		w.size += len(ops[i].Key) + len(ops[i].Value) + itemOverhead
+	}
+	err := state.Check(ops, tx)
+	if err == nil && len(object) > maxTopic {
+		err = &state.LimitError{Err: state.ErrTooLarge, What: "topic", Max: maxTopic}
+	}
+	if err == nil {
+		w.tx.Limits = tx.Limits.WithDefaults()
+		err = s.do(ctx, w)
+	}
+	if err != nil {
+		s.failed.Add(1)
+		return state.Applied{}, err
+	}
+	s.applied.Add(1)
+	return w.out, nil
+}
+
+// Expire is part of state.Store.
+func (s *objects) Expire(ctx context.Context, limit int) (int, error) {
+	due := false
+	err := s.read(ctx, func(tx *bolt.Tx) error {
+		r := readObjects(tx)
+		due = r != nil && r.isDue(s.now())
+		return nil
+	})
+	if err != nil || !due {
+		return 0, err
+	}
+	w := &write{kind: writeExpire, max: min(limit, maxExpire), request: request{size: itemOverhead}}
+	err = s.do(ctx, w)
+	return w.n, err
+}
+
+// Remove is part of state.Store.
+func (s *objects) Remove(ctx context.Context, object string) error {
+	if len(object) > maxTopic {
+		return state.ErrNotFound
+	}
+	return s.do(ctx, &write{kind: writeRemove, object: object, request: request{size: len(object) + itemOverhead}})
+}
+
+// do puts a write into the queue and waits for its result.
+func (s *objects) do(ctx context.Context, w *write) error {
+	err := s.queue.do(ctx, w)
+	switch {
+	case errors.Is(err, history.ErrUncertain), errors.Is(err, history.ErrFull):
+		return unavailable(err)
+	case err != nil:
+		return err
+	}
+	return w.err
+}
+
+// Watch is part of state.Store.
+func (s *objects) Watch(object string, ready func(error)) {
+	s.mu.Lock()
+	s.watches[object] = struct{}{}
+	s.ready[object] = ready
+	s.mu.Unlock()
+	s.signal()
+}
+
+// Unwatch is part of state.Store.
+func (s *objects) Unwatch(object string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.watches, object)
+	delete(s.ready, object)
+}
+
+func (s *objects) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // the feeder has not seen the last signal yet
+	}
+}
+
+func (s *objects) watched(object string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, ok := s.watches[object]
+	return ok
+}
+
+// Health is part of state.Store.
+func (s *objects) Health() history.Health {
+	s.mu.Lock()
+	h := s.health
+	s.mu.Unlock()
+	h.Queued = int(s.queue.bytes.Load())
+	h.Appended, h.Failed, h.Gaps = s.applied.Load(), s.failed.Load(), s.gaps.Load()
+	return h
+}
+
+// setHealth records whether the store works. It reports whether that is new.
+func (s *objects) setHealth(err error) (changed bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	changed = s.health.Connected != (err == nil)
+	if changed {
+		s.health.Connected, s.health.Since = err == nil, time.Now()
+	}
+	s.health.Err = err
+	return changed
+}
+
+// objectsRun is the state of the goroutine of Run.
+type objectsRun struct {
+	*objects
+	batches chan<- fedWrites
+	timer   *time.Timer // of the next sweep
+}
+
+// fedWrites is a batch for the feeder. The gap is the reason why changes may be missing after it.
+type fedWrites struct {
+	writes []*write
+	gap    error
+}
+
+// Run is part of state.Store. Its goroutine is the committer.
+func (s *objects) Run(ctx context.Context, in state.Inbox) error {
+	s.mu.Lock()
+	began, closed := s.began, s.closed
+	s.began = true
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return unavailable(errClosed)
+	case began:
+		return errRunTwice
+	}
+	defer close(s.ended)
+	batches := make(chan fedWrites, 1)
+	var feeder sync.WaitGroup
+	feeder.Go(func() { s.feed(in, batches) })
+	c := &objectsRun{objects: s, batches: batches, timer: time.NewTimer(0)}
+	defer c.timer.Stop()
+	s.setHealth(nil)
+	c.work(ctx)
+	s.queue.setOpen(false)
+	for len(s.queue.items) > 0 { // nothing is added any more
+		c.round(<-s.queue.items)
+	}
+	close(batches)
+	feeder.Wait()
+	s.setHealth(errStateNotRunning)
+	return nil
+}
+
+// work commits and sweeps until the end.
+func (c *objectsRun) work(ctx context.Context) {
+	for {
+		select {
+		case w := <-c.queue.items:
+			c.round(w)
+		case <-c.timer.C:
+			c.sweep()
+		case <-ctx.Done():
+			return
+		case <-c.closing:
+			return
+		}
+	}
+}
+
+// round commits the write and others that wait, and hands them to the feeder.
+func (c *objectsRun) round(first *write) {
+	batch := c.queue.gather(first)
+	if len(batch) == 0 {
+		return
+	}
+	begun := time.Now()
+	removed, failure := c.commit(batch)
+	c.queue.committed(batch, begun)
+	c.report(failure)
+	f := fedWrites{writes: batch}
+	if errors.Is(failure, errUncertain) {
+		f.gap = failure
+	}
+	c.batches <- f
+	switch {
+	case failure != nil:
+		c.timer.Reset(retryAfter)
+	case removed:
+		c.timer.Reset(sweepPause)
+	}
+}
+
+// commit performs a batch and sets the results. If the file is damaged where one write needs it,
+// the others are performed without it. It reports whether an object was removed.
+func (c *objectsRun) commit(batch []*write) (removed bool, failure error) {
+	failure = c.store.update(func(tx *bolt.Tx) error {
+		x, err := c.begin(tx)
+		if err != nil {
+			return err
+		}
+		for _, w := range batch {
+			w.out, w.n, w.err, w.changes = state.Applied{}, 0, nil, nil
+			if err := x.perform(w); err != nil {
+				return err
+			}
+		}
+		removed = x.removedAny
+		return x.flush()
+	})
+	if errors.Is(failure, errDamaged) && !errors.Is(failure, errUncertain) && len(batch) > 1 {
+		removed, failure = false, nil
+		for i := range batch {
+			r, err := c.commit(batch[i : i+1])
+			removed = removed || r
+			if err != nil {
+				failure = err
+			}
+		}
+		return removed, failure
+	}
+	if failure != nil {
+		for _, w := range batch {
+			w.err, w.changes = unavailable(failure), nil
+		}
+	}
+	return removed, failure
+}
+
+// sweep deletes what is left of removed objects. After a failure it also finds out whether the file
+// works again.
+func (c *objectsRun) sweep() {
+	more, waits := false, true
+	err := c.store.view(func(tx *bolt.Tx) error {
+		waits = c.Health().Err != nil || hasRemoved(tx)
+		return nil
+	})
+	if err == nil && !waits {
+		return // a transaction without changes would sync as well
+	}
+	err = c.store.update(func(tx *bolt.Tx) error {
+		x, err := c.begin(tx)
+		if err == nil {
+			more, err = x.sweep()
+		}
+		return err
+	})
+	c.report(err)
+	switch {
+	case err != nil:
+		c.timer.Reset(retryAfter)
+	case more:
+		c.timer.Reset(sweepPause)
+	}
+}
+
+// report records and logs the result of a transaction.
+func (s *objects) report(err error) {
+	if !s.setHealth(err) {
+		return
+	}
+	if err == nil {
+		s.log.logger.Info().Str("path", s.store.path).Msg("object store available")
+		return
+	}
+	e := s.log.logger.Error().Str("path", s.store.path).Err(err)
+	if p, ok := errors.AsType[*safecall.PanicError](err); ok {
+		e = e.Bytes("stack", p.Stack)
+	}
+	e.Msg("object store unavailable")
+}
+
+// feed is the feeder. It feeds the changes in the order of the file, until batches is closed.
+func (s *objects) feed(in state.Inbox, batches <-chan fedWrites) {
+	for {
+		select {
+		case f, ok := <-batches:
+			if !ok {
+				return
+			}
+			for _, w := range f.writes {
+				for _, c := range w.changes {
+					if s.watched(c.Object) {
+						in.Change(c)
+					}
+				}
+				s.queue.answer(w)
+			}
+			if f.gap != nil {
+				s.gaps.Add(1)
+				in.Uncertain(f.gap)
+			}
+		case <-s.wake:
+			s.callReady()
+		}
+	}
+}
+
+// callReady calls the functions of new watches.
+func (s *objects) callReady() {
+	for {
+		var ready func(error)
+		s.mu.Lock()
+		for object, f := range s.ready {
+			ready = f
+			delete(s.ready, object)
+			break
+		}
+		s.mu.Unlock()
+		if ready == nil {
+			return
+		}
+		ready(nil)
+	}
+}
+
+// close ends Run, if it runs.
+func (s *objects) close() {
+	s.mu.Lock()
+	began, closed := s.began, s.closed
+	s.began, s.closed = true, true
+	s.mu.Unlock()
+	if closed {
+		return
+	}
+	close(s.closing)
+	s.queue.setOpen(false)
+	if began {
+		<-s.ended
+	}
+	s.setHealth(errClosed)
+}
