@@ -13,6 +13,7 @@ import (
 	"bennu.example/engine/boltengine"
 	"bennu.example/history"
 	"bennu.example/serializer"
+	"bennu.example/state"
 )
 
 // benchTopics is the number of topics that the benchmarks use.
@@ -105,7 +106,10 @@ func BenchmarkTops(b *testing.B) {
 // BenchmarkApply writes items of objects with an fsync for every commit. It reports the writes per
 // second, the longest wait but one of a hundred, and the bytes of the file for each item.
 func BenchmarkApply(b *testing.B) {
-	value, _ := benchPayload.AppendJSON(nil) // it is JSON
+	value, err := benchPayload.JSON()
+	if err != nil {
+		b.Fatal(err)
+	}
 	for _, inFlight := range []int{1, 16, 256} {
 		b.Run(fmt.Sprint(inFlight), func(b *testing.B) {
 			path := filepath.Join(b.TempDir(), "history.db")

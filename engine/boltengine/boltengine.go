@@ -66,8 +66,8 @@ func (e *Engine) History() history.Log { return e.log }
 func (e *Engine) Wills() will.Store { return e.wills }
 
 // State returns the store of shared objects for state.New. Every call returns the same store. One
-// state.Objects may use it, whose Run must be called: writes wait until it runs. Objects can be read
-// until Close.
+// state.Objects may use it, whose Run must be called: writes wait until it runs. Objects can be
+// read until Close.
 func (e *Engine) State() state.Store { return e.objects }
 
 // Close closes the file. Call it after PubSub.Run and Objects.Run have returned. If they run still,

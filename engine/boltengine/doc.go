@@ -1,5 +1,5 @@
-// Package boltengine keeps the history of topics in a file, so that clients recover what they
-// missed even if the server was restarted in the meantime.
+// Package boltengine keeps the history of topics and shared objects in a file, so that clients
+// recover what they missed even if the server was restarted in the meantime.
 //
 // It is for programs that run as one process and need no other service. The file is a bbolt
 // database. Make an [Engine] with [New] and pass its History to pubsub.NewRecorded:
@@ -20,6 +20,17 @@
 // With Config.NoSync a broadcast does not wait for the disk. The end of the process is then clean
 // only if Close returned nil. After any other end the log starts empty and with a new epoch, so
 // that clients learn that they cannot recover.
+//
+// # Shared objects
+//
+// [Engine.State] keeps the objects of package state in the same file:
+//
+//	objects := state.New(engine.State())
+//	go objects.Run(ctx)
+//
+// A write is acknowledged, and other clients receive it, when it is on the disk. Writes that wait
+// at the same time share one commit and one fsync. Objects are bounded by the disk only: give those
+// that nobody removes a lifetime. Memory does not depend on the number of objects.
 //
 // # The file
 //

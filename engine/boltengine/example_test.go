@@ -12,6 +12,7 @@ import (
 	"bennu.example/engine/boltengine"
 	"bennu.example/history"
 	"bennu.example/serializer"
+	"bennu.example/state"
 )
 
 // A record survives a restart. Programs pass the log to pubsub.NewRecorded instead of calling it.
@@ -60,6 +61,39 @@ func Example() {
 	// <nil> <nil>
 	// missed after the restart: 1 <nil>
 	// <nil> <nil>
+}
+
+// A shared object survives a restart.
+func ExampleEngine_State() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	for range 2 {
+		engine, err := boltengine.New(boltengine.Config{Path: filepath.Join(dir, "objects.db")})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		objects := state.New(engine.State())
+		ctx, stop := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- objects.Run(ctx) }()
+		_, err = state.Update(ctx, objects, "counter", "", func(n *int) error {
+			*n++
+			fmt.Println(*n)
+			return nil
+		})
+		stop()
+		fmt.Println(err, <-done, engine.Close())
+	}
+	// Output:
+	// 1
+	// <nil> <nil> <nil>
+	// 2
+	// <nil> <nil> <nil>
 }
 
 // A second use of the file fails at once.

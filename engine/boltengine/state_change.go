@@ -215,7 +215,7 @@ func (x *objectsTx) create(name string, ttl time.Duration) (*openObject, error) 
 	return o, nil
 }
 
-// remove removes an object. What belongs to it is deleted by the sweep.
+// remove removes an object. The sweep deletes its items.
 func (x *objectsTx) remove(w *write, o *openObject, reason string) error {
 	o.gone = true
 	x.removedAny = true

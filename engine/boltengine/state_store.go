@@ -18,8 +18,8 @@ var errStateNotRunning = errors.New("Objects.Run does not run")
 
 // objects is the state.Store of an Engine.
 //
-// Apply, Expire and Remove put a write into the queue. The goroutine of Run, the committer, takes up
-// to maxBatch of them, performs them in one transaction, and hands the batch to the feeder, a
+// Apply, Expire and Remove put a write into the queue. The goroutine of Run, the committer, takes
+// up to maxBatch of them, performs them in one transaction, and hands the batch to the feeder, a
 // goroutine that Run starts and waits for. The feeder feeds the changes in their order, and then
 // answers. Readers use read transactions of their own.
 type objects struct {

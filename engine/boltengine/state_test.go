@@ -95,8 +95,8 @@ func value(t testing.TB, s state.Store, object, key string) string {
 	return string(p.Items[0].Value)
 }
 
-// Writes that wait at the same time are committed together, 256 at most, and are fed in the order of
-// the revisions.
+// Writes that wait at the same time are committed together, 256 at most, and are fed in the order
+// of the revisions.
 func TestStateGroupCommit(t *testing.T) {
 	e := open(t, config(t))
 	var fed []uint64
@@ -298,7 +298,7 @@ func TestRemovedObjectsAreSwept(t *testing.T) {
 	})
 }
 
-// What an object remembers is bounded by numbers and by time.
+// An object remembers a bounded number of IDs, revisions and deletions, and these for some time.
 func TestStateIsBounded(t *testing.T) {
 	cfg := config(t)
 	cfg.NoSync = true

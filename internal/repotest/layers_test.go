@@ -26,9 +26,10 @@ var layers = [][]string{
 		"transport/internal/dial", "transport/internal/guard", "transport/internal/outbox",
 	},
 	{"transport/longpoll", "transport/websocket"},
-	{"channel", "engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
+	{"channel"},
 	{"socket", "presence", "state/mirror"},
 	{"state"},
+	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
