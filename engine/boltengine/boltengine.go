@@ -71,8 +71,8 @@ func (e *Engine) Wills() will.Store { return e.wills }
 func (e *Engine) State() state.Store { return e.objects }
 
 // Close closes the file. Call it after PubSub.Run and Objects.Run have returned. If they run still,
-// Close ends them: appends and writes that wait are stored, and Run returns nil. After Close the log
-// and the stores are unavailable. Close may be called more than once.
+// Close ends them: appends and writes that wait are stored, and Run returns nil. After Close the
+// log and the stores are unavailable. Close may be called more than once.
 func (e *Engine) Close() error {
 	e.objects.close()
 	return e.log.close()

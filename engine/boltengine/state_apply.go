@@ -2,15 +2,37 @@ package boltengine
 
 import (
 	"bytes"
+	"errors"
 
 	"bennu.example/state"
 )
 
 // step is what an op does.
 type step struct {
-	item *storedItem // Nil means that the object has none, not even a deletion.
-	key  []byte      // of the item, in the file
-	skip bool        // nothing is changed
+	item  *storedItem // Nil means that the object has none, not even a deletion.
+	from  *storedItem // of a move
+	under []string    // the keys of the items and deletions that an op with Under drops
+	live  bool        // the item exists
+	below bool        // items below exist
+	skip  bool        // nothing is changed
+}
+
+// buries reports whether the step of an op deletes a subtree.
+func (s *step) buries(op *state.Op) bool {
+	return op.Under && !s.skip && (op.Delete || s.below)
+}
+
+// growth is what a write adds to an object.
+type growth struct {
+	items, bytes, changes int
+}
+
+// remove counts the end of an item. One whose time has come counts until it is deleted or replaced.
+func (g *growth) remove(key string, it *storedItem) {
+	if it != nil && it.deleted == "" {
+		g.items--
+		g.bytes -= len(key) + len(it.value)
+	}
 }
 
 // apply performs an Apply. It changes nothing before it knows that the write succeeds.
@@ -37,126 +59,194 @@ func (x *objectsTx) apply(w *write) error {
 			return nil
 		}
 	}
-	steps, err := x.plan(w, o)
-	if err != nil || w.err != nil {
-		return err
+	steps, g, err := x.plan(w, o)
+	if err == nil {
+		err = g.fits(o, &w.tx.Limits)
 	}
-	changes := 0
-	for i := range steps {
-		if !steps[i].skip {
-			changes++
+	if err != nil {
+		if errors.Is(err, errDamaged) {
+			return err
 		}
+		w.err = err
+		return nil
 	}
-	creates := o == nil
-	if creates && changes == 0 && w.tx.Create != state.ModeNew {
+	empty := o == nil && g.changes == 0
+	if empty && w.tx.Create != state.ModeNew {
 		w.out = state.Applied{Revs: make([]uint64, len(w.ops)), Prev: x.s.base, Position: x.s.base}
 		return nil
 	}
-	if creates {
+	if o == nil {
 		if o, err = x.create(w.object, w.tx.TTL); err != nil {
 			return err
 		}
 	}
-	return x.change(w, o, steps, creates && changes == 0)
+	o.items += g.items
+	o.bytes += g.bytes
+	return x.change(w, o, steps, empty)
 }
 
-// plan finds out what the ops do, whether their conditions hold, and whether the object, which may
-// be nil, has room. It sets w.err if not.
-func (x *objectsTx) plan(w *write, o *openObject) ([]step, error) {
+// plan finds out what the ops do to an object, which may be nil, and whether their conditions hold.
+func (x *objectsTx) plan(w *write, o *openObject) ([]step, growth, error) {
 	steps := make([]step, len(w.ops))
-	items, size, changes := 0, 0, 0
+	var g growth
 	for i := range w.ops {
-		op, s := &w.ops[i], &steps[i]
-		if o != nil {
-			var err error
-			if s.item, s.key, err = x.item(o, op.Key); err != nil {
-				return nil, err
-			}
+		s, op := &steps[i], &w.ops[i]
+		if err := x.planOp(w, o, i, s, &g); err != nil {
+			return nil, g, err
 		}
-		live := s.item.isLive(x.now)
-		if op.If != nil {
-			c := state.ConflictError{Op: i, Key: op.Key}
-			if live {
-				c.Rev, c.Value = s.item.rev, s.item.value
-			}
-			if c.Rev != *op.If {
-				c.Value = bytes.Clone(c.Value)
-				w.err = &c
-				return nil, nil
-			}
+		if s.item != nil && isBelow(w.ops[:i], steps, op.Key) { // it is deleted first
+			s.item, s.live = nil, false
 		}
-		if s.skip = op.Own && (!live || s.item.writer != w.tx.Writer) || op.Delete && !live; s.skip {
+		if s.skip {
 			continue
 		}
-		changes++
-		// An item whose time has come counts until it is deleted or replaced.
-		if s.item != nil && s.item.deleted == "" {
-			items--
-			size -= len(op.Key) + len(s.item.value)
+		if s.buries(op) {
+			g.changes++
 		}
+		if op.Under && op.Delete {
+			continue
+		}
+		value := op.Value
+		if s.from != nil {
+			value = s.from.value
+			g.remove(op.From, s.from)
+			g.changes++
+		}
+		g.changes++
+		g.remove(op.Key, s.item)
 		if !op.Delete {
-			items++
-			size += len(op.Key) + len(op.Value)
+			g.items++
+			g.bytes += len(op.Key) + len(value)
 		}
 	}
+	return steps, g, nil
+}
+
+// planOp finds out what an op does, and whether its condition holds. It counts the items below.
+func (x *objectsTx) planOp(w *write, o *openObject, i int, s *step, g *growth) (err error) {
+	op := &w.ops[i]
+	if s.item, err = x.item(o, op.Key); err != nil {
+		return err
+	}
+	s.live = s.item.isLive(x.now)
+	owned := s.live && s.item.writer == w.tx.Writer
+	dropped := growth{}
+	if op.Under {
+		if owned, err = x.planUnder(w, o, op, s, &dropped); err != nil {
+			return err
+		}
+	}
+	if op.If != nil {
+		c := state.ConflictError{Op: i, Key: op.Key}
+		if s.live {
+			c.Rev, c.Value = s.item.rev, bytes.Clone(s.item.value)
+		}
+		if c.Rev != *op.If || s.below {
+			return &c
+		}
+	}
+	if op.From != "" {
+		from, err := x.item(o, op.From)
+		switch {
+		case err != nil:
+			return err
+		case from.isLive(x.now):
+			s.from, owned = from, from.writer == w.tx.Writer
+		case !op.Own:
+			return state.ErrNotFound
+		default:
+			owned = false
+		}
+	}
+	s.skip = op.Own && !owned || op.Delete && !s.live && !s.below
+	if s.buries(op) {
+		g.items += dropped.items
+		g.bytes += dropped.bytes
+	}
+	return nil
+}
+
+// planUnder finds what is below the key of an op, and counts it. It reports whether the op's writer
+// is the last writer of everything there.
+func (x *objectsTx) planUnder(w *write, o *openObject, op *state.Op, s *step, g *growth) (owned bool, err error) {
+	if o == nil {
+		return false, nil
+	}
+	sub := state.Subtree(op.Key)
+	owned = true
+	prefix := numberKey(o.number, "")
+	cursor := x.items.Cursor()
+	for k, v := cursor.Seek(numberKey(o.number, op.Key)); bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
+		key := string(k[8:])
+		if !sub.Has(key) {
+			break
+		}
+		it, err := parseItem(k, v)
+		if err != nil {
+			return false, err
+		}
+		if it.isLive(x.now) {
+			owned = owned && it.writer == w.tx.Writer
+			s.below = s.below || key != op.Key
+		}
+		if op.Delete || key != op.Key {
+			s.under = append(s.under, key)
+			g.remove(key, &it)
+		}
+	}
+	return owned && (s.live || s.below), nil
+}
+
+// isBelow reports whether the item of a key is deleted by one of the ops, which were planned.
+func isBelow(ops []state.Op, steps []step, key string) bool {
+	for i := range ops {
+		if steps[i].buries(&ops[i]) && state.Subtree(ops[i].Key).Has(key) {
+			return true
+		}
+	}
+	return false
+}
+
+// fits returns an error if an object, which may be nil, has no room.
+func (g *growth) fits(o *openObject, l *state.Limits) error {
 	var has object
 	if o != nil {
 		has = o.object
 	}
-	switch l := &w.tx.Limits; {
-	case items > 0 && has.items+items > l.Items:
-		w.err = &state.LimitError{Err: state.ErrQuota, What: "items", Max: l.Items}
-	case size > 0 && has.bytes+size > l.Bytes:
-		w.err = &state.LimitError{Err: state.ErrQuota, What: "bytes", Max: l.Bytes}
-	case has.rev+uint64(changes)+1 > maxRev:
-		w.err = &state.LimitError{Err: state.ErrQuota, What: "revisions", Max: changes}
-	default:
-		if o != nil {
-			o.items += items
-			o.bytes += size
-		}
+	switch {
+	case g.items > 0 && has.items+g.items > l.Items:
+		return &state.LimitError{Err: state.ErrQuota, What: "items", Max: l.Items}
+	case g.bytes > 0 && has.bytes+g.bytes > l.Bytes:
+		return &state.LimitError{Err: state.ErrQuota, What: "bytes", Max: l.Bytes}
+	case has.rev+uint64(g.changes)+1 > maxRev:
+		return &state.LimitError{Err: state.ErrQuota, What: "revisions", Max: g.changes}
 	}
-	return steps, nil
+	return nil
 }
 
-// change performs the ops of a write that succeeds.
+// change performs the ops of a write that succeeds. If empty is true, it only creates the object.
 func (x *objectsTx) change(w *write, o *openObject, steps []step, empty bool) error {
 	a := state.Applied{Revs: make([]uint64, len(w.ops)), Prev: o.top}
 	for i := range steps {
-		op, s := &w.ops[i], &steps[i]
+		s := &steps[i]
 		if s.skip {
 			if s.item != nil {
 				a.Revs[i] = s.item.rev
 			}
 			continue
 		}
-		if s.key == nil { // the object is new
-			s.key = numberKey(o.number, op.Key)
-			o.items++
-			o.bytes += len(op.Key) + len(op.Value)
-		}
-		it := storedItem{value: op.Value, writer: w.tx.Writer}
-		switch {
-		case op.Delete:
-			it.deleted = state.ReasonDeleted
-		case op.TTL != nil && *op.TTL > 0:
-			it.expires = after(x.now, *op.TTL)
-		case op.TTL == nil && s.item.isLive(x.now):
-			it.expires = s.item.expires
-		}
-		it, err := x.put(o, s.key, op.Key, s.item, it)
+		items, err := x.changeItem(w, o, &w.ops[i], s)
 		if err != nil {
 			return err
 		}
-		a.Revs[i] = it.rev
-		a.Items = append(a.Items, it.export(op.Key, op.Value))
+		a.Items = append(a.Items, items...)
+		a.Revs[i] = items[len(items)-1].Rev
 	}
 	if empty {
-		if err := x.nextRevision(o, "", false); err != nil {
+		if err := x.nextRevision(o, revision{}); err != nil {
 			return err
 		}
 	}
-	changed := empty || len(a.Items) > 0
 	o.top = positionOf(o.epoch, o.rev, o.tag)
 	a.Position = o.top
 	if w.tx.ID != "" {
@@ -169,8 +259,67 @@ func (x *objectsTx) change(w *write, o *openObject, steps []step, empty bool) er
 		return err
 	}
 	w.out = a
-	if changed {
+	if a.Position != a.Prev {
 		w.changes = append(w.changes, state.Change{Object: o.name, Prev: a.Prev, Position: a.Position, Items: a.Items})
 	}
 	return nil
+}
+
+// changeItem performs one op. It returns the items that have changed, that of the op last.
+func (x *objectsTx) changeItem(w *write, o *openObject, op *state.Op, s *step) (items []state.Item, err error) {
+	if s.buries(op) {
+		for _, key := range s.under {
+			if err := x.drop(o, key); err != nil {
+				return nil, err
+			}
+		}
+		if err := x.nextRevision(o, revision{key: op.Key, under: true}); err != nil {
+			return nil, err
+		}
+		items = append(items, state.Item{
+			Key: op.Key, Rev: o.rev, Deleted: state.ReasonDeleted, Under: true, Writer: w.tx.Writer,
+		})
+		if op.Delete {
+			return items, nil
+		}
+	}
+	it := storedItem{value: op.Value, writer: w.tx.Writer}
+	lasts := s.item // has the expiry that is kept
+	if s.from != nil {
+		it.value, lasts = bytes.Clone(s.from.value), s.from
+		dead, err := x.put(o, op.From, s.from, storedItem{deleted: state.ReasonDeleted, writer: w.tx.Writer})
+		if err != nil {
+			return nil, err
+		}
+		items = append(items, dead.export(op.From, nil))
+	}
+	switch {
+	case op.Delete:
+		it.deleted = state.ReasonDeleted
+	case op.TTL != nil && *op.TTL > 0:
+		it.expires = after(x.now, *op.TTL)
+	case op.TTL == nil && lasts.isLive(x.now):
+		it.expires = lasts.expires
+	}
+	value := it.value
+	if it, err = x.put(o, op.Key, s.item, it); err != nil {
+		return nil, err
+	}
+	e := it.export(op.Key, value)
+	e.From = op.From
+	return append(items, e), nil
+}
+
+// drop deletes an item, or a deletion, below a key that is deleted.
+func (x *objectsTx) drop(o *openObject, key string) error {
+	it, err := x.item(o, key)
+	if err != nil || it == nil {
+		return err
+	}
+	if it.expires != 0 {
+		if err := x.due.Delete(dueKey(it.expires, o.number, dueItem, key)); err != nil {
+			return err
+		}
+	}
+	return x.items.Delete(numberKey(o.number, key))
 }

@@ -245,16 +245,19 @@ func (x *objectsTx) flush() error {
 	return nil
 }
 
-// item returns an item of an object, with its key in the file. It is nil if there is none, not even
-// a deletion. Its value is valid until the end of the transaction.
-func (x *objectsTx) item(o *openObject, key string) (*storedItem, []byte, error) {
+// item returns an item of an object, which may be nil. The item is nil if there is none, not even a
+// deletion. Its value is valid until the end of the transaction.
+func (x *objectsTx) item(o *openObject, key string) (*storedItem, error) {
+	if o == nil {
+		return nil, nil
+	}
 	k := numberKey(o.number, key)
 	v := x.items.Get(k)
 	if v == nil {
-		return nil, k, nil
+		return nil, nil
 	}
 	it, err := parseItem(k, v)
-	return &it, k, err
+	return &it, err
 }
 
 // isLive reports whether an item can be read.
@@ -262,16 +265,16 @@ func (it *storedItem) isLive(now int64) bool {
 	return it != nil && it.deleted == "" && !isDue(it.expires, now)
 }
 
-// nextRevision gives an object a new revision.
-func (x *objectsTx) nextRevision(o *openObject, key string, deletes bool) error {
+// nextRevision gives an object a new revision. It sets the tag and the time of its entry.
+func (x *objectsTx) nextRevision(o *openObject, r revision) error {
 	o.rev, o.tag = o.rev+1, newTag()
-	r := revision{tag: o.tag, at: x.now, deletes: deletes, key: key}
+	r.tag, r.at = o.tag, x.now
 	k := revisionKey(o.number, o.rev)
 	return x.revisions.Put(k, r.encode(k))
 }
 
 // put stores an item as the newest of its object, with its deadline.
-func (x *objectsTx) put(o *openObject, k []byte, key string, old *storedItem, it storedItem) (storedItem, error) {
+func (x *objectsTx) put(o *openObject, key string, old *storedItem, it storedItem) (storedItem, error) {
 	if old != nil && old.expires != 0 && old.expires != it.expires {
 		if err := x.due.Delete(dueKey(old.expires, o.number, dueItem, key)); err != nil {
 			return it, err
@@ -282,10 +285,11 @@ func (x *objectsTx) put(o *openObject, k []byte, key string, old *storedItem, it
 			return it, err
 		}
 	}
-	if err := x.nextRevision(o, key, it.deleted != ""); err != nil {
+	if err := x.nextRevision(o, revision{key: key, deletes: it.deleted != ""}); err != nil {
 		return it, err
 	}
 	it.rev, it.tag = o.rev, o.tag
+	k := numberKey(o.number, key)
 	return it, x.items.Put(k, it.encode(k))
 }
 
@@ -339,15 +343,18 @@ func (x *objectsTx) revision(k []byte) (revision, error) {
 
 // forget forgets a deletion, unless the item was changed after it.
 func (x *objectsTx) forget(o *openObject, rev uint64, r revision) error {
+	if r.under {
+		o.floor = max(o.floor, rev)
+	}
 	if !r.deletes {
 		return nil
 	}
-	it, k, err := x.item(o, r.key)
+	it, err := x.item(o, r.key)
 	if err != nil || it == nil || it.rev != rev {
 		return err
 	}
 	o.floor = max(o.floor, rev)
-	return x.items.Delete(k)
+	return x.items.Delete(numberKey(o.number, r.key))
 }
 
 // find returns the write with an ID that an object remembers.
@@ -450,7 +457,7 @@ func (x *objectsTx) expire(w *write) error {
 		if o == nil || o.number != e.number || e.kind == dueObject {
 			continue
 		}
-		it, k, err := x.item(o, e.key)
+		it, err := x.item(o, e.key)
 		if err != nil {
 			return err
 		}
@@ -465,7 +472,7 @@ func (x *objectsTx) expire(w *write) error {
 		}
 		o.items--
 		o.bytes -= len(e.key) + len(it.value)
-		dead, err := x.put(o, k, e.key, nil, storedItem{deleted: state.ReasonExpired})
+		dead, err := x.put(o, e.key, nil, storedItem{deleted: state.ReasonExpired})
 		if err != nil {
 			return err
 		}

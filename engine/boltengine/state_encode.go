@@ -164,30 +164,43 @@ func parseItem(key, value []byte) (storedItem, error) {
 }
 
 // revision is the entry of a revision. It has the key of the item that changed. If the item has
-// another revision by now, only the tag counts.
+// another revision by now, only the tag counts. The entry of the deletion of a subtree always
+// counts: no item has its revision.
 type revision struct {
 	tag     tag
 	at      int64 // in Unix milliseconds
-	deletes bool
+	deletes bool  // the item
+	under   bool  // the item and everything below it
 	key     string
 }
+
+const (
+	flagDeletes = 1 << iota
+	flagUnder
+)
 
 func (r *revision) encode(key []byte) []byte {
 	e := make(encoder, 0, 24+len(r.key))
 	e.bytes(r.tag[:])
 	e.number(uint64(r.at))
+	flags := uint64(0)
 	if r.deletes {
-		e.number(1)
-	} else {
-		e.number(0)
+		flags |= flagDeletes
 	}
+	if r.under {
+		flags |= flagUnder
+	}
+	e.number(flags)
 	e.text(r.key)
 	return e.sealed(key)
 }
 
 func parseRevision(key, value []byte) (revision, error) {
 	d := unseal(key, value)
-	return revision{tag: d.tag(), at: int64(d.number()), deletes: d.number() == 1, key: d.text()}, d.err
+	r := revision{tag: d.tag(), at: int64(d.number())}
+	flags := d.number()
+	r.deletes, r.under, r.key = flags&flagDeletes != 0, flags&flagUnder != 0, d.text()
+	return r, d.err
 }
 
 // rememberedID is a write with an ID, without values.
@@ -211,10 +224,16 @@ func (r *rememberedID) encode(key []byte) []byte {
 	e.number(uint64(len(a.Items)))
 	for _, it := range a.Items {
 		e.text(it.Key)
+		e.text(it.From)
 		e.number(it.Rev)
 		e.text(it.Deleted)
 		e.number(uint64(stampOf(it.Expires)))
 		e.text(it.Writer)
+		under := uint64(0)
+		if it.Under {
+			under = 1
+		}
+		e.number(under)
 	}
 	return e.sealed(key)
 }
@@ -229,7 +248,8 @@ func parseID(key, value []byte) (rememberedID, error) {
 	}
 	for n := d.number(); n > 0 && d.err == nil; n-- {
 		a.Items = append(a.Items, state.Item{
-			Key: d.text(), Rev: d.number(), Deleted: d.text(), Expires: timeOf(int64(d.number())), Writer: d.text(),
+			Key: d.text(), From: d.text(), Rev: d.number(), Deleted: d.text(), Expires: timeOf(int64(d.number())),
+			Writer: d.text(), Under: d.number() == 1,
 		})
 	}
 	return r, d.err

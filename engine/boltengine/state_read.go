@@ -171,11 +171,11 @@ func (s *objects) changes(
 			return state.Page{}, err
 		}
 		rev := binary.BigEndian.Uint64(k[8:])
-		it, err := r.current(o, entry.key, rev)
+		e, ok, err := r.changed(o, entry, rev, now)
 		if err != nil {
 			return state.Page{}, err
 		}
-		if it == nil || !rng.Has(entry.key) {
+		if !ok || !rng.Touches(e) {
 			p.Position = positionOf(o.epoch, rev, entry.tag)
 			continue
 		}
@@ -183,12 +183,7 @@ func (s *objects) changes(
 			return p, nil
 		}
 		p.Position = positionOf(o.epoch, rev, entry.tag)
-		e := it.export(entry.key, nil)
-		if isDue(it.expires, now) { // the deletion itself follows
-			e = state.Item{Key: entry.key, Rev: rev, Deleted: state.ReasonExpired}
-		} else if it.deleted == "" {
-			e.Value = bytes.Clone(it.value)
-		}
+		e.Value = bytes.Clone(e.Value)
 		size += len(e.Key) + len(e.Value)
 		p.Items = append(p.Items, e)
 	}
@@ -196,18 +191,27 @@ func (s *objects) changes(
 	return p, nil
 }
 
-// current returns an item if its newest revision is rev.
-func (r *objectsReader) current(o *object, key string, rev uint64) (*storedItem, error) {
-	k := numberKey(o.number, key)
+// changed returns the change of a revision, unless a newer one of the item replaces it. The value is
+// not a copy.
+func (r *objectsReader) changed(o *object, entry revision, rev uint64, now int64) (state.Item, bool, error) {
+	if entry.under {
+		return state.Item{Key: entry.key, Rev: rev, Deleted: state.ReasonDeleted, Under: true}, true, nil
+	}
+	k := numberKey(o.number, entry.key)
 	v := r.items.Get(k)
 	if v == nil {
-		return nil, nil
+		return state.Item{}, false, nil
 	}
 	it, err := parseItem(k, v)
-	if err != nil || it.rev != rev {
-		return nil, err
+	switch {
+	case err != nil || it.rev != rev:
+		return state.Item{}, false, err
+	case isDue(it.expires, now): // the deletion itself follows
+		return state.Item{Key: entry.key, Rev: rev, Deleted: state.ReasonExpired}, true, nil
+	case it.deleted != "":
+		return it.export(entry.key, nil), true, nil
 	}
-	return &it, nil
+	return it.export(entry.key, it.value), true, nil
 }
 
 // canContinue returns why a position cannot be continued, or nil.
