@@ -96,11 +96,10 @@ func (s *objects) Read(ctx context.Context, name string, rng state.Range, next s
 		p.Position, p.Expires = o.position(), timeOf(o.expires)
 		now, size := s.now(), 0
 		prefix := numberKey(o.number, "")
-		cursor := r.items.Cursor()
-		begin := append(prefix[:8:8], max(next, rng.From, rng.Prefix)...)
-		for k, v := cursor.Seek(begin); bytes.HasPrefix(k, prefix); k, v = cursor.Next() {
+		k, v, step := r.seek(prefix, rng, next)
+		for ; bytes.HasPrefix(k, prefix); k, v = step() {
 			key := string(k[8:])
-			if !rng.Has(key) { // every greater key is behind the range, too
+			if !rng.Has(key) || rng.Reverse && key == "" { // the others are behind the range, too
 				return nil
 			}
 			it, err := parseItem(k, v)
@@ -122,6 +121,34 @@ func (s *objects) Read(ctx context.Context, name string, rng state.Range, next s
 		return state.Page{}, err
 	}
 	return p, nil
+}
+
+// seek returns the first entry of a page of items whose keys have a prefix in the file, and the
+// function that returns the next one.
+func (r *objectsReader) seek(prefix []byte, rng state.Range, next string) (k, v []byte, step func() (k, v []byte)) {
+	cursor := r.items.Cursor()
+	at := func(key string) []byte { return append(prefix[:8:8], key...) }
+	if !rng.Reverse {
+		k, v = cursor.Seek(at(max(next, rng.From, rng.Prefix)))
+		return k, v, cursor.Next
+	}
+	var end []byte // of the page, excluded
+	switch {
+	case next != "":
+		end = at(next + "\x00")
+	case rng.Prefix != "" && (rng.To == "" || rng.Prefix+"\xff" < rng.To): // no key has this byte
+		end = at(rng.Prefix + "\xff")
+	case rng.To != "":
+		end = at(rng.To)
+	default:
+		end = numberKey(binary.BigEndian.Uint64(prefix)+1, "")
+	}
+	if k, _ = cursor.Seek(end); k == nil {
+		k, v = cursor.Last()
+	} else {
+		k, v = cursor.Prev()
+	}
+	return k, v, cursor.Prev
 }
 
 // Changes is part of state.Store.
