@@ -75,7 +75,7 @@ func (h *streamHandler) enter(
 		}
 	}
 	reply := append([]byte(`{"kind":"`), h.kind.name...)
-	reply = strconv.AppendInt(append(reply, `","limits":{"value":`...), int64(h.cfg.Limits.filled().Value), 10)
+	reply = strconv.AppendInt(append(reply, `","limits":{"value":`...), int64(h.cfg.Limits.WithDefaults().Value), 10)
 	reply = append(reply, '}')
 	if r := c.Resume(); r.Asked && !r.OK {
 		it, err := h.replay(ctx, c)
@@ -194,7 +194,7 @@ func (m members) text() (json.RawMessage, error) {
 
 // checkWrite checks the size and the rate of a write, and asks Config.Allow.
 func (h *streamHandler) checkWrite(ctx context.Context, m *member, op Op) error {
-	if most := h.cfg.Limits.filled().Value; len(op.Value) > most {
+	if most := h.cfg.Limits.WithDefaults().Value; len(op.Value) > most {
 		return &LimitError{Err: ErrTooLarge, What: "value", Max: most}
 	}
 	if err := h.allow(ctx, m.channel, Access{Action: Write, Op: op}); err != nil {
@@ -264,7 +264,7 @@ func (h *streamHandler) storeSnapshot(
 	ctx context.Context, c *channel.Channel, at history.Position, item []byte,
 ) error {
 	limits := h.cfg.Limits
-	limits.Value = limits.filled().Value + snapshotOverhead
+	limits.Value = limits.WithDefaults().Value + snapshotOverhead
 	for ctx.Err() == nil {
 		it, stored, err := h.snapshot(ctx, c)
 		if err != nil {
