@@ -28,3 +28,15 @@ var ErrPosition = errPosition
 
 // Depends reports whether a value may need the current one.
 func Depends(value []byte) bool { return needsCurrent(value) }
+
+// ListKey returns a new key between two keys of a list.
+func ListKey(lower, upper string) (string, error) { return listKey(lower, upper) }
+
+// AddInt adds 1 or -1 to the integer of a key.
+func AddInt(integer string, by int) (string, error) { return addInt(integer, by) }
+
+// IsListKey reports whether a key may be one of a list.
+func IsListKey(key string) bool {
+	_, _, ok := cutInt(key)
+	return ok
+}
