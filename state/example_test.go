@@ -222,3 +222,21 @@ func ExampleSubtree() {
 	// false
 	// 1 deletion, <nil>
 }
+
+// Server code counts a visit in a tree, whose clients see it at "stats/visits".
+func ExamplePathKey() {
+	objects := state.New(state.NewMemory(state.MemoryConfig{}))
+	for range 2 {
+		_, err := state.Update(context.Background(), objects, "tree:1", state.PathKey("stats/visits"), func(n *int) error {
+			*n++
+			fmt.Println(*n)
+			return nil
+		})
+		if err != nil {
+			log.Fatal(err)
+		}
+	}
+	// Output:
+	// 1
+	// 2
+}

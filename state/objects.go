@@ -76,7 +76,9 @@ type Access struct {
 	Topic  string // of the object
 	// Op is what is to be written; zero unless Action is Write. Of a merge it has the whole new value.
 	// Of a message to a stream it has a Value only, which are any bytes if the message is binary, and
-	// of the snapshot of a stream the Key "$snapshot" as well.
+	// of the snapshot of a stream the Key "$snapshot" as well. A write to a tree has one Op for each
+	// value that is put, and one for each path whose contents are deleted; Key is the path as the
+	// client has it.
 	Op Op
 }
 
@@ -99,9 +101,15 @@ func (o *Objects) Documents(cfg Config) *channel.Handler { return o.handler(kind
 // Maps returns a handler of maps: each topic has values by keys.
 func (o *Objects) Maps(cfg Config) *channel.Handler { return o.handler(kindMap, cfg) }
 
+// Lists returns a handler of lists: each topic has values in an order that clients determine.
+func (o *Objects) Lists(cfg Config) *channel.Handler { return o.handler(kindList, cfg) }
+
+// Trees returns a handler of trees: each topic has values by paths, such as "players/ann/score".
+func (o *Objects) Trees(cfg Config) *channel.Handler { return o.handler(kindTree, cfg) }
+
 // Apply writes an object from the server's own code, without asking Config.Allow. The name of the
 // object is its topic. Clients receive the changes. Server values in op.Value, such as
-// {"$inc":1}, are not replaced. See [Store] for the errors.
+// {"$inc":1}, are not replaced. The key of a path is made by PathKey. See [Store] for the errors.
 func (o *Objects) Apply(ctx context.Context, topic string, ops []Op, tx Tx) (Applied, error) {
 	a, err := o.store.Apply(ctx, topic, ops, tx)
 	if err == nil && !o.fed && !a.Repeated && a.Position != a.Prev {

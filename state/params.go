@@ -143,6 +143,9 @@ func (m members) keys(k *kind) (r Range, err error) {
 	if k.document || json.Unmarshal(raw, &in) != nil || len(in) == 0 {
 		return r, invalid("keys")
 	}
+	if k.tree {
+		return in.treeKeys()
+	}
 	byPrefix, err := in.take("prefix", &r.Prefix)
 	if err != nil {
 		return r, err
@@ -166,12 +169,15 @@ func (m members) keys(k *kind) (r Range, err error) {
 	return r, in.rest()
 }
 
-// pending is an op as a client pushed it.
+// pending is an op of a push, before its value is known.
 type pending struct {
-	op    Op
-	merge bool // Value is a patch
-	makes bool // the server makes the key
-	raw   []byte
+	op     Op
+	merge  bool // raw is a patch
+	makes  bool // the server makes the key
+	exists bool // the item must exist
+	quiet  bool // it only makes room for another op
+	place  *place
+	raw    []byte
 }
 
 // parseOp takes the members of an op.
@@ -179,23 +185,44 @@ func (m members) parseOp(name string, k *kind) (p pending, err error) {
 	if !k.has(name) {
 		return p, invalid(name)
 	}
-	if name == pushAdd {
+	switch name {
+	case pushAdd:
 		p.makes = true
-	} else if !k.document {
-		if found, err := m.take("key", &p.op.Key); err != nil || !found || p.op.Key == "" {
+		if k.tree {
+			_, err = m.take("path", &p.op.Key)
+		}
+	case pushInsert:
+		p.makes = true
+		p.place, err = m.place()
+	case pushMove:
+		p.makes = true
+		if found, err := m.take("key", &p.op.From); err != nil || !found || p.op.From == "" {
 			return p, invalid("key")
 		}
+		p.place, err = m.place()
+	default:
+		if found, err := m.take("key", &p.op.Key); !k.document && (err != nil || !found || p.op.Key == "" && !k.tree) {
+			return p, invalid("key")
+		} else if k.document && found {
+			return p, invalid("key")
+		}
+		p.exists = k.list && name == pushPut
 	}
-	if name == pushDel {
+	if err != nil {
+		return p, err
+	}
+	switch name {
+	case pushDel:
 		p.op.Delete = true
-	} else {
+	case pushMove:
+	default:
 		raw, found := m.value("value")
 		if !found {
 			return p, invalid("value")
 		}
 		p.raw, p.merge = raw, name == pushMerge
 	}
-	if name != pushAdd {
+	if !p.makes {
 		var rev uint64
 		if found, err := m.take("if", &rev); err != nil {
 			return p, err
@@ -203,7 +230,7 @@ func (m members) parseOp(name string, k *kind) (p pending, err error) {
 			p.op.If = &rev
 		}
 	}
-	if name == pushPut || name == pushAdd {
+	if name == pushPut || name == pushAdd || name == pushInsert {
 		if p.op.TTL, err = m.ttl(); err != nil {
 			return p, err
 		}

@@ -20,7 +20,7 @@ import (
 // allowAll permits everything.
 func allowAll(context.Context, *channel.Channel, state.Access) error { return nil }
 
-// rig is a server with documents at doc:* and maps at map:*.
+// rig is a server with documents at doc:*, maps at map:*, lists at list:*, and trees at tree:*.
 type rig struct {
 	t       testing.TB
 	objects *state.Objects
@@ -32,7 +32,9 @@ func serve(t testing.TB, o *state.Objects, cfg state.Config, more ...func(*socke
 	t.Helper()
 	quiet := zerolog.Nop()
 	sc := socket.Config{
-		Channels: channel.Routes{"doc:*": o.Documents(cfg), "map:*": o.Maps(cfg)},
+		Channels: channel.Routes{
+			"doc:*": o.Documents(cfg), "map:*": o.Maps(cfg), "list:*": o.Lists(cfg), "tree:*": o.Trees(cfg),
+		},
 		JoinRate: -1, MessageRate: -1, Logger: &quiet,
 	}
 	for _, f := range more {

@@ -72,7 +72,7 @@ func (m *member) forward(s *sent, parts map[Range]frame) map[Range]frame {
 	if m.keys != (Range{}) && len(s.items) > 0 {
 		n := 0
 		for i := range s.items {
-			if m.keys.Has(s.items[i].Key) {
+			if m.keys.Touches(s.items[i]) {
 				n++
 			}
 		}
@@ -100,7 +100,7 @@ func (m *member) forward(s *sent, parts map[Range]frame) map[Range]frame {
 func (m *member) part(s *sent) frame {
 	var items []Item
 	for _, it := range s.items {
-		if m.keys.Has(it.Key) {
+		if m.keys.Touches(it) {
 			items = append(items, it)
 		}
 	}

@@ -30,6 +30,8 @@ const (
 	pushMerge  = "merge"
 	pushDel    = "del"
 	pushAdd    = "add"
+	pushInsert = "insert"
+	pushMove   = "move"
 	pushBatch  = "batch"
 	pushRead   = "read"
 	pushRemove = "remove"
@@ -40,21 +42,25 @@ const (
 
 // pushes are all names that a handler answers, also those of kinds of objects to come.
 var pushes = []string{
-	pushPut, pushMerge, pushDel, pushAdd, pushBatch, pushRead, pushRemove,
-	"insert", "move", "query", pushPublish, pushSnapshot,
+	pushPut, pushMerge, pushDel, pushAdd, pushInsert, pushMove, pushBatch, pushRead, pushRemove,
+	"query", pushPublish, pushSnapshot,
 }
 
 // kind is a kind of object as clients see it.
 type kind struct {
 	name     string
 	document bool     // it has one item, without a key
+	list     bool     // the server makes the keys, in the order of the items
+	tree     bool     // keys are paths
 	ops      []string // what clients may push, also in a batch
 }
 
 var (
-	kindDocument = &kind{"document", true, []string{pushPut, pushMerge, pushDel}}
-	kindMap      = &kind{"map", false, []string{pushPut, pushMerge, pushDel, pushAdd}}
-	kindStream   = &kind{"stream", false, nil}
+	kindDocument = &kind{name: "document", document: true, ops: []string{pushPut, pushMerge, pushDel}}
+	kindMap      = &kind{name: "map", ops: []string{pushPut, pushMerge, pushDel, pushAdd}}
+	kindList     = &kind{name: "list", list: true, ops: []string{pushPut, pushDel, pushInsert, pushMove}}
+	kindTree     = &kind{name: "tree", tree: true, ops: []string{pushPut, pushMerge, pushDel, pushAdd}}
+	kindStream   = &kind{name: "stream"}
 )
 
 func (k *kind) has(op string) bool {
@@ -96,17 +102,26 @@ func appendPosition(dst []byte, p history.Position) []byte {
 // appendItem appends the members of an item. In an entry of a list, a deletion is named by its
 // reason. The key of a document is left out.
 func appendItem(dst []byte, it *Item, entry bool) []byte {
-	if it.Key != "" {
-		dst = serializer.AppendString(appendMember(dst, "key"), it.Key)
+	if it.Key != "" || it.Under {
+		dst = serializer.AppendString(appendMember(dst, "key"), wireKey(it.Key))
 	}
 	dst = strconv.AppendUint(appendMember(dst, "rev"), it.Rev, 10)
-	switch {
-	case it.Deleted == "":
-		return append(appendMember(dst, "value"), it.Value...)
-	case entry:
-		return serializer.AppendString(appendMember(dst, "del"), it.Deleted)
+	if it.Deleted == "" {
+		dst = append(appendMember(dst, "value"), it.Value...)
+		if entry && it.From != "" {
+			dst = serializer.AppendString(appendMember(dst, "from"), it.From)
+		}
+		return dst
 	}
-	return serializer.AppendString(appendMember(dst, "reason"), it.Deleted)
+	name := "reason"
+	if entry {
+		name = "del"
+	}
+	dst = serializer.AppendString(appendMember(dst, name), it.Deleted)
+	if it.Under {
+		dst = append(appendMember(dst, "under"), "true"...)
+	}
+	return dst
 }
 
 // appendEntries appends the member "items". With a time, each item that expires has the seconds
@@ -160,8 +175,10 @@ func changeFrame(topic string, items []Item, pos history.Position) frame {
 			f.b.Event = eventDel
 		}
 		// A newer event of the key replaces one that still waits. It is sent at its own, later place, so
-		// that positions still grow.
-		f.how = transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey(topic, eventPut, it.Key)}
+		// that positions still grow. It would not undo the deletion of what was below.
+		if !it.Under {
+			f.how = transport.Delivery{Policy: transport.KeepLatest, Key: transport.NewKey(topic, eventPut, it.Key)}
+		}
 	case len(items) > 1:
 		f.b.Event = eventBatch
 		text = appendEntries(text, items, time.Time{})
@@ -190,7 +207,7 @@ func errorReply(err error, batch bool) (serializer.Payload, bool) {
 			reply["value"] = json.RawMessage(conflict.Value)
 		}
 		if batch {
-			reply["key"] = conflict.Key
+			reply["key"] = wireKey(conflict.Key)
 		}
 	case errors.As(err, &limit):
 		reply["reason"], reply["max"] = "quota", limit.Max

@@ -20,7 +20,7 @@ var (
 	epochs    = regexp.MustCompile(`"id":"[0-9a-z]{12}"`)
 	positions = regexp.MustCompile(`"[0-9a-z]{8,12}-([0-9]+)-[0-9a-z]{4}"`)
 	times     = regexp.MustCompile(`17[0-9]{11}`)
-	keys      = regexp.MustCompile(`"[0-9a-hjkmnp-tv-z]{26}"`)
+	keys      = regexp.MustCompile(`(["/])[0-9a-hjkmnp-tv-z]{26}(["/])`)
 	lifetimes = regexp.MustCompile(`"expires_in":(59|60)(\.[0-9]+)?`)
 )
 
@@ -29,7 +29,7 @@ func plain(v any) string {
 	s := epochs.ReplaceAllString(fmt.Sprint(v), `"id":"E"`)
 	s = positions.ReplaceAllString(s, `"@$1"`)
 	s = times.ReplaceAllString(s, `NOW`)
-	s = keys.ReplaceAllString(s, `"KEY"`)
+	s = keys.ReplaceAllString(s, `${1}KEY${2}`)
 	return lifetimes.ReplaceAllString(s, `"expires_in":60`)
 }
 
@@ -216,6 +216,20 @@ func TestErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for topic, keys := range map[string][]string{
+		"tree:1": {state.PathKey("leaf/n")}, "list:bad": {"no list"}, "list:2": {"a0V1"},
+	} {
+		for _, key := range keys {
+			ops := []state.Op{{Key: key, Value: []byte(`1`)}}
+			if _, err := r.objects.Apply(t.Context(), topic, ops, state.Tx{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	ops := []state.Op{{Key: state.PathKey("leaf/s"), Value: []byte(`"text"`)}}
+	if _, err := r.objects.Apply(t.Context(), "tree:1", ops, state.Tx{}); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range []struct{ topic, event, payload, want string }{
 		{"map:1", "phx_join", `{"$state":{"since":"x"}}`, `{"reason":"invalid position"}`},
 		{"map:1", "phx_join", `{"$state":{"since":1}}`, `{"reason":"invalid position"}`},
@@ -300,6 +314,77 @@ func TestErrors(t *testing.T) {
 		{"doc:1", "batch", `{"ops":[{"op":"put","value":1},{"op":"put","value":2}]}`, `{"max":1,"reason":"too large"}`},
 		{"map:1", "insert", `{"value":1}`, `{"reason":"invalid","what":"insert"}`},
 		{"map:1", "move", `{"key":"a"}`, `{"reason":"invalid","what":"move"}`},
+		{"list:1", "put", `{"key":"a0","value":1}`, `{"reason":"not found"}`},
+		{"list:1", "put", `{"key":"a0","value":1,"if":0}`, `{"reason":"not found"}`},
+		{"list:1", "put", `{"value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"list:1", "add", `{"value":1}`, `{"reason":"invalid","what":"add"}`},
+		{"list:1", "merge", `{"key":"a0","value":{}}`, `{"reason":"invalid","what":"merge"}`},
+		{"list:1", "insert", `{}`, `{"reason":"invalid","what":"value"}`},
+		{"list:1", "insert", `{"value":1,"key":"a0"}`, `{"reason":"invalid","what":"key"}`},
+		{"list:1", "insert", `{"value":1,"if":0}`, `{"reason":"invalid","what":"if"}`},
+		{"list:1", "insert", `{"value":1,"after":""}`, `{"reason":"invalid","what":"after"}`},
+		{"list:1", "insert", `{"value":1,"after":7}`, `{"reason":"invalid","what":"after"}`},
+		{"list:1", "insert", `{"value":1,"after":"` + long + `"}`, `{"reason":"invalid","what":"after"}`},
+		{"list:1", "insert", `{"value":1,"after":"a0"}`, `{"reason":"not found"}`},
+		{"list:1", "insert", `{"value":` + big + `}`, `{"max":100,"reason":"too large"}`},
+		{"list:1", "insert", `{"value":{"n":3}}`, `{"reason":"forbidden"}`},
+		{"list:1", "insert", `{"value":{"$no":3}}`, `{"reason":"invalid","what":"$no"}`},
+		{"list:1", "move", `{"after":null}`, `{"reason":"invalid","what":"key"}`},
+		{"list:1", "move", `{"key":"a0","value":1}`, `{"reason":"invalid","what":"value"}`},
+		{"list:1", "move", `{"key":"a0","after":null}`, `{"reason":"not found"}`},
+		{"list:1", "move", `{"key":"` + long + `","after":null}`, `{"max":256,"reason":"too large"}`},
+		{"list:bad", "insert", `{"value":1}`, `{"reason":"invalid","what":"list key"}`},
+		{"list:1", "batch", `{"ops":[{"op":"insert","value":1},{"op":"insert","value":1,"after":"a0"}]}`,
+			`{"reason":"not found"}`},
+		{"list:1", "batch", `{"ops":[{"op":"insert","value":1},{"op":"move","key":"a0"},{"op":"move","key":"a0"}]}`,
+			`{"reason":"invalid","what":"key"}`},
+		{"list:2", "batch", `{"ops":[{"op":"move","key":"a0V1"},{"op":"move","key":"a0V1"}]}`,
+			`{"reason":"invalid","what":"key"}`},
+
+		{"tree:1", "phx_join", `{"$state":{"keys":{"prefix":"a"}}}`, `{"reason":"invalid","what":"prefix"}`},
+		{"tree:1", "phx_join", `{"$state":{"keys":{"path":"a//b"}}}`, `{"reason":"invalid","what":"path"}`},
+		{"tree:1", "phx_join", `{"$state":{"keys":{"path":"a","from":"b"}}}`, `{"reason":"invalid","what":"from"}`},
+		{"tree:1", "phx_join", `{"$state":{"keys":{"from":"a/"}}}`, `{"reason":"invalid","what":"keys"}`},
+		{"tree:1", "put", `{"value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"/a","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"a/","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"a\u0001b","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"a/b\n","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"","value":{"$now":true}}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"` + long[:129] + `","value":1}`, `{"max":128,"reason":"too large"}`},
+		{"tree:1", "put", `{"key":"a` + strings.Repeat("/a", 32) + `","value":1}`, `{"max":32,"reason":"too large"}`},
+		{"tree:1", "put", `{"key":"a` + strings.Repeat("/"+long[:127], 8) + `","value":1}`,
+			`{"max":1024,"reason":"too large"}`},
+		{"tree:1", "put", `{"key":"a` + strings.Repeat("/a", 31) + `","value":{"a":1}}`,
+			`{"max":32,"reason":"too large"}`},
+		{"tree:1", "put", `{"key":"a","value":{"":1}}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "put", `{"key":"a","value":{"b/c":1}}`, `{"reason":"invalid","what":"value"}`},
+		{"tree:1", "put", `{"key":"a","value":{"b":{"$now":true,"c":1}}}`, `{"reason":"invalid","what":"$now"}`},
+		{"tree:1", "put", `{"key":"a","value":{"b":{"$no":1}}}`, `{"reason":"invalid","what":"$no"}`},
+		{"tree:1", "put", `{"key":"a","value":{"b":[{"$no":1}]}}`, `{"reason":"invalid","what":"$no"}`},
+		{"tree:1", "put", `{"key":"a","value":null,"ttl":1}`, `{"reason":"invalid","what":"ttl"}`},
+		{"tree:1", "put", `{"key":"a","value":{"a":{"n":3},"b":{"c":1},"d":1,"e":1}}`, `{"max":3,"reason":"quota"}`},
+		{"tree:1", "put", `{"key":"leaf/n","value":2,"if":7}`, `{"reason":"conflict","rev":1,"value":1}`},
+		{"tree:1", "put", `{"key":"leaf","value":2,"if":0}`, `{"reason":"invalid","what":"if"}`},
+		{"tree:1", "put", `{"key":"leaf","value":{"$inc":1}}`, `{"reason":"invalid","what":"if"}`},
+		{"tree:1", "put", `{"key":"leaf/s","value":{"$inc":1}}`, `{"reason":"invalid","what":"$inc"}`},
+		{"tree:1", "put", `{"key":"hidden","value":1}`, `{"reason":"forbidden"}`},
+		{"tree:1", "merge", `{"key":"a","value":{}}`, `{"reason":"invalid","what":"value"}`},
+		{"tree:1", "merge", `{"key":"a","value":1}`, `{"reason":"invalid","what":"value"}`},
+		{"tree:1", "merge", `{"key":"a","value":{"":1}}`, `{"reason":"invalid","what":""}`},
+		{"tree:1", "merge", `{"key":"a","value":{"b":1,"b/c":1}}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "merge", `{"key":"a","value":{"b":1},"if":0}`, `{"reason":"invalid","what":"if"}`},
+		{"tree:1", "merge", `{"key":"a","value":{"$inc":1}}`, `{"reason":"invalid","what":"$inc"}`},
+		{"tree:1", "add", `{"path":"a//b","value":1}`, `{"reason":"invalid","what":"key"}`},
+		{"tree:1", "add", `{"path":7,"value":1}`, `{"reason":"invalid","what":"path"}`},
+		{"tree:1", "add", `{"value":{}}`, `{"reason":"invalid","what":"value"}`},
+		{"tree:1", "batch", `{"ops":[{"op":"put","key":"a","value":1},{"op":"del","key":"a/b"}]}`,
+			`{"reason":"invalid","what":"key"}`},
+		{"tree:1", "batch", `{"ops":[{"op":"put","key":"a","value":1},{"op":"del","key":""}]}`,
+			`{"reason":"invalid","what":"key"}`},
+		{"tree:1", "insert", `{"value":1}`, `{"reason":"invalid","what":"insert"}`},
+		{"tree:1", "read", `{"keys":{"path":"/"}}`, `{"reason":"invalid","what":"path"}`},
 		{"map:1", "query", `{"name":"q"}`, `{"reason":"invalid","what":"query"}`},
 		{"map:1", "publish", `{"value":1}`, `{"reason":"invalid","what":"publish"}`},
 		{"map:1", "snapshot", `{"value":1}`, `{"reason":"invalid","what":"snapshot"}`},

@@ -69,7 +69,9 @@ func (h *handler) answer(
 	if err != nil {
 		return push.NoReply, err
 	}
-	w.ops = []pending{op}
+	if err := w.add(op); err != nil {
+		return push.NoReply, err
+	}
 	a, err := w.apply(ctx)
 	if err != nil {
 		return push.NoReply, err
@@ -78,16 +80,54 @@ func (h *handler) answer(
 	if op.makes {
 		text = serializer.AppendString(appendMember(text, "key"), w.keyOf(a, 0))
 	}
-	return ok(append(strconv.AppendUint(appendMember(text, "rev"), a.Revs[0], 10), '}')), nil
+	return ok(append(strconv.AppendUint(appendMember(text, "rev"), w.revOf(a, 0), 10), '}')), nil
 }
 
 // write is a push that writes.
 type write struct {
-	h   *handler
-	m   *member
-	c   *channel.Channel
-	id  string
-	ops []pending
+	h        *handler
+	m        *member
+	c        *channel.Channel
+	id       string
+	size     int // bytes of all values as they were pushed
+	requests []request
+	ops      []pending
+	targets  []string        // of a tree: the keys that the client has named
+	cleared  map[string]bool // of a tree: the keys above them, which must have no item
+}
+
+// request is one op as a client has pushed it, which may be several ops of the store.
+type request struct {
+	key        string // that the client has named
+	parent     string // of an addition to a tree: the key above the one that was made
+	makes      bool   // the server makes the key
+	first, end int    // its part of the ops
+}
+
+// add adds an op that a client has pushed.
+func (w *write) add(p pending) error {
+	if most := w.limits().Value; len(p.raw) > most {
+		return &LimitError{Err: ErrTooLarge, What: "value", Max: most}
+	}
+	w.size += len(p.raw)
+	r := request{key: p.op.Key, makes: p.makes, first: len(w.ops)}
+	switch {
+	case w.h.kind.tree:
+		if p.makes {
+			r.parent = PathKey(p.op.Key)
+		}
+		if err := w.addTree(p); err != nil {
+			return err
+		}
+	case p.makes && p.place == nil:
+		p.op.Key = key.New()
+		fallthrough
+	default:
+		w.ops = append(w.ops, p)
+	}
+	r.end = len(w.ops)
+	w.requests = append(w.requests, r)
+	return nil
 }
 
 // batch handles a push of several ops.
@@ -111,21 +151,23 @@ func (w *write) batch(ctx context.Context, m members) (push.Reply, error) {
 		if err != nil {
 			return push.NoReply, err
 		}
-		w.ops = append(w.ops, op)
+		if err := w.add(op); err != nil {
+			return push.NoReply, err
+		}
 	}
 	a, err := w.apply(ctx)
 	if err != nil {
 		return push.NoReply, err
 	}
 	text := append(appendMember([]byte{'{'}, "revs"), '[')
-	for i, rev := range a.Revs {
+	for i := range w.requests {
 		if i > 0 {
 			text = append(text, ',')
 		}
-		text = strconv.AppendUint(text, rev, 10)
+		text = strconv.AppendUint(text, w.revOf(a, i), 10)
 	}
 	text = append(appendMember(append(text, ']'), "keys"), '[')
-	for i := range a.Revs {
+	for i := range w.requests {
 		if i > 0 {
 			text = append(text, ',')
 		}
@@ -142,14 +184,28 @@ func (w *write) limits() Limits {
 	return l
 }
 
-// keyOf returns the key of an op. A repeated write has the keys that were made for the first one.
-func (w *write) keyOf(a Applied, i int) string {
-	for j := range a.Items {
-		if w.ops[i].makes && a.Items[j].Rev == a.Revs[i] {
-			return a.Items[j].Key
-		}
+// revOf returns the revision of a request.
+func (w *write) revOf(a Applied, i int) (rev uint64) {
+	for _, r := range a.Revs[w.requests[i].first:w.requests[i].end] {
+		rev = max(rev, r)
 	}
-	return w.ops[i].op.Key
+	return rev
+}
+
+// keyOf returns the key of a request. A repeated write has the keys that were made for the first
+// one.
+func (w *write) keyOf(a Applied, i int) string {
+	r, rev := &w.requests[i], w.revOf(a, i)
+	for j := range a.Items {
+		if !r.makes || a.Items[j].Rev != rev {
+			continue
+		}
+		if w.h.kind.tree {
+			return wireKey(childOf(r.parent, a.Items[j].Key))
+		}
+		return a.Items[j].Key
+	}
+	return r.key
 }
 
 const (
@@ -171,12 +227,21 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 	for try := 1; ; try++ {
 		ops, depends, err := w.resolve(ctx, waiting)
 		if err != nil {
-			return Applied{}, err
+			return w.repeated(ctx, waiting, err)
 		}
 		a, err := w.h.o.Apply(waiting, w.m.cell.topic, ops, w.tx(ctx))
+		if err == nil && len(a.Revs) != len(ops) { // the first write with this id was another one
+			return Applied{}, invalid("$id")
+		}
 		var conflict *ConflictError
-		if !errors.As(err, &conflict) || !depends[conflict.Op] || try == maxTries {
+		if !errors.As(err, &conflict) {
 			return a, storeError(waiting, err)
+		}
+		if op := &ops[conflict.Op]; op.Under && op.If != nil && conflict.Rev == *op.If { // the path has others below
+			return Applied{}, invalid("if")
+		}
+		if !depends[conflict.Op] || try == maxTries {
+			return a, err
 		}
 		select { // another write came between
 		case <-time.After(rand.N(maxPause)):
@@ -184,6 +249,21 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 			return Applied{}, err
 		}
 	}
+}
+
+// repeated is called when the ops cannot be made from the current object. If the write was applied
+// before, it returns what was applied, and the error otherwise.
+func (w *write) repeated(ctx, waiting context.Context, err error) (Applied, error) {
+	if w.id == "" || errors.Is(err, history.ErrUnavailable) {
+		return Applied{}, err
+	}
+	never := uint64(maxRev) // no item has it, so that this writes nothing
+	ops := []Op{{Key: "never", Delete: true, If: &never}}
+	a, again := w.h.o.Apply(waiting, w.m.cell.topic, ops, w.tx(ctx))
+	if again == nil && a.Repeated && len(a.Revs) == len(w.ops) {
+		return a, nil
+	}
+	return Applied{}, err
 }
 
 // storeError returns the error of a store that did not answer in time as history.ErrUnavailable.
@@ -194,24 +274,16 @@ func storeError(waiting context.Context, err error) error {
 	return err
 }
 
-// check makes the keys that the server makes, checks what does not depend on the current values,
-// and asks Config.Allow about it. It returns what the write costs.
+// check checks what does not depend on the current values, and asks Config.Allow about it. It
+// returns what the write costs.
 func (w *write) check(ctx context.Context) (float64, error) {
-	limits := w.limits()
-	size := 0
+	if w.hasOverlaps() {
+		return 0, invalid("key")
+	}
 	for i := range w.ops {
 		p := &w.ops[i]
-		if p.makes {
-			p.op.Key = key.New()
-		}
-		if size += len(p.raw); len(p.raw) > limits.Value {
-			return 0, &LimitError{Err: ErrTooLarge, What: "value", Max: limits.Value}
-		}
-		if len(p.op.Key) > maxKey {
-			return 0, &LimitError{Err: ErrTooLarge, What: "key", Max: maxKey}
-		}
-		if !isKey(p.op.Key) {
-			return 0, invalid("key")
+		if err := w.checkKeys(p); err != nil {
+			return 0, err
 		}
 		if p.merge && (len(p.raw) == 0 || p.raw[0] != '{') {
 			return 0, invalid("value")
@@ -219,22 +291,51 @@ func (w *write) check(ctx context.Context) (float64, error) {
 		if w.h.cfg.Allow == nil { // it forbids all writes, whatever their values
 			return 0, ErrForbidden
 		}
-		if !p.depends() {
-			value, err := resolve(p.raw, p.op.Key, nil, time.Now())
+		if p.depends() || p.quiet {
+			continue
+		}
+		if !p.op.Delete {
+			value, err := resolve(p.raw, wireKey(p.op.Key), nil, time.Now())
 			if err != nil {
 				return 0, err
 			}
 			p.op.Value = value
-			if err := w.h.allow(ctx, w.c, Access{Action: Write, Op: p.op}); err != nil {
-				return 0, err
-			}
+		}
+		if err := w.allow(ctx, p.op); err != nil {
+			return 0, err
 		}
 	}
-	return 1 + float64(size)/costSize, nil
+	return 1 + float64(w.size)/costSize, nil
 }
 
-// depends reports whether the new value depends on the current one.
-func (p *pending) depends() bool { return p.merge || needsCurrent(p.raw) }
+// checkKeys checks the keys of an op. Those of a tree have been checked before.
+func (w *write) checkKeys(p *pending) error {
+	if w.h.kind.tree {
+		return nil
+	}
+	for _, key := range []string{p.op.Key, p.op.From} {
+		if len(key) > maxKey {
+			return &LimitError{Err: ErrTooLarge, What: "key", Max: maxKey}
+		}
+		if !isKey(key) {
+			return invalid("key")
+		}
+	}
+	return nil
+}
+
+// allow asks Config.Allow about an op.
+func (w *write) allow(ctx context.Context, op Op) error {
+	if w.h.kind.tree {
+		op.Key = wireKey(op.Key)
+	}
+	return w.h.allow(ctx, w.c, Access{Action: Write, Op: op})
+}
+
+// depends reports whether the op depends on the current object.
+func (p *pending) depends() bool {
+	return p.merge || p.exists || p.place != nil || needsCurrent(p.raw)
+}
 
 func (w *write) takeRate(cost float64) error {
 	l := &w.h.cfg.Limits
@@ -251,34 +352,51 @@ func (w *write) takeRate(cost float64) error {
 func (w *write) resolve(ctx, waiting context.Context) (ops []Op, depends []bool, err error) {
 	ops, depends = make([]Op, len(w.ops)), make([]bool, len(w.ops))
 	for i := range w.ops {
-		p := &w.ops[i]
-		ops[i] = p.op
-		if !p.depends() {
-			continue
-		}
-		current, err := w.current(waiting, p.op.Key)
-		if err != nil {
-			return nil, nil, err
-		}
-		op := &ops[i]
-		if op.If != nil && *op.If != current.Rev {
-			return nil, nil, &ConflictError{Op: i, Key: op.Key, Rev: current.Rev, Value: current.Value}
-		}
-		if op.Value, err = resolve(p.raw, op.Key, current.Value, time.Now()); err != nil {
-			return nil, nil, err
-		}
-		if p.merge {
-			if op.Value, err = mergePatch(current.Value, op.Value); err != nil {
+		ops[i] = w.ops[i].op
+		if w.ops[i].depends() {
+			if depends[i], err = w.resolveOp(ctx, waiting, ops[:i+1]); err != nil {
 				return nil, nil, err
 			}
 		}
-		if err := w.h.allow(ctx, w.c, Access{Action: Write, Op: *op}); err != nil {
-			return nil, nil, err
-		}
-		depends[i] = op.If == nil
-		op.If = &current.Rev
 	}
 	return ops, depends, nil
+}
+
+// resolveOp completes the last of ops. It reports whether the write should be tried again if the
+// object has changed.
+func (w *write) resolveOp(ctx, waiting context.Context, ops []Op) (again bool, err error) {
+	i := len(ops) - 1
+	p, op := &w.ops[i], &ops[i]
+	var current Item
+	if p.place != nil {
+		if op.Key, err = w.find(waiting, p.place, ops[:i]); err != nil {
+			return false, err
+		}
+		again = true
+	} else {
+		if current, err = w.current(waiting, op.Key); err != nil {
+			return false, err
+		}
+		if p.exists && current.Rev == 0 {
+			return false, ErrNotFound
+		}
+		if op.If != nil && *op.If != current.Rev {
+			return false, &ConflictError{Op: i, Key: op.Key, Rev: current.Rev, Value: current.Value}
+		}
+		again = op.If == nil
+	}
+	op.If = &current.Rev
+	if op.From == "" {
+		if op.Value, err = resolve(p.raw, wireKey(op.Key), current.Value, time.Now()); err != nil {
+			return false, err
+		}
+	}
+	if p.merge {
+		if op.Value, err = mergePatch(current.Value, op.Value); err != nil {
+			return false, err
+		}
+	}
+	return again, w.allow(ctx, *op)
 }
 
 // current reads an item. One that does not exist has revision 0 and no value.
@@ -299,8 +417,11 @@ func (o *Objects) item(ctx context.Context, topic, key string) (it Item, err err
 
 func (w *write) tx(ctx context.Context) Tx {
 	tx := Tx{Writer: writerOf(ctx), Limits: w.h.cfg.Limits}
-	if w.h.kind.document {
+	switch l := w.limits(); {
+	case w.h.kind.document:
 		tx.Limits.Batch = 1
+	case w.h.kind.tree:
+		tx.Limits.Batch = max(l.Batch, maxTreeOps)
 	}
 	if w.id != "" {
 		tx.ID = writeID(ctx, w.id)
