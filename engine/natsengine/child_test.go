@@ -13,16 +13,29 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/natsengine"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/internal/testenv/listen"
 )
 
 func TestMain(m *testing.M) { leak.Main(m, serveChild) }
 
-// serveChild is the main function of a process with a NATS server.
+// serveChild is the main function of the processes that tests start.
 func serveChild() {
+	if os.Args[2] == brokertest.WillRole {
+		brokertest.ServeWills(func(url string, logger *zerolog.Logger) (*natsengine.Engine, error) {
+			return natsengine.New(natsengine.Config{URL: url, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: logger})
+		})
+		return
+	}
+	serveNATS()
+}
+
+// serveNATS is the main function of a process with a NATS server.
+func serveNATS() {
 	flags := flag.NewFlagSet("", flag.ExitOnError)
 	_ = flags.String("role", "", "")
 	port := flags.Int("port", 0, "")

@@ -126,3 +126,12 @@ func leader(url string) string {
 	}
 	return info.Cluster.Leader
 }
+
+// Nodes are killed while clients set wills, come back and leave, and so is the server.
+func TestWillsOfKilledNodes(t *testing.T) {
+	t.Parallel()
+	brokertest.RunWills(t, func(t *testing.T) brokertest.WillCluster {
+		srv := newChild(t)
+		return brokertest.WillCluster{URL: srv.addr(), Restart: func() { srv.kill(t); srv.start(t) }}
+	})
+}

@@ -25,7 +25,7 @@ import (
 	"bennu.example/pubsub/pubsubtest"
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) { leak.Main(m, serveWills) }
 
 // testServer is a Redis server in a child process.
 type testServer struct {

@@ -75,3 +75,19 @@ func TestWills(t *testing.T) {
 		},
 	})
 }
+
+// serveWills is the main function of a process with a node.
+func serveWills() {
+	brokertest.ServeWills(func(url string, logger *zerolog.Logger) (*redisengine.Engine, error) {
+		return redisengine.New(quick(redisengine.Config{URL: url, Logger: logger}))
+	})
+}
+
+// Nodes are killed while clients set wills, come back and leave, and so is Redis.
+func TestWillsOfKilledNodes(t *testing.T) {
+	t.Parallel()
+	brokertest.RunWills(t, func(t *testing.T) brokertest.WillCluster {
+		server := newDurable(t)
+		return brokertest.WillCluster{URL: "redis://" + server.addr, Restart: func() { server.stop(); server.start(t) }}
+	})
+}

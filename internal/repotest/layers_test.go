@@ -38,7 +38,7 @@ var layers = [][]string{
 var helpers = []string{
 	"channeltest", "engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
-	"internal/testenv/listen", "internal/testenv/mutant", "internal/testenv/require",
+	"internal/testenv/listen", "internal/testenv/mutant", "internal/testenv/require", "internal/willcheck",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
 	"will/willtest",
 }
