@@ -26,7 +26,7 @@ type Record struct {
 	// 64 bytes.
 	ID string
 
-	From   string    // the client id of the sender of a BroadcastFrom; empty if nobody is left out
+	From   string    // names the client and its user that sent a BroadcastFrom; empty if nobody is left out
 	Origin string    // set by PubSub, at most 40 bytes; a log stores it and does not use it
 	Time   time.Time // when the log stored it, by the log's clock, in milliseconds
 }

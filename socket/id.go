@@ -27,6 +27,7 @@ type idWatch struct {
 	asks    atomic.Bool             // Reauthorize was called, and its task has not begun
 	tasked  atomic.Bool             // the task of revoked was enqueued
 	session atomic.Pointer[session] // nil until the session is open
+	client  atomic.Pointer[string]  // of clientOf; nil until it was called
 }
 
 // watch subscribes to an id. It returns nil if id is empty.

@@ -3,6 +3,8 @@ package socket
 import (
 	"context"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/hex"
 	"fmt"
 	"strconv"
@@ -174,5 +176,27 @@ func isClientID(id string) bool {
 // newConnectionID returns the id of a new connection.
 func newConnectionID() string { return key.New() }
 
-// ClientID is part of channelhost.Carrier.
-func (s *session) ClientID() string { return s.clientID }
+// ClientID is part of channelhost.Carrier. It depends on the subject as well: otherwise a user who
+// gives the client id of another one could make events that the other does not get in a replay.
+func (s *session) ClientID() string {
+	if w := s.id.Load(); w != nil {
+		return w.clientOf(s.clientID)
+	}
+	return s.clientID
+}
+
+// clientOf returns the name of a client of the subject in records. It has a bounded length, and a
+// character that no client id has.
+func (w *idWatch) clientOf(clientID string) string {
+	name := w.client.Load()
+	if name == nil {
+		sum := sha256.Sum256([]byte(w.id))
+		text := clientID + "." + base64.RawURLEncoding.EncodeToString(sum[:subjectBytes])
+		name = &text
+		w.client.Store(name)
+	}
+	return *name
+}
+
+// subjectBytes is the length of the hash of a subject in the name of its client.
+const subjectBytes = 12

@@ -246,3 +246,74 @@ func TestClientIDOfRecords(t *testing.T) {
 		}
 	}
 }
+
+// TestOwnRecordsOfUser checks that a client's own records are those of its user: another user who
+// gives the same client id cannot make records that the client does not get in a replay.
+func TestOwnRecordsOfUser(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {Count: 100}})
+	s := serve(t, socket.Config{
+		PubSub: ps,
+		Connect: func(ctx context.Context, r *socket.Request) (context.Context, error) {
+			var params struct{ User string }
+			err := r.Params.Decode(&params)
+			r.ID = params.User
+			return ctx, err
+		},
+		Channels: channel.Routes{"room:*": echoes(onEvent("hush",
+			func(_ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
+				return push.OK(nil), c.BroadcastFrom("hush", p)
+			}))},
+	})
+	const stolen = "client-of-ann-01"
+	long := strings.Repeat("u", 5000)
+	for _, user := range []string{"ann", "eve", "", "ann", long, "ann.x"} {
+		p := s.dial("vsn=2.0.0&$client=" + stolen + "&user=" + user)
+		p.join("room:1")
+		p.send(fmt.Sprintf(`["1","2","room:1","hush",{"by":%q}]`, user))
+		p.want(`["1","2","room:1","phx_reply",{"status":"ok","response":{}}]`)
+	}
+	for _, test := range []struct{ user, client, want string }{
+		{"ann", stolen, "[eve  " + long + " ann.x]"},
+		{"ann", "client-of-ann-02", "[ann eve  ann " + long + " ann.x]"},
+		{"eve", stolen, "[ann  ann " + long + " ann.x]"},
+		{"", stolen, "[ann eve ann " + long + " ann.x]"},
+		{long, stolen, "[ann eve  ann ann.x]"},
+	} {
+		p := s.dial("vsn=2.0.0&$client=" + test.client + "&user=" + test.user)
+		p.send(`["1","1","room:1","phx_join",{"$history":{"last":10,"own":false}}]`, `["1","2","room:1","echo",{}]`)
+		var got []string
+		for {
+			frame, err := p.read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := serializer.V2().ParseClient(serializer.OpText, []byte(frame))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if m.Event == "hush" {
+				var body struct{ By string }
+				if err := m.Payload.Decode(&body); err != nil {
+					t.Fatal(err)
+				}
+				got = append(got, body.By)
+			}
+			if m.Ref == serializer.StringRef("2") {
+				break
+			}
+		}
+		if fmt.Sprint(got) != test.want {
+			t.Errorf("%.10q as %s: %.100q, want %.100q", test.user, test.client, got, test.want)
+		}
+	}
+	b, err := ps.Before(t.Context(), "room:1", history.Position{}, 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range b.Records {
+		if len(r.From) > 64+20 || strings.Contains(r.From, "eve") {
+			t.Errorf("recorded as from %q", r.From)
+		}
+	}
+}

@@ -157,7 +157,8 @@ type Carrier interface {
 	// Drained reports whether the connection is drained, see transport.Conn. If not, it calls the
 	// channel's ReadOn when it is. It may be called during a delivery, under the lock of a topic.
 	Drained(c Channel) bool
-	// ClientID identifies the client across its connections. It is empty if it is unknown.
+	// ClientID identifies the client across the connections that it has as the same user. It is empty
+	// if it is unknown.
 	ClientID() string
 	// Arrive is called before the join of a channel that allows wills is answered. It may block. When
 	// it returns nil, no will of an older connection of the client runs on the topic any more. The

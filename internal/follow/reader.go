@@ -73,7 +73,8 @@ type Reader[B any] struct {
 
 // Sender is implemented by the sender of a broadcast from a client.
 type Sender interface {
-	// ClientID returns the id of the client. Empty means that it has none.
+	// ClientID identifies the client across its connections, see channelhost.Carrier. Empty means that
+	// it is unknown.
 	ClientID() string
 }
 
