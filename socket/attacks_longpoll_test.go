@@ -103,7 +103,9 @@ func (w *pollWorld) open() {
 	w.token = a.Token
 }
 
-func (w *pollWorld) get(node int) []string { return w.request(node, http.MethodGet, http.NoBody).Messages }
+func (w *pollWorld) get(node int) []string {
+	return w.request(node, http.MethodGet, http.NoBody).Messages
+}
 
 func (w *pollWorld) post(node int, lines ...string) (status int) {
 	return w.request(node, http.MethodPost, strings.NewReader(strings.Join(lines, "\n"))).Status
