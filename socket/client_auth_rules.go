@@ -31,10 +31,14 @@ type clientAuthState struct {
 	dialed   *authCall   // whose token the connection was opened with, until the server has told
 	fetch    uint64      // the number of the last fetch
 	fetching bool        // it is under way, for this connection
+	began    time.Time   // when it began
 	waiting  bool        // for the next fetch
 	tries    int         // fetches and refreshes that failed in a row
 	waits    []*authWait // calls of WaitAuth
 }
+
+// clientFetchPause is the least time between two fetches, whatever the server tells.
+const clientFetchPause = time.Second
 
 // clientAuthPhase is what is known about the current connection.
 type clientAuthPhase uint8
@@ -369,9 +373,12 @@ func (m *authMachine) refresh() {
 	isDue := m.phase == authTold && (m.shown.Status == Expiring || m.shown.Status == Expired)
 	switch {
 	case !isDue || m.loggedOut || m.fetching || m.waiting || len(m.calls) > 0:
+	case m.refreshes && m.now.Sub(m.began) < clientFetchPause:
+		m.waiting = true
+		m.add(authOutput{kind: authOutArm, tries: 1}) // it waits as long as the pause
 	case m.refreshes:
 		m.fetch++
-		m.fetching = true
+		m.fetching, m.began = true, m.now
 		m.add(authOutput{kind: authOutFetch, fetch: m.fetch})
 	case m.token != m.used:
 		m.calls = append(m.calls, &authCall{token: m.token, offers: true})

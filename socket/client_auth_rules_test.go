@@ -23,8 +23,10 @@ type authRig struct {
 
 	open    bool
 	told    bool
-	fetches []uint64 // that have not returned
-	current uint64   // the fetch for this connection, or zero
+	now     time.Time
+	fetched time.Time // when the last fetch began
+	fetches []uint64  // that have not returned
+	current uint64    // the fetch for this connection, or zero
 	send    *authCall
 	armed   bool
 	tokens  int
@@ -52,7 +54,8 @@ func (r *authRig) wait(what string) *authWait {
 // feed performs a step.
 func (r *authRig) feed(name string, in authInput) {
 	r.t.Helper()
-	in.now = time.Unix(1_000_000, 0)
+	r.now = r.now.Add([]time.Duration{0, 300 * time.Millisecond, time.Second, time.Hour}[r.rnd.IntN(4)])
+	in.now = r.now
 	was := r.s
 	var out []authOutput
 	r.s, out = authStep(r.s, in)
@@ -70,6 +73,10 @@ func (r *authRig) feed(name string, in authInput) {
 			if r.current != 0 || r.armed || !r.s.refreshes || r.out || was.phase != authTold {
 				r.fail("a fetch while one is under way, or without need")
 			}
+			if after := r.now.Sub(r.fetched); after < time.Second {
+				r.fail("a fetch %v after the last", after)
+			}
+			r.fetched = r.now
 			r.current = o.fetch
 			r.fetches = append(r.fetches, o.fetch)
 		case authOutArm:
@@ -323,7 +330,9 @@ func (r *authRig) rare() {
 func TestClientAuthRules(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(1000) {
-		r := &authRig{t: t, rnd: rand.New(rand.NewPCG(seed, 2)), waits: map[*authWait]string{}}
+		r := &authRig{
+			t: t, rnd: rand.New(rand.NewPCG(seed, 2)), waits: map[*authWait]string{}, now: time.Unix(1_000_000, 0),
+		}
 		r.log = append(r.log, fmt.Sprint("seed ", seed))
 		r.s.refreshes = seed%2 == 0
 		if !r.s.refreshes {
