@@ -135,7 +135,7 @@ func (c *Channel) broadcast(from pubsub.Subscriber, event string, payload any) e
 	}
 	c.sending.Add(1)
 	defer c.sending.Add(-1)
-	return c.up.PubSub().BroadcastFrom(c.Context(), from, c.topic, event, payload)
+	return c.up.PubSub().BroadcastFrom(c.broadcastContext(), from, c.topic, event, payload)
 }
 
 // Ref returns the message that is being handled, for Reply. Outside of an event's callback, and for
@@ -289,6 +289,9 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	}
 	if intercepts {
 		it := item{kind: itemOut, event: b.Event, payload: b.Payload}
+		if ctx := b.Context(); ctx != nil {
+			it.msg = ctx
+		}
 		if err := c.enqueue(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 			c.overflow()
 		}

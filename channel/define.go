@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bennu.example/internal/channelhost"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -27,13 +28,15 @@ type callbacks struct {
 	any         eventFunc // Nil means that an unknown event crashes the channel.
 	run         Func      // events behind their middleware
 	wrap        []func(Func) Func
+	around      []aroundFunc
+	hooks       *channelhost.Hooks // nil means none
 	out         map[string]outFunc
 	info        map[reflect.Type]infoFunc
 	infoIface   []infoIface // for message types that are interfaces, in the order of definition
-	terminate   func(ctx context.Context, c *Channel, reason error)
+	terminate   func(ctx context.Context, c *Channel, reason error) error
 	slow        map[string]slowRule // by event, "" for all others. Nil means the connection's policy.
 	preparer    preparer            // computes their keys; nil if no rule needs one
-	reach       func(ctx context.Context, c *Channel) time.Time
+	reach       func(ctx context.Context, c *Channel) (time.Time, error)
 	pages       func(ctx context.Context, c *Channel) error // Nil means no pages.
 	reauthorize func(ctx context.Context, c *Channel) error // Nil means that channels stay.
 	// Nil means no wills.
@@ -102,6 +105,9 @@ func Define[S, P any](
 	h.run = h.dispatch
 	for i := len(h.wrap) - 1; i >= 0; i-- {
 		h.run = h.wrap[i](h.run)
+	}
+	for i := len(h.around) - 1; i >= 0; i-- {
+		h.wrapAll(h.around[i])
 	}
 	return h
 }
@@ -205,12 +211,15 @@ func Terminate[S any](f func(s *S, ctx context.Context, c *Channel, reason error
 		if h.terminate != nil {
 			panic("channel: two Terminate callbacks")
 		}
-		h.terminate = func(ctx context.Context, c *Channel, reason error) { f(c.data.(*S), ctx, c, reason) }
+		h.terminate = func(ctx context.Context, c *Channel, reason error) error {
+			f(c.data.(*S), ctx, c, reason)
+			return nil
+		}
 	}}
 }
 
-// Use wraps every event in middleware, but not joins. The first middleware is the outermost. It is
-// written Use[room](…), and serves logging, tracing and limits.
+// Use wraps every event in middleware, but not joins and other callbacks: see [Around]. The first
+// middleware is the outermost. It is written Use[room](…), and serves logging and limits.
 func Use[S any](middleware ...func(next Func) Func) Option[S] {
 	return Option[S]{func(h *Handler) { h.wrap = append(h.wrap, middleware...) }}
 }

@@ -257,6 +257,27 @@ func ExampleUse() {
 	// push: replied error: unknown event anything
 }
 
+// Around measures all callbacks, joins included. The name comes from the program, not from the
+// client.
+func ExampleAround() {
+	slow := func(_ *guest, ctx context.Context, c *channel.Channel, cb *channel.Callback, next func(context.Context) error,
+	) error {
+		begun := time.Now()
+		err := next(ctx)
+		fmt.Println(cb.Kind, cb.Name, err, time.Since(begun) > time.Second)
+		return err
+	}
+	room, _, end := dial(channel.Define((*guest).join, channel.Around(slow),
+		channel.On("shout", func(*guest, context.Context, *channel.Channel, string) (push.Reply, error) {
+			return push.OK(nil), nil
+		})))
+	defer end()
+	_, _ = room.Push("shout", "hello").Wait(context.Background())
+	// Output:
+	// join  <nil> false
+	// event shout <nil> false
+}
+
 // The payload of an event is decoded into the callback's type. An invalid payload gets an error
 // reply and has no other consequence.
 func ExampleOn() {

@@ -25,6 +25,7 @@ func init() {
 	channelhost.Lose = func(c any) { c.(*Channel).post(item{kind: itemLost}) }
 	channelhost.Observe = observe
 	channelhost.PubSub = func(c any) *pubsub.PubSub { return c.(*Channel).up.PubSub() }
+	channelhost.Instrument = instrument
 	channelhost.Log = func(c any, message string, err error) {
 		c.(*Channel).up.Log(c.(*Channel).driver(), message, err)
 	}

@@ -17,11 +17,12 @@ func observe(handler any, joined func(any), terminated func(any, error)) any {
 		}
 		return reply, err
 	}
-	h.terminate = func(ctx context.Context, c *Channel, reason error) {
+	h.terminate = func(ctx context.Context, c *Channel, reason error) error {
 		terminated(c, reason)
 		if terminate != nil {
-			terminate(ctx, c, reason)
+			return terminate(ctx, c, reason)
 		}
+		return nil
 	}
 	return h
 }

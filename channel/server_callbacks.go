@@ -30,7 +30,7 @@ const (
 	itemJoin       itemKind = iota // ref, payload
 	itemEvent                      // ref, event, payload
 	itemLeave                      // ref; msg is its join_ref
-	itemOut                        // event, payload: an intercepted broadcast
+	itemOut                        // event, payload: an intercepted broadcast; msg is its context, or nil
 	itemInfo                       // msg
 	itemClose                      // msg is the reason, an error
 	itemRead                       // records that the client has not received may be sent
@@ -99,7 +99,10 @@ func (c *Channel) handle(it *item) {
 	case itemWill:
 		c.handleWill(it)
 	case itemOut:
-		c.settle(it, push.NoReply, c.callUser(func() error { return c.h.out[it.event](c.ctx, c, it.payload) }))
+		c.settle(it, push.NoReply, c.callUser(func() error {
+			origin, _ := it.msg.(context.Context)
+			return c.h.out[it.event](withOrigin(c.ctx, origin), c, it.payload)
+		}))
 	case itemInfo:
 		c.handleInfo(it)
 	case itemRead, itemMarker, itemTops, itemUnsendable, itemLost:
@@ -252,7 +255,7 @@ func (c *Channel) callTerminate(reason error) serverInput {
 	next := serverInput{kind: serverInTerminated, err: reason}
 	if c.h.terminate != nil {
 		ctx := context.WithoutCancel(c.ctx)
-		c.callHook(reportTerminateCrashed, func() { c.h.terminate(ctx, c, reason) }, func() { c.feed(next) })
+		c.callHook(reportTerminateCrashed, func() error { return c.h.terminate(ctx, c, reason) }, func() { c.feed(next) })
 	}
 	return next
 }
@@ -275,7 +278,7 @@ func (c *Channel) end() serverInput {
 // callEach calls all functions, even if one of them ends its goroutine. In that case it feeds next.
 func (c *Channel) callEach(fs []func(), next serverInput) {
 	for i, f := range fs {
-		c.callHook(reportEndCrashed, f, func() {
+		c.callHook(reportEndCrashed, func() error { f(); return nil }, func() {
 			c.callEach(fs[i+1:], next)
 			c.feed(next)
 		})
@@ -307,8 +310,8 @@ func (c *Channel) callUser(f func() error) error {
 
 // callHook calls a function at the channel's end, and reports it if it fails. If the function ends
 // its goroutine, callHook calls exited.
-func (c *Channel) callHook(what serverReport, f, exited func()) {
-	err := safecall.Do(func() error { f(); return nil }, func() {
+func (c *Channel) callHook(what serverReport, f func() error, exited func()) {
+	err := safecall.Do(f, func() {
 		c.report(what, safecall.ErrGoexit)
 		exited()
 	})

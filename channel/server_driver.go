@@ -39,6 +39,9 @@ func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) c
 	if c.pushRef.IsNull() {
 		c.pushRef, c.noJoinRef = m.Ref, true
 	}
+	if h.hooks != nil {
+		ctx = &hookedContext{Context: ctx}
+	}
 	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	if join.Values != nil {
 		c.ctx = &valuesContext{c.ctx, join.Values}
@@ -270,6 +273,7 @@ func (c *Channel) perform(out *serverOutputs) {
 		case serverOutClose:
 			c.closeMailbox(o.keep, o.err)
 		case serverOutEnded:
+			c.notifyEnd()
 			c.up.Ended()
 		}
 	}
@@ -302,11 +306,17 @@ func (c *Channel) tell(o *serverOutput) {
 		frames = append(frames, c.lifecycle(serializer.EventError, reasonLost))
 	}
 	c.up.End(c.driver(), frames...)
+	if c.h.hooks != nil && o.frames&serverFrameCrashedJoin != 0 {
+		c.h.hooks.Refused(c, true, nil)
+	}
 }
 
 // report reports a failure to the carrier. The error may be the user's: its methods may panic.
 func (c *Channel) report(what serverReport, err error) {
 	do := func(err error) { c.up.Crashed(c.driver(), what.String(), err) }
+	if c.h.hooks != nil && what != reportJoinFailedLate {
+		defer c.h.hooks.Crashed(c, what.String(), withoutEvent(err))
+	}
 	if what == reportJoinFailedLate {
 		do = func(err error) { c.up.Log(c.driver(), what.String(), err) }
 	}

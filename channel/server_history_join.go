@@ -119,7 +119,7 @@ func Reach[S any](f func(s *S, ctx context.Context, c *Channel) time.Time) Optio
 		if h.reach != nil {
 			panic("channel: two Reach callbacks")
 		}
-		h.reach = func(ctx context.Context, c *Channel) time.Time { return f(c.data.(*S), ctx, c) }
+		h.reach = func(ctx context.Context, c *Channel) (time.Time, error) { return f(c.data.(*S), ctx, c), nil }
 	}}
 }
 
@@ -141,6 +141,7 @@ type joinHistory struct {
 	resume Resume
 	why    string // the reply's; empty if the client's position is continued
 	placed bool   // by ReplayFrom; owned by the join callback
+	missed int    // the reply's
 }
 
 // historyReply is the member "$history" of the reply to a join.
@@ -196,7 +197,7 @@ func (c *Channel) openHistory(it *item) error {
 	p.asked, p.others = h.asked, h.asked && !h.own
 	p.pulls = h.asked && c.h.interceptsAny(keep)
 	if h.asked && c.h.reach != nil {
-		err := c.callUser(func() error { start.Reach = c.h.reach(c.ctx, c); return nil })
+		err := c.callUser(func() (err error) { start.Reach, err = c.h.reach(c.ctx, c); return err })
 		if err != nil {
 			return err
 		}
@@ -255,6 +256,7 @@ func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
 		if out, err = c.missed(h); err != nil {
 			return payload, err
 		}
+		h.missed = out.missed
 	}
 	encoded, err := payload.Encoded()
 	if err != nil {

@@ -173,7 +173,7 @@ func (c *Channel) passRecord(it readItem) progress {
 		}
 		before := p.pushes.Load()
 		c.settle(&item{kind: itemOut, event: b.Event}, push.NoReply,
-			c.callUser(func() error { return intercept(c.ctx, c, b.Payload) }))
+			c.callUser(func() error { return intercept(withOrigin(c.ctx, b.Context()), c, b.Payload) }))
 		if c.status() != serverJoined {
 			return readEnded
 		}

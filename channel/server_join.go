@@ -59,6 +59,7 @@ func (c *Channel) callJoin(it *item) {
 	if err := safecall.Do(func() error { c.runJoin(it, &in); return nil }, nil); err != nil {
 		in.kind, in.err = serverInExited, err
 	}
+	notice := c.joinNotice()
 	switch {
 	case in.kind != serverInAccepted:
 		c.feed(in)
@@ -70,6 +71,7 @@ func (c *Channel) callJoin(it *item) {
 	default:
 		c.acceptAndRead(in)
 	}
+	c.notifyJoin(&in, notice)
 }
 
 // acceptAndRead is accept for a client that may have missed records. The answer and the records are

@@ -122,7 +122,7 @@ func (s *shard) due(r *room) {
 }
 
 // broadcastRooms broadcasts the queued changes of rooms that the caller marked busy. It calls no
-// user code: rooms with callbacks are handed to the workers.
+// user code: rooms with callbacks or hooks are handed to the workers.
 func (s *shard) broadcastRooms(rooms ...*room) {
 	for _, r := range rooms {
 		if r != nil && (s.p.observed(r) || s.broadcastNext(r)) {
@@ -133,7 +133,7 @@ func (s *shard) broadcastRooms(rooms ...*room) {
 
 // observed reports whether a broadcast to r calls user code.
 func (p *Presence) observed(r *room) bool {
-	return p.cfg.OnDiff != nil || p.cfg.Fetch != nil && p.ps.Subscribers(r.topic) > 0
+	return p.cfg.OnDiff != nil || len(p.cfg.Hooks) > 0 || p.cfg.Fetch != nil && p.ps.Subscribers(r.topic) > 0
 }
 
 // enqueue hands r to the workers. It starts a worker unless maxWorkers are running.
@@ -202,6 +202,9 @@ func (s *shard) broadcastNext(r *room) (more bool) {
 		}
 		s.mu.Unlock()
 		audience := s.p.broadcast(r, c)
+		if len(c.joins)+len(c.leaves) > 0 {
+			s.p.notifyDiff(r.topic, c, audience)
+		}
 		s.mu.Lock()
 		r.audience, r.sent = int32(audience), s.p.now()
 	}

@@ -513,3 +513,17 @@ func ExampleNew() {
 	// web-2 knows 1
 	// 1
 }
+
+// Hooks count the diffs and what they cost: each is sent to every subscriber.
+func ExampleHooks() {
+	sent := 0
+	p := presence.New(pubsub.New(nil), presence.Config{Hooks: []*presence.Hooks{{
+		Tracked: func(op, topic, key string, err error) { fmt.Println(op, key, "on", topic, err) },
+		Diff:    func(_ string, _, _, subscribers int) { sent += subscribers },
+	}}})
+	defer p.Close(context.Background())
+	if _, err := p.TrackFor(new(job), "room:lobby", "ann", nil); err != nil {
+		fmt.Println(err)
+	}
+	// Output: track ann on room:lobby <nil>
+}

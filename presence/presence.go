@@ -101,6 +101,9 @@ type Config struct {
 	// this mode, close the Presence before the sockets, because presences end with their channels.
 	KeepOnClose bool
 
+	// Hooks are notified of changes and diffs, for metrics. They are called in this order.
+	Hooks []*Hooks
+
 	// Logger receives errors. Nil means warnings and errors on standard error; zerolog.Nop is
 	// silent. It is called from many goroutines; a panic in its writer or hooks may end the program.
 	Logger *zerolog.Logger
@@ -236,7 +239,9 @@ func (p *Presence) TrackFor(o Owner, topic, key string, meta any) (ref string, e
 	if err == nil {
 		ref, err = p.shard(topic).track(o, topic, validKey(key), body)
 	}
-	return ref, wrap("track", topic, key, err)
+	err = wrap("track", topic, key, err)
+	p.notifyTracked("track", topic, key, err)
+	return ref, err
 }
 
 // UpdateFor is like Update, for any owner and topic.
@@ -245,12 +250,15 @@ func (p *Presence) UpdateFor(o Owner, topic, key string, meta any) (ref string, 
 	if err == nil {
 		ref, err = p.shard(topic).update(o, topic, validKey(key), body, nil)
 	}
-	return ref, wrap("update", topic, key, err)
+	err = wrap("update", topic, key, err)
+	p.notifyTracked("update", topic, key, err)
+	return ref, err
 }
 
 // UntrackFor is like Untrack, for any owner and topic.
 func (p *Presence) UntrackFor(o Owner, topic, key string) {
 	p.shard(topic).untrack(o, topic, validKey(key))
+	p.notifyTracked("untrack", topic, key, nil)
 }
 
 // UntrackAll removes everything that the owner tracks, on all topics.
@@ -269,6 +277,12 @@ func Change[M any](p *Presence, c *channel.Channel, key string, f func(meta *M))
 
 // ChangeFor is like Change, for any owner and topic.
 func ChangeFor[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) (ref string, err error) {
+	ref, err = changeMeta(p, o, topic, key, f)
+	p.notifyTracked("update", topic, key, err)
+	return ref, err
+}
+
+func changeMeta[M any](p *Presence, o Owner, topic, key string, f func(meta *M)) (ref string, err error) {
 	s, valid := p.shard(topic), validKey(key)
 	for {
 		e := s.tracked(o, topic, valid)

@@ -53,6 +53,9 @@ type Inbox struct {
 	Deliver func(*Broadcast)
 	// Gap reports that broadcasts of other nodes may have been missed before this call.
 	Gap func(reason error)
+	// Changed reports that Health.Connected has changed. It must be called under no lock. Nil means
+	// that nobody wants to know.
+	Changed func()
 }
 
 // Health is the state of an adapter.

@@ -1,6 +1,7 @@
 package pubsub
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
 
@@ -22,6 +23,8 @@ type Broadcast struct {
 	// The record before a broadcast that is not recorded itself, if it comes from or goes to other
 	// nodes.
 	after *history.Position
+
+	origin *origin // nil if there were no hooks when the broadcast began
 
 	// The frames encoded so far, one for each form and serializer, as a list that only grows. It is
 	// read without the lock.
@@ -52,6 +55,15 @@ const eventHistory = "$history"
 // Record returns the record of a recorded broadcast, which must not be changed. It returns nil for
 // any other broadcast.
 func (b *Broadcast) Record() *history.Record { return b.record }
+
+// Context returns the context that the hooks made for the broadcast: see Hooks. It returns nil if
+// there are no hooks.
+func (b *Broadcast) Context() context.Context {
+	if b.origin == nil {
+		return nil
+	}
+	return b.origin.ctx
+}
 
 // Frame returns the broadcast encoded by s. It is encoded once for each serializer and then shared.
 func (b *Broadcast) Frame(s serializer.Serializer) (*serializer.Frame, error) {

@@ -60,7 +60,7 @@ func (b *Broadcast) addressed(key string) *Broadcast {
 	if len(b.Topic) == len(key) {
 		return b
 	}
-	return &Broadcast{Topic: key, Event: b.Event, Payload: b.Payload, after: b.after}
+	return &Broadcast{Topic: key, Event: b.Event, Payload: b.Payload, after: b.after, origin: b.origin}
 }
 
 // Control returns the control topics. It is for packages of this module; it is not covered by the

@@ -2,6 +2,7 @@ package pubsub
 
 import (
 	"fmt"
+	"time"
 
 	"bennu.example/internal/follow"
 	"bennu.example/internal/safecall"
@@ -70,13 +71,22 @@ type delivery struct {
 	left     []*Subscription // those that have not received it yet
 	first    error           // the first error of a preparer or a subscriber
 	panics   []error         // reported when the topic is unlocked
+
+	subscribers int           // that it is handed to
+	took        time.Duration // if the broadcast has hooks
 }
 
 // deliverTo delivers to the subscriptions of t, whose read lock is held, and unlocks it.
 func (d *delivery) deliverTo(t *topic) {
 	defer t.mu.RUnlock() // deferred, because a subscriber may end its goroutine
-	d.left = t.subs
+	d.left, d.subscribers = t.subs, len(t.subs)
+	if d.b.Context() == nil {
+		d.run()
+		return
+	}
+	begun := time.Now()
 	d.run()
+	d.took = time.Since(begun)
 }
 
 // run delivers to all subscriptions that are left. If a subscriber panics, it goes on with the
@@ -95,6 +105,7 @@ func (d *delivery) untilPanic() error {
 		s := d.left[0]
 		d.left = d.left[1:]
 		if d.from != nil && s.sub == d.from {
+			d.subscribers--
 			if reader, ok := s.sub.(follow.Subscriber[*Broadcast]); ok && d.b.record != nil {
 				reader.Skip(d.b)
 			}

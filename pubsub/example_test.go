@@ -298,3 +298,22 @@ func ExampleNewRecorded() {
 	// placed {"id":3}
 	// false <nil>
 }
+
+// Hooks count the broadcasts, and how many subscribers each had.
+func ExampleHooks() {
+	ps := pubsub.New(nil)
+	off := ps.AddHooks(&pubsub.Hooks{
+		BroadcastDone: func(_ context.Context, topic, event string, err error) { fmt.Println(topic, event, err) },
+		Delivered:     func(_ context.Context, d pubsub.Delivery) { fmt.Println(d.Event, "to", d.Subscribers) },
+		Gap:           func(reason error) { fmt.Println("missed broadcasts:", reason) },
+	})
+	defer off()
+	got := make(inbox, 1)
+	ps.Subscribe("room:lobby", got)
+	if err := ps.Broadcast(context.Background(), "room:lobby", "new_msg", nil); err != nil {
+		fmt.Println(err)
+	}
+	// Output:
+	// new_msg to 1
+	// room:lobby new_msg <nil>
+}

@@ -7,7 +7,9 @@ import (
 	"hash/maphash"
 	"reflect"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"bennu.example/internal/listeners"
 	"bennu.example/internal/prepare"
@@ -42,6 +44,8 @@ type PubSub struct {
 	seed    maphash.Seed
 	shards  [shards]shard
 
+	hooksMu sync.Mutex
+	hooks   atomic.Pointer[[]*Hooks] // copied on write; nil if there are none
 	onGap   listeners.List[error]
 	onPanic listeners.List[*safecall.PanicError]
 }
@@ -277,7 +281,13 @@ func (p *PubSub) SendTo(ctx context.Context, node, topic, event string, payload 
 	return err
 }
 
-func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, event string, payload any) error {
+func (p *PubSub) broadcast(
+	ctx context.Context, from Subscriber, to address, event string, payload any,
+) (err error) {
+	ctx, o := p.begin(ctx, to, event)
+	if o != nil {
+		defer func() { p.done(o, to, event, err) }()
+	}
 	if err := checkSender(from, to.name, event); err != nil {
 		return err
 	}
@@ -285,6 +295,7 @@ func (p *PubSub) broadcast(ctx context.Context, from Subscriber, to address, eve
 	if err != nil {
 		return err
 	}
+	p.attach(o, b)
 	err = p.deliver(to.key, b, from)
 	if p.adapter != nil {
 		err = errors.Join(err, p.adapter.Publish(ctx, "", p.following(to, b).addressed(to.key)))
@@ -300,19 +311,30 @@ func checkSender(from Subscriber, topic, event string) error {
 	return nil
 }
 
-func (p *PubSub) localBroadcast(to address, event string, payload any) error {
+func (p *PubSub) localBroadcast(to address, event string, payload any) (err error) {
+	_, o := p.begin(context.Background(), to, event)
+	if o != nil {
+		defer func() { p.done(o, to, event, err) }()
+	}
 	b, err := newBroadcast(to.name, event, payload)
 	if err != nil {
 		return err
 	}
+	p.attach(o, b)
 	return p.deliver(to.key, b, nil)
 }
 
-func (p *PubSub) sendTo(ctx context.Context, node string, to address, event string, payload any) error {
+func (p *PubSub) sendTo(ctx context.Context, node string, to address, event string, payload any) (err error) {
+	ctx, o := p.begin(ctx, to, event)
+	if o != nil {
+		defer func() { p.done(o, to, event, err) }()
+	}
 	b, err := newBroadcast(to.name, event, payload)
-	switch {
-	case err != nil:
+	if err != nil {
 		return err
+	}
+	p.attach(o, b)
+	switch {
 	case node == p.Node():
 		return p.deliver(to.key, b, nil)
 	case p.adapter == nil:
@@ -347,7 +369,7 @@ func (p *PubSub) Run(ctx context.Context) error {
 	var runs []func() error
 	if p.adapter != nil {
 		runs = append(runs, func() error {
-			return p.adapter.Run(ctx, Inbox{Deliver: p.receive, Gap: p.onGap.Notify})
+			return p.adapter.Run(ctx, Inbox{Deliver: p.receive, Gap: p.notifyGap, Changed: p.notifyHealth})
 		})
 	}
 	if p.records != nil && !p.records.topics.Instant() {
@@ -376,7 +398,11 @@ func (p *PubSub) receive(b *Broadcast) {
 		return
 	}
 	if len(name) != len(key) {
-		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload, after: b.after}
+		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload, after: b.after, origin: b.origin}
+	}
+	if p.hooks.Load() != nil && !strings.HasPrefix(key, controlPrefix) {
+		b = &Broadcast{Topic: name, Event: b.Event, Payload: b.Payload, after: b.after, origin: b.origin}
+		p.accept(b)
 	}
 	if b.after != nil && p.records != nil && p.records.deliverAfter(b) {
 		return
@@ -400,6 +426,7 @@ func (p *PubSub) deliver(key string, b *Broadcast, from Subscriber) error {
 	for _, err := range d.panics {
 		p.report(err)
 	}
+	p.notifyDelivered(&d)
 	return d.first
 }
 

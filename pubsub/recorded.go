@@ -107,7 +107,12 @@ type recorded struct {
 // record stores an event and delivers it to the subscribers.
 func (p *PubSub) record(
 	ctx context.Context, from Subscriber, topic, event string, payload any, id string, k *history.Keep,
-) (history.Position, error) {
+) (at history.Position, err error) {
+	to := address{topicKey(topic), topic}
+	ctx, o := p.begin(ctx, to, event)
+	if o != nil {
+		defer func() { p.done(o, to, event, err) }()
+	}
 	if err := checkSender(from, topic, event); err != nil {
 		return history.Position{}, err
 	}
@@ -118,6 +123,9 @@ func (p *PubSub) record(
 	b := &recorded{
 		Broadcast: Broadcast{Topic: topic, Event: event, Payload: body},
 		r:         history.Record{Event: event, Payload: body, ID: id},
+	}
+	if o != nil {
+		b.origin = &origin{ctx: o.ctx}
 	}
 	if sender, ok := from.(follow.Sender); ok {
 		b.r.From = sender.ClientID()

@@ -50,6 +50,7 @@ func (d *recordDelivery) Done() {
 	for _, err := range d.panics {
 		d.ps.report(err)
 	}
+	d.ps.notifyDelivered(&d.delivery)
 }
 
 // delivery returns the delivery of a record that the log has fed, or that was read from it.
@@ -58,6 +59,7 @@ func (r *records) delivery(topic string, rec *history.Record) follow.Delivery[*B
 		return d
 	}
 	d := &recordDelivery{ps: r.ps, delivery: delivery{b: newRecorded(topic, rec)}}
+	r.ps.accept(d.b)
 	d.prepare()
 	return d
 }
@@ -73,7 +75,7 @@ func (p *PubSub) following(to address, b *Broadcast) *Broadcast {
 	if after.IsZero() {
 		return b
 	}
-	return &Broadcast{Topic: b.Topic, Event: b.Event, Payload: b.Payload, after: &after}
+	return &Broadcast{Topic: b.Topic, Event: b.Event, Payload: b.Payload, after: &after, origin: b.origin}
 }
 
 // deliverAfter delivers a broadcast of another node that is not recorded, after the record that it

@@ -14,21 +14,28 @@ import (
 const (
 	wireVersion  = 1
 	wireFollowed = 2 // begins with the position of the record that precedes the broadcast
+	wireTraced   = 3 // begins with the text of Hooks.Inject, and that position or an empty one
 )
 
 var errWire = errors.New("pubsub: malformed broadcast")
 
 // AppendBinary appends b in the encoding that adapters exchange: a version, the topic and the event
-// with their lengths, and the payload. If b follows a record, its position comes before the topic.
+// with their lengths, and the payload. If b follows a record, its position comes before the topic,
+// and the text of Hooks.Inject comes first.
 // The format is private to the nodes of a cluster.
 func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
-	texts := [...]string{"", b.Topic, b.Event}
-	used := texts[1:]
-	if b.after == nil {
-		dst = append(dst, wireVersion)
-	} else {
-		texts[0], used = b.after.String(), texts[:]
-		dst = append(dst, wireFollowed)
+	texts := [...]string{b.trace(), "", b.Topic, b.Event}
+	used := texts[:]
+	if b.after != nil {
+		texts[1] = b.after.String()
+	}
+	switch {
+	case texts[0] != "":
+		dst = append(dst, wireTraced)
+	case b.after != nil:
+		dst, used = append(dst, wireFollowed), texts[1:]
+	default:
+		dst, used = append(dst, wireVersion), texts[2:]
 	}
 	for _, s := range used {
 		dst = binary.AppendUvarint(dst, uint64(len(s)))
@@ -40,10 +47,10 @@ func (b *Broadcast) AppendBinary(dst []byte) ([]byte, error) {
 // ParseBroadcast decodes the encoding of AppendBinary. The payload of the result aliases data, so
 // data must not be changed afterwards.
 func ParseBroadcast(data []byte) (*Broadcast, error) {
-	if len(data) == 0 || data[0] != wireVersion && data[0] != wireFollowed {
+	if len(data) == 0 || data[0] < wireVersion || data[0] > wireTraced {
 		return nil, errWire
 	}
-	followed := data[0] == wireFollowed
+	version := data[0]
 	data = data[1:]
 	next := func() (string, bool) {
 		n, size := binary.Uvarint(data)
@@ -54,14 +61,26 @@ func ParseBroadcast(data []byte) (*Broadcast, error) {
 		data = data[size+int(n):]
 		return s, true
 	}
+	var trace string
 	var after *history.Position
-	if followed {
-		text, ok := next()
-		p, err := history.ParsePosition(text)
-		if !ok || err != nil {
+	if version == wireTraced {
+		var ok bool
+		if trace, ok = next(); !ok || trace == "" || len(trace) > maxTrace {
 			return nil, errWire
 		}
-		after = &p
+	}
+	if version != wireVersion {
+		text, ok := next()
+		if !ok {
+			return nil, errWire
+		}
+		if text != "" || version == wireFollowed {
+			p, err := history.ParsePosition(text)
+			if err != nil {
+				return nil, errWire
+			}
+			after = &p
+		}
 	}
 	topic, ok1 := next()
 	event, ok2 := next()
@@ -69,6 +88,9 @@ func ParseBroadcast(data []byte) (*Broadcast, error) {
 		return nil, errWire
 	}
 	b := &Broadcast{Topic: topic, Event: event, after: after}
+	if trace != "" {
+		b.origin = &origin{trace: trace, remote: true}
+	}
 	if err := b.Payload.UnmarshalBinary(data); err != nil {
 		return nil, fmt.Errorf("%w: %w", errWire, err)
 	}

@@ -36,9 +36,21 @@ func TestBroadcastEncodingRoundTrip(t *testing.T) {
 	} else if again, err := b.AppendBinary(nil); err != nil || string(again) != text {
 		t.Errorf("%q was encoded as %q, %v", text, again, err)
 	}
+	for _, text := range []string{
+		"\x03\x05trace\x00\x06room:1\x01e\x02{}", "\x03\x05trace\x0cepoch-5-ab12\x06room:1\x01e\x02{}",
+	} {
+		b, err := pubsub.ParseBroadcast([]byte(text))
+		if err != nil || b.Topic != "room:1" || b.Event != "e" || b.Context() != nil {
+			t.Errorf("%+v, %v", b, err)
+		} else if again, err := b.AppendBinary(nil); err != nil || string(again) != text {
+			t.Errorf("%q was encoded as %q, %v", text, again, err)
+		}
+	}
 	for _, bad := range []string{
+		"\x03\x05trace\x02no\x06room:1\x01e\x02{}", "\x03\x05tra",
+		"\x03\x81\x08" + strings.Repeat("x", 1025) + "\x00\x06room:1\x01e\x02{}",
 		text[:9], "\x02\x0cepoch-5-????\x06room:1\x01e\x02{}",
-		"\x03\x00\x00\x00", "", "\x01", "\x02\x00\x00\x00", "\x01\x05abc", "\x01\x00\x00",
+		"\x03\x00\x00\x00\x00", "\x04\x00\x00\x00", "", "\x01", "\x02\x00\x00\x00", "\x01\x05abc", "\x01\x00\x00",
 		"\x01\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01", "\x01\x00\x00\x02{",
 	} {
 		if b, err := pubsub.ParseBroadcast([]byte(bad)); err == nil {
@@ -50,6 +62,7 @@ func TestBroadcastEncodingRoundTrip(t *testing.T) {
 func FuzzParseBroadcast(f *testing.F) {
 	f.Add([]byte("\x01\x06room:1\x03msg\x02{}"))
 	f.Add([]byte("\x01\x00\x00\x04bytes"))
+	f.Add([]byte("\x03\x05trace\x00\x06room:1\x01e\x02{}"))
 	f.Add([]byte("\x02\x0cepoch-5-ab12\x06room:1\x01e\x02{}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		b, err := pubsub.ParseBroadcast(data)

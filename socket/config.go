@@ -162,6 +162,10 @@ type Config struct {
 	// Drain is the pace at which Shutdown ends the connections.
 	Drain Drain
 
+	// Hooks are notified of what happens, for metrics and traces: see docs/observability.md. They are
+	// called in this order, and those that end something in the reverse order.
+	Hooks []*Hooks
+
 	// Logger receives crashes and refusals, and more at debug level. Nil means warnings and errors on
 	// standard error; zerolog.Nop is silent; logging.FromSlog accepts a logger of log/slog. Payloads,
 	// params and tokens are never logged. It is called from many goroutines, so a panic in its writer

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -44,6 +45,7 @@ type Handler struct {
 	workers     mailbox.Workers // runs the channels' callbacks
 	noPanic     func()          // unsubscribes from the PubSub's panics
 	kicks       kicks
+	drops       drops
 	wills       wills
 	expiry      expiry
 	denied      atomic.Int64 // sessions that tell their clients that they were refused finally
@@ -64,15 +66,15 @@ type Handler struct {
 // route, origin, host, proxy, serializer or policy, or an Auth without Verify.
 func NewHandler(cfg Config) *Handler {
 	cfg = cfg.withDefaults()
+	if slices.Contains(cfg.Hooks, nil) {
+		panic("socket: nil Hooks")
+	}
 	routes, err := newRouter(cfg.Channels)
 	if err != nil {
 		panic("socket: " + err.Error())
 	}
 	if cfg.Auth != nil && cfg.Auth.Verify == nil {
 		panic("socket: Auth has no Verify")
-	}
-	if !cfg.NoSocketChannel {
-		routes.exact[topicSocket] = socketChannel()
 	}
 	origins, err := newOriginCheck(cfg)
 	if err != nil {
@@ -101,6 +103,10 @@ func NewHandler(cfg Config) *Handler {
 	if cfg.LongPoll.Peers == nil && cfg.PubSub.Node() != "" {
 		cfg.LongPoll.Peers = longPollPeers{cfg.PubSub}
 	}
+	if len(cfg.Hooks) > 0 {
+		dropped := func() { h.drops.dropped() }
+		cfg.WebSocket.OnDrop, cfg.LongPoll.OnDrop = dropped, dropped
+	}
 	h = &Handler{
 		cfg:       cfg,
 		routes:    routes,
@@ -116,6 +122,11 @@ func NewHandler(cfg Config) *Handler {
 	h.rates.joins, h.rates.messages = ratelimit.PerSecond(cfg.JoinRate), ratelimit.PerSecond(cfg.MessageRate)
 	h.admission = newAdmission(cfg.Admission, origins.proxies)
 	h.noPanic = cfg.PubSub.OnPanic(logPanic("pubsub callback crashed"))
+	h.instrument()
+	if !cfg.NoSocketChannel {
+		routes.exact[topicSocket] = socketChannel()
+	}
+	h.drops.begin(h)
 	h.kicks.begin(h)
 	h.wills.begin(h)
 	h.expiry.base = time.Now()
@@ -202,13 +213,14 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	if err := h.websocket.Check(w, r); err != nil {
 		h.logHandshake(err)
+		h.notifyRefused(r, refusedMalformed, err)
 		return
 	}
 	if err := h.checkQuery(r); err != nil {
 		h.refuse(w, err)
 		return
 	}
-	if !h.allowHandshake() {
+	if !h.allowHandshake(r) {
 		h.refuse(w, errTooFast)
 		return
 	}
@@ -225,7 +237,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	token, protocol, err := h.subprotocols(r)
 	if err != nil {
 		visitor.release()
-		h.refused(r, err)
+		h.refused(r, refusedSubprotocol, err)
 		w.WriteHeader(http.StatusForbidden)
 		return
 	}
@@ -237,6 +249,7 @@ func (h *Handler) serveWebSocket(w http.ResponseWriter, r *http.Request) {
 	defer done()
 	if err := h.websocket.Serve(w, r, protocol, open); err != nil {
 		h.logHandshake(err)
+		h.notifyRefused(r, refusedHandshake, err)
 	}
 }
 
@@ -303,7 +316,7 @@ func (h *Handler) serveLongPoll(w http.ResponseWriter, r *http.Request) {
 	}()
 	h.longpoll.Serve(w, r, func() (open func(transport.Conn) transport.Session, err error) {
 		defer func() { h.adviseRetry(w, err) }()
-		if !h.allowHandshake() {
+		if !h.allowHandshake(r) {
 			return nil, errTooFast
 		}
 		var token string
@@ -334,6 +347,7 @@ func (h *Handler) allowsSite(r *http.Request) bool {
 	h.counts.refused.Add(1)
 	const refused = "request from another site refused"
 	h.log(zerolog.WarnLevel, refused).Str("site", clip(r.Header.Get("Sec-Fetch-Site"))).Msg(refused)
+	h.notifyRefused(r, refusedOrigin, nil)
 	return false
 }
 
@@ -364,6 +378,7 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 	}()
 	hs := h.enter(w)
 	if hs == nil {
+		h.notifyRefused(r, refusedShutdown, errDraining)
 		return nil, nil, errDraining
 	}
 	defer func() {
@@ -373,12 +388,12 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 	}()
 	params, err := requestParams(r)
 	if err != nil {
-		h.refused(r, err)
+		h.refused(r, refusedParams, err)
 		return nil, nil, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	ser, err := h.version(params)
 	if err != nil {
-		h.refused(r, err)
+		h.refused(r, refusedVersion, err)
 		return nil, nil, err
 	}
 	who := identity{connection: newConnectionID(), longPoll: by == byLongPoll}
@@ -387,16 +402,18 @@ func (h *Handler) connect(w http.ResponseWriter, r *http.Request, visitor *visit
 		who.order, err = orderParam(params)
 	}
 	if err != nil {
-		h.refused(r, err)
+		h.refused(r, refusedParams, err)
 		return nil, nil, fmt.Errorf("%w: %w", errBadRequest, err)
 	}
 	req := &Request{
 		Params: serializer.Value(params), Token: token, HTTP: r, Transport: by, Version: ser.Version(),
 		ClientID: who.client, ConnectionID: who.connection,
 	}
-	err = h.identify(hs.ctx, req, params, &who)
+	ctx := h.connectStart(hs.ctx, req)
+	err = h.identify(ctx, req, params, &who)
+	h.connectDone(ctx, req, err)
 	if err != nil {
-		h.refused(r, err)
+		h.refused(r, refusedConnect, err)
 	}
 	if h.isDraining() { // Connect may have failed because its context was canceled
 		err = errDraining
@@ -476,7 +493,7 @@ func (h *Handler) callConnect(
 	ctx context.Context, req *Request, grant *verified,
 ) (parent context.Context, err error) {
 	if h.cfg.Connect == nil {
-		return context.Background(), nil
+		return h.parent(ctx), nil
 	}
 	if grant != nil {
 		during := &connectGrant{Context: ctx}
@@ -493,7 +510,7 @@ func (h *Handler) callConnect(
 		return nil, err
 	}
 	if got == nil {
-		return context.Background(), nil
+		return h.parent(ctx), nil
 	}
 	// Connect usually returns a context derived from its own, which ends with the handshake.
 	return context.WithoutCancel(got), nil
@@ -508,15 +525,17 @@ func callUser(f func() error) error {
 	return err
 }
 
-// refused counts and logs a handshake that was refused.
-func (h *Handler) refused(r *http.Request, err error) {
+// refused counts and logs a handshake that was refused, and notifies the hooks.
+func (h *Handler) refused(r *http.Request, reason string, err error) {
 	h.counts.refused.Add(1)
 	var p *channel.PanicError
 	if errors.As(err, &p) {
+		defer h.notifyRefused(r, refusedPanic, err)
 		const crashed = "connect crashed"
 		withError(h.log(zerolog.ErrorLevel, crashed), err).Bytes("stack", p.Stack).Str("path", clip(r.URL.Path)).Msg(crashed)
 		return
 	}
+	defer h.notifyRefused(r, reason, err)
 	const refused = "socket refused"
 	withError(h.log(zerolog.InfoLevel, refused), err).Str("path", clip(r.URL.Path)).Msg(refused)
 }

@@ -33,13 +33,14 @@ const (
 
 // denialAnswer is the reply to a refused message, and the line in the log.
 type denialAnswer struct {
-	reply push.Reply
-	level zerolog.Level
-	log   string
+	reason string
+	reply  push.Reply
+	level  zerolog.Level
+	log    string
 }
 
 func newDenial(reason string, level zerolog.Level, log string) denialAnswer {
-	return denialAnswer{push.Reply{Status: push.StatusError, Payload: promise.Reason(reason)}, level, log}
+	return denialAnswer{reason, push.Reply{Status: push.StatusError, Payload: promise.Reason(reason)}, level, log}
 }
 
 const (
@@ -75,16 +76,18 @@ func (s *session) refuse(m *serializer.Message, joinRef serializer.Ref, why deni
 		s.logEvent(a.level, a.log).Str("topic", clip(m.Topic)).Msg(a.log)
 	}
 	s.reply(m, joinRef, a.reply)
+	s.notifyDenied(m, a.reason)
 }
 
 // allowHandshake takes a token of Config.HandshakeRate. It returns false if there is none.
-func (h *Handler) allowHandshake() bool {
+func (h *Handler) allowHandshake(r *http.Request) bool {
 	if h.handshake.Take() {
 		return true
 	}
 	h.counts.tooFast.Add(1)
 	const tooFast = "too many handshakes: see socket.Config.HandshakeRate"
 	h.logRarely(zerolog.WarnLevel, tooFast).Msg(tooFast)
+	h.notifyRefused(r, refusedRate, errTooFast)
 	return false
 }
 
@@ -100,10 +103,11 @@ func (h *Handler) admit(r *http.Request) (*visitor, error) {
 	case errors.Is(err, errKeyTooFast):
 		h.counts.tooFast.Add(1)
 	default:
-		h.refused(r, err)
+		h.refused(r, refusedLimit, err)
 		return nil, err
 	}
 	const refused = "handshake beyond a bound of a client"
 	withError(h.log(zerolog.WarnLevel, refused), err).Stringer("remote", remoteAddr(r)).Msg(refused)
+	h.notifyRefused(r, refusedLimit, err)
 	return nil, err
 }

@@ -102,6 +102,7 @@ func (h *Handler) allows(r *http.Request) bool {
 		h.counts.refused.Add(1)
 		h.log(zerolog.WarnLevel, refusalLogs[verdict]).Str("origin", clip(r.Header.Get("Origin"))).Str("host", clip(r.Host)).
 			Msg(refusalLogs[verdict])
+		h.notifyRefused(r, refusedOrigin, nil)
 		return false
 	}
 	if h.origins.open(r) {

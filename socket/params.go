@@ -36,7 +36,7 @@ func (h *Handler) checkQuery(r *http.Request) (err error) {
 	default:
 		return nil
 	}
-	h.refused(r, err)
+	h.refused(r, refusedQuery, err)
 	return err
 }
 

@@ -45,6 +45,22 @@ func newRouter(routes channel.Routes) (*router, error) {
 	return r, nil
 }
 
+// pattern returns the pattern that matches a topic, or an empty string.
+func (r *router) pattern(topic string) string {
+	if _, ok := r.exact[topic]; ok {
+		return topic
+	}
+	if strings.HasPrefix(topic, reservedTopics) {
+		return ""
+	}
+	for _, p := range r.prefixes {
+		if strings.HasPrefix(topic, p.prefix) {
+			return p.prefix + "*"
+		}
+	}
+	return ""
+}
+
 // match returns the handler of a topic, or nil.
 func (r *router) match(topic string) *channel.Handler {
 	if h, ok := r.exact[topic]; ok {

@@ -97,6 +97,9 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 		}
 		who.id.opened(s)
 	}
+	if !who.refused {
+		s.notifyOpened()
+	}
 	return s
 }
 
@@ -340,6 +343,7 @@ func (s *session) Closed(err error) {
 		<-cancelled
 	}
 	s.unwatch() // Revoke counts as long as a callback may begin
+	s.notifyClosed(err)
 	s.visitor.release()
 	s.h.closed(s)
 }

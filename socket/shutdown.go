@@ -127,6 +127,7 @@ func (h *Handler) end() {
 	h.tasks.Close(false)
 	h.tasks.Wait()
 	h.workers.Wait()
+	h.drops.end()
 	h.longpoll.Close()
 	h.noPanic()
 	close(h.ended)

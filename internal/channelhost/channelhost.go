@@ -30,6 +30,9 @@ var (
 	// Both are called as callbacks of the channel, a *channel.Channel, are.
 	Observe func(handler any, joined func(channel any), terminated func(channel any, reason error)) any
 
+	// Instrument returns a copy of a *channel.Handler that calls the hooks.
+	Instrument func(handler any, hooks *Hooks) any
+
 	// The following are for package state, which decides itself what its channels are sent. The
 	// channel is a *channel.Channel. They may be called from any goroutine and under locks.
 
@@ -60,6 +63,22 @@ type Join struct {
 	MaxMailbox int                // the bytes of messages that may wait for the channel's callbacks
 	Workers    *mailbox.Workers   // run the callbacks
 	Values     context.Context    // of the connection's grant; nil means that it has none
+}
+
+// Hooks are called about the channels of one handler, all of them set. A channel is a
+// *channel.Channel, and cb a *channel.Callback. They must not panic. They are called under no lock:
+// Start, done, Joined, Recovered and Left by the goroutine of the channel's callbacks, Refused and
+// Crashed by any.
+type Hooks struct {
+	// Start is called before a callback, and its results are the context of the callback and a
+	// function that is called after it.
+	Start func(ctx context.Context, channel, cb any) (
+		_ context.Context, done func(ctx context.Context, took time.Duration, err error))
+	Joined    func(channel any)                         // after the reply
+	Recovered func(channel any, missed int, why string) // after Joined, if the client asked for history
+	Refused   func(channel any, crashed bool, err error)
+	Crashed   func(channel any, what string, err error)
+	Left      func(channel any, reason error) // at the end of a channel that was joined
 }
 
 // Regrant is a change of the grant of a channel's connection.

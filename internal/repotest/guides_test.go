@@ -26,7 +26,7 @@ const maxReadme = 200
 // imports are the packages that a fragment of Go in a guide may use without an import declaration,
 // by name.
 var imports = map[string]string{
-	"bytes": "bytes", "context": "context", "errors": "errors", "fmt": "fmt", "http": "net/http",
+	"bytes": "bytes", "context": "context", "errors": "errors", "expvar": "expvar", "fmt": "fmt", "http": "net/http",
 	"httptest": "net/http/httptest", "httputil": "net/http/httputil", "json": "encoding/json", "log": "log",
 	"os": "os", "signal": "os/signal", "slices": "slices", "slog": "log/slog", "strings": "strings",
 	"sync": "sync", "syscall": "syscall", "synctest": "testing/synctest", "testing": "testing",

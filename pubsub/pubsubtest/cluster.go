@@ -79,6 +79,7 @@ func (c *Cluster) set(down bool) {
 	for _, n := range c.nodes {
 		n.health.Connected, n.health.Since = !down, time.Now()
 		n.health.Err = nil
+		n.enqueue(delivery{changed: true})
 		if down {
 			n.health.Err = ErrDown
 			continue
@@ -98,10 +99,11 @@ type Node struct {
 	health pubsub.Health
 }
 
-// delivery is an encoded broadcast for a node, or a gap.
+// delivery is an encoded broadcast for a node, a gap, or a change of its health.
 type delivery struct {
-	data []byte
-	gap  error
+	data    []byte
+	gap     error
+	changed bool
 }
 
 // Node is part of pubsub.Adapter.
@@ -113,6 +115,7 @@ func (n *Node) Run(ctx context.Context, in pubsub.Inbox) error {
 	n.inbox = in
 	n.c.nodes[n.name] = n
 	n.health.Connected, n.health.Since = !n.c.down, time.Now()
+	n.enqueue(delivery{changed: true})
 	n.c.mu.Unlock()
 	<-ctx.Done()
 	n.c.mu.Lock()
@@ -121,6 +124,7 @@ func (n *Node) Run(ctx context.Context, in pubsub.Inbox) error {
 	n.c.mu.Unlock()
 	n.in.Close(false)
 	n.in.Wait()
+	n.receive(delivery{changed: true})
 	return nil
 }
 
@@ -157,6 +161,12 @@ func (n *Node) enqueue(d delivery) {
 }
 
 func (n *Node) receive(d delivery) {
+	if d.changed {
+		if n.inbox.Changed != nil {
+			n.inbox.Changed()
+		}
+		return
+	}
 	if d.gap != nil {
 		n.c.mu.Lock()
 		n.health.Gaps++

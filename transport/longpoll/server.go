@@ -84,7 +84,7 @@ func NewServer(cfg Config) *Server {
 		node:     newTokenID(),
 		sessions: make(map[tokenID]*localSession),
 	}
-	s.slow.Max, s.slow.Default = s.cfg.MaxQueue, s.cfg.OnSlow
+	s.slow.Max, s.slow.Default, s.slow.OnDrop = s.cfg.MaxQueue, s.cfg.OnSlow, s.cfg.OnDrop
 	s.free = sync.NewCond(&s.mu)
 	s.bodies.init(s.cfg.MaxBody, maxMoreBodies)
 	if cfg.Peers != nil && len(cfg.Secret) > 0 {

@@ -64,6 +64,10 @@ type Config struct {
 	// panic is not reported. A panic in Session.Receive ends the session; Closed receives it as a
 	// *channel.PanicError.
 	OnPanic func(value any, stack []byte)
+
+	// OnDrop is called when Stats.Dropped, Conflated or Slow has increased. It is called under locks:
+	// it must not block, and must not call the Server. Package socket sets it if its Config has Hooks.
+	OnDrop func()
 }
 
 // withDefaults returns c with every zero value replaced.

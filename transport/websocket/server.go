@@ -67,6 +67,10 @@ type Config struct {
 	// panic is ignored. A panic in Session.Receive ends the connection, and Closed receives it as a
 	// *channel.PanicError.
 	OnPanic func(value any, stack []byte)
+
+	// OnDrop is called when Stats.Dropped, Conflated or Slow has increased. It is called under locks:
+	// it must not block, and must not call the Server. Package socket sets it if its Config has Hooks.
+	OnDrop func()
 }
 
 const (
@@ -115,7 +119,7 @@ func NewServer(cfg Config) *Server {
 	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
 	s := &Server{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
 	s.drainTime = min(cfg.CloseTimeout, drainTime)
-	s.slow.Max, s.slow.Default = cfg.MaxQueue, cfg.OnSlow
+	s.slow.Max, s.slow.Default, s.slow.OnDrop = cfg.MaxQueue, cfg.OnSlow, cfg.OnDrop
 	s.gone.L = &s.mu
 	if cfg.Compress {
 		s.maxWriters = runtime.GOMAXPROCS(0) // they also compress

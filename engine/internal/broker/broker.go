@@ -217,9 +217,14 @@ func (b *Broker) Health() pubsub.Health {
 // setHealth records whether the engine answers, and if not, the reason.
 func (b *Broker) setHealth(connected bool, reason error) {
 	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.health.Connected != connected {
+	changed := b.health.Connected != connected
+	if changed {
 		b.health.Connected, b.health.Since = connected, time.Now()
 	}
 	b.health.Err = reason
+	notify := b.inbox.Changed
+	b.mu.Unlock()
+	if changed && notify != nil {
+		notify()
+	}
 }

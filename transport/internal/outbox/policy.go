@@ -9,11 +9,13 @@ import (
 )
 
 // Policy is the policy of one server for clients that read too slowly, with counts of its effects.
-// Max and Default are set before the first use. Its methods may be called from any goroutine; the
-// caller holds the lock of the queue that it passes.
+// Max, Default and OnDrop are set before the first use. Its methods may be called from any
+// goroutine; the caller holds the lock of the queue that it passes.
 type Policy struct {
 	Max     int                  // bytes in each budget of a queue
 	Default transport.SlowPolicy // for Inherit; Inherit here means Disconnect
+
+	OnDrop func() // called when a count has changed, under the queue's lock; nil means nobody
 
 	Dropped   atomic.Uint64 // frames dropped by DropOldest or DropNewest
 	Conflated atomic.Uint64 // frames dropped for a newer one of their key
@@ -73,7 +75,7 @@ func (s *Policy) Admit(q *Queue, e *Entry, answer bool, free int) Admission {
 		return NoRoom
 	}
 	if e.key != (transport.Key{}) && q.conflate(e.key) {
-		s.Conflated.Add(1)
+		s.count(&s.Conflated, 1)
 	}
 	if e.own {
 		if answer || q.OwnBytes+e.cost() <= s.Max {
@@ -88,15 +90,26 @@ func (s *Policy) Admit(q *Queue, e *Entry, answer bool, free int) Admission {
 	}
 	if e.policy != transport.DropNewest {
 		n, fits := q.dropOldest(over)
-		s.Dropped.Add(uint64(n))
+		s.count(&s.Dropped, n)
 		if fits {
 			return Admitted
 		}
 	}
 	if e.policy == transport.DropOldest || e.policy == transport.DropNewest {
-		s.Dropped.Add(1)
+		s.count(&s.Dropped, 1)
 		return Dropped
 	}
-	s.Ended.Add(1)
+	s.count(&s.Ended, 1)
 	return Overflow
+}
+
+// count adds n to one of the counts.
+func (s *Policy) count(c *atomic.Uint64, n int) {
+	if n == 0 {
+		return
+	}
+	c.Add(uint64(n))
+	if s.OnDrop != nil {
+		s.OnDrop()
+	}
 }
