@@ -194,8 +194,15 @@ func (c *cell) deliver(ch Change) {
 	}
 	c.cut(keep)
 	var parts map[Range]frame
+	var change *shared
 	for _, m := range c.sessions {
-		if m.stage == stageLive {
+		switch {
+		case m.window != nil:
+			if change == nil {
+				change = &shared{topic: c.topic, items: ch.Items, pos: ch.Position}
+			}
+			m.offer(change)
+		case m.stage == stageLive:
 			parts = m.forward(&s, parts)
 		}
 	}

@@ -240,3 +240,53 @@ func ExamplePathKey() {
 	// 1
 	// 2
 }
+
+// A client subscribes to the result of a query, and receives what enters and leaves it.
+func ExampleQuery() {
+	ctx := context.Background()
+	type player struct {
+		Name  string `json:"name"`
+		Score int    `json:"score"`
+	}
+	atLeast := state.Query("at least", func(least int, _ string, p player) bool { return p.Score >= least })
+	objects := state.New(state.NewMemory(state.MemoryConfig{}))
+	maps := objects.Maps(state.Config{Queries: []state.QueryDef{atLeast}})
+	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"game:*": maps}})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	defer h.Shutdown(ctx)
+	put := func(id, value string) {
+		if _, err := objects.Apply(ctx, "game:1", []state.Op{{Key: id, Value: []byte(value)}}, state.Tx{}); err != nil {
+			log.Fatal(err)
+		}
+	}
+	put("1", `{"name":"ann","score":7}`)
+	put("2", `{"name":"bob","score":3}`)
+
+	client := socket.NewClient(server.URL, nil)
+	client.Connect()
+	defer client.Close(ctx)
+	query := map[string]any{"name": "at least", "args": 5}
+	game := client.Channel("game:1", map[string]any{"$state": map[string]any{"query": query}})
+	changes := game.Events("put", "del")
+	reply, err := game.Join().Wait(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var joined struct {
+		State struct{ Items []struct{ Value player } } `json:"$state"`
+	}
+	fmt.Println(reply.Decode(&joined), joined.State.Items)
+	put("2", `{"name":"bob","score":5}`)
+	for m, err := range changes {
+		var p struct{ Value player }
+		if err == nil {
+			err = m.Payload.Decode(&p)
+		}
+		fmt.Println(m.Event, p.Value, err)
+		break
+	}
+	// Output:
+	// <nil> [{{ann 7}}]
+	// put {bob 5} <nil>
+}

@@ -16,8 +16,8 @@ func MergePatch(value, patch []byte) ([]byte, error) { return mergePatch(value, 
 
 // ParseJoin parses the params of a join, of a map and of a document.
 func ParseJoin(p serializer.Payload) error {
-	_, err := parseJoin(p, kindMap)
-	if _, err2 := parseJoin(p, kindDocument); err == nil {
+	_, err := parseJoin(p, kindMap, Config{})
+	if _, err2 := parseJoin(p, kindDocument, Config{}); err == nil {
 		err = err2
 	}
 	return err

@@ -24,6 +24,7 @@ type handler struct {
 }
 
 func (o *Objects) handler(k *kind, cfg Config) *channel.Handler {
+	checkQueries(cfg.Queries)
 	h := &handler{o: o, kind: k, cfg: cfg}
 	return channel.Define(h.join, h.options(h.push)...)
 }
@@ -32,15 +33,19 @@ func (o *Objects) handler(k *kind, cfg Config) *channel.Handler {
 func (h *handler) options(push func(name string) callback) []channel.Option[Session] {
 	options := []channel.Option[Session]{
 		channel.Info(func(s *Session, ctx context.Context, _ *channel.Channel, _ readOn) error {
+			if s.member.window != nil {
+				return h.turn(ctx, &s.member)
+			}
 			return h.read(ctx, &s.member)
 		}),
 		channel.Info(func(_ *Session, _ context.Context, _ *channel.Channel, e ended) error {
 			return channel.Stop(e.reason)
 		}),
-		channel.Reauthorize(func(_ *Session, ctx context.Context, c *channel.Channel) error {
+		channel.Reauthorize(func(s *Session, ctx context.Context, c *channel.Channel) error {
 			if err := h.allow(ctx, c, Access{Action: Read}); err != nil {
 				return channel.Stop(reasonForbidden)
 			}
+			s.member.refresh() // Visible may depend on the grant
 			return nil
 		}),
 	}
@@ -101,7 +106,7 @@ func (h *handler) join(s *Session, ctx context.Context, c *channel.Channel, p se
 
 // enter makes the channel a session of its object, and returns the reply.
 func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) ([]byte, error) {
-	params, err := parseJoin(p, h.kind)
+	params, err := parseJoin(p, h.kind, h.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -124,6 +129,9 @@ func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p s
 	}
 	if err := h.open(ctx, c, &params); err != nil {
 		return nil, err
+	}
+	if h.isWindow(&params) {
+		return h.enterWindow(ctx, m, &params)
 	}
 	for range maxMarks {
 		if reply, err := h.mark(waiting, m, params); !errors.Is(err, errMoved) {

@@ -17,6 +17,9 @@ type Limits struct {
 	// Changes is how many revisions back a client can continue, and how many deletions of an object
 	// are remembered. Zero means 1,000.
 	Changes int
+	// Rows is how many items a client may receive by a query or by Config.Visible; zero means 10,000.
+	// Window is how many it may request by "first" or "last"; zero means 1,000.
+	Rows, Window int
 	// Rate is how many writes one channel may make in a second, and ObjectRate how many all
 	// channels of an object on this node may make. A write counts as 1, and 1 for every 4 KiB of
 	// its values. Twice as many may come at once. Zero means no limit.
@@ -29,6 +32,8 @@ const (
 	defaultBytes   = 16 << 20
 	defaultBatch   = 100
 	defaultChanges = 1000
+	defaultRows    = 10_000
+	defaultWindow  = 1000
 
 	maxKey        = 256       // bytes of a key
 	maxPath       = 1024      // bytes of a key that is a path of several segments
@@ -51,6 +56,8 @@ func (l Limits) WithDefaults() Limits {
 	or(&l.Bytes, defaultBytes)
 	or(&l.Batch, defaultBatch)
 	or(&l.Changes, defaultChanges)
+	or(&l.Rows, defaultRows)
+	or(&l.Window, defaultWindow)
 	return l
 }
 

@@ -63,6 +63,13 @@ type Config struct {
 	// once for each op of a write. The client receives an error made by push.Reject as it is. Any
 	// other error is logged, and the client receives "forbidden".
 	Allow func(ctx context.Context, c *channel.Channel, a Access) error
+	// Visible decides which items a client sees. Nil means all. It is called in the channel's
+	// callbacks, for each item of the object when the client joins, then for each change, and for
+	// what the client reads. It must be fast. If its answer for an item that did not change has
+	// changed, call Objects.Refresh. With Visible, clients cannot continue at a position.
+	Visible func(ctx context.Context, c *channel.Channel, it Item) bool
+	// Queries are those that clients may name. They are made by Query.
+	Queries []QueryDef
 	// Limits bound the objects.
 	Limits Limits
 	// Options are further callbacks of the handler, such as for presence or for events of the program.

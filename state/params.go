@@ -77,13 +77,15 @@ type joinParams struct {
 	value json.RawMessage // nil if there is none
 	ttl   time.Duration   // zero if there is none
 	keys  Range
+	n     int     // how many items at one end of keys; zero means all
+	match matcher // of the query; nil if there is none
 }
 
 // errPosition refuses a join whose position is malformed.
 var errPosition = errors.New("state: invalid position")
 
 // parseJoin decodes the params of a join.
-func parseJoin(p serializer.Payload, k *kind) (joinParams, error) {
+func parseJoin(p serializer.Payload, k *kind, cfg Config) (joinParams, error) {
 	params := joinParams{mode: ModeOpen}
 	if p.IsBinary() {
 		return params, invalid("payload")
@@ -126,47 +128,75 @@ func parseJoin(p serializer.Payload, k *kind) (joinParams, error) {
 	} else if !found {
 		params.ttl = 0
 	}
-	if params.keys, err = m.keys(k); err != nil {
+	if params.keys, params.n, err = m.keys(k, cfg.Limits.WithDefaults().Window); err != nil {
+		return params, err
+	}
+	if _, found := m["query"]; found && (k.document || params.n > 0) {
+		return params, invalid("query")
+	}
+	if params.match, err = m.query(cfg.Queries); err != nil {
 		return params, err
 	}
 	return params, m.rest()
 }
 
-// keys takes a range of keys.
-func (m members) keys(k *kind) (r Range, err error) {
+// keys takes a range of keys, and how many of them, of at most so many.
+func (m members) keys(k *kind, most int) (r Range, n int, err error) {
 	raw, found := m["keys"]
 	if !found {
-		return r, nil
+		return r, 0, nil
 	}
 	delete(m, "keys")
 	var in members
 	if k.document || json.Unmarshal(raw, &in) != nil || len(in) == 0 {
-		return r, invalid("keys")
+		return r, 0, invalid("keys")
+	}
+	if n, r.Reverse, err = in.count(most); err != nil {
+		return r, 0, err
 	}
 	if k.tree {
-		return in.treeKeys()
+		last := r.Reverse
+		r, err = in.treeKeys()
+		r.Reverse = last
+		return r, n, err
 	}
 	byPrefix, err := in.take("prefix", &r.Prefix)
 	if err != nil {
-		return r, err
+		return r, 0, err
 	}
 	byFrom, err := in.take("from", &r.From)
 	if err != nil {
-		return r, err
+		return r, 0, err
 	}
 	byTo, err := in.take("to", &r.To)
 	if err != nil {
-		return r, err
+		return r, 0, err
 	}
 	if byPrefix && (byFrom || byTo) {
-		return r, invalid("keys")
+		return r, 0, invalid("keys")
 	}
 	for _, key := range []string{r.Prefix, r.From, r.To} {
 		if len(key) > maxKey || !isKey(key) {
-			return r, invalid("keys")
+			return r, 0, invalid("keys")
 		}
 	}
-	return r, in.rest()
+	return r, n, in.rest()
+}
+
+// count takes how many items a client wants, and whether it wants the last. Zero means all.
+func (m members) count(most int) (n int, last bool, err error) {
+	for _, name := range []string{"first", "last"} {
+		if most == 0 {
+			break
+		}
+		before := n
+		found, err := m.take(name, &n)
+		if err != nil || found && (before > 0 || n < 1 || n > most) {
+			return 0, false, invalid(name)
+		}
+		last = last || found && name == "last"
+	}
+	return n, last, nil
 }
 
 // pending is an op of a push, before its value is known.

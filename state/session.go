@@ -50,6 +50,7 @@ type member struct {
 	writes ratelimit.Bucket
 	reads  ratelimit.Bucket
 	kind   *kind
+	window *window // nil means that the client receives all items of keys; set before the cell has it
 }
 
 // readOn is a message of a session to itself.

@@ -52,6 +52,7 @@ type simClient struct {
 	seen   map[string]uint64 // the highest revision of each key since the copy was cleared
 	acks   map[string]string // the $id of each push without a reply, by ref
 	done   map[string]bool   // those with an ok reply
+	part   simPart
 }
 
 var _ channelhost.Carrier = (*simClient)(nil)
@@ -113,6 +114,7 @@ type sim struct {
 	ps      *pubsub.PubSub
 	workers mailbox.Workers
 	nodes   []*channel.Handler
+	views   []*channel.Handler // those with Config.Visible
 	objects []*state.Objects
 	clients []*simClient
 	rec     *recorder
@@ -151,7 +153,9 @@ func simulate(t *testing.T, seed uint64, exact bool) {
 	s.rec = &recorder{states: map[string]simState{base[0].String(): {}}}
 	running.Go(func() { _ = s.store.Run(ctx, state.Inbox{Change: s.rec.change}) }) // nil
 	synctest.Wait()
-	cfg := state.Config{Allow: allowAll, Limits: state.Limits{Changes: simKeep}}
+	cfg := state.Config{Allow: allowAll, Limits: state.Limits{Changes: simKeep}, Queries: []state.QueryDef{simQuery}}
+	view := cfg
+	view.Visible = func(_ context.Context, _ *channel.Channel, it state.Item) bool { return simVisible(it.Rev) }
 	for i := range uint64(2) {
 		store := &lossy{Store: s.store, exact: exact, rng: rand.New(rand.NewPCG(seed, i))}
 		s.stores = append(s.stores, store)
@@ -159,18 +163,22 @@ func simulate(t *testing.T, seed uint64, exact bool) {
 		running.Go(func() { _ = o.Run(ctx) }) // nil
 		s.objects = append(s.objects, o)
 		s.nodes = append(s.nodes, o.Maps(cfg))
+		s.views = append(s.views, o.Maps(view))
 	}
 	synctest.Wait()
-	for i := range 5 {
+	for i := range 5 + len(simParts) {
 		c := &simClient{
 			t: t, s: s, name: fmt.Sprint("client ", i), rng: rand.New(rand.NewPCG(seed, uint64(i)+100)),
 			luck:  rand.New(rand.NewPCG(seed, uint64(i)+200)),
 			waits: make(map[channelhost.Channel]bool), done: make(map[string]bool),
 		}
+		if i >= 5 {
+			c.part = simParts[i-5]
+		}
 		s.clients = append(s.clients, c)
 		c.connect()
 	}
-	for range 400 {
+	for range 700 {
 		s.step()
 	}
 	s.settle()
@@ -232,7 +240,7 @@ func (s *sim) settle() {
 		if !c.synced {
 			s.t.Errorf("%s is not synchronized", c.name)
 		}
-		s.equal(c, s.rec.now, "at the end")
+		s.equal(c, c.part.state(s.rec.now), "at the end")
 	}
 }
 
@@ -282,6 +290,13 @@ func (c *simClient) connect() {
 	if c.at != "" {
 		since = fmt.Sprintf(`"since":%q`, c.at)
 	}
+	nodes := c.s.nodes
+	if c.part.visible {
+		nodes = c.s.views
+	}
+	if c.part.params != "" {
+		since = c.part.params
+	}
 	var p serializer.Payload
 	_ = p.UnmarshalJSON([]byte(`{"$state":{` + since + `}}`)) // it never fails
 	c.mu.Lock()
@@ -289,7 +304,7 @@ func (c *simClient) connect() {
 	c.mu.Unlock()
 	c.joined, c.synced, c.acks = false, false, make(map[string]string)
 	c.c = channelhost.Start(context.Background(), c, channelhost.Join{
-		Handler: c.s.nodes[c.rng.IntN(len(c.s.nodes))], MaxMailbox: 1 << 20, Workers: &c.s.workers,
+		Handler: nodes[c.rng.IntN(len(nodes))], MaxMailbox: 1 << 20, Workers: &c.s.workers,
 		Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 	})
 }
@@ -428,6 +443,12 @@ func (c *simClient) event(m message) {
 	if m.Event == "synced" {
 		c.synced = true
 	}
+	if c.part.keep != nil {
+		if c.at != "" {
+			c.t.Errorf("%s has the position %s", c.name, c.at)
+		}
+		return
+	}
 	if !c.synced || !c.s.exact && m.Event != "synced" {
 		return
 	}
@@ -461,7 +482,7 @@ func (c *simClient) older(want simState, when string) {
 // take applies a change of one item.
 func (c *simClient) take(it map[string]any) {
 	key, rev := it["key"].(string), uint64(it["rev"].(float64))
-	if rev < c.seen[key] {
+	if rev < c.seen[key] && c.part.keep == nil {
 		c.t.Errorf("%s: %v after revision %d", c.name, it, c.seen[key])
 	}
 	c.seen[key] = rev

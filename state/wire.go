@@ -34,6 +34,7 @@ const (
 	pushMove   = "move"
 	pushBatch  = "batch"
 	pushRead   = "read"
+	pushQuery  = "query"
 	pushRemove = "remove"
 
 	pushPublish  = "publish"
@@ -42,8 +43,8 @@ const (
 
 // pushes are all names that a handler answers, also those of kinds of objects to come.
 var pushes = []string{
-	pushPut, pushMerge, pushDel, pushAdd, pushInsert, pushMove, pushBatch, pushRead, pushRemove,
-	"query", pushPublish, pushSnapshot,
+	pushPut, pushMerge, pushDel, pushAdd, pushInsert, pushMove, pushBatch, pushRead, pushQuery, pushRemove,
+	pushPublish, pushSnapshot,
 }
 
 // kind is a kind of object as clients see it.

@@ -208,8 +208,8 @@ func TestErrors(t *testing.T) {
 		}
 		return nil
 	}
-	limits := state.Limits{Value: 100, Items: 3, Batch: 3}
-	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})), state.Config{Allow: allow, Limits: limits})
+	limits := state.Limits{Value: 100, Items: 3, Batch: 3, Rows: 1}
+	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})), state.Config{Allow: allow, Limits: limits, Queries: []state.QueryDef{over, anything}})
 	_, err := r.objects.Apply(t.Context(), "map:1", []state.Op{
 		{Key: "a", Value: []byte(`1`)}, {Key: "b", Value: []byte(`"text"`)}, {Key: "c", Value: []byte(`{"n":1}`)},
 	}, state.Tx{})
@@ -238,7 +238,19 @@ func TestErrors(t *testing.T) {
 		{"map:none", "phx_join", `{"$state":{"mode":"existing"}}`, `{"reason":"not found"}`},
 		{"map:1", "phx_join", `{"$state":{"value":1}}`, `{"reason":"invalid","what":"value"}`},
 		{"map:1", "phx_join", `{"$state":{"ttl":-1}}`, `{"reason":"invalid","what":"ttl"}`},
-		{"map:1", "phx_join", `{"$state":{"keys":{"first":5}}}`, `{"reason":"invalid","what":"first"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"first":0}}}`, `{"reason":"invalid","what":"first"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"last":1001}}}`, `{"reason":"invalid","what":"last"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"first":1,"last":1}}}`, `{"reason":"invalid","what":"last"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"first":1.5}}}`, `{"reason":"invalid","what":"first"}`},
+		{"map:1", "phx_join", `{"$state":{"query":{"name":"none"}}}`, `{"reason":"invalid","what":"query"}`},
+		{"map:1", "phx_join", `{"$state":{"query":{"name":"over","args":"x"}}}`, `{"reason":"invalid","what":"args"}`},
+		{"map:1", "phx_join", `{"$state":{"query":{"name":"over","max":1}}}`, `{"reason":"invalid","what":"max"}`},
+		{"map:1", "phx_join", `{"$state":{"query":{}}}`, `{"reason":"invalid","what":"name"}`},
+		{"map:1", "phx_join", `{"$state":{"query":1}}`, `{"reason":"invalid","what":"query"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"first":1},"query":{"name":"over"}}}`, `{"reason":"invalid","what":"query"}`},
+		{"map:1", "phx_join", `{"$state":{"query":{"name":"any"}}}`, `{"max":1,"reason":"quota"}`},
+		{"doc:1", "phx_join", `{"$state":{"query":{"name":"over"}}}`, `{"reason":"invalid","what":"query"}`},
+		{"doc:1", "phx_join", `{"$state":{"keys":{"first":1}}}`, `{"reason":"invalid","what":"keys"}`},
 		{"map:1", "phx_join", `{"$state":{"keys":{"path":"a"}}}`, `{"reason":"invalid","what":"path"}`},
 		{"map:1", "phx_join", `{"$state":{"keys":{}}}`, `{"reason":"invalid","what":"keys"}`},
 		{"map:1", "phx_join", `{"$state":{"keys":{"prefix":"a","to":"b"}}}`, `{"reason":"invalid","what":"keys"}`},
@@ -386,6 +398,11 @@ func TestErrors(t *testing.T) {
 		{"tree:1", "insert", `{"value":1}`, `{"reason":"invalid","what":"insert"}`},
 		{"tree:1", "read", `{"keys":{"path":"/"}}`, `{"reason":"invalid","what":"path"}`},
 		{"map:1", "query", `{"name":"q"}`, `{"reason":"invalid","what":"query"}`},
+		{"map:1", "query", `{}`, `{"reason":"invalid","what":"name"}`},
+		{"map:1", "query", `{"name":"over","args":[]}`, `{"reason":"invalid","what":"args"}`},
+		{"map:1", "query", `{"name":"over","max":0}`, `{"reason":"invalid","what":"max"}`},
+		{"map:1", "query", `{"name":"over","keys":{}}`, `{"reason":"invalid","what":"keys"}`},
+		{"doc:1", "query", `{"name":"over"}`, `{"reason":"invalid","what":"query"}`},
 		{"map:1", "publish", `{"value":1}`, `{"reason":"invalid","what":"publish"}`},
 		{"map:1", "snapshot", `{"value":1}`, `{"reason":"invalid","what":"snapshot"}`},
 	} {

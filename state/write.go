@@ -26,6 +26,10 @@ type callback = func(s *Session, ctx context.Context, c *channel.Channel, p seri
 func (h *handler) push(name string) callback {
 	return func(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 		reply, err := h.answer(name, s, ctx, c, p)
+		var conflict *ConflictError
+		if errors.As(err, &conflict) {
+			err = h.hide(ctx, c, conflict)
+		}
 		if err != nil {
 			return refused(c, err, name == pushBatch)
 		}
@@ -55,6 +59,8 @@ func (h *handler) answer(
 	switch name {
 	case pushRead:
 		return h.readPage(&s.member, ctx, m)
+	case pushQuery:
+		return h.queryPage(&s.member, ctx, m)
 	case pushRemove:
 		return h.remove(ctx, c, m)
 	}
@@ -458,18 +464,12 @@ func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Rep
 	if h.kind.document {
 		return push.NoReply, invalid(pushRead)
 	}
-	r, err := in.keys(h.kind)
+	r, _, err := in.keys(h.kind, 0)
 	if err != nil {
 		return push.NoReply, err
 	}
-	most, next := pageItems, ""
-	if _, err := in.take("max", &most); err != nil || most < 1 {
-		return push.NoReply, invalid("max")
-	}
-	if _, err := in.take("next", &next); err != nil {
-		return push.NoReply, err
-	}
-	if err := in.rest(); err != nil {
+	most, next, err := in.page()
+	if err != nil {
 		return push.NoReply, err
 	}
 	if err := take(&m.reads, reads, 1); err != nil {
@@ -477,15 +477,11 @@ func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Rep
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	p, err := h.o.store.Read(waiting, m.cell.topic, r, next, min(most, pageItems))
+	p, err := h.o.store.Read(waiting, m.cell.topic, r, next, most)
 	if err != nil {
 		return push.NoReply, storeError(waiting, err)
 	}
-	text := appendEntries([]byte{'{'}, p.Items, time.Now())
-	if p.Next != "" {
-		text = serializer.AppendString(appendMember(text, "next"), p.Next)
-	}
-	return ok(append(text, '}')), nil
+	return pageReply(h.visible(ctx, m.channel, p.Items), p.Next), nil
 }
 
 // remove handles a push that removes the object.

@@ -1,0 +1,451 @@
+package state
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"bennu.example/channel"
+	"bennu.example/history"
+	"bennu.example/internal/channelhost"
+	"bennu.example/push"
+)
+
+// window is what a session has whose client receives some items only, by their number, by a query
+// or by Config.Visible. It handles changes in its mailbox: the cell notes those that may concern it,
+// and posts one message.
+type window struct {
+	h     *handler
+	keys  Range   // with Reverse for the last items
+	n     int     // at most so many items; zero means all, which must not be more than Limits.Rows
+	match matcher // nil means that there is no query
+
+	// Guarded by the cell.
+	pending []*shared
+	size    int  // of pending, in bytes
+	dirty   bool // pending was dropped: the window is read again
+	busy    bool // a readOn was posted, or is being handled
+
+	// Owned by the callbacks' goroutine while busy is set, and by the cell while it is not.
+	beyond bool             // there may be items after rows, which are the first ones
+	rows   []row            // what the client has or is about to be sent, in the order of the keys
+	unsent []Item           // pages that are to be sent first
+	base   history.Position // the rows were read when the object had at least this position
+	synced bool             // was sent
+}
+
+// row is an item that a client has.
+type row struct {
+	key string
+	rev uint64
+}
+
+// Changes that wait for one session. Beyond them it reads its window again.
+const (
+	maxPending      = 64
+	maxPendingBytes = 256 << 10
+)
+
+// reasonWindow is that of a deletion from a window, while the object still has the item.
+const reasonWindow = "window"
+
+const reasonQuota push.Reason = "quota"
+
+// find returns the place of a key in the window.
+func (w *window) find(key string) (int, bool) {
+	return slices.BinarySearchFunc(w.rows, key, func(r row, key string) int { return strings.Compare(r.key, key) })
+}
+
+// isBeyond reports whether the window ends before a key: it is full, or must be refilled first, so
+// that rows has no gap.
+func (w *window) isBeyond(key string) bool {
+	switch {
+	case w.n == 0 || len(w.rows) < w.n && !w.beyond:
+		return false
+	case len(w.rows) == 0:
+		return true
+	case w.keys.Reverse:
+		return key < w.rows[0].key
+	}
+	return key > w.rows[len(w.rows)-1].key
+}
+
+// skips reports whether a change does not concern the window. The caller holds the cell's lock, and
+// busy is not set.
+func (w *window) skips(items []Item) bool {
+	for i := range items {
+		switch it := &items[i]; {
+		case !w.keys.Touches(*it):
+		case it.Under:
+			return false
+		case w.isBeyond(it.Key):
+			w.beyond = w.beyond || it.Deleted == ""
+		case it.Deleted != "":
+			if _, held := w.find(it.Key); held {
+				return false
+			}
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// offer gives a change to a window session. The caller holds the cell's lock.
+func (m *member) offer(s *shared) {
+	w := m.window
+	if m.stage != stageReading && m.stage != stageLive || !w.busy && w.skips(s.items) {
+		return
+	}
+	if w.dirty {
+		return
+	}
+	for i := range s.items {
+		w.size += len(s.items[i].Key) + len(s.items[i].Value)
+	}
+	w.pending = append(w.pending, s)
+	if len(w.pending) > maxPending || w.size > maxPendingBytes {
+		m.spoil()
+		return
+	}
+	m.wake()
+}
+
+// spoil lets a window session read its window again. The caller holds the cell's lock.
+func (m *member) spoil() {
+	w := m.window
+	w.pending, w.size, w.dirty = nil, 0, true
+	m.wake()
+}
+
+// wake lets a window session look at what waits for it. The caller holds the cell's lock.
+func (m *member) wake() {
+	if w := m.window; !w.busy {
+		w.busy = true
+		channelhost.Post(m.channel, readOn{})
+	}
+}
+
+// refresh lets a window session read its window again.
+func (m *member) refresh() {
+	if m.window == nil {
+		return
+	}
+	m.cell.mu.Lock()
+	defer m.cell.mu.Unlock()
+	m.spoil()
+}
+
+// Refresh evaluates Config.Visible again for the channels of an object on this node, because it
+// depends on something that has changed. It does not wait for them.
+func (o *Objects) Refresh(topic string) {
+	s := o.shard(topic)
+	s.mu.Lock()
+	c := s.cells[topic]
+	s.mu.Unlock()
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, m := range c.sessions {
+		if m.window != nil && (m.stage == stageReading || m.stage == stageLive) {
+			m.spoil()
+		}
+	}
+}
+
+// turn handles what waits for a window session.
+func (h *handler) turn(ctx context.Context, m *member) error {
+	err := m.takeTurn(ctx)
+	var limit *LimitError
+	switch {
+	case err == nil, isClosed(err), ctx.Err() != nil:
+		return nil
+	case errors.As(err, &limit):
+		return channel.Stop(reasonQuota)
+	case !errors.Is(err, errMoved):
+		channelhost.Log(m.channel, "reading an object failed", err)
+	}
+	channelhost.Lose(m.channel)
+	return nil
+}
+
+// takeTurn sends a page, or else what has changed. If there is more to do, it posts another turn, so
+// that the client's messages are handled between.
+func (m *member) takeTurn(ctx context.Context) error {
+	w := m.window
+	if len(w.unsent) > 0 {
+		n := pageOf(w.unsent)
+		r, err := m.sendIfRoom(frame{b: pageFrame(m.cell.topic, w.unsent[:n], history.Position{})})
+		if err != nil {
+			return err
+		}
+		if r.sent {
+			clear(w.unsent[:n])
+			w.unsent = w.unsent[n:]
+		}
+		if r.sent || r.again {
+			channelhost.Post(m.channel, readOn{})
+		}
+		return nil
+	}
+	m.cell.mu.Lock()
+	pending, dirty := w.pending, w.dirty
+	w.pending, w.size, w.dirty = nil, 0, false
+	switch {
+	case m.stage != stageReading && m.stage != stageLive:
+		m.cell.mu.Unlock()
+		return nil
+	case len(pending) == 0 && !dirty:
+		w.busy = false
+		if !w.synced {
+			w.synced = true
+			m.stage = stageLive
+			m.sendSynced(history.Position{})
+		}
+		m.cell.mu.Unlock()
+		return nil
+	}
+	m.cell.mu.Unlock()
+	if dirty {
+		if err := m.reload(ctx); err != nil {
+			return err
+		}
+	}
+	for _, s := range pending {
+		if s.pos.Epoch() == w.base.Epoch() && s.pos.Offset() <= w.base.Offset() {
+			continue // the rows were read later
+		}
+		if err := m.apply(ctx, s); err != nil {
+			return err
+		}
+	}
+	channelhost.Post(m.channel, readOn{})
+	return nil
+}
+
+// apply sends what a change means for the window.
+func (m *member) apply(ctx context.Context, s *shared) error {
+	w := m.window
+	var out []Item
+	var frames []frame // those of out that are shared
+	for i := range s.items {
+		it := &s.items[i]
+		if it.Under {
+			if m.removeUnder(it) {
+				out, frames = append(out, *it), append(frames, s.frame(i))
+			}
+			continue
+		}
+		at, held := w.find(it.Key)
+		if held && it.Rev <= w.rows[at].rev {
+			continue
+		}
+		matches := m.matches(ctx, it, value{it.Value, s, i})
+		switch {
+		case matches && held:
+			w.rows[at].rev = it.Rev
+			out, frames = append(out, *it), append(frames, s.frame(i))
+		case matches && w.isBeyond(it.Key):
+			w.beyond = true
+		case matches:
+			w.rows = slices.Insert(w.rows, at, row{it.Key, it.Rev})
+			out, frames = append(out, *it), append(frames, s.frame(i))
+			if w.n > 0 && len(w.rows) > w.n {
+				out, frames = append(out, w.evict()), append(frames, frame{})
+				w.beyond = true
+			} else if most := w.h.rows(); w.n == 0 && len(w.rows) > most {
+				return &LimitError{Err: ErrQuota, What: "rows", Max: most}
+			}
+		case held:
+			w.rows = slices.Delete(w.rows, at, at+1)
+			if it.Deleted != "" {
+				out, frames = append(out, *it), append(frames, s.frame(i))
+			} else {
+				out = append(out, Item{Key: it.Key, Rev: it.Rev, Deleted: reasonWindow})
+				frames = append(frames, frame{})
+			}
+		}
+	}
+	if len(s.items) > 1 && len(out) > 1 { // one write is one event
+		m.send(changeFrame(m.cell.topic, out, history.Position{}))
+	} else {
+		for i, f := range frames {
+			if f.b == nil {
+				f = changeFrame(m.cell.topic, out[i:i+1], history.Position{})
+			}
+			m.send(f)
+		}
+	}
+	return m.refill(ctx)
+}
+
+// removeUnder removes the rows of a subtree that was deleted. It reports whether there were any.
+func (m *member) removeUnder(it *Item) bool {
+	w, sub := m.window, Subtree(it.Key)
+	before := len(w.rows)
+	w.rows = slices.DeleteFunc(w.rows, func(r row) bool { return r.rev < it.Rev && sub.Has(r.key) })
+	return len(w.rows) < before
+}
+
+// evict removes the row at the far end.
+func (w *window) evict() Item {
+	at := len(w.rows) - 1
+	if w.keys.Reverse {
+		at = 0
+	}
+	r := w.rows[at]
+	w.rows = slices.Delete(w.rows, at, at+1)
+	return Item{Key: r.key, Rev: r.rev, Deleted: reasonWindow}
+}
+
+// matches reports whether the client receives an item, if there is room for it.
+func (m *member) matches(ctx context.Context, it *Item, v value) bool {
+	w := m.window
+	return it.Deleted == "" && w.keys.Has(it.Key) && (w.match == nil || w.match(it.Key, v)) &&
+		w.h.shows(ctx, m.channel, it)
+}
+
+// refill reads and sends the items that follow a window that is not full any more.
+func (m *member) refill(ctx context.Context) error {
+	w := m.window
+	if w.n == 0 || !w.beyond || len(w.rows) >= w.n {
+		return nil
+	}
+	keys := w.keys
+	switch {
+	case len(w.rows) == 0:
+	case keys.Reverse:
+		keys.To = w.rows[0].key
+	default:
+		keys.From = w.rows[len(w.rows)-1].key + "\x00"
+	}
+	found, err := m.scan(ctx, keys, w.n-len(w.rows))
+	if err != nil {
+		return err
+	}
+	w.beyond = found.more
+	for i := range found.items {
+		it := &found.items[i]
+		at, held := w.find(it.Key)
+		if held {
+			continue // it cannot be
+		}
+		w.rows = slices.Insert(w.rows, at, row{it.Key, it.Rev})
+		m.send(changeFrame(m.cell.topic, found.items[i:i+1], history.Position{}))
+	}
+	return nil
+}
+
+// reload reads the window again, and lets the difference be sent.
+func (m *member) reload(ctx context.Context) error {
+	w := m.window
+	found, err := m.load(ctx)
+	if err != nil {
+		return err
+	}
+	old := w.rows
+	w.rows = make([]row, 0, len(found.items))
+	i := 0
+	gone := func() {
+		w.unsent = append(w.unsent, Item{Key: old[i].key, Rev: old[i].rev, Deleted: reasonWindow})
+		i++
+	}
+	for _, it := range found.items {
+		for i < len(old) && old[i].key < it.Key {
+			gone()
+		}
+		same := false
+		if i < len(old) && old[i].key == it.Key {
+			same = old[i].rev >= it.Rev
+			i++
+		}
+		if !same {
+			w.unsent = append(w.unsent, it)
+		}
+		w.rows = append(w.rows, row{it.Key, it.Rev})
+	}
+	for i < len(old) {
+		gone()
+	}
+	return nil
+}
+
+// found is the result of a scan.
+type found struct {
+	items []Item // in the order of the keys
+	more  bool   // there may be more
+	first Page   // the first page, without items
+}
+
+// load reads the whole window.
+func (m *member) load(ctx context.Context) (f found, err error) {
+	w := m.window
+	most := w.n
+	if most == 0 {
+		most = w.h.rows()
+	}
+	for range maxMarks {
+		f, err = m.scan(ctx, w.keys, most)
+		if !errors.Is(err, errMoved) {
+			break
+		}
+	}
+	switch {
+	case err != nil:
+		return f, err
+	case w.n == 0 && f.more:
+		return f, &LimitError{Err: ErrQuota, What: "rows", Max: most}
+	}
+	w.base = f.first.Position
+	w.beyond = f.more
+	return f, nil
+}
+
+// scan reads the items of a range that match, at most so many.
+func (m *member) scan(ctx context.Context, keys Range, most int) (f found, err error) {
+	waiting, cancel := context.WithTimeout(ctx, scanPatience)
+	defer cancel()
+	m.cell.mu.Lock()
+	at := m.cell.cursor
+	m.cell.mu.Unlock()
+	page := pageItems
+	if m.window.match == nil && !m.window.h.hasView() {
+		page = min(page, most+1)
+	}
+	for next := ""; ; {
+		p, err := m.cell.o.store.Read(waiting, m.cell.topic, keys, next, page)
+		if err != nil {
+			return f, storeError(waiting, err)
+		}
+		switch {
+		case next != "" && p.Position.Epoch() != f.first.Position.Epoch():
+			return f, errMoved
+		case next == "" && p.Position.Epoch() == at.Epoch() && p.Position.Offset() < at.Offset():
+			return f, fmt.Errorf("%w: the store is behind what it has fed", history.ErrUnavailable)
+		case next == "":
+			f.first = Page{Position: p.Position, Expires: p.Expires}
+		}
+		for i := range p.Items {
+			it := &p.Items[i]
+			if !m.matches(ctx, it, value{text: it.Value}) {
+				continue
+			}
+			if len(f.items) == most {
+				f.more = true
+				break
+			}
+			f.items = append(f.items, *it)
+		}
+		if next = p.Next; f.more || next == "" {
+			break
+		}
+	}
+	if keys.Reverse {
+		slices.Reverse(f.items)
+	}
+	return f, nil
+}
