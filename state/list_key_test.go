@@ -107,7 +107,8 @@ func TestListIntegers(t *testing.T) {
 
 // FuzzListKey has keys that the server did not make.
 func FuzzListKey(f *testing.F) {
-	for _, s := range []string{"", "a0", "a0V1", "a0V", "a0V001", "a1", "b", "Zz", "a00", "a000", "zz", "az\x01", "b00", "A"} {
+	for _, s := range []string{"", "a0", "a0V1", "a0V", "a0V001", "a1", "b", "Zz", "a00", "a000", "zz", "az\x01",
+		"b00", "A"} {
 		f.Add(s, "")
 		f.Add("", s)
 		f.Add(s, "a0V1")

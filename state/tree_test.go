@@ -36,7 +36,8 @@ func TestTree(t *testing.T) {
 			`{"key":"a/h/i","rev":12,"value":2}]}`},
 		[2]string{`read {"keys":{"path":"a/c"}}`, `ok {"items":[{"key":"a/c/d/g","rev":11,"value":1}]}`},
 		[2]string{`read {"keys":{"from":"a/c/e","to":"b"}}`, `ok {"items":[{"key":"a/h/i","rev":12,"value":2}]}`},
-		[2]string{`read {"max":1}`, "ok {\"items\":[{\"key\":\"a/c/d/g\",\"rev\":11,\"value\":1}],\"next\":\"a\\u0001h\\u0001i\"}"},
+		[2]string{`read {"max":1}`,
+			"ok {\"items\":[{\"key\":\"a/c/d/g\",\"rev\":11,\"value\":1}],\"next\":\"a\\u0001h\\u0001i\"}"},
 		[2]string{`read {"max":1,"next":"a\u0001h\u0001i"}`, `ok {"items":[{"key":"a/h/i","rev":12,"value":2}]}`},
 		// Server values.
 		[2]string{`put {"key":"a/h","value":{"i":{"$inc":5},"j":{"$inc":1},"k":{"$key":true},"t":{"$now":true}}}`,
@@ -69,7 +70,8 @@ func TestTree(t *testing.T) {
 		[2]string{`put {"key":"z","value":{}}`,
 			"ok {\"rev\":26}\ndel {\"$pos\":\"@26\",\"key\":\"z\",\"reason\":\"deleted\",\"rev\":26,\"under\":true}"},
 		[2]string{
-			`batch {"ops":[{"op":"put","key":"b","value":{"c":1}},{"op":"del","key":"a/h"},{"op":"add","path":"b2","value":[]}]}`,
+			`batch {"ops":[{"op":"put","key":"b","value":{"c":1}},{"op":"del","key":"a/h"},
+				{"op":"add","path":"b2","value":[]}]}`,
 			"ok {\"keys\":[\"b\",\"a/h\",\"b2/KEY\"],\"revs\":[27,28,29]}\n" +
 				`batch {"$pos":"@29","items":[{"key":"b/c","rev":27,"value":1},` +
 				`{"del":"deleted","key":"a/h","rev":28,"under":true},{"key":"b2/KEY","rev":29,"value":[]}]}`,

@@ -38,7 +38,7 @@ var maxMethods = map[string]int{
 	"history":      36, // the interface of a log, and of the one in memory
 	"state":        40, // the same of a store
 	"channeltest":  40, // what a test expects of a server, a client, a channel, a push and a network
-	"state/mirror": 40, // of the mirrors of each kind of object
+	"state/mirror": 60, // of the mirrors of each kind of object: five, with about ten each
 }
 
 const defaultMethods = 24

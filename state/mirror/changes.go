@@ -17,18 +17,20 @@ type Kind uint8
 const (
 	Put    Kind = iota // an item was put
 	Delete             // an item was deleted
+	Move               // an item of a list was moved, and has a new key
 	Reset              // the copy was cleared; its new items follow
 	Synced             // the copy is complete, at first and after each interruption
 )
 
-func (k Kind) String() string { return [...]string{"put", "delete", "reset", "synced"}[k] }
+func (k Kind) String() string { return [...]string{"put", "delete", "move", "reset", "synced"}[k] }
 
 // Change is a change of a copy. Reset and Synced have a Kind only.
 type Change[T any] struct {
 	Kind   Kind
-	Key    string // of the item. It is empty for a document
+	Key    string // of the item. It is empty for a document, and a path for a tree
+	From   string // of a move: the key before
 	After  string // the key of the item before it. Empty means that it is the first one
-	Index  int    // the place of the item in the copy; of a deletion, the place where it was
+	Index  int    // the place of the item in the copy afterwards; of a deletion, where it was
 	Value  T      // the new value; of a deletion, the zero T
 	Old    *T     // the value before, nil if there was none, or none that is a T
 	Rev    uint64 // the revision of the change
@@ -79,7 +81,7 @@ func (m *Mirror) emit(c change) {
 		return
 	}
 	if c.item != nil && c.index > 0 {
-		c.after = m.items[c.index-1].key
+		c.after = m.items[c.index-1].remote()
 	}
 	for _, s := range m.streams {
 		s.add(c)
@@ -148,7 +150,7 @@ func (m *Mirror) poll(s *stream) (c change, err error, ok, more bool) {
 	case len(s.rest) > 0:
 		c = change{kind: Put, item: s.rest[0], index: s.index, after: s.after}
 		s.index++
-		s.after = s.rest[0].key
+		s.after = s.rest[0].remote()
 		s.rest[0] = nil
 		s.rest = s.rest[1:]
 		return c, nil, true, true
@@ -210,8 +212,11 @@ func changes[T any](ctx context.Context, m *Mirror) iter.Seq2[Change[T], error] 
 func decodeChange[T any](c change) (out Change[T], err error) {
 	out = Change[T]{Kind: c.kind, After: c.after, Index: c.index, Reason: c.reason}
 	if c.item != nil {
-		out.Key, out.Rev = c.item.key, c.item.rev
+		out.Key, out.Rev = c.item.remote(), c.item.rev
 		out.Value, err = decode[T](c.item)
+	}
+	if c.kind == Move {
+		out.From = c.old.key
 	}
 	if c.old != nil {
 		if old, err := decode[T](c.old); err == nil {

@@ -13,7 +13,7 @@ import (
 
 // The reasons of a server. They are those of package state. Errors match them by errors.Is.
 var (
-	ErrNotFound  = statewire.ErrNotFound  // the object does not exist
+	ErrNotFound  = statewire.ErrNotFound  // the object, or the item, does not exist
 	ErrExists    = statewire.ErrExists    // the object exists, and the mode is New
 	ErrForbidden = statewire.ErrForbidden // the server does not allow it
 	ErrTooLarge  = statewire.ErrTooLarge  // a *LimitError: the write is too large

@@ -19,7 +19,8 @@ func dial() (c *socket.Client, stop func()) {
 	objects := state.New(state.NewMemory(state.MemoryConfig{}))
 	cfg := state.Config{Allow: func(context.Context, *channel.Channel, state.Access) error { return nil }}
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{
-		"cart:*": objects.Documents(cfg), "board:*": objects.Maps(cfg),
+		"cart:*": objects.Documents(cfg), "board:*": objects.Maps(cfg), "todo:*": objects.Lists(cfg),
+		"game:*": objects.Trees(cfg),
 	}})
 	server := httptest.NewServer(h)
 	c, err := socket.Dial(context.Background(), server.URL, nil)
@@ -233,4 +234,82 @@ func ExampleOpener() {
 	_, err := mirror.OpenDocument[int](ctx, o, "cart:42", nil)
 	fmt.Println(err)
 	// Output: mirror: open cart:42: context deadline exceeded
+}
+
+func ExampleOpenList() {
+	client, stop := dial()
+	defer stop()
+	ctx := context.Background()
+
+	l, err := mirror.OpenList[string](ctx, client, "todo:1", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	milk, _ := l.Append(ctx, "milk")
+	bread, _ := l.Append(ctx, "bread")
+	_, _ = l.Insert(ctx, milk, "eggs")
+	if _, err := l.Move(ctx, bread, ""); err != nil {
+		log.Fatal(err)
+	}
+	for _, v := range l.All() {
+		fmt.Println(v)
+	}
+	// Output:
+	// bread
+	// milk
+	// eggs
+}
+
+func ExampleOpenTree() {
+	client, stop := dial()
+	defer stop()
+	ctx := context.Background()
+
+	game, err := mirror.OpenTree(ctx, client, "game:1", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	type player struct {
+		Name  string `json:"name"`
+		Score int    `json:"score"`
+	}
+	players := game.At("players")
+	_ = players.At("ann").Set(ctx, player{"Ann", 3})
+	_ = players.Merge(ctx, map[string]any{"bob": player{"Bob", 5}, "ann/score": 4})
+	if err := mirror.Update(ctx, players.At("ann/score"), func(n *int) error { *n *= 2; return nil }); err != nil {
+		log.Fatal(err)
+	}
+	for _, name := range players.Children() {
+		var p player
+		exists, err := players.At(name).Value(&p)
+		fmt.Println(name, p.Score, exists, err)
+	}
+	// Output:
+	// ann 8 true <nil>
+	// bob 5 true <nil>
+}
+
+// A loop over the values of a node has the whole value after each change below it.
+func ExampleNode_Watch() {
+	client, stop := dial()
+	defer stop()
+	ctx := context.Background()
+	game, err := mirror.OpenTree(ctx, client, "game:1", nil)
+	if err != nil {
+		log.Fatal(err)
+	}
+	_ = game.At("round").Set(ctx, map[string]int{"number": 1})
+	for value, err := range game.At("round").Watch(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		fmt.Println(string(value))
+		if string(value) == `{"number":2}` {
+			break
+		}
+		_ = game.At("round/number").Set(ctx, 2)
+	}
+	// Output:
+	// {"number":1}
+	// {"number":2}
 }

@@ -33,6 +33,7 @@ type event struct {
 	Rev    uint64           `json:"rev"`
 	Value  json.RawMessage  `json:"value"`
 	Reason string           `json:"reason"`
+	Under  bool             `json:"under"`
 	Items  []entry          `json:"items"`
 }
 
@@ -41,7 +42,9 @@ type entry struct {
 	Key   string          `json:"key"`
 	Rev   uint64          `json:"rev"`
 	Value json.RawMessage `json:"value"`
-	Del   string          `json:"del"`
+	From  string          `json:"from"`  // of an item that was moved
+	Del   string          `json:"del"`   // the reason of a deletion
+	Under bool            `json:"under"` // of everything below the key as well
 }
 
 var errMalformed = errors.New("malformed event")
@@ -67,11 +70,9 @@ func (f follower) Received(name string, p serializer.Payload) {
 	case "put":
 		m.put(e.Key, e.Rev, e.Value)
 	case "del":
-		m.del(e.Key, e.Rev, e.Reason)
+		m.del(e.Key, e.Rev, e.Reason, e.Under)
 	case "batch", "items":
-		for i := range e.Items {
-			m.apply(&e.Items[i])
-		}
+		m.applyAll(e.Items)
 	}
 	if !e.Pos.IsZero() {
 		m.pos = e.Pos
@@ -86,14 +87,34 @@ func (f follower) Received(name string, p serializer.Payload) {
 	m.notify()
 }
 
-// apply applies an entry. The caller holds mu.
-func (m *Mirror) apply(e *entry) {
-	if e.Value == nil {
-		m.del(e.Key, e.Rev, e.Del)
-		return
+// applyAll applies entries. The caller holds mu.
+func (m *Mirror) applyAll(list []entry) {
+	for i := 0; i < len(list); i++ {
+		switch e := &list[i]; {
+		case e.Value != nil:
+			m.put(e.Key, e.Rev, e.Value)
+		case i+1 < len(list) && list[i+1].From == e.Key && e.Key != "" && m.move(e, &list[i+1]):
+			i++
+		default:
+			m.del(e.Key, e.Rev, e.Del, e.Under)
+		}
 	}
-	m.put(e.Key, e.Rev, e.Value)
 }
+
+// separator is between the segments of a path in the copy. It sorts before all other bytes of a
+// key, so that the items of a tree have the order of the server.
+const separator = "\x01"
+
+// local returns a key as the copy has it.
+func (m *Mirror) local(key string) string {
+	if m.kind != kindTree {
+		return key
+	}
+	return strings.ReplaceAll(key, "/", separator)
+}
+
+// remote returns the key of an item as the server has it.
+func (it *item) remote() string { return strings.ReplaceAll(it.key, separator, "/") }
 
 // find returns the place of a key, and whether it is there. The caller holds mu.
 func (m *Mirror) find(key string) (int, bool) {
@@ -105,7 +126,7 @@ func (m *Mirror) find(key string) (int, bool) {
 
 // get returns an item, or nil. The caller holds mu.
 func (m *Mirror) get(key string) *item {
-	if i, ok := m.find(key); ok {
+	if i, ok := m.find(m.local(key)); ok {
 		return m.items[i]
 	}
 	return nil
@@ -113,6 +134,7 @@ func (m *Mirror) get(key string) *item {
 
 // put puts an item. A repeated event changes nothing. The caller holds mu.
 func (m *Mirror) put(key string, rev uint64, value []byte) {
+	key = m.local(key)
 	i, found := m.find(key)
 	it := &item{key, value, rev}
 	if !found {
@@ -129,8 +151,32 @@ func (m *Mirror) put(key string, rev uint64, value []byte) {
 	m.emit(change{kind: Put, item: it, old: old, index: i})
 }
 
-// del deletes an item. The caller holds mu.
-func (m *Mirror) del(key string, rev uint64, reason string) {
+// move makes the deletion of an item and the put of its new key one change. It reports false if
+// they are not. The caller holds mu.
+func (m *Mirror) move(from, to *entry) bool {
+	i, found := m.find(from.Key)
+	if !found || from.Rev < m.items[i].rev || to.Value == nil {
+		return false
+	}
+	if _, found := m.find(to.Key); found {
+		return false
+	}
+	old := m.items[i]
+	m.items = slices.Delete(m.items, i, i+1)
+	it := &item{to.Key, to.Value, to.Rev}
+	i, _ = m.find(to.Key)
+	m.items = slices.Insert(m.items, i, it)
+	m.emit(change{kind: Move, item: it, old: old, index: i})
+	return true
+}
+
+// del deletes an item, and with under everything below it. The caller holds mu.
+func (m *Mirror) del(key string, rev uint64, reason string, under bool) {
+	key = m.local(key)
+	if under {
+		m.delUnder(key, rev, reason)
+		return
+	}
 	i, found := m.find(key)
 	if !found || rev < m.items[i].rev {
 		return
@@ -140,6 +186,33 @@ func (m *Mirror) del(key string, rev uint64, reason string) {
 	m.emit(change{kind: Delete, item: &item{key: old.key, rev: rev}, old: old, index: i, reason: reason})
 }
 
+// delUnder deletes what is at and below a key, except for what was put after the deletion. The
+// caller holds mu.
+func (m *Mirror) delUnder(key string, rev uint64, reason string) {
+	first, end := m.subtree(key)
+	last := first // the end of what stays
+	for i := first; i < end; i++ {
+		old := m.items[i]
+		if old.rev > rev {
+			m.items[last] = old
+			last++
+			continue
+		}
+		m.emit(change{kind: Delete, item: &item{key: old.key, rev: rev}, old: old, index: last, reason: reason})
+	}
+	m.items = slices.Delete(m.items, last, end)
+}
+
+// subtree returns the places of the items at and below a key. The caller holds mu.
+func (m *Mirror) subtree(key string) (first, end int) {
+	if key == "" {
+		return 0, len(m.items)
+	}
+	first, _ = m.find(key)
+	end, _ = m.find(key + "\x02") // after the separator
+	return first, end
+}
+
 // decode decodes the value of an item, which may be nil.
 func decode[T any](it *item) (v T, err error) {
 	if it == nil || it.value == nil {
@@ -147,7 +220,7 @@ func decode[T any](it *item) (v T, err error) {
 	}
 	if err := json.Unmarshal(it.value, &v); err != nil {
 		var zero T
-		return zero, fmt.Errorf("mirror: the value of %q: %w", it.key, err)
+		return zero, fmt.Errorf("mirror: the value of %q: %w", it.remote(), err)
 	}
 	return v, nil
 }

@@ -42,6 +42,7 @@ type Mirror struct {
 	cause   error  // why it is not joined, or was not
 	ended   error  // why it has ended; nil while it has not
 	closed  bool   // by Close
+	closes  uint64 // calls of Close
 	changed chan struct{}
 	streams []*stream
 }
@@ -163,6 +164,8 @@ func (m *Mirror) Stale() bool {
 func (m *Mirror) Close(p Policy) {
 	m.mu.Lock()
 	m.endStreams()
+	m.closes++
+	m.notify()
 	if p != KeepUpdating {
 		m.closed = true
 		m.end(channel.ErrLeft)
@@ -279,9 +282,7 @@ func (f follower) Joined(reply serializer.Payload) {
 		if s.Rev > 0 {
 			m.put("", s.Rev, s.Value)
 		}
-		for i := range s.Items {
-			m.apply(&s.Items[i])
-		}
+		m.applyAll(s.Items)
 	}
 	if !s.Recovered || !s.Pos.IsZero() {
 		m.pos = s.Pos

@@ -3,6 +3,7 @@ package mirror
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"bennu.example/channel"
@@ -37,6 +38,8 @@ type Options struct {
 	// Prefix, or From and To, are the part of a map that is mirrored: the keys with that prefix, or
 	// those not before From and before To. Empty means no bound.
 	Prefix, From, To string
+	// Path is the part of a tree that is mirrored: what is at and below this path. Empty means all.
+	Path string
 	// Restore is what Save returned, from a mirror of the same topic and keys. The copy is there from
 	// the beginning, and continues at its position. Nil means an empty copy.
 	Restore []byte
@@ -57,11 +60,15 @@ type keyRange struct {
 	Prefix string `json:"prefix,omitempty"`
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"`
+	Path   string `json:"path,omitempty"`
 }
 
-func (r keyRange) has(key string) bool {
-	return key >= r.From && (r.To == "" || key < r.To) &&
-		len(key) >= len(r.Prefix) && key[:len(r.Prefix)] == r.Prefix
+// has reports whether the mirror has a key.
+func (m *Mirror) has(key string) bool {
+	r := &m.keys
+	key, from, to, path := m.local(key), m.local(r.From), m.local(r.To), m.local(r.Path)
+	return key >= from && (to == "" || key < to) && strings.HasPrefix(key, r.Prefix) &&
+		(path == "" || key == path || strings.HasPrefix(key, path+separator))
 }
 
 // joinParams is the member "$state" of a join.
@@ -86,4 +93,4 @@ func (o *Options) joinParams() (p joinParams, err error) {
 	return p, nil
 }
 
-func (o *Options) keys() keyRange { return keyRange{o.Prefix, o.From, o.To} }
+func (o *Options) keys() keyRange { return keyRange{o.Prefix, o.From, o.To, o.Path} }

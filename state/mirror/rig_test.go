@@ -37,7 +37,7 @@ type rig struct {
 // allowAll lets every client do everything.
 func allowAll(context.Context, *channel.Channel, state.Access) error { return nil }
 
-// newRig starts a server in memory. Its topics begin with "doc:" and "map:".
+// newRig starts a server in memory. Its topics begin with the kinds of objects.
 func newRig(t testing.TB, cfg state.Config) *rig {
 	l := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 	r := serve(t, cfg, l)
@@ -70,7 +70,8 @@ func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 	})
 	r.handler = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
-			"doc:*": r.objects.Documents(cfg), "map:*": r.objects.Maps(cfg), "room:*": plain,
+			"doc:*": r.objects.Documents(cfg), "map:*": r.objects.Maps(cfg), "list:*": r.objects.Lists(cfg),
+			"tree:*": r.objects.Trees(cfg), "room:*": plain,
 		},
 		PubSub: r.ps,
 		Logger: &log,

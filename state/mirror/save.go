@@ -36,7 +36,7 @@ func (m *Mirror) Save() ([]byte, error) {
 	items := slices.Clone(m.items)
 	m.mu.Unlock()
 	for i, it := range items {
-		s.Items[i] = savedItem{it.key, it.rev, it.value}
+		s.Items[i] = savedItem{it.remote(), it.rev, it.value}
 	}
 	return json.Marshal(s)
 }

@@ -20,6 +20,7 @@ type op struct {
 	ID    string          `json:"$id,omitempty"`
 	Op    string          `json:"op,omitempty"` // in a batch
 	Key   string          `json:"key,omitempty"`
+	After json.RawMessage `json:"after,omitempty"` // a key, or null for the beginning of a list
 	Value json.RawMessage `json:"value,omitempty"`
 	If    *uint64         `json:"if,omitempty"`
 	TTL   json.RawMessage `json:"ttl,omitempty"` // seconds; null removes it
@@ -84,7 +85,7 @@ func (m *Mirror) write(ctx context.Context, event, key string, body any) (w writ
 		key = w.Key
 	}
 	for i, r := range w.Revs {
-		if i < len(w.Keys) && r > rev && m.keys.has(w.Keys[i]) {
+		if i < len(w.Keys) && r > rev && m.has(w.Keys[i]) {
 			key, rev = w.Keys[i], r
 		}
 	}
@@ -166,7 +167,7 @@ func (m *Mirror) mayRepeat(ctx context.Context, begin start, joins uint64) error
 
 // awaitWritten waits until the copy has a revision of an item, or what came after it.
 func (m *Mirror) awaitWritten(ctx context.Context, key string, rev, resets uint64) {
-	if rev == 0 || !m.keys.has(key) {
+	if rev == 0 || !m.has(key) {
 		return
 	}
 	_ = m.wait(ctx, func() bool { // if ctx ends, the write was acknowledged nevertheless
