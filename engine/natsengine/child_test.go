@@ -73,7 +73,7 @@ func newChild(t testing.TB) *childServer { return newChildWith(t, "") }
 
 // newChildWith starts a server of a cluster, whose route comes first.
 func newChildWith(t testing.TB, routes string) *childServer {
-	c := &childServer{port: brokertest.Port(t), dir: t.TempDir(), routes: routes}
+	c := &childServer{port: listen.FreePort(t), dir: t.TempDir(), routes: routes}
 	c.start(t)
 	t.Cleanup(func() { c.signal(t, syscall.SIGCONT); c.kill(t) })
 	return c

@@ -10,6 +10,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/internal/testenv/listen"
 )
 
 // newCluster starts three connected servers. All routes to the third one pass through a proxy,
@@ -17,7 +18,7 @@ import (
 func newCluster(t *testing.T) (servers []*testServer, third *brokertest.Proxy) {
 	var ports []int
 	for range 3 {
-		ports = append(ports, brokertest.Port(t))
+		ports = append(ports, listen.FreePort(t))
 	}
 	third = brokertest.NewProxy(t, fmt.Sprint("127.0.0.1:", ports[2]))
 	addresses := []string{fmt.Sprint("127.0.0.1:", ports[0]), fmt.Sprint("127.0.0.1:", ports[1]), third.Addr}

@@ -21,6 +21,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/internal/testenv/listen"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 )
@@ -37,7 +38,7 @@ func TestWebSocket(t *testing.T) {
 	suite(t, func(e *testServer) natsengine.Config {
 		return natsengine.Config{URL: e.server().WebsocketURL(), Options: []nats.Option{nats.Compression(true)}}
 	}, func(o *server.Options) {
-		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: brokertest.Port(t), NoTLS: true, Compression: true}
+		o.Websocket = server.WebsocketOpts{Host: "127.0.0.1", Port: listen.FreePort(t), NoTLS: true, Compression: true}
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/internal/testenv/listen"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
 )
@@ -28,7 +29,7 @@ type testServer struct {
 
 func newServer(t testing.TB, prepare ...func(*server.Options)) *testServer {
 	e := &testServer{opts: server.Options{
-		Host: "127.0.0.1", Port: brokertest.Port(t), MaxPending: 4 << 20, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: listen.FreePort(t), MaxPending: 4 << 20, NoLog: true, NoSigs: true,
 	}}
 	for _, f := range prepare {
 		f(&e.opts)

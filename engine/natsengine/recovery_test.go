@@ -14,6 +14,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/internal/testenv/listen"
 )
 
 // newRecovery starts nodes that use the NATS servers at these addresses.
@@ -87,7 +88,7 @@ func TestRecoveryInCluster(t *testing.T) {
 	}
 	var routes []string
 	for range 3 {
-		routes = append(routes, fmt.Sprint("nats-route://127.0.0.1:", brokertest.Port(t)))
+		routes = append(routes, fmt.Sprint("nats-route://127.0.0.1:", listen.FreePort(t)))
 	}
 	servers := make(map[string]*childServer)
 	var addresses []string

@@ -20,6 +20,7 @@ import (
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/redisengine"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/listen"
 	"bennu.example/internal/testenv/require"
 	"bennu.example/pubsub"
 	"bennu.example/pubsub/pubsubtest"
@@ -57,7 +58,7 @@ func startServer(t testing.TB, addr string, args []string) *testServer {
 
 // freePort returns a port and its address.
 func freePort(t testing.TB) (addr, port string) {
-	port = strconv.Itoa(brokertest.Port(t))
+	port = strconv.Itoa(listen.FreePort(t))
 	return net.JoinHostPort("127.0.0.1", port), port
 }
 

@@ -3,21 +3,44 @@ package listen
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"net"
+	"sync/atomic"
 	"testing"
 	"time"
 )
 
-// FreeAddr returns a loopback address on which no process listens at the moment. Use it only for
-// programs that cannot choose a port themselves, because another process may take the port.
+// first is a random number from which this process begins to try ports, since another process may
+// do the same at the same time. tried is the number of tried ports.
+var (
+	first = rand.Uint32N(20_000)
+	tried atomic.Uint32
+)
+
+// FreePort returns a port of the loopback address 127.0.0.1 on which no process listens at the
+// moment, for a program that cannot choose one itself, or that is stopped and started again. Each
+// call returns another one. The port is below those that operating systems assign to connections
+// and to listeners that want any port, because otherwise one of these could take it before the
+// program does.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 10_000 + (first+tried.Add(1))%20_000
+		ln, err := net.Listen("tcp", fmt.Sprint("127.0.0.1:", port))
+		if err == nil {
+			_ = ln.Close()
+			return int(port)
+		}
+	}
+	t.Fatal("there is no free port")
+	return 0
+}
+
+// FreeAddr returns the loopback address with a port of FreePort.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = ln.Close() }()
-	return ln.Addr().String()
+	return fmt.Sprint("127.0.0.1:", FreePort(t))
 }
 
 // Await waits until another process listens on addr. It fails the test after timeout, or when
