@@ -54,7 +54,12 @@ func (v Violation) String() string { return string(v.Rule) + ": " + v.Text }
 
 // Summary counts what a history has, so that a test notices if it tests nothing.
 type Summary struct {
-	Set, Ran, Obliged, Superseded, Dropped, AfterKill, Kills int
+	Set, Ran   int // wills that the store had, and those that ran
+	Obliged    int // wills that had to run
+	Orphaned   int // those of them whose connection ended by the end of its node
+	Superseded int // wills of clients that came back
+	Dropped    int // wills that were deleted
+	Kills      int // of nodes
 }
 
 // record is what is known of a will.
@@ -269,9 +274,6 @@ func (c *checker) checkTime(w *record) {
 	}
 	if len(w.ran) > 0 {
 		c.summary.Ran++
-		if at, ok := c.killed[w.node]; ok && at < w.ran[0] {
-			c.summary.AfterKill++
-		}
 	}
 	end := c.connection(w.connection).ending
 	const rounding = 5 * time.Millisecond
@@ -380,6 +382,9 @@ func (c *checker) checkRuns(w *record) {
 		return // the run ended before
 	}
 	c.summary.Obliged++
+	if at, ok := c.killed[w.node]; ok && at <= end {
+		c.summary.Orphaned++
+	}
 	if len(w.ran) == 0 {
 		c.fail(Runs, "will %s of connection %s, which ended at %s, did not run until %s", w.id, w.connection, c.at(end),
 			c.at(late))

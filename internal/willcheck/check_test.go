@@ -263,7 +263,7 @@ func TestSummary(t *testing.T) {
 	_, got := Check(slices.Concat(life(1, "k1", 1, "room", "w1"), one(5, Killed, Event{Node: "n1"}), ran(17, "w1"),
 		on("n3", life(20, "k2", 2, "other", "w2")), ended(25, "k2"), on("n3", life(26, "k3", 3, "other", "w3")),
 		one(30, Dropping, Event{Will: "w3"}), one(31, Dropped, Event{Will: "w3"}), finished), limits)
-	want := Summary{Set: 3, Ran: 1, Obliged: 1, Superseded: 1, Dropped: 1, AfterKill: 1, Kills: 1}
+	want := Summary{Set: 3, Ran: 1, Obliged: 1, Superseded: 1, Dropped: 1, Orphaned: 1, Kills: 1}
 	if got != want {
 		t.Errorf("got %+v, want %+v", got, want)
 	}

@@ -56,7 +56,14 @@ func (l *lastingClient) event(kind willcheck.Kind) willcheck.Event {
 
 func (l *lastingClient) live() {
 	r, rnd := l.r, l.rnd
-	l.c = socket.NewClient("ws://node", r.config(l.id, l.subject))
+	cfg := r.config(l.id, l.subject)
+	cfg.ReconnectDelay = func(retry socket.Retry) time.Duration {
+		if retry.Tries == 1 && rand.IntN(2) == 0 {
+			return -1 // it gives up
+		}
+		return 20 * time.Millisecond
+	}
+	l.c = socket.NewClient("ws://node", cfg)
 	l.c.Connect()
 	cancels := make([]func(), len(willTopics))
 	channels := make([]*channel.Client, len(willTopics))
@@ -68,7 +75,7 @@ func (l *lastingClient) live() {
 		set(i)
 		ch.Join()
 	}
-	for r.pause(rnd, time.Second) && rnd.IntN(8) > 0 {
+	for r.pause(rnd, time.Second) && rnd.IntN(8) > 0 && l.c.State().Status != socket.StatusFailed {
 		switch rnd.IntN(4) {
 		case 0, 1:
 			r.rec.Add(l.event(willcheck.Ending))
@@ -167,10 +174,12 @@ func (p *willPage) live() {
 			}
 			continue
 		}
-		for range 1 + p.rnd.IntN(5) {
-			if !k.act() || !p.r.pause(p.rnd, 300*time.Millisecond) {
-				break
-			}
+		lives := true
+		for i := 1 + p.rnd.IntN(5); i > 0 && lives && p.r.pause(p.rnd, 300*time.Millisecond); i-- {
+			lives = k.act()
+		}
+		if !lives && p.rnd.IntN(2) == 0 {
+			break // it does not come back after its node was killed
 		}
 		if !p.ordered || p.rnd.IntN(2) == 0 { // otherwise the next connection begins before this one ends
 			k.end()

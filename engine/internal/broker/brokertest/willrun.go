@@ -151,7 +151,7 @@ func (r *willRun) await(limits willcheck.Limits) {
 
 func (r *willRun) report(violations []willcheck.Violation, sum willcheck.Summary) {
 	r.t.Logf("%+v", sum)
-	if sum.Ran == 0 || sum.AfterKill == 0 || sum.Superseded == 0 || sum.Dropped == 0 || sum.Kills < willNodes {
+	if sum.Ran == 0 || sum.Orphaned == 0 || sum.Superseded == 0 || sum.Dropped == 0 || sum.Kills < willNodes {
 		r.t.Error("the run has tested too little")
 	}
 	for i, v := range violations {
