@@ -46,6 +46,7 @@ func newControl(t *testing.T, modules string) *control {
 	})
 	mux.HandleFunc("GET /guide/advice", guideCode(t, "../../docs/connections.md", "reconnectAfterMs"))
 	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))
+	mux.HandleFunc("GET /guide/wills", guideCode(t, "../../docs/presence.md", "$order"))
 	mux.HandleFunc("GET /refresh", func(w http.ResponseWriter, _ *http.Request) {
 		life, duration := 2, 7*time.Second // of tokens in seconds, and of the scenario
 		if nightly {

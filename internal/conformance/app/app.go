@@ -20,6 +20,7 @@ import (
 	"bennu.example/socket"
 	"bennu.example/state"
 	"bennu.example/transport/longpoll"
+	"bennu.example/will"
 )
 
 // Config is the configuration that test suites vary. Zero values mean the defaults of the
@@ -31,6 +32,7 @@ type Config struct {
 	MaxMailbox  int           // the same
 	RecordKeep  int           // records of a topic rec:*; 256 unless set
 	Auth        *socket.Auth  // with Verify set by New; nil means none
+	Wills       will.Store    // nil means the memory
 	Drain       socket.Drain  // without advice unless set, because there is no other node
 	Logger      *zerolog.Logger
 	// Serializers are the accepted serializers. Nil means 1.0.0 and 2.0.0, because Phoenix refuses
@@ -93,6 +95,7 @@ func New(cfg Config) *App {
 		MaxTopic:          128 << 10, // also limits refs, and the suites use long ones
 		IdleTimeout:       cfg.IdleTimeout,
 		LongPoll:          longpoll.Config{Window: cfg.Window},
+		Wills:             cfg.Wills,
 		Drain:             cfg.Drain,
 		Logger:            cfg.Logger,
 	})

@@ -96,6 +96,7 @@ func room(auth bool) *channel.Handler {
 		})),
 		channel.On("filtered", do(func(c *channel.Channel, p payload) error { return c.Broadcast("filtered", p) })),
 		channel.Intercept("filtered", (*member).filter),
+		channel.AllowWill((*member).allowWill),
 	)...)
 }
 
@@ -109,6 +110,18 @@ func (*member) join(_ context.Context, c *channel.Channel, p payload) (any, erro
 		return p, nil
 	}
 	return nil, nil
+}
+
+// allowWill allows wills, except for the event forbidden. It adds the user's id.
+func (*member) allowWill(ctx context.Context, _ *channel.Channel, event string, p payload) (payload, error) {
+	if event == "forbidden" {
+		return p, push.Reject("forbidden")
+	}
+	info, _ := socket.InfoFrom(ctx)
+	if p.IsZero() {
+		p = serializer.Value(struct{}{})
+	}
+	return p.With("user", info.Subject), nil
 }
 
 // filter adds a field to the payloads that it forwards, and drops those that request it.

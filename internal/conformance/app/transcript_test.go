@@ -17,6 +17,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 	"bennu.example/internal/conformance/app"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/socket"
+	"bennu.example/will"
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
@@ -66,6 +68,8 @@ func play(t *testing.T, script string) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	store := &awayStore{Store: will.NewMemory()}
+	cfg.Wills = store
 	a := app.New(cfg)
 	var advised sync.WaitGroup
 	server := httptest.NewServer(a)
@@ -100,6 +104,8 @@ func play(t *testing.T, script string) {
 			if a.Ban(user, reason); verb == "revoke" {
 				err = a.Revoke(ctx, user, reason)
 			}
+		case "store":
+			store.away.Store(arg == "away")
 		case "ws", "lp":
 			clients[who], err = open(ctx, server.URL, verb, arg)
 		case "refused":
@@ -122,6 +128,36 @@ func play(t *testing.T, script string) {
 			t.Fatalf("line %d: %s: %v", n+1, line, err)
 		}
 	}
+}
+
+// awayStore is a store of wills that can be away.
+type awayStore struct {
+	will.Store
+
+	away atomic.Bool
+}
+
+var errAway = errors.New("the store is away")
+
+func (s *awayStore) Put(ctx context.Context, w will.Will) error {
+	if s.away.Load() {
+		return errAway
+	}
+	return s.Store.Put(ctx, w)
+}
+
+func (s *awayStore) Arrive(ctx context.Context, topic string, c will.Connection) (time.Duration, error) {
+	if s.away.Load() {
+		return 0, errAway
+	}
+	return s.Store.Arrive(ctx, topic, c)
+}
+
+func (s *awayStore) Delete(ctx context.Context, topic string, c will.Connection, ids ...string) error {
+	if s.away.Load() {
+		return errAway
+	}
+	return s.Store.Delete(ctx, topic, c, ids...)
 }
 
 // config returns the configuration of a transcript, from its line "server config".

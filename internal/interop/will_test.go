@@ -1,0 +1,10 @@
+package interop_test
+
+import "testing"
+
+// TestWills runs the code of docs/presence.md for last wills.
+func TestWills(t *testing.T) {
+	t.Parallel()
+	t.Run("node", func(t *testing.T) { t.Parallel(); each(t, "wills", runNode) })
+	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "wills", runChromium) })
+}
