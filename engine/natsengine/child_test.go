@@ -27,7 +27,9 @@ func TestMain(m *testing.M) { leak.Main(m, serveChild) }
 func serveChild() {
 	if os.Args[2] == brokertest.WillRole {
 		brokertest.ServeWills(func(url string, logger *zerolog.Logger) (*natsengine.Engine, error) {
-			return natsengine.New(natsengine.Config{URL: url, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: logger})
+			return natsengine.New(natsengine.Config{
+				URL: url, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: logger,
+			})
 		})
 		return
 	}

@@ -43,6 +43,13 @@ func life(second float64, connection string, order uint64, topic, id string) []E
 	return events
 }
 
+// first is the life of the first connection, and back that of one that follows at a second.
+func first() []Event              { return life(1, "k1", 1, "room", "w1") }
+func back(second float64) []Event { return life(second, "k2", 2, "room", "w2") }
+
+// newest is the life of a connection with the order of the second one.
+func newest() []Event { return life(1, "k2", 2, "room", "w1") }
+
 // on moves events to another node.
 func on(node string, events []Event) []Event {
 	for i := range events {
@@ -83,20 +90,20 @@ func TestCheck(t *testing.T) {
 		want   []Rule
 	}{
 		"nothing":              {nil, nil},
-		"a will that lives":    {[][]Event{life(1, "k1", 1, "room", "w1"), finished}, nil},
-		"a will that runs":     {[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(7, "w1"), finished}, nil},
-		"it does not run":      {[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), finished}, []Rule{Runs}},
-		"it runs late":         {[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(20.2, "w1"), finished}, []Rule{Runs}},
-		"it runs just in time": {[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(20, "w1"), finished}, nil},
+		"a will that lives":    {[][]Event{first(), finished}, nil},
+		"a will that runs":     {[][]Event{first(), ended(5, "k1"), ran(7, "w1"), finished}, nil},
+		"it does not run":      {[][]Event{first(), ended(5, "k1"), finished}, []Rule{Runs}},
+		"it runs late":         {[][]Event{first(), ended(5, "k1"), ran(20.2, "w1"), finished}, []Rule{Runs}},
+		"it runs just in time": {[][]Event{first(), ended(5, "k1"), ran(20, "w1"), finished}, nil},
 		"the run is over before": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), one(19, Finished, Event{})}, nil,
+			[][]Event{first(), ended(5, "k1"), one(19, Finished, Event{})}, nil,
 		},
-		"the client is gone": {[][]Event{life(1, "k1", 1, "room", "w1"), one(5, Gone, ann), finished}, []Rule{Runs}},
+		"the client is gone": {[][]Event{first(), one(5, Gone, ann), finished}, []Rule{Runs}},
 		"it is not set, perhaps": {
-			[][]Event{life(1, "k1", 1, "room", "w1")[:3], ended(5, "k1"), finished}, nil,
+			[][]Event{first()[:3], ended(5, "k1"), finished}, nil,
 		},
 		"it is not in the store": {
-			[][]Event{slices.Delete(life(1, "k1", 1, "room", "w1"), 3, 4), finished}, []Rule{Stored},
+			[][]Event{slices.Delete(first(), 3, 4), finished}, []Rule{Stored},
 		},
 		"nobody has set it": {[][]Event{ran(7, "w1"), finished}, []Rule{Known}},
 		"nobody has set what is received": {
@@ -104,130 +111,130 @@ func TestCheck(t *testing.T) {
 		},
 
 		"its node is killed": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), one(5, Killed, Event{Node: "n1"}), ran(17, "w1"), finished}, nil,
+			[][]Event{first(), one(5, Killed, Event{Node: "n1"}), ran(17, "w1"), finished}, nil,
 		},
 		"its node is killed, it does not run": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), one(5, Killed, Event{Node: "n1"}), finished}, []Rule{Runs},
+			[][]Event{first(), one(5, Killed, Event{Node: "n1"}), finished}, []Rule{Runs},
 		},
 		"another node is killed meanwhile": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), one(19, Killed, Event{Node: "n2"}), ran(36, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), one(19, Killed, Event{Node: "n2"}), ran(36, "w1"), finished},
 			nil,
 		},
 		"another node is killed, and it runs too late": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), one(19, Killed, Event{Node: "n2"}), ran(37.2, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), one(19, Killed, Event{Node: "n2"}), ran(37.2, "w1"), finished},
 			[]Rule{Runs},
 		},
 		"another node is killed too late": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), one(21, Killed, Event{Node: "n2"}), ran(30, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), one(21, Killed, Event{Node: "n2"}), ran(30, "w1"), finished},
 			[]Rule{Runs},
 		},
 		"the store fails": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), ended(5, "k1"), one(6, Broken, Event{}), one(18, Mended, Event{}), ran(35, "w1"),
+				first(), ended(5, "k1"), one(6, Broken, Event{}), one(18, Mended, Event{}), ran(35, "w1"),
 				finished,
 			}, nil,
 		},
 
 		"the client comes back": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), life(6, "k2", 2, "room", "w2"), finished}, nil,
+			[][]Event{first(), ended(5, "k1"), back(6), finished}, nil,
 		},
 		"it runs before the client comes back": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), life(8, "k2", 2, "room", "w2"), ran(8.05, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), back(8), ran(8.05, "w1"), finished},
 			nil,
 		},
 		"it runs after the client came back": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), life(8, "k2", 2, "room", "w2"), ran(8.15, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), back(8), ran(8.15, "w1"), finished},
 			[]Rule{Fenced},
 		},
 		"it runs again after the client came back": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(7, "w1"), life(8, "k2", 2, "room", "w2"), ran(9, "w1"), finished,
+				first(), ended(5, "k1"), ran(7, "w1"), back(8), ran(9, "w1"), finished,
 			}, []Rule{Fenced},
 		},
 		"it runs after a connection without order": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), life(8, "k2", 0, "room", "w2"), ran(9, "w1"), finished},
+			[][]Event{first(), ended(5, "k1"), life(8, "k2", 0, "room", "w2"), ran(9, "w1"), finished},
 			[]Rule{Fenced},
 		},
 		"it runs after an older connection joined": {
-			[][]Event{life(1, "k2", 2, "room", "w1"), ended(5, "k2"), life(6, "k1", 1, "room", "w2"), ran(9, "w1"), finished}, nil,
+			[][]Event{newest(), ended(5, "k2"), life(6, "k1", 1, "room", "w2"), ran(9, "w1"), finished}, nil,
 		},
 		"an older connection is no excuse": {
-			[][]Event{life(1, "k2", 2, "room", "w1"), ended(5, "k2"), life(6, "k1", 1, "room", "w2"), finished}, []Rule{Runs},
+			[][]Event{newest(), ended(5, "k2"), life(6, "k1", 1, "room", "w2"), finished}, []Rule{Runs},
 		},
 		"it runs after the client joined another topic": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), life(6, "k2", 2, "other", "w2"), ran(9, "w1"), finished}, nil,
+			[][]Event{first(), ended(5, "k1"), life(6, "k2", 2, "other", "w2"), ran(9, "w1"), finished}, nil,
 		},
 		"it joins and does not arrive": {
-			[][]Event{life(1, "k1", 1, "room", "w1")[1:], finished}, []Rule{Arrived},
+			[][]Event{first()[1:], finished}, []Rule{Arrived},
 		},
 
 		"it runs while its connection lives": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ran(7, "w1"), finished}, []Rule{Early},
+			[][]Event{first(), ran(7, "w1"), finished}, []Rule{Early},
 		},
 		"it runs before its time": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(6.9, "w1"), finished}, []Rule{Early},
+			[][]Event{first(), ended(5, "k1"), ran(6.9, "w1"), finished}, []Rule{Early},
 		},
 		"it runs after its node's lease": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1")[:7], one(2, Renewed, Event{Node: "n1"}), ran(12, "w1"), ended(20, "k1"), finished,
+				first()[:7], one(2, Renewed, Event{Node: "n1"}), ran(12, "w1"), ended(20, "k1"), finished,
 			}, nil,
 		},
 		"it runs just before the end of its node's lease": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1")[:7], one(2, Renewed, Event{Node: "n1"}), ran(11.9, "w1"), ended(20, "k1"), finished,
+				first()[:7], one(2, Renewed, Event{Node: "n1"}), ran(11.9, "w1"), ended(20, "k1"), finished,
 			}, []Rule{Early},
 		},
 		"one of the client's connections ends": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), one(5, Ending, ann), ran(7, "w1"), finished}, nil,
+			[][]Event{first(), one(5, Ending, ann), ran(7, "w1"), finished}, nil,
 		},
 
 		"it is deleted": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
+				first(), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
 				ended(5, "k1"), finished,
 			}, nil,
 		},
 		"it is deleted and runs": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
+				first(), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
 				ended(5, "k1"), ran(7, "w1"), finished,
 			}, []Rule{Deleted},
 		},
 		"another one is deleted": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Will: "w2"}), one(4, Dropped, Event{Will: "w2"}),
+				first(), one(3, Dropping, Event{Will: "w2"}), one(4, Dropped, Event{Will: "w2"}),
 				ended(5, "k1"), ran(7, "w1"), finished,
 			}, nil,
 		},
 		"the client leaves and it runs": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Connection: "k1", Topic: "room"}),
+				first(), one(3, Dropping, Event{Connection: "k1", Topic: "room"}),
 				one(4, Dropped, Event{Connection: "k1", Topic: "room"}), ended(5, "k1"), ran(7, "w1"), finished,
 			}, []Rule{Deleted},
 		},
 		"the client leaves and its node is killed": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Connection: "k1", Topic: "room"}),
+				first(), one(3, Dropping, Event{Connection: "k1", Topic: "room"}),
 				one(4, Dropped, Event{Connection: "k1", Topic: "room"}), one(4.5, Killed, Event{Node: "n1"}), ran(15, "w1"),
 				finished,
 			}, nil,
 		},
 		"the client deletes it and its node is killed": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
+				first(), one(3, Dropping, Event{Will: "w1"}), one(4, Dropped, Event{Will: "w1"}),
 				one(4.5, Killed, Event{Node: "n1"}), ran(15, "w1"), finished,
 			}, []Rule{Deleted},
 		},
 		"the client leaves while the store fails": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(2, Broken, Event{}), one(3, Dropping, Event{Client: "page"}),
+				first(), one(2, Broken, Event{}), one(3, Dropping, Event{Client: "page"}),
 				one(4, Dropped, Event{Client: "page"}), one(5, Mended, Event{}), one(6, Killed, Event{Node: "n1"}),
 				ran(17, "w1"), finished,
 			}, nil,
 		},
 		"a later will is not deleted": {
 			[][]Event{
-				life(1, "k1", 1, "room", "w1"), one(3, Dropping, ann), life(6, "k2", 2, "room", "w2"), ended(9, "k2"), finished,
+				first(), one(3, Dropping, ann), back(6), ended(9, "k2"), finished,
 			}, []Rule{Runs},
 		},
 
@@ -241,7 +248,7 @@ func TestCheck(t *testing.T) {
 			[][]Event{life(1, "k1", 1, "rec:1", "w1"), ended(5, "k1"), ran(7, "w1", "o1", "o2", "o2"), finished}, []Rule{Once},
 		},
 		"an observer receives another will twice": {
-			[][]Event{life(1, "k1", 1, "room", "w1"), ended(5, "k1"), ran(7, "w1", "o1", "o1"), finished}, nil,
+			[][]Event{first(), ended(5, "k1"), ran(7, "w1", "o1", "o1"), finished}, nil,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -260,7 +267,7 @@ func TestCheck(t *testing.T) {
 
 func TestSummary(t *testing.T) {
 	t.Parallel()
-	_, got := Check(slices.Concat(life(1, "k1", 1, "room", "w1"), one(5, Killed, Event{Node: "n1"}), ran(17, "w1"),
+	_, got := Check(slices.Concat(first(), one(5, Killed, Event{Node: "n1"}), ran(17, "w1"),
 		on("n3", life(20, "k2", 2, "other", "w2")), ended(25, "k2"), on("n3", life(26, "k3", 3, "other", "w3")),
 		one(30, Dropping, Event{Will: "w3"}), one(31, Dropped, Event{Will: "w3"}), finished), limits)
 	want := Summary{Set: 3, Ran: 1, Obliged: 1, Superseded: 1, Dropped: 1, Orphaned: 1, Kills: 1}
@@ -275,7 +282,9 @@ func TestFiles(t *testing.T) {
 	var written bytes.Buffer
 	r := NewRecorder(&written)
 	r.now = func() time.Time { return time.Unix(0, 5) }
-	e := Event{Kind: Setting, Node: "n", Will: "w", Connection: "k", Subject: "s", Client: "c", Topic: "t", Order: 7, After: 8}
+	e := Event{
+		Kind: Setting, Node: "n", Will: "w", Connection: "k", Subject: "s", Client: "c", Topic: "t", Order: 7, After: 8,
+	}
 	r.Add(e)
 	r.Add(Event{Kind: Received, By: "o"})
 	name := filepath.Join(t.TempDir(), "events")

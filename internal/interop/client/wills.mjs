@@ -5,8 +5,8 @@ import {scenario} from "./kit.mjs"
 const AFTER_MS = 700
 
 /**
- * A page that runs the code of the guide. `set` are the ids of its wills, and `shown` the texts that
- * it shows.
+ * A page that runs the code of the guide. `set` are the ids of its wills, and `shown` the texts
+ * that it shows.
  */
 async function page(k, server, params = {}) {
   const code = await (await fetch(`${k.env.control}/guide/wills`)).text()
