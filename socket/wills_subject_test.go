@@ -199,8 +199,8 @@ func (s *pausingStore) Put(ctx context.Context, w will.Will) error {
 	return s.Store.Put(ctx, w)
 }
 
-// TestUnwillDuringReturn checks that a will that its client deletes stays deleted if the node stores
-// its wills again at that moment, because it had lost its lease.
+// TestUnwillDuringReturn checks that a will that its client deletes stays deleted if the node
+// stores its wills again at that moment, because it had lost its lease.
 func TestUnwillDuringReturn(t *testing.T) {
 	t.Parallel()
 	store := &pausingStore{Store: will.NewMemory()}

@@ -94,7 +94,7 @@ func serveWills[E clusterEngine](
 	running.Go(func() { runErr = ps.Run(ctx) })
 	server := http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)} //nolint:forbidigo // no other type fits
 	running.Go(func() { _ = server.Serve(ln) })
-	fmt.Println(ln.Addr())
+	_, _ = fmt.Fprintln(os.Stdout, ln.Addr())
 	_, _ = io.Copy(io.Discard, os.Stdin)
 	shutdown, end := context.WithTimeout(ctx, 10*time.Second)
 	defer end()
