@@ -25,7 +25,7 @@ var scenario = flag.String("scenario", "", "run only scenarios that match this J
 var nightly = os.Getenv("NIGHTLY") == "true"
 
 // limit bounds the duration of one suite, which normally takes a quarter of it.
-var limit = map[bool]time.Duration{false: 90 * time.Second, true: 4 * time.Minute}[nightly]
+var limit = map[bool]time.Duration{false: 3 * time.Minute, true: 4 * time.Minute}[nightly]
 
 func TestMain(m *testing.M) { leak.Main(m) }
 

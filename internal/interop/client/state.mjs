@@ -14,10 +14,15 @@ export function share(env, {urls, code, updates}) {
   for (const [client, url] of Object.entries(urls)) {
     const params = {$client: crypto.randomUUID()}
     const socket = connect({...env, params}, url, () => {}, m => {
-      if (m.event === "phx_error" || m.event === "phx_close") {
-        report({client, kind: "problem", text: JSON.stringify(m)})
-      }
+      if (m.event === "phx_error") { report({client, kind: "problem", text: JSON.stringify(m)}) }
     })
+    // A phx_close that belongs to a join which phoenix.js gave up is not the channel's.
+    const {channel} = socket
+    socket.channel = (topic, ...args) => {
+      const opened = channel.call(socket, topic, ...args)
+      opened.onClose(() => report({client, kind: "problem", text: `${topic} was closed`}))
+      return opened
+    }
     const counted = openDocument(socket, "doc:count", (v, rev) => {
       if (v?.done) { report({client, kind: "count", n: v.n, rev}) }
     })
