@@ -8,6 +8,7 @@ import (
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
+	"bennu.example/state"
 	"bennu.example/will"
 )
 
@@ -51,3 +52,6 @@ func CheckFrames(commands []byte, pieces ...[]byte) error {
 
 // KeepWills makes the store of wills keep what nobody needs for another time.
 func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e.wills, keep) }
+
+// ParseChange parses a message of an object's channel.
+func ParseChange(data string) (state.Change, error) { return parseChange(data) }

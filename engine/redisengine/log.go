@@ -1,21 +1,14 @@
 package redisengine
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/rs/zerolog"
 
-	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
-	"bennu.example/internal/mailbox"
 )
 
 const (
@@ -47,72 +40,30 @@ const (
 
 // recordLog implements history.Log. See the package documentation.
 type recordLog struct {
-	backend *backend // owned by the goroutine of Run
-	prefix  string
-	id      string // of this node
-	cfg     logConfig
-	log     zerolog.Logger
+	remote
 
-	writes, reads *lane
-	cluster       atomic.Bool // the server is in a Redis Cluster
-
-	feed   mailbox.Mailbox[fed]
-	events mailbox.Mailbox[func()]
-	wake   chan struct{} // has room for one signal to the goroutine of Run
-	probed chan string   // has room for the last probe that was received
-	inbox  history.Inbox
-
-	mu      sync.Mutex
-	began   bool
-	watches map[string]*watch
-	pending map[string]struct{} // topics whose subscription has to change; nil while not connected
-	missed  error               // a gap that waits until the feed has room
-	skipped bool                // a malformed record was logged
-	health  history.Health
-
-	// These fields are owned by the goroutine of Run.
-	connected bool
-	warned    bool // that CONFIG is forbidden
-}
-
-// logConfig is the part of Config that the log needs.
-type logConfig struct {
-	timeout, ping time.Duration
-	queue, wait   int
-	secrets       []string
-}
-
-// watch is the feed of a topic.
-type watch struct {
-	topic string
-	ready func(error)
-	renew time.Time // when the topic's meta has to be renewed
-	down  bool      // ready was called with an error since the last connection
+	inbox history.Inbox
 }
 
 func newRecordLog(b *backend, prefix string, cfg logConfig, logger *zerolog.Logger) *recordLog {
-	l := &recordLog{
-		backend: b, prefix: prefix, id: uuid.NewString(), cfg: cfg, log: *logger,
-		writes: newLane(maxAppends, maxAppendBytes, true), reads: newLane(maxReads, maxAppendBytes, false),
-		wake: make(chan struct{}, 1), probed: make(chan string, 1), watches: make(map[string]*watch),
-		health: history.Health{Err: errLogNotRunning},
-	}
-	l.writes.replicas, l.writes.wait = cfg.wait, min(replicaWait, cfg.timeout/2)
-	l.feed.Init(cfg.queue, l.deliver)
-	l.events.Init(1<<62, func(f func()) { f() })
+	l := new(recordLog)
+	l.init(b, prefix, cfg, logger)
+	l.what, l.space, l.channels = "history log", "h", prefix+":r:"
+	l.rehearse, l.fed = l.rehearseScripts, l.deliver
+	l.gapped = func(reason error) { l.inbox.Gap(reason) }
 	return l
 }
 
-var escaper = strings.NewReplacer("%", "%25", "}", "%7D")
-
-// key begins the keys of a topic. A Redis Cluster places keys by what is in braces: there it is the
-// same for all topics, so that one server has the whole history.
-func (l *recordLog) key(kind, topic string) string {
-	if l.cluster.Load() {
-		return "{" + l.prefix + "}:" + kind + ":" + topic
-	}
-	return l.prefix + ":" + kind + ":{" + cmp.Or(escaper.Replace(topic), "%") + "}"
+// Run is part of history.Log.
+func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
+	return l.run(ctx, func() { l.inbox = in })
 }
+
+// Watch is part of history.Log.
+func (l *recordLog) Watch(topic string, ready func(error)) { l.watch(topic, ready) }
+
+// Unwatch is part of history.Log.
+func (l *recordLog) Unwatch(topic string) { l.unwatch(topic) }
 
 // keys returns the keys of a topic for a script. The ID may be empty.
 func (l *recordLog) keys(kind, topic, id string) []string {
@@ -123,17 +74,6 @@ func (l *recordLog) keys(kind, topic, id string) []string {
 	}
 	return keys
 }
-
-// base returns the key of the base epoch.
-func (l *recordLog) base() string {
-	if l.cluster.Load() {
-		return "{" + l.prefix + "}:h"
-	}
-	return l.prefix + ":h"
-}
-
-// channel returns the channel of the records of a topic.
-func (l *recordLog) channel(topic string) string { return l.prefix + ":r:" + topic }
 
 // Append is part of history.Log.
 func (l *recordLog) Append(
@@ -219,21 +159,4 @@ func (l *recordLog) Forget(ctx context.Context, topic string) error {
 		args:   []string{freshEpoch(), life, l.channel(topic)},
 	}
 	return l.wrap("forget", topic, l.writes.do(ctx, q))
-}
-
-// Health is part of history.Log.
-func (l *recordLog) Health() history.Health {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.health
-	h.Queued = l.writes.bytes()
-	return h
-}
-
-// wrap adds what failed to an error.
-func (l *recordLog) wrap(what, topic string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("redisengine: %s %q: %w", what, topic, broker.Redact(err, l.cfg.secrets))
 }

@@ -25,7 +25,7 @@ var (
 type fed struct{ topic, data string }
 
 // receive handles a message of a subscribed channel. It does not block.
-func (l *recordLog) receive(m rueidis.PubSubMessage) {
+func (l *remote) receive(m rueidis.PubSubMessage) {
 	if m.Channel == l.probeChannel() {
 		select {
 		case <-l.probed:
@@ -47,7 +47,7 @@ func (l *recordLog) receive(m rueidis.PubSubMessage) {
 }
 
 // reportMissed reports a gap that did not fit before, in case nothing more is received.
-func (l *recordLog) reportMissed() {
+func (l *remote) reportMissed() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.enqueueMissed()
@@ -55,7 +55,7 @@ func (l *recordLog) reportMissed() {
 
 // enqueueMissed reports that the node did not keep up, once half of the feed's queue is free. So a
 // slow node reports a gap now and then, and not one for each record. The caller must hold mu.
-func (l *recordLog) enqueueMissed() {
+func (l *remote) enqueueMissed() {
 	if l.missed != nil && l.feed.Used() <= l.cfg.queue/2 {
 		l.enqueueGap(l.missed)
 		l.missed = nil
@@ -63,53 +63,58 @@ func (l *recordLog) enqueueMissed() {
 }
 
 // gap reports that records may have been missed.
-func (l *recordLog) gap(reason error) {
+func (l *remote) gap(reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.enqueueGap(reason)
 }
 
-func (l *recordLog) enqueueGap(reason error) {
+func (l *remote) enqueueGap(reason error) {
 	l.health.Gaps++
-	_ = l.events.Enqueue(func() { l.inbox.Gap(reason) }, 0)
+	_ = l.events.Enqueue(func() { l.gapped(reason) }, 0)
 }
 
-// deliver is the function of the feed's mailbox.
-func (l *recordLog) deliver(f fed) {
+// deliverFed is the function of the feed's mailbox.
+func (l *remote) deliverFed(f fed) {
 	l.mu.Lock()
 	watched := l.watches[f.topic] != nil
 	l.mu.Unlock()
-	switch {
-	case !watched:
-	case f.data == "":
-		l.inbox.Forgotten(f.topic)
-	default:
-		r, err := parseFed(f.data)
-		if err != nil {
-			l.malformed(err)
-			return
-		}
-		l.inbox.Record(f.topic, r)
+	if watched {
+		l.fed(f)
 	}
 	l.reportMissed()
 }
 
+// deliver feeds a record.
+func (l *recordLog) deliver(f fed) {
+	if f.data == "" {
+		l.inbox.Forgotten(f.topic)
+		return
+	}
+	r, err := parseFed(f.data)
+	if err != nil {
+		l.malformed(err)
+		return
+	}
+	l.inbox.Record(f.topic, r)
+}
+
 // malformed logs, once, that something else than a record was received.
-func (l *recordLog) malformed(reason error) {
+func (l *remote) malformed(reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.skipped {
 		l.skipped = true
-		l.log.Warn().Err(reason).Msg("malformed record from Redis skipped; further ones are not logged")
+		l.log.Warn().Err(reason).Msg("malformed message from Redis skipped; further ones are not logged")
 	}
 }
 
 // probeChannel is a channel of this node, by which it tests the feed.
-func (l *recordLog) probeChannel() string { return l.prefix + ":p:" + l.id }
+func (l *remote) probeChannel() string { return l.prefix + ":p:" + l.id }
 
 // probe publishes on the connection for appends, and waits until the feed has delivered it. So both
 // are connected to the same server, and the feed works.
-func (l *recordLog) probe(ctx context.Context, c *logConn) error {
+func (l *remote) probe(ctx context.Context, c *logConn) error {
 	probe := uuid.NewString()
 	publish := c.appends.B().Publish().Channel(l.probeChannel()).Message(probe).Build()
 	if err := l.do(ctx, c.appends, publish); err != nil {
@@ -134,7 +139,7 @@ func (l *recordLog) probe(ctx context.Context, c *logConn) error {
 }
 
 // check returns an error unless the server is a primary that evicts nothing.
-func (l *recordLog) check(ctx context.Context, c *logConn) error {
+func (l *remote) check(ctx context.Context, c *logConn) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	b := c.client.B
@@ -181,9 +186,9 @@ func (l *recordLog) check(ctx context.Context, c *logConn) error {
 	return nil
 }
 
-// rehearse runs all scripts on a topic of its own, whose keys expire soon. So missing
+// rehearseScripts runs all scripts on a topic of its own, whose keys expire soon. So missing
 // permissions are an error of the connection, and not of an append that is half done.
-func (l *recordLog) rehearse(ctx context.Context, c *logConn) error {
+func (l *recordLog) rehearseScripts(ctx context.Context, c *logConn) error {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.timeout)
 	defer cancel()
 	keys := l.keys("c", l.id, "")

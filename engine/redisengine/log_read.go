@@ -30,8 +30,8 @@ const (
 // beginning is the tag of a beginning.
 const beginning = "0000"
 
-// state is what the read script returns about a topic.
-type state struct {
+// topicState is what the read script returns about a topic.
+type topicState struct {
 	base   string // empty if there is no base epoch
 	now    int64  // Unix milliseconds
 	top    history.Position
@@ -46,7 +46,7 @@ type state struct {
 func origin(now int64) uint64 { return uint64(max(0, (now/1000-hoursFrom)/3600)) * hour }
 
 // fetch runs the read script.
-func (l *recordLog) fetch(ctx context.Context, topic, command, from, to string, limit int) (s state, err error) {
+func (l *recordLog) fetch(ctx context.Context, topic, command, from, to string, limit int) (s topicState, err error) {
 	q := &request{
 		script: readScript,
 		keys:   func() []string { return l.keys("h", topic, "") },
@@ -62,7 +62,7 @@ func (l *recordLog) fetch(ctx context.Context, topic, command, from, to string, 
 	return s, nil
 }
 
-func parseState(answer rueidis.RedisResult) (s state, err error) {
+func parseState(answer rueidis.RedisResult) (s topicState, err error) {
 	items, err := answer.ToArray()
 	if err != nil {
 		return s, err
@@ -129,10 +129,10 @@ func parsePosition(epoch, offset, tag string) (p history.Position, err error) {
 }
 
 // count returns the number of records that were read.
-func (s *state) count() int { return len(s.stored) / 3 }
+func (s *topicState) count() int { return len(s.stored) / 3 }
 
 // record returns a record that was read.
-func (s *state) record(i int) (r history.Record, err error) {
+func (s *topicState) record(i int) (r history.Record, err error) {
 	id, head, data := s.stored[3*i], s.stored[3*i+1], s.stored[3*i+2]
 	offset, ok := cutID(id)
 	if !ok {
@@ -151,10 +151,10 @@ func cutID(id string) (offset string, ok bool) {
 }
 
 // expired reports whether a record is older than it may be.
-func (s *state) expired(r *history.Record) bool { return r.Time.UnixMilli() <= s.now-s.age }
+func (s *topicState) expired(r *history.Record) bool { return r.Time.UnixMilli() <= s.now-s.age }
 
 // begin returns the beginning of the topic.
-func (s *state) begin() history.Position {
+func (s *topicState) begin() history.Position {
 	p, _ := history.NewPosition(s.top.Epoch(), s.first, beginning) // its parts were validated
 	return p
 }
@@ -162,7 +162,7 @@ func (s *state) begin() history.Position {
 // isBegin reports whether p is the beginning of the topic. As long as a topic has no meta, its
 // beginning changes every hour. An earlier one is equivalent unless there may have been records in
 // between, whose meta has expired.
-func (s *state) isBegin(p history.Position) bool {
+func (s *topicState) isBegin(p history.Position) bool {
 	if p == s.begin() {
 		return true
 	}
@@ -173,7 +173,7 @@ func (s *state) isBegin(p history.Position) bool {
 
 // check returns the error about a position that can be seen without the records. If the position is
 // an equivalent of the beginning, the result is the beginning.
-func (s *state) check(p history.Position) (history.Position, error) {
+func (s *topicState) check(p history.Position) (history.Position, error) {
 	switch {
 	case s.base == "" && !s.known, s.stream && !s.known, p.Epoch() != s.top.Epoch():
 		return p, history.ErrEpoch
@@ -205,7 +205,7 @@ func (l *recordLog) Read(ctx context.Context, topic string, after history.Positi
 }
 
 // after decides whether a position can be continued.
-func (s *state) after(p history.Position) (history.Batch, error) {
+func (s *topicState) after(p history.Position) (history.Batch, error) {
 	as, err := s.check(p)
 	if err != nil {
 		return history.Batch{}, err
@@ -260,7 +260,7 @@ func (l *recordLog) Before(
 }
 
 // before returns the records before a position. The newest record was read first.
-func (s *state) before(p history.Position, limit int) (history.Batch, error) {
+func (s *topicState) before(p history.Position, limit int) (history.Batch, error) {
 	b := history.Batch{After: s.top, Top: s.top}
 	if !p.IsZero() {
 		as, err := s.check(p)
@@ -302,10 +302,4 @@ func (s *state) before(p history.Position, limit int) (history.Batch, error) {
 		b.After = b.Records[0].Prev
 	}
 	return b, nil
-}
-
-// makeBase makes the base epoch, if there is none.
-func (l *recordLog) makeBase(ctx context.Context) error {
-	base := func() []string { return []string{l.base()} }
-	return l.reads.do(ctx, &request{commands: []command{{"SET", base, []string{freshEpoch(), "NX"}}}})
 }

@@ -23,16 +23,17 @@ const (
 	grace = time.Second
 )
 
-var errRunTwice = errors.New("redisengine: run the log: run was called before")
+var errRunTwice = errors.New("redisengine: run was called before")
 
-// Run is part of history.Log.
-func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
+// run connects, and reconnects when the connection is lost, until ctx ends. It calls begin first.
+func (l *remote) run(ctx context.Context, begin func()) error {
 	l.mu.Lock()
 	if l.began {
 		l.mu.Unlock()
 		return errRunTwice
 	}
-	l.began, l.inbox = true, in
+	l.began = true
+	begin()
 	l.health.Err = errNoConnection
 	l.mu.Unlock()
 	l.writes.setOpen(true)
@@ -54,7 +55,7 @@ func (l *recordLog) Run(ctx context.Context, in history.Inbox) error {
 var errNoConnection = fmt.Errorf("%w: not connected yet", history.ErrUnavailable)
 
 // setHealth records whether the server answers, and if not, the reason.
-func (l *recordLog) setHealth(connected bool, reason error) {
+func (l *remote) setHealth(connected bool, reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.health.Connected != connected {
@@ -64,12 +65,12 @@ func (l *recordLog) setHealth(connected bool, reason error) {
 }
 
 // disconnected records why there is no connection, and reports it to the watches and the logger.
-func (l *recordLog) disconnected(reason error, warn bool) {
+func (l *remote) disconnected(reason error, warn bool) {
 	level := zerolog.DebugLevel
 	if warn {
 		level = zerolog.WarnLevel
 	}
-	l.log.WithLevel(level).Err(reason).Msg("history log unavailable")
+	l.log.WithLevel(level).Err(reason).Msg(l.what + " unavailable")
 	reason = fmt.Errorf("%w: %w", history.ErrUnavailable, reason)
 	l.setHealth(false, reason)
 	l.mu.Lock()
@@ -99,7 +100,7 @@ func (c *logConn) Close() {
 
 // session makes one connection and uses it until it ends. It reports whether the server was usable,
 // and why the connection ended.
-func (l *recordLog) session(ctx context.Context) (connected bool, err error) {
+func (l *remote) session(ctx context.Context) (connected bool, err error) {
 	c := &logConn{conn: &conn{backend: l.backend, strict: true}}
 	if err := c.open(ctx, l.receive); err != nil {
 		return false, err
@@ -131,7 +132,7 @@ func (l *recordLog) session(ctx context.Context) (connected bool, err error) {
 
 // begin prepares a connection: it checks the server and the permissions, and subscribes to the
 // watched topics. It returns their watches.
-func (l *recordLog) begin(ctx context.Context, c *logConn) (ready []*watch, err error) {
+func (l *remote) begin(ctx context.Context, c *logConn) (ready []*watch, err error) {
 	if err := l.check(ctx, c); err != nil {
 		return nil, err
 	}
@@ -162,10 +163,10 @@ func (l *recordLog) begin(ctx context.Context, c *logConn) (ready []*watch, err 
 }
 
 // begun reports that a connection is usable, and that the feed of topics has begun.
-func (l *recordLog) begun(ready []*watch) {
+func (l *remote) begun(ready []*watch) {
 	before := l.Health().Err
 	l.setHealth(true, nil)
-	l.log.Info().Msg("history log connected")
+	l.log.Info().Msg(l.what + " connected")
 	if l.connected {
 		l.gap(fmt.Errorf("the connection was lost: %w", before))
 	}
@@ -174,7 +175,7 @@ func (l *recordLog) begun(ready []*watch) {
 }
 
 // serve uses a connection until ctx ends or the connection fails.
-func (l *recordLog) serve(ctx, sending context.Context, c *logConn) error {
+func (l *remote) serve(ctx, sending context.Context, c *logConn) error {
 	serving, stop := context.WithCancelCause(ctx)
 	var lanes sync.WaitGroup
 	for lane, to := range map[*lane]link{
@@ -183,7 +184,7 @@ func (l *recordLog) serve(ctx, sending context.Context, c *logConn) error {
 	} {
 		lanes.Go(func() { stop(lane.serve(serving, sending, to)) })
 	}
-	err := l.watch(serving, c)
+	err := l.follow(serving, c)
 	stop(err)
 	err = cmp.Or(context.Cause(serving), err)
 	if ctx.Err() == nil && !errors.Is(err, errReplica) {
@@ -193,8 +194,8 @@ func (l *recordLog) serve(ctx, sending context.Context, c *logConn) error {
 	return err
 }
 
-// watch sends subscriptions and checks the server, until ctx ends or the connection fails.
-func (l *recordLog) watch(ctx context.Context, c *logConn) error {
+// follow sends subscriptions and checks the server, until ctx ends or the connection fails.
+func (l *remote) follow(ctx context.Context, c *logConn) error {
 	timer := time.NewTimer(l.cfg.ping)
 	defer timer.Stop()
 	for {
@@ -227,7 +228,7 @@ func (l *recordLog) watch(ctx context.Context, c *logConn) error {
 
 // changeTopics subscribes to topics that are watched now, and unsubscribes from those that are not
 // anymore. It returns the watches that have begun. It reports more if there were too many at once.
-func (l *recordLog) changeTopics(ctx context.Context, c *logConn) (ready []*watch, more bool, err error) {
+func (l *remote) changeTopics(ctx context.Context, c *logConn) (ready []*watch, more bool, err error) {
 	var begin, end []string
 	l.mu.Lock()
 	for topic := range l.pending {
@@ -254,7 +255,7 @@ func (l *recordLog) changeTopics(ctx context.Context, c *logConn) (ready []*watc
 }
 
 // do sends commands in one pipeline. It returns the first error.
-func (l *recordLog) do(ctx context.Context, redis rueidis.DedicatedClient, commands ...rueidis.Completed) error {
+func (l *remote) do(ctx context.Context, redis rueidis.DedicatedClient, commands ...rueidis.Completed) error {
 	if len(commands) == 0 {
 		return nil
 	}
@@ -269,15 +270,15 @@ func (l *recordLog) do(ctx context.Context, redis rueidis.DedicatedClient, comma
 }
 
 // late returns err, or that the server did not answer in time if that is the cause.
-func (l *recordLog) late(ctx context.Context, err error) error {
+func (l *remote) late(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return fmt.Errorf("the server did not answer within %v", l.cfg.timeout)
 	}
 	return err
 }
 
-// Watch is part of history.Log.
-func (l *recordLog) Watch(topic string, ready func(error)) {
+// watch begins the feed of a topic.
+func (l *remote) watch(topic string, ready func(error)) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := &watch{topic: topic, ready: ready}
@@ -288,8 +289,8 @@ func (l *recordLog) Watch(topic string, ready func(error)) {
 	}
 }
 
-// Unwatch is part of history.Log.
-func (l *recordLog) Unwatch(topic string) {
+// unwatch ends the feed of a topic.
+func (l *remote) unwatch(topic string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	delete(l.watches, topic)
@@ -298,7 +299,7 @@ func (l *recordLog) Unwatch(topic string) {
 
 // changed schedules the subscription of a topic, or its end. While not connected, it returns false.
 // The caller must hold mu.
-func (l *recordLog) changed(topic string) bool {
+func (l *remote) changed(topic string) bool {
 	if l.pending == nil {
 		return false
 	}
@@ -311,7 +312,7 @@ func (l *recordLog) changed(topic string) bool {
 }
 
 // notify reports that the feed of topics has begun.
-func (l *recordLog) notify(watches []*watch) {
+func (l *remote) notify(watches []*watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, w := range watches {
@@ -321,7 +322,7 @@ func (l *recordLog) notify(watches []*watch) {
 }
 
 // enqueueReady lets ready be called, unless the watch has ended by then. The caller must hold mu.
-func (l *recordLog) enqueueReady(w *watch, reason error) {
+func (l *remote) enqueueReady(w *watch, reason error) {
 	_ = l.events.Enqueue(func() {
 		l.mu.Lock()
 		current := l.watches[w.topic] == w

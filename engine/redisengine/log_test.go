@@ -305,7 +305,7 @@ func documentedUsers(t *testing.T) (users [][]string) {
 			users = append(users, strings.Fields(rest))
 		}
 	}
-	if len(users) != 4 {
+	if len(users) != 6 {
 		t.Fatalf("the documentation contains the users %q", users)
 	}
 	return users
@@ -427,10 +427,10 @@ func TestIDOfLostRecord(t *testing.T) {
 	}
 }
 
-// In a Redis Cluster, one server has the whole history. The log finds it, and its replica after a
-// failover.
-func TestHistoryInCluster(t *testing.T) {
-	t.Parallel()
+// newCluster starts a Redis Cluster of three servers with the documented users. One has the slot of
+// the keys of an engine, replica is its replica, and other has the other slots.
+func newCluster(t *testing.T) (other, replica *testServer) {
+	t.Helper()
 	var nodes []*testServer
 	for range 3 {
 		_, bus := freePort(t)
@@ -445,7 +445,8 @@ func TestHistoryInCluster(t *testing.T) {
 			})
 		}
 	}
-	other, owner, replica := nodes[0], nodes[1], nodes[2]
+	owner := nodes[1]
+	other, replica = nodes[0], nodes[2]
 	slot, err := strconv.Atoi(owner.do(t, "CLUSTER", "KEYSLOT", "{bennu}:h"))
 	if err != nil {
 		t.Fatal(err)
@@ -467,6 +468,14 @@ func TestHistoryInCluster(t *testing.T) {
 			e.do(t, append([]string{"ACL", "SETUSER"}, line...)...)
 		}
 	}
+	return other, replica
+}
+
+// In a Redis Cluster, one server has the whole history. The log finds it, and its replica after a
+// failover.
+func TestHistoryInCluster(t *testing.T) {
+	t.Parallel()
+	other, replica := newCluster(t)
 	n := startLog(t, quick(redisengine.Config{Options: rueidis.ClientOption{
 		InitAddress: []string{other.addr, replica.addr}, Username: "bennu", Password: "secret",
 	}}))
@@ -495,6 +504,7 @@ func TestHistoryInCluster(t *testing.T) {
 	})
 	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
 	var r history.Record
+	var err error
 	n.until("appended", func() bool {
 		r, err = n.add("t", "after")
 		return err == nil

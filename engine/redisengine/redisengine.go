@@ -58,6 +58,20 @@
 //
 //	ACL SETUSER bennu +hmget +hset +zadd +zrem +zscore +zrangebyscore +sadd +srem +scard +srandmember
 //
+// # Shared objects
+//
+// [Engine.State] keeps the objects of package state. An object has the keys bennu:o:{<object>}:m,
+// :i, :k, :r, :x, :w and :o; bennu:o and bennu:o:due belong to all. In a Redis Cluster they are
+// {bennu}:o:…, on one server. Each write is one Lua script, at the time of Redis, which also
+// publishes the change on the channel bennu:s:<object>. What was said of the history about eviction,
+// crashes, failovers and Config.Wait is true of objects, too: a client that has received a write
+// that was lost is not continued, and receives the whole object.
+//
+// Objects need these permissions, in addition to those of the adapter and the history:
+//
+//	ACL SETUSER bennu +hget +hset +hdel +unlink +zadd +zrem +zrange +zrangebylex +zrevrangebylex
+//	ACL SETUSER bennu +zrangebyscore +zremrangebyrank +rpush +lpop +llen +lindex
+//
 // # Trust
 //
 // Everyone who may use the prefix at Redis is trusted: they can read and forge every broadcast. Use
@@ -163,9 +177,10 @@ type Config struct {
 
 // Engine connects a node to Redis. It needs no cleanup: see the package documentation.
 type Engine struct {
-	broker *broker.Broker
-	log    *recordLog
-	wills  *wills
+	broker  *broker.Broker
+	log     *recordLog
+	wills   *wills
+	objects *objects
 }
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
@@ -201,8 +216,9 @@ func New(cfg Config) (*Engine, error) {
 			Package: "redisengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
 			Echo: true, Secrets: secrets, Logger: cfg.Logger,
 		}),
-		log:   newRecordLog(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
-		wills: newWills(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
+		log:     newRecordLog(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
+		wills:   newWills(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
+		objects: newObjects(newBackend(prefix, timeout, cfg.Queue, opts), prefix, more, logger),
 	}, nil
 }
 

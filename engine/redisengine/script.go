@@ -39,6 +39,21 @@ var (
 	//go:embed lua/will_drop.lua
 	willDropSource string
 
+	//go:embed lua/state_begin.lua
+	stateBeginSource string
+	//go:embed lua/state_apply.lua
+	stateApplySource string
+	//go:embed lua/state_read.lua
+	stateReadSource string
+	//go:embed lua/state_changes.lua
+	stateChangesSource string
+	//go:embed lua/state_expire.lua
+	stateExpireSource string
+	//go:embed lua/state_remove.lua
+	stateRemoveSource string
+	//go:embed lua/state_due.lua
+	stateDueSource string
+
 	appendScript = newScript(appendSource)
 	readScript   = newScript(readSource)
 	touchScript  = newScript(touchSource)
@@ -51,6 +66,15 @@ var (
 	willLeaseScript  = newWillScript(willLeaseSource)
 	willEndedScript  = newWillScript(willEndedSource)
 	willDropScript   = newWillScript(willDropSource)
+)
+
+var (
+	stateApplyScript   = scriptOf(stateBeginSource + stateApplySource)
+	stateReadScript    = scriptOf(stateBeginSource + stateReadSource)
+	stateChangesScript = scriptOf(stateBeginSource + stateChangesSource)
+	stateExpireScript  = scriptOf(stateBeginSource + stateExpireSource)
+	stateRemoveScript  = scriptOf(stateBeginSource + stateRemoveSource)
+	stateDueScript     = scriptOf(stateDueSource)
 )
 
 // script is a Lua script.

@@ -81,6 +81,8 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"remove", remove},
 		{"feed", feeds},
 		{"watch, then read", watchThenRead},
+		{"one order of writes", linear},
+		{"a number counted", counted},
 		{"health and run", run},
 		{"restart", restart},
 		{"rollback", rollback},

@@ -1,0 +1,455 @@
+//go:build unix
+
+package redisengine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/redis/rueidis"
+	"github.com/rs/zerolog"
+
+	"bennu.example/engine/internal/broker/brokertest"
+	"bennu.example/engine/redisengine"
+	"bennu.example/history"
+	"bennu.example/state"
+	"bennu.example/state/statetest"
+)
+
+func newStore(t testing.TB, cfg redisengine.Config) state.Store {
+	t.Helper()
+	e, err := redisengine.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e.State()
+}
+
+// rollbackObject removes the newest n revisions of an object, as a failover to a replica without
+// them does. The items that they put are lost.
+func (e *testServer) rollbackObject(t testing.TB, object string, n int) {
+	const script = `
+		local members = redis.call('ZREVRANGE', KEYS[1] .. ':r', 0, ARGV[1])
+		local rev, tag = string.match(table.remove(members), '^(%d+) (%w+)')
+		for _, member in ipairs(members) do
+			local key = string.match(member, '^%d+ %w+ %d+ %S (.*)')
+			redis.call('ZREM', KEYS[1] .. ':r', member)
+			redis.call('ZREM', KEYS[1] .. ':k', key)
+			redis.call('HDEL', KEYS[1] .. ':i', key)
+		end
+		local meta = redis.call('GET', KEYS[1] .. ':m')
+		redis.call('SET', KEYS[1] .. ':m', (string.gsub(meta, '^(%w+) %d+ %w+', '%1 ' .. rev .. ' ' .. tag)))
+		return 1`
+	e.do(t, "EVAL", script, "1", "bennu:o:{"+object+"}", strconv.Itoa(n))
+}
+
+func TestStateSuite(t *testing.T) {
+	statetest.Run(t, func(t *testing.T) statetest.Engine {
+		e := newDurable(t)
+		open := func(testing.TB) state.Store {
+			return newStore(t, quick(redisengine.Config{URL: "redis://" + e.addr, Queue: brokertest.Queue}))
+		}
+		return statetest.Engine{
+			Store: open(t), Node: open,
+			Restart: func(testing.TB) state.Store {
+				e.stop()
+				e.start(t)
+				return open(t)
+			},
+			Rollback: e.rollbackObject,
+			Freeze: func(testing.TB) func() {
+				e.signal(syscall.SIGSTOP)()
+				return e.signal(syscall.SIGCONT)
+			},
+			Durable: true,
+		}
+	})
+}
+
+// stateNode is a store that runs until the test ends, and what it has fed.
+type stateNode struct {
+	state.Store
+	t    testing.TB
+	stop func()
+
+	mu        sync.Mutex
+	changes   []state.Change
+	uncertain int
+}
+
+// runStore runs a store. It does not wait for the connection.
+func runStore(t testing.TB, cfg redisengine.Config) *stateNode {
+	t.Helper()
+	n := &stateNode{t: t, Store: newStore(t, cfg)}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	in := state.Inbox{Change: func(c state.Change) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.changes = append(n.changes, c)
+	}, Uncertain: func(error) {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.uncertain++
+	}}
+	go func() { done <- n.Run(ctx, in) }()
+	n.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(n.stop)
+	return n
+}
+
+func startStore(t testing.TB, cfg redisengine.Config) *stateNode {
+	t.Helper()
+	n := runStore(t, cfg)
+	n.until("connected", func() bool { return n.Health().Connected })
+	return n
+}
+
+func (n *stateNode) until(what string, ok func() bool) {
+	n.t.Helper()
+	brokertest.WaitUntil(n.t, what, ok)
+}
+
+// fed reports whether the node was fed a change up to a position.
+func (n *stateNode) fed(p history.Position) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return slices.ContainsFunc(n.changes, func(c state.Change) bool { return c.Position == p })
+}
+
+func putOp(key, value string) state.Op { return state.Op{Key: key, Value: []byte(value)} }
+
+func (n *stateNode) apply(object string, ops ...state.Op) state.Applied {
+	n.t.Helper()
+	a, err := n.Apply(n.t.Context(), object, ops, state.Tx{})
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return a
+}
+
+// The permissions in the package documentation are sufficient for objects, and each of them is
+// needed.
+func TestStatePermissions(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	lines := documentedUsers(t)
+	for _, line := range slices.Concat(lines[:3], lines[4:]) { // those of wills are not needed
+		e.do(t, append([]string{"ACL", "SETUSER"}, line...)...)
+	}
+	user := redisengine.Config{URL: "redis://bennu:secret@" + e.addr}
+	n := startStore(t, user)
+	ready := make(chan error, 10)
+	n.Watch("o", func(err error) { ready <- err })
+	if err := <-ready; err != nil {
+		t.Error(err)
+	}
+	a := n.apply("o", putOp("a", "1"))
+	n.until("fed", func() bool { return n.fed(a.Position) })
+	n.stop()
+	for _, permission := range slices.Concat(lines[4:]...) {
+		name, ok := strings.CutPrefix(permission, "+")
+		if !ok {
+			continue
+		}
+		e.do(t, "ACL", "SETUSER", "bennu", "-"+name)
+		cfg := user
+		cfg.Logger = new(zerolog.Nop())
+		n := runStore(t, cfg)
+		n.until("refused without "+name, func() bool {
+			err := n.Health().Err
+			return err != nil && (strings.Contains(err.Error(), "permission") || strings.Contains(err.Error(), "can't run"))
+		})
+		n.stop()
+		e.do(t, "ACL", "SETUSER", "bennu", "+"+name)
+	}
+	brokertest.WaitUntil(t, "nothing left of rehearsals", func() bool {
+		return e.do(t, "KEYS", "bennu:oc:*") == "[]" && e.do(t, "KEYS", "bennu:od:*") == "[]"
+	})
+}
+
+// Nothing of an object is left at Redis after it was removed or has expired.
+func TestNothingOfObjectsIsLeft(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startStore(t, redisengine.Config{URL: "redis://" + e.addr})
+	hour, soon := time.Hour, time.Millisecond
+	for _, object := range []string{"removed", "expired"} {
+		life := time.Hour
+		if object == "expired" {
+			life = 50 * time.Millisecond
+		}
+		for i := range 10 {
+			_, err := n.Apply(t.Context(), object, []state.Op{
+				{Key: fmt.Sprint("a", i), Value: []byte("1"), TTL: &hour}, {Key: fmt.Sprint("b", i), Value: []byte("1"), TTL: &soon},
+				{Key: fmt.Sprint("a", i-1), Delete: true},
+			}, state.Tx{ID: fmt.Sprint(i), TTL: life})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := n.Remove(t.Context(), "removed"); err != nil {
+		t.Fatal(err)
+	}
+	n.until("nothing left", func() bool {
+		if _, err := n.Expire(t.Context(), 1000); err != nil {
+			t.Fatal(err)
+		}
+		return e.do(t, "KEYS", "*") == "[bennu:o]"
+	})
+}
+
+// An object remembers a bounded number of IDs, revisions and deletions.
+func TestObjectsAreBounded(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startStore(t, redisengine.Config{URL: "redis://" + e.addr})
+	write := func(i int) state.Applied {
+		t.Helper()
+		ops := []state.Op{putOp(fmt.Sprint("k", i), "1"), {Key: fmt.Sprint("k", i-1), Delete: true}}
+		a, err := n.Apply(t.Context(), "o", ops, state.Tx{ID: fmt.Sprint(i), Limits: state.Limits{Changes: 50}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	for i := range 1100 {
+		write(i)
+	}
+	if a := write(1099); !a.Repeated {
+		t.Error("a new ID is not remembered")
+	}
+	for command, want := range map[string]string{
+		"HLEN bennu:o:{o}:w": "1000", "LLEN bennu:o:{o}:o": "1000", "ZCARD bennu:o:{o}:r": "50",
+		"ZCARD bennu:o:{o}:k": "1", "HLEN bennu:o:{o}:i": "26",
+	} {
+		if got := e.do(t, strings.Fields(command)...); got != want {
+			t.Errorf("%s is %s, want %s", command, got, want)
+		}
+	}
+	if a := write(0); a.Repeated {
+		t.Error("the oldest ID is remembered")
+	}
+}
+
+// In a Redis Cluster, one server has all objects. The store finds it, and its replica after a
+// failover.
+func TestStateInCluster(t *testing.T) {
+	t.Parallel()
+	other, replica := newCluster(t)
+	n := startStore(t, quick(redisengine.Config{Options: rueidis.ClientOption{
+		InitAddress: []string{other.addr, replica.addr}, Username: "bennu", Password: "secret",
+	}}))
+	var last state.Applied
+	for _, object := range []string{"o", "p", "}{", ""} {
+		n.Watch(object, func(error) {})
+		a := n.apply(object, putOp("a", "1"))
+		n.until("watched", func() bool {
+			last = n.apply(object, putOp("a", "2"))
+			return n.fed(last.Position)
+		})
+		p, err := n.Changes(t.Context(), object, a.Position, state.Range{}, 10)
+		if err != nil || p.Position != last.Position || len(p.Items) != 1 {
+			t.Errorf("%+v, %v", p, err)
+		}
+	}
+	if tops, err := n.Tops(t.Context(), []string{"o", "p", "q"}); err != nil || len(tops) != 3 || tops[2].Offset() != 0 {
+		t.Errorf("tops: %v, %v", tops, err)
+	}
+	brokertest.WaitUntil(t, "replicated", func() bool {
+		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
+	})
+	brokertest.WaitUntil(t, "failing over", func() bool {
+		_, err := replica.try("CLUSTER", "FAILOVER")
+		return err == nil
+	})
+	n.until("written, and fed", func() bool {
+		a, err := n.Apply(t.Context(), "", []state.Op{putOp("a", "3")}, state.Tx{})
+		return err == nil && n.fed(a.Position)
+	})
+	p, err := n.Changes(t.Context(), "", last.Position, state.Range{}, 10)
+	if err != nil || len(p.Items) != 1 || string(p.Items[0].Value) != "3" {
+		t.Errorf("%+v, %v", p, err)
+	}
+}
+
+// A replica that does not have the newest writes is promoted. Positions at the lost writes are not
+// continued, also when as much was written again.
+func TestReplicaWithoutWritesIsPromoted(t *testing.T) {
+	t.Parallel()
+	primary := newServer(t)
+	link := brokertest.NewProxy(t, primary.addr) // between the servers
+	replica := newReplica(t, &testServer{addr: link.Addr})
+	n := startStore(t, quick(redisengine.Config{URL: "redis://" + primary.addr}))
+	kept := n.apply("o", putOp("a", "1")).Position
+	brokertest.WaitUntil(t, "replicated", func() bool { return replica.do(t, "HLEN", "bennu:o:{o}:i") == "1" })
+	link.Stall()
+	lost := []history.Position{
+		n.apply("o", putOp("a", "2")).Position, n.apply("o", putOp("b", "2")).Position,
+	}
+	born := n.apply("born", putOp("a", "1")).Position
+	primary.stop()
+	link.Cut()
+	replica.do(t, "REPLICAOF", "NO", "ONE")
+	other := startStore(t, quick(redisengine.Config{URL: "redis://" + replica.addr}))
+	check := func(want error) {
+		t.Helper()
+		for _, p := range lost {
+			if _, err := other.Changes(t.Context(), "o", p, state.Range{}, 10); !errors.Is(err, want) {
+				t.Errorf("since %s: %v, want %v", p, err, want)
+			}
+		}
+		if _, err := other.Changes(t.Context(), "born", born, state.Range{}, 10); !errors.Is(err, history.ErrEpoch) {
+			t.Errorf("since %s: %v", born, err)
+		}
+	}
+	check(history.ErrAhead)
+	for range 5 {
+		other.apply("o", putOp("a", "3"))
+		other.apply("born", putOp("a", "3"))
+	}
+	check(history.ErrTag)
+	if p, err := other.Changes(t.Context(), "o", kept, state.Range{}, 10); err != nil || len(p.Items) != 1 {
+		t.Errorf("since %s: %+v, %v", kept, p, err)
+	}
+}
+
+// Nodes increment a number, while Redis is killed, frozen and cut off. Each write is repeated with
+// its ID until its outcome is known, so the number is exactly the sum.
+func TestWritesUnderFaults(t *testing.T) {
+	t.Parallel()
+	e := newDurable(t)
+	proxy := brokertest.NewProxy(t, e.addr)
+	cfg := quick(redisengine.Config{URL: "redis://" + proxy.Addr, Logger: new(zerolog.Nop())})
+	quit := make(chan struct{})
+	var total atomic.Int64
+	var writers sync.WaitGroup
+	var nodes []*stateNode
+	for w := range 4 {
+		n := startStore(t, cfg)
+		n.Watch("o", func(error) {})
+		nodes = append(nodes, n)
+		writers.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-quit:
+					return
+				default:
+				}
+				if incrementOnce(t, n, fmt.Sprint(w, " ", i)) {
+					total.Add(1)
+				}
+			}
+		})
+	}
+	progress := func() {
+		t.Helper()
+		before := total.Load()
+		brokertest.WaitUntil(t, "in progress", func() bool { return total.Load() > before+50 })
+	}
+	for range 2 {
+		progress()
+		proxy.Cut()
+		progress()
+		e.signal(syscall.SIGSTOP)()
+		time.Sleep(rand.N(2 * time.Second)) // shorter and longer than the timeout of writes
+		e.signal(syscall.SIGCONT)()
+		progress()
+		e.stop()
+		e.start(t)
+	}
+	progress()
+	close(quit)
+	writers.Wait()
+	p, err := nodes[0].Read(t.Context(), "o", state.Range{}, "", 10)
+	if err != nil || len(p.Items) != 1 || string(p.Items[0].Value) != fmt.Sprint(total.Load()) {
+		t.Fatalf("%+v, %v, want the value %d", p, err, total.Load())
+	}
+	for _, n := range nodes {
+		n.mu.Lock()
+		prev := make(map[history.Position]history.Position)
+		for _, c := range n.changes {
+			if other, ok := prev[c.Prev]; ok && other != c.Position {
+				t.Errorf("both %s and %s follow %s", other, c.Position, c.Prev)
+			}
+			prev[c.Prev] = c.Position
+		}
+		if n.uncertain == 0 {
+			t.Error("nothing was reported as uncertain")
+		}
+		n.mu.Unlock()
+	}
+}
+
+// incrementOnce increments a number if nobody is faster. It returns when the outcome is known.
+func incrementOnce(t *testing.T, n *stateNode, id string) (done bool) {
+	try := func(f func(ctx context.Context) error) error {
+		for {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			err := f(ctx)
+			cancel()
+			if !errors.Is(err, history.ErrUnavailable) || t.Context().Err() != nil {
+				return err
+			}
+		}
+	}
+	value, rev := 0, uint64(0)
+	err := try(func(ctx context.Context) error {
+		p, err := n.Read(ctx, "o", state.Range{}, "", 1)
+		if err != nil || len(p.Items) == 0 {
+			return err
+		}
+		rev = p.Items[0].Rev
+		value, err = strconv.Atoi(string(p.Items[0].Value))
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+		return false
+	}
+	ops := []state.Op{{Key: "n", Value: []byte(strconv.Itoa(value + 1)), If: &rev}}
+	err = try(func(ctx context.Context) error {
+		_, err := n.Apply(ctx, "o", ops, state.Tx{ID: id})
+		return err
+	})
+	var conflict *state.ConflictError
+	if err != nil && !errors.As(err, &conflict) {
+		t.Error(err)
+	}
+	return err == nil
+}
+
+// Malformed messages are skipped.
+func TestMalformedChangesAreSkipped(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	n := startStore(t, redisengine.Config{URL: "redis://" + e.addr, Logger: new(zerolog.Nop())})
+	n.Watch("o", func(error) {})
+	n.until("watched", func() bool { return n.fed(n.apply("o", putOp("a", "1")).Position) })
+	for _, data := range []string{"", "x", "3:abc", "1:a1:b1:c", "9999999999999999999:", "-1:", "5:e 1 t5:e 2 t0:1:k"} {
+		e.do(t, "PUBLISH", "bennu:s:o", data)
+	}
+	a := n.apply("o", putOp("a", "2"))
+	n.until("fed", func() bool { return n.fed(a.Position) })
+}
+
+func FuzzParseChange(f *testing.F) {
+	f.Add("7:e 1 0z0z7:e 2 0z0z0:1:k0:1:20:1:01:01:w1:1")
+	f.Fuzz(func(_ *testing.T, data string) { _, _ = redisengine.ParseChange(data) })
+}
