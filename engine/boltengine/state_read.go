@@ -218,8 +218,8 @@ func (s *objects) changes(
 	return p, nil
 }
 
-// changed returns the change of a revision, unless a newer one of the item replaces it. The value is
-// not a copy.
+// changed returns the change of a revision, unless a newer one of the item replaces it. The value
+// is not a copy.
 func (r *objectsReader) changed(o *object, entry revision, rev uint64, now int64) (state.Item, bool, error) {
 	if entry.under {
 		return state.Item{Key: entry.key, Rev: rev, Deleted: state.ReasonDeleted, Under: true}, true, nil

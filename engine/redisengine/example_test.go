@@ -12,6 +12,7 @@ import (
 	"bennu.example/engine/redisengine"
 	"bennu.example/history"
 	"bennu.example/pubsub"
+	"bennu.example/state"
 )
 
 // This example needs a Redis server, so it is only compiled.
@@ -33,6 +34,28 @@ func Example() {
 	}
 
 	stop() // call it after Handler.Shutdown, which still notifies the other nodes
+	if err := <-done; err != nil {
+		fmt.Println(err)
+	}
+}
+
+// Nodes that share objects at Redis. This example needs a Redis server, so it is only compiled.
+func ExampleEngine_State() {
+	engine, err := redisengine.New(redisengine.Config{URL: os.Getenv("REDIS_URL")})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	objects := state.New(engine.State()) // whose Documents and Maps are handlers of channels
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- objects.Run(ctx) }()
+
+	// All nodes may do this at the same time: no increment is lost.
+	visits, err := state.Update(ctx, objects, "site", "visits", func(n *int) error { *n++; return nil })
+	fmt.Println(visits, err)
+
+	stop()
 	if err := <-done; err != nil {
 		fmt.Println(err)
 	}

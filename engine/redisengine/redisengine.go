@@ -63,9 +63,9 @@
 // [Engine.State] keeps the objects of package state. An object has the keys bennu:o:{<object>}:m,
 // :i, :k, :r, :x, :w and :o; bennu:o and bennu:o:due belong to all. In a Redis Cluster they are
 // {bennu}:o:…, on one server. Each write is one Lua script, at the time of Redis, which also
-// publishes the change on the channel bennu:s:<object>. What was said of the history about eviction,
-// crashes, failovers and Config.Wait is true of objects, too: a client that has received a write
-// that was lost is not continued, and receives the whole object.
+// publishes the change on the channel bennu:s:<object>. The rules of the history about eviction,
+// crashes, failovers and Config.Wait apply to objects, too: a client that has received a write that
+// was lost is not continued, and receives the whole object.
 //
 // Objects need these permissions, in addition to those of the adapter and the history:
 //
@@ -167,8 +167,9 @@ type Config struct {
 	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
 	// connected but does not answer is noticed within Ping plus Timeout.
 	Ping time.Duration
-	// Wait is the number of replicas that must have a record before History's Append returns nil. If
-	// they do not have it within 1 s, the error is history.ErrUncertain. Zero means none.
+	// Wait is the number of replicas that must have a record before History's Append returns nil, and
+	// a write before State's Apply does. If they do not have it within 1 s, the error is
+	// history.ErrUncertain, and history.ErrUnavailable of a write. Zero means none.
 	Wait int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.

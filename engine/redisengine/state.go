@@ -21,7 +21,8 @@ const (
 	maxWriteIDs = 1000
 	// tombstoneAge is how long a deletion is remembered.
 	tombstoneAge = time.Hour
-	// pageBytes are the bytes of keys and values after which a page ends, and maxPage bounds its items.
+	// pageBytes are the bytes of keys and values after which a page ends, and maxPage bounds its
+	// items.
 	pageBytes = 64 << 10
 	maxPage   = 1000
 	// expireBatch bounds the items of one change by Expire, and dueBatch the objects of one request.

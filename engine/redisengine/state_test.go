@@ -196,7 +196,8 @@ func TestNothingOfObjectsIsLeft(t *testing.T) {
 		}
 		for i := range 10 {
 			_, err := n.Apply(t.Context(), object, []state.Op{
-				{Key: fmt.Sprint("a", i), Value: []byte("1"), TTL: &hour}, {Key: fmt.Sprint("b", i), Value: []byte("1"), TTL: &soon},
+				{Key: fmt.Sprint("a", i), Value: []byte("1"), TTL: &hour},
+				{Key: fmt.Sprint("b", i), Value: []byte("1"), TTL: &soon},
 				{Key: fmt.Sprint("a", i-1), Delete: true},
 			}, state.Tx{ID: fmt.Sprint(i), TTL: life})
 			if err != nil {
