@@ -109,7 +109,9 @@ func TestServerIsFrozen(t *testing.T) {
 	}
 	wg.Wait()
 	n.until("down", func() bool { return n.count("down") == 1 })
-	if outcomes["uncertain"] == 0 || outcomes["unavailable"] == 0 || outcomes["full"] != 5000-4096 {
+	// Fewer are refused for want of room if the first have their outcome before the last begin.
+	full := outcomes["full"]
+	if outcomes["uncertain"] == 0 || outcomes["unavailable"] == 0 || full == 0 || full > 5000-4096 {
 		t.Errorf("got %v", outcomes)
 	}
 	if h := n.Health(); h.Queued != 0 {
