@@ -196,3 +196,21 @@ func TestClusterReplica(t *testing.T) {
 	waitReceived(t, redisengine.Config{URL: "redis://" + one.addr}, redisengine.Config{URL: "redis://" + two.addr})
 	waitReceived(t, redisengine.Config{URL: "redis://" + two.addr}, redisengine.Config{URL: "redis://" + one.addr})
 }
+
+// failOver makes a replica in a Redis Cluster the primary, when it has what the primary has.
+func failOver(t *testing.T, replica *testServer) {
+	t.Helper()
+	brokertest.WaitUntil(t, "replicated", func() bool {
+		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
+	})
+	var asked time.Time
+	brokertest.WaitUntil(t, "failed over", func() bool {
+		// A replica that did not get the votes within 5 s gives up.
+		if time.Since(asked) > 6*time.Second {
+			if _, err := replica.try("CLUSTER", "FAILOVER"); err == nil {
+				asked = time.Now()
+			}
+		}
+		return strings.Contains(replica.do(t, "INFO", "replication"), "role:master")
+	})
+}

@@ -489,19 +489,7 @@ func TestHistoryInCluster(t *testing.T) {
 		t.Errorf("tops: %v, %v", tops, err)
 	}
 	at := n.top("t")
-	brokertest.WaitUntil(t, "replicated", func() bool {
-		return strings.Contains(replica.do(t, "INFO", "replication"), "link_status:up")
-	})
-	var asked time.Time
-	brokertest.WaitUntil(t, "failed over", func() bool {
-		// A replica that did not get the votes within 5 s gives up.
-		if time.Since(asked) > 6*time.Second {
-			if _, err := replica.try("CLUSTER", "FAILOVER"); err == nil {
-				asked = time.Now()
-			}
-		}
-		return strings.Contains(replica.do(t, "INFO", "replication"), "role:master")
-	})
+	failOver(t, replica)
 	n.until("ready again", func() bool { return n.count("ready") == 8 && n.count("gap") >= 1 })
 	var r history.Record
 	var err error

@@ -4,10 +4,13 @@ package redisengine_test
 
 import (
 	"errors"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
@@ -19,9 +22,14 @@ import (
 // runWills returns the store of a node that runs until the test ends.
 func runWills(t *testing.T, addr string, keep time.Duration) will.Store {
 	t.Helper()
-	e, err := redisengine.New(redisengine.Config{
-		URL: "redis://" + addr, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: new(zerolog.Nop()),
-	})
+	return startWills(t, redisengine.Config{URL: "redis://" + addr}, keep)
+}
+
+func startWills(t *testing.T, cfg redisengine.Config, keep time.Duration) will.Store {
+	t.Helper()
+	cfg = quick(cfg)
+	cfg.Logger = new(zerolog.Nop())
+	e, err := redisengine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,6 +57,53 @@ func TestWillsPermissions(t *testing.T) {
 	if got, err := store.Claim(t.Context(), 10, time.Hour); len(got) != 1 || err != nil {
 		t.Errorf("%d wills, %v", len(got), err)
 	}
+}
+
+// A replica becomes the primary, and another one in a Redis Cluster, where the wills are on one
+// server. Users have the documented permissions.
+func TestWillsUnderFailover(t *testing.T) {
+	t.Parallel()
+	t.Run("promoted by hand", func(t *testing.T) {
+		t.Parallel()
+		one := newServer(t)
+		two := newReplica(t, one)
+		cfg := redisengine.Config{URL: "redis://" + one.addr, Wait: 1}
+		a, b := startWills(t, cfg, will.Keep), startWills(t, cfg, will.Keep)
+		brokertest.CheckWills(t, a, b, func() { promote(t, two, one) })
+	})
+	t.Run("by a Sentinel", func(t *testing.T) {
+		t.Parallel()
+		primary := newServer(t)
+		replica := newReplica(t, primary)
+		sentinel := newSentinel(t, primary, replica)
+		cfg := redisengine.Config{URL: "redis://" + sentinel.addr + "?master_set=bennu"}
+		a, b := startWills(t, cfg, will.Keep), startWills(t, cfg, will.Keep)
+		brokertest.CheckWills(t, a, b, func() {
+			// Nothing is written meanwhile, except for pings.
+			brokertest.WaitUntil(t, "replicated", func() bool { return offset(t, primary) <= offset(t, replica) })
+			primary.stop()
+		})
+	})
+	t.Run("in a Redis Cluster", func(t *testing.T) {
+		t.Parallel()
+		other, replica := newCluster(t)
+		cfg := redisengine.Config{Options: rueidis.ClientOption{
+			InitAddress: []string{other.addr, replica.addr}, Username: "bennu", Password: "secret",
+		}}
+		a, b := startWills(t, cfg, will.Keep), startWills(t, cfg, will.Keep)
+		brokertest.CheckWills(t, a, b, func() { failOver(t, replica) })
+	})
+}
+
+// offset returns how much a server has written for its replicas, or received.
+func offset(t *testing.T, e *testServer) int {
+	t.Helper()
+	_, rest, _ := strings.Cut(e.do(t, "INFO", "replication"), "master_repl_offset:")
+	n, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func TestWills(t *testing.T) {
