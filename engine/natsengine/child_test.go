@@ -19,6 +19,7 @@ import (
 	"bennu.example/engine/natsengine"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/internal/testenv/listen"
+	"bennu.example/will"
 )
 
 func TestMain(m *testing.M) { leak.Main(m, serveChild) }
@@ -112,4 +113,30 @@ func (c *childServer) kill(t testing.TB) {
 	t.Helper()
 	c.signal(t, syscall.SIGKILL)
 	<-c.exited
+}
+
+// Nodes are killed while clients set wills, come back and leave, and so is the server.
+func TestWillsOfKilledNodes(t *testing.T) {
+	t.Parallel()
+	brokertest.RunWills(t, func(t *testing.T) brokertest.WillCluster {
+		srv := newChild(t)
+		return brokertest.WillCluster{URL: srv.addr(), Restart: func() { srv.kill(t); srv.start(t) }}
+	})
+}
+
+// Three servers have the wills, and the one that leads their stream is killed.
+func TestWillsInCluster(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes 15 s, since the servers wait for each other")
+	}
+	t.Parallel()
+	servers, all := newChildren(t)
+	cfg := natsengine.Config{URL: all, Replicas: 3}
+	a, b := startWills(t, cfg, will.Keep), startWills(t, cfg, will.Keep)
+	brokertest.CheckWills(t, a, b, func() {
+		led := servers[leader(all, "bennu-wills")]
+		led.kill(t)
+		brokertest.WaitUntil(t, "replaced", func() bool { return leader(all, "bennu-wills") != "" })
+		led.start(t)
+	})
 }

@@ -86,11 +86,26 @@ func TestRecoveryInCluster(t *testing.T) {
 	if testing.Short() {
 		t.Skip("it takes 15 s, since the servers wait for each other")
 	}
+	servers, all := newChildren(t)
+	c := newRecovery(t, natsengine.Config{Replicas: 3}, all, all)
+	c.Run(func() {
+		led := servers[leader(all, "bennu")]
+		led.signal(t, syscall.SIGSTOP)
+		brokertest.WaitUntil(t, "replaced", func() bool { name := leader(all, "bennu"); return name != "" && servers[name] != led })
+		c.WaitAppended(150)
+		led.signal(t, syscall.SIGCONT)
+		c.WaitAppended(150)
+	})
+}
+
+// newChildren starts a cluster of three servers. It returns them by name, and their addresses.
+func newChildren(t *testing.T) (servers map[string]*childServer, all string) {
+	t.Helper()
 	var routes []string
 	for range 3 {
 		routes = append(routes, fmt.Sprint("nats-route://127.0.0.1:", listen.FreePort(t)))
 	}
-	servers := make(map[string]*childServer)
+	servers = make(map[string]*childServer)
 	var addresses []string
 	for i := range 3 {
 		own := append(append([]string{}, routes[i:]...), routes[:i]...)
@@ -98,20 +113,11 @@ func TestRecoveryInCluster(t *testing.T) {
 		servers[fmt.Sprint("server", srv.port)] = srv
 		addresses = append(addresses, srv.addr())
 	}
-	all := strings.Join(addresses, ",")
-	c := newRecovery(t, natsengine.Config{Replicas: 3}, all, all)
-	c.Run(func() {
-		led := servers[leader(all)]
-		led.signal(t, syscall.SIGSTOP)
-		brokertest.WaitUntil(t, "replaced", func() bool { name := leader(all); return name != "" && servers[name] != led })
-		c.WaitAppended(150)
-		led.signal(t, syscall.SIGCONT)
-		c.WaitAppended(150)
-	})
+	return servers, strings.Join(addresses, ",")
 }
 
-// leader returns the name of the server that leads the stream, or "".
-func leader(url string) string {
+// leader returns the name of the server that leads a stream, or "".
+func leader(url, stream string) string {
 	nc, err := nats.Connect(url, nats.Timeout(500*time.Millisecond))
 	if err != nil {
 		return ""
@@ -121,18 +127,9 @@ func leader(url string) string {
 	if err != nil {
 		return ""
 	}
-	info, err := js.StreamInfo("bennu", nats.MaxWait(500*time.Millisecond))
+	info, err := js.StreamInfo(stream, nats.MaxWait(500*time.Millisecond))
 	if err != nil {
 		return ""
 	}
 	return info.Cluster.Leader
-}
-
-// Nodes are killed while clients set wills, come back and leave, and so is the server.
-func TestWillsOfKilledNodes(t *testing.T) {
-	t.Parallel()
-	brokertest.RunWills(t, func(t *testing.T) brokertest.WillCluster {
-		srv := newChild(t)
-		return brokertest.WillCluster{URL: srv.addr(), Restart: func() { srv.kill(t); srv.start(t) }}
-	})
 }

@@ -2,14 +2,20 @@ package natsengine_test
 
 import (
 	"errors"
+	"os"
+	"regexp"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/pubsub"
+	"bennu.example/pubsub/pubsubtest"
 	"bennu.example/will"
 	"bennu.example/will/willtest"
 )
@@ -17,9 +23,16 @@ import (
 // runWills returns the store of a node that runs until the test ends.
 func runWills(t *testing.T, addr string, keep time.Duration) will.Store {
 	t.Helper()
-	e, err := natsengine.New(natsengine.Config{
-		URL: addr, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: new(zerolog.Nop()),
-	})
+	return startWills(t, natsengine.Config{URL: addr}, keep)
+}
+
+func startWills(t *testing.T, cfg natsengine.Config, keep time.Duration) will.Store {
+	t.Helper()
+	cfg.Timeout, cfg.Ping = brokertest.Timeout, brokertest.Ping
+	if cfg.Logger == nil {
+		cfg.Logger = new(zerolog.Nop())
+	}
+	e, err := natsengine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,4 +76,61 @@ func TestWills(t *testing.T) {
 			})
 		},
 	})
+}
+
+// The permissions in the package documentation are sufficient for wills, and those of the adapter
+// are not, which the log says.
+func TestWillsPermissions(t *testing.T) {
+	t.Parallel()
+	publish, subscribe := documentedPermissions(t)
+	user := func(name string, publish, subscribe []string) *server.User {
+		return &server.User{Username: name, Password: "secret", Permissions: &server.Permissions{
+			Publish: &server.SubjectPermission{Allow: publish}, Subscribe: &server.SubjectPermission{Allow: subscribe},
+		}}
+	}
+	ours := []string{"bennu.>"}
+	e := newServer(t, withJetStream(t), func(o *server.Options) {
+		o.Users = []*server.User{user("node", publish, append(ours, subscribe...)), user("adapter", ours, ours)}
+	})
+	cfg := func(name string) natsengine.Config {
+		return natsengine.Config{URL: e.addr(), Options: []nats.Option{nats.UserInfo(name, "secret")}}
+	}
+	a, b := startWills(t, cfg("node"), will.Keep), startWills(t, cfg("node"), will.Keep)
+	brokertest.CheckWills(t, a, b, func() {})
+
+	var log brokertest.Log
+	logger := zerolog.New(&log)
+	refused := cfg("adapter")
+	refused.Logger, refused.Timeout, refused.Ping = &logger, brokertest.Timeout, brokertest.Ping
+	without, err := natsengine.New(refused)
+	if err != nil {
+		t.Fatal(err)
+	}
+	without.Wills()
+	pubsubtest.Start(t, pubsub.New(without.Adapter()))
+	brokertest.WaitUntil(t, "logged", func() bool { return strings.Contains(log.String(), "store of wills unavailable") })
+}
+
+// documentedPermissions returns the subjects that the package documentation names for wills.
+func documentedPermissions(t *testing.T) (publish, subscribe []string) {
+	t.Helper()
+	doc, err := os.ReadFile("natsengine.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(doc), "// # Last wills")
+	_, text, _ = strings.Cut(text, "publish: [")
+	text, rest, found := strings.Cut(text, "], subscribe: ")
+	rest, _, _ = strings.Cut(rest, "\n")
+	quoted := regexp.MustCompile(`"([^"]+)"`)
+	for _, m := range quoted.FindAllStringSubmatch(text, -1) {
+		publish = append(publish, m[1])
+	}
+	for _, m := range quoted.FindAllStringSubmatch(rest, -1) {
+		subscribe = append(subscribe, m[1])
+	}
+	if !found || len(publish) < 2 || len(subscribe) == 0 {
+		t.Fatalf("documented are %q and %q", publish, subscribe)
+	}
+	return publish, subscribe
 }

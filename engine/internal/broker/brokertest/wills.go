@@ -59,12 +59,14 @@ func CheckWills(t testing.TB, a, b will.Store, between func()) {
 	do := func(what string, f func(ctx context.Context) error) {
 		t.Helper()
 		var err error
-		WaitUntil(t, what, func() bool {
-			ctx, cancel := context.WithTimeout(t.Context(), Timeout)
-			defer cancel()
+		defer func() {
 			if err != nil {
 				t.Logf("%s: %v", what, err)
 			}
+		}()
+		WaitUntil(t, what, func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), Timeout)
+			defer cancel()
 			err = f(ctx)
 			return err == nil
 		})
