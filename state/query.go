@@ -89,8 +89,8 @@ func (m members) named(all []QueryDef) (matcher, error) {
 	return nil, invalid("query")
 }
 
-// shared is a change as the window sessions of an object receive it. What is made of it for one is
-// kept for the others.
+// shared is a change as the window sessions of an object receive it. Its frames and decoded values
+// are made once for all of them.
 type shared struct {
 	topic string
 	items []Item

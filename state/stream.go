@@ -25,8 +25,8 @@ const snapshotKey = "$snapshot"
 const snapshotOverhead = 96
 
 // Streams returns a handler of streams: each topic has messages, which clients publish and receive
-// in order, and perhaps a snapshot of what the messages up to a position have made. The rules of the
-// server's history (see pubsub.NewRecorded) must record the event "message" of these topics:
+// in order, and perhaps a snapshot of what the messages up to a position have made. The rules of
+// the server's history (see pubsub.NewRecorded) must record the event "message" of these topics:
 // otherwise joins fail. They determine how many messages are kept.
 func (o *Objects) Streams(cfg Config) *channel.Handler {
 	h := &streamHandler{handler{o: o, kind: kindStream, cfg: cfg}}

@@ -19,7 +19,9 @@ import (
 )
 
 // streams starts a server of streams at stream:*. Those at other:* are not recorded.
-func streams(t testing.TB, o *state.Objects, cfg state.Config, keep history.Keep, log *bytes.Buffer) (*rig, *pubsub.PubSub) {
+func streams(
+	t testing.TB, o *state.Objects, cfg state.Config, keep history.Keep, log *bytes.Buffer,
+) (*rig, *pubsub.PubSub) {
 	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"stream:*": keep})
 	return serve(t, o, cfg, func(sc *socket.Config) {
 		sc.PubSub = ps
@@ -43,8 +45,10 @@ func TestStream(t *testing.T) {
 	r := memoryStreams(t, history.Keep{})
 	a, b := r.dial(), r.dial()
 	play(t, a, "stream:1",
-		[2]string{`phx_join {"$history":{}}`, `ok {"$history":{"missed":0,"pos":"@0","recovered":false,"why":"new"},` + streamState + `}}`},
-		[2]string{`publish {"value":{"$inc":1}}`, "ok {\"pos\":\"@1\"}\nmessage {\"$pos\":\"@1\",\"value\":{\"$inc\":1}}"},
+		[2]string{`phx_join {"$history":{}}`,
+			`ok {"$history":{"missed":0,"pos":"@0","recovered":false,"why":"new"},` + streamState + `}}`},
+		[2]string{`publish {"value":{"$inc":1}}`,
+			"ok {\"pos\":\"@1\"}\nmessage {\"$pos\":\"@1\",\"value\":{\"$inc\":1}}"},
 	)
 	play(t, b, "stream:1", [2]string{`phx_join {"$state":{}}`, `ok {` + streamState + `}}`})
 	pos := ""

@@ -14,8 +14,8 @@ import (
 )
 
 // window is what a session has whose client receives some items only, by their number, by a query
-// or by Config.Visible. It handles changes in its mailbox: the cell notes those that may concern it,
-// and posts one message.
+// or by Config.Visible. It handles changes in its mailbox: the cell notes those that may concern
+// it, and posts one message.
 type window struct {
 	h     *handler
 	keys  Range   // with Reverse for the last items
@@ -173,8 +173,8 @@ func (h *handler) turn(ctx context.Context, m *member) error {
 	return nil
 }
 
-// takeTurn sends a page, or else what has changed. If there is more to do, it posts another turn, so
-// that the client's messages are handled between.
+// takeTurn sends a page, or else what has changed. If there is more to do, it posts another turn,
+// so that the client's messages are handled between.
 func (m *member) takeTurn(ctx context.Context) error {
 	w := m.window
 	if len(w.unsent) > 0 {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"bennu.example/channel"
 	"bennu.example/push"
@@ -30,7 +31,8 @@ func TestWindow(t *testing.T) {
 	w := r.dial()
 	w.join("map:1", `{}`)
 	ok := func(event, payload string) { w.ok("map:1", event, payload) }
-	ok("batch", `{"ops":[{"op":"put","key":"b","value":1},{"op":"put","key":"d","value":1},{"op":"put","key":"f","value":1}]}`)
+	ok("batch",
+		`{"ops":[{"op":"put","key":"b","value":1},{"op":"put","key":"d","value":1},{"op":"put","key":"f","value":1}]}`)
 	first, last := r.dial(), r.dial()
 	play(t, first, "map:1",
 		[2]string{`phx_join {"$state":{"keys":{"first":2},"since":"zzzzzzzzzzzz-3-0z0z"}}`,
@@ -274,7 +276,8 @@ func TestWindowThatIsBehind(t *testing.T) {
 		store := state.NewMemory(state.MemoryConfig{})
 		r := serve(t, state.New(store), cfg)
 		apply := func(key string, n int) {
-			if _, err := r.objects.Apply(t.Context(), "map:1", []state.Op{{Key: key, Value: fmt.Append(nil, n)}}, state.Tx{}); err != nil {
+			ops := []state.Op{{Key: key, Value: fmt.Append(nil, n)}}
+			if _, err := r.objects.Apply(t.Context(), "map:1", ops, state.Tx{}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -292,12 +295,14 @@ func TestWindowThatIsBehind(t *testing.T) {
 		for i := range 200 {
 			apply(fmt.Sprintf("k%02d", i*7%20), i)
 		}
-		if _, err := r.objects.Apply(t.Context(), "map:1", []state.Op{{Key: "k01", Delete: true}, {Key: "k19", Delete: true}}, state.Tx{}); err != nil {
+		ops := []state.Op{{Key: "k01", Delete: true}, {Key: "k19", Delete: true}}
+		if _, err := r.objects.Apply(t.Context(), "map:1", ops, state.Tx{}); err != nil {
 			t.Fatal(err)
 		}
 		close(wait)
-		apply("k00", 1000) // in the window of the first
-		apply("k18", 1000) // in the other windows
+		late := time.AfterFunc(20*time.Second, func() { c.ws.Close() }) // ends the loop below
+		apply("k00", 1000)                                              // in the window of the first
+		apply("k18", 1000)                                              // in the other windows
 		want := viewer{}
 		all := itemsOf(t, store)
 		for i, it := range all {
@@ -311,7 +316,8 @@ func TestWindowThatIsBehind(t *testing.T) {
 			}
 		}
 		for !maps.Equal(v, want) {
-			v.see(t, c.next()) // until the test's time is over
+			v.see(t, c.next())
 		}
+		late.Stop()
 	}
 }

@@ -209,7 +209,8 @@ func TestErrors(t *testing.T) {
 		return nil
 	}
 	limits := state.Limits{Value: 100, Items: 3, Batch: 3, Rows: 1}
-	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})), state.Config{Allow: allow, Limits: limits, Queries: []state.QueryDef{over, anything}})
+	cfg := state.Config{Allow: allow, Limits: limits, Queries: []state.QueryDef{over, anything}}
+	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})), cfg)
 	_, err := r.objects.Apply(t.Context(), "map:1", []state.Op{
 		{Key: "a", Value: []byte(`1`)}, {Key: "b", Value: []byte(`"text"`)}, {Key: "c", Value: []byte(`{"n":1}`)},
 	}, state.Tx{})
@@ -247,7 +248,8 @@ func TestErrors(t *testing.T) {
 		{"map:1", "phx_join", `{"$state":{"query":{"name":"over","max":1}}}`, `{"reason":"invalid","what":"max"}`},
 		{"map:1", "phx_join", `{"$state":{"query":{}}}`, `{"reason":"invalid","what":"name"}`},
 		{"map:1", "phx_join", `{"$state":{"query":1}}`, `{"reason":"invalid","what":"query"}`},
-		{"map:1", "phx_join", `{"$state":{"keys":{"first":1},"query":{"name":"over"}}}`, `{"reason":"invalid","what":"query"}`},
+		{"map:1", "phx_join", `{"$state":{"keys":{"first":1},"query":{"name":"over"}}}`,
+			`{"reason":"invalid","what":"query"}`},
 		{"map:1", "phx_join", `{"$state":{"query":{"name":"any"}}}`, `{"max":1,"reason":"quota"}`},
 		{"doc:1", "phx_join", `{"$state":{"query":{"name":"over"}}}`, `{"reason":"invalid","what":"query"}`},
 		{"doc:1", "phx_join", `{"$state":{"keys":{"first":1}}}`, `{"reason":"invalid","what":"keys"}`},

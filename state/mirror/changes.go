@@ -34,7 +34,7 @@ type Change[T any] struct {
 	Value  T      // the new value; of a deletion, the zero T
 	Old    *T     // the value before, nil if there was none, or none that is a T
 	Rev    uint64 // the revision of the change
-	Reason string // of a deletion: "deleted" or "expired"
+	Reason string // of a deletion: "deleted", "expired", or "window" if the object still has the item
 }
 
 // change is a change before its values are decoded.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/history"
+	"bennu.example/pubsub"
 	"bennu.example/socket"
 	"bennu.example/state"
 	"bennu.example/state/mirror"
@@ -18,10 +20,14 @@ import (
 func dial() (c *socket.Client, stop func()) {
 	objects := state.New(state.NewMemory(state.MemoryConfig{}))
 	cfg := state.Config{Allow: func(context.Context, *channel.Channel, state.Access) error { return nil }}
-	h := socket.NewHandler(socket.Config{Channels: channel.Routes{
-		"cart:*": objects.Documents(cfg), "board:*": objects.Maps(cfg), "todo:*": objects.Lists(cfg),
-		"game:*": objects.Trees(cfg),
-	}})
+	rules := history.Rules{"notes:*": {Events: []string{"message"}}}
+	h := socket.NewHandler(socket.Config{
+		PubSub: pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules),
+		Channels: channel.Routes{
+			"cart:*": objects.Documents(cfg), "board:*": objects.Maps(cfg), "notes:*": objects.Streams(cfg),
+			"todo:*": objects.Lists(cfg), "game:*": objects.Trees(cfg),
+		},
+	})
 	server := httptest.NewServer(h)
 	c, err := socket.Dial(context.Background(), server.URL, nil)
 	if err != nil {
@@ -312,4 +318,38 @@ func ExampleNode_Watch() {
 	// Output:
 	// {"number":1}
 	// {"number":2}
+}
+
+// A program adds up the numbers of a stream. One that begins later has the sum from the snapshot.
+func ExampleOpenStream() {
+	client, stop := dial()
+	defer stop()
+	ctx := context.Background()
+	numbers, err := mirror.OpenStream[int](ctx, client, "notes:1", history.Position{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer numbers.Close()
+	for n := 1; n <= 3; n++ {
+		if _, err := numbers.Publish(ctx, n); err != nil {
+			log.Fatal(err)
+		}
+	}
+	sum := 0
+	add := func(m mirror.Message[int]) {
+		if m.Reset {
+			sum = 0 // and Value is the snapshot, if there is one
+		}
+		sum += m.Value
+	}
+	for m, err := range numbers.Events(ctx) {
+		if err != nil {
+			log.Fatal(err)
+		}
+		if add(m); m.Value == 3 {
+			fmt.Println(sum, numbers.Snapshot(ctx, m.Position, sum))
+			break
+		}
+	}
+	// Output: 6 <nil>
 }

@@ -35,6 +35,7 @@ type Mirror struct {
 	id      string
 	expires time.Time
 	limits  limits
+	part    bool // it has items by their number, a query, or what the server shows: without a position
 
 	joins   uint64 // how often the server has accepted a join
 	resets  uint64 // how often the copy was cleared
@@ -123,7 +124,7 @@ func (m *Mirror) join(context.Context) (any, error) {
 		p.Since = m.pos.String()
 	}
 	if p.Mode == New && m.joins > 0 {
-		p = joinParams{Since: p.Since, Mode: Existing, Keys: p.Keys}
+		p = joinParams{Since: p.Since, Mode: Existing, Keys: p.Keys, Query: p.Query}
 	}
 	return map[string]joinParams{"$state": p}, nil
 }
@@ -243,6 +244,7 @@ type joinReply struct {
 		Kind      string           `json:"kind"`
 		ID        string           `json:"id"`
 		Recovered bool             `json:"recovered"`
+		Why       string           `json:"why"`
 		Pos       history.Position `json:"pos"`
 		Rev       uint64           `json:"rev"`
 		Value     json.RawMessage  `json:"value"`
@@ -272,7 +274,7 @@ func (f follower) Joined(reply serializer.Payload) {
 		return
 	}
 	m.joins++
-	m.synced, m.cause = false, nil
+	m.synced, m.cause, m.part = false, nil, s.Why == "window"
 	m.id, m.limits, m.expires = s.ID, s.Limits, time.Time{}
 	if s.ExpiresIn > 0 {
 		m.expires = time.Now().Add(time.Duration(s.ExpiresIn * float64(time.Second)))

@@ -40,6 +40,17 @@ type Options struct {
 	Prefix, From, To string
 	// Path is the part of a tree that is mirrored: what is at and below this path. Empty means all.
 	Path string
+	// First, or Last, is how many items are mirrored: the first or the last ones of that part. Zero
+	// means all. As items are put and deleted, others leave the copy and come into it.
+	First, Last int
+	// Query is the name of a query that the server has, and Args are its arguments: the items that
+	// match are mirrored. It excludes First and Last. Empty means no query.
+	//
+	// A mirror with First, Last or Query, or of what a server hides in part, begins with a Reset after
+	// each interruption. It does not repeat a write whose reply was lost: the error wraps
+	// history.ErrUncertain.
+	Query string
+	Args  any
 	// Restore is what Save returned, from a mirror of the same topic and keys. The copy is there from
 	// the beginning, and continues at its position. Nil means an empty copy.
 	Restore []byte
@@ -61,6 +72,8 @@ type keyRange struct {
 	From   string `json:"from,omitempty"`
 	To     string `json:"to,omitempty"`
 	Path   string `json:"path,omitempty"`
+	First  int    `json:"first,omitempty"`
+	Last   int    `json:"last,omitempty"`
 }
 
 // has reports whether the mirror has a key.
@@ -78,6 +91,13 @@ type joinParams struct {
 	Value json.RawMessage `json:"value,omitempty"`
 	TTL   float64         `json:"ttl,omitempty"` // seconds
 	Keys  *keyRange       `json:"keys,omitempty"`
+	Query *query          `json:"query,omitempty"`
+}
+
+// query is a query by its name.
+type query struct {
+	Name string          `json:"name"`
+	Args json.RawMessage `json:"args,omitempty"`
 }
 
 func (o *Options) joinParams() (p joinParams, err error) {
@@ -87,10 +107,20 @@ func (o *Options) joinParams() (p joinParams, err error) {
 			return p, fmt.Errorf("the initial value: %w", err)
 		}
 	}
+	if o.Query != "" {
+		p.Query = &query{Name: o.Query}
+		if o.Args != nil {
+			if p.Query.Args, err = json.Marshal(o.Args); err != nil {
+				return p, fmt.Errorf("the arguments of the query: %w", err)
+			}
+		}
+	}
 	if keys := o.keys(); keys != (keyRange{}) {
 		p.Keys = &keys
 	}
 	return p, nil
 }
 
-func (o *Options) keys() keyRange { return keyRange{o.Prefix, o.From, o.To, o.Path} }
+func (o *Options) keys() keyRange {
+	return keyRange{o.Prefix, o.From, o.To, o.Path, o.First, o.Last}
+}

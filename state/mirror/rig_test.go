@@ -13,6 +13,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -58,12 +59,17 @@ func newTCPRig(t testing.TB, cfg state.Config) *rig {
 	return r
 }
 
+// newPubSub returns a PubSub that records the streams.
+func newPubSub() *pubsub.PubSub {
+	return pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"stream:*": {}})
+}
+
 func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 	if cfg.Allow == nil {
 		cfg.Allow = allowAll
 	}
 	store := state.NewMemory(state.MemoryConfig{})
-	r := &rig{t: t, ps: pubsub.New(nil), store: store, objects: state.New(store), conns: map[*conn]struct{}{}}
+	r := &rig{t: t, ps: newPubSub(), store: store, objects: state.New(store), conns: map[*conn]struct{}{}}
 	log := zerolog.Nop()
 	plain := channel.Define(func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) {
 		return nil, nil
@@ -71,7 +77,7 @@ func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 	r.handler = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
 			"doc:*": r.objects.Documents(cfg), "map:*": r.objects.Maps(cfg), "list:*": r.objects.Lists(cfg),
-			"tree:*": r.objects.Trees(cfg), "room:*": plain,
+			"tree:*": r.objects.Trees(cfg), "room:*": plain, "stream:*": r.objects.Streams(cfg),
 		},
 		PubSub: r.ps,
 		Logger: &log,

@@ -142,8 +142,9 @@ func (m *Mirror) joinCount() uint64 {
 func (m *Mirror) mayRepeat(ctx context.Context, begin start, joins uint64) error {
 	var now history.Position
 	var ended error
+	var part bool
 	err := m.wait(ctx, func() bool {
-		now, ended = m.pos, m.ended
+		now, ended, part = m.pos, m.ended, m.part
 		return ended != nil || m.synced && m.joins >= joins
 	})
 	switch {
@@ -151,7 +152,7 @@ func (m *Mirror) mayRepeat(ctx context.Context, begin start, joins uint64) error
 		return err
 	case ended != nil:
 		return ended
-	case time.Since(begin.at) > repeatWithin:
+	case part || time.Since(begin.at) > repeatWithin:
 		return history.ErrUncertain
 	case begin.pos.IsZero() || begin.pos.IsBeginning(): // this write may have made the object
 		begin.pos = now
@@ -171,7 +172,7 @@ func (m *Mirror) awaitWritten(ctx context.Context, key string, rev, resets uint6
 		return
 	}
 	_ = m.wait(ctx, func() bool { // if ctx ends, the write was acknowledged nevertheless
-		if m.ended != nil || m.resets != resets && m.synced {
+		if m.ended != nil || m.part || m.resets != resets && m.synced {
 			return true
 		}
 		it := m.get(key)

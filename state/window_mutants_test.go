@@ -1,0 +1,62 @@
+//go:build !race
+
+package state_test
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"bennu.example/internal/testenv/mutant"
+)
+
+// windowMutants break a guarantee of windows by one line each. A test must notice it.
+var windowMutants = []struct{ name, file, old, new, run string }{
+	{
+		"a window is not refilled", "state/window.go",
+		"	return m.refill(ctx)\n", "	return nil\n", "TestWindow$",
+	},
+	{
+		"a session that dropped changes does not read its window again", "state/window.go",
+		"	if dirty {\n", "	if false {\n", "TestWindowThatIsBehind",
+	},
+	{
+		"an item is put behind a window that is not refilled yet", "state/window.go",
+		"len(w.rows) < w.n && !w.beyond:", "len(w.rows) < w.n:", "TestSimulation",
+	},
+	{
+		"a change while the window is read is lost", "state/window_join.go",
+		"	m.cell.join(m) // changes wait from here on\n	found, err := m.load(ctx)\n",
+		"	found, err := m.load(ctx)\n	m.cell.join(m)\n", "TestSimulation",
+	},
+	{
+		"a row that was evicted is not deleted", "state/window.go",
+		"				out, frames = append(out, w.evict()), append(frames, frame{})\n", "				w.evict()\n", "TestWindow$",
+	},
+	{
+		"an older change replaces a newer row", "state/window.go",
+		"		if held && it.Rev <= w.rows[at].rev {\n", "		if false {\n", "TestSimulation",
+	},
+}
+
+// TestWindowMutants runs the tests with each mutant.
+func TestWindowMutants(t *testing.T) {
+	if os.Getenv("CI") != "true" {
+		t.Skip("SKIPPED: builds tests for each mutant; set CI=true to run it")
+	}
+	for _, m := range windowMutants {
+		t.Run(m.name, func(t *testing.T) {
+			root, list := mutant.Overlay(t, m.file, m.old, m.new)
+			run := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", m.run,
+				"-timeout", "2m", "./state")
+			run.Dir, run.Env = root, append(os.Environ(), "CI=false")
+			switch out, err := run.CombinedOutput(); {
+			case err == nil:
+				t.Error("no test noticed it")
+			case !strings.Contains(string(out), "--- FAIL: "):
+				t.Errorf("the tests failed in another way: %v\n%s", err, out)
+			}
+		})
+	}
+}
