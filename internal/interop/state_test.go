@@ -54,7 +54,12 @@ type stateServer struct {
 const (
 	countTopic = "doc:count"
 	boardTopic = "map:board"
+	listTopic  = "list:todo"
+	treeTopic  = "tree:game"
 )
+
+// rowTopics are those of objects with rows.
+var rowTopics = []string{boardTopic, listTopic, treeTopic}
 
 func newStateServer(t *testing.T, ports int) *stateServer {
 	t.Helper()
@@ -63,7 +68,10 @@ func newStateServer(t *testing.T, ports int) *stateServer {
 	cfg := state.Config{Allow: func(context.Context, *channel.Channel, state.Access) error { return nil }}
 	nop := zerolog.Nop()
 	h := socket.NewHandler(socket.Config{
-		Channels:          channel.Routes{"doc:*": s.objects.Documents(cfg), "map:*": s.objects.Maps(cfg)},
+		Channels: channel.Routes{
+			"doc:*": s.objects.Documents(cfg), "map:*": s.objects.Maps(cfg),
+			"list:*": s.objects.Lists(cfg), "tree:*": s.objects.Trees(cfg),
+		},
 		InsecureAnyOrigin: true, // pages come from another port
 		LongPoll:          longpoll.Config{Window: 2 * time.Second},
 		Logger:            &nop,
@@ -124,10 +132,12 @@ type count struct {
 	Done bool `json:"done,omitempty"` // the clients report it
 }
 
-// goSharer is a Go client with the two mirrors.
+// goSharer is a Go client with a mirror of each object.
 type goSharer struct {
 	doc   *mirror.Document[count]
 	board *mirror.Map[any]
+	list  *mirror.List[any]
+	tree  *mirror.Tree
 }
 
 func (s *stateServer) goClient(ctx context.Context, port int) (g goSharer, err error) {
@@ -145,6 +155,12 @@ func (s *stateServer) goClient(ctx context.Context, port int) (g goSharer, err e
 	})
 	if g.doc, err = mirror.OpenDocument[count](ctx, c, countTopic, nil); err == nil {
 		g.board, err = mirror.OpenMap[any](ctx, c, boardTopic, nil)
+	}
+	if err == nil {
+		g.list, err = mirror.OpenList[any](ctx, c, listTopic, nil)
+	}
+	if err == nil {
+		g.tree, err = mirror.OpenTree(ctx, c, treeTopic, nil)
 	}
 	return g, err
 }
@@ -183,7 +199,83 @@ func (g goSharer) work(ctx context.Context, name string, updates int) error {
 			return err
 		}
 	}
+	if err := g.arrange(ctx, name, updates); err != nil {
+		return err
+	}
+	return g.grow(ctx, name, updates)
+}
+
+// arrange does what the function of this name in state.mjs does.
+func (g goSharer) arrange(ctx context.Context, name string, updates int) error {
+	before := ""
+	for i := range updates {
+		key, err := g.list.Insert(ctx, before, fmt.Sprintf("%s/%d", name, i))
+		if err == nil && i%2 == 0 {
+			key, err = g.list.Move(ctx, key, "")
+		}
+		if i%4 != 1 {
+			before = key
+		} else if err == nil {
+			err = g.list.Delete(ctx, key)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// grow does what the function of this name in state.mjs does.
+func (g goSharer) grow(ctx context.Context, name string, updates int) error {
+	own, shared := g.tree.At(name), g.tree.At("shared")
+	for i := range updates {
+		at := fmt.Sprint(i)
+		err := own.At("a").Set(ctx, map[string]any{at: map[string]int{"b": i}, "last": i})
+		if err == nil {
+			err = g.tree.At("").Merge(ctx, map[string]any{name + "/n": map[string]int{"$inc": 1}, name + "/a/" + at: nil})
+		}
+		if err == nil && i%5 == 0 {
+			_, err = own.At("log").Add(ctx, map[string]int{"i": i})
+		}
+		var value any = i
+		if i%3 != 0 {
+			value = map[string]any{name: map[string]int{at: i}}
+		}
+		if err == nil {
+			err = shared.Set(ctx, value)
+		}
+		if err == nil && i%4 == 0 {
+			err = shared.Clear(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// items returns what the mirrors of objects with rows have.
+func (g goSharer) items(topic string) map[string]any {
+	switch topic {
+	case boardTopic:
+		return maps.Collect(g.board.All())
+	case listTopic:
+		return maps.Collect(g.list.All())
+	}
+	items := map[string]any{}
+	var add func(n mirror.Node)
+	add = func(n mirror.Node) {
+		children := n.Children()
+		var v any
+		if ok, err := n.Value(&v); ok && err == nil && len(children) == 0 {
+			items[n.Path()] = v
+		}
+		for _, name := range children {
+			add(n.At(name))
+		}
+	}
+	add(g.tree.At(""))
+	return items
 }
 
 // sharers collects the reports of the clients in JavaScript.
@@ -194,14 +286,14 @@ type sharers struct {
 	mu     sync.Mutex
 	done   map[string]bool
 	counts map[string]int
-	maps   map[string]map[string]any
+	items  map[string]map[string]any // by client and topic
 }
 
 func (f *sharers) line(line string) {
 	var events []struct {
-		Client, Kind, Text string
-		N                  int
-		Items              map[string]any
+		Client, Kind, Topic, Text string
+		N                         int
+		Items                     map[string]any
 	}
 	if err := json.Unmarshal([]byte(line), &events); err != nil {
 		f.t.Logf("output: %s", line)
@@ -215,8 +307,8 @@ func (f *sharers) line(line string) {
 			f.done[e.Client] = true
 		case "count":
 			f.counts[e.Client] = e.N
-		case "map":
-			f.maps[e.Client] = e.Items
+		case "items":
+			f.items[e.Client+" "+e.Topic] = e.Items
 		default:
 			f.t.Errorf("%s: %s: %s", e.Client, e.Kind, e.Text)
 		}
@@ -269,7 +361,7 @@ func TestSharedState(t *testing.T) {
 			s := newStateServer(t, 2*clients)
 			f := &sharers{
 				t: t, changed: make(chan struct{}, 1),
-				done: map[string]bool{}, counts: map[string]int{}, maps: map[string]map[string]any{},
+				done: map[string]bool{}, counts: map[string]int{}, items: map[string]map[string]any{},
 			}
 			urls := map[string]string{}
 			for i := range clients {
@@ -312,11 +404,16 @@ func TestSharedState(t *testing.T) {
 			if want := 2 * clients * updates; final != want {
 				t.Errorf("the store counts %d, want %d", final, want)
 			}
-			items := s.items()
+			items := map[string]map[string]any{}
+			for _, topic := range rowTopics {
+				items[topic] = s.items(topic)
+			}
 			equal := func() bool {
 				for name := range urls {
-					if f.counts[name] != final || !reflect.DeepEqual(f.maps[name], items) {
-						return false
+					for topic, want := range items {
+						if f.counts[name] != final || !reflect.DeepEqual(f.items[name+" "+topic], want) {
+							return false
+						}
 					}
 				}
 				return true
@@ -327,12 +424,14 @@ func TestSharedState(t *testing.T) {
 					if f.counts[name] != final {
 						t.Errorf("%s counts %d", name, f.counts[name])
 					}
-					compareItems(t, name, f.maps[name], items)
+					for topic, want := range items {
+						compareItems(t, name+" "+topic, f.items[name+" "+topic], want)
+					}
 				}
 				f.mu.Unlock()
 			}
 			for i, g := range sharers {
-				if g.board == nil {
+				if g.tree == nil {
 					continue
 				}
 				name := fmt.Sprintf("go%d", i)
@@ -341,10 +440,15 @@ func TestSharedState(t *testing.T) {
 				if v, _ := g.doc.Value(); v.N != final {
 					t.Errorf("%s counts %d", name, v.N)
 				}
-				compareItems(t, name, maps.Collect(g.board.All()), items)
+				awaitCopy(t, g.list.Changes, func() bool { return g.items(listTopic)["mark"] != nil })
+				awaitCopy(t, g.tree.Changes, func() bool { return g.items(treeTopic)["mark"] != nil })
+				for topic, want := range items {
+					compareItems(t, name+" "+topic, g.items(topic), want)
+				}
 			}
-			s.checkItems(items, clients, updates)
-			t.Logf("%d updates and %d items under %d cuts", final, len(items), n)
+			s.checkItems(items[boardTopic], clients, updates)
+			s.checkRows(items[listTopic], items[treeTopic], clients, updates)
+			t.Logf("%d updates and %d items under %d cuts", final, len(items[boardTopic]), n)
 			if n == 0 {
 				t.Error("nothing was cut")
 			}
@@ -360,8 +464,10 @@ func (f *sharers) end(s *stateServer) (final int) {
 		final = c.N
 		return nil
 	})
-	if err == nil {
-		_, err = s.objects.Apply(ctx, boardTopic, []state.Op{{Key: "mark", Value: []byte("1")}}, state.Tx{})
+	for _, topic := range rowTopics {
+		if err == nil {
+			_, err = s.objects.Apply(ctx, topic, []state.Op{{Key: "mark", Value: []byte("1")}}, state.Tx{})
+		}
 	}
 	if err != nil {
 		f.t.Fatal(err)
@@ -369,12 +475,12 @@ func (f *sharers) end(s *stateServer) (final int) {
 	return final
 }
 
-// items returns what the map has in the store.
-func (s *stateServer) items() map[string]any {
+// items returns what an object has in the store.
+func (s *stateServer) items(topic string) map[string]any {
 	items := map[string]any{}
 	next := ""
 	for {
-		p, err := s.store.Read(context.Background(), boardTopic, state.Range{}, next, 1000)
+		p, err := s.store.Read(context.Background(), topic, state.Range{}, next, 1000)
 		if err != nil {
 			s.t.Fatal(err)
 		}
@@ -383,7 +489,7 @@ func (s *stateServer) items() map[string]any {
 			if err := json.Unmarshal(it.Value, &v); err != nil {
 				s.t.Fatal(err)
 			}
-			items[it.Key] = v
+			items[strings.ReplaceAll(it.Key, "\x01", "/")] = v
 		}
 		if next = p.Next; next == "" {
 			return items
@@ -418,7 +524,41 @@ func (s *stateServer) checkItems(items map[string]any, clients, updates int) {
 	}
 }
 
-// compareItems reports how a copy of the map differs from the store.
+// checkRows checks that each write to the list and the tree was applied once.
+func (s *stateServer) checkRows(list, tree map[string]any, clients, updates int) {
+	inserted := map[any]int{}
+	for _, v := range list {
+		inserted[v]++
+	}
+	logged := map[string]int{}
+	for path, v := range tree {
+		if name, rest, _ := strings.Cut(path, "/"); strings.HasPrefix(rest, "log/") {
+			logged[fmt.Sprint(name, v)]++
+		}
+	}
+	for _, kind := range []string{"js", "go"} {
+		for i := range clients {
+			name := fmt.Sprintf("%s%d", kind, i)
+			for n := range updates {
+				want := 1
+				if n%4 == 1 {
+					want = 0
+				}
+				if got := inserted[fmt.Sprintf("%s/%d", name, n)]; got != want {
+					s.t.Errorf("item %d of %s is there %d times, want %d", n, name, got, want)
+				}
+				if got := logged[fmt.Sprint(name, n)]; n%5 == 0 && got != 1 {
+					s.t.Errorf("%s was logged %d times by %s", fmt.Sprint(n), got, name)
+				}
+			}
+			if tree[name+"/n"] != float64(updates) || tree[name+"/a/last"] != float64(updates-1) {
+				s.t.Errorf("%s has counted %v in the tree, want %d", name, tree[name+"/n"], updates)
+			}
+		}
+	}
+}
+
+// compareItems reports how a copy of an object differs from the store.
 func compareItems(t *testing.T, name string, got, want map[string]any) {
 	t.Helper()
 	for key, v := range want {

@@ -82,6 +82,8 @@ func New(cfg Config) *App {
 			"rec:*":      recorded(),
 			"doc:*":      objects.Documents(everything),
 			"map:*":      objects.Maps(everything),
+			"list:*":     objects.Lists(everything),
+			"tree:*":     objects.Trees(everything),
 			"stream:*":   objects.Streams(everything),
 		},
 		Connect:           connect,

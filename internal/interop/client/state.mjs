@@ -3,8 +3,8 @@
 import {connect} from "./recovery.mjs"
 
 /**
- * Counts in a document and writes to a map with one client for each URL, and reports each client's
- * copies until the process or the page ends: the document and the map, once they have a mark.
+ * Counts in a document and writes to a map, a list and a tree with one client for each URL, and
+ * reports each client's copies until the process or the page ends, once they have a mark.
  * @param {{report: (line: string) => void}} env
  * @param {{urls: Object<string, string>, code: string, updates: number}} task
  */
@@ -26,18 +26,24 @@ export function share(env, {urls, code, updates}) {
     const counted = openDocument(socket, "doc:count", (v, rev) => {
       if (v?.done) { report({client, kind: "count", n: v.n, rev}) }
     })
-    let due
-    const board = openMap(socket, "map:board", () => {
-      if (due || !board.rows.has("mark")) { return }
-      due = setTimeout(() => { // once for many changes
-        due = undefined
-        const items = {}
-        for (const {key, value} of board.rows.values()) { items[key] = value }
-        report({client, kind: "map", items})
-      }, 50)
-    })
+    const open = topic => {
+      let due
+      const object = openMap(socket, topic, () => {
+        if (due || !object.rows.has("mark")) { return }
+        due = setTimeout(() => { // once for many changes
+          due = undefined
+          const items = {}
+          for (const {key, value} of object.rows.values()) { items[key] = value }
+          report({client, kind: "items", topic, items})
+        }, 50)
+      })
+      return object
+    }
+    const board = open("map:board"), list = open("list:todo"), tree = open("tree:game")
     count(client, counted, updates)
       .then(() => scribble(client, board, updates))
+      .then(() => arrange(client, list, updates))
+      .then(() => grow(client, tree, updates))
       .then(() => report({client, kind: "done"}),
         e => report({client, kind: "problem", text: String(e?.stack ?? JSON.stringify(e))}))
   }
@@ -58,5 +64,26 @@ async function scribble(client, board, updates) {
     if (i % 3 === 0) { await board.push("del", {key: shared}) }
     if (i % 5 === 0) { await board.push("add", {value: {client, added: i}}) }
     await board.push("merge", {key: "sum", value: {[client]: {$inc: 1}}})
+  }
+}
+
+/** Writes to the list: inserts items, moves every second one, and deletes every fourth. */
+async function arrange(client, list, updates) {
+  let before = null
+  for (let i = 0; i < updates; i++) {
+    let {key} = await list.push("insert", {value: `${client}/${i}`, after: before})
+    if (i % 2 === 0) { ({key} = await list.push("move", {key, after: null})) }
+    if (i % 4 === 1) { await list.push("del", {key}) } else { before = key }
+  }
+}
+
+/** Writes to the tree: paths of its own, which stay, and one that all clients replace. */
+async function grow(client, tree, updates) {
+  for (let i = 0; i < updates; i++) {
+    await tree.push("put", {key: `${client}/a`, value: {[i]: {b: i}, last: i}})
+    await tree.push("merge", {key: "", value: {[`${client}/n`]: {$inc: 1}, [`${client}/a/${i}`]: null}})
+    if (i % 5 === 0) { await tree.push("add", {path: `${client}/log`, value: {i}}) }
+    await tree.push("put", {key: "shared", value: i % 3 ? {[client]: {[i]: i}} : i})
+    if (i % 4 === 0) { await tree.push("del", {key: "shared"}) }
   }
 }
