@@ -40,7 +40,7 @@ func Query[A, T any](name string, match func(args A, key string, value T) bool) 
 		}
 		return func(key string, v value) bool {
 			t, ok := decodeAs[T](v)
-			return ok && match(args, key, t)
+			return ok && match(args, wireKey(key), t)
 		}, nil
 	}}
 }
@@ -167,5 +167,10 @@ func (h *handler) hasView() bool { return h.cfg.Visible != nil }
 
 // shows reports whether a channel may see an item.
 func (h *handler) shows(ctx context.Context, c *channel.Channel, it *Item) bool {
-	return h.cfg.Visible == nil || h.cfg.Visible(ctx, c, *it)
+	if h.cfg.Visible == nil {
+		return true
+	}
+	shown := *it
+	shown.Key = wireKey(it.Key)
+	return h.cfg.Visible(ctx, c, shown)
 }

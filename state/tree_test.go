@@ -194,3 +194,50 @@ func TestPathKey(t *testing.T) {
 		t.Errorf("%v", st)
 	}
 }
+
+// TestTreeViews has a query and Config.Visible, which are asked about paths, and a window.
+func TestTreeViews(t *testing.T) {
+	t.Parallel()
+	scores := state.Query("scores", func(least int, path string, n int) bool {
+		return strings.HasSuffix(path, "/score") && n >= least
+	})
+	visible := func(_ context.Context, _ *channel.Channel, it state.Item) bool { return it.Key != "players/eve/score" }
+	r := serve(t, state.New(state.NewMemory(state.MemoryConfig{})),
+		state.Config{Allow: allowAll, Queries: []state.QueryDef{scores}, Visible: visible})
+	w, c, d := r.dial(), r.dial(), r.dial()
+	w.join("tree:1", `{}`)
+	w.ok("tree:1", "put", `{"key":"players","value":{"ann":{"score":5,"lives":9},"bob":{"score":1},"eve":{"score":7}}}`)
+	st, _ := c.join("tree:1", `{"query":{"name":"scores","args":3}}`)
+	if got := plain(text(st["items"])); got != `[{"key":"players/ann/score","rev":2,"value":5}]` {
+		t.Errorf("the query has %s", got)
+	}
+	st, _ = d.join("tree:1", `{"keys":{"path":"players/ann","first":1}}`)
+	if got := plain(text(st["items"])); got != `[{"key":"players/ann/lives","rev":1,"value":9}]` {
+		t.Errorf("the window has %s", got)
+	}
+	w.ok("tree:1", "put", `{"key":"players/bob","value":{"score":4}}`)
+	w.ok("tree:1", "put", `{"key":"players/ann","value":{"score":8}}`)
+	w.ok("tree:1", "del", `{"key":""}`)
+	for _, test := range []struct {
+		c    *conn
+		want []string
+	}{
+		{c, []string{
+			`put {"key":"players/bob/score","rev":6,"value":4}`,
+			`batch {"items":[{"del":"deleted","key":"players/ann","rev":7,"under":true},` +
+				`{"key":"players/ann/score","rev":8,"value":8}]}`,
+			`del {"key":"","reason":"deleted","rev":9,"under":true}`,
+		}},
+		{d, []string{
+			`del {"key":"players/ann","reason":"deleted","rev":7,"under":true}`,
+			`put {"key":"players/ann/score","rev":8,"value":8}`, // read to fill the window
+			`del {"key":"","reason":"deleted","rev":9,"under":true}`,
+		}},
+	} {
+		for _, want := range test.want {
+			if got := plain(test.c.next()); got != "tree:1 "+want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	}
+}
