@@ -28,7 +28,7 @@ var layers = [][]string{
 	{"transport/longpoll", "transport/websocket"},
 	{"channel"},
 	{"socket", "presence", "state/mirror"},
-	{"state"},
+	{"state", "metrics/prommetrics", "trace/oteltrace"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},
 	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
