@@ -85,6 +85,11 @@ var mutants = []struct{ name, file, old, new string }{
 		"		if false {",
 	},
 	{
+		"nodes: what was appended before the log's watch began is not looked for", "internal/follow/watch.go",
+		"	if err == nil {\n		t.surveyNow()\n	}\n}\n\n// surveyNow",
+		"}\n\n// surveyNow",
+	},
+	{
 		"nodes: a loss is not reported", "internal/follow/repair.go",
 		"	t.all.hooks.Lost(t)\n	return true",
 		"	return true",
