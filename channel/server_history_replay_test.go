@@ -82,7 +82,7 @@ func TestReplayFromRefused(t *testing.T) {
 		keep      history.Keep
 		from      func(all []history.Position) history.Position
 		reach     time.Duration
-		want      error // nil: any
+		want      error // Nil means any.
 	}{
 		{"zero", `{}`, history.Keep{}, func([]history.Position) history.Position { return history.Position{} },
 			0, history.ErrPosition},

@@ -23,8 +23,8 @@ func TestManyClientIDs(t *testing.T) { // not parallel: it measures the memory i
 	}
 	const (
 		most = 256 << 10 // of the whole process, whatever n is
-		// maxArrival is what the store knows of a connection, and maxArrivals the number of these: those of
-		// will.NewMemory.
+		// maxArrival is what the store knows of a connection, and maxArrivals the number of these: those
+		// of will.NewMemory.
 		maxArrival, maxArrivals = 1 << 10, 100_000
 	)
 	routes := channel.Routes{

@@ -134,7 +134,9 @@ func (b *busyCalls) room() *channel.Handler {
 		begin(ctx)
 		time.Sleep(2 * time.Millisecond)
 		return nil, nil
-	}, channel.On("do", func(_ *member, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (push.Reply, error) {
+	}, channel.On("do", func(
+		_ *member, ctx context.Context, _ *channel.Channel, _ serializer.Payload,
+	) (push.Reply, error) {
 		begin(ctx)
 		time.Sleep(3 * time.Millisecond) // messages come faster, so that some wait
 		return push.OK(nil), nil

@@ -91,7 +91,10 @@ func TestRecoveryInCluster(t *testing.T) {
 	c.Run(func() {
 		led := servers[leader(all, "bennu")]
 		led.signal(t, syscall.SIGSTOP)
-		brokertest.WaitUntil(t, "replaced", func() bool { name := leader(all, "bennu"); return name != "" && servers[name] != led })
+		brokertest.WaitUntil(t, "replaced", func() bool {
+			name := leader(all, "bennu")
+			return name != "" && servers[name] != led
+		})
 		c.WaitAppended(150)
 		led.signal(t, syscall.SIGCONT)
 		c.WaitAppended(150)

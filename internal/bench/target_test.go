@@ -43,7 +43,8 @@ func TestTargets(t *testing.T) {
 		}
 		t.Logf("%s: cost ratios to centrifuge: %.2f", s.Name, ratios)
 		if got := median(); got > s.Target*tolerance {
-			t.Errorf("%s: cost ratio to centrifuge is %.2f, target %.2f with a tolerance of %v", s.Name, got, s.Target, tolerance)
+			t.Errorf("%s: cost ratio to centrifuge is %.2f, target %.2f with a tolerance of %v",
+				s.Name, got, s.Target, tolerance)
 		}
 	}
 }

@@ -292,7 +292,7 @@ type variant struct {
 	phoenix, transport, vsn string
 	browser                 bool
 	keep                    history.Keep
-	// While connections are cut, join callbacks take up to that, and phoenix.js waits for half as long.
+	// While connections are cut, join callbacks take up to that. phoenix.js waits for half as long.
 	slow time.Duration
 }
 

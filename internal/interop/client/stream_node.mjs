@@ -1,5 +1,5 @@
-// Runs the code of docs/streams.md: node stream_node.mjs MODULES PHOENIX URL CODE. It prints what the
-// clients have received.
+// Runs the code of docs/streams.md: node stream_node.mjs MODULES PHOENIX URL CODE. It prints what
+// the clients have received.
 import {createRequire} from "node:module"
 import {join} from "node:path"
 
