@@ -328,6 +328,7 @@ func TestStateIsBounded(t *testing.T) {
 	}
 	before := write(2000, put("0", "4"))
 	gone := write(2001, del("0"))
+	subtree := write(2003, state.Op{Key: "1", Delete: true, Under: true})
 	since := func(p history.Position) error {
 		_, err := s.Changes(t.Context(), "o", p, state.Range{}, 100)
 		return err
@@ -340,8 +341,11 @@ func TestStateIsBounded(t *testing.T) {
 	if err := since(before.Position); !errors.Is(err, history.ErrTrimmed) {
 		t.Errorf("after the deletion was forgotten: %v", err)
 	}
-	if err := since(gone.Position); err != nil {
-		t.Errorf("since the deletion: %v", err)
+	if err := since(gone.Position); !errors.Is(err, history.ErrTrimmed) { // that of the subtree
+		t.Errorf("since the deletion of an item: %v", err)
+	}
+	if err := since(subtree.Position); err != nil {
+		t.Errorf("since the deletion of a subtree: %v", err)
 	}
 	if n := countsOf(t, e); n["items"] != 79 {
 		t.Errorf("%v", n)

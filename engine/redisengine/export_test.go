@@ -53,5 +53,8 @@ func CheckFrames(commands []byte, pieces ...[]byte) error {
 // KeepWills makes the store of wills keep what nobody needs for another time.
 func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e.wills, keep) }
 
+// ForgetDeletionsAfter changes how long the store of objects remembers a deletion.
+func (e *Engine) ForgetDeletionsAfter(d time.Duration) { e.objects.tombstoneAge = d }
+
 // ParseChange parses a message of an object's channel.
 func ParseChange(data string) (state.Change, error) { return parseChange(data) }

@@ -36,11 +36,12 @@ const (
 type objects struct {
 	remote
 
-	inbox state.Inbox
+	inbox        state.Inbox
+	tombstoneAge time.Duration // how long a deletion is remembered
 }
 
 func newObjects(b *backend, prefix string, cfg logConfig, logger *zerolog.Logger) *objects {
-	s := new(objects)
+	s := &objects{tombstoneAge: tombstoneAge}
 	s.init(b, prefix, cfg, logger)
 	s.what, s.space, s.channels = "object store", "o", prefix+":s:"
 	s.rehearse, s.fed = s.rehearseScripts, s.deliver
@@ -183,7 +184,7 @@ func (s *objects) applyArgs(ops []state.Op, tx state.Tx, idAge time.Duration) []
 	args := make([]string, 0, 12+8*len(ops))
 	args = append(args, tx.ID, tx.Writer, string(tx.Create), milliseconds(tx.TTL),
 		strconv.Itoa(l.Items), strconv.Itoa(l.Bytes), strconv.Itoa(l.Changes),
-		milliseconds(tombstoneAge), milliseconds(idAge), strconv.Itoa(maxWriteIDs), flag(s.cfg.wait > 0),
+		milliseconds(s.tombstoneAge), milliseconds(idAge), strconv.Itoa(maxWriteIDs), flag(s.cfg.wait > 0),
 		tags(2*len(ops)+1))
 	for i := range ops {
 		op := &ops[i]
@@ -310,7 +311,7 @@ func (s *objects) Expire(ctx context.Context, limit int) (n int, err error) {
 		before := n
 		for _, object := range due {
 			q := s.call(stateExpireScript, object, strconv.Itoa(min(expireBatch, max(limit-n, 1))), tags(expireBatch),
-				milliseconds(tombstoneAge))
+				milliseconds(s.tombstoneAge))
 			if err := s.do(ctx, "expire", object, s.writes, q); err != nil {
 				return n, err
 			}

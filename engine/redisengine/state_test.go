@@ -90,7 +90,17 @@ type stateNode struct {
 // runStore runs a store. It does not wait for the connection.
 func runStore(t testing.TB, cfg redisengine.Config) *stateNode {
 	t.Helper()
-	n := &stateNode{t: t, Store: newStore(t, cfg)}
+	e, err := redisengine.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return runStoreOf(t, e)
+}
+
+// runStoreOf runs the store of an engine.
+func runStoreOf(t testing.TB, e *redisengine.Engine) *stateNode {
+	t.Helper()
+	n := &stateNode{t: t, Store: e.State()}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	in := state.Inbox{Change: func(c state.Change) {
@@ -246,6 +256,40 @@ func TestObjectsAreBounded(t *testing.T) {
 	}
 	if a := write(0); a.Repeated {
 		t.Error("the oldest ID is remembered")
+	}
+}
+
+// A position before a deletion that is too old is not continued, unlike one behind it.
+func TestDeletionsAreForgotten(t *testing.T) {
+	t.Parallel()
+	server := newServer(t)
+	for name, under := range map[string]bool{"item": false, "subtree": true} {
+		t.Run(name, func(t *testing.T) {
+			e, err := redisengine.New(redisengine.Config{URL: "redis://" + server.addr})
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.ForgetDeletionsAfter(100 * time.Millisecond)
+			n := runStoreOf(t, e)
+			n.apply(name, putOp("a", "1"), putOp("b", "1"))
+			before := n.apply(name, putOp("b", "2")).Position
+			gone := n.apply(name, state.Op{Key: "a", Delete: true, Under: under}).Position
+			since := func(p history.Position) error {
+				_, err := n.Changes(t.Context(), name, p, state.Range{}, 100)
+				return err
+			}
+			if err := since(before); err != nil {
+				t.Errorf("before the deletion is forgotten: %v", err)
+			}
+			<-time.After(150 * time.Millisecond) // the age of a deletion is time of Redis
+			n.apply(name, putOp("b", "3"))
+			if err := since(before); !errors.Is(err, history.ErrTrimmed) {
+				t.Errorf("after the deletion was forgotten: %v", err)
+			}
+			if err := since(gone); err != nil {
+				t.Errorf("since the deletion: %v", err)
+			}
+		})
 	}
 }
 
