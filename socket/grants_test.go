@@ -9,14 +9,18 @@ import (
 	"time"
 )
 
-var grantSeeds = flag.Int("grants", 60, "how many seeds TestGrants runs")
+var (
+	grantSeeds = flag.Int("grants", 60, "how many seeds TestGrants runs")
+	grantFirst = flag.Uint64("first-grant", 0, "the first of these seeds")
+)
 
 // TestGrants runs random schedules of two nodes and checks from their histories that no callback
 // runs under an identity that was revoked before its message left the mailbox, and the other
 // guarantees of grants: see grantWorld.check.
 func TestGrants(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(*grantSeeds) {
+	for n := range uint64(*grantSeeds) {
+		seed := *grantFirst + n
 		synctest.Test(t, func(t *testing.T) {
 			wrong := runGrants(t, seed)
 			for _, text := range wrong[:min(len(wrong), 5)] {

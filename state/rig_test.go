@@ -67,7 +67,12 @@ type conn struct {
 
 func (r *rig) dial() *conn {
 	r.t.Helper()
-	ws, err := wstest.Dial(strings.TrimPrefix(r.server.URL, "http://"), "/websocket?vsn=2.0.0")
+	return r.dialWith("")
+}
+
+func (r *rig) dialWith(query string) *conn {
+	r.t.Helper()
+	ws, err := wstest.Dial(strings.TrimPrefix(r.server.URL, "http://"), "/websocket?vsn=2.0.0"+query)
 	if err != nil {
 		r.t.Fatal(err)
 	}
