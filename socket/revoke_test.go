@@ -206,3 +206,36 @@ func TestReauthorizeByServer(t *testing.T) {
 		l.who("ann/ann.100/connect")
 	})
 }
+
+// TestRevokeAfterEnd checks that what a connection had received before it ended is not handled any
+// more when its user is revoked.
+func TestRevokeAfterEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		calls, gate := 0, make(chan struct{})
+		l := newAuthLine(t, Auth{}, "ann.100", channel.Routes{"room:*": whoRoom(
+			channel.On("do", func(*member, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
+				calls++
+				<-gate
+				return push.OK(nil), nil
+			}))})
+		l.joinRoom("ann/ann.100/connect")
+		l.send(`["2","3","room:1","do",{}]`, `["2","4","room:1","do",{}]`)
+		synctest.Wait()
+		ended := make(chan struct{})
+		go func() { defer close(ended); l.s.Closed(nil) }()
+		synctest.Wait()
+		if err := l.h.Revoke(t.Context(), "ann", "gone"); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		close(gate)
+		<-ended
+		if calls != 1 {
+			t.Errorf("%d messages were handled", calls)
+		}
+		if err := l.h.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
