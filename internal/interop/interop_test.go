@@ -25,7 +25,7 @@ var scenario = flag.String("scenario", "", "run only scenarios that match this J
 var nightly = os.Getenv("NIGHTLY") == "true"
 
 // limit bounds the duration of one suite, which normally takes a quarter of it.
-var limit = map[bool]time.Duration{false: 3 * time.Minute, true: 4 * time.Minute}[nightly]
+var limit = map[bool]time.Duration{false: 3 * time.Minute, true: 6 * time.Minute}[nightly]
 
 func TestMain(m *testing.M) { leak.Main(m) }
 
@@ -45,12 +45,12 @@ func TestCloseCodes(t *testing.T) {
 // TestAdvice runs the code of docs/connections.md against a server that shuts down.
 func TestAdvice(t *testing.T) {
 	t.Parallel()
-	t.Run("node", func(t *testing.T) { t.Parallel(); runVersion(t, "advice", "websocket", "phoenix") })
+	t.Run("node", func(t *testing.T) { t.Parallel(); each(t, "advice", runNode) })
 	t.Run("node, phoenix 1.8.12", func(t *testing.T) {
 		t.Parallel()
 		runVersion(t, "advice", "websocket", "phoenix-1.8.12")
 	})
-	t.Run("chromium", func(t *testing.T) { t.Parallel(); runChromium(t, "advice", "websocket") })
+	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "advice", runChromium) })
 }
 
 // TestAuth runs the code of docs/authentication.md with tokens that expire.

@@ -48,11 +48,13 @@ func newControl(t *testing.T, modules string) *control {
 	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))
 	mux.HandleFunc("GET /guide/wills", guideCode(t, "../../docs/presence.md", "$order"))
 	mux.HandleFunc("GET /refresh", func(w http.ResponseWriter, _ *http.Request) {
-		life, duration := 2, 7*time.Second // of tokens in seconds, and of the scenario
-		if nightly {
-			life, duration = 20, 2*time.Minute
+		life, duration, away := 2, 7*time.Second, 1500*time.Millisecond // life is of tokens, in seconds
+		if nightly {                                                    // away is longer than the server holds the connection of a client that was denied
+			life, duration, away = 20, 2*time.Minute, 35*time.Second
 		}
-		_ = json.NewEncoder(w).Encode(map[string]any{"life": life, "duration": duration.Milliseconds()})
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"life": life, "duration": duration.Milliseconds(), "away": away.Milliseconds(),
+		})
 	})
 	mux.HandleFunc("POST /servers", c.create)
 	mux.HandleFunc("POST /servers/{id}/stop", c.with(func(s *server, q url.Values) error { return s.stop(q.Get("how")) }))

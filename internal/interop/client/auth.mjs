@@ -4,8 +4,11 @@ import {scenario} from "./kit.mjs"
 /** The life of a token, in seconds, and the grace after it, in milliseconds. */
 const LIFE = 2, GRACE = 400
 
-/** How long a page that should stay away is watched. */
+/** How long a page that should stay away is watched, unless a scenario says otherwise. */
 const AWAY_MS = 1500
+
+/** The life of the tokens of the long scenarios, in seconds, and how long these last and watch a page, in ms. */
+const refresh = async k => (await fetch(`${k.env.control}/refresh`)).json()
 
 /**
  * A page that has the code of the guide. `page.login` is the guide's; `logins` are the reasons with
@@ -23,18 +26,18 @@ async function page(k, server, {token = () => `ann.${LIFE}`, fetchToken} = {}) {
 }
 
 /** A server whose clients may be anonymous. */
-const server = k => k.server({auth: 1, auth_notice: LIFE * 500, auth_grace: GRACE})
+const server = (k, life = LIFE) => k.server({auth: 1, auth_notice: life * 500, auth_grace: GRACE})
 
 /** Checks that the page has disconnected and does not come back. */
-async function away(k, p, reason) {
+async function away(k, p, reason, ms = AWAY_MS) {
   await k.until(() => p.logins.length > 0, "the login")
   const opens = p.s.opens
-  await k.pause(AWAY_MS)
+  await k.pause(ms)
   k.equal([p.logins, p.s.opens, p.s.isConnected()], [[reason], opens, false], "the page after it was denied")
 }
 
 scenario("tokens are refreshed on the open connection", async k => {
-  const {life, duration} = await (await fetch(`${k.env.control}/refresh`)).json()
+  const {life, duration} = await refresh(k)
   const srv = await k.server({auth: 1, auth_notice: life * 250})
   let fetched = 0
   const p = await page(k, srv, {token: () => `ann.${life}`, fetchToken: async () => { fetched++; return `ann.${life}` }})
@@ -55,15 +58,18 @@ scenario("tokens are refreshed on the open connection", async k => {
 })
 
 scenario("a page that stops refreshing is told and stays away", async k => {
-  const srv = await server(k)
-  const p = await page(k, srv, {fetchToken: () => new Promise(() => {})})
+  const {life, away: ms} = await refresh(k)
+  const srv = await server(k, life)
+  const p = await page(k, srv, {token: () => `ann.${life}`, fetchToken: () => new Promise(() => {})})
   const room = await k.joined(p.s, k.topic())
   const expiring = p.events("expiring"), expired = p.events("expired")
-  k.assert((await expiring.next()).in <= LIFE * 500 + 250, "the notice")
+  await k.until(() => expiring.items.length > 0, "the notice", life * 1000 + 5000)
+  k.assert((await expiring.next()).in <= life * 500 + 250, "the notice")
   await srv.ask("POST", `/servers/${srv.id}/ban?user=ann&reason=subscription+ended`)
+  await k.until(() => expired.items.length > 0, "the expiry", life * 1000 + 5000)
   k.equal(await expired.next(), {grace: GRACE}, "the grace")
   k.equal(await k.answer(room.push("echo", {})), {status: "error", response: {reason: "token expired"}}, "a push")
-  await away(k, p, "subscription ended")
+  await away(k, p, "subscription ended", ms)
   if (k.websocket) { k.equal(p.s.closes[0].code, 4401, "close code") }
   k.assert(p.s.opens === 2, "the second connection only tells the reason")
 })

@@ -181,13 +181,13 @@ export class Scene {
     }
   }
 
-  /** Waits until the condition is true, and returns its value. */
-  async until(condition, what) {
-    const end = Date.now() + PATIENCE_MS
+  /** Waits until the condition is true, and returns its value. It fails after ms. */
+  async until(condition, what, ms = PATIENCE_MS) {
+    const end = Date.now() + ms
     for (;;) {
       const v = condition()
       if (v) { return v }
-      if (Date.now() > end) { throw new Error(`waited ${PATIENCE_MS} ms for ${what || condition}`) }
+      if (Date.now() > end) { throw new Error(`waited ${ms} ms for ${what || condition}`) }
       await this.pause(5)
     }
   }
