@@ -116,6 +116,17 @@ func (s *session) schedule() {
 	s.h.expiry.set(s, a.due)
 }
 
+// expireNow makes the session refuse messages if the grant has expired. The client is told by
+// authDue, which may have to wait.
+func (s *session) expireNow() {
+	a := s.auth
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if at := a.grant.expires; a.in() == phaseValid && !at.IsZero() && !time.Now().Before(at) {
+		a.enter(phaseExpired)
+	}
+}
+
 // authDue handles the next stage of the grant.
 func (s *session) authDue() {
 	a, cfg := s.auth, s.h.cfg.Auth

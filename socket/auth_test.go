@@ -483,6 +483,12 @@ func TestManyExpiries(t *testing.T) {
 			sessions = append(sessions, l.h.open(l, serializer.V2(), identity{parent: context.Background(), grant: v}))
 		}
 		time.Sleep(20 * time.Second) // in virtual time; the notices were due before
+		synctest.Wait()
+		for i, s := range sessions {
+			if s.phase() != phaseExpired {
+				t.Fatalf("session %d is in phase %d after the expiry", i, s.phase())
+			}
+		}
 		closed := 0
 		for range 4 {
 			synctest.Wait()
@@ -502,8 +508,8 @@ func TestManyExpiries(t *testing.T) {
 			s.Closed(nil)
 		}
 		l.end()
-		if len(l.h.expiry.heap) != 0 {
-			t.Errorf("%d entries are left", len(l.h.expiry.heap))
+		if n, m := len(l.h.expiry.heap), len(l.h.expiry.due); n+m != 0 {
+			t.Errorf("%d and %d entries are left", n, m)
 		}
 	})
 }

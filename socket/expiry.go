@@ -9,7 +9,8 @@ import (
 const (
 	// expiryUnit is the resolution of the times in expiry.
 	expiryUnit = 250 * time.Millisecond
-	// expiryBatch sessions are handled at once, and the rest after expiryPause.
+	// expiryBatch sessions are handled at once, and the rest after expiryPause. What has expired is not
+	// served meanwhile.
 	expiryBatch = 1000
 	expiryPause = 100 * time.Millisecond
 )
@@ -22,6 +23,7 @@ type expiry struct {
 
 	mu    sync.Mutex
 	heap  expiryHeap
+	due   []*session  // taken from heap and not handled yet; entries may be out of date
 	timer *time.Timer // nil until the first set
 	ended bool
 }
@@ -69,7 +71,7 @@ func (x *expiry) set(s *session, at time.Time) {
 	due := at.Sub(x.base)
 	due = (due + expiryUnit - 1) / expiryUnit * expiryUnit
 	heap.Push(&x.heap, expiryEntry{due, s})
-	if s.auth.index == 0 {
+	if s.auth.index == 0 && len(x.due) == 0 {
 		x.arm(due - time.Since(x.base))
 	}
 }
@@ -93,19 +95,30 @@ func (x *expiry) run() {
 	x.running.Add(1)
 	defer x.running.Done()
 	now := time.Since(x.base)
-	var due []*session
-	for len(x.heap) > 0 && x.heap[0].due <= now && len(due) < expiryBatch {
-		due = append(due, heap.Pop(&x.heap).(expiryEntry).s)
+	handled := len(x.due)
+	for len(x.heap) > 0 && x.heap[0].due <= now {
+		x.due = append(x.due, heap.Pop(&x.heap).(expiryEntry).s)
 	}
-	if len(x.heap) > 0 {
+	added := x.due[handled:]
+	batch := x.due[:min(len(x.due), expiryBatch)]
+	if x.due = x.due[len(batch):]; len(x.due) == 0 {
+		x.due = nil
+	}
+	switch {
+	case len(x.due) > 0:
+		x.arm(expiryPause)
+	case len(x.heap) > 0:
 		pause := x.heap[0].due - now
-		if len(due) == expiryBatch {
+		if len(batch) == expiryBatch {
 			pause = max(pause, expiryPause)
 		}
 		x.arm(pause)
 	}
 	x.mu.Unlock()
-	for _, s := range due {
+	for _, s := range added {
+		s.expireNow()
+	}
+	for _, s := range batch {
 		s.authDue()
 	}
 }
