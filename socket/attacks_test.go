@@ -26,7 +26,7 @@ import (
 func TestTokenFlood(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		const n = 20_000
+		const n, joins = 20_000, 20
 		l := newAuthLine(t, Auth{}, "ann.1000", nil)
 		defer l.end()
 		l.joinSocket()
@@ -44,12 +44,17 @@ func TestTokenFlood(t *testing.T) {
 				l.send(`["2","9","room:1","who",{}]`)
 			}
 		}
+		for range joins { // a client that joins again has no more tokens
+			synctest.Wait()
+			l.send(join("1", "$socket"))
+			l.sendToken("3", `"ann.2000"`)
+		}
 		most := 3 + int32(time.Since(begun)/time.Second)
 		frames := l.take()
 		if got := calls.Load(); got == 0 || got > most {
 			t.Errorf("Verify was called %d times, want at most %d", got, most)
 		}
-		if rate := countWith(frames, `{"reason":"rate"}`); rate < n-int(most) || len(frames) != n+n/1000 {
+		if rate := countWith(frames, `{"reason":"rate"}`); rate < n+joins-int(most) || len(frames) != n+n/1000+3*joins {
 			t.Errorf("%d answers, of which %d are about the rate", len(frames), rate)
 		}
 		if who := countWith(frames, `"who":"ann/`); who != n/1000 {

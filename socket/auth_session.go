@@ -400,7 +400,7 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	if s.auth.in() == phaseRefused {
 		return push.NoReply, errTokenDenied
 	}
-	if !o.tokens.Take(tokenRate) {
+	if !o.rates.take(&o.rates.tokens, tokenRate) {
 		return push.NoReply, errRate
 	}
 	var in map[string]any

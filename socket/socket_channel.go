@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"bennu.example/internal/ratelimit"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // topicSocket is the topic of the socket's own channel. A client may join it on every connection.
@@ -41,10 +43,21 @@ type socketState struct {
 	moves bool // the client opens another connection when it receives advice, before this one ends
 	// isAdvised is set before advice is sent.
 	isAdvised atomic.Bool
+	rates     *ownRates
+}
 
-	times  ratelimit.Bucket
-	tokens ratelimit.Bucket
-	wills  ratelimit.Bucket
+// ownRates bounds the pushes of a connection on $socket. They outlive a membership, so that a
+// client which joins again has no more of them.
+type ownRates struct {
+	mu                   sync.Mutex
+	times, tokens, wills ratelimit.Bucket
+}
+
+// take takes a token of one of the buckets.
+func (o *ownRates) take(b *ratelimit.Bucket, r ratelimit.Rate) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return b.Take(r)
 }
 
 // socketParams are the params of a join of the channel $socket.
@@ -93,11 +106,17 @@ func socketChannel() *channel.Handler {
 			return push.NoReply, errUnknownEvent
 		}),
 		channel.Terminate((*socketState).terminate),
+		channel.OnSlow[socketState]("", transport.Disconnect), // whatever Config.OnSlow is: no event may be lost
 	)
 }
 
 func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketParams) (any, error) {
 	o.s, o.c, o.moves = sessionFrom(ctx), c, p.Move
+	if before := o.s.own.Load(); before != nil {
+		o.rates = before.rates
+	} else {
+		o.rates = new(ownRates)
+	}
 	o.s.own.Store(o)
 	c.OnEnd(func() { o.s.leftOwn(c) })
 	info := o.s.info()
@@ -121,7 +140,7 @@ func (o *socketState) join(ctx context.Context, c *channel.Channel, p socketPara
 }
 
 func (o *socketState) time(context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-	if !o.times.Take(timeRate) {
+	if !o.rates.take(&o.rates.times, timeRate) {
 		return push.NoReply, errRate
 	}
 	return push.OK(timeReply{time.Now().UnixMilli()}), nil

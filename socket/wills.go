@@ -102,7 +102,7 @@ func (p *willParams) after() time.Duration {
 func (o *socketState) will(_ context.Context, own *channel.Channel, p willParams) (push.Reply, error) {
 	s := o.s
 	switch {
-	case !o.wills.Take(willRate):
+	case !o.rates.take(&o.rates.wills, willRate):
 		return push.NoReply, errRate
 	case p.Event == "" || len(p.Event) > s.h.cfg.MaxTopic || !isWillPayload(p.Payload):
 		return push.NoReply, errBadWill
@@ -294,7 +294,7 @@ const codeNormal = 1000
 
 // unwill deletes one will, or all.
 func (o *socketState) unwill(ctx context.Context, _ *channel.Channel, p willReply) (push.Reply, error) {
-	if !o.wills.Take(willRate) {
+	if !o.rates.take(&o.rates.wills, willRate) {
 		return push.NoReply, errRate
 	}
 	s := o.s
