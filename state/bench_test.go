@@ -107,16 +107,21 @@ type audience struct {
 }
 
 // gather joins n clients of a handler to the map, and waits until all are live.
-func gather(t testing.TB, h *channel.Handler, n int) *audience {
+func gather(t testing.TB, h *channel.Handler, n int) *audience { return gatherBy(t, h, n, `{}`) }
+
+// gatherBy is gather with the member "$state" of the joins.
+func gatherBy(t testing.TB, h *channel.Handler, n int, params string) *audience {
 	a := new(audience)
 	ps, ser := pubsub.New(nil), serializer.V2()
 	ref := serializer.StringRef("1")
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(`{"$state":` + params + `}`)) // it never fails
 	for range n {
 		s := &sink{ps: ps, ser: ser}
 		a.sinks = append(a.sinks, s)
 		a.channels = append(a.channels, channelhost.Start(context.Background(), s, channelhost.Join{
 			Handler: h, MaxMailbox: 1 << 20, Workers: &a.workers,
-			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin},
+			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 		}))
 	}
 	a.workers.Wait()

@@ -15,6 +15,7 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 	if size := unsafe.Sizeof(state.Session{}); size > 256 {
 		t.Errorf("a session has %d bytes", size)
 	}
+	t.Logf("%d bytes for a session, and %d more for a window", unsafe.Sizeof(state.Session{}), state.WindowSize)
 	const n = 100_000
 	before := heap()
 	m, keys := filled(t, n)
@@ -35,22 +36,31 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 		t.Errorf("%.1f allocations for each put", allocs)
 	}
 
-	change := func(clients int) float64 {
+	change := func(clients int, params string, frames int64) float64 {
 		o := state.New(state.NewMemory(state.MemoryConfig{}))
-		a := gather(t, o.Maps(state.Config{}), clients)
+		first := []state.Op{{Key: "a", Value: []byte(`1`)}}
+		if _, err := o.Apply(t.Context(), simTopic, first, state.Tx{}); err != nil {
+			t.Fatal(err)
+		}
+		a := gatherBy(t, o.Maps(state.Config{}), clients, params)
 		allocs := testing.AllocsPerRun(200, func() {
 			if _, err := o.Apply(t.Context(), simTopic, ops, state.Tx{}); err != nil {
 				t.Fatal(err)
 			}
 		})
-		if got := a.sinks[0].frames.Load(); got != 203 {
-			t.Errorf("%d frames, want the reply, synced and 201 changes", got)
+		if got := a.sinks[0].frames.Load(); got != frames {
+			t.Errorf("%d frames, want the reply, synced and the changes: %d", got, frames)
 		}
 		return allocs
 	}
-	one, many := change(1), change(500)
+	one, many := change(1, `{}`, 203), change(500, `{}`, 203)
 	t.Logf("%.1f allocations for a change with 1 client, %.1f with 500", one, many)
 	if many > one+1 {
 		t.Errorf("%.1f allocations for a change with 1 client, %.1f with 500", one, many)
+	}
+	outside := change(500, `{"keys":{"first":1}}`, 2)
+	t.Logf("%.1f allocations for a change outside of 500 windows", outside)
+	if outside > one+1 {
+		t.Errorf("%.1f allocations for a change outside of 500 windows", outside)
 	}
 }

@@ -2,6 +2,7 @@ package state
 
 import (
 	"time"
+	"unsafe"
 
 	"bennu.example/serializer"
 )
@@ -40,3 +41,6 @@ func IsListKey(key string) bool {
 	_, _, ok := cutInt(key)
 	return ok
 }
+
+// WindowSize is the size of a session's window, without its rows.
+const WindowSize = unsafe.Sizeof(window{})

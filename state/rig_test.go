@@ -76,7 +76,11 @@ func (r *rig) dialWith(query string) *conn {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { ws.Close() })
+	late := time.AfterFunc(90*time.Second, func() { ws.Close() }) // a test that waits for ever fails
+	r.t.Cleanup(func() {
+		late.Stop()
+		ws.Close()
+	})
 	return &conn{t: r.t, ws: ws}
 }
 

@@ -162,14 +162,15 @@ func (h *handler) turn(ctx context.Context, m *member) error {
 	err := m.takeTurn(ctx)
 	var limit *LimitError
 	switch {
-	case err == nil, isClosed(err), ctx.Err() != nil:
-		return nil
+	case err == nil || isClosed(err) || ctx.Err() != nil:
 	case errors.As(err, &limit):
 		return channel.Stop(reasonQuota)
-	case !errors.Is(err, errMoved):
-		channelhost.Log(m.channel, "reading an object failed", err)
+	default:
+		if !errors.Is(err, errMoved) {
+			channelhost.Log(m.channel, "reading an object failed", err)
+		}
+		channelhost.Lose(m.channel)
 	}
-	channelhost.Lose(m.channel)
 	return nil
 }
 

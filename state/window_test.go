@@ -92,6 +92,26 @@ func TestWindow(t *testing.T) {
 	}
 }
 
+// TestWindowHasNoGap has a write that empties a window and puts an item behind those that come into
+// it.
+func TestWindowHasNoGap(t *testing.T) {
+	t.Parallel()
+	r := memory(t)
+	w, c := r.dial(), r.dial()
+	w.join("map:1", `{}`)
+	for _, key := range []string{"a", "b", "c", "d"} {
+		w.ok("map:1", "put", fmt.Sprintf(`{"key":%q,"value":1}`, key))
+	}
+	c.join("map:1", `{"keys":{"first":2}}`)
+	w.ok("map:1", "batch",
+		`{"ops":[{"op":"del","key":"a"},{"op":"del","key":"b"},{"op":"put","key":"z","value":1}]}`)
+	play(t, c, "map:1",
+		[2]string{"<", `batch {"items":[{"del":"deleted","key":"a","rev":5},{"del":"deleted","key":"b","rev":6}]}`},
+		[2]string{"<", `put {"key":"c","rev":3,"value":1}`},
+		[2]string{"<", `put {"key":"d","rev":4,"value":1}`},
+	)
+}
+
 // TestQuery has a query as a subscription and as a push.
 func TestQuery(t *testing.T) {
 	t.Parallel()
