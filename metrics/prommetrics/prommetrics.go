@@ -120,11 +120,11 @@ func New(cfg Config) *Metrics {
 			"route", "kind", "name", "result"),
 
 		broadcasts: counter("broadcasts_total", "Broadcasts by this node.", "result"),
-		deliveries: counter("deliveries_total", "Broadcasts that were handed to a subscriber of this node.", "origin"),
+		deliveries: counter("deliveries_total", "Broadcasts handed to subscribers of this node.", "origin"),
 		delivery: histogram("delivery_seconds", "How long it took to hand a broadcast to the subscribers of this node.",
 			cfg.Buckets, "origin"),
 		connected: gauge("engine_connected", "Whether the engine is connected, 1 or 0.").WithLabelValues(),
-		gaps:      counter("engine_gaps_total", "Times that broadcasts of other nodes may have been missed.").WithLabelValues(),
+		gaps:      counter("engine_gaps_total", "Broadcasts of other nodes may have been missed.").WithLabelValues(),
 
 		presence: counter("presence_changes_total", "Presences tracked, updated and untracked by this node.",
 			"op", "result"),
