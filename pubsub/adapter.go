@@ -42,7 +42,8 @@ type Adapter interface {
 	Subscribe(topic string)
 	Unsubscribe(topic string)
 
-	// Health returns the state of the connection.
+	// Health returns the state of the connection. When Health.Connected changes, the adapter calls
+	// Inbox.Changed.
 	Health() Health
 }
 

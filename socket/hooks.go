@@ -40,7 +40,8 @@ type Hooks struct {
 	// if that was called. Its event has Transport, Reason and Err.
 	Refused func(ctx context.Context, e *SocketEvent)
 	// Opened is called when a connection is made, before its first message is read, and Closed when it
-	// and its channels have ended. Their events have Transport, Info, and for Closed, Took and Err.
+	// and its channels have ended. Their events have Transport, Info, and for Closed, Took and Err. A
+	// connection that only tells a client of its final Refusal has neither.
 	Opened func(ctx context.Context, e *SocketEvent)
 	Closed func(ctx context.Context, e *SocketEvent)
 	// Dropped is called soon after frames for slow clients were dropped, once for several of them, on

@@ -146,6 +146,11 @@ func TestReconnectSendsQueuedMessages(t *testing.T) {
 		if h := b.Health(); !h.Connected || h.Gaps != 2 {
 			t.Errorf("health %+v", h)
 		}
+		b.mu.Lock()
+		if want := []bool{true, false, true}; !slices.Equal(b.changes, want) {
+			t.Errorf("Changed was called while connected was %v, want %v", b.changes, want)
+		}
+		b.mu.Unlock()
 	})
 }
 

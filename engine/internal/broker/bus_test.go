@@ -195,6 +195,7 @@ type node struct {
 	mu       sync.Mutex
 	received []record
 	gate     chan struct{} // unless nil, Deliver waits for it
+	changes  []bool        // Health.Connected when Inbox.Changed was called
 }
 
 // record is the event of a delivered broadcast, or "gap: " and the reason of a gap.
@@ -220,6 +221,12 @@ func start(t *testing.T, b *bus, cfg broker.Config) *node {
 				n.record(b.Event)
 			},
 			Gap: func(reason error) { n.record("gap: " + reason.Error()) },
+			Changed: func() {
+				connected := n.Health().Connected
+				n.mu.Lock()
+				defer n.mu.Unlock()
+				n.changes = append(n.changes, connected)
+			},
 		})
 	}()
 	n.stop = sync.OnceValue(func() error { cancel(); return <-done })
