@@ -70,22 +70,30 @@ func (c *Cluster) Stop() { c.set(true) }
 func (c *Cluster) Start() { c.set(false) }
 
 func (c *Cluster) set(down bool) {
+	for _, n := range c.setLocked(down) {
+		n.changed()
+	}
+}
+
+// setLocked returns the nodes whose health has changed.
+func (c *Cluster) setLocked(down bool) (changed []*Node) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.down == down {
-		return
+		return nil
 	}
 	c.down = down
 	for _, n := range c.nodes {
+		changed = append(changed, n)
 		n.health.Connected, n.health.Since = !down, time.Now()
 		n.health.Err = nil
-		n.enqueue(delivery{changed: true})
 		if down {
 			n.health.Err = ErrDown
 			continue
 		}
 		n.enqueue(delivery{gap: ErrDown})
 	}
+	return changed
 }
 
 // Node is the pubsub.Adapter of a node.
@@ -99,11 +107,10 @@ type Node struct {
 	health pubsub.Health
 }
 
-// delivery is an encoded broadcast for a node, a gap, or a change of its health.
+// delivery is an encoded broadcast for a node, or a gap.
 type delivery struct {
-	data    []byte
-	gap     error
-	changed bool
+	data []byte
+	gap  error
 }
 
 // Node is part of pubsub.Adapter.
@@ -115,8 +122,8 @@ func (n *Node) Run(ctx context.Context, in pubsub.Inbox) error {
 	n.inbox = in
 	n.c.nodes[n.name] = n
 	n.health.Connected, n.health.Since = !n.c.down, time.Now()
-	n.enqueue(delivery{changed: true})
 	n.c.mu.Unlock()
+	n.changed()
 	<-ctx.Done()
 	n.c.mu.Lock()
 	delete(n.c.nodes, n.name)
@@ -124,8 +131,15 @@ func (n *Node) Run(ctx context.Context, in pubsub.Inbox) error {
 	n.c.mu.Unlock()
 	n.in.Close(false)
 	n.in.Wait()
-	n.receive(delivery{changed: true})
+	n.changed()
 	return nil
+}
+
+// changed notifies the PubSub that the health has changed. The caller must not hold c.mu.
+func (n *Node) changed() {
+	if n.inbox.Changed != nil {
+		n.inbox.Changed()
+	}
 }
 
 // Publish is part of pubsub.Adapter.
@@ -161,12 +175,6 @@ func (n *Node) enqueue(d delivery) {
 }
 
 func (n *Node) receive(d delivery) {
-	if d.changed {
-		if n.inbox.Changed != nil {
-			n.inbox.Changed()
-		}
-		return
-	}
 	if d.gap != nil {
 		n.c.mu.Lock()
 		n.health.Gaps++
