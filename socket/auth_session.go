@@ -116,7 +116,7 @@ func (s *session) schedule() {
 	s.h.expiry.set(s, a.due)
 }
 
-// expireNow makes the session refuse messages if the grant has expired. The client is told by
+// expireNow makes the session refuse messages if the grant has expired. The client is notified by
 // authDue, which may have to wait.
 func (s *session) expireNow() {
 	a := s.auth

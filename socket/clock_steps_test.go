@@ -22,7 +22,8 @@ func step(t *testing.T, by time.Duration) {
 	before := time.Now()
 	time.StepSeconds += int64(by / time.Second)
 	t.Cleanup(func() { time.StepSeconds -= int64(by / time.Second) })
-	if after := time.Now(); after.Sub(before) > time.Minute || after.Round(0).Sub(before.Round(0)).Round(time.Minute) != by {
+	after := time.Now()
+	if after.Sub(before) > time.Minute || after.Round(0).Sub(before.Round(0)).Round(time.Minute) != by {
 		t.Fatalf("the clock went from %v to %v", before, after)
 	}
 }

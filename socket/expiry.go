@@ -9,8 +9,8 @@ import (
 const (
 	// expiryUnit is the resolution of the times in expiry.
 	expiryUnit = 250 * time.Millisecond
-	// expiryBatch sessions are handled at once, and the rest after expiryPause. What has expired is not
-	// served meanwhile.
+	// expiryBatch sessions are handled at once, and the rest after expiryPause. Sessions whose grants
+	// have expired refuse messages meanwhile.
 	expiryBatch = 1000
 	expiryPause = 100 * time.Millisecond
 )
