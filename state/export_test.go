@@ -4,7 +4,9 @@ import (
 	"time"
 	"unsafe"
 
+	"bennu.example/history"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // Resolve replaces server values, at a fixed time.
@@ -44,3 +46,8 @@ func IsListKey(key string) bool {
 
 // WindowSize is the size of a session's window, without its rows.
 const WindowSize = unsafe.Sizeof(window{})
+
+// IsConflated reports whether a newer event of the item's key replaces a waiting event of it.
+func IsConflated(it Item) bool {
+	return changeFrame("topic", []Item{it}, history.Position{}).how.Policy == transport.KeepLatest
+}

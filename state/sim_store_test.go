@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -50,6 +51,14 @@ func (r *recorder) change(c state.Change) {
 			r.errs = append(r.errs, fmt.Sprintf("revision %d of %s, from %s to %s", it.Rev, it.Key, c.Prev, c.Position))
 		}
 		rev = it.Rev
+		it.Key = strings.ReplaceAll(it.Key, "\x01", "/")
+		if it.Under {
+			for k := range next {
+				if it.Key == "" || strings.HasPrefix(k, it.Key+"/") {
+					delete(next, k)
+				}
+			}
+		}
 		if it.Deleted != "" {
 			delete(next, it.Key)
 		} else {
@@ -79,6 +88,8 @@ type lossy struct {
 	exact bool // the feed is perfect
 	quiet atomic.Bool
 
+	between func(rng *rand.Rand, keys []string) state.Op // nil means that of a map
+
 	mu   sync.Mutex
 	rng  *rand.Rand
 	held []state.Change
@@ -105,11 +116,20 @@ func (l *lossy) Tops(ctx context.Context, objects []string) ([]history.Position,
 
 // write makes a write that comes between two steps of a reader.
 func (l *lossy) write() {
+	var keys []string
+	if l.between != nil { // of items that it may write
+		p, _ := l.Store.Read(context.Background(), simTopic, state.Range{}, "", 1000) // it never fails
+		for _, it := range p.Items {
+			if string(it.Value) != simCounted {
+				keys = append(keys, it.Key)
+			}
+		}
+	}
 	l.mu.Lock()
-	n, key := l.rng.IntN(4), fmt.Sprint("k", l.rng.IntN(12))
-	op := state.Op{Key: key, Delete: true}
-	if l.rng.IntN(3) > 0 {
-		op = state.Op{Key: key, Value: []byte(`"between"`)}
+	n := l.rng.IntN(4)
+	op := betweenMap(l.rng, keys)
+	if l.between != nil {
+		op = l.between(l.rng, keys)
 	}
 	l.mu.Unlock()
 	if n == 0 && !l.quiet.Load() {

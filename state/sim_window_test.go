@@ -2,13 +2,14 @@ package state_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 
 	"bennu.example/state"
 )
 
-// simPart is the part of the map that a client of the simulation has. The zero simPart is all.
+// simPart is the part of the object that a client of the simulation has. The zero simPart is all.
 type simPart struct {
 	params  string // of "$state"
 	visible bool   // by Config.Visible
@@ -25,7 +26,7 @@ func (p simPart) state(s simState) simState {
 	for k := range s {
 		keys = append(keys, k)
 	}
-	slices.Sort(keys)
+	slices.SortFunc(keys, func(a, b string) int { return strings.Compare(state.PathKey(a), state.PathKey(b)) })
 	part := make(simState)
 	for _, k := range p.keep(s, keys) {
 		part[k] = s[k]
@@ -53,21 +54,27 @@ func simShown(s simState, keys []string) []string {
 	return slices.DeleteFunc(keys, func(k string) bool { return !simVisible(s[k].rev) })
 }
 
-// simParts are those of the clients that do not have the whole map.
-var simParts = []simPart{
-	{`"keys":{"first":4}`, false, func(_ simState, keys []string) []string { return keys[:min(4, len(keys))] }},
-	{`"keys":{"last":3,"prefix":"k"}`, false, func(_ simState, keys []string) []string {
-		keys = slices.DeleteFunc(keys, func(k string) bool { return !strings.HasPrefix(k, "k") })
-		return keys[max(0, len(keys)-3):]
-	}},
-	{`"query":{"name":"divided","args":2}`, false, simDivided},
-	{``, true, simShown},
-	{`"keys":{"first":3}`, true, func(s simState, keys []string) []string {
-		keys = simShown(s, keys)
-		return keys[:min(3, len(keys))]
-	}},
-	{`"query":{"name":"divided","args":2},"keys":{"from":"k","to":"k5"}`, true, func(s simState, keys []string) []string {
-		keys = slices.DeleteFunc(keys, func(k string) bool { return k < "k" || k >= "k5" })
-		return simShown(s, simDivided(s, keys))
-	}},
+// simParts are those of the clients that do not have the whole object. Some have the keys of a
+// range.
+func simParts(from, to string) []simPart {
+	ranged := fmt.Sprintf(`"from":%q,"to":%q`, from, to)
+	within := func(keys []string) []string {
+		return slices.DeleteFunc(keys, func(k string) bool { return k < from || k >= to })
+	}
+	return []simPart{
+		{`"keys":{"first":4}`, false, func(_ simState, keys []string) []string { return keys[:min(4, len(keys))] }},
+		{`"keys":{"last":3,` + ranged + `}`, false, func(_ simState, keys []string) []string {
+			keys = within(keys)
+			return keys[max(0, len(keys)-3):]
+		}},
+		{`"query":{"name":"divided","args":2}`, false, simDivided},
+		{``, true, simShown},
+		{`"keys":{"first":3}`, true, func(s simState, keys []string) []string {
+			keys = simShown(s, keys)
+			return keys[:min(3, len(keys))]
+		}},
+		{`"query":{"name":"divided","args":2},"keys":{` + ranged + `}`, true, func(s simState, keys []string) []string {
+			return simShown(s, simDivided(s, within(keys)))
+		}},
+	}
 }

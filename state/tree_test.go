@@ -241,3 +241,19 @@ func TestTreeViews(t *testing.T) {
 		}
 	}
 }
+
+// TestSubtreeIsNotConflated has the events that a newer one of the same key replaces in the queue
+// of a slow client. A put must not replace the deletion of what was below.
+func TestSubtreeIsNotConflated(t *testing.T) {
+	t.Parallel()
+	for want, items := range map[bool][]state.Item{
+		true:  {{Key: "a", Rev: 1, Value: []byte(`1`)}, {Key: "a", Rev: 2, Deleted: state.ReasonDeleted}},
+		false: {{Key: "a", Rev: 3, Deleted: state.ReasonDeleted, Under: true}},
+	} {
+		for _, it := range items {
+			if state.IsConflated(it) != want {
+				t.Errorf("%+v is conflated: %v", it, !want)
+			}
+		}
+	}
+}
