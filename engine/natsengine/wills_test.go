@@ -134,3 +134,14 @@ func documentedPermissions(t *testing.T) (publish, subscribe []string) {
 	}
 	return publish, subscribe
 }
+
+func BenchmarkWills(b *testing.B) {
+	server := newServer(b, withJetStream(b))
+	brokertest.BenchmarkWills(b, func(b *testing.B) brokertest.WillEngine {
+		e, err := natsengine.New(natsengine.Config{URL: server.addr(), Timeout: brokertest.Timeout, Ping: brokertest.Ping})
+		if err != nil {
+			b.Fatal(err)
+		}
+		return e
+	})
+}

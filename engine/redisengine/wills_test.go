@@ -146,3 +146,20 @@ func TestWillsOfKilledNodes(t *testing.T) {
 		return brokertest.WillCluster{URL: "redis://" + server.addr, Restart: func() { server.stop(); server.start(t) }}
 	})
 }
+
+func BenchmarkWills(b *testing.B) {
+	for name, newServer := range map[string]func(testing.TB) *testServer{
+		"in memory": func(t testing.TB) *testServer { return newServer(t) }, "on disk": newDurable,
+	} {
+		b.Run(name, func(b *testing.B) {
+			server := newServer(b)
+			brokertest.BenchmarkWills(b, func(b *testing.B) brokertest.WillEngine {
+				e, err := redisengine.New(quick(redisengine.Config{URL: "redis://" + server.addr}))
+				if err != nil {
+					b.Fatal(err)
+				}
+				return e
+			})
+		})
+	}
+}
