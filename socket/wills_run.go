@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -199,6 +200,16 @@ func (w *wills) lease(ctx context.Context) error {
 	return nil
 }
 
+// renew renews the lease if it is time. Whatever takes long calls it now and then.
+func (w *wills) renew(ctx context.Context) error {
+	if w.isOwn || w.hasLease(w.times.Renew) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, willTimeout)
+	defer cancel()
+	return w.lease(ctx)
+}
+
 // stop ends the goroutine, after the last changes. All sessions have ended.
 func (w *wills) stop() {
 	w.mu.Lock()
@@ -249,13 +260,8 @@ func (w *wills) isStopped() bool {
 
 // work does what is due.
 func (w *wills) work(ctx context.Context) error {
-	if !w.isOwn && !w.hasLease(w.times.Renew) {
-		one, cancel := context.WithTimeout(ctx, willTimeout)
-		err := w.lease(one)
-		cancel()
-		if err != nil {
-			return err
-		}
+	if err := w.renew(ctx); err != nil {
+		return err
 	}
 	if err := w.storeAgain(ctx); err != nil {
 		return err
@@ -266,16 +272,15 @@ func (w *wills) work(ctx context.Context) error {
 	if w.takeDue() {
 		w.isDue = true
 	}
+	var pollErr error
 	if !w.polling.IsZero() && !time.Now().Before(w.polling) {
-		if err := w.poll(ctx); err != nil {
-			return err
-		}
-		w.isDue = true
+		pollErr = w.poll(ctx)
+		w.isDue = true // also after an error: a dead node may have more wills than one poll finds
 	}
 	if !w.isDue {
-		return nil
+		return pollErr
 	}
-	return w.claim(ctx)
+	return errors.Join(pollErr, w.claim(ctx))
 }
 
 // poll finds the wills of other nodes.
@@ -314,16 +319,21 @@ func (w *wills) idle() time.Duration {
 	return max(wait, w.paused.Sub(now), 0)
 }
 
+func (w *wills) mustStoreAgain() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.again
+}
+
 // storeAgain stores the wills of the sessions again after the lease was lost, because other nodes
 // may have run them.
 func (w *wills) storeAgain(ctx context.Context) error {
-	w.mu.Lock()
-	again := w.again
-	w.again = false
-	w.mu.Unlock()
-	if !again {
+	if !w.mustStoreAgain() {
 		return nil
 	}
+	w.mu.Lock()
+	w.again = false
+	w.mu.Unlock()
 	type own struct {
 		s *session
 		w *sessionWill
@@ -342,19 +352,29 @@ func (w *wills) storeAgain(ctx context.Context) error {
 		}
 		s.mu.Unlock()
 	}
-	for _, x := range all {
-		one, cancel := context.WithTimeout(ctx, willTimeout)
-		err := w.store.Put(one, x.Will)
-		x.s.mu.Lock()
-		unwilled := x.w.unwilled
-		x.s.mu.Unlock()
-		if unwilled { // perhaps before Put
-			err = w.store.Delete(one, x.Topic, x.Connection, x.ID)
+	for batch := range slices.Chunk(all, willBatch) {
+		err := w.renew(ctx)
+		if err == nil {
+			err = errors.Join(w.each(len(batch), func(i int) error {
+				x := batch[i]
+				one, cancel := context.WithTimeout(ctx, willTimeout)
+				defer cancel()
+				err := w.store.Put(one, x.Will)
+				x.s.mu.Lock()
+				unwilled := x.w.unwilled
+				x.s.mu.Unlock()
+				if unwilled { // perhaps before Put
+					err = w.store.Delete(one, x.Topic, x.Connection, x.ID)
+				}
+				if errors.Is(err, will.ErrFenced) {
+					return nil
+				}
+				return err
+			})...)
 		}
-		cancel()
-		if err != nil && !errors.Is(err, will.ErrFenced) {
+		if err != nil {
 			w.mu.Lock()
-			w.again = true // also if the will is being run
+			w.again = true // also if a will is being run
 			w.mu.Unlock()
 			return err
 		}
@@ -376,7 +396,7 @@ func (w *wills) flush(ctx context.Context) error {
 			return nil
 		}
 		one, cancel := context.WithTimeout(ctx, willTimeout)
-		err := w.make(one, batch)
+		err := errors.Join(w.make(one, batch), w.renew(ctx))
 		cancel()
 		if err != nil {
 			return err
@@ -389,34 +409,13 @@ const willsAtOnce = 8
 
 // make makes some changes.
 func (w *wills) make(ctx context.Context, batch []willChange) error {
-	errs := make([]error, len(batch))
-	var next sync.Mutex
-	i := 0
-	take := func() int {
-		next.Lock()
-		defer next.Unlock()
-		i++
-		return i - 1
-	}
-	one := func() {
-		for n := take(); n < len(batch); n = take() {
-			c := &batch[n]
-			if c.ends {
-				errs[n] = w.store.End(ctx, c.Topic, c.Connection, c.ID)
-			} else {
-				errs[n] = w.store.Delete(ctx, c.Topic, c.Connection, c.ID)
-			}
+	errs := w.each(len(batch), func(i int) error {
+		c := &batch[i]
+		if c.ends {
+			return w.store.End(ctx, c.Topic, c.Connection, c.ID)
 		}
-	}
-	if w.isOwn || len(batch) == 1 {
-		one()
-	} else {
-		var all sync.WaitGroup
-		for range min(willsAtOnce, len(batch)) {
-			all.Go(one)
-		}
-		all.Wait()
-	}
+		return w.store.Delete(ctx, c.Topic, c.Connection, c.ID)
+	})
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for n, err := range errs {
@@ -445,11 +444,35 @@ func (w *wills) takeDue() (found bool) {
 	return found
 }
 
+// each calls f for the numbers below n, several at a time, and returns its results.
+func (w *wills) each(n int, f func(i int) error) []error {
+	errs := make([]error, n)
+	var next atomic.Int64
+	work := func() {
+		for i := next.Add(1) - 1; i < int64(n); i = next.Add(1) - 1 {
+			errs[i] = f(int(i))
+		}
+	}
+	if w.isOwn || n == 1 {
+		work()
+		return errs
+	}
+	var all sync.WaitGroup
+	for range min(willsAtOnce, n) {
+		all.Go(work)
+	}
+	all.Wait()
+	return errs
+}
+
 // claim runs the wills that are due.
 func (w *wills) claim(ctx context.Context) error {
 	for {
-		if !w.isOwn && !w.hasLease(w.times.Stop) {
-			return errors.New("socket: the lease of this node was not renewed")
+		if err := w.renew(ctx); err != nil {
+			return err
+		}
+		if w.mustStoreAgain() {
+			return nil // first: others may have run the wills of this node
 		}
 		before := w.h.cfg.PubSub.Health()
 		if !before.Connected { // another node may run them
