@@ -17,7 +17,7 @@ import (
 // and the memory of Redis for each item.
 func BenchmarkState(b *testing.B) {
 	value := []byte(`"` + strings.Repeat("x", 198) + `"`)
-	for _, inFlight := range []int{1, 16, 256} {
+	for _, inFlight := range []int{2, 16, 256} {
 		b.Run(fmt.Sprint(inFlight), func(b *testing.B) {
 			e := newServer(b)
 			n := startStore(b, redisengine.Config{URL: "redis://" + e.addr})
@@ -31,7 +31,7 @@ func BenchmarkState(b *testing.B) {
 			}
 			before := memory()
 			var next atomic.Int64
-			b.SetParallelism((inFlight + 1) / 2) // for two processors
+			b.SetParallelism(inFlight / 2) // on two processors
 			b.ResetTimer()
 			b.RunParallel(func(pb *testing.PB) {
 				for pb.Next() {

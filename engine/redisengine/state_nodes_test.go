@@ -26,7 +26,8 @@ import (
 	"bennu.example/state/mirror"
 )
 
-// startObjectsNode starts a node whose documents are at Redis. It returns the address of its socket.
+// startObjectsNode starts a node whose documents are at Redis. It returns the address of its
+// socket.
 func startObjectsNode(t *testing.T, cfg redisengine.Config) (url string) {
 	t.Helper()
 	e, err := redisengine.New(cfg)
