@@ -47,7 +47,7 @@ func startObjectsNode(t *testing.T, cfg redisengine.Config) (url string) {
 		Channels: channel.Routes{"doc:*": objects.Documents(state.Config{Allow: allow})}, Logger: new(zerolog.Nop()),
 	})
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) //nolint:forbidigo // http.Server takes no other
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	server.Start()
 	t.Cleanup(func() {
 		shutdown, end := context.WithTimeout(context.Background(), time.Minute)
