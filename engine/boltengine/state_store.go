@@ -316,12 +316,12 @@ func (c *objectsRun) commit(batch []*write) (removed bool, failure error) {
 // sweep deletes what is left of removed objects. After a failure it also finds out whether the file
 // works again.
 func (c *objectsRun) sweep() {
-	more, waits := false, true
+	more, waits := false, false
 	err := c.store.view(func(tx *bolt.Tx) error {
-		waits = c.Health().Err != nil || hasRemoved(tx)
+		waits = hasRemoved(tx)
 		return nil
 	})
-	if err == nil && !waits {
+	if err == nil && !waits && c.Health().Err == nil {
 		return // a transaction without changes would sync as well
 	}
 	err = c.store.update(func(tx *bolt.Tx) error {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -77,7 +78,7 @@ func (l *remote) init(b *backend, prefix string, cfg logConfig, logger *zerolog.
 	l.health.Err = errLogNotRunning
 	l.writes.replicas, l.writes.wait = cfg.wait, min(replicaWait, cfg.timeout/2)
 	l.feed.Init(cfg.queue, l.deliverFed)
-	l.events.Init(1<<62, func(f func()) { f() })
+	l.events.Init(math.MaxInt, func(f func()) { f() })
 }
 
 var escaper = strings.NewReplacer("%", "%25", "}", "%7D")
