@@ -48,8 +48,10 @@ func newControl(t *testing.T, modules string) *control {
 	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))
 	mux.HandleFunc("GET /guide/wills", guideCode(t, "../../docs/presence.md", "$order"))
 	mux.HandleFunc("GET /refresh", func(w http.ResponseWriter, _ *http.Request) {
-		life, duration, away := 2, 7*time.Second, 1500*time.Millisecond // life is of tokens, in seconds
-		if nightly {                                                    // away is longer than the server holds the connection of a client that was denied
+		// The life of the tokens is in seconds. A page is watched for longer than the server holds the
+		// connection of a client that was denied.
+		life, duration, away := 2, 7*time.Second, 1500*time.Millisecond
+		if nightly {
 			life, duration, away = 20, 2*time.Minute, 35*time.Second
 		}
 		_ = json.NewEncoder(w).Encode(map[string]any{

@@ -7,7 +7,10 @@ const LIFE = 2, GRACE = 400
 /** How long a page that should stay away is watched, unless a scenario says otherwise. */
 const AWAY_MS = 1500
 
-/** The life of the tokens of the long scenarios, in seconds, and how long these last and watch a page, in ms. */
+/**
+ * The life of the tokens of the long scenarios, in seconds, and how long these last and watch a
+ * page, in ms.
+ */
 const refresh = async k => (await fetch(`${k.env.control}/refresh`)).json()
 
 /**
