@@ -72,8 +72,8 @@ func TestManyWillsEnd(t *testing.T) {
 	})
 }
 
-// TestManyWillsStoredAgain checks that a node that has lost its lease once, and has very many wills,
-// stores them again without losing the next lease.
+// TestManyWillsStoredAgain checks that a node that has lost its lease once, and has very many
+// wills, stores them again without losing the next lease.
 func TestManyWillsStoredAgain(t *testing.T) {
 	t.Parallel()
 	store := &slowStore{Store: will.NewMemory()}

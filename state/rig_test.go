@@ -76,7 +76,7 @@ func (r *rig) dialWith(query string) *conn {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	late := time.AfterFunc(90*time.Second, func() { ws.Close() }) // a test that waits for ever fails
+	late := time.AfterFunc(90*time.Second, func() { ws.Close() }) // a test that does not end fails
 	r.t.Cleanup(func() {
 		late.Stop()
 		ws.Close()

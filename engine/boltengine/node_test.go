@@ -3,6 +3,7 @@ package boltengine_test
 import (
 	"context"
 	"errors"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -68,7 +69,7 @@ func silent() *zerolog.Logger {
 
 // fault reads at an address that is not mapped, as of a mapped file that was truncated.
 func fault() error {
-	var at uintptr = 1 << 40
+	var at uintptr = math.MaxUint32 &^ 0xfff
 	return errors.New(string(*(*byte)(*(*unsafe.Pointer)(unsafe.Pointer(&at)))))
 }
 

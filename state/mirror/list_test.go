@@ -182,11 +182,11 @@ func runListHistory(t *testing.T, random *rand.Rand) {
 	n := 0
 	write := func() {
 		n++
-		any := func() string {
+		someKey := func() string {
 			key, _ := writer.At(random.IntN(max(writer.Len(), 1)))
 			return key
 		}
-		key := any()
+		key := someKey()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		var err error
@@ -194,7 +194,7 @@ func runListHistory(t *testing.T, random *rand.Rand) {
 		case k < 3 || key == "":
 			_, err = writer.Append(ctx, n)
 		case k < 5:
-			_, err = writer.Insert(ctx, any(), n)
+			_, err = writer.Insert(ctx, someKey(), n)
 		case k == 5:
 			_, err = writer.Insert(ctx, "", n)
 		case k == 6:
@@ -202,7 +202,7 @@ func runListHistory(t *testing.T, random *rand.Rand) {
 		case k == 7:
 			err = writer.Delete(ctx, key)
 		default:
-			_, err = writer.Move(ctx, key, any())
+			_, err = writer.Move(ctx, key, someKey())
 		}
 		if err != nil && !errors.Is(err, mirror.ErrNotFound) { // Rebalance has given the item another key
 			t.Fatal(err)

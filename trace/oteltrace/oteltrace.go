@@ -10,8 +10,8 @@
 //
 // A connection may last for days, so it has no span. Every callback begins a trace of its own, with
 // a link to the span of the handshake. A client continues its own trace with a W3C traceparent: as
-// the header of the handshake, as the member "traceparent" or "$trace" of a join's params, or as the
-// member "$trace" of an event's payload.
+// the header of the handshake, as the member "traceparent" or "$trace" of a join's params, or as
+// the member "$trace" of an event's payload.
 //
 // The span of a broadcast belongs to the callback that makes it by a method of its Channel, or to
 // the context that is given to the PubSub. Each node has a span for the delivery to its
