@@ -22,7 +22,8 @@ const (
 )
 
 // Member selects members of a topic. An empty field matches everybody, so the zero Member is the
-// whole topic.
+// whole topic. Clients choose their ClientID: without an ID it also matches those of other users
+// who give the same one.
 type Member struct {
 	ID           string // Request.ID
 	ClientID     string // Info.ClientID
