@@ -159,18 +159,21 @@ func (o *Objects) Refresh(topic string) {
 
 // turn handles what waits for a window session.
 func (h *handler) turn(ctx context.Context, m *member) error {
-	err := m.takeTurn(ctx)
-	var limit *LimitError
-	switch {
-	case err == nil || isClosed(err) || ctx.Err() != nil:
-	case errors.As(err, &limit):
-		return channel.Stop(reasonQuota)
-	default:
-		if !errors.Is(err, errMoved) {
-			channelhost.Log(m.channel, "reading an object failed", err)
-		}
-		channelhost.Lose(m.channel)
+	if err := m.takeTurn(ctx); err != nil && !isClosed(err) && ctx.Err() == nil {
+		return m.turnFailed(err)
 	}
+	return nil
+}
+
+// turnFailed ends the channel. The client joins again, unless it has too many rows.
+func (m *member) turnFailed(err error) error {
+	if _, ok := errors.AsType[*LimitError](err); ok {
+		return channel.Stop(reasonQuota)
+	}
+	if !errors.Is(err, errMoved) {
+		channelhost.Log(m.channel, "reading an object failed", err)
+	}
+	channelhost.Lose(m.channel)
 	return nil
 }
 
