@@ -239,8 +239,12 @@ func (m *member) apply(ctx context.Context, s *shared) error {
 	for i := range s.items {
 		it := &s.items[i]
 		if it.Under {
-			if m.removeUnder(it) {
+			switch removed, all := w.removeUnder(it); {
+			case len(removed) == 0:
+			case all:
 				out, frames = append(out, *it), append(frames, s.frame(i))
+			default:
+				out, frames = append(out, removed...), append(frames, make([]frame, len(removed))...)
 			}
 			continue
 		}
@@ -287,12 +291,25 @@ func (m *member) apply(ctx context.Context, s *shared) error {
 	return m.refill(ctx)
 }
 
-// removeUnder removes the rows of a subtree that was deleted. It reports whether there were any.
-func (m *member) removeUnder(it *Item) bool {
-	w, sub := m.window, Subtree(it.Key)
-	before := len(w.rows)
-	w.rows = slices.DeleteFunc(w.rows, func(r row) bool { return r.rev < it.Rev && sub.Has(r.key) })
-	return len(w.rows) < before
+// removeUnder removes the rows of a subtree that was deleted, and returns their deletions. It
+// reports whether these are all rows of the subtree. The window may have others, which were put
+// after the deletion and read before it came. The client must not be sent the subtree's deletion
+// then: it would delete these as well.
+func (w *window) removeUnder(it *Item) (removed []Item, all bool) {
+	sub := Subtree(it.Key)
+	all = true
+	w.rows = slices.DeleteFunc(w.rows, func(r row) bool {
+		switch {
+		case !sub.Has(r.key):
+			return false
+		case r.rev > it.Rev:
+			all = false
+			return false
+		}
+		removed = append(removed, Item{Key: r.key, Rev: it.Rev, Deleted: it.Deleted})
+		return true
+	})
+	return removed, all
 }
 
 // evict removes the row at the far end.
