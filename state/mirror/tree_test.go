@@ -65,6 +65,7 @@ func TestTree(t *testing.T) {
 		if got := red.At("players/ann").Children(); len(got) != 0 {
 			t.Errorf("children %q of a leaf", got)
 		}
+		synctest.Wait() // b has the events
 		if got := valueOf(t, b.At("teams")); got != `{"red":`+want+`}` {
 			t.Errorf("the part is %s", got)
 		}
