@@ -48,8 +48,8 @@ func New(cfg Config) (*Engine, error) {
 		_ = s.release()
 		return nil, fmt.Errorf("boltengine: open %s: %w", cfg.Path, err)
 	}
-	l := newLog(s, cmp.Or(cfg.Logger, logging.Default()))
-	return &Engine{l, newObjects(l), w}, nil
+	logger := cmp.Or(cfg.Logger, logging.Default())
+	return &Engine{newLog(s, logger), newObjects(s, logger), w}, nil
 }
 
 // Adapter returns nil: there are no other nodes.

@@ -72,6 +72,12 @@ func appendForever(cfg boltengine.Config, writers, from int) error {
 			}
 		}()
 	}
+	return printUntilEnd(e, lines, ran)
+}
+
+// printUntilEnd prints "ready" and then the lines. It closes the engine at the end of the input,
+// and fails if Run ends before, whose result is in ran.
+func printUntilEnd(e *boltengine.Engine, lines <-chan string, ran <-chan error) error {
 	end := make(chan struct{})
 	go func() {
 		defer close(end)
@@ -133,6 +139,19 @@ func (c *child) line() string {
 // kill sends SIGKILL. The output of the process can still be read.
 func (c *child) kill() { _ = c.cmd.Process.Kill() }
 
+// readAndKill calls read with so many lines, kills the process, and calls read with the lines that
+// it printed before.
+func (c *child) readAndKill(n int, read func(line string)) {
+	for range n {
+		read(c.line())
+	}
+	c.kill()
+	for line := c.line(); line != ""; line = c.line() {
+		read(line)
+	}
+	c.stop()
+}
+
 // stop kills the process and waits for its end.
 func (c *child) stop() {
 	c.kill()
@@ -179,14 +198,7 @@ func TestKill(t *testing.T) {
 			}
 			total++
 		}
-		for range 50 + rand.IntN(500) {
-			read(c.line())
-		}
-		c.kill()
-		for line := c.line(); line != ""; line = c.line() { // what it printed before
-			read(line)
-		}
-		c.stop()
+		c.readAndKill(50+rand.IntN(500), read)
 
 		e := open(t, cfg)
 		for _, topic := range []string{"a", "b", "c", "d"} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -25,24 +24,15 @@ var (
 // maxBatch of them, applies them in one transaction, answers, and hands the batch to the feeder, a
 // goroutine that Run starts and waits for. Readers use read transactions of their own.
 type log struct {
-	store  *store
-	logger *zerolog.Logger
-	clock  clock
-	queue  *queue[*item]
+	service
+	clock clock
+	queue *queue[*item]
 
 	appended, failed, gaps atomic.Uint64
 
-	closing chan struct{} // closed by close
-	ended   chan struct{} // closed when Run has ended
-	wake    chan struct{} // of the feeder; has room for one signal
-
-	mu          sync.Mutex
-	began       bool // Run was called
-	closed      bool
-	health      history.Health
+	// Guarded by mu.
 	watches     map[string]*watch
-	ready       map[string]func(error) // of the watches that are not ready
-	generations [slots]uint64          // of topics that the file does not know
+	generations [slots]uint64 // of topics that the file does not know
 }
 
 // watch is a watched topic.
@@ -53,14 +43,11 @@ type watch struct {
 }
 
 func newLog(s *store, logger *zerolog.Logger) *log {
-	return &log{
-		store: s, logger: logger, clock: newClock(),
-		queue:   newQueue[*item](),
-		closing: make(chan struct{}), ended: make(chan struct{}), wake: make(chan struct{}, 1),
-		health:  history.Health{Since: time.Now(), Err: errNotRunning},
-		watches: make(map[string]*watch), ready: make(map[string]func(error)),
-		generations: s.generations,
+	l := &log{
+		clock: newClock(), queue: newQueue[*item](), watches: make(map[string]*watch), generations: s.generations,
 	}
+	l.init(s, logger, "history log", errNotRunning)
+	return l
 }
 
 // clock measures time by the monotonic clock, from the wall clock's time at the start. A change of
@@ -90,18 +77,6 @@ func (l *log) Health() history.Health {
 	return h
 }
 
-// setHealth records whether the log works. It reports whether that is new.
-func (l *log) setHealth(err error) (changed bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	changed = l.health.Connected != (err == nil)
-	if changed {
-		l.health.Connected, l.health.Since = err == nil, time.Now()
-	}
-	l.health.Err = err
-	return changed
-}
-
 // Watch is part of history.Log.
 func (l *log) Watch(topic string, ready func(error)) {
 	l.mu.Lock()
@@ -119,13 +94,6 @@ func (l *log) Unwatch(topic string) {
 	defer l.mu.Unlock()
 	delete(l.watches, topic)
 	delete(l.ready, topic)
-}
-
-func (l *log) signal() {
-	select {
-	case l.wake <- struct{}{}:
-	default: // the feeder has not seen the last signal yet
-	}
 }
 
 func (l *log) watched(topic string) bool {
@@ -171,18 +139,9 @@ func (l *log) slot(slot int) uint64 {
 
 // close ends Run and closes the file.
 func (l *log) close() error {
-	l.mu.Lock()
-	began, closed := l.began, l.closed
-	l.began, l.closed = true, true
-	l.mu.Unlock()
-	if closed {
+	if !l.end() {
 		return nil
 	}
-	close(l.closing)
-	if began {
-		<-l.ended
-	}
-	l.setHealth(errClosed)
 	if err := l.store.close(); err != nil {
 		return fmt.Errorf("boltengine: close %s: %w", l.store.path, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"bennu.example/history"
 )
@@ -20,21 +19,6 @@ type reader struct {
 	top     history.Position
 	first   uint64 // the oldest record that is neither removed nor expired; top+1 if there is none
 	before  tag    // of the record before it
-}
-
-// read calls f in a read transaction.
-func (l *log) read(ctx context.Context, f func(tx *bolt.Tx) error) error {
-	if ctx.Err() != nil {
-		return unavailable(context.Cause(ctx))
-	}
-	err := l.store.view(f)
-	switch {
-	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
-		return unavailable(errClosed)
-	case errors.Is(err, errDamaged):
-		return unavailable(err)
-	}
-	return err
 }
 
 // reader returns what the transaction knows of a topic.

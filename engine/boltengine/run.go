@@ -9,7 +9,6 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"bennu.example/history"
-	"bennu.example/internal/safecall"
 )
 
 // retryAfter is when the committer tries again after a failure, if nothing is appended until then.
@@ -32,15 +31,8 @@ type committer struct {
 
 // Run is part of history.Log. Its goroutine is the committer.
 func (l *log) Run(ctx context.Context, in history.Inbox) error {
-	l.mu.Lock()
-	began, closed := l.began, l.closed
-	l.began = true
-	l.mu.Unlock()
-	switch {
-	case closed:
-		return unavailable(errClosed)
-	case began:
-		return errRunTwice
+	if err := l.start(); err != nil {
+		return err
 	}
 	defer close(l.ended)
 	batches := make(chan fed, 1)
@@ -146,22 +138,6 @@ func (c *committer) schedule(at time.Time) {
 	}
 }
 
-// report records and logs the result of a transaction.
-func (c *committer) report(err error) {
-	if !c.setHealth(err) {
-		return
-	}
-	if err == nil {
-		c.logger.Info().Str("path", c.store.path).Msg("history log available")
-		return
-	}
-	e := c.logger.Error().Str("path", c.store.path).Err(err)
-	if p, ok := errors.AsType[*safecall.PanicError](err); ok {
-		e = e.Bytes("stack", p.Stack)
-	}
-	e.Msg("history log unavailable")
-}
-
 // feed is the feeder. It gives the records to in, in the order of the log, until batches is closed.
 func (l *log) feed(in history.Inbox, batches <-chan fed) {
 	for {
@@ -186,23 +162,5 @@ func (l *log) feed(in history.Inbox, batches <-chan fed) {
 		case <-l.wake:
 			l.callReady()
 		}
-	}
-}
-
-// callReady calls the functions of new watches.
-func (l *log) callReady() {
-	for {
-		var ready func(error)
-		l.mu.Lock()
-		for topic, f := range l.ready {
-			ready = f
-			delete(l.ready, topic)
-			break
-		}
-		l.mu.Unlock()
-		if ready == nil {
-			return
-		}
-		ready(nil)
 	}
 }

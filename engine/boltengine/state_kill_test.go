@@ -1,11 +1,9 @@
 package boltengine_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 
 	"bennu.example/engine/boltengine"
@@ -41,22 +39,7 @@ func applyForever(cfg boltengine.Config, writers, from int) error {
 			}
 		}()
 	}
-	end := make(chan struct{})
-	go func() {
-		defer close(end)
-		_, _ = bufio.NewReader(os.Stdin).ReadString('\n')
-	}()
-	fmt.Fprintln(os.Stdout, "ready")
-	for {
-		select {
-		case line := <-lines:
-			fmt.Fprintln(os.Stdout, line)
-		case <-end:
-			return e.Close()
-		case err := <-ran:
-			return fmt.Errorf("Run: %w", err)
-		}
-	}
+	return printUntilEnd(e, lines, ran)
 }
 
 // A process that writes objects is killed again and again. Every acknowledged write is there
@@ -100,14 +83,7 @@ func TestKillState(t *testing.T) {
 			}
 			total++
 		}
-		for range 50 + rand.IntN(300) {
-			read(c.line())
-		}
-		c.kill()
-		for line := c.line(); line != ""; line = c.line() { // what it printed before
-			read(line)
-		}
-		c.stop()
+		c.readAndKill(50+rand.IntN(300), read)
 
 		e := open(t, cfg)
 		for object, top := range tops {

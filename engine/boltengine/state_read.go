@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"errors"
 
 	bolt "go.etcd.io/bbolt"
-	bolterrors "go.etcd.io/bbolt/errors"
 
 	"bennu.example/history"
 	"bennu.example/state"
@@ -38,21 +36,6 @@ func hasRemoved(tx *bolt.Tx) bool {
 	}
 	k, _ := root.Bucket(bucketRemoved).Cursor().First()
 	return k != nil
-}
-
-// read calls f in a read transaction.
-func (s *objects) read(ctx context.Context, f func(tx *bolt.Tx) error) error {
-	if ctx.Err() != nil {
-		return unavailable(context.Cause(ctx))
-	}
-	err := s.store.view(f)
-	switch {
-	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
-		return unavailable(errClosed)
-	case errors.Is(err, errDamaged):
-		return unavailable(err)
-	}
-	return err
 }
 
 // isDue reports whether something has expired.

@@ -7,10 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
 
 	"bennu.example/history"
-	"bennu.example/internal/safecall"
 	"bennu.example/state"
 )
 
@@ -23,8 +23,7 @@ var errStateNotRunning = errors.New("Objects.Run does not run")
 // goroutine that Run starts and waits for. The feeder feeds the changes in their order, and then
 // answers. Readers use read transactions of their own.
 type objects struct {
-	store *store
-	log   *log // for its logger
+	service
 	clock clock
 	base  history.Position // of objects that do not exist
 	queue *queue[*write]
@@ -33,28 +32,17 @@ type objects struct {
 
 	applied, failed, gaps atomic.Uint64
 
-	closing chan struct{} // closed by close
-	ended   chan struct{} // closed when Run has ended
-	wake    chan struct{} // of the feeder; has room for one signal
-
-	mu      sync.Mutex
-	began   bool // Run was called
-	closed  bool
-	health  history.Health
-	watches map[string]struct{}
-	ready   map[string]func(error) // of the watches that are not ready
+	watches map[string]struct{} // guarded by mu
 }
 
 var _ state.Store = (*objects)(nil)
 
-func newObjects(l *log) *objects {
+func newObjects(file *store, logger *zerolog.Logger) *objects {
 	s := &objects{
-		store: l.store, log: l, clock: newClock(), queue: newQueue[*write](), tombstoneAge: tombstoneAge,
-		closing: make(chan struct{}), ended: make(chan struct{}), wake: make(chan struct{}, 1),
-		health:  history.Health{Since: time.Now(), Err: errStateNotRunning},
-		watches: make(map[string]struct{}), ready: make(map[string]func(error)),
+		clock: newClock(), queue: newQueue[*write](), tombstoneAge: tombstoneAge,
+		base: positionOf(file.base, 0, beginning), watches: make(map[string]struct{}),
 	}
-	s.base = positionOf(s.store.base, 0, beginning)
+	s.init(file, logger, "object store", errStateNotRunning)
 	s.queue.setOpen(true) // writes wait for Run, which a program starts with its server
 	return s
 }
@@ -159,13 +147,6 @@ func (s *objects) Unwatch(object string) {
 	delete(s.ready, object)
 }
 
-func (s *objects) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // the feeder has not seen the last signal yet
-	}
-}
-
 func (s *objects) watched(object string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -183,18 +164,6 @@ func (s *objects) Health() history.Health {
 	return h
 }
 
-// setHealth records whether the store works. It reports whether that is new.
-func (s *objects) setHealth(err error) (changed bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	changed = s.health.Connected != (err == nil)
-	if changed {
-		s.health.Connected, s.health.Since = err == nil, time.Now()
-	}
-	s.health.Err = err
-	return changed
-}
-
 // objectsRun is the state of the goroutine of Run.
 type objectsRun struct {
 	*objects
@@ -210,15 +179,8 @@ type fedWrites struct {
 
 // Run is part of state.Store. Its goroutine is the committer.
 func (s *objects) Run(ctx context.Context, in state.Inbox) error {
-	s.mu.Lock()
-	began, closed := s.began, s.closed
-	s.began = true
-	s.mu.Unlock()
-	switch {
-	case closed:
-		return unavailable(errClosed)
-	case began:
-		return errRunTwice
+	if err := s.start(); err != nil {
+		return err
 	}
 	defer close(s.ended)
 	batches := make(chan fedWrites, 1)
@@ -340,22 +302,6 @@ func (c *objectsRun) sweep() {
 	}
 }
 
-// report records and logs the result of a transaction.
-func (s *objects) report(err error) {
-	if !s.setHealth(err) {
-		return
-	}
-	if err == nil {
-		s.log.logger.Info().Str("path", s.store.path).Msg("object store available")
-		return
-	}
-	e := s.log.logger.Error().Str("path", s.store.path).Err(err)
-	if p, ok := errors.AsType[*safecall.PanicError](err); ok {
-		e = e.Bytes("stack", p.Stack)
-	}
-	e.Msg("object store unavailable")
-}
-
 // feed is the feeder. It feeds the changes in the order of the file, until batches is closed.
 func (s *objects) feed(in state.Inbox, batches <-chan fedWrites) {
 	for {
@@ -382,37 +328,9 @@ func (s *objects) feed(in state.Inbox, batches <-chan fedWrites) {
 	}
 }
 
-// callReady calls the functions of new watches.
-func (s *objects) callReady() {
-	for {
-		var ready func(error)
-		s.mu.Lock()
-		for object, f := range s.ready {
-			ready = f
-			delete(s.ready, object)
-			break
-		}
-		s.mu.Unlock()
-		if ready == nil {
-			return
-		}
-		ready(nil)
-	}
-}
-
 // close ends Run, if it runs.
 func (s *objects) close() {
-	s.mu.Lock()
-	began, closed := s.began, s.closed
-	s.began, s.closed = true, true
-	s.mu.Unlock()
-	if closed {
-		return
+	if s.end() {
+		s.queue.setOpen(false) // it was open before Run, too
 	}
-	close(s.closing)
-	s.queue.setOpen(false)
-	if began {
-		<-s.ended
-	}
-	s.setHealth(errClosed)
 }
