@@ -203,7 +203,7 @@ func (l *recordLog) rehearseScripts(ctx context.Context, c *logConn) error {
 		freshEpoch(), string(data), history.NewTag(), "1", "9", "1", soon, soon, l.probeChannel(), soon, "1", "1",
 	}
 	b := c.appends.B
-	for _, answer := range c.appends.DoMulti(ctx,
+	return l.try(ctx, c,
 		b().Arbitrary("SET", l.base(), freshEpoch(), "NX").Build(),
 		appendScript.call(b(), true, withID, add),
 		appendScript.call(b(), false, withID, add), // finds the ID
@@ -215,19 +215,5 @@ func (l *recordLog) rehearseScripts(ctx context.Context, c *logConn) error {
 		b().Arbitrary("MGET", keys[0]).Build(),
 		b().Arbitrary("GET", l.base()).Build(),
 		b().Arbitrary("TIME").Build(),
-	) {
-		err := answer.Error()
-		switch {
-		case err == nil, rueidis.IsRedisNil(err):
-		case hasCode(err, "OOM"), hasCode(err, "MISCONF"), hasCode(err, "NOREPLICAS"):
-			// Reading works.
-		case hasCode(err, "READONLY"):
-			return errReplica
-		case hasCode(err, "MOVED"):
-			return movedTo(err)
-		default:
-			return l.late(ctx, err)
-		}
-	}
-	return nil
+	)
 }

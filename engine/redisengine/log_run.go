@@ -269,6 +269,26 @@ func (l *remote) do(ctx context.Context, redis rueidis.DedicatedClient, commands
 	return nil
 }
 
+// try sends the commands of a rehearsal. The error is nil if all are permitted, also if the server
+// cannot write at the moment.
+func (l *remote) try(ctx context.Context, c *logConn, commands ...rueidis.Completed) error {
+	for _, answer := range c.appends.DoMulti(ctx, commands...) {
+		err := answer.Error()
+		switch {
+		case err == nil, rueidis.IsRedisNil(err):
+		case hasCode(err, "OOM"), hasCode(err, "MISCONF"), hasCode(err, "NOREPLICAS"):
+			// Reading works.
+		case hasCode(err, "READONLY"):
+			return errReplica
+		case hasCode(err, "MOVED"):
+			return movedTo(err)
+		default:
+			return l.late(ctx, err)
+		}
+	}
+	return nil
+}
+
 // late returns err, or that the server did not answer in time if that is the cause.
 func (l *remote) late(ctx context.Context, err error) error {
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {

@@ -385,19 +385,5 @@ func (s *objects) rehearseScripts(ctx context.Context, c *logConn) error {
 	for _, key := range append(s.callIn("oc", due, "", nil, s.id).keys()[:7], due()) {
 		commands = append(commands, b().Pexpire().Key(key).Milliseconds(1).Build()) // if a script has failed
 	}
-	for _, answer := range c.appends.DoMulti(ctx, commands...) {
-		err := answer.Error()
-		switch {
-		case err == nil, rueidis.IsRedisNil(err):
-		case hasCode(err, "OOM"), hasCode(err, "MISCONF"), hasCode(err, "NOREPLICAS"):
-			// Reading works.
-		case hasCode(err, "READONLY"):
-			return errReplica
-		case hasCode(err, "MOVED"):
-			return movedTo(err)
-		default:
-			return s.late(ctx, err)
-		}
-	}
-	return nil
+	return s.try(ctx, c, commands...)
 }
