@@ -86,11 +86,8 @@ func (h *handler) queryPage(m *member, ctx context.Context, in members) (push.Re
 	if err != nil {
 		return push.NoReply, err
 	}
-	most, next, err := in.page()
+	most, next, err := m.takePage(in)
 	if err != nil {
-		return push.NoReply, err
-	}
-	if err := take(&m.reads, reads, 1); err != nil {
 		return push.NoReply, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)

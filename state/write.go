@@ -459,6 +459,15 @@ func writerOf(ctx context.Context) string {
 // reads is how many pages a channel may read in a second.
 const reads = 20
 
+// takePage takes what a push of a page says about its size and place, if the channel may read
+// another one now.
+func (m *member) takePage(in members) (most int, next string, err error) {
+	if most, next, err = in.page(); err == nil {
+		err = take(&m.reads, reads, 1)
+	}
+	return most, next, err
+}
+
 // readPage handles a push that reads a page.
 func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Reply, error) {
 	if h.kind.document {
@@ -468,11 +477,8 @@ func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Rep
 	if err != nil {
 		return push.NoReply, err
 	}
-	most, next, err := in.page()
+	most, next, err := m.takePage(in)
 	if err != nil {
-		return push.NoReply, err
-	}
-	if err := take(&m.reads, reads, 1); err != nil {
 		return push.NoReply, err
 	}
 	waiting, cancel := context.WithTimeout(ctx, patience)
