@@ -4,8 +4,6 @@ package state_test
 
 import (
 	"os"
-	"os/exec"
-	"strings"
 	"testing"
 
 	"bennu.example/internal/testenv/mutant"
@@ -43,16 +41,8 @@ func TestWindowMutants(t *testing.T) {
 	}
 	for _, m := range windowMutants {
 		t.Run(m.name, func(t *testing.T) {
-			root, list := mutant.Overlay(t, m.file, m.old, m.new)
-			run := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", m.run,
-				"-timeout", "2m", "./state")
-			run.Dir, run.Env = root, append(os.Environ(), "CI=false")
-			switch out, err := run.CombinedOutput(); {
-			case err == nil:
-				t.Error("no test noticed it")
-			case !strings.Contains(string(out), "--- FAIL: "):
-				t.Errorf("the tests failed in another way: %v\n%s", err, out)
-			}
+			t.Parallel() // some of the tests wait for a minute for what does not come
+			mutant.Detect(t, "./state", m.run, 1, m.file, m.old, m.new)
 		})
 	}
 }

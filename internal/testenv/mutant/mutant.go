@@ -23,6 +23,28 @@ func Build(t *testing.T, file, old, changed string) (program string) {
 	return program
 }
 
+// Detect runs tests of a package with one change of a file, as Overlay describes it. The package is
+// relative to the root, and run is the value of the flag -run. It fails the test unless one of them
+// fails. It runs them so many times at most, since whether goroutines meet may be chance.
+func Detect(t *testing.T, pkg, run string, times int, file, old, changed string) {
+	t.Helper()
+	root, list := Overlay(t, file, old, changed)
+	for range times {
+		test := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", run,
+			"-timeout", "2m", pkg)
+		test.Dir, test.Env = root, append(os.Environ(), "CI=false")
+		out, err := test.CombinedOutput()
+		if err == nil {
+			continue
+		}
+		if !strings.Contains(string(out), "--- FAIL: ") {
+			t.Errorf("the tests failed in another way: %v\n%s", err, out)
+		}
+		return
+	}
+	t.Error("no test noticed it")
+}
+
 // Overlay returns the root of this module and a file for the flag -overlay of the go command. With
 // it, another text replaces the old one in a file of the module, whose name is relative to the
 // root. The file must contain the old text once.
