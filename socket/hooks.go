@@ -324,7 +324,7 @@ func (d *drops) end() { d.in.Close(true); d.in.Wait() }
 
 // handle notifies the hooks of what was dropped since the last call.
 func (d *drops) handle(struct{}) {
-	d.pending.Store(false) // what is dropped from here on is reported by the next item at the latest
+	d.pending.Store(false) // a later drop is reported by the next item at the latest
 	ws, lp := d.h.websocket.Stats(), d.h.longpoll.Stats()
 	for kind, n := range map[dropKind]uint64{
 		{byWebSocket, "dropped"}: ws.Dropped, {byWebSocket, "conflated"}: ws.Conflated, {byWebSocket, "ended"}: ws.Slow,

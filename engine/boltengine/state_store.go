@@ -58,7 +58,7 @@ type write struct {
 
 	// The committer sets these before it answers.
 	out     state.Applied
-	n       int // what has expired
+	n       int // of Expire: the number of deletions
 	err     error
 	changes []state.Change // in their order
 }

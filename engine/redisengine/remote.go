@@ -28,7 +28,7 @@ type remote struct {
 	cfg     logConfig
 	log     zerolog.Logger
 
-	what     string                                      // what it is, for logs
+	what     string                                      // names it in messages
 	space    string                                      // the part of the key of the base epoch
 	channels string                                      // begins the channels of the feed
 	rehearse func(ctx context.Context, c *logConn) error // checks the permissions
