@@ -10,5 +10,6 @@
 // client/recovery.mjs runs the code of docs/recovery.md while connections are cut, and the test
 // records what the clients receive for internal/histcheck.
 //
-// The packages in package.json are installed during the first run, in the user's cache directory.
+// The packages in internal/testenv/npm are installed during the first run, in the user's cache
+// directory.
 package interop

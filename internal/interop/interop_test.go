@@ -15,6 +15,7 @@ import (
 
 	"bennu.example/internal/testenv/chromium"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/npm"
 	"bennu.example/internal/testenv/require"
 )
 
@@ -78,8 +79,8 @@ func runNode(t *testing.T, suite, transport string) { runVersion(t, suite, trans
 // runVersion runs a suite in Node, with phoenix.js from the npm package of that name.
 func runVersion(t *testing.T, suite, transport, phoenix string) {
 	t.Helper()
-	dir := modules(t)
-	c := newControl(t, dir)
+	dir := npm.Modules(t)
+	c := newControl(t)
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, require.Program(t, "node"), "client/node.mjs", dir, c.url, transport, suite, phoenix,
@@ -110,7 +111,7 @@ func runVersion(t *testing.T, suite, transport, phoenix string) {
 }
 
 func runChromium(t *testing.T, suite, transport string) {
-	c := newControl(t, modules(t))
+	c := newControl(t)
 	b := chromium.Start(t)
 	lines := make(chan string, 1024)
 	end := make(chan struct{})

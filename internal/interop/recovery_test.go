@@ -18,6 +18,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/internal/histcheck"
 	"bennu.example/internal/testenv/chromium"
+	"bennu.example/internal/testenv/npm"
 	"bennu.example/internal/testenv/require"
 )
 
@@ -300,7 +301,7 @@ type variant struct {
 // channel is closed when the script ends.
 func (v variant) start(t *testing.T, task map[string]any, line func(string)) <-chan struct{} {
 	t.Helper()
-	dir := modules(t)
+	dir := npm.Modules(t)
 	origin := pages(t, dir)
 	if task["codeURL"] = origin + "/guide/0"; task["task"] == "share" {
 		task["codeURL"] = origin + "/state"
@@ -466,7 +467,7 @@ func TestFramesWithoutHistory(t *testing.T) {
 func TestPageReload(t *testing.T) {
 	t.Parallel()
 	s := newRecordedServer(t, history.Rules{"room:*": {Events: []string{"new_msg"}}})
-	origin := pages(t, modules(t))
+	origin := pages(t, npm.Modules(t))
 	b := chromium.Start(t)
 	n := 0
 	send := func(k int) {

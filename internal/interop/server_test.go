@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"bennu.example/internal/conformance/app"
+	"bennu.example/internal/testenv/npm"
 	"bennu.example/socket"
 )
 
@@ -36,13 +36,14 @@ type control struct {
 	servers map[int]*server
 }
 
-func newControl(t *testing.T, modules string) *control {
+func newControl(t *testing.T) *control {
 	t.Helper()
 	c := &control{t: t, servers: map[int]*server{}}
+	phoenix := npm.Phoenix(t)
 	mux := http.NewServeMux()
 	mux.Handle("GET /client/", http.StripPrefix("/client/", http.FileServer(http.Dir("client"))))
 	mux.HandleFunc("GET /phoenix.mjs", func(w http.ResponseWriter, r *http.Request) {
-		http.ServeFile(w, r, filepath.Join(modules, "node_modules", "phoenix", "priv", "static", "phoenix.mjs"))
+		http.ServeFile(w, r, phoenix)
 	})
 	mux.HandleFunc("GET /guide/advice", guideCode(t, "../../docs/connections.md", "reconnectAfterMs"))
 	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))

@@ -15,6 +15,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/internal/testenv/npm"
 	"bennu.example/internal/testenv/require"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
@@ -25,7 +26,7 @@ import (
 // connection is lost, and a late one that begins with the snapshot.
 func TestStream(t *testing.T) {
 	t.Parallel()
-	node, dir := require.Program(t, "node"), modules(t)
+	node, dir := require.Program(t, "node"), npm.Modules(t)
 	var code string
 	for _, b := range guideBlocks(t, "../../docs/streams.md", "js") {
 		if strings.Contains(b, "function openStream") {

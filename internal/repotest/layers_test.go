@@ -14,8 +14,8 @@ import (
 var layers = [][]string{
 	{
 		"internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners", "internal/prepare",
-		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "internal/willtimes", "key",
-		"logging",
+		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "internal/willtimes",
+		"js", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
@@ -38,7 +38,8 @@ var layers = [][]string{
 var helpers = []string{
 	"channeltest", "engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/leak",
-	"internal/testenv/listen", "internal/testenv/mutant", "internal/testenv/require", "internal/willcheck",
+	"internal/testenv/listen", "internal/testenv/mutant", "internal/testenv/npm",
+	"internal/testenv/require", "internal/willcheck",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
 	"will/willtest",
 }

@@ -1,9 +1,13 @@
-package interop_test
+// Package npm installs the packages from npm that some tests need: versions of phoenix.js, a
+// WebSocket for Node, and TypeScript. package.json lists them.
+package npm
 
 import (
 	"context"
 	"crypto/sha256"
+	"embed"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,18 +18,29 @@ import (
 	"bennu.example/internal/testenv/require"
 )
 
-// modules returns the directory that contains node_modules as specified by the lock file. It is
+//go:embed package.json package-lock.json .npmrc
+var files embed.FS
+
+// Modules returns the directory that contains node_modules as specified by the lock file. It is
 // installed once, in a directory named after the lock file's hash. The installation is moved into
 // place atomically, so that concurrent test runs do not interfere.
-func modules(t *testing.T) string {
+//
+// If Node, npm or the registry is missing, the test ends as described at [require.Missing].
+func Modules(t testing.TB) string {
 	t.Helper()
 	npm := require.Program(t, "npm")
 	require.Program(t, "node")
-	dir, err := install(npm)
-	if err != nil {
-		require.Missing(t, "the packages of package.json: "+err.Error())
+	installOnce.Do(func() { installed, errInstall = install(npm) })
+	if errInstall != nil {
+		require.Missing(t, "the packages of internal/testenv/npm: "+errInstall.Error())
 	}
-	return dir
+	return installed
+}
+
+// Phoenix returns the file of the stock phoenix.js, as an ES module.
+func Phoenix(t testing.TB) string {
+	t.Helper()
+	return filepath.Join(Modules(t), "node_modules", "phoenix", "priv", "static", "phoenix.mjs")
 }
 
 var (
@@ -35,12 +50,7 @@ var (
 )
 
 func install(npm string) (string, error) {
-	installOnce.Do(func() { installed, errInstall = installFrom(npm) })
-	return installed, errInstall
-}
-
-func installFrom(npm string) (string, error) {
-	lock, err := os.ReadFile("package-lock.json")
+	lock, err := files.ReadFile("package-lock.json")
 	if err != nil {
 		return "", err
 	}
@@ -49,7 +59,7 @@ func installFrom(npm string) (string, error) {
 		cache = os.TempDir()
 	}
 	sum := sha256.Sum256(lock)
-	dir := filepath.Join(cache, "bennu", "interop-"+hex.EncodeToString(sum[:6]))
+	dir := filepath.Join(cache, "bennu", "npm-"+hex.EncodeToString(sum[:6]))
 	if _, err := os.Stat(dir); err == nil {
 		return dir, nil
 	}
@@ -61,21 +71,15 @@ func installFrom(npm string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = os.RemoveAll(tmp) }()
-	for _, name := range []string{"package.json", "package-lock.json", ".npmrc"} {
-		data, err := os.ReadFile(name)
-		if err == nil {
-			err = os.WriteFile(filepath.Join(tmp, name), data, 0o644)
-		}
-		if err != nil {
-			return "", err
-		}
+	if err := os.CopyFS(tmp, files); err != nil {
+		return "", err
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, npm, "ci", "--no-audit", "--no-fund")
 	cmd.Dir = tmp
 	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", &installError{err: err, output: string(out)}
+		return "", fmt.Errorf("npm ci: %w\n%s", err, out)
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		if _, other := os.Stat(dir); other != nil { // otherwise another run was first
@@ -84,11 +88,3 @@ func installFrom(npm string) (string, error) {
 	}
 	return dir, nil
 }
-
-type installError struct {
-	err    error
-	output string
-}
-
-func (e *installError) Error() string { return "npm ci: " + e.err.Error() + "\n" + e.output }
-func (e *installError) Unwrap() error { return e.err }
