@@ -2,8 +2,11 @@
 package room
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,6 +18,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/js"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
@@ -51,6 +55,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	sockets := socket.NewHandler(cfg.sockets(who))
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", sockets)
+	mux.Handle("/js/", js.Handler())
 	mux.Handle("/", page())
 	server := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: 2 * time.Minute}
 
@@ -97,20 +102,34 @@ func URL(addr net.Addr) string {
 }
 
 // page returns a handler for the page and its files. Its content security policy forbids inline
-// scripts and everything from other sites, so that a message cannot inject code.
+// scripts and everything from other sites, so that a message cannot inject code. The import map,
+// which must be inline, is allowed by its hash.
 func page() http.Handler {
 	root, err := fs.Sub(files, "page")
 	if err != nil {
 		panic(err)
 	}
+	index, err := fs.ReadFile(root, "index.html")
+	if err != nil {
+		panic(err)
+	}
+	policy := fmt.Sprintf("default-src 'self'; script-src 'self' '%s'; base-uri 'none'; form-action 'none'; "+
+		"frame-ancestors 'none'; object-src 'none'", importMapHash(index))
 	static := http.FileServerFS(root)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
-		h.Set("Content-Security-Policy", "default-src 'self'; base-uri 'none'; form-action 'none'; "+
-			"frame-ancestors 'none'; object-src 'none'")
+		h.Set("Content-Security-Policy", policy)
 		h.Set("X-Content-Type-Options", "nosniff")
 		h.Set("Referrer-Policy", "no-referrer")
 		h.Set("Cache-Control", "no-cache")
 		static.ServeHTTP(w, r)
 	})
+}
+
+// importMapHash returns the hash of a page's import map, as a content security policy states it.
+func importMapHash(page []byte) string {
+	_, text, _ := bytes.Cut(page, []byte(`<script type="importmap">`))
+	text, _, _ = bytes.Cut(text, []byte("</script>"))
+	sum := sha256.Sum256(text)
+	return "sha256-" + base64.StdEncoding.EncodeToString(sum[:])
 }

@@ -133,7 +133,7 @@ func TestContentSecurityPolicy(t *testing.T) {
 		`https?://[^w]`, `<script>`, `<style`, ` style=`, ` on[a-z]+=`, `innerHTML`, `insertAdjacentHTML`, `document\.write`,
 	}
 	for _, file := range []string{
-		"", "index.html", "style.css", "icon.svg", "chat.js", "presence.js", "socket.js", "transports.js",
+		"", "index.html", "style.css", "icon.svg", "chat.js",
 	} {
 		resp, err := http.Get("http://" + c.addr + "/" + file)
 		if err != nil {

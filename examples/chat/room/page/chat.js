@@ -1,8 +1,7 @@
-// The page's contents and controls. The connection to the server is in socket.js.
+// The page's contents and controls. The connection to the server is in js/socket.mjs, which the
+// import map of index.html names.
 
-import { Presence } from "./presence.js";
-import { Socket } from "./socket.js";
-import { longPoll, webSocket } from "./transports.js";
+import { Presence, Socket, longPoll, webSocket } from "phoenix";
 
 const TRANSPORTS = { websocket: webSocket, longpoll: longPoll };
 const MAX_MESSAGES = 500; // on the page

@@ -13,7 +13,10 @@
 //
 // If the connection is lost, the socket reconnects and its channels join again.
 
-import { webSocket } from "./transports.js";
+import { webSocket } from "./transports.mjs";
+
+export { Presence } from "./presence.mjs";
+export { longPoll, webSocket } from "./transports.mjs";
 
 // All times are in milliseconds.
 const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // delays before attempts; the last one repeats
