@@ -17,6 +17,7 @@ import (
 	"bennu.example/channel"
 	"bennu.example/history"
 	"bennu.example/internal/histcheck"
+	"bennu.example/js"
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -191,6 +192,7 @@ func pages(t *testing.T, modules string) string {
 			_, _ = w.Write([]byte(code))
 		})
 	}
+	mux.Handle("GET /js/", js.Handler())
 	shared := []byte(stateCode(t))
 	mux.HandleFunc("GET /state", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(shared) })
 	l, err := net.Listen("tcp", "127.0.0.1:0")

@@ -294,7 +294,9 @@ type variant struct {
 	browser                 bool
 	keep                    history.Keep
 	// While connections are cut, join callbacks take up to that. phoenix.js waits for half as long.
-	slow time.Duration
+	slow  time.Duration
+	code  int  // which JavaScript of the guide the clients run
+	addOn bool // clients of shared objects use bennu.mjs
 }
 
 // start runs recovery.mjs with a task until the test ends, and hands on what it reports. The
@@ -303,7 +305,7 @@ func (v variant) start(t *testing.T, task map[string]any, line func(string)) <-c
 	t.Helper()
 	dir := npm.Modules(t)
 	origin := pages(t, dir)
-	if task["codeURL"] = origin + "/guide/0"; task["task"] == "share" {
+	if task["codeURL"] = fmt.Sprintf("%s/guide/%d", origin, v.code); task["task"] == "share" {
 		task["codeURL"] = origin + "/state"
 	}
 	text, err := json.Marshal(task)
@@ -355,16 +357,20 @@ func TestRecovery(t *testing.T) {
 	roomy := history.Keep{Events: []string{"new_msg"}, Count: 100_000, Bytes: 64 << 20, MaxReplay: 100_000}
 	tight := history.Keep{Events: []string{"new_msg"}, Count: 100, MaxReplay: 50}
 	const v1, v2 = "1.0.0", "2.0.0"
+	const addOn = 2 // the block of the guide that uses bennu.mjs
 	for name, v := range map[string]variant{
-		"1.8 websocket":           {"phoenix", "websocket", v2, false, roomy, 0},
-		"1.8 websocket, short":    {"phoenix", "websocket", v2, false, tight, 0},
-		"1.8 websocket, late":     {"phoenix", "websocket", v2, false, tight, time.Second},
-		"1.8 websocket, V1":       {"phoenix", "websocket", v1, false, roomy, 0},
-		"1.8 longpoll":            {"phoenix", "longpoll", v2, false, roomy, 0},
-		"1.7 websocket":           {"phoenix-1.7.23", "websocket", v2, false, roomy, 0},
-		"1.8 websocket, Chromium": {"phoenix", "websocket", v2, true, roomy, 0},
-		"1.8 longpoll, Chromium":  {"phoenix", "longpoll", v2, true, roomy, 0},
-		"1.7 longpoll, Chromium":  {"phoenix-1.7.23", "longpoll", v2, true, roomy, 0},
+		"1.8 websocket":           {"phoenix", "websocket", v2, false, roomy, 0, 0, false},
+		"1.8 websocket, short":    {"phoenix", "websocket", v2, false, tight, 0, 0, false},
+		"1.8 websocket, late":     {"phoenix", "websocket", v2, false, tight, time.Second, 0, false},
+		"1.8 websocket, V1":       {"phoenix", "websocket", v1, false, roomy, 0, 0, false},
+		"1.8 longpoll":            {"phoenix", "longpoll", v2, false, roomy, 0, 0, false},
+		"1.7 websocket":           {"phoenix-1.7.23", "websocket", v2, false, roomy, 0, 0, false},
+		"1.8 websocket, Chromium": {"phoenix", "websocket", v2, true, roomy, 0, 0, false},
+		"1.8 longpoll, Chromium":  {"phoenix", "longpoll", v2, true, roomy, 0, 0, false},
+		"1.7 longpoll, Chromium":  {"phoenix-1.7.23", "longpoll", v2, true, roomy, 0, 0, false},
+		"bennu.mjs":               {"phoenix", "websocket", v2, false, tight, 0, addOn, false},
+		"bennu.mjs, late":         {"phoenix", "websocket", v2, false, tight, time.Second, addOn, false},
+		"bennu.mjs, Chromium":     {"phoenix", "longpoll", v2, true, roomy, 0, addOn, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

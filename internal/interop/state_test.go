@@ -350,6 +350,8 @@ func TestSharedState(t *testing.T) {
 		"websocket":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0"},
 		"longpoll":            {phoenix: "phoenix", transport: "longpoll", vsn: "2.0.0"},
 		"websocket, Chromium": {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", browser: true},
+		"bennu.mjs":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", addOn: true},
+		"bennu.mjs, Chromium": {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", addOn: true, browser: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -368,7 +370,7 @@ func TestSharedState(t *testing.T) {
 				urls[fmt.Sprintf("js%d", i)] = s.url(i)
 			}
 			ended := v.start(t, map[string]any{
-				"task": "share", "urls": urls, "updates": updates, "timeout": timeout,
+				"task": "share", "urls": urls, "updates": updates, "timeout": timeout, "addOn": v.addOn,
 			}, f.line)
 
 			ctx, cancel := context.WithTimeout(t.Context(), 10*limit)

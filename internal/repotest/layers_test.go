@@ -31,10 +31,7 @@ var layers = [][]string{
 	{"state", "metrics/prommetrics", "trace/oteltrace"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},
-	{
-		"cmd/bennu/...", "examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...",
-		"internal/torture/...",
-	},
+	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
 }
 
 // helpers are packages for tests. Packages in layers may only import them in tests.

@@ -43,6 +43,15 @@ export function connect({phoenix, Transport, vsn, timeout, params}, url, sent, r
 }
 
 /**
+ * Runs code of a guide, in which the names that it does not declare are those of `scope` and of
+ * bennu.mjs, and returns what it returns.
+ */
+export function runCode({bennu}, scope, code) {
+  const names = {...bennu, ...scope}
+  return new Function(...Object.keys(names), code.replace(/^import .*$/gm, ""))(...Object.values(names))
+}
+
+/**
  * Follows room:lobby with one client for each URL, until the process or the page ends. Clients
  * whose names begin with "c" run `code`, which is that of the guide. The others do not ask for
  * history.
@@ -91,7 +100,7 @@ export function follow(env) {
     }
     const show = m => note("show", {pos: m.$pos, id: m.id})
     const reset = messages => note("reset", {messages})
-    new Function("socket", "user", "show", "reset", env.code)(socket, client, show, reset)
+    runCode(env, {socket, user: client, show, reset}, env.code)
   }
   for (const [client, url] of Object.entries(env.urls)) { start(client, url) }
 }

@@ -1,16 +1,17 @@
 // Clients of shared objects, with the code of docs/state-clients.md. They run unchanged in Node and
 // in a browser, and report what their copies have.
-import {connect} from "./recovery.mjs"
+import {connect, runCode} from "./recovery.mjs"
 
 /**
  * Counts in a document and writes to a map, a list and a tree with one client for each URL, and
  * reports each client's copies until the process or the page ends, once they have a mark.
  * @param {{report: (line: string) => void}} env
- * @param {{urls: Object<string, string>, code: string, updates: number}} task
+ * With addOn, the clients use bennu.mjs in place of this code, but for the tree.
+ * @param {{urls: Object<string, string>, code: string, updates: number, addOn: boolean}} task
  */
-export function share(env, {urls, code, updates}) {
+export function share(env, {urls, code, updates, addOn}) {
   const report = data => env.report(JSON.stringify([data]))
-  const {openDocument, openMap} = new Function(`${code}\nreturn {openDocument, openMap}`)()
+  const guide = runCode({}, {}, `${code}\nreturn {openDocument, openMap}`)
   for (const [client, url] of Object.entries(urls)) {
     const params = {$client: crypto.randomUUID()}
     const socket = connect({...env, params}, url, () => {}, m => {
@@ -23,6 +24,7 @@ export function share(env, {urls, code, updates}) {
       opened.onClose(() => report({client, kind: "problem", text: `${topic} was closed`}))
       return opened
     }
+    const {openDocument, openMap} = addOn ? withAddOn(env.bennu, guide) : guide
     const counted = openDocument(socket, "doc:count", (v, rev) => {
       if (v?.done) { report({client, kind: "count", n: v.n, rev}) }
     })
@@ -46,6 +48,41 @@ export function share(env, {urls, code, updates}) {
       .then(() => grow(client, tree, updates))
       .then(() => report({client, kind: "done"}),
         e => report({client, kind: "problem", text: String(e?.stack ?? JSON.stringify(e))}))
+  }
+}
+
+/** Functions as those of the guide, which use bennu.mjs. */
+function withAddOn({openDocument, openMap, openList}, guide) {
+  return {
+    openDocument(socket, topic, onChange) {
+      const opened = openDocument(socket, topic, {onChange: d => { if (!d.pending) { onChange(d.value, d.rev) } }})
+      return {update: async f => (await opened).update(f)}
+    },
+    openMap(socket, topic, onChange) {
+      if (topic.startsWith("tree:")) { return guide.openMap(socket, topic, onChange) }
+      const rows = new Map(), open = topic.startsWith("map:") ? openMap : openList
+      const opened = open(socket, topic, {
+        onChange: (object, keys) => {
+          for (const key of keys) {
+            if (object.has(key)) { rows.set(key, {key, value: object.get(key)}) } else { rows.delete(key) }
+          }
+          onChange()
+        },
+      })
+      const pushes = {
+        del: (o, {key}) => o.delete(key),
+        add: (o, {value}) => o.add(value),
+        insert: (o, {value, after}) => o.insert(after, value),
+        move: (o, {key, after}) => o.move(key, after),
+        batch: (o, {ops}) => o.batch(ops.map(({key, value}) => ({key, value}))),
+        // Not merge, so that clients compete for the item.
+        merge: (o, {key, value}) => o.update(key, sum => {
+          const [name] = Object.keys(value)
+          return {...sum, [name]: (sum?.[name] ?? 0) + 1}
+        }),
+      }
+      return {rows, push: async (event, m) => ({key: await pushes[event](await opened, m)})}
+    },
   }
 }
 
