@@ -24,6 +24,9 @@ func TestListKeys(t *testing.T) {
 			if err != nil || key <= lower || upper != "" && key >= upper || !state.IsListKey(key) || len(key) > 40 {
 				t.Fatalf("%q between %q and %q: %v", key, lower, upper, err)
 			}
+			if next, err := state.ListKey(key[:len(key)-1], key); err != nil {
+				t.Fatalf("no key between %q and what it begins with: %q, %v", key, next, err)
+			}
 			gap[1] = key
 			gaps = append(gaps, [2]string{key, upper})
 		}

@@ -177,6 +177,38 @@ func TestList(t *testing.T) {
 	}
 }
 
+// TestListBatchKeepsOrder inserts many items with one batch, at the end, at the beginning and behind
+// an item. Two items may be in order by chance, since keys end with random digits.
+func TestListBatchKeepsOrder(t *testing.T) {
+	t.Parallel()
+	r := memory(t)
+	a := r.dial()
+	a.join("list:1", `{}`)
+	first := a.ok("list:1", "insert", `{"value":"first"}`)["key"]
+	const n = 12
+	ops := []string{}
+	for _, after := range []string{``, `,"after":null`, fmt.Sprintf(`,"after":%q`, first)} {
+		for i := range n {
+			ops = append(ops, fmt.Sprintf(`{"op":"insert","value":%d%s}`, len(ops)/n*100+i, after))
+		}
+	}
+	a.ok("list:1", "batch", `{"ops":[`+strings.Join(ops, ",")+`]}`)
+	var want []string
+	for i := range n {
+		want = append(want, fmt.Sprint(100+n-1-i))
+	}
+	want = append(want, "first")
+	for i := range n {
+		want = append(want, fmt.Sprint(200+n-1-i))
+	}
+	for i := range n {
+		want = append(want, fmt.Sprint(i))
+	}
+	if got := order(t, r, "list:1"); got != strings.Join(want, " ") {
+		t.Errorf("the order is\n%s\nwant\n%s", got, strings.Join(want, " "))
+	}
+}
+
 // TestListRaced inserts and moves from several clients at once.
 func TestListRaced(t *testing.T) {
 	t.Parallel()

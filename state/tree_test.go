@@ -107,7 +107,7 @@ func TestTreePath(t *testing.T) {
 	}
 	for _, push := range []string{
 		`put {"key":"a/b-","value":1}`, `put {"key":"a/b/c","value":5}`, `del {"key":"b"}`, `put {"key":"a","value":{"b":6}}`,
-		`del {"key":""}`,
+		`del {"key":""}`, `put {"key":"a/b/d","value":7}`,
 	} {
 		event, payload, _ := strings.Cut(push, " ")
 		w.ok("tree:1", event, payload)
@@ -117,14 +117,16 @@ func TestTreePath(t *testing.T) {
 		[2]string{"<", `batch {"$pos":"@9","items":[{"del":"deleted","key":"a","rev":8,"under":true},` +
 			`{"key":"a/b","rev":9,"value":6}]}`},
 		[2]string{"<", `del {"$pos":"@10","key":"","reason":"deleted","rev":10,"under":true}`},
+		[2]string{"<", `put {"$pos":"@11","key":"a/b/d","rev":11,"value":7}`},
 	)
 	// A client that was away does not miss the deletion of a subtree that was made again.
 	pos := text(st["pos"])
 	w.ok("tree:1", "put", `{"key":"a","value":1}`)
 	d := r.dial()
 	st, events := d.join("tree:1", `{"keys":{"path":"a/b/c"},"since":`+pos+`}`)
-	if st["recovered"] != true || len(events) != 2 || plain(events[0]) != `tree:1 items {"$pos":"@11","items":[`+
-		`{"del":"deleted","key":"a","rev":8,"under":true},{"del":"deleted","key":"","rev":10,"under":true}]}` {
+	if st["recovered"] != true || len(events) != 2 || plain(events[0]) != `tree:1 items {"$pos":"@13","items":[`+
+		`{"del":"deleted","key":"a","rev":8,"under":true},{"del":"deleted","key":"","rev":10,"under":true},`+
+		`{"del":"deleted","key":"a","rev":12,"under":true}]}` {
 		t.Errorf("%v %v", st, events)
 	}
 }

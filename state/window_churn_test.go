@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
@@ -18,14 +19,14 @@ import (
 	"bennu.example/transport"
 )
 
-// watcher is a client without a network. Now and then it has no room for a page.
+// watcher is a client without a network. With luck it has no room for a page now and then.
 type watcher struct {
 	sink
 	c    channelhost.Channel
 	want func(all []state.Item) viewer
 
 	mu     sync.Mutex
-	luck   *rand.Rand
+	luck   *rand.Rand // nil if there is always room
 	frames [][]byte
 	waits  channelhost.Channel // nil if it does not wait
 }
@@ -33,7 +34,7 @@ type watcher struct {
 func (w *watcher) Send(f *serializer.Frame, how transport.Delivery) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if how.IfRoom && w.luck.IntN(3) == 0 {
+	if how.IfRoom && w.luck != nil && w.luck.IntN(3) == 0 {
 		return transport.ErrNoRoom
 	}
 	w.frames = append(w.frames, f.Data)
@@ -48,6 +49,33 @@ func (w *watcher) Drained(c channelhost.Channel) bool {
 	}
 	w.waits = c
 	return false
+}
+
+// join joins the map with the member "$state". It does not wait.
+func (w *watcher) join(h *channel.Handler, workers *mailbox.Workers, params string) {
+	w.ps, w.ser = pubsub.New(nil), serializer.V2()
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(`{"$state":` + params + `}`)) // it never fails
+	ref := serializer.StringRef("1")
+	w.c = channelhost.Start(context.Background(), w, channelhost.Join{
+		Handler: h, MaxMailbox: 1 << 20, Workers: workers,
+		Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
+	})
+}
+
+// see applies the frames that the client was sent, and removes them.
+func (w *watcher) see(t *testing.T, v viewer) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, f := range w.frames {
+		m := parse(t, f)
+		if m.Event == "phx_error" || m.Event == "phx_close" {
+			t.Fatal(m)
+		}
+		v.see(t, m)
+	}
+	w.frames = nil
 }
 
 // drain reports whether the channel waited.
@@ -116,7 +144,6 @@ func TestWindowsUnderChurn(t *testing.T) {
 	} {
 		for i := range 4 {
 			w := &watcher{luck: rand.New(rand.NewPCG(uint64(i), 3))}
-			w.ps, w.ser = pubsub.New(nil), serializer.V2()
 			w.want = func(all []state.Item) viewer {
 				v := viewer{}
 				for _, it := range part.want(all) {
@@ -124,13 +151,7 @@ func TestWindowsUnderChurn(t *testing.T) {
 				}
 				return v
 			}
-			var p serializer.Payload
-			_ = p.UnmarshalJSON([]byte(`{"$state":{` + part.keys + `}}`)) // it never fails
-			ref := serializer.StringRef("1")
-			w.c = channelhost.Start(context.Background(), w, channelhost.Join{
-				Handler: handler, MaxMailbox: 1 << 20, Workers: &workers,
-				Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
-			})
+			w.join(handler, &workers, `{`+part.keys+`}`)
 			all = append(all, w)
 		}
 	}
@@ -172,14 +193,7 @@ func TestWindowsUnderChurn(t *testing.T) {
 		}
 		items := itemsOf(t, store)
 		for i, w := range all {
-			for _, f := range w.frames {
-				m := parse(t, f)
-				if m.Event == "phx_error" || m.Event == "phx_close" {
-					t.Fatalf("client %d: %v", i, m)
-				}
-				seen[i].see(t, m)
-			}
-			w.frames = nil
+			w.see(t, seen[i])
 			if want := w.want(items); !maps.Equal(seen[i], want) {
 				t.Errorf("round %d: client %d has %d items, want %d, or others", round, i, len(seen[i]), len(want))
 			}
@@ -190,4 +204,68 @@ func TestWindowsUnderChurn(t *testing.T) {
 		w.c.Wait()
 	}
 	workers.Wait()
+}
+
+// readStore is a store that calls functions before and after a read of items, once each.
+type readStore struct {
+	state.Store
+	before, after func()
+}
+
+func (s *readStore) Read(ctx context.Context, object string, r state.Range, next string, limit int) (state.Page, error) {
+	call := func(f *func()) {
+		if g := *f; limit > 0 && g != nil {
+			*f = nil
+			g()
+		}
+	}
+	call(&s.before)
+	defer call(&s.after)
+	return s.Store.Read(ctx, object, r, next, limit)
+}
+
+// TestWindowWrittenWhileRead has writes while a client reads its window: a write after the window was
+// read, before the reply to the join, and one between a change and the read that refills the window.
+func TestWindowWrittenWhileRead(t *testing.T) {
+	t.Parallel()
+	store := &readStore{Store: state.NewMemory(state.MemoryConfig{})}
+	objects := state.New(store)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- objects.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	write := func(ops ...state.Op) {
+		if _, err := objects.Apply(ctx, simTopic, ops, state.Tx{}); err != nil {
+			t.Error(err)
+		}
+	}
+	put := func(key string) state.Op { return state.Op{Key: key, Value: []byte(`1`)} }
+	write(put("a"), put("c"))
+	store.after = func() { write(put("b"), state.Op{Key: "c", Delete: true}) }
+
+	var workers mailbox.Workers
+	w, v := new(watcher), viewer{}
+	w.join(objects.Maps(state.Config{}), &workers, `{"keys":{"first":2}}`)
+	defer func() {
+		w.c.Close(channel.ErrClosed)
+		w.c.Wait()
+		workers.Wait()
+	}()
+	expect := func(want viewer) {
+		t.Helper()
+		workers.Wait()
+		if w.see(t, v); !maps.Equal(v, want) {
+			t.Errorf("the client has %v, want %v", v, want)
+		}
+	}
+	expect(viewer{"a": 1, "b": 3})
+	write(put("d"))
+	store.before = func() { write(put("d")); write(put("d")) } // the window is sent the last one only
+	write(state.Op{Key: "a", Delete: true})
+	expect(viewer{"b": 3, "d": 8})
 }
