@@ -1,337 +1,476 @@
-// A small client for Phoenix Channels, version 2.0.0 of the protocol. It has no dependencies. It is
-// meant to be copied and adapted.
+// A client of Phoenix Channels, version 2.0.0 of the protocol, with the API of phoenix.js. It is
+// for pages without a bundler, and has no dependencies.
 //
-//   const socket = new Socket("/socket", { transport: webSocket });    // or longPoll
-//   socket.onchange = () => show(socket.state, socket.retryAt);
-//   const room = socket.channel("room:tea", () => ({ user: "ann" }));  // called for every join
-//   room.on("new_msg", (message) => …);
-//   room.onjoin = (response) => …;              // called for every join, also after a reconnect
-//   room.onrefuse = ({ reason }) => …;          // the join was rejected; return true to try again
-//   room.join();
+//   import { Presence, Socket } from "./socket.mjs";
+//
+//   const socket = new Socket("/socket", { params: { token } });
 //   socket.connect();
-//   await room.push("new_msg", { body: "hello" });                     // throws a PushError
+//   const room = socket.channel("room:tea", { user: "ann" });
+//   room.on("new_msg", (message) => …);
+//   room.join().receive("ok", (response) => …).receive("error", ({ reason }) => …);
+//   room.push("new_msg", { body: "hello" }).receive("ok", () => …);
 //
-// If the connection is lost, the socket reconnects and its channels join again.
+// If the connection is lost, the socket reconnects and its channels join again. README.md lists the
+// API.
 
-import { webSocket } from "./transports.mjs";
+import { Channel } from "./channel.mjs";
+import { Serializer } from "./codec.mjs";
+import { LongPoll } from "./longpoll.mjs";
+import { Timer } from "./timer.mjs";
 
+export { Channel, Push } from "./channel.mjs";
+export { Serializer } from "./codec.mjs";
+export { LongPoll } from "./longpoll.mjs";
 export { Presence } from "./presence.mjs";
-export { longPoll, webSocket } from "./transports.mjs";
+export { Timer } from "./timer.mjs";
 
 // All times are in milliseconds.
-const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // delays before attempts; the last one repeats
-const STABLE = 5000; // a connection that lasted longer resets the delay
-const HEARTBEAT = 20000;
-const TIMEOUT = 10000; // for the connection to open, and for a reply
+const TIMEOUT = 10000; // for a reply
+const HEARTBEAT = 30000; // between heartbeats, and for their replies
+const LONG_POLL_TIMEOUT = 20000; // for a request
+const RECONNECT = [10, 50, 100, 150, 200, 250, 500, 1000, 2000, 5000]; // the last one repeats
+const REJOIN = [1000, 2000, 5000, 10000];
+const CLOSE_STEP = 150; // waits for a connection to close grow by this
+const CLOSE_STEPS = 4;
 
-/**
- * The error of a failed push. Its status is "error" (the server rejected it), "timeout" (no reply
- * arrived) or "closed" (the connection is closed).
- */
-export class PushError extends Error {
-  constructor(status, response = {}) {
-    super(response?.reason ?? { timeout: "no reply", closed: "not connected" }[status] ?? "refused");
-    this.status = status;
-    this.response = response;
-  }
-}
+const STATES = ["connecting", "open", "closing", "closed"]; // by readyState
+const FALLBACK = "phx:fallback:LongPoll"; // key of the session storage
 
-/**
- * A connection to a server, which reconnects until disconnect() is called. Its state is "closed",
- * "connecting", "connected", or "waiting" until retryAt.
- */
+/** A connection to a server, which reconnects until it is disconnected. */
 export class Socket {
-  state = "closed";
-  retryAt = 0;
-  onchange = () => {};
-  #path;
-  #transport;
-  #params;
-  #connection = null;
-  #channels = new Set();
-  #pending = new Map(); // by ref: requests without a reply
-  #ref = 0;
-  #failures = 0;
-  #retry;
-  #beat;
+  channels = [];
+  sendBuffer = []; // messages that wait for the connection
+  conn = null;
+  ref = 0;
+  establishedConnections = 0;
+  primaryPassedHealthCheck = false; // the transport before the fallback has worked
+  #callbacks = { open: [], close: [], error: [], message: [] };
+  #clean = true; // the page has closed the connection, or never opened one
+  #closing = null; // the connection that disconnect() is closing
+  #hidden = false; // the page
+  #clock = 0; // counts the calls that connect or disconnect
+  #reconnect;
+  #heartbeat; // the timer for the next one, or for its reply
+  #pendingHeartbeat = null; // its reference
+  #fallback; // the timer
 
-  constructor(path, { transport = webSocket, params = {} } = {}) {
-    this.#path = path;
-    this.#transport = transport;
-    this.#params = params;
-    // When the network or the page comes back, check the connection immediately.
-    for (const event of ["online", "offline"]) addEventListener(event, () => this.#check());
-    addEventListener("visibilitychange", () => document.hidden || this.#check());
+  constructor(endPoint, options = {}) {
+    const closure = (value) => (typeof value === "function" ? value : () => value);
+    this.endPoint = `${endPoint}/websocket`;
+    this.params = closure(options.params ?? {});
+    this.authToken = options.authToken && closure(options.authToken);
+    this.transport = options.transport ?? globalThis.WebSocket ?? LongPoll;
+    this.timeout = options.timeout ?? TIMEOUT;
+    this.longPollFallbackMs = options.longPollFallbackMs;
+    this.longpollerTimeout = options.longpollerTimeout ?? LONG_POLL_TIMEOUT;
+    this.heartbeatIntervalMs = options.heartbeatIntervalMs ?? HEARTBEAT;
+    this.reconnectAfterMs = options.reconnectAfterMs ?? ((tries) => RECONNECT[tries - 1] ?? RECONNECT.at(-1));
+    this.rejoinAfterMs = options.rejoinAfterMs ?? ((tries) => REJOIN[tries - 1] ?? REJOIN.at(-1));
+    this.binaryType = options.binaryType ?? "arraybuffer";
+    this.vsn = options.vsn ?? "2.0.0";
+    this.logger = options.logger ?? null;
+    if (!this.logger && options.debug) this.logger = (kind, text, data) => console.log(`${kind}: ${text}`, data);
+    const custom = this.transport !== LongPoll;
+    this.encode = (custom && options.encode) || Serializer.encode;
+    this.decode = (custom && options.decode) || Serializer.decode;
+    this.sessionStore = options.sessionStorage ?? sessionStore();
+    this.#reconnect = new Timer(() => {
+      if (this.#hidden) {
+        this.log("transport", "Not reconnecting as page is hidden!");
+        this.#teardown();
+      } else {
+        this.#replace();
+      }
+    }, this.reconnectAfterMs);
+    this.#followPage();
   }
 
-  /** Connects. If the socket is waiting, it connects now instead of at retryAt. */
-  connect() {
-    if (this.#connection) return;
-    clearTimeout(this.#retry);
-    const query = new URLSearchParams({ ...this.#params, vsn: "2.0.0" });
-    const url = new URL(`${this.#path}/${this.#transport.path}?${query}`, location.href);
-    const connection = this.#transport(url, {
-      open: () => connection === this.#connection && this.#opened(),
-      message: (text) => connection === this.#connection && this.#receive(JSON.parse(text)),
-      close: () => this.#lost(connection),
-    });
-    this.#connection = connection;
-    this.#beat = setTimeout(() => this.#lost(connection), TIMEOUT);
-    this.#setState("connecting");
+  // ---- Connecting ----
+
+  /** Connects, unless there is a connection. The argument is deprecated and replaces the params. */
+  connect(params) {
+    if (params) this.params = typeof params === "function" ? params : () => params;
+    if (this.conn && this.conn !== this.#closing) return;
+    this.#clock++;
+    if (this.conn) {
+      this.conn = null;
+      this.#failChannels("connection_closed");
+    }
+    if (this.longPollFallbackMs && this.transport !== LongPoll) this.#connectWithFallback();
+    else this.#open();
   }
 
-  /** Leaves the channels and closes the connection. A later connect() joins them again. */
-  disconnect() {
-    clearTimeout(this.#retry);
-    for (const channel of this.#channels) channel.sendLeave();
-    this.#drop();
-    this.#failures = 0;
-    this.#setState("closed");
+  /** Closes the connection. The callback is called when it is closed, or after 1.5 s. */
+  disconnect(callback, code, reason) {
+    this.#clock++;
+    this.#clean = true;
+    clearTimeout(this.#fallback);
+    this.#reconnect.reset();
+    this.#closing = this.conn;
+    this.#teardown(callback, code, reason);
   }
 
-  /** Reconnects with another transport. */
-  use(transport) {
-    this.disconnect();
-    this.#transport = transport;
-    this.connect();
+  /** Closes the connection and changes the transport. A later connect() uses it. */
+  replaceTransport(transport) {
+    const conn = this.conn;
+    this.#clock++;
+    this.#clean = true;
+    clearTimeout(this.#fallback);
+    this.#reconnect.reset();
+    this.#endHeartbeat();
+    this.conn = null;
+    this.transport = transport;
+    conn?.close();
+    this.#failChannels("connection_closed");
   }
 
-  /** Returns a channel for a topic. Its params are an object, or a function that returns one. */
+  /** Returns the address of the connection, with the params and the version. */
+  endPointURL() {
+    const query = [...queryOf(this.params()), ...queryOf({ vsn: this.vsn })].join("&");
+    const url = this.endPoint + (this.endPoint.includes("?") ? "&" : "?") + query;
+    if (url[0] !== "/") return url;
+    if (url[1] === "/") return `${this.protocol()}:${url}`;
+    return `${this.protocol()}://${location.host}${url}`;
+  }
+
+  protocol() {
+    return location.protocol.startsWith("https") ? "wss" : "ws";
+  }
+
+  isConnected() {
+    return this.connectionState() === "open";
+  }
+
+  /** Returns "connecting", "open", "closing" or "closed". */
+  connectionState() {
+    return STATES[this.conn?.readyState] ?? "closed";
+  }
+
+  // ---- Callbacks ----
+
+  onOpen(callback) {
+    return this.#register("open", callback);
+  }
+
+  /** callback(event), with the code and the reason of the close */
+  onClose(callback) {
+    return this.#register("close", callback);
+  }
+
+  /** callback(error, transport, number of connections that were open so far) */
+  onError(callback) {
+    return this.#register("error", callback);
+  }
+
+  /** callback({ topic, event, payload, ref, join_ref }) */
+  onMessage(callback) {
+    return this.#register("message", callback);
+  }
+
+  /** Removes callbacks by the references that the functions above returned. */
+  off(refs) {
+    for (const [kind, list] of Object.entries(this.#callbacks)) {
+      this.#callbacks[kind] = list.filter(({ ref }) => !refs.includes(ref));
+    }
+  }
+
+  // ---- Channels and messages ----
+
+  /** Returns a new channel. Its params are an object, or a function called for each join. */
   channel(topic, params = {}) {
-    const channel = new Channel(this, topic, params, () => this.#channels.delete(channel));
-    this.#channels.add(channel);
+    const channel = new Channel(topic, params, this);
+    this.channels.push(channel);
     return channel;
   }
 
-  nextRef() {
-    return String(++this.#ref);
+  /** Forgets a channel. */
+  remove(channel) {
+    this.channels = this.channels.filter((c) => c !== channel);
   }
 
-  send(joinRef, ref, topic, event, payload) {
-    if (this.state === "connected") this.#connection.send(JSON.stringify([joinRef, ref, topic, event, payload]));
+  /** Sends { topic, event, payload, ref, join_ref } now, or when there is a connection. */
+  push(message) {
+    if (this.isConnected()) this.#send(message);
+    else this.sendBuffer.push(message);
   }
 
-  /**
-   * Sends a message. It calls done(status, response) exactly once: with the reply, or with the
-   * status "timeout" or "closed".
-   */
-  request(joinRef, ref, topic, event, payload, done, timeout = TIMEOUT) {
-    if (this.state !== "connected") return done("closed", {});
-    const settle = (status, response) => {
-      clearTimeout(timer);
-      this.#pending.delete(ref);
-      done(status, response);
+  /** Returns a new reference. */
+  makeRef() {
+    this.ref = this.ref < Number.MAX_SAFE_INTEGER ? this.ref + 1 : 0;
+    return String(this.ref);
+  }
+
+  /** Measures the time for a message and its reply. It returns false without a connection. */
+  ping(callback) {
+    if (!this.isConnected()) return false;
+    const ref = this.makeRef();
+    const start = Date.now();
+    const registered = this.onMessage((message) => {
+      if (message.ref !== ref) return;
+      this.off([registered]);
+      callback(Date.now() - start);
+    });
+    this.push({ topic: "phoenix", event: "heartbeat", payload: {}, ref });
+    return true;
+  }
+
+  log(kind, text, data) {
+    this.logger?.(kind, text, data);
+  }
+
+  hasLogger() {
+    return this.logger !== null;
+  }
+
+  /** Leaves the channel that has joined a topic, before another one joins it. */
+  leaveOpenTopic(topic) {
+    const channel = this.channels.find((c) => c.topic === topic && (c.isJoined() || c.isJoining()));
+    if (!channel) return;
+    this.log("transport", `leaving duplicate topic "${topic}"`);
+    channel.leave();
+  }
+
+  #register(kind, callback) {
+    const ref = this.makeRef();
+    this.#callbacks[kind].push({ ref, callback });
+    return ref;
+  }
+
+  #call(kind, ...args) {
+    for (const { callback } of [...this.#callbacks[kind]]) callback(...args);
+  }
+
+  // ---- One connection ----
+
+  #open() {
+    this.#clean = false;
+    const token = this.authToken?.();
+    const protocols = token ? ["phoenix", LongPoll.AUTH_PREFIX + btoa(token).replace(/=/g, "")] : undefined;
+    const conn = new this.transport(this.endPointURL(), protocols);
+    // A connection that was replaced may still report its end, and changes nothing then.
+    const current = () => this.conn === conn;
+    this.conn = conn;
+    conn.binaryType = this.binaryType;
+    conn.timeout = this.longpollerTimeout;
+    conn.onopen = () => current() && this.#opened();
+    conn.onerror = (error) => current() && this.#failed(conn, error);
+    conn.onmessage = ({ data }) => current() && this.#received(data);
+    conn.onclose = (event) => {
+      if (current()) this.#closed(event);
+      else this.#call("close", event);
     };
-    const timer = setTimeout(() => {
-      settle("timeout", {});
-      this.#heartbeat(); // checks the connection
-    }, timeout);
-    this.#pending.set(ref, { topic, settle });
-    this.send(joinRef, ref, topic, event, payload);
-  }
-
-  /** Ends the requests without a reply, on one topic or on all. */
-  fail(topic) {
-    for (const p of [...this.#pending.values()]) {
-      if (topic === undefined || p.topic === topic) p.settle("closed", {});
-    }
-  }
-
-  #setState(state) {
-    this.state = state;
-    this.onchange();
   }
 
   #opened() {
-    this.#connection.since = Date.now();
-    this.#setState("connected");
+    this.log("transport", `${this.transport.name} connected to ${this.endPointURL()}`);
+    this.#clean = false;
+    this.establishedConnections++;
+    const messages = this.sendBuffer;
+    this.sendBuffer = [];
+    for (const message of messages) if (this.#isCurrent(message)) this.#send(message);
+    this.#reconnect.reset();
+    this.#endHeartbeat();
     this.#nextHeartbeat();
-    for (const channel of this.#channels) channel.opened();
+    this.#call("open");
   }
 
-  #receive([joinRef, ref, topic, event, payload]) {
-    if (event === "phx_reply") {
-      this.#pending.get(ref)?.settle(payload.status, payload.response);
+  #failed(conn, error) {
+    this.log("transport", "error", error);
+    const established = this.establishedConnections;
+    this.#call("error", error, this.transport, established);
+    // A callback may have replaced the connection.
+    if (this.conn === conn || established > 0) this.#failChannels("connection_error");
+  }
+
+  #closed(event) {
+    this.log("transport", "close", event);
+    this.conn.onclose = () => {};
+    this.#failChannels("connection_closed");
+    this.#endHeartbeat();
+    if (!this.#clean && event.code !== 1000) this.#reconnect.scheduleTimeout();
+    this.#call("close", event);
+  }
+
+  #received(data) {
+    this.decode(data, (message) => {
+      const { topic, event, payload, ref, join_ref } = message;
+      if (ref && ref === this.#pendingHeartbeat) {
+        this.#endHeartbeat();
+        this.#nextHeartbeat();
+      }
+      this.log("receive", `${payload?.status ?? ""} ${topic} ${event} ${ref ? `(${ref})` : ""}`, payload);
+      for (const channel of [...this.channels]) {
+        if (channel.isMember(topic, event, payload, join_ref)) channel.trigger(event, payload, ref, join_ref);
+      }
+      this.#call("message", message);
+    });
+  }
+
+  #send(message) {
+    const { topic, event, payload, ref, join_ref } = message;
+    this.log("push", `${topic} ${event} (${join_ref}, ${ref})`, payload);
+    this.encode(message, (frame) => this.conn.send(frame));
+  }
+
+  /** Reports whether a message still makes sense: the join to which it belongs was not given up. */
+  #isCurrent({ join_ref }) {
+    return !join_ref || this.channels.some((channel) => channel.joinRef() === join_ref);
+  }
+
+  #failChannels(reason) {
+    for (const channel of [...this.channels]) {
+      if (channel.isErrored() || channel.isLeaving() || channel.isClosed()) continue;
+      channel.trigger("phx_error", { source: "transport", reason });
+    }
+  }
+
+  /** Closes the connection and connects, unless the page connects or disconnects meanwhile. */
+  #replace() {
+    const clock = this.#clock;
+    this.#teardown(() => clock === this.#clock && this.connect());
+  }
+
+  /** Closes the connection, waits until that is done, and forgets the connection. */
+  #teardown(callback = () => {}, code, reason = "") {
+    const conn = this.conn;
+    if (!conn) {
+      this.#closing = null;
+      callback();
       return;
     }
-    for (const channel of [...this.#channels]) {
-      const current = joinRef === null || joinRef === channel.joinRef;
-      if (channel.topic === topic && current) channel.receive(event, payload);
-    }
+    until(() => !(conn.bufferedAmount > 0), () => {
+      if (code) conn.close(code, reason);
+      else conn.close();
+      until(() => conn.readyState === STATES.indexOf("closed"), () => {
+        conn.onopen = conn.onerror = conn.onmessage = conn.onclose = () => {};
+        if (this.conn === conn) {
+          this.conn = null;
+          this.#failChannels("connection_closed");
+          this.#endHeartbeat();
+        }
+        if (this.#closing === conn) this.#closing = null;
+        callback();
+      });
+    });
   }
 
-  /** Drops a connection that has ended, and schedules the next one. */
-  #lost(connection) {
-    if (connection !== this.#connection) return;
-    if (Date.now() - connection.since > STABLE) this.#failures = 0;
-    this.#drop();
-    const delay = backoff(this.#failures++);
-    this.retryAt = Date.now() + delay;
-    this.#retry = setTimeout(() => this.connect(), delay);
-    this.#setState("waiting");
-  }
-
-  #drop() {
-    const connection = this.#connection;
-    this.#connection = null;
-    this.state = "closed";
-    clearTimeout(this.#beat);
-    connection?.close();
-    this.fail();
-    for (const channel of this.#channels) channel.lost();
-  }
+  // ---- Heartbeats ----
 
   #nextHeartbeat() {
-    clearTimeout(this.#beat);
-    this.#beat = setTimeout(() => this.#heartbeat(), HEARTBEAT);
+    if (this.conn.skipHeartbeat) return;
+    this.#heartbeat = setTimeout(() => {
+      if (!this.isConnected()) return;
+      this.#pendingHeartbeat = this.makeRef();
+      this.push({ topic: "phoenix", event: "heartbeat", payload: {}, ref: this.#pendingHeartbeat });
+      this.#heartbeat = setTimeout(() => this.#heartbeatTimedOut(), this.heartbeatIntervalMs);
+    }, this.heartbeatIntervalMs);
   }
 
-  /** Sends a heartbeat. Long polling needs none: its requests fail if the server is gone. */
-  #heartbeat() {
-    if (!this.#transport.heartbeat) return;
-    const connection = this.#connection;
-    this.request(null, this.nextRef(), "phoenix", "heartbeat", {}, (status) => {
-      if (status === "timeout") this.#lost(connection);
-      else if (status === "ok") this.#nextHeartbeat();
+  #endHeartbeat() {
+    clearTimeout(this.#heartbeat);
+    this.#pendingHeartbeat = null;
+  }
+
+  #heartbeatTimedOut() {
+    this.#endHeartbeat();
+    this.log("transport", "heartbeat timeout. Attempting to re-establish connection");
+    this.#failChannels("heartbeat_timeout");
+    this.#clean = false;
+    this.#teardown(() => this.#clean || this.#reconnect.scheduleTimeout(), 1000, "heartbeat timeout");
+  }
+
+  // ---- Fallback to long polling ----
+
+  /**
+   * Connects, and falls back to long polling if the transport fails, or has not answered a ping
+   * within the time. The session storage remembers a transport that never worked.
+   */
+  #connectWithFallback() {
+    let fallen = false;
+    const fallBack = (reason) => {
+      this.off(hooks);
+      if (fallen) return;
+      fallen = true;
+      this.log("transport", "falling back to LongPoll...", reason);
+      this.replaceTransport(LongPoll);
+      const opened = this.onOpen(() => {
+        this.off([opened]);
+        if (!this.primaryPassedHealthCheck) this.sessionStore.setItem(FALLBACK, "true");
+        this.log("transport", "established LongPoll fallback");
+      });
+      this.connect();
+    };
+    const hooks = [];
+    if (this.sessionStore.getItem(FALLBACK)) return fallBack("memorized");
+    const wait = () => {
+      clearTimeout(this.#fallback);
+      this.#fallback = setTimeout(fallBack, this.longPollFallbackMs, "timeout");
+    };
+    wait();
+    hooks.push(
+      this.onError((error, _transport, established) => {
+        if (established === 0) fallBack(error);
+      }),
+      this.onOpen(() => {
+        wait();
+        this.ping((rtt) => {
+          this.log("transport", "connected to primary after", rtt);
+          this.primaryPassedHealthCheck = true;
+          this.off(hooks);
+          clearTimeout(this.#fallback);
+        });
+      }),
+    );
+    this.#open();
+  }
+
+  // ---- The page ----
+
+  /** A page that is left or hidden does not reconnect. It does when it comes back. */
+  #followPage() {
+    let left; // the clock when the page was left
+    globalThis.addEventListener?.("pagehide", () => {
+      if (!this.conn) return;
+      this.disconnect();
+      left = this.#clock;
     });
-  }
-
-  #check() {
-    if (this.state === "waiting") this.connect();
-    else if (this.state === "connected") this.#heartbeat();
+    globalThis.addEventListener?.("pageshow", () => {
+      if (left === this.#clock) this.connect();
+      left = undefined;
+    });
+    globalThis.addEventListener?.("visibilitychange", () => {
+      this.#hidden = document.visibilityState === "hidden";
+      if (!this.#hidden && !this.isConnected() && !this.#clean) this.#replace();
+    });
   }
 }
 
-/**
- * The client's end of one topic, made by Socket.channel. Its state is "closed", "waiting" (to join
- * again), "joining" or "joined".
- */
-class Channel {
-  state = "closed";
-  joinRef = null;
-  onjoin = () => {};
-  onrefuse = () => {};
-  onclose = () => {};
-  #socket;
-  #params;
-  #forget;
-  #handlers = new Map();
-  #failures = 0;
-  #retry;
-
-  constructor(socket, topic, params, forget) {
-    this.topic = topic;
-    this.#socket = socket;
-    this.#params = params;
-    this.#forget = forget;
-  }
-
-  on(event, handler) {
-    this.#handlers.set(event, handler);
-    return this;
-  }
-
-  /** Joins now, or as soon as there is a connection. */
-  join() {
-    clearTimeout(this.#retry);
-    this.#setState("waiting");
-    if (this.#socket.state !== "connected") return;
-    const ref = (this.joinRef = this.#socket.nextRef());
-    const params = typeof this.#params === "function" ? this.#params() : this.#params;
-    this.#setState("joining");
-    this.#socket.request(ref, ref, this.topic, "phx_join", params, (status, response) => {
-      if (ref !== this.joinRef) return;
-      if (status === "ok") {
-        this.#failures = 0;
-        this.#setState("joined");
-        this.onjoin(response);
-      } else if (status === "error") {
-        this.joinRef = null;
-        if (this.onrefuse(response)) this.#joinLater();
-        else this.#end();
-      } else if (status === "timeout") {
-        this.sendLeave(); // in case the server accepts the join later
-        this.#joinLater();
-      }
-    });
-  }
-
-  /** Sends an event. The promise resolves to the reply's response or rejects with a PushError. */
-  push(event, payload = {}, timeout = TIMEOUT) {
-    return new Promise((resolve, reject) => {
-      const done = (status, response) => {
-        if (status === "ok") resolve(response);
-        else reject(new PushError(status, response));
-      };
-      if (this.state !== "joined") return done("closed", {});
-      const ref = this.#socket.nextRef();
-      this.#socket.request(this.joinRef, ref, this.topic, event, payload, done, timeout);
-    });
-  }
-
-  /** Sends an event without a reply. The event is lost if the channel is not joined. */
-  notify(event, payload = {}) {
-    if (this.state !== "joined") return;
-    this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, event, payload);
-  }
-
-  leave() {
-    this.sendLeave();
-    this.#end();
-    this.#socket.fail(this.topic);
-  }
-
-  // The methods below are called by Socket.
-
-  opened() {
-    if (this.state !== "closed") this.join();
-  }
-
-  lost() {
-    clearTimeout(this.#retry);
-    this.joinRef = null;
-    if (this.state !== "closed") this.#setState("waiting");
-  }
-
-  sendLeave() {
-    if (!this.joinRef) return;
-    this.#socket.send(this.joinRef, this.#socket.nextRef(), this.topic, "phx_leave", {});
-  }
-
-  receive(event, payload) {
-    if (event === "phx_error") {
-      this.#socket.fail(this.topic);
-      this.#joinLater();
-    } else if (event === "phx_close") {
-      this.#end();
-      this.#socket.fail(this.topic);
-      this.onclose();
-    } else if (this.state === "joined") {
-      this.#handlers.get(event)?.(payload);
-    }
-  }
-
-  #joinLater() {
-    this.joinRef = null;
-    clearTimeout(this.#retry);
-    this.#retry = setTimeout(() => this.join(), backoff(2 + this.#failures++)); // first after 1 s
-    this.#setState("waiting");
-  }
-
-  #end() {
-    clearTimeout(this.#retry);
-    this.joinRef = null;
-    this.#forget();
-    this.#setState("closed");
-  }
-
-  #setState(state) {
-    this.state = state;
-    this.#socket.onchange();
-  }
+/** Calls done when the condition is true, or after 1.5 s. */
+function until(condition, done, step = 1) {
+  if (step > CLOSE_STEPS || condition()) done();
+  else setTimeout(until, CLOSE_STEP * step, condition, done, step + 1);
 }
 
-/** Returns the delay after n failures, with jitter so that clients do not reconnect at once. */
-function backoff(n) {
-  return BACKOFF[Math.min(n, BACKOFF.length - 1)] * (0.8 + 0.4 * Math.random());
+/** Encodes an object as the parts of a query. Objects in it become a[b]=c. */
+function queryOf(object, parent) {
+  return Object.entries(object ?? {}).flatMap(([key, value]) => {
+    const name = parent ? `${parent}[${key}]` : key;
+    if (typeof value === "object") return queryOf(value, name);
+    return [`${encodeURIComponent(name)}=${encodeURIComponent(value)}`];
+  });
+}
+
+/** Returns the session storage. A page may have none, or be forbidden to use it. */
+function sessionStore() {
+  try {
+    if (globalThis.sessionStorage) return globalThis.sessionStorage;
+  } catch {
+    // forbidden
+  }
+  const items = new Map();
+  return {
+    getItem: (key) => items.get(key) ?? null,
+    setItem: (key, value) => items.set(key, value),
+    removeItem: (key) => items.delete(key),
+  };
 }

@@ -112,11 +112,16 @@ func runVersion(t *testing.T, suite, transport, phoenix string) {
 
 func runChromium(t *testing.T, suite, transport string) {
 	c := newControl(t)
-	b := chromium.Start(t)
+	runPage(t, chromium.Start(t), c, suite, transport, "/phoenix.mjs")
+}
+
+// runPage runs a suite in a tab, with the client at a path of the control server.
+func runPage(t *testing.T, b *chromium.Browser, c *control, suite, transport, client string) {
+	t.Helper()
 	lines := make(chan string, 1024)
 	end := make(chan struct{})
 	defer close(end)
-	query := url.Values{"suite": {suite}, "transport": {transport}, "match": {*scenario}}
+	query := url.Values{"client": {client}, "suite": {suite}, "transport": {transport}, "match": {*scenario}}
 	b.Open(c.url+"/client/page.html?"+query.Encode(), func(line string) {
 		select {
 		case lines <- line:

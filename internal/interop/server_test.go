@@ -22,6 +22,7 @@ import (
 
 	"bennu.example/internal/conformance/app"
 	"bennu.example/internal/testenv/npm"
+	"bennu.example/js"
 	"bennu.example/socket"
 )
 
@@ -45,6 +46,7 @@ func newControl(t *testing.T) *control {
 	mux.HandleFunc("GET /phoenix.mjs", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, phoenix)
 	})
+	mux.Handle("GET /js/", js.Handler())
 	mux.HandleFunc("GET /guide/advice", guideCode(t, "../../docs/connections.md", "reconnectAfterMs"))
 	mux.HandleFunc("GET /guide/authentication", guideCode(t, "../../docs/authentication.md", "fetchToken"))
 	mux.HandleFunc("GET /guide/wills", guideCode(t, "../../docs/presence.md", "$order"))

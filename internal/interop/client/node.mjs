@@ -1,7 +1,8 @@
 // Runs the scenarios in Node: node node.mjs MODULES CONTROL TRANSPORT SUITE PHOENIX [MATCH]
-// MODULES is a directory that contains node_modules/PHOENIX and node_modules/ws.
+// MODULES is a directory that contains node_modules/ws and node_modules/PHOENIX. PHOENIX may also
+// be the path of an ES module.
 import {createRequire} from "node:module"
-import {join} from "node:path"
+import {join, resolve} from "node:path"
 import {run} from "./kit.mjs"
 
 const [modules, control, transport, suite, name, match] = process.argv.slice(2)
@@ -9,7 +10,7 @@ const require = createRequire(join(modules, "package.json"))
 
 await import(`./${suite}.mjs`)
 await run({
-  phoenix: require(name),
+  phoenix: name.endsWith(".mjs") ? await import(resolve(name)) : require(name),
   name,
   WebSocket: require("ws"),
   transport,

@@ -1,9 +1,11 @@
-// The page's contents and controls. The connection to the server is in js/socket.mjs, which the
-// import map of index.html names.
+// The page's contents and controls. It is written against the API of phoenix.js. The import map of
+// index.html names the module: js/socket.mjs, or the stock package.
 
-import { Presence, Socket, longPoll, webSocket } from "phoenix";
+import { LongPoll, Presence, Socket } from "phoenix";
 
-const TRANSPORTS = { websocket: webSocket, longpoll: longPoll };
+const TRANSPORTS = { websocket: WebSocket, longpoll: LongPoll };
+const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // ms before attempts; the last one repeats
+const PING = 4000; // ms in which a connection must answer when the network has changed
 const MAX_MESSAGES = 500; // on the page
 const MAX_REFS = 50; // own presence refs that survive a reload
 const TYPING = 4000; // ms for which a typing notice is shown; one is sent every TYPING / 2
@@ -16,7 +18,31 @@ $("transport").value = page.searchParams.get("transport");
 $("name").value = page.searchParams.get("room") ?? $("name").value;
 $("user").value = sessionStorage.getItem("user") ?? localStorage.getItem("user") ?? "";
 
-const socket = new Socket("/socket", { transport: TRANSPORTS[$("transport").value] });
+// The page leaves the room when the user navigates away, because a long-poll session would
+// otherwise stay until its timeout. It comes back if the browser restores it. This is before the
+// socket's own listener, which closes the connection.
+let away; // the topic that was left so
+addEventListener("pagehide", () => {
+  store();
+  away = room?.topic;
+  part();
+});
+addEventListener("pageshow", (event) => event.persisted && away && join(away));
+
+let retryAt = 0; // time of the next attempt to connect
+const socket = new Socket("/socket", {
+  transport: TRANSPORTS[$("transport").value],
+  params: () => {
+    queueMicrotask(showConnection); // an attempt begins
+    return {};
+  },
+  reconnectAfterMs: (tries) => {
+    const jitter = 0.8 + 0.4 * Math.random(); // clients do not come back at once
+    const delay = jitter * (BACKOFF[tries - 1] ?? BACKOFF.at(-1));
+    retryAt = Date.now() + delay;
+    return delay;
+  },
+});
 let room = null; // the channel, from enter to leave
 let me = "";
 // The presence refs of this tab, latest last. They identify the tab's own messages, because other
@@ -37,31 +63,8 @@ function enter() {
   page.searchParams.set("room", name);
   history.replaceState(null, "", page);
 
-  room = socket.channel(`room:${name}`, () => ({ user: me, $history: { since: at } }));
-  restore();
-  const presence = new Presence(room);
-  presence.onchange = () => showUsers(presence.list());
-  room.on("you", remember);
-  room.on("new_msg", receive);
-  room.on("typing", ({ user }) => showTyping(user));
-  room.onrefuse = ({ reason }) => {
-    if (reason === "invalid position") moveTo();
-    else if (!reason.startsWith("history ")) leave(`Cannot join: ${reason}.`);
-    return room !== null;
-  };
-  room.onclose = () => leave("The server closed the room.");
-  room.onjoin = ({ user, node, messages, $history: past }) => {
-    me = user;
-    setText("node", node ? `Node ${node}` : "");
-    presence.expect();
-    if (!past.recovered) {
-      moveTo(past.pos);
-      showRecent(messages);
-    }
-    sendAgain();
-  };
-  room.join();
-  socket.connect();
+  restore(`room:${name}`);
+  join(`room:${name}`);
 
   document.title = `${name} · Chat`;
   $("title").textContent = name;
@@ -69,6 +72,39 @@ function enter() {
   $("entry").hidden = true;
   $("room").hidden = false;
   $("body").focus();
+}
+
+/** Joins the room. If the connection is lost, the channel joins again by itself. */
+function join(topic) {
+  const channel = socket.channel(topic, () => ({ user: me, $history: { since: at } }));
+  room = channel;
+  const presence = new Presence(room);
+  presence.onSync(() => showUsers(presence.list((user, { metas }) => [user, metas.map((meta) => meta.phx_ref)])));
+  room.on("you", remember);
+  room.on("new_msg", receive);
+  room.on("typing", ({ user }) => showTyping(user));
+  room.onError(() => {
+    for (const id of unsent.keys()) wait(id);
+    showConnection();
+  });
+  room.onClose(() => channel === room && leave("The server closed the room."));
+  room
+    .join()
+    .receive("ok", ({ user, node, messages, $history: past }) => {
+      me = user;
+      setText("node", node ? `Node ${node}` : "");
+      if (!past.recovered) {
+        moveTo(past.pos);
+        showRecent(messages);
+      }
+      showConnection();
+      sendAgain();
+    })
+    .receive("error", ({ reason }) => {
+      if (reason === "invalid position") moveTo();
+      else if (!reason.startsWith("history ")) leave(`Cannot join: ${reason}.`);
+    });
+  socket.connect();
 }
 
 /** Stores the own presence ref. It also identifies own messages after a reload. */
@@ -80,9 +116,8 @@ function remember({ ref }) {
 function leave(problem = "") {
   sessionStorage.removeItem(room.topic);
   sessionStorage.removeItem("user");
-  room.leave();
+  part();
   socket.disconnect();
-  room = null;
   moveTo();
   shown.clear();
   unsent.clear();
@@ -97,6 +132,13 @@ function leave(problem = "") {
   $("user").focus();
 }
 
+/** Leaves the room on the server. */
+function part() {
+  const channel = room;
+  room = null; // not closed by the server
+  channel?.leave();
+}
+
 $("enter").onsubmit = (event) => {
   event.preventDefault();
   enter();
@@ -105,25 +147,24 @@ $("leave").onclick = () => leave();
 $("transport").onchange = ({ target }) => {
   page.searchParams.set("transport", target.value);
   history.replaceState(null, "", page);
-  socket.use(TRANSPORTS[target.value]);
+  const { topic } = room;
+  part();
+  socket.disconnect(() => {
+    socket.replaceTransport(TRANSPORTS[target.value]);
+    join(topic);
+  });
 };
-
-// The page disconnects when the user navigates away, because a long-poll session would otherwise
-// stay until its timeout. It connects again if the browser restores it.
-addEventListener("pagehide", () => socket.disconnect());
-addEventListener("pagehide", store);
 addEventListener("visibilitychange", () => document.hidden && store());
-addEventListener("pageshow", (event) => event.persisted && room && socket.connect());
 
 // ---- The connection ----
 
 let ticking;
 let interrupted = false;
 
-socket.onchange = () => {
+function showConnection() {
   if (!room) return;
-  const joined = room.state === "joined";
-  const waiting = !joined && socket.state === "waiting";
+  const joined = room.isJoined();
+  const waiting = !joined && socket.connectionState() === "closed" && retryAt > Date.now();
   interrupted = !joined && (interrupted || waiting);
   $("connection").dataset.state = joined ? "on" : "off";
   $("now").hidden = !waiting;
@@ -133,10 +174,30 @@ socket.onchange = () => {
   if (waiting) ticking = setInterval(countDown, 250);
   if (waiting) countDown();
   else setText("countdown", joined ? "" : " …");
-};
+}
+
+for (const register of ["onOpen", "onClose", "onError"]) socket[register](showConnection);
+
+/** Connects now, instead of when the wait is over or a dead connection is noticed. */
+function reconnect() {
+  socket.disconnect(() => {
+    socket.connect();
+    showConnection();
+  });
+}
+
+/** Checks the connection when the network or the page comes back. */
+function check() {
+  if (!room || document.hidden) return;
+  if (!socket.isConnected()) return reconnect();
+  const late = setTimeout(reconnect, PING);
+  socket.ping(() => clearTimeout(late));
+}
+
+for (const event of ["online", "offline", "visibilitychange"]) addEventListener(event, check);
 
 function countDown() {
-  const seconds = Math.max(1, Math.ceil((socket.retryAt - Date.now()) / 1000));
+  const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
   setText("countdown", ` in\u00a0${seconds}\u00a0s`);
 }
 
@@ -146,7 +207,7 @@ function setText(id, text) {
 }
 
 $("now").onclick = () => {
-  socket.connect();
+  reconnect();
   $("body").focus();
 };
 
@@ -186,7 +247,7 @@ async function sendAgain() {
   if (unsent.size === 0) return;
   const ids = [...unsent.keys()];
   // First receive what the server has.
-  await room.push("$history", { top: true }).catch(() => {});
+  await request("$history", { top: true });
   for (const id of ids) if (unsent.has(id) && $(`message-${id}`).dataset.pending !== "refused") deliver(id);
 }
 
@@ -195,8 +256,8 @@ function store() {
   if (room) sessionStorage.setItem(room.topic, JSON.stringify({ at, messages: [...shown.values()] }));
 }
 
-function restore() {
-  const stored = JSON.parse(sessionStorage.getItem(room.topic) ?? "{}");
+function restore(topic) {
+  const stored = JSON.parse(sessionStorage.getItem(topic) ?? "{}");
   moveTo(stored.at);
   quietly(() => stored.messages?.forEach(show));
 }
@@ -227,23 +288,34 @@ function send(body) {
 
 /** Sends a message, and shows what became of it. */
 async function deliver(id) {
+  if (!room.isJoined()) return wait(id);
+  setPending(id, "waiting", "Sending …");
+  const joinRef = room.joinRef();
+  const { status, response } = await request("new_msg", { id, body: unsent.get(id) });
+  if (!unsent.has(id)) return; // discarded, or confirmed by a broadcast
+  // Usually the message itself has arrived before the reply.
+  if (status === "ok") show({ id, user: me, body: unsent.get(id), at: new Date().toISOString(), by: [...mine].at(-1) });
+  else if (status === "error") setPending(id, "refused", `Not sent: ${response.reason}.`);
+  else if (joinRef === room?.joinRef()) setPending(id, "late", "No reply yet.");
+}
+
+/** Shows that a message is sent when the connection is back. */
+function wait(id) {
+  if ($(`message-${id}`).dataset.pending !== "refused") setPending(id, "waiting", "Waiting for the connection");
+}
+
+function setPending(id, state, why) {
   const item = $(`message-${id}`);
-  const pending = (state, why) => {
-    item.dataset.pending = state;
-    item.querySelector(".why").textContent = why;
-  };
-  if (room.state !== "joined") return pending("waiting", "Waiting for the connection");
-  pending("waiting", "Sending …");
-  try {
-    await room.push("new_msg", { id, body: unsent.get(id) });
-    // Usually the message itself has arrived before the reply.
-    if (unsent.has(id)) show({ id, user: me, body: unsent.get(id), at: new Date().toISOString(), by: [...mine].at(-1) });
-  } catch (error) {
-    if (!unsent.has(id)) return; // discarded, or confirmed by a broadcast
-    if (error.status === "closed") pending("waiting", "Waiting for the connection");
-    else if (error.status === "timeout") pending("late", "No reply yet.");
-    else pending("refused", `Not sent: ${error.message}.`);
-  }
+  item.dataset.pending = state;
+  item.querySelector(".why").textContent = why;
+}
+
+/** Sends an event, and returns a promise of the reply. */
+function request(event, payload) {
+  return new Promise((resolve) => {
+    const push = room.push(event, payload);
+    for (const status of ["ok", "error", "timeout"]) push.receive(status, (response) => resolve({ status, response }));
+  });
 }
 
 /** Shows a message from the server. It shows a repeated message once. */
@@ -324,9 +396,9 @@ $("body").onkeydown = (event) => {
   $("composer").requestSubmit();
 };
 $("body").oninput = () => {
-  if (!$("body").value || Date.now() - noticed < TYPING / 2) return;
+  if (!room || !$("body").value || Date.now() - noticed < TYPING / 2) return;
   noticed = Date.now();
-  room.notify("typing");
+  if (room.isJoined()) room.push("typing");
 };
 
 // ---- Other users ----
