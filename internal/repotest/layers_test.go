@@ -31,7 +31,10 @@ var layers = [][]string{
 	{"state", "metrics/prommetrics", "trace/oteltrace"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},
-	{"examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...", "internal/torture/..."},
+	{
+		"cmd/bennu/...", "examples/...", "internal/bench/...", "internal/conformance/...", "internal/soak/...",
+		"internal/torture/...",
+	},
 }
 
 // helpers are packages for tests. Packages in layers may only import them in tests.
