@@ -31,15 +31,21 @@ type options struct {
 	verbose       bool
 }
 
-// add adds the flags. Those of HTTP are enough for a command that does not join channels.
+// add adds the flags.
 func (o *options) add(f *pflag.FlagSet) {
+	o.addHTTP(f)
+	f.StringVar(&o.transport, "transport", "websocket", "websocket, longpoll, or auto")
+	f.StringVar(&o.vsn, "vsn", "2.0.0", "version of the serializer: 1.0.0, 2.0.0, or 3.0.0 (MessagePack)")
+	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens to the connection")
+}
+
+// addHTTP adds the flags that are about requests. The others have their defaults then.
+func (o *options) addHTTP(f *pflag.FlagSet) {
+	o.transport, o.vsn = "websocket", "2.0.0"
 	f.StringVar(&o.connectParams, "connect-params", "", "connect params of the socket, a JSON object")
 	f.StringArrayVarP(&o.headers, "header", "H", nil, "a header of the handshake, as `name:value`; repeatable")
 	f.StringVar(&o.token, "token", "", "auth token of the socket; $BENNU_TOKEN if it is empty")
-	f.StringVar(&o.transport, "transport", "websocket", "websocket, longpoll, or auto")
-	f.StringVar(&o.vsn, "vsn", "2.0.0", "version of the serializer: 1.0.0, 2.0.0, or 3.0.0 (MessagePack)")
 	f.DurationVar(&o.timeout, "timeout", 10*time.Second, "how long to wait for the connection, and for each reply")
-	f.BoolVarP(&o.verbose, "verbose", "v", false, "log what happens to the connection")
 }
 
 // config returns the configuration of the client.

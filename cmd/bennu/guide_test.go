@@ -57,6 +57,9 @@ func TestGuide(t *testing.T) {
 	}
 }
 
+// stays matches the commands that only Ctrl-C ends.
+var stays = regexp.MustCompile(`^exec .* (join|watch|.*--follow)`)
+
 // runLine runs a line of a guide until it has printed something, and interrupts it if it stays.
 func runLine(t *testing.T, l string) {
 	t.Helper()
@@ -81,7 +84,7 @@ func runLine(t *testing.T, l string) {
 	}
 	sc := bufio.NewScanner(out)
 	printed := sc.Scan()
-	if strings.HasPrefix(l, "exec ") {
+	if stays.MatchString(l) {
 		_ = cmd.Process.Signal(syscall.SIGINT) // fails if it has ended
 	}
 	for sc.Scan() { // the pipe must be read until its end before Wait

@@ -27,6 +27,10 @@ type line struct {
 	After    string          `json:"after,omitempty"`
 	Rev      uint64          `json:"rev,omitempty"`
 	Reason   string          `json:"reason,omitempty"`
+	Check    string          `json:"check,omitempty"`
+	Result   string          `json:"result,omitempty"`
+	Text     string          `json:"text,omitempty"`
+	Fix      string          `json:"fix,omitempty"`
 	Payload  json.RawMessage `json:"payload,omitempty"`
 	Response json.RawMessage `json:"response,omitempty"`
 	Metas    json.RawMessage `json:"metas,omitempty"`

@@ -1,7 +1,6 @@
 package interop_test
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net/http"
@@ -9,14 +8,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/testenv/guide"
 	"bennu.example/internal/testenv/listen"
-	"bennu.example/internal/testenv/require"
+	"bennu.example/internal/testenv/proxy"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -25,23 +24,6 @@ import (
 // The configurations of docs/deployment.md are tested as they stand there, with other addresses.
 
 const proxyGuide = "../../docs/deployment.md"
-
-// guideBlocks returns the code blocks of a guide in one language.
-func guideBlocks(t *testing.T, guide, lang string) []string {
-	t.Helper()
-	text, err := os.ReadFile(guide)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []string
-	for _, m := range regexp.MustCompile("(?s)```"+lang+"\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-		all = append(all, m[1])
-	}
-	if len(all) == 0 {
-		t.Fatalf("%s has no block in %s", guide, lang)
-	}
-	return all
-}
 
 // echoServer serves a room that echoes, to pages of the host that the request names.
 func echoServer(t *testing.T) (addr string) {
@@ -97,67 +79,27 @@ func useProxy(t *testing.T, addr string) {
 	}
 }
 
-// runProxy runs a command until the test ends, and waits until somebody listens on addr.
-func runProxy(t *testing.T, addr string, cmd *exec.Cmd) {
-	t.Helper()
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	exited := make(chan struct{})
-	go func() { defer close(exited); _ = cmd.Wait() }()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-exited
-		if t.Failed() {
-			t.Logf("%s printed:\n%s", filepath.Base(cmd.Path), out.String())
-		}
-	})
-	listen.Await(t, addr, time.Minute, exited)
-}
-
 func TestProxyNginx(t *testing.T) {
 	t.Parallel()
-	nginx := require.Program(t, "nginx")
-	blocks := guideBlocks(t, proxyGuide, "nginx") // the location, and what belongs beside the server
-	addr, dir := listen.FreeAddr(t), t.TempDir()
+	blocks := guide.Blocks(t, proxyGuide, "nginx") // the location, and what belongs beside the server
+	addr := listen.FreeAddr(t)
 	location := strings.ReplaceAll(blocks[0], "127.0.0.1:4000", echoServer(t))
-	var paths strings.Builder
-	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
-		fmt.Fprintf(&paths, "%s_temp_path %s;\n", name, filepath.Join(dir, name))
-	}
-	config := fmt.Sprintf("daemon off;\nmaster_process off;\npid %s;\nevents {}\n"+
-		"http {\naccess_log off;\n%s%s\nserver {\nlisten %s;\n%s}\n}\n",
-		filepath.Join(dir, "pid"), paths.String(), blocks[1], addr, location)
-	file := filepath.Join(dir, "nginx.conf")
-	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	runProxy(t, addr, exec.Command(nginx, "-c", file, "-p", dir, "-e", "stderr"))
+	proxy.Nginx(t, addr, fmt.Sprintf("%s\nserver {\nlisten %s;\n%s}\n", blocks[1], addr, location))
 	useProxy(t, addr)
 }
 
 func TestProxyCaddy(t *testing.T) {
 	t.Parallel()
-	caddy := require.Program(t, "caddy")
-	addr, dir := listen.FreeAddr(t), t.TempDir()
-	config := strings.ReplaceAll(guideBlocks(t, proxyGuide, "caddy")[0], "127.0.0.1:4000", echoServer(t))
-	config = strings.Replace(config, ":8080", "http://"+addr, 1)
-	file := filepath.Join(dir, "Caddyfile")
-	if err := os.WriteFile(file, []byte("{\nadmin off\n}\n"+config), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(caddy, "run", "--config", file, "--adapter", "caddyfile")
-	cmd.Env = append(os.Environ(), "HOME="+dir, "XDG_CONFIG_HOME="+dir, "XDG_DATA_HOME="+dir)
-	runProxy(t, addr, cmd)
+	addr := listen.FreeAddr(t)
+	config := strings.ReplaceAll(guide.Blocks(t, proxyGuide, "caddy")[0], "127.0.0.1:4000", echoServer(t))
+	proxy.Caddy(t, addr, strings.Replace(config, ":8080", "http://"+addr, 1))
 	useProxy(t, addr)
 }
 
 func TestProxyGo(t *testing.T) {
 	t.Parallel()
 	var program string
-	for _, b := range guideBlocks(t, proxyGuide, "go") {
+	for _, b := range guide.Blocks(t, proxyGuide, "go") {
 		if strings.Contains(b, "package main") {
 			program = b
 		}
@@ -173,6 +115,6 @@ func TestProxyGo(t *testing.T) {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("the guide's proxy does not build: %v\n%s", err, out)
 	}
-	runProxy(t, addr, exec.Command(bin))
+	proxy.Run(t, addr, exec.Command(bin))
 	useProxy(t, addr)
 }

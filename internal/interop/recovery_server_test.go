@@ -17,6 +17,7 @@ import (
 	"bennu.example/channel"
 	"bennu.example/history"
 	"bennu.example/internal/histcheck"
+	"bennu.example/internal/testenv/guide"
 	"bennu.example/js"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -187,7 +188,7 @@ func pages(t *testing.T, modules string) string {
 	mux.Handle("GET /client/", http.StripPrefix("/client/", http.FileServer(http.Dir("client"))))
 	packages := http.FileServer(http.Dir(filepath.Join(modules, "node_modules")))
 	mux.Handle("GET /modules/", http.StripPrefix("/modules/", packages))
-	for i, code := range guideBlocks(t, recoveryGuide, "js") {
+	for i, code := range guide.Blocks(t, recoveryGuide, "js") {
 		mux.HandleFunc(fmt.Sprintf("GET /guide/%d", i), func(w http.ResponseWriter, _ *http.Request) {
 			_, _ = w.Write([]byte(code))
 		})

@@ -21,6 +21,7 @@ import (
 	"github.com/coder/websocket"
 
 	"bennu.example/internal/conformance/app"
+	"bennu.example/internal/testenv/guide"
 	"bennu.example/internal/testenv/npm"
 	"bennu.example/js"
 	"bennu.example/socket"
@@ -88,12 +89,12 @@ func newControl(t *testing.T) *control {
 }
 
 // guideCode serves the block of a guide that has a text.
-func guideCode(t *testing.T, guide, text string) http.HandlerFunc {
+func guideCode(t *testing.T, file, text string) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
-		blocks := guideBlocks(t, guide, "js")
+		blocks := guide.Blocks(t, file, "js")
 		i := slices.IndexFunc(blocks, func(code string) bool { return strings.Contains(code, text) })
 		if i < 0 {
-			t.Errorf("%s has no code with %s", guide, text)
+			t.Errorf("%s has no code with %s", file, text)
 			return
 		}
 		_, _ = io.WriteString(w, blocks[i])

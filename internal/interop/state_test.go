@@ -20,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/internal/testenv/guide"
 	"bennu.example/socket"
 	"bennu.example/state"
 	"bennu.example/state/mirror"
@@ -31,7 +32,7 @@ const stateGuide = "../../docs/state-clients.md"
 // stateCode returns the functions of the guide.
 func stateCode(t *testing.T) string {
 	var code strings.Builder
-	for _, b := range guideBlocks(t, stateGuide, "js") {
+	for _, b := range guide.Blocks(t, stateGuide, "js") {
 		if strings.Contains(b, "function open") {
 			code.WriteString(b)
 		}

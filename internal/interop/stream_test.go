@@ -15,6 +15,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/internal/testenv/guide"
 	"bennu.example/internal/testenv/npm"
 	"bennu.example/internal/testenv/require"
 	"bennu.example/pubsub"
@@ -28,7 +29,7 @@ func TestStream(t *testing.T) {
 	t.Parallel()
 	node, dir := require.Program(t, "node"), npm.Modules(t)
 	var code string
-	for _, b := range guideBlocks(t, "../../docs/streams.md", "js") {
+	for _, b := range guide.Blocks(t, "../../docs/streams.md", "js") {
 		if strings.Contains(b, "function openStream") {
 			code = b
 		}
