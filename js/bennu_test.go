@@ -283,16 +283,16 @@ func roomOf(ps *pubsub.PubSub, pages bool) *channel.Handler {
 	return channel.Define(join, options...)
 }
 
-// TestBennuTypes type-checks testdata/types.mts, which uses each function of bennu.d.mts, and the
-// declarations themselves.
-func TestBennuTypes(t *testing.T) {
+// TestTypes type-checks testdata/types.mts, which uses each function of bennu.d.mts,
+// testdata/socket_types.mts, and the declarations themselves.
+func TestTypes(t *testing.T) {
 	t.Parallel()
 	tsc := filepath.Join(npm.Modules(t), "node_modules", "typescript", "bin", "tsc")
 	if _, err := os.Stat(tsc); err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(require.Program(t, "node"), tsc, "--noEmit", "--strict", "--skipDefaultLibCheck",
-		"--target", "es2022", "--module", "nodenext", "testdata/types.mts")
+		"--target", "es2022", "--module", "nodenext", "testdata/types.mts", "testdata/socket_types.mts")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("tsc: %v\n%s", err, out)
 	}

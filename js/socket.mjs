@@ -22,7 +22,6 @@ export { Channel, Push } from "./channel.mjs";
 export { Serializer } from "./codec.mjs";
 export { LongPoll } from "./longpoll.mjs";
 export { Presence } from "./presence.mjs";
-export { Timer } from "./timer.mjs";
 
 // All times are in milliseconds.
 const TIMEOUT = 10000; // for a reply

@@ -1,4 +1,4 @@
-// Uses each function of bennu.d.mts. TestBennuTypes type-checks it.
+// Uses each function of bennu.d.mts. TestTypes type-checks it.
 import { call, connect, openDocument, openList, openMap, PushError, recover } from "../bennu.mjs";
 import type { Channel, Socket } from "../bennu.mjs";
 
