@@ -29,11 +29,12 @@ addEventListener("pagehide", () => {
 });
 addEventListener("pageshow", (event) => event.persisted && away && join(away));
 
-let retryAt = 0; // time of the next attempt to connect
+let retryAt = 0; // time of the next attempt to connect, or 0
 const socket = new Socket("/socket", {
   transport: TRANSPORTS[$("transport").value],
   params: () => {
-    queueMicrotask(showConnection); // an attempt begins
+    retryAt = 0; // an attempt begins
+    queueMicrotask(showConnection);
     return {};
   },
   reconnectAfterMs: (tries) => {
@@ -164,7 +165,7 @@ let interrupted = false;
 function showConnection() {
   if (!room) return;
   const joined = room.isJoined();
-  const waiting = !joined && socket.connectionState() === "closed" && retryAt > Date.now();
+  const waiting = !joined && retryAt > 0;
   interrupted = !joined && (interrupted || waiting);
   $("connection").dataset.state = joined ? "on" : "off";
   $("now").hidden = !waiting;
