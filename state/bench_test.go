@@ -156,23 +156,23 @@ func BenchmarkFanOut(b *testing.B) {
 	}
 }
 
-// BenchmarkRejoin joins at the object's position.
-func BenchmarkRejoin(b *testing.B) {
-	m, _ := filled(b, 1000)
-	o := state.New(m)
-	h := o.Maps(state.Config{})
-	gather(b, h, 1)
-	tops, err := m.Tops(b.Context(), []string{simTopic})
+// rejoiner returns a function that joins a map of 1,000 items at its position, and leaves.
+func rejoiner(t testing.TB) (rejoin func()) {
+	m, _ := filled(t, 1000)
+	h := state.New(m).Maps(state.Config{})
+	gather(t, h, 1)
+	tops, err := m.Tops(t.Context(), []string{simTopic})
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	var p serializer.Payload
 	_ = p.UnmarshalJSON([]byte(`{"$state":{"since":"` + tops[0].String() + `"}}`)) // it never fails
 	ref := serializer.StringRef("1")
 	s := &sink{ps: pubsub.New(nil), ser: serializer.V2()}
 	var workers mailbox.Workers
-	b.ReportAllocs()
-	for b.Loop() {
+	t.Cleanup(workers.Wait)
+	return func() {
+		before := s.frames.Load()
 		c := channelhost.Start(context.Background(), s, channelhost.Join{
 			Handler: h, MaxMailbox: 1 << 20, Workers: &workers,
 			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
@@ -180,8 +180,19 @@ func BenchmarkRejoin(b *testing.B) {
 		workers.Wait()
 		c.Close(channel.ErrClosed)
 		c.Wait()
+		if n := s.frames.Load() - before; n != 2 {
+			t.Fatalf("%d frames, want the reply and synced", n)
+		}
 	}
-	workers.Wait()
+}
+
+// BenchmarkRejoin joins at the object's position.
+func BenchmarkRejoin(b *testing.B) {
+	rejoin := rejoiner(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		rejoin()
+	}
 }
 
 // heap returns the size of what is in use.

@@ -36,6 +36,11 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 		t.Errorf("%.1f allocations for each put", allocs)
 	}
 
+	allocs = testing.AllocsPerRun(1000, rejoiner(t))
+	if t.Logf("%.0f allocations for a join without changes", allocs); allocs > 36 {
+		t.Errorf("%.0f allocations for a join without changes", allocs)
+	}
+
 	change := func(clients int, params string, frames int64) float64 {
 		o := state.New(state.NewMemory(state.MemoryConfig{}))
 		first := []state.Op{{Key: "a", Value: []byte(`1`)}}

@@ -26,6 +26,12 @@ func ParseJoin(p serializer.Payload) error {
 	return err
 }
 
+// Since returns the position in the params of a join of a map.
+func Since(p serializer.Payload) (history.Position, error) {
+	params, err := parseJoin(p, kindMap, Config{})
+	return params.since, err
+}
+
 // ErrPosition refuses a join.
 var ErrPosition = errPosition
 

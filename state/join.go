@@ -101,7 +101,7 @@ func (h *handler) join(s *Session, ctx context.Context, c *channel.Channel, p se
 	if err != nil {
 		return nil, h.refusal(c, err)
 	}
-	return serializer.Payload{}.With("$state", rawPayload(reply)), nil
+	return rawPayload(reply), nil
 }
 
 // enter makes the channel a session of its object, and returns the reply.
@@ -122,7 +122,7 @@ func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p s
 		h.o.exit(m.cell)
 		return nil, channel.ErrClosed
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	if err := m.cell.begin(waiting); err != nil {
 		return nil, err
@@ -162,7 +162,7 @@ func (h *handler) open(ctx context.Context, c *channel.Channel, params *joinPara
 	if params.mode == ModeOpen && !creates {
 		return nil
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	tops, err := h.o.store.Tops(waiting, []string{c.Topic()})
 	if err != nil {
@@ -218,8 +218,7 @@ func (h *handler) mark(ctx context.Context, m *member, params joinParams) ([]byt
 		m.mark, more = params.since, p.More
 	}
 	now := time.Now()
-	reply := append([]byte(`{"kind":"`), h.kind.name...)
-	reply = append(reply, '"')
+	reply := h.beginReply()
 	if !top.Position.IsBeginning() {
 		reply = serializer.AppendString(appendMember(reply, "id"), top.Position.Epoch())
 	}
@@ -239,10 +238,16 @@ func (h *handler) mark(ctx context.Context, m *member, params joinParams) ([]byt
 		reply = append(reply, `,"more":true`...)
 	}
 	reply = appendExpiry(reply, top.Expires, now)
-	reply = append(h.appendLimits(appendMember(reply, "limits")), '}')
+	reply = append(h.appendLimits(appendMember(reply, "limits")), "}}"...)
 	m.cell.join(m)
 	channelhost.Post(m.channel, readOn{})
 	return reply, nil
+}
+
+// beginReply returns the beginning of the reply to a join, up to the first member of "$state".
+func (h *handler) beginReply() []byte {
+	reply := append(make([]byte, 0, 256), `{"$state":{"kind":"`...)
+	return append(append(reply, h.kind.name...), '"')
 }
 
 func (h *handler) appendLimits(dst []byte) []byte {
@@ -288,7 +293,7 @@ var errLost = errors.New("state: changes that the client needs are not kept")
 // read reads on: pages first, then what has changed since the mark, until the session is live. It
 // does one page, and posts itself, so that the client's messages are handled between pages.
 func (h *handler) read(ctx context.Context, m *member) error {
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	goOn, err := m.step(waiting)
 	switch {

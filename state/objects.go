@@ -14,6 +14,14 @@ import (
 // patience bounds how long a client waits for the store.
 const patience = 2 * time.Second
 
+// patient returns a context for waiting for the store. A Memory answers at once, and needs no timer.
+func (o *Objects) patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	if o.fed {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, patience)
+}
+
 // Objects connects a store with channels. New makes it, and its methods may be called from any
 // goroutine. All handlers of a program that use one store should come from one Objects.
 type Objects struct {

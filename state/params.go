@@ -94,6 +94,9 @@ func parseJoin(p serializer.Payload, k *kind, cfg Config) (joinParams, error) {
 	if !found {
 		return params, nil
 	}
+	if params.since = onlySince(state); !params.since.IsZero() {
+		return params, nil
+	}
 	m, err := parseMembers(state)
 	if err != nil {
 		return params, invalid("$state")
@@ -138,6 +141,21 @@ func parseJoin(p serializer.Payload, k *kind, cfg Config) (joinParams, error) {
 		return params, err
 	}
 	return params, m.rest()
+}
+
+// onlySince returns the position of a client that comes back and has nothing else in "$state", as
+// most have. Zero means that there is another member, or that parseJoin must look closer.
+func onlySince(state serializer.Payload) history.Position {
+	since, rest, found := state.Cut("since")
+	text := since.Bytes() // those of MessagePack do not begin and end like these
+	if !found || string(rest.Bytes()) != "{}" || len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
+		return history.Position{}
+	}
+	p, err := history.ParsePosition(string(text[1 : len(text)-1]))
+	if err != nil {
+		return history.Position{}
+	}
+	return p
 }
 
 // keys takes a range of keys, and how many of them, of at most so many.

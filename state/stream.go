@@ -108,7 +108,7 @@ func checkStreamJoin(p serializer.Payload) error {
 // replay lets the join continue behind the snapshot, and returns it. It returns the zero Item if
 // there is none, or if messages after it are not kept.
 func (h *streamHandler) replay(ctx context.Context, c *channel.Channel) (Item, error) {
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	it, at, err := h.snapshot(waiting, c)
 	if err != nil || at.IsZero() {
@@ -243,7 +243,7 @@ func (h *streamHandler) putSnapshot(ctx context.Context, m *member, in members) 
 	if err := h.checkWrite(ctx, m, Op{Key: snapshotKey, Value: value}); err != nil {
 		return push.NoReply, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	switch is, err := h.isRetained(waiting, m.channel, at); {
 	case err != nil:
@@ -301,7 +301,7 @@ func (h *streamHandler) removeStream(ctx context.Context, c *channel.Channel) (p
 	if err := h.allow(ctx, c, Access{Action: Remove}); err != nil {
 		return push.NoReply, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	if err := h.o.Remove(waiting, c.Topic()); err != nil && !errors.Is(err, ErrNotFound) {
 		return push.NoReply, storeError(waiting, err)

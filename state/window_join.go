@@ -39,8 +39,7 @@ func (h *handler) enterWindow(ctx context.Context, m *member, params *joinParams
 	first := found.items[:pageOf(found.items)]
 	w.unsent = found.items[len(first):]
 	now := time.Now()
-	reply := append([]byte(`{"kind":"`), h.kind.name...)
-	reply = append(reply, '"')
+	reply := h.beginReply()
 	if !found.first.Position.IsBeginning() {
 		reply = serializer.AppendString(appendMember(reply, "id"), found.first.Position.Epoch())
 	}
@@ -58,7 +57,7 @@ func (h *handler) enterWindow(ctx context.Context, m *member, params *joinParams
 		reply = append(reply, `,"more":true`...)
 	}
 	reply = appendExpiry(reply, found.first.Expires, now)
-	reply = append(h.appendLimits(appendMember(reply, "limits")), '}')
+	reply = append(h.appendLimits(appendMember(reply, "limits")), "}}"...)
 	channelhost.Post(m.channel, readOn{})
 	return reply, nil
 }
@@ -90,7 +89,7 @@ func (h *handler) queryPage(m *member, ctx context.Context, in members) (push.Re
 	if err != nil {
 		return push.NoReply, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	var items []Item
 	size := 0

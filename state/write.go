@@ -228,7 +228,7 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 	if err := w.takeRate(cost); err != nil {
 		return Applied{}, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := w.h.o.patient(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
 		ops, depends, err := w.resolve(ctx, waiting)
@@ -481,7 +481,7 @@ func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Rep
 	if err != nil {
 		return push.NoReply, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	p, err := h.o.store.Read(waiting, m.cell.topic, r, next, most)
 	if err != nil {
@@ -501,7 +501,7 @@ func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (p
 	if err := h.allow(ctx, c, Access{Action: Remove}); err != nil {
 		return push.NoReply, err
 	}
-	waiting, cancel := context.WithTimeout(ctx, patience)
+	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
 	if err := h.o.Remove(waiting, c.Topic()); err != nil {
 		return push.NoReply, storeError(waiting, err)
