@@ -45,11 +45,19 @@ func filled(t testing.TB, n int) (*state.Memory, []string) {
 	keys := make([]string, n)
 	for i := range keys {
 		keys[i] = fmt.Sprintf("key%06d", i)
-		if _, err := m.Apply(t.Context(), simTopic, []state.Op{{Key: keys[i], Value: []byte(`1`)}}, state.Tx{}); err != nil {
+	}
+	fill(t, m, keys)
+	return m, keys
+}
+
+// fill puts items with the keys into the map.
+func fill(t testing.TB, s state.Store, keys []string) {
+	value := []byte(`1`)
+	for _, key := range keys {
+		if _, err := s.Apply(t.Context(), simTopic, []state.Op{{Key: key, Value: value}}, state.Tx{}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return m, keys
 }
 
 func BenchmarkMemoryPut(b *testing.B) {

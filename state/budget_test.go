@@ -3,6 +3,7 @@
 package state_test
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 	"unsafe"
@@ -12,16 +13,24 @@ import (
 
 // TestBudget has the memory and the allocations that the design permits.
 func TestBudget(t *testing.T) { // not parallel: it measures the whole process
-	if size := unsafe.Sizeof(state.Session{}); size > 256 {
+	if size := unsafe.Sizeof(state.Session{}); size > 192 {
 		t.Errorf("a session has %d bytes", size)
+	}
+	if size := unsafe.Sizeof(state.Session{}) + state.WindowSize; size > 256 {
+		t.Errorf("a session with a window has %d bytes", size)
 	}
 	t.Logf("%d bytes for a session, and %d more for a window", unsafe.Sizeof(state.Session{}), state.WindowSize)
 	const n = 100_000
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("key%06d", i)
+	}
 	before := heap()
-	m, keys := filled(t, n)
-	perItem := float64(heap()-before)/n - float64(len(keys[0])+16+len("1")) // the keys of the test
+	m := state.NewMemory(state.MemoryConfig{})
+	fill(t, m, keys)
+	perItem := float64(heap()-before) / n // without their keys and their value, which are those of the test
 	t.Logf("%.0f bytes for each item, in addition to its key and value", perItem)
-	if perItem > 140 {
+	if perItem > 120 {
 		t.Errorf("%.0f bytes for each item", perItem)
 	}
 	runtime.KeepAlive(m)

@@ -237,7 +237,7 @@ func (c *cell) close() {
 func (c *cell) join(m *member) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	m.place = len(c.sessions)
+	m.place = int32(len(c.sessions)) // fewer than 2^31
 	m.stage = stageReading
 	c.sessions = append(c.sessions, m)
 }

@@ -114,7 +114,7 @@ func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p s
 		return nil, err
 	}
 	m := &s.member
-	m.channel, m.cell, m.keys, m.kind = c, h.o.enter(c.Topic()), params.keys, h.kind
+	m.channel, m.cell, m.keys, m.h = c, h.o.enter(c.Topic()), params.keys, h
 	if h.kind.document { // server code may have put other items, which clients do not see
 		m.keys = one("")
 	}
@@ -278,7 +278,7 @@ func (m *member) firstPage(ctx context.Context, reply []byte, now time.Time) ([]
 		return nil, err
 	}
 	m.next, m.pages = p.Next, p.Next != ""
-	if !m.kind.document {
+	if !m.h.kind.document {
 		return appendEntries(reply, p.Items, now), nil
 	}
 	it := Item{Value: []byte("null")}
@@ -396,7 +396,7 @@ func (m *member) sendChanges(ctx context.Context, positioned bool) (progress, er
 			pos = history.Position{}
 		}
 		f := frame{b: pageFrame(m.cell.topic, p.Items, pos)}
-		if m.kind.document {
+		if m.h.kind.document {
 			f = changeFrame(m.cell.topic, p.Items, pos)
 		}
 		if r, err := m.sendIfRoom(f); err != nil || !r.sent {

@@ -29,7 +29,7 @@ var windowFaults = []fault{
 	},
 	{
 		"an item is put behind a window that is not refilled yet", "state/window.go",
-		"len(w.rows) < w.n && !w.beyond:", "len(w.rows) < w.n:", "TestWindowHasNoGap",
+		"!w.isFull() && !w.beyond:", "!w.isFull():", "TestWindowHasNoGap",
 	},
 	{
 		"a change while the window is read is lost", "state/window_join.go",
@@ -38,7 +38,8 @@ var windowFaults = []fault{
 	},
 	{
 		"a row that was evicted is not deleted", "state/window.go",
-		"				out, frames = append(out, w.evict()), append(frames, frame{})\n", "				w.evict()\n",
+		"				out, frames = append(out, w.evict(m.keys.Reverse)), append(frames, frame{})\n",
+		"				w.evict(m.keys.Reverse)\n",
 		"TestWindowsUnderChurn",
 	},
 	{
@@ -69,7 +70,8 @@ var treeFaults = []fault{
 	},
 	{
 		"a client with a part of a tree is not sent the deletion of what is above", "state/session.go",
-		"			if m.keys.Touches(s.items[i]) {\n", "			if m.keys.Has(s.items[i].Key) {\n", "TestTreePath",
+		"			if m.keys.touches(&s.items[i]) {\n				n++\n",
+		"			if m.keys.Has(s.items[i].Key) {\n				n++\n", "TestTreePath",
 	},
 	{
 		"a subtree that was deleted is not remembered", "state/memory_apply.go",

@@ -36,21 +36,34 @@ type member struct {
 	cell    *cell
 	keys    Range // what the client receives
 
+	window *window // nil means that the client receives all items of keys; set before the cell has it
+
 	// Guarded by the cell.
 	stage    stage
-	place    int // in cell.sessions
-	withheld int // changes outside of keys since the client's last position
+	place    int32 // in cell.sessions
+	withheld int32 // changes outside of keys since the client's last position
 	timer    *time.Timer
 
 	// Owned by the callbacks' goroutine.
-	mark   history.Position // the client has everything up to here, but for the pages that are missing
-	next   string           // where the next page begins
-	pages  bool             // pages are missing
-	rounds int              // attempts to become live
-	writes ratelimit.Bucket
-	reads  ratelimit.Bucket
-	kind   *kind
-	window *window // nil means that the client receives all items of keys; set before the cell has it
+	rounds int32  // attempts to become live
+	pages  bool   // pages are missing
+	next   string // where the next page begins
+	// mark is where the client continues: it has everything up to here, but for the pages that are
+	// missing. In a window, the rows were read when the object had at least this position.
+	mark  history.Position
+	rates *rates // nil until they are needed
+	h     *handler
+}
+
+// rates are what a client has used of its limits.
+type rates struct{ writes, reads ratelimit.Bucket }
+
+// used returns the session's rates.
+func (m *member) used() *rates {
+	if m.rates == nil {
+		m.rates = new(rates)
+	}
+	return m.rates
 }
 
 // readOn is a message of a session to itself.
@@ -73,7 +86,7 @@ func (m *member) forward(s *sent, parts map[Range]frame) map[Range]frame {
 	if m.keys != (Range{}) && len(s.items) > 0 {
 		n := 0
 		for i := range s.items {
-			if m.keys.Touches(s.items[i]) {
+			if m.keys.touches(&s.items[i]) {
 				n++
 			}
 		}
@@ -100,9 +113,9 @@ func (m *member) forward(s *sent, parts map[Range]frame) map[Range]frame {
 // part returns the event with those items of a change that the client receives.
 func (m *member) part(s *sent) frame {
 	var items []Item
-	for _, it := range s.items {
-		if m.keys.Touches(it) {
-			items = append(items, it)
+	for i := range s.items {
+		if m.keys.touches(&s.items[i]) {
+			items = append(items, s.items[i])
 		}
 	}
 	return changeFrame(m.cell.topic, items, s.pos)

@@ -206,7 +206,10 @@ func (r Range) Has(key string) bool {
 
 // Touches reports whether the range may contain what a change is about: the item's key, or one
 // below it if Under is set.
-func (r Range) Touches(it Item) bool {
+func (r Range) Touches(it Item) bool { return r.touches(&it) }
+
+// touches is Touches for an item that is not copied.
+func (r *Range) touches(it *Item) bool {
 	if !it.Under || r.Has(it.Key) {
 		return r.Has(it.Key)
 	}

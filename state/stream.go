@@ -66,7 +66,7 @@ func (h *streamHandler) enter(
 		return nil, err
 	}
 	m := &s.member
-	m.channel, m.kind = c, h.kind
+	m.channel, m.h = c, &h.handler
 	if h.cfg.Limits.ObjectRate > 0 { // the cell has the rate
 		m.cell = h.o.enter(c.Topic())
 		if !c.OnEnd(func() { h.o.exit(m.cell) }) {

@@ -16,25 +16,34 @@ import (
 // window is what a session has whose client receives some items only, by their number, by a query
 // or by Config.Visible. It handles changes in its mailbox: the cell notes those that may concern
 // it, and posts one message.
+//
+// There are as many as there are clients with one, so it is small. The keys are those of the
+// session, with Reverse for the last items.
 type window struct {
-	h     *handler
-	keys  Range   // with Reverse for the last items
-	n     int     // at most so many items; zero means all, which must not be more than Limits.Rows
 	match matcher // nil means that there is no query
+	n     int32   // at most so many items; zero means all, which must not be more than Limits.Rows
 
 	// Guarded by the cell.
-	pending []*shared
-	size    int  // of pending, in bytes
-	dirty   bool // pending was dropped: the window is read again
-	busy    bool // a readOn was posted, or is being handled
+	dirty   bool     // changes were dropped: the window is read again
+	busy    bool     // a readOn was posted, or is being handled
+	waiting *backlog // nil if nothing waits
 
 	// Owned by the callbacks' goroutine while busy is set, and by the cell while it is not.
-	beyond bool             // there may be items after rows, which are the first ones
-	rows   []row            // what the client has or is about to be sent, in the order of the keys
-	unsent []Item           // pages that are to be sent first
-	base   history.Position // the rows were read when the object had at least this position
-	synced bool             // was sent
+	beyond bool    // there may be items after rows, which are the first ones
+	synced bool    // was sent
+	rows   []row   // what the client has or is about to be sent, in the order of the keys
+	unsent *[]Item // pages that are to be sent first; nil if there are none
 }
+
+// backlog are the changes that wait for a window session.
+type backlog struct {
+	changes []*shared
+	size    int // in bytes
+	room    [1]*shared
+}
+
+// isFull reports whether the window has as many items as it may have.
+func (w *window) isFull() bool { return w.n > 0 && len(w.rows) >= int(w.n) }
 
 // row is an item that a client has.
 type row struct {
@@ -60,13 +69,13 @@ func (w *window) find(key string) (int, bool) {
 
 // isBeyond reports whether the window ends before a key: it is full, or must be refilled first, so
 // that rows has no gap.
-func (w *window) isBeyond(key string) bool {
+func (w *window) isBeyond(key string, reverse bool) bool {
 	switch {
-	case w.n == 0 || len(w.rows) < w.n && !w.beyond:
+	case w.n == 0 || !w.isFull() && !w.beyond:
 		return false
 	case len(w.rows) == 0:
 		return true
-	case w.keys.Reverse:
+	case reverse:
 		return key < w.rows[0].key
 	}
 	return key > w.rows[len(w.rows)-1].key
@@ -74,13 +83,14 @@ func (w *window) isBeyond(key string) bool {
 
 // skips reports whether a change does not concern the window. The caller holds the cell's lock, and
 // busy is not set.
-func (w *window) skips(items []Item) bool {
+func (m *member) skips(items []Item) bool {
+	w := m.window
 	for i := range items {
 		switch it := &items[i]; {
-		case !w.keys.Touches(*it):
+		case !m.keys.touches(it):
 		case it.Under:
 			return false
-		case w.isBeyond(it.Key):
+		case w.isBeyond(it.Key, m.keys.Reverse):
 			w.beyond = w.beyond || it.Deleted == ""
 		case it.Deleted != "":
 			if _, held := w.find(it.Key); held {
@@ -96,17 +106,21 @@ func (w *window) skips(items []Item) bool {
 // offer gives a change to a window session. The caller holds the cell's lock.
 func (m *member) offer(s *shared) {
 	w := m.window
-	if m.stage != stageReading && m.stage != stageLive || !w.busy && w.skips(s.items) {
+	if m.stage != stageReading && m.stage != stageLive || !w.busy && m.skips(s.items) {
 		return
 	}
 	if w.dirty {
 		return
 	}
-	for i := range s.items {
-		w.size += len(s.items[i].Key) + len(s.items[i].Value)
+	if w.waiting == nil {
+		w.waiting = new(backlog)
+		w.waiting.changes = w.waiting.room[:0]
 	}
-	w.pending = append(w.pending, s)
-	if len(w.pending) > maxPending || w.size > maxPendingBytes {
+	for i := range s.items {
+		w.waiting.size += len(s.items[i].Key) + len(s.items[i].Value)
+	}
+	w.waiting.changes = append(w.waiting.changes, s)
+	if len(w.waiting.changes) > maxPending || w.waiting.size > maxPendingBytes {
 		m.spoil()
 		return
 	}
@@ -116,7 +130,7 @@ func (m *member) offer(s *shared) {
 // spoil lets a window session read its window again. The caller holds the cell's lock.
 func (m *member) spoil() {
 	w := m.window
-	w.pending, w.size, w.dirty = nil, 0, true
+	w.waiting, w.dirty = nil, true
 	m.wake()
 }
 
@@ -181,15 +195,16 @@ func (m *member) turnFailed(err error) error {
 // so that the client's messages are handled between.
 func (m *member) takeTurn(ctx context.Context) error {
 	w := m.window
-	if len(w.unsent) > 0 {
-		n := pageOf(w.unsent)
-		r, err := m.sendIfRoom(frame{b: pageFrame(m.cell.topic, w.unsent[:n], history.Position{})})
+	if w.unsent != nil {
+		items := *w.unsent
+		n := pageOf(items)
+		r, err := m.sendIfRoom(frame{b: pageFrame(m.cell.topic, items[:n], history.Position{})})
 		if err != nil {
 			return err
 		}
 		if r.sent {
-			clear(w.unsent[:n])
-			w.unsent = w.unsent[n:]
+			clear(items[:n])
+			w.leave(items[n:])
 		}
 		if r.sent || r.again {
 			channelhost.Post(m.channel, readOn{})
@@ -197,13 +212,13 @@ func (m *member) takeTurn(ctx context.Context) error {
 		return nil
 	}
 	m.cell.mu.Lock()
-	pending, dirty := w.pending, w.dirty
-	w.pending, w.size, w.dirty = nil, 0, false
+	waiting, dirty := w.waiting, w.dirty
+	w.waiting, w.dirty = nil, false
 	switch {
 	case m.stage != stageReading && m.stage != stageLive:
 		m.cell.mu.Unlock()
 		return nil
-	case len(pending) == 0 && !dirty:
+	case waiting == nil && !dirty:
 		w.busy = false
 		if !w.synced {
 			w.synced = true
@@ -219,12 +234,14 @@ func (m *member) takeTurn(ctx context.Context) error {
 			return err
 		}
 	}
-	for _, s := range pending {
-		if s.pos.Epoch() == w.base.Epoch() && s.pos.Offset() <= w.base.Offset() {
-			continue // the rows were read later
-		}
-		if err := m.apply(ctx, s); err != nil {
-			return err
+	if waiting != nil {
+		for _, s := range waiting.changes {
+			if s.pos.Epoch() == m.mark.Epoch() && s.pos.Offset() <= m.mark.Offset() {
+				continue // the rows were read later
+			}
+			if err := m.apply(ctx, s); err != nil {
+				return err
+			}
 		}
 	}
 	channelhost.Post(m.channel, readOn{})
@@ -257,15 +274,15 @@ func (m *member) apply(ctx context.Context, s *shared) error {
 		case matches && held:
 			w.rows[at].rev = it.Rev
 			out, frames = append(out, *it), append(frames, s.frame(i))
-		case matches && w.isBeyond(it.Key):
+		case matches && w.isBeyond(it.Key, m.keys.Reverse):
 			w.beyond = true
 		case matches:
 			w.rows = slices.Insert(w.rows, at, row{it.Key, it.Rev})
 			out, frames = append(out, *it), append(frames, s.frame(i))
-			if w.n > 0 && len(w.rows) > w.n {
-				out, frames = append(out, w.evict()), append(frames, frame{})
+			if w.n > 0 && len(w.rows) > int(w.n) {
+				out, frames = append(out, w.evict(m.keys.Reverse)), append(frames, frame{})
 				w.beyond = true
-			} else if most := w.h.rows(); w.n == 0 && len(w.rows) > most {
+			} else if most := m.h.rows(); w.n == 0 && len(w.rows) > most {
 				return &LimitError{Err: ErrQuota, What: "rows", Max: most}
 			}
 		case held:
@@ -313,9 +330,9 @@ func (w *window) removeUnder(it *Item) (removed []Item, all bool) {
 }
 
 // evict removes the row at the far end.
-func (w *window) evict() Item {
+func (w *window) evict(reverse bool) Item {
 	at := len(w.rows) - 1
-	if w.keys.Reverse {
+	if reverse {
 		at = 0
 	}
 	r := w.rows[at]
@@ -326,17 +343,17 @@ func (w *window) evict() Item {
 // matches reports whether the client receives an item, if there is room for it.
 func (m *member) matches(ctx context.Context, it *Item, v value) bool {
 	w := m.window
-	return it.Deleted == "" && w.keys.Has(it.Key) && (w.match == nil || w.match(it.Key, v)) &&
-		w.h.shows(ctx, m.channel, it)
+	return it.Deleted == "" && m.keys.Has(it.Key) && (w.match == nil || w.match(it.Key, v)) &&
+		m.h.shows(ctx, m.channel, it)
 }
 
 // refill reads and sends the items that follow a window that is not full any more.
 func (m *member) refill(ctx context.Context) error {
 	w := m.window
-	if w.n == 0 || !w.beyond || len(w.rows) >= w.n {
+	if w.n == 0 || !w.beyond || w.isFull() {
 		return nil
 	}
-	keys := w.keys
+	keys := m.keys
 	switch {
 	case len(w.rows) == 0:
 	case keys.Reverse:
@@ -344,7 +361,7 @@ func (m *member) refill(ctx context.Context) error {
 	default:
 		keys.From = w.rows[len(w.rows)-1].key + "\x00"
 	}
-	found, err := m.scan(ctx, keys, w.n-len(w.rows))
+	found, err := m.scan(ctx, keys, int(w.n)-len(w.rows))
 	if err != nil {
 		return err
 	}
@@ -369,10 +386,11 @@ func (m *member) reload(ctx context.Context) error {
 		return err
 	}
 	old := w.rows
+	var unsent []Item
 	w.rows = make([]row, 0, len(found.items))
 	i := 0
 	gone := func() {
-		w.unsent = append(w.unsent, Item{Key: old[i].key, Rev: old[i].rev, Deleted: reasonWindow})
+		unsent = append(unsent, Item{Key: old[i].key, Rev: old[i].rev, Deleted: reasonWindow})
 		i++
 	}
 	for _, it := range found.items {
@@ -385,14 +403,22 @@ func (m *member) reload(ctx context.Context) error {
 			i++
 		}
 		if !same {
-			w.unsent = append(w.unsent, it)
+			unsent = append(unsent, it)
 		}
 		w.rows = append(w.rows, row{it.Key, it.Rev})
 	}
 	for i < len(old) {
 		gone()
 	}
+	w.leave(unsent)
 	return nil
+}
+
+// leave leaves items to be sent in pages.
+func (w *window) leave(unsent []Item) {
+	if w.unsent = nil; len(unsent) > 0 {
+		w.unsent = &unsent
+	}
 }
 
 // found is the result of a scan.
@@ -405,12 +431,12 @@ type found struct {
 // load reads the whole window.
 func (m *member) load(ctx context.Context) (f found, err error) {
 	w := m.window
-	most := w.n
+	most := int(w.n)
 	if most == 0 {
-		most = w.h.rows()
+		most = m.h.rows()
 	}
 	for range maxMarks {
-		f, err = m.scan(ctx, w.keys, most)
+		f, err = m.scan(ctx, m.keys, most)
 		if !errors.Is(err, errMoved) {
 			break
 		}
@@ -421,7 +447,7 @@ func (m *member) load(ctx context.Context) (f found, err error) {
 	case w.n == 0 && f.more:
 		return f, &LimitError{Err: ErrQuota, What: "rows", Max: most}
 	}
-	w.base = f.first.Position
+	m.mark = f.first.Position
 	w.beyond = f.more
 	return f, nil
 }
@@ -434,7 +460,7 @@ func (m *member) scan(ctx context.Context, keys Range, most int) (f found, err e
 	at := m.cell.cursor
 	m.cell.mu.Unlock()
 	page := pageItems
-	if m.window.match == nil && !m.window.h.hasView() {
+	if m.window.match == nil && !m.h.hasView() {
 		page = min(page, most+1)
 	}
 	for next := ""; ; {

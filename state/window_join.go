@@ -2,6 +2,7 @@ package state
 
 import (
 	"context"
+	"math"
 	"time"
 
 	"bennu.example/channel"
@@ -26,7 +27,7 @@ func (h *handler) isWindow(params *joinParams) bool {
 
 // enterWindow makes the session one with a window, and returns the reply to the join.
 func (h *handler) enterWindow(ctx context.Context, m *member, params *joinParams) ([]byte, error) {
-	w := &window{h: h, keys: m.keys, n: params.n, match: params.match, busy: true}
+	w := &window{n: int32(min(params.n, math.MaxInt32)), match: params.match, busy: true}
 	m.window = w
 	m.cell.join(m) // changes wait from here on
 	found, err := m.load(ctx)
@@ -37,7 +38,7 @@ func (h *handler) enterWindow(ctx context.Context, m *member, params *joinParams
 		w.rows = append(w.rows, row{found.items[i].Key, found.items[i].Rev})
 	}
 	first := found.items[:pageOf(found.items)]
-	w.unsent = found.items[len(first):]
+	w.leave(found.items[len(first):])
 	now := time.Now()
 	reply := h.beginReply()
 	if !found.first.Position.IsBeginning() {
@@ -53,7 +54,7 @@ func (h *handler) enterWindow(ctx context.Context, m *member, params *joinParams
 	} else {
 		reply = appendEntries(reply, first, now)
 	}
-	if len(w.unsent) > 0 {
+	if w.unsent != nil {
 		reply = append(reply, `,"more":true`...)
 	}
 	reply = appendExpiry(reply, found.first.Expires, now)

@@ -346,7 +346,7 @@ func (p *pending) depends() bool {
 func (w *write) takeRate(cost float64) error {
 	l := &w.h.cfg.Limits
 	if l.Rate > 0 {
-		if err := take(&w.m.writes, l.Rate, cost); err != nil {
+		if err := take(&w.m.used().writes, l.Rate, cost); err != nil {
 			return err
 		}
 	}
@@ -463,7 +463,7 @@ const reads = 20
 // another one now.
 func (m *member) takePage(in members) (most int, next string, err error) {
 	if most, next, err = in.page(); err == nil {
-		err = take(&m.reads, reads, 1)
+		err = take(&m.used().reads, reads, 1)
 	}
 	return most, next, err
 }
