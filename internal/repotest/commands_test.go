@@ -1,3 +1,7 @@
+//go:build !race
+
+// The commands and programs of these tests are built without the race detector in any case.
+
 package repotest_test
 
 import (
