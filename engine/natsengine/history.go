@@ -1,30 +1,19 @@
 package natsengine
 
 import (
-	"cmp"
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"strconv"
-	"strings"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/rs/zerolog"
 
-	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
-	"bennu.example/internal/mailbox"
-	"bennu.example/logging"
 )
 
 const (
-	defaultPing  = 5 * time.Second
-	defaultQueue = 8 << 20
-
 	// appendTimeout bounds the wait of Append, and of Forget.
 	appendTimeout = 2 * time.Second
 
@@ -35,145 +24,31 @@ const (
 // historyLog implements history.Log by a stream of JetStream.
 //
 // It has a connection of its own: so it works without the adapter, and the many bytes of a recovery
-// do not delay the messages of the adapter. Run owns the connection. One of its goroutines hands
-// requests to the client, and another looks after the stream and the subscriptions. The client's
-// reading goroutine handles the answers and the feed. Calls of the Inbox pass through a mailbox.
+// do not delay the messages of the adapter. See remote.
 type historyLog struct {
-	backend  *backend
-	prefix   string // of the subjects
-	stream   string
-	replies  string // the subjects for answers begin with it
-	replicas int
+	remote
+
 	maxBytes int64
-	queued   int // the bound of the mailbox, in bytes
-	timeout  time.Duration
-	ping     time.Duration
-	logger   zerolog.Logger
-
-	in    mailbox.Mailbox[call] // makes the calls of inbox and of the watches
-	inbox history.Inbox         // set by Run
-	reads chan struct{}         // has an element for each request for records that runs
-	wake  chan struct{}         // has room for one signal to the goroutine that sends
-	stir  chan struct{}         // has room for one signal to the goroutine that looks after the stream
-
-	mu        sync.Mutex
-	began     bool
-	open      bool // Run was called and has not ended
-	before    bool // the log was usable on an earlier connection, or is
-	ready     bool // connected, and the stream can be used
-	longest   int  // the largest message that the server accepts
-	queue     []*request
-	control   []*request
-	calls     map[string]*request // by token: sent, and not answered yet
-	last      uint64              // number of the last token
-	appends   int                 // appends that wait or were sent
-	appending int                 // their bytes
-	watched   map[string]*watch   // by the token of the topic
-	changed   map[string]struct{} // tokens whose subscription must be looked at
-	need      limits              // what the rules of all appends need
-	state     streamState
-	changes   chan struct{} // closed when state has changed
-	missed    error         // a gap that did not fit into the mailbox
-	health    history.Health
-}
-
-// watch is a watched topic.
-type watch struct {
-	topic     string
-	ready     func(error)
-	failed    bool             // ready was called with an error, and not without one since
-	beginning history.Position // the last one that was returned as the top
+	inbox    history.Inbox // set by Run
 }
 
 func newHistoryLog(b *backend, cfg Config) *historyLog {
-	own := *b // it counts its own attempts to connect
-	l := &historyLog{
-		backend: &own, prefix: b.prefix, stream: streamName(b.prefix),
-		replies:  b.prefix + ".i." + strings.ToLower(rand.Text()),
-		replicas: cfg.Replicas, maxBytes: cfg.MaxBytes, queued: cmp.Or(cfg.Queue, defaultQueue),
-		timeout: b.timeout, ping: cmp.Or(cfg.Ping, defaultPing),
-		logger:  cmp.Or(cfg.Logger, logging.Default()).With().Str("part", "history").Logger(),
-		reads:   make(chan struct{}, maxReads),
-		wake:    make(chan struct{}, 1),
-		stir:    make(chan struct{}, 1),
-		longest: 1 << 20,
-		calls:   make(map[string]*request),
-		watched: make(map[string]*watch),
-		changed: make(map[string]struct{}),
-		need:    limits{count: leastCount + 1, age: leastAge},
-		changes: make(chan struct{}),
-		health:  history.Health{Err: errNotRunning},
-	}
-	l.in.Init(l.queued, l.call)
+	l := &historyLog{maxBytes: cfg.MaxBytes}
+	l.init(b, cfg, "history")
+	l.what, l.stream = "history log", streamName(b.prefix)
+	l.probes, l.feeds = l.landmarkSubject(), b.prefix+".r."
+	l.ensure, l.fed, l.deliver, l.gapped = l.ensureStream, l.feed, l.callInbox, l.callGap
+	l.need = limits{count: leastCount + 1, age: leastAge}
 	return l
+}
+
+// Run is part of history.Log.
+func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
+	return l.run(ctx, func() { l.inbox = in })
 }
 
 // subject returns the subject in the stream for the token of a topic.
 func (l *historyLog) subject(token string) string { return l.prefix + ".h." + token }
-
-// wrap returns err as the methods of the log return it.
-func (l *historyLog) wrap(what string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return broker.Redact(fmt.Errorf("natsengine: %s: %w", what, err), l.backend.secrets)
-}
-
-// known waits until the stream is known and has the needed limits, and returns its state.
-func (l *historyLog) known(ctx context.Context, need limits) (streamState, error) {
-	for {
-		l.mu.Lock()
-		s, changes := l.state, l.changes
-		if s.reached(need) {
-			l.mu.Unlock()
-			return s, nil
-		}
-		if need.count > l.need.count || need.age > l.need.age {
-			l.need.count, l.need.age = max(need.count, l.need.count), max(need.age, l.need.age)
-			l.checkSoon()
-		}
-		open, reason := l.open, l.health.Err
-		l.mu.Unlock()
-		if !open {
-			return s, unavailable(errNotRunning)
-		}
-		select {
-		case <-changes:
-		case <-ctx.Done():
-			return s, unavailable(cmp.Or(reason, ctx.Err()))
-		}
-	}
-}
-
-// checkedRecently is how long the state of the stream is good enough to answer that a position
-// belongs to another one.
-const checkedRecently = time.Second
-
-// confirm returns the state of the stream as its leader knows it.
-func (l *historyLog) confirm(ctx context.Context) (streamState, error) {
-	for {
-		l.mu.Lock()
-		s, changes := l.state, l.changes
-		if time.Since(s.checked) < checkedRecently {
-			l.mu.Unlock()
-			return s, nil
-		}
-		l.checkSoon()
-		reason := l.health.Err
-		l.mu.Unlock()
-		select {
-		case <-changes:
-		case <-ctx.Done():
-			return s, unavailable(cmp.Or(reason, ctx.Err()))
-		}
-	}
-}
-
-// checkSoon requests a look at the stream. The caller must hold mu.
-func (l *historyLog) checkSoon() {
-	l.state.checked = time.Time{}
-	signal(l.stir)
-}
 
 // Append is part of history.Log.
 func (l *historyLog) Append(
@@ -261,26 +136,6 @@ func messageID(topic, id string, before uint64) nats.Header {
 	return nats.Header{nats.MsgIdHdr: {base64.RawURLEncoding.EncodeToString(sum[:])}}
 }
 
-// store sends a message to the stream until it is stored or refused.
-func (l *historyLog) store(ctx context.Context, r *request) (ack, error) {
-	r.stores = true
-	r.again = r.again || r.header != nil // with an ID it is not stored twice
-	for {
-		answers, err := l.do(ctx, r)
-		if err != nil {
-			return ack{}, err
-		}
-		a, err := l.parseAck(answers[0])
-		if !hasCode(err, codeDuplicateRunning) {
-			return a, err
-		}
-		if broker.Sleep(ctx, busyDelay); ctx.Err() != nil {
-			return a, fmt.Errorf("%w: %w", history.ErrUncertain, err)
-		}
-		r = &request{subject: r.subject, data: r.data, header: r.header, stores: true, again: r.again}
-	}
-}
-
 // position returns the position of a record that was stored.
 func (l *historyLog) position(seq uint64, tag string) (history.Position, error) {
 	l.mu.Lock()
@@ -333,33 +188,4 @@ func (l *historyLog) Forget(ctx context.Context, topic string) error {
 		header: nats.Header{nats.MsgRollup: {nats.MsgRollupSubject}},
 	})
 	return l.wrap("forget", err)
-}
-
-// Watch is part of history.Log.
-func (l *historyLog) Watch(topic string, ready func(error)) {
-	name := token(topic)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.watched[name] = &watch{topic: topic, ready: ready}
-	l.changed[name] = struct{}{}
-	signal(l.stir)
-}
-
-// Unwatch is part of history.Log.
-func (l *historyLog) Unwatch(topic string) {
-	name := token(topic)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.watched, name)
-	l.changed[name] = struct{}{}
-	signal(l.stir)
-}
-
-// Health is part of history.Log.
-func (l *historyLog) Health() history.Health {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	h := l.health
-	h.Queued = l.appending
-	return h
 }

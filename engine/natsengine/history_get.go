@@ -49,17 +49,6 @@ func (p *page) last() uint64 {
 	return p.messages[len(p.messages)-1].seq
 }
 
-// direct begins a request for several messages to any replica of the stream.
-func (l *historyLog) direct(g getRequest) (*request, error) {
-	g.MaxBytes = maxPart
-	data, err := json.Marshal(g)
-	if err != nil {
-		return nil, err
-	}
-	r := &request{subject: "$JS.API.DIRECT.GET." + l.stream, data: data, many: true, again: true}
-	return r, l.start(r)
-}
-
 // page waits for the answer to direct. With whole, the records are decoded.
 func (l *historyLog) page(ctx context.Context, r *request, epoch string, whole bool) (p page, err error) {
 	answers, err := l.wait(ctx, r)
@@ -110,17 +99,6 @@ type leaderAnswer struct {
 		Data    string    `json:"data"`
 		Time    time.Time `json:"time"`
 	} `json:"message"`
-}
-
-// leader begins a request for one message to the stream's leader, which has every message that was
-// confirmed.
-func (l *historyLog) leader(g getRequest, control bool) (*request, error) {
-	data, err := json.Marshal(g)
-	if err != nil {
-		return nil, err
-	}
-	r := &request{subject: "$JS.API.STREAM.MSG.GET." + l.stream, data: data, again: true, control: control}
-	return r, l.start(r)
 }
 
 // leaderMessage waits for the answer to leader. It reports false if there is no such message.

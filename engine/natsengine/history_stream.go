@@ -1,7 +1,6 @@
 package natsengine
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -16,8 +15,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-
-	"bennu.example/history"
 )
 
 const (
@@ -167,45 +164,8 @@ func streamName(prefix string) string {
 	return name + "_" + hex.EncodeToString(sum[:4])
 }
 
-// request sends a request to JetStream and decodes its answer. The caller must look at the error in
-// the answer.
-func (l *historyLog) request(ctx context.Context, operation string, body, answer any) error {
-	data, err := json.Marshal(body)
-	if err != nil {
-		return err
-	}
-	answers, err := l.do(ctx, &request{subject: "$JS.API." + operation + "." + l.stream, data: data, control: true})
-	if err != nil {
-		return err
-	}
-	if answers[0].Header.Get(statusHeader) == noResponders {
-		return errNoJetStream
-	}
-	d := json.NewDecoder(bytes.NewReader(answers[0].Data))
-	d.UseNumber()
-	if err := d.Decode(answer); err != nil {
-		return fmt.Errorf("a malformed answer to %s: %w", operation, err)
-	}
-	return nil
-}
-
-// streamRequest is request for the configuration and state of the stream.
-func (l *historyLog) streamRequest(ctx context.Context, operation string, body any) (streamInfo, error) {
-	var info streamInfo
-	if err := l.request(ctx, "STREAM."+operation, body, &info); err != nil {
-		return info, err
-	}
-	if info.Error != nil {
-		if hasCode(info.Error, codeNotEnabled, codeNotForAccount) {
-			return info, fmt.Errorf("%w: %w", errNoJetStream, info.Error)
-		}
-		return info, fmt.Errorf("stream %s: %w", l.stream, info.Error)
-	}
-	return info, nil
-}
-
-// ensure creates the stream, or corrects its configuration, and returns its state.
-func (l *historyLog) ensure(ctx context.Context) (streamState, error) {
+// ensureStream creates the stream, or corrects its configuration, and returns its state.
+func (l *historyLog) ensureStream(ctx context.Context) (streamState, error) {
 	l.mu.Lock()
 	need := l.need
 	l.mu.Unlock()
@@ -407,28 +367,4 @@ type ack struct {
 	Stream    string    `json:"stream"`
 	Seq       uint64    `json:"seq"`
 	Duplicate bool      `json:"duplicate"`
-}
-
-// parseAck parses the answer to a message that was to be stored. An error says that it was not. It
-// wraps history.ErrUnavailable, ErrFull or ErrTooLarge.
-func (l *historyLog) parseAck(m *nats.Msg) (ack, error) {
-	var a ack
-	if m.Header.Get(statusHeader) == noResponders {
-		return a, unavailable(errNoJetStream)
-	}
-	if err := json.Unmarshal(m.Data, &a); err != nil {
-		return a, fmt.Errorf("%w: a malformed answer: %w", history.ErrUncertain, err)
-	}
-	switch {
-	case a.Error == nil && a.Stream == l.stream && a.Seq > 0:
-		return a, nil
-	case a.Error == nil:
-		return a, fmt.Errorf("%w: stored by stream %q", history.ErrUncertain, a.Stream)
-	case hasCode(a.Error, codeMessageTooLarge, codeHeaderTooLarge):
-		return a, fmt.Errorf("%w: %w", history.ErrTooLarge, a.Error)
-	case hasCode(a.Error, codeAccountResources, codeResources, codeMemory, codeStorage, codeStoreFailed,
-		codeTooManyRequests):
-		return a, fmt.Errorf("%w: %w", history.ErrFull, a.Error)
-	}
-	return a, unavailable(a.Error)
 }

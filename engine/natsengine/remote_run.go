@@ -12,7 +12,6 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker"
-	"bennu.example/history"
 )
 
 const (
@@ -33,17 +32,18 @@ var (
 	errSlow         = errors.New("this node did not keep up")
 	errLost         = errors.New("the connection was lost")
 	errForeign      = errors.New("a record was stored by a node that knows another stream")
-	errVersion      = errors.New("history needs nats-server 2.11 or newer")
+	errVersion      = errors.New("JetStream of nats-server 2.11 or newer is needed")
 )
 
-// Run is part of history.Log.
-func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
+// run connects, and reconnects, until ctx ends. It calls begin first, unless it was called before.
+func (l *remote) run(ctx context.Context, begin func()) error {
 	l.mu.Lock()
 	if l.began {
 		l.mu.Unlock()
 		return fmt.Errorf("natsengine: %w", errRunTwice)
 	}
-	l.began, l.open, l.inbox = true, true, in
+	l.began, l.open = true, true
+	begin()
 	l.health.Err = errNotConnected
 	l.mu.Unlock()
 	broker.Reconnect(ctx, func() (connected bool, reason error) {
@@ -60,7 +60,7 @@ func (l *historyLog) Run(ctx context.Context, in history.Inbox) error {
 }
 
 // setHealth records whether the log answers, and if not, the reason.
-func (l *historyLog) setHealth(connected bool, reason error) {
+func (l *remote) setHealth(connected bool, reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.health.Connected != connected {
@@ -70,13 +70,13 @@ func (l *historyLog) setHealth(connected bool, reason error) {
 }
 
 // disconnected records that a connection was lost or failed. The watches are notified, each once.
-func (l *historyLog) disconnected(reason error, warn bool) {
+func (l *remote) disconnected(reason error, warn bool) {
 	l.setHealth(false, reason)
 	level := zerolog.DebugLevel
 	if warn {
 		level = zerolog.WarnLevel
 	}
-	l.logger.WithLevel(level).Err(reason).Msg("history log unavailable")
+	l.logger.WithLevel(level).Err(reason).Msg(l.what + " unavailable")
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name, w := range l.watched {
@@ -90,7 +90,7 @@ func (l *historyLog) disconnected(reason error, warn bool) {
 
 // session makes one connection and uses it until it ends. It reports whether the log could be used,
 // and why the connection ended.
-func (l *historyLog) session(ctx context.Context) (connected bool, err error) {
+func (l *remote) session(ctx context.Context) (connected bool, err error) {
 	c, err := l.backend.connect(ctx, receiver{message: l.message, gap: l.gap, pathChanged: l.gap})
 	if err != nil {
 		return false, err
@@ -130,7 +130,7 @@ func tooOld(version string) bool {
 }
 
 // serve sends requests until the connection is lost or ctx ends.
-func (l *historyLog) serve(ctx context.Context, c *conn) error {
+func (l *remote) serve(ctx context.Context, c *conn) error {
 	for {
 		if err := l.write(c); err != nil {
 			select { // the cause of the client's error
@@ -152,7 +152,7 @@ func (l *historyLog) serve(ctx context.Context, c *conn) error {
 
 // tend looks after the stream and the subscriptions, until an error or until ctx ends. It reports
 // whether the log could be used.
-func (l *historyLog) tend(ctx context.Context, c *conn) (connected bool, err error) {
+func (l *remote) tend(ctx context.Context, c *conn) (connected bool, err error) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -186,7 +186,7 @@ func (l *historyLog) tend(ctx context.Context, c *conn) (connected bool, err err
 }
 
 // reconnected reports a gap if this is not the first connection that could be used.
-func (l *historyLog) reconnected() {
+func (l *remote) reconnected() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.before {
@@ -196,7 +196,7 @@ func (l *historyLog) reconnected() {
 }
 
 // mustCheck reports whether the stream must be looked at before the next Ping.
-func (l *historyLog) mustCheck() bool {
+func (l *remote) mustCheck() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return !l.ready || l.state.checked.IsZero()
@@ -204,7 +204,7 @@ func (l *historyLog) mustCheck() bool {
 
 // check looks at the stream, and creates or corrects it. While a stream has no leader, it tries
 // again for some time.
-func (l *historyLog) check(ctx context.Context) error {
+func (l *remote) check(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	for {
@@ -224,7 +224,7 @@ func (l *historyLog) check(ctx context.Context) error {
 }
 
 // update makes the stream's state known. Requests may be sent from now on.
-func (l *historyLog) update(s streamState) {
+func (l *remote) update(s streamState) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	old := l.state
@@ -235,12 +235,12 @@ func (l *historyLog) update(s streamState) {
 	signal(l.wake)
 	if !l.health.Connected {
 		l.health.Connected, l.health.Since = true, time.Now()
-		l.logger.Info().Str("stream", l.stream).Msg("history log connected")
+		l.logger.Info().Str("stream", l.stream).Msg(l.what + " connected")
 	}
 	l.health.Err = nil
 	switch {
 	case old.epoch != "" && old.epoch != s.epoch:
-		l.logger.Warn().Str("stream", l.stream).Msg("history stream was replaced")
+		l.logger.Warn().Str("stream", l.stream).Msg("the stream of the " + l.what + " was replaced")
 		l.enqueueGap(errNewEpoch)
 	case old.foreign:
 		l.enqueueGap(errForeign)
@@ -251,7 +251,7 @@ func (l *historyLog) update(s streamState) {
 }
 
 // follow subscribes to the feeds of the topics whose watch has changed, and notifies the watches.
-func (l *historyLog) follow(ctx context.Context, c *conn) error {
+func (l *remote) follow(ctx context.Context, c *conn) error {
 	for {
 		names, watches := l.takeChanges()
 		if len(names) == 0 {
@@ -259,7 +259,7 @@ func (l *historyLog) follow(ctx context.Context, c *conn) error {
 		}
 		begun := false
 		for i, name := range names {
-			subject, change := l.prefix+".r."+name, c.unsubscribe
+			subject, change := l.feeds+name, c.unsubscribe
 			if watches[i] != nil {
 				change, begun = c.subscribe, true
 			}
@@ -277,7 +277,7 @@ func (l *historyLog) follow(ctx context.Context, c *conn) error {
 }
 
 // takeChanges returns the tokens whose watch has changed, and their watches. Nil means none.
-func (l *historyLog) takeChanges() (names []string, watches []*watch) {
+func (l *remote) takeChanges() (names []string, watches []*watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for name := range l.changed {
@@ -292,7 +292,7 @@ func (l *historyLog) takeChanges() (names []string, watches []*watch) {
 }
 
 // notify calls ready for watches that have not ended.
-func (l *historyLog) notify(names []string, watches []*watch) {
+func (l *remote) notify(names []string, watches []*watch) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for i, w := range watches {
@@ -310,13 +310,13 @@ func (l *historyLog) notify(names []string, watches []*watch) {
 // take the same way to its server, and arrive first.
 //
 // The probe is a message that the stream refuses.
-func (l *historyLog) probe(ctx context.Context) error {
+func (l *remote) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, l.timeout)
 	defer cancel()
 	for {
 		attempt, end := context.WithTimeout(ctx, l.timeout/attempts)
 		answers, err := l.do(attempt, &request{
-			subject: l.landmarkSubject(), header: nats.Header{nats.ExpectedStreamHdr: {"(probe)"}}, control: true,
+			subject: l.probes, header: nats.Header{nats.ExpectedStreamHdr: {"(probe)"}}, control: true,
 		})
 		end()
 		switch {

@@ -46,7 +46,7 @@ const (
 	requestFinished                     // answered, failed or given up
 )
 
-// request is a message that is answered. Its fields below the line are guarded by historyLog.mu.
+// request is a message that is answered. Its fields below the line are guarded by remote.mu.
 type request struct {
 	subject string
 	header  nats.Header
@@ -68,7 +68,7 @@ func (r *request) size() int { return len(r.subject) + len(r.data) }
 
 // do sends a request and returns its answers. The error wraps history.ErrUnavailable,
 // ErrUncertain, ErrFull or ErrTooLarge.
-func (l *historyLog) do(ctx context.Context, r *request) ([]*nats.Msg, error) {
+func (l *remote) do(ctx context.Context, r *request) ([]*nats.Msg, error) {
 	if err := l.start(r); err != nil {
 		return nil, err
 	}
@@ -76,7 +76,7 @@ func (l *historyLog) do(ctx context.Context, r *request) ([]*nats.Msg, error) {
 }
 
 // start enqueues a request. The caller must call wait if it returns nil.
-func (l *historyLog) start(r *request) error {
+func (l *remote) start(r *request) error {
 	r.done = make(chan struct{})
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,7 +100,7 @@ func (l *historyLog) start(r *request) error {
 }
 
 // wait waits for the answers to a request, or until ctx ends.
-func (l *historyLog) wait(ctx context.Context, r *request) ([]*nats.Msg, error) {
+func (l *remote) wait(ctx context.Context, r *request) ([]*nats.Msg, error) {
 	select {
 	case <-r.done:
 	case <-ctx.Done():
@@ -116,7 +116,7 @@ func (l *historyLog) wait(ctx context.Context, r *request) ([]*nats.Msg, error) 
 }
 
 // giveUp ends a request that was not answered. The caller must hold mu.
-func (l *historyLog) giveUp(r *request, reason error) {
+func (l *remote) giveUp(r *request, reason error) {
 	err := history.ErrUnavailable
 	if r.stores && (r.state == requestSent || r.maybe) {
 		err = history.ErrUncertain
@@ -132,7 +132,7 @@ func (l *historyLog) giveUp(r *request, reason error) {
 }
 
 // reason returns why there is no answer. The caller must hold mu.
-func (l *historyLog) reason(ctx context.Context) error {
+func (l *remote) reason(ctx context.Context) error {
 	switch {
 	case l.health.Err != nil:
 		return l.health.Err
@@ -154,7 +154,7 @@ func unavailable(reason error) error {
 }
 
 // finish ends a request. The caller must hold mu, and must have removed it from the queues.
-func (l *historyLog) finish(r *request, err error) {
+func (l *remote) finish(r *request, err error) {
 	r.state, r.err = requestFinished, err
 	if r.stores {
 		l.appends--
@@ -164,7 +164,7 @@ func (l *historyLog) finish(r *request, err error) {
 }
 
 // write hands the requests that may be sent to the client. An error ends the connection.
-func (l *historyLog) write(c *conn) error {
+func (l *remote) write(c *conn) error {
 	for {
 		batch := l.take()
 		if len(batch) == 0 {
@@ -189,7 +189,7 @@ func (l *historyLog) write(c *conn) error {
 }
 
 // take takes requests from the queue. From now on the server may receive them.
-func (l *historyLog) take() (batch []*request) {
+func (l *remote) take() (batch []*request) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	batch, l.control = l.control, nil
@@ -209,7 +209,7 @@ func (l *historyLog) take() (batch []*request) {
 }
 
 // answer handles a message to a subject for answers.
-func (l *historyLog) answer(token string, m *nats.Msg) {
+func (l *remote) answer(token string, m *nats.Msg) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.calls[token]
@@ -236,7 +236,7 @@ func (l *historyLog) answer(token string, m *nats.Msg) {
 
 // stopSending ends what a connection has begun. Requests that may be sent again wait for the next
 // one.
-func (l *historyLog) stopSending(reason error) {
+func (l *remote) stopSending(reason error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.ready = false
@@ -257,7 +257,7 @@ func (l *historyLog) stopSending(reason error) {
 }
 
 // close refuses all requests.
-func (l *historyLog) close() {
+func (l *remote) close() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = false
@@ -275,10 +275,10 @@ func signal(c chan struct{}) {
 }
 
 // message handles what the connection receives. It is called by one goroutine.
-func (l *historyLog) message(m *nats.Msg) {
+func (l *remote) message(m *nats.Msg) {
 	if token, ok := strings.CutPrefix(m.Subject, l.replies+"."); ok {
 		l.answer(token, m)
-	} else if token, ok := strings.CutPrefix(m.Subject, l.prefix+".r."); ok {
-		l.feed(token, m)
+	} else if token, ok := strings.CutPrefix(m.Subject, l.feeds); ok {
+		l.fed(token, m)
 	}
 }
