@@ -1,7 +1,6 @@
 package natsengine
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -133,64 +132,6 @@ func (l *historyLog) batch(
 		}
 		err = nil
 	}
-}
-
-// reading bounds the time of a request for records.
-func (l *historyLog) reading(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, l.timeout)
-}
-
-// acquire waits until the stream is known and one more request for records may run. The caller must
-// call release if err is nil.
-func (l *historyLog) acquire(ctx context.Context) (streamState, error) {
-	select {
-	case l.reads <- struct{}{}:
-	case <-ctx.Done():
-		return streamState{}, unavailable(ctx.Err())
-	}
-	s, err := l.known(ctx, limits{})
-	if err != nil {
-		l.release()
-	}
-	return s, err
-}
-
-func (l *historyLog) release() { <-l.reads }
-
-// load requests the last message of the topic, and the messages from a sequence on. Without
-// replicas, it requests both at the same time.
-func (v *view) load(ctx context.Context, from uint64, count int) (p page, err error) {
-	l, g := v.log, getRequest{Seq: max(from, 1), NextFor: v.subject, Batch: count}
-	var r *request
-	if v.state.replicas <= 1 {
-		if r, err = l.direct(g); err != nil {
-			return p, err
-		}
-	}
-	lasts, landmark, err := l.lasts(ctx, &v.state, []string{v.subject})
-	if r == nil && err == nil {
-		r, err = l.direct(g)
-	}
-	if r != nil {
-		var pageErr error
-		p, pageErr = l.page(ctx, r, v.state.epoch, true)
-		err = cmp.Or(err, pageErr)
-	}
-	if err != nil {
-		return p, err
-	}
-	v.last, v.exists = lasts[v.subject]
-	v.landmark = landmark
-	n := len(p.messages)
-	switch {
-	case p.pending > 0: // the page does not go as far
-	case n > 0 && (p.last() > v.last.seq || v.state.replicas <= 1): // one was requested later than the other
-		v.last, v.exists = p.messages[n-1], true
-	case v.exists && from <= v.last.seq && p.last() < v.last.seq:
-		return p, errAgain
-	}
-	v.top = l.top(&v.state, v.topic, v.last, v.exists, landmark)
-	return p, nil
 }
 
 // retained returns the index of the first record of p that the topic keeps. Those before it are

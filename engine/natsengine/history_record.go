@@ -3,7 +3,6 @@ package natsengine
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"math"
 	"time"
 
@@ -131,13 +130,4 @@ func received(m *nats.Msg, epoch string, whole bool) (message, error) {
 		r.at, _ = time.Parse(time.RFC3339Nano, m.Header.Get(nats.JSTimeStamp))
 	}
 	return r, nil
-}
-
-// headerNumber returns a number from a header.
-func headerNumber(m *nats.Msg, name string) (uint64, error) {
-	n, ok := number([]byte(m.Header.Get(name)))
-	if !ok {
-		return 0, fmt.Errorf("%w: header %s", errMalformed, name)
-	}
-	return uint64(n), nil
 }

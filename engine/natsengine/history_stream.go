@@ -128,6 +128,7 @@ type streamState struct {
 	newest   uint64    // the newest landmark
 	oldest   uint64    // the oldest one
 	checked  time.Time // when it was looked at; zero: it must be looked at
+	created  time.Time // when the stream was created, by the server's clock
 	foreign  bool      // a record of a node that knows another stream was not delivered
 }
 
@@ -137,6 +138,7 @@ type streamInfo struct {
 	Error   *apiError      `json:"error"`
 	Config  map[string]any `json:"config"`
 	Created string         `json:"created"`
+	Now     time.Time      `json:"ts"`
 	State   struct {
 		LastSeq uint64 `json:"last_seq"`
 	} `json:"state"`
@@ -241,20 +243,19 @@ func (l *historyLog) correct(ctx context.Context, info streamInfo, need limits) 
 
 // configure sets what the log needs in a configuration. The rest belongs to the operator.
 func (l *historyLog) configure(cfg map[string]any, lim limits, nonce string) {
-	number := func(n int64) json.Number { return json.Number(strconv.FormatInt(n, 10)) }
 	cfg["subjects"] = []any{l.subject("*")}
 	cfg["retention"], cfg["discard"] = "limits", "old"
-	cfg["max_msgs"], cfg["max_msg_size"] = number(-1), number(-1)
-	cfg["max_msgs_per_subject"], cfg["max_age"] = number(int64(lim.count)), number(int64(lim.maxAge()))
-	cfg["duplicate_window"] = number(int64(duplicateWindow))
+	cfg["max_msgs"], cfg["max_msg_size"] = jsonNumber(-1), jsonNumber(-1)
+	cfg["max_msgs_per_subject"], cfg["max_age"] = jsonNumber(int64(lim.count)), jsonNumber(int64(lim.maxAge()))
+	cfg["duplicate_window"] = jsonNumber(int64(duplicateWindow))
 	cfg["republish"] = map[string]any{"src": l.subject("*"), "dest": l.prefix + ".r.{{wildcard(1)}}"}
 	cfg["allow_direct"], cfg["allow_rollup_hdrs"], cfg["deny_delete"], cfg["deny_purge"] = true, true, true, false
 	delete(cfg, "no_ack")
 	if l.replicas > 0 {
-		cfg["num_replicas"] = number(int64(l.replicas))
+		cfg["num_replicas"] = jsonNumber(int64(l.replicas))
 	}
 	if l.maxBytes > 0 {
-		cfg["max_bytes"] = number(l.maxBytes)
+		cfg["max_bytes"] = jsonNumber(l.maxBytes)
 	}
 	meta, _ := cfg["metadata"].(map[string]any)
 	if meta == nil {
@@ -263,6 +264,8 @@ func (l *historyLog) configure(cfg map[string]any, lim limits, nonce string) {
 	}
 	meta[metaNonce], meta[metaLimits] = nonce, lim.String()
 }
+
+func jsonNumber(n int64) json.Number { return json.Number(strconv.FormatInt(n, 10)) }
 
 // encode returns a text that is equal for equal configurations.
 func encode(cfg map[string]any) string {

@@ -45,7 +45,8 @@ func TestHistory(t *testing.T) {
 	historytest.Run(t, func(t *testing.T) historytest.Engine {
 		e := newServer(t, withJetStream(t))
 		first, others := brokertest.NewProxy(t, e.addr()), brokertest.NewProxy(t, e.addr())
-		images := &images{Log: newLog(t, natsengine.Config{URL: first.Addr}), server: e}
+		images := &logImages{Log: newLog(t, natsengine.Config{URL: first.Addr})}
+		images.server = e
 		if strings.HasSuffix(t.Name(), "/rollback") { // the other tests append many records at the same time
 			images.t = t
 		}
@@ -63,9 +64,14 @@ func TestHistory(t *testing.T) {
 				return func() { first.Resume(); others.Resume() }
 			},
 			Disconnect: func(testing.TB) func() { first.Stall(); first.Cut(); return first.Resume },
-			Rollback:   func(t testing.TB, _ string, n int) { images.rollback(t, n) },
-			Topics:     e.topics,
-			Durable:    true, KeepsEpoch: true, MoreBytes: true,
+			Rollback: func(t testing.TB, _ string, n int) {
+				images.rollback(t, n, func() error {
+					_, err := images.Tops(t.Context(), []string{"t"})
+					return err
+				})
+			},
+			Topics:  e.topics,
+			Durable: true, KeepsEpoch: true, MoreBytes: true,
 			Skips: []string{"LoseRecords", "LoseMeta"},
 		}
 	})
@@ -86,31 +92,43 @@ func (e *testServer) topics(t testing.TB) int {
 	return int(info.State.NumSubjects) - 1 //nolint:gosec // it fits
 }
 
-// images is a log that keeps images of the server's directory: as it was after each append, as long
-// as there are few.
-type images struct {
+// logImages is a log that keeps images of the server's directory, as it was after each append.
+type logImages struct {
 	history.Log
+	images
+}
+
+func (i *logImages) Append(ctx context.Context, topic string, r history.Record, k history.Keep) (history.Record, error) {
+	r, err := i.Log.Append(ctx, topic, r, k)
+	if err == nil {
+		i.take()
+	}
+	return r, err
+}
+
+// images are copies of a server's directory, as long as there are few.
+type images struct {
 	server *testServer
 	dirs   []string
-	t      testing.TB
+	t      testing.TB // Nil means that there are none.
 }
 
 // maxImages bounds the images.
 const maxImages = 20
 
-func (i *images) Append(ctx context.Context, topic string, r history.Record, k history.Keep) (history.Record, error) {
-	r, err := i.Log.Append(ctx, topic, r, k)
-	if i.t != nil && err == nil && len(i.dirs) < maxImages {
-		i.dirs = append(i.dirs, filepath.Join(i.t.TempDir(), strconv.Itoa(len(i.dirs))))
-		if err := os.CopyFS(i.dirs[len(i.dirs)-1], os.DirFS(i.server.opts.StoreDir)); err != nil {
-			i.t.Error(err)
-		}
+func (i *images) take() {
+	if i.t == nil || len(i.dirs) == maxImages {
+		return
 	}
-	return r, err
+	i.dirs = append(i.dirs, filepath.Join(i.t.TempDir(), strconv.Itoa(len(i.dirs))))
+	if err := os.CopyFS(i.dirs[len(i.dirs)-1], os.DirFS(i.server.opts.StoreDir)); err != nil {
+		i.t.Error(err)
+	}
 }
 
-// rollback restores the directory as it was before the last n appends.
-func (i *images) rollback(t testing.TB, n int) {
+// rollback restores the directory as it was before the last n images, and waits until the engine
+// answers.
+func (i *images) rollback(t testing.TB, n int, answers func() error) {
 	i.server.stop()
 	dir := i.dirs[len(i.dirs)-1-n]
 	if err := os.RemoveAll(i.server.opts.StoreDir); err != nil {
@@ -121,7 +139,7 @@ func (i *images) rollback(t testing.TB, n int) {
 	}
 	i.server.start(t)
 	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) { // polling
-		if _, err := i.Tops(t.Context(), []string{"t"}); err == nil {
+		if err := answers(); err == nil {
 			return
 		} else if time.Now().After(end) {
 			t.Fatal(err)

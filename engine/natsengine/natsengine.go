@@ -138,9 +138,10 @@ type Config struct {
 
 // Engine connects a node to NATS. It needs no cleanup: see the package documentation.
 type Engine struct {
-	broker *broker.Broker
-	log    *historyLog
-	wills  *wills
+	broker  *broker.Broker
+	log     *historyLog
+	wills   *wills
+	objects *objects
 }
 
 // New returns an Engine. It does not connect. An error means that cfg is invalid.
@@ -158,8 +159,9 @@ func New(cfg Config) (*Engine, error) {
 			Package: "natsengine", Name: cfg.Name, Queue: cfg.Queue, Timeout: cfg.Timeout, Ping: cfg.Ping,
 			Secrets: b.secrets, Logger: cfg.Logger,
 		}),
-		log:   newHistoryLog(b, cfg),
-		wills: newWills(b, cfg, cmp.Or(cfg.Ping, defaultPing), cmp.Or(cfg.Logger, logging.Default())),
+		log:     newHistoryLog(b, cfg),
+		objects: newObjects(b, cfg),
+		wills:   newWills(b, cfg, cmp.Or(cfg.Ping, defaultPing), cmp.Or(cfg.Logger, logging.Default())),
 	}, nil
 }
 

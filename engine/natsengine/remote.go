@@ -70,6 +70,7 @@ type remote struct {
 	watched   map[string]*watch   // by the token of the topic
 	changed   map[string]struct{} // tokens whose subscription must be looked at
 	need      limits              // what the rules of all appends need
+	doubts    uint64              // how often the stream may have lost messages that were stored
 	state     streamState
 	changes   chan struct{} // closed when state has changed
 	missed    error         // a gap that did not fit into the mailbox

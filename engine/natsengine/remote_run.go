@@ -104,6 +104,7 @@ func (l *remote) session(ctx context.Context) (connected bool, err error) {
 	}
 	l.mu.Lock()
 	l.longest = c.MaxMessage()
+	l.doubts++
 	l.mu.Unlock()
 	inner, cancel := context.WithCancel(ctx)
 	tended := make(chan struct{})
@@ -229,6 +230,9 @@ func (l *remote) update(s streamState) {
 	defer l.mu.Unlock()
 	old := l.state
 	l.state = s
+	if old.epoch != s.epoch || old.leader != s.leader {
+		l.doubts++
+	}
 	close(l.changes)
 	l.changes = make(chan struct{})
 	l.ready = true

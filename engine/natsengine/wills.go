@@ -25,8 +25,6 @@ const (
 	willTimeout = 2 * time.Second
 	// willMarker is how long the stream keeps the marker of an entry that was removed.
 	willMarker = time.Minute
-	// willSamples is the number of measurements of the server's clock of which the best counts.
-	willSamples = 8
 )
 
 var errNoWills = errors.New("natsengine: the store of wills is not connected")
@@ -49,7 +47,7 @@ type wills struct {
 	js      nats.JetStreamContext // nil while not connected
 	entries map[string]*willIndex // by subject
 	leases  map[string]*willLease // by subject
-	samples []willSample
+	clock   serverClock
 }
 
 // willIndex is what is known of an entry.
@@ -75,9 +73,6 @@ type willLease struct {
 
 	seq uint64
 }
-
-// willSample is a measurement of the server's clock.
-type willSample struct{ offset, within time.Duration }
 
 func newWills(b *backend, cfg Config, ping time.Duration, logger *zerolog.Logger) *wills {
 	own := *b // it counts its own attempts to connect
@@ -145,7 +140,7 @@ func (w *wills) session(ctx context.Context) (connected bool, err error) {
 		return false, err
 	}
 	w.mu.Lock()
-	w.entries, w.leases, w.samples = make(map[string]*willIndex), make(map[string]*willLease), nil
+	w.entries, w.leases, w.clock = make(map[string]*willIndex), make(map[string]*willLease), serverClock{}
 	w.mu.Unlock()
 	gap := make(chan error, 1)
 	seen := make(chan uint64, 1)
@@ -236,22 +231,8 @@ func (w *wills) measure(js nats.JetStreamContext) (uint64, error) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.samples = append(w.samples, willSample{m.Time.Sub(sent.Add(within / 2)), within})
-	if len(w.samples) > willSamples {
-		w.samples = w.samples[1:]
-	}
+	w.clock.measured(m.Time, sent, within)
 	return ack.Sequence, nil
-}
-
-// now returns the time of the server. The caller holds mu.
-func (w *wills) now() time.Time {
-	best := willSample{within: 1 << 62}
-	for _, s := range w.samples {
-		if s.within < best.within {
-			best = s
-		}
-	}
-	return time.Now().Add(best.offset)
 }
 
 // follow notes a message of the stream.
@@ -315,10 +296,10 @@ func (w *wills) connection(ctx context.Context) (nats.JetStreamContext, time.Tim
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.js == nil || len(w.samples) == 0 {
+	if w.js == nil || len(w.clock.samples) == 0 {
 		return nil, time.Time{}, errNoWills
 	}
-	return w.js, w.now(), nil
+	return w.js, w.clock.now(), nil
 }
 
 // last returns the newest message of a subject. Without one, its sequence number is zero.
