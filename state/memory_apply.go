@@ -100,8 +100,8 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 		if err != nil {
 			return Applied{}, err
 		}
-		if s.item != nil && isBelow(ops, steps, i) { // it is deleted first
-			s.item, s.live = nil, false
+		if isBelow(ops, steps, i) { // what it has and what is below is deleted first
+			s = step{from: s.from, skip: s.skip}
 		}
 		grow.add(&ops[i], s)
 		steps = append(steps, s)

@@ -12,9 +12,11 @@ type step struct {
 	item  *storedItem // Nil means that the object has none, not even a deletion.
 	from  *storedItem // of a move
 	under []string    // the keys of the items and deletions that an op with Under drops
-	live  bool        // the item exists
-	below bool        // items below exist
-	skip  bool        // nothing is changed
+
+	dropped growth // the end of the items that an op with Under drops
+	live    bool   // the item exists
+	below   bool   // items below exist
+	skip    bool   // nothing is changed
 }
 
 // buries reports whether the step of an op deletes a subtree.
@@ -91,16 +93,18 @@ func (x *objectsTx) plan(w *write, o *openObject) ([]step, growth, error) {
 	var g growth
 	for i := range w.ops {
 		s, op := &steps[i], &w.ops[i]
-		if err := x.planOp(w, o, i, s, &g); err != nil {
+		if err := x.planOp(w, o, i, s); err != nil {
 			return nil, g, err
 		}
-		if s.item != nil && isBelow(w.ops[:i], steps, op.Key) { // it is deleted first
-			s.item, s.live = nil, false
+		if isBelow(w.ops[:i], steps, op.Key) { // what it has and what is below is deleted first
+			*s = step{from: s.from, skip: s.skip}
 		}
 		if s.skip {
 			continue
 		}
 		if s.buries(op) {
+			g.items += s.dropped.items
+			g.bytes += s.dropped.bytes
 			g.changes++
 		}
 		if op.Under && op.Delete {
@@ -122,17 +126,16 @@ func (x *objectsTx) plan(w *write, o *openObject) ([]step, growth, error) {
 	return steps, g, nil
 }
 
-// planOp finds out what an op does, and whether its condition holds. It counts the items below.
-func (x *objectsTx) planOp(w *write, o *openObject, i int, s *step, g *growth) (err error) {
+// planOp finds out what an op does, and whether its condition holds.
+func (x *objectsTx) planOp(w *write, o *openObject, i int, s *step) (err error) {
 	op := &w.ops[i]
 	if s.item, err = x.item(o, op.Key); err != nil {
 		return err
 	}
 	s.live = s.item.isLive(x.now)
 	owned := s.live && s.item.writer == w.tx.Writer
-	dropped := growth{}
 	if op.Under {
-		if owned, err = x.planUnder(w, o, op, s, &dropped); err != nil {
+		if owned, err = x.planUnder(w, o, op, s); err != nil {
 			return err
 		}
 	}
@@ -159,16 +162,12 @@ func (x *objectsTx) planOp(w *write, o *openObject, i int, s *step, g *growth) (
 		}
 	}
 	s.skip = op.Own && !owned || op.Delete && !s.live && !s.below
-	if s.buries(op) {
-		g.items += dropped.items
-		g.bytes += dropped.bytes
-	}
 	return nil
 }
 
 // planUnder finds what is below the key of an op, and counts it. It reports whether the op's writer
 // is the last writer of everything there.
-func (x *objectsTx) planUnder(w *write, o *openObject, op *state.Op, s *step, g *growth) (owned bool, err error) {
+func (x *objectsTx) planUnder(w *write, o *openObject, op *state.Op, s *step) (owned bool, err error) {
 	if o == nil {
 		return false, nil
 	}
@@ -191,7 +190,7 @@ func (x *objectsTx) planUnder(w *write, o *openObject, op *state.Op, s *step, g 
 		}
 		if op.Delete || key != op.Key {
 			s.under = append(s.under, key)
-			g.remove(key, &it)
+			s.dropped.remove(key, &it)
 		}
 	}
 	return owned && (s.live || s.below), nil

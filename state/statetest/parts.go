@@ -130,6 +130,34 @@ func putsOverSubtrees(t *testing.T, e Engine) {
 	}
 }
 
+// putsInSubtrees puts over a subtree, and over a part of it by the same write.
+func putsInSubtrees(t *testing.T, e Engine) {
+	n := start(t, e.Store)
+	n.apply("o",
+		put("a", `1`), put(path("a", "b"), `1`), put(path("a", "b", "c"), `1`), put(path("a", "b", "d"), `1`),
+		put(path("a", "e"), `1`), put("ab", `1`), put("b", `1`), put("c", `1`))
+	before, since := n.all("o"), n.top("o")
+	n.fails("o", state.Tx{}, nil, under(put("a", `2`)), when(before[path("a", "b")].Rev, under(put(path("a", "b"), `2`))))
+	a := n.apply("o", under(put("a", `2`)), under(put(path("a", "b"), `2`)), under(put(path("a", "b", "c"), `2`)))
+	holds(t, n, "a", "a/b", "a/b/c", "ab", "b", "c")
+	if len(a.Items) != 4 || !a.Items[0].Under || a.Items[0].Key != "a" || a.Revs[2] != a.Items[3].Rev {
+		t.Errorf("%+v", a)
+	}
+	changes, err := n.inOrder("o", since, 1)
+	for _, it := range changes {
+		updateItem(before, it)
+	}
+	if err != nil {
+		t.Error(err)
+	}
+	equal(t, before, n.all("o"))
+	// What was deleted counts once.
+	tx := state.Tx{Limits: state.Limits{Items: 6}}
+	n.fails("o", tx, state.ErrQuota, put("d", `1`))
+	n.apply("o", del("a"), del(path("a", "b")), del(path("a", "b", "c")), del("ab"), del("b"), del("c"))
+	holds(t, n)
+}
+
 func subtreeConditions(t *testing.T, e Engine) {
 	n := start(t, e.Store)
 	rev := n.apply("o", put("a", `1`)).Revs[0]

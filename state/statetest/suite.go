@@ -53,6 +53,7 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"moves", moves},
 		{"subtrees", subtrees},
 		{"puts over subtrees", putsOverSubtrees},
+		{"puts in subtrees", putsInSubtrees},
 		{"conditions on subtrees", subtreeConditions},
 		{"own moves and subtrees", ownParts},
 		{"quotas of moves and subtrees", partQuotas},

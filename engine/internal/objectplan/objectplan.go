@@ -106,8 +106,8 @@ func (p *planner) plan(i int) error {
 	if err != nil {
 		return err
 	}
-	if s.known && p.isBuried(i) { // it is deleted first
-		s.item, s.known, s.live = state.Item{}, false, false
+	if p.isBuried(i) { // what it has and what is below is deleted first
+		s = step{from: s.from}
 	}
 	if skip {
 		p.write.Revs[i] = s.item.Rev

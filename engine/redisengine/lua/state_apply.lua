@@ -78,14 +78,16 @@ for i, op in ipairs(ops) do
     end
   end
   op.skip = op.own and not owned or op.kind == '-' and not op.live and not op.below
+  for j = 1, i - 1 do -- what it has and what is below is deleted first
+    if buries(ops[j]) and within(op.key, ops[j].key) then
+      op.item, op.live, op.below, op.drops = nil, false, false, {}
+    end
+  end
   if buries(op) then
     changes = changes + 1
     for _, key in ipairs(op.drops) do
       if op.kind == '-' or key ~= op.key then leaves(key, load_item(key)) end
     end
-  end
-  for j = 1, i - 1 do -- an item that is deleted first
-    if buries(ops[j]) and within(op.key, ops[j].key) then op.item, op.live = nil, false end
   end
   if not op.skip and not (op.under and op.kind == '-') then
     local value = op.value
