@@ -3,15 +3,12 @@
 package redisengine_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -76,81 +73,15 @@ func TestStateSuite(t *testing.T) {
 	})
 }
 
-// stateNode is a store that runs until the test ends, and what it has fed.
-type stateNode struct {
-	state.Store
-	t    testing.TB
-	stop func()
-
-	mu        sync.Mutex
-	changes   []state.Change
-	uncertain int
-}
-
 // runStore runs a store. It does not wait for the connection.
-func runStore(t testing.TB, cfg redisengine.Config) *stateNode {
+func runStore(t testing.TB, cfg redisengine.Config) *brokertest.ObjectNode {
 	t.Helper()
-	e, err := redisengine.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return runStoreOf(t, e)
+	return brokertest.RunObjects(t, newStore(t, cfg))
 }
 
-// runStoreOf runs the store of an engine.
-func runStoreOf(t testing.TB, e *redisengine.Engine) *stateNode {
+func startStore(t testing.TB, cfg redisengine.Config) *brokertest.ObjectNode {
 	t.Helper()
-	n := &stateNode{t: t, Store: e.State()}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	in := state.Inbox{Change: func(c state.Change) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.changes = append(n.changes, c)
-	}, Uncertain: func(error) {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		n.uncertain++
-	}}
-	go func() { done <- n.Run(ctx, in) }()
-	n.stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	t.Cleanup(n.stop)
-	return n
-}
-
-func startStore(t testing.TB, cfg redisengine.Config) *stateNode {
-	t.Helper()
-	n := runStore(t, cfg)
-	n.until("connected", func() bool { return n.Health().Connected })
-	return n
-}
-
-func (n *stateNode) until(what string, ok func() bool) {
-	n.t.Helper()
-	brokertest.WaitUntil(n.t, what, ok)
-}
-
-// fed reports whether the node was fed a change up to a position.
-func (n *stateNode) fed(p history.Position) bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return slices.ContainsFunc(n.changes, func(c state.Change) bool { return c.Position == p })
-}
-
-func putOp(key, value string) state.Op { return state.Op{Key: key, Value: []byte(value)} }
-
-func (n *stateNode) apply(object string, ops ...state.Op) state.Applied {
-	n.t.Helper()
-	a, err := n.Apply(n.t.Context(), object, ops, state.Tx{})
-	if err != nil {
-		n.t.Fatal(err)
-	}
-	return a
+	return brokertest.StartObjects(t, newStore(t, cfg))
 }
 
 // The permissions in the package documentation are sufficient for objects, and each of them is
@@ -169,9 +100,9 @@ func TestStatePermissions(t *testing.T) {
 	if err := <-ready; err != nil {
 		t.Error(err)
 	}
-	a := n.apply("o", putOp("a", "1"))
-	n.until("fed", func() bool { return n.fed(a.Position) })
-	n.stop()
+	a := n.Write("o", brokertest.Put("a", "1"))
+	n.Until("fed", func() bool { return n.Fed(a.Position) })
+	n.Stop()
 	for _, permission := range slices.Concat(lines[4:]...) {
 		name, ok := strings.CutPrefix(permission, "+")
 		if !ok {
@@ -181,11 +112,11 @@ func TestStatePermissions(t *testing.T) {
 		cfg := user
 		cfg.Logger = new(zerolog.Nop())
 		n := runStore(t, cfg)
-		n.until("refused without "+name, func() bool {
+		n.Until("refused without "+name, func() bool {
 			err := n.Health().Err
 			return err != nil && (strings.Contains(err.Error(), "permission") || strings.Contains(err.Error(), "can't run"))
 		})
-		n.stop()
+		n.Stop()
 		e.do(t, "ACL", "SETUSER", "bennu", "+"+name)
 	}
 	brokertest.WaitUntil(t, "nothing left of rehearsals", func() bool {
@@ -218,7 +149,7 @@ func TestNothingOfObjectsIsLeft(t *testing.T) {
 	if err := n.Remove(t.Context(), "removed"); err != nil {
 		t.Fatal(err)
 	}
-	n.until("nothing left", func() bool {
+	n.Until("nothing left", func() bool {
 		if _, err := n.Expire(t.Context(), 1000); err != nil {
 			t.Fatal(err)
 		}
@@ -233,7 +164,7 @@ func TestObjectsAreBounded(t *testing.T) {
 	n := startStore(t, redisengine.Config{URL: "redis://" + e.addr})
 	write := func(i int) state.Applied {
 		t.Helper()
-		ops := []state.Op{putOp(fmt.Sprint("k", i), "1"), {Key: fmt.Sprint("k", i-1), Delete: true}}
+		ops := []state.Op{brokertest.Put(fmt.Sprint("k", i), "1"), {Key: fmt.Sprint("k", i-1), Delete: true}}
 		a, err := n.Apply(t.Context(), "o", ops, state.Tx{ID: fmt.Sprint(i), Limits: state.Limits{Changes: 50}})
 		if err != nil {
 			t.Fatal(err)
@@ -270,10 +201,10 @@ func TestDeletionsAreForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 			e.ForgetDeletionsAfter(100 * time.Millisecond)
-			n := runStoreOf(t, e)
-			n.apply(name, putOp("a", "1"), putOp("b", "1"))
-			before := n.apply(name, putOp("b", "2")).Position
-			gone := n.apply(name, state.Op{Key: "a", Delete: true, Under: under}).Position
+			n := brokertest.RunObjects(t, e.State())
+			n.Write(name, brokertest.Put("a", "1"), brokertest.Put("b", "1"))
+			before := n.Write(name, brokertest.Put("b", "2")).Position
+			gone := n.Write(name, state.Op{Key: "a", Delete: true, Under: under}).Position
 			since := func(p history.Position) error {
 				_, err := n.Changes(t.Context(), name, p, state.Range{}, 100)
 				return err
@@ -282,7 +213,7 @@ func TestDeletionsAreForgotten(t *testing.T) {
 				t.Errorf("before the deletion is forgotten: %v", err)
 			}
 			<-time.After(150 * time.Millisecond) // the age of a deletion is time of Redis
-			n.apply(name, putOp("b", "3"))
+			n.Write(name, brokertest.Put("b", "3"))
 			if err := since(before); !errors.Is(err, history.ErrTrimmed) {
 				t.Errorf("after the deletion was forgotten: %v", err)
 			}
@@ -304,10 +235,10 @@ func TestStateInCluster(t *testing.T) {
 	var last state.Applied
 	for _, object := range []string{"o", "p", "}{", ""} {
 		n.Watch(object, func(error) {})
-		a := n.apply(object, putOp("a", "1"))
-		n.until("watched", func() bool {
-			last = n.apply(object, putOp("a", "2"))
-			return n.fed(last.Position)
+		a := n.Write(object, brokertest.Put("a", "1"))
+		n.Until("watched", func() bool {
+			last = n.Write(object, brokertest.Put("a", "2"))
+			return n.Fed(last.Position)
 		})
 		p, err := n.Changes(t.Context(), object, a.Position, state.Range{}, 10)
 		if err != nil || p.Position != last.Position || len(p.Items) != 1 {
@@ -324,9 +255,9 @@ func TestStateInCluster(t *testing.T) {
 		_, err := replica.try("CLUSTER", "FAILOVER")
 		return err == nil
 	})
-	n.until("written, and fed", func() bool {
-		a, err := n.Apply(t.Context(), "", []state.Op{putOp("a", "3")}, state.Tx{})
-		return err == nil && n.fed(a.Position)
+	n.Until("written, and fed", func() bool {
+		a, err := n.Apply(t.Context(), "", []state.Op{brokertest.Put("a", "3")}, state.Tx{})
+		return err == nil && n.Fed(a.Position)
 	})
 	p, err := n.Changes(t.Context(), "", last.Position, state.Range{}, 10)
 	if err != nil || len(p.Items) != 1 || string(p.Items[0].Value) != "3" {
@@ -342,13 +273,13 @@ func TestReplicaWithoutWritesIsPromoted(t *testing.T) {
 	link := brokertest.NewProxy(t, primary.addr) // between the servers
 	replica := newReplica(t, &testServer{addr: link.Addr})
 	n := startStore(t, quick(redisengine.Config{URL: "redis://" + primary.addr}))
-	kept := n.apply("o", putOp("a", "1")).Position
+	kept := n.Write("o", brokertest.Put("a", "1")).Position
 	brokertest.WaitUntil(t, "replicated", func() bool { return replica.do(t, "HLEN", "bennu:o:{o}:i") == "1" })
 	link.Stall()
 	lost := []history.Position{
-		n.apply("o", putOp("a", "2")).Position, n.apply("o", putOp("b", "2")).Position,
+		n.Write("o", brokertest.Put("a", "2")).Position, n.Write("o", brokertest.Put("b", "2")).Position,
 	}
-	born := n.apply("born", putOp("a", "1")).Position
+	born := n.Write("born", brokertest.Put("a", "1")).Position
 	primary.stop()
 	link.Cut()
 	replica.do(t, "REPLICAOF", "NO", "ONE")
@@ -366,8 +297,8 @@ func TestReplicaWithoutWritesIsPromoted(t *testing.T) {
 	}
 	check(history.ErrAhead)
 	for range 5 {
-		other.apply("o", putOp("a", "3"))
-		other.apply("born", putOp("a", "3"))
+		other.Write("o", brokertest.Put("a", "3"))
+		other.Write("born", brokertest.Put("a", "3"))
 	}
 	check(history.ErrTag)
 	if p, err := other.Changes(t.Context(), "o", kept, state.Range{}, 10); err != nil || len(p.Items) != 1 {
@@ -375,109 +306,25 @@ func TestReplicaWithoutWritesIsPromoted(t *testing.T) {
 	}
 }
 
-// Nodes increment a number, while Redis is killed, frozen and cut off. Each write is repeated with
-// its ID until its outcome is known, so the number is exactly the sum.
+// Nodes increment a number, while Redis is killed, frozen and cut off.
 func TestWritesUnderFaults(t *testing.T) {
 	t.Parallel()
 	e := newDurable(t)
 	proxy := brokertest.NewProxy(t, e.addr)
 	cfg := quick(redisengine.Config{URL: "redis://" + proxy.Addr, Logger: new(zerolog.Nop())})
-	quit := make(chan struct{})
-	var total atomic.Int64
-	var writers sync.WaitGroup
-	var nodes []*stateNode
-	for w := range 4 {
-		n := startStore(t, cfg)
-		n.Watch("o", func(error) {})
-		nodes = append(nodes, n)
-		writers.Go(func() {
-			for i := 0; ; i++ {
-				select {
-				case <-quit:
-					return
-				default:
-				}
-				if incrementOnce(t, n, fmt.Sprint(w, " ", i)) {
-					total.Add(1)
-				}
-			}
-		})
-	}
-	progress := func() {
-		t.Helper()
-		before := total.Load()
-		brokertest.WaitUntil(t, "in progress", func() bool { return total.Load() > before+50 })
-	}
-	for range 2 {
-		progress()
-		proxy.Cut()
-		progress()
-		e.signal(syscall.SIGSTOP)()
-		time.Sleep(rand.N(2 * time.Second)) // shorter and longer than the timeout of writes
-		e.signal(syscall.SIGCONT)()
-		progress()
-		e.stop()
-		e.start(t)
-	}
-	progress()
-	close(quit)
-	writers.Wait()
-	p, err := nodes[0].Read(t.Context(), "o", state.Range{}, "", 10)
-	if err != nil || len(p.Items) != 1 || string(p.Items[0].Value) != fmt.Sprint(total.Load()) {
-		t.Fatalf("%+v, %v, want the value %d", p, err, total.Load())
-	}
-	for _, n := range nodes {
-		n.mu.Lock()
-		prev := make(map[history.Position]history.Position)
-		for _, c := range n.changes {
-			if other, ok := prev[c.Prev]; ok && other != c.Position {
-				t.Errorf("both %s and %s follow %s", other, c.Position, c.Prev)
-			}
-			prev[c.Prev] = c.Position
+	brokertest.CountUnderFaults(t, func() *brokertest.ObjectNode { return startStore(t, cfg) }, func(progress func()) {
+		for range 2 {
+			proxy.Cut()
+			progress()
+			e.signal(syscall.SIGSTOP)()
+			time.Sleep(rand.N(2 * time.Second)) // shorter and longer than the timeout of writes
+			e.signal(syscall.SIGCONT)()
+			progress()
+			e.stop()
+			e.start(t)
+			progress()
 		}
-		if n.uncertain == 0 {
-			t.Error("nothing was reported as uncertain")
-		}
-		n.mu.Unlock()
-	}
-}
-
-// incrementOnce increments a number if nobody is faster. It returns when the outcome is known.
-func incrementOnce(t *testing.T, n *stateNode, id string) (done bool) {
-	try := func(f func(ctx context.Context) error) error {
-		for {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-			err := f(ctx)
-			cancel()
-			if !errors.Is(err, history.ErrUnavailable) || t.Context().Err() != nil {
-				return err
-			}
-		}
-	}
-	value, rev := 0, uint64(0)
-	err := try(func(ctx context.Context) error {
-		p, err := n.Read(ctx, "o", state.Range{}, "", 1)
-		if err != nil || len(p.Items) == 0 {
-			return err
-		}
-		rev = p.Items[0].Rev
-		value, err = strconv.Atoi(string(p.Items[0].Value))
-		return err
 	})
-	if err != nil {
-		t.Error(err)
-		return false
-	}
-	ops := []state.Op{{Key: "n", Value: []byte(strconv.Itoa(value + 1)), If: &rev}}
-	err = try(func(ctx context.Context) error {
-		_, err := n.Apply(ctx, "o", ops, state.Tx{ID: id})
-		return err
-	})
-	var conflict *state.ConflictError
-	if err != nil && !errors.As(err, &conflict) {
-		t.Error(err)
-	}
-	return err == nil
 }
 
 // Malformed messages are skipped.
@@ -486,12 +333,12 @@ func TestMalformedChangesAreSkipped(t *testing.T) {
 	e := newServer(t)
 	n := startStore(t, redisengine.Config{URL: "redis://" + e.addr, Logger: new(zerolog.Nop())})
 	n.Watch("o", func(error) {})
-	n.until("watched", func() bool { return n.fed(n.apply("o", putOp("a", "1")).Position) })
+	n.Until("watched", func() bool { return n.Fed(n.Write("o", brokertest.Put("a", "1")).Position) })
 	for _, data := range []string{"", "x", "3:abc", "1:a1:b1:c", "9999999999999999999:", "-1:", "5:e 1 t5:e 2 t0:1:k"} {
 		e.do(t, "PUBLISH", "bennu:s:o", data)
 	}
-	a := n.apply("o", putOp("a", "2"))
-	n.until("fed", func() bool { return n.fed(a.Position) })
+	a := n.Write("o", brokertest.Put("a", "2"))
+	n.Until("fed", func() bool { return n.Fed(a.Position) })
 }
 
 func FuzzParseChange(f *testing.F) {
