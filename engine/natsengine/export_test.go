@@ -1,10 +1,14 @@
 package natsengine
 
 import (
+	"bytes"
+	"reflect"
+	"testing"
 	"time"
 
 	"bennu.example/engine/internal/broker"
 	"bennu.example/history"
+	"bennu.example/state"
 	"bennu.example/will"
 )
 
@@ -47,3 +51,54 @@ func InFlight(l history.Log) (n int) {
 
 // KeepWills makes the store of wills keep what nobody needs for another time.
 func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e.wills, keep) }
+
+// KeepCopies bounds the memory of copies of objects that are not in use.
+func (e *Engine) KeepCopies(size int) { e.objects.room = size }
+
+// AdvanceClock makes the store of objects believe that the server's clock is ahead.
+func (e *Engine) AdvanceClock(by time.Duration) {
+	e.objects.clock.measured(time.Now().Add(by), time.Now(), 0)
+}
+
+// ObjectSeeds returns a write, an end, a snapshot and a part of one.
+func ObjectSeeds() [][]byte {
+	at := time.UnixMilli(1)
+	e := &entry{
+		kind: kindChange, at: at, epoch: "e", tags: []string{"0z0z", "1z1z"}, keep: 1, id: "id", revs: []uint64{1, 2},
+		items: []state.Item{
+			{Key: "a", Rev: 1, Value: []byte("1"), Expires: at}, {Key: "b", Rev: 2, Deleted: state.ReasonDeleted},
+		},
+		revision: 2,
+	}
+	gone := &entry{kind: kindGone, at: at, epoch: "e", prev: 2, prevTag: "1z1z", reason: state.ReasonRemoved}
+	base, _ := history.NewPosition("b", 0, beginningTag)
+	var r replica
+	r.apply(e, base)
+	p := part{nonce: 1, epoch: "e", count: 1, data: r.encode()}
+	return [][]byte{e.encode(), gone.encode(), r.encode(), p.encode()}
+}
+
+// ParseObject parses bytes as each of the forms of ObjectSeeds. What can be parsed must be the same
+// after it was encoded again.
+func ParseObject(t *testing.T, data []byte) {
+	parsePart(1, data)
+	base, _ := history.NewPosition("b", 0, beginningTag)
+	if e, ok := parseEntry(1, data); ok {
+		again, ok := parseEntry(1, e.encode())
+		if again.size = e.size; !ok || !reflect.DeepEqual(again, e) {
+			t.Errorf("%+v is %+v", e, again)
+		}
+		if r := new(replica); r.follows(e) {
+			r.apply(e, base)
+		}
+	}
+	if r, ok := parseReplica(data); ok {
+		again, ok := parseReplica(r.encode())
+		if !ok || !bytes.Equal(again.encode(), r.encode()) {
+			t.Errorf("%+v is %+v", r, again)
+		}
+		p := r.read(state.Range{}, "", 10, time.Now())
+		_, _ = r.changes(p.Position, base, state.Range{}, 10, time.Now())
+		_, _ = r.changes(base, base, state.Range{}, 10, time.Now())
+	}
+}

@@ -2,13 +2,20 @@ package natsengine_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"reflect"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/history"
 	"bennu.example/state"
 	"bennu.example/state/statetest"
 )
@@ -72,4 +79,240 @@ func (i *objectImages) Apply(ctx context.Context, object string, ops []state.Op,
 		i.take()
 	}
 	return a, err
+}
+
+// startObjects runs a store of objects, which is connected.
+func startObjects(t testing.TB, cfg natsengine.Config) *brokertest.ObjectNode {
+	t.Helper()
+	return brokertest.StartObjects(t, newObjects(t, cfg))
+}
+
+// stored returns the number of messages in the stream of objects, by subject.
+func (e *testServer) stored(t testing.TB) map[string]uint64 {
+	t.Helper()
+	info, err := e.jetStream(t).StreamInfo("bennu-objects", &nats.StreamInfoRequest{SubjectsFilter: "bennu.>"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.State.Subjects
+}
+
+// The log of an object is replaced by snapshots, also of an object that is larger than a message.
+// Other nodes read the object from the snapshot, with everything that it remembers.
+func TestLogIsReplacedBySnapshots(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	cfg := natsengine.Config{URL: e.addr()}
+	n := startObjects(t, cfg)
+	value := `"` + strings.Repeat("x", 20_000) + `"`
+	var ops []state.Op
+	for i := range 10 {
+		ops = append(ops, brokertest.Put(fmt.Sprint("k", i), value))
+	}
+	for i := range 4 { // 800 KB of items
+		for j := range ops {
+			ops[j].Key = fmt.Sprintf("k%d/%d", i, j)
+		}
+		n.Write("large", ops...)
+	}
+	first := n.Write("small", brokertest.Put("a", "0")).Position
+	tx := state.Tx{ID: "once"}
+	once, err := n.Apply(t.Context(), "small", []state.Op{brokertest.Put("b", "1")}, tx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone := n.Write("small", state.Op{Key: "b", Delete: true}).Position
+	for i := range 80 {
+		n.Write("small", brokertest.Put("a", value))
+		if i%2 == 0 {
+			n.Write("large", ops...)
+		}
+	}
+	n.Until("replaced by snapshots", func() bool {
+		all := e.stored(t)
+		return all["bennu.o.small"] < 30 && all["bennu.p.small"] == 1 && all["bennu.o.large"] < 35 && all["bennu.p.large"] > 1
+	})
+	for range 3 {
+		n.Write("large", ops[:1]...)
+	}
+	other := startObjects(t, cfg)
+	for _, object := range []string{"small", "large"} {
+		if got, want := contents(t, other, object), contents(t, n, object); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s has %d items, want %d", object, len(got), len(want))
+		}
+	}
+	for _, since := range []history.Position{first, once.Position, gone} {
+		a, errA := n.Changes(t.Context(), "small", since, state.Range{}, 10)
+		b, errB := other.Changes(t.Context(), "small", since, state.Range{}, 10)
+		if !reflect.DeepEqual(a, b) || errA != nil || errB != nil {
+			t.Errorf("since %s: %d items, %v, and %d, %v", since, len(a.Items), errA, len(b.Items), errB)
+		}
+	}
+	again, err := other.Apply(t.Context(), "small", []state.Op{brokertest.Put("b", "2")}, tx)
+	if err != nil || !again.Repeated || again.Position != once.Position || again.Revs[0] != once.Revs[0] {
+		t.Errorf("%+v, %v", again, err)
+	}
+	for _, object := range []string{"small", "large"} {
+		if err := other.Remove(t.Context(), object); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Until("nothing left but two ends", func() bool {
+		all := e.stored(t)
+		return len(all) == 2 && all["bennu.o.small"] == 1 && all["bennu.o.large"] == 1
+	})
+}
+
+// contents returns the items of an object.
+func contents(t testing.TB, n *brokertest.ObjectNode, object string) (items []state.Item) {
+	t.Helper()
+	for next := ""; ; {
+		p, err := n.Read(t.Context(), object, state.Range{}, next, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		items = append(items, p.Items...)
+		if next = p.Next; next == "" {
+			return items
+		}
+	}
+}
+
+// All nodes write large values at once, so that they replace the log at the same time, and forget
+// their copies. No write is lost.
+func TestSnapshotsOfManyNodes(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	var writers sync.WaitGroup
+	var nodes []*brokertest.ObjectNode
+	for range 3 {
+		engine, err := natsengine.New(natsengine.Config{URL: e.addr(), Logger: new(zerolog.Nop())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		engine.KeepCopies(0)
+		nodes = append(nodes, brokertest.StartObjects(t, engine.State()))
+	}
+	const each = 20
+	for i, n := range nodes {
+		writers.Go(func() {
+			for j := range each {
+				n.Write("o", brokertest.Put(fmt.Sprint(i, j%2), strings.Repeat("1", 20_000+j)))
+			}
+		})
+	}
+	writers.Wait()
+	want := contents(t, nodes[0], "o")
+	if all := e.stored(t); len(want) != 6 || all["bennu.p.o"] == 0 || all["bennu.o.o"] >= 3*each {
+		t.Errorf("%d items, %v", len(want), all)
+	}
+	for _, it := range want {
+		if len(it.Value) < 20_000+each-2 {
+			t.Errorf("%s is not the last value: %d bytes", it.Key, len(it.Value))
+		}
+	}
+	for _, n := range nodes[1:] {
+		if got := contents(t, n, "o"); !reflect.DeepEqual(got, want) {
+			t.Errorf("another node has %d items", len(got))
+		}
+	}
+}
+
+// A node that comes later deletes what has expired of objects that no node has a copy of.
+func TestObjectsExpireWithoutCopies(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	cfg := natsengine.Config{URL: e.addr(), Logger: new(zerolog.Nop())}
+	n := startObjects(t, cfg)
+	soon := time.Millisecond
+	n.Write("item", state.Op{Key: "a", Value: []byte("1"), TTL: &soon}, brokertest.Put("b", "1"))
+	if _, err := n.Apply(t.Context(), "object", []state.Op{brokertest.Put("a", "1")}, state.Tx{TTL: soon}); err != nil {
+		t.Fatal(err)
+	}
+	n.Stop()
+	before := e.stored(t)
+	later, err := natsengine.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	later.AdvanceClock(5 * time.Minute)
+	n = brokertest.StartObjects(t, later.State())
+	n.Watch("item", func(error) {})
+	n.Until("two deletions", func() bool {
+		if _, err := n.Expire(t.Context(), 100); err != nil {
+			t.Fatal(err)
+		}
+		all := e.stored(t)
+		return all["bennu.o.item"] == before["bennu.o.item"]+1 && all["bennu.o.object"] == 1
+	})
+	for subject := range e.stored(t) {
+		if strings.HasPrefix(subject, "bennu.d.") && subject != "bennu.d.done" {
+			t.Errorf("%s is left", subject)
+		}
+	}
+	if done, err := n.Expire(t.Context(), 100); done != 0 || err != nil {
+		t.Errorf("again: %d, %v", done, err)
+	}
+	if items := contents(t, n, "item"); len(items) != 1 {
+		t.Errorf("%+v", items)
+	}
+}
+
+// The stream is replaced by an empty one. The node notices it, and returns nothing that it had in
+// memory.
+func TestStreamOfObjectsIsReplaced(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	n := startObjects(t, natsengine.Config{URL: e.addr()})
+	a := n.Write("o", brokertest.Put("a", "1"))
+	if err := e.jetStream(t).DeleteStream("bennu-objects"); err != nil {
+		t.Fatal(err)
+	}
+	n.Until("written again", func() bool {
+		b, err := n.Apply(t.Context(), "o", []state.Op{brokertest.Put("b", "1")}, state.Tx{})
+		return err == nil && b.Position.Epoch() != a.Position.Epoch()
+	})
+	if items := contents(t, n, "o"); len(items) != 1 || items[0].Key != "b" {
+		t.Errorf("%+v", items)
+	}
+	n.Until("another epoch", func() bool {
+		for _, since := range []history.Position{a.Position, a.Prev} {
+			if _, err := n.Changes(t.Context(), "o", since, state.Range{}, 10); !errors.Is(err, history.ErrEpoch) {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// A log with a message that the store has not written is an error, and no panic.
+func TestMalformedObjects(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	n := startObjects(t, natsengine.Config{URL: e.addr()})
+	n.Write("o", brokertest.Put("a", "1"))
+	js := e.jetStream(t)
+	for _, subject := range []string{"bennu.o.o", "bennu.o.other"} {
+		if _, err := js.Publish(subject, []byte("junk")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.Watch("o", func(error) {})
+	for _, object := range []string{"o", "other"} {
+		if _, err := n.Read(t.Context(), object, state.Range{}, "", 10); !errors.Is(err, history.ErrUnavailable) {
+			t.Errorf("%s: %v", object, err)
+		}
+		_, err := n.Apply(t.Context(), object, []state.Op{brokertest.Put("a", "2")}, state.Tx{})
+		if !errors.Is(err, history.ErrUnavailable) {
+			t.Errorf("%s: %v", object, err)
+		}
+	}
+	n.Write("third", brokertest.Put("a", "1"))
+}
+
+func FuzzParseObject(f *testing.F) {
+	for _, seed := range natsengine.ObjectSeeds() {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) { natsengine.ParseObject(t, data) })
 }
