@@ -13,6 +13,7 @@ import (
 
 	"bennu.example/engine/natsengine"
 	"bennu.example/pubsub"
+	"bennu.example/state"
 )
 
 // inbox is a subscriber that stores broadcasts. Deliver must not block.
@@ -76,6 +77,28 @@ func Example() {
 	// {"body":"hello"} <nil>
 	// <nil>
 	// <nil>
+}
+
+// Nodes that share objects in JetStream. This example needs a NATS server, so it is only compiled.
+func ExampleEngine_State() {
+	engine, err := natsengine.New(natsengine.Config{URL: os.Getenv("NATS_URL"), Replicas: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	objects := state.New(engine.State()) // whose Documents and Maps are handlers of channels
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- objects.Run(ctx) }()
+
+	// All nodes may do this at the same time: no increment is lost.
+	visits, err := state.Update(ctx, objects, "site", "visits", func(n *int) error { *n++; return nil })
+	fmt.Println(visits, err)
+
+	stop()
+	if err := <-done; err != nil {
+		fmt.Println(err)
+	}
 }
 
 // A configuration with several servers, credentials and a log.

@@ -1,5 +1,5 @@
-// Package natsengine joins the nodes of a cluster by NATS, and keeps the history of topics in
-// JetStream.
+// Package natsengine joins the nodes of a cluster by NATS, and keeps the history of topics and
+// shared objects in JetStream.
 //
 // Each node makes an [Engine] with [New] and passes its Adapter to pubsub.New, or its Adapter and
 // its History to pubsub.NewRecorded. The engine has no connection until PubSub.Run is called. Run
@@ -61,6 +61,28 @@
 //	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu-wills", "$JS.API.STREAM.CREATE.bennu-wills",
 //	  "$JS.API.STREAM.MSG.GET.bennu-wills", "$JS.API.CONSUMER.CREATE.bennu-wills.>",
 //	  "$JS.API.CONSUMER.DELETE.bennu-wills.>", "$JS.FC.bennu-wills.>"], subscribe: "_INBOX.>"
+//
+// # Shared objects
+//
+// [Engine.State] keeps the objects of package state in the stream bennu-objects, which the first
+// node creates with Config.Replicas. Each object has a subject, bennu.o.<object>, whose messages are
+// its writes. A node keeps copies of the objects that it used last, up to 64 MiB, and of those that
+// are in use. Each write is a compare-and-swap, and each read first compares the copy with the
+// stream, so all nodes may write the same object. If the messages of an object become longer than
+// the object, a snapshot in messages of 128 KiB replaces them. A write must fit in the servers'
+// max_payload. If the stream is full, writes fail; nothing is removed.
+//
+// Objects and items expire by the time of the servers, as the node estimates it. A node deletes
+// what expires of the objects that it uses or watches, and about two minutes later what expires of
+// others: until then the names of these objects are in bennu.d.>.
+//
+// What is said above of files and replicas applies to objects, too: a client that has received a
+// write that was lost is told that its position cannot be continued. Objects need these permissions:
+//
+//	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu-objects", "$JS.API.STREAM.CREATE.bennu-objects",
+//	  "$JS.API.STREAM.UPDATE.bennu-objects", "$JS.API.STREAM.PURGE.bennu-objects",
+//	  "$JS.API.STREAM.MSG.GET.bennu-objects",
+//	  "$JS.API.DIRECT.GET.bennu-objects"], subscribe: "bennu.>"
 //
 // # Embedded server
 //
@@ -125,8 +147,9 @@ type Config struct {
 	// Ping is the longest time between two requests to the server. Zero means 5 s. A server that is
 	// connected but does not answer is noticed within Ping plus Timeout.
 	Ping time.Duration
-	// Replicas is the number of servers that keep the history, 1, 3 or 5. No record is lost as long as
-	// most of them keep their data. Zero means 1 for a new stream; an existing one is not changed.
+	// Replicas is the number of servers that keep the history, wills and objects: 1, 3 or 5. Nothing
+	// is lost as long as most of them keep their data. Zero means 1 for a new stream; an existing one
+	// is not changed.
 	Replicas int
 	// MaxBytes limits the size of the history of all topics. Beyond it, the oldest records are
 	// removed. Zero means no limit for a new stream; an existing one is not changed.

@@ -31,6 +31,8 @@ type objects struct {
 	tidying tidying
 	expiry  expiry
 
+	rehearsed uint64 // remote.doubts when the permissions were checked
+
 	clockMu sync.Mutex
 	clock   serverClock
 }
@@ -122,10 +124,33 @@ func (s *objects) ensureStream(ctx context.Context) (streamState, error) {
 			return streamState{}, err
 		}
 	}
+	if err := s.rehearse(ctx); err != nil {
+		return streamState{}, err
+	}
 	return streamState{
 		epoch: epoch(s.stream, created, nonce), leader: info.Cluster.Leader,
 		replicas: integer(info.Config["num_replicas"]), checked: time.Now(), created: createdAt,
 	}, nil
+}
+
+// rehearse makes requests that are rare once for each connection. So a missing permission is an
+// error of the connection, and not one that appears later.
+func (s *objects) rehearse(ctx context.Context) error {
+	doubts := s.doubted()
+	if s.rehearsed == doubts {
+		return nil
+	}
+	if err := s.purge(ctx, s.probes, 1); err != nil {
+		return err
+	}
+	r, err := s.leader(getRequest{LastFor: s.probes}, true)
+	if err == nil {
+		_, _, err = s.leaderAnswered(ctx, r)
+	}
+	if err == nil {
+		s.rehearsed = doubts
+	}
+	return err
 }
 
 // configure sets what the store needs in a configuration. The rest belongs to the operator.

@@ -127,14 +127,15 @@ func (s *objects) refreshOnce(ctx context.Context, c *copyCell, st *streamState)
 	default:
 		caught := false
 		if r != nil && r.exists && r.seq < e.seq {
-			caught, err = s.catchUp(ctx, c, e, baseOf(st))
+			if caught, err = s.catchUp(ctx, c, e, baseOf(st)); err != nil {
+				return err // the copy is as the log was, up to some message
+			}
 		}
-		if err == nil && !caught {
-			err = s.load(ctx, c, e, baseOf(st))
-		}
-		if err != nil {
+		if !caught {
 			c.copy = nil
-			return err
+			if err := s.load(ctx, c, e, baseOf(st)); err != nil {
+				return err
+			}
 		}
 	}
 	c.doubts = doubts

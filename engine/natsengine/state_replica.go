@@ -22,7 +22,7 @@ const (
 	pageBytes = 64 << 10
 
 	// leastLog is the bytes of a log that are not worth a snapshot.
-	leastLog = 256 << 10
+	leastLog = 64 << 10
 
 	// The estimated memory of an item, a revision, an ID and an object in addition to their texts.
 	itemOverhead     = 160

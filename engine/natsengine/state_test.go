@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
@@ -283,6 +285,47 @@ func TestStreamOfObjectsIsReplaced(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// The permissions in the package documentation are sufficient for objects, and each of those for
+// JetStream is needed.
+func TestObjectsPermissions(t *testing.T) {
+	t.Parallel()
+	publish, subscribe := documentedPermissions(t, "Shared objects")
+	users := []*server.User{user("node", publish, subscribe)}
+	for i := 1; i < len(publish); i++ {
+		users = append(users, user(fmt.Sprint("without", i), slices.Delete(slices.Clone(publish), i, i+1), subscribe))
+	}
+	e := newServer(t, withJetStream(t), func(o *server.Options) { o.Users = users })
+	var log brokertest.Log
+	logger := zerolog.New(&log)
+	connect := func(name string) *brokertest.ObjectNode {
+		return brokertest.RunObjects(t, newObjects(t, natsengine.Config{
+			URL: e.addr(), Options: []nats.Option{nats.UserInfo(name, "secret")}, Logger: &logger,
+		}))
+	}
+	n := connect("node")
+	n.Watch("o", func(error) {})
+	n.Until("fed", func() bool {
+		a, err := n.Apply(t.Context(), "o", []state.Op{brokertest.Put("a", "1")}, state.Tx{TTL: time.Hour})
+		return err == nil && n.Fed(a.Position)
+	})
+	if err := n.Remove(t.Context(), "o"); err != nil || strings.Contains(log.String(), "ermissions") {
+		t.Errorf("%v, %s", err, log.String())
+	}
+	for i, subject := range publish[1:] {
+		if strings.Contains(subject, ".CREATE.") || strings.Contains(subject, ".UPDATE.") { // the stream exists
+			continue
+		}
+		n := connect(fmt.Sprint("without", i+1))
+		n.Until("refused without "+subject, func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), brokertest.Timeout)
+			defer cancel()
+			_, _ = n.Read(ctx, "o", state.Range{}, "", 1) // it fails
+			return strings.Contains(log.String(), subject)
+		})
+		n.Stop()
+	}
 }
 
 // A log with a message that the store has not written is an error, and no panic.

@@ -82,12 +82,7 @@ func TestWills(t *testing.T) {
 // are not, which the log says.
 func TestWillsPermissions(t *testing.T) {
 	t.Parallel()
-	publish, subscribe := documentedPermissions(t)
-	user := func(name string, publish, subscribe []string) *server.User {
-		return &server.User{Username: name, Password: "secret", Permissions: &server.Permissions{
-			Publish: &server.SubjectPermission{Allow: publish}, Subscribe: &server.SubjectPermission{Allow: subscribe},
-		}}
-	}
+	publish, subscribe := documentedPermissions(t, "Last wills")
 	ours := []string{"bennu.>"}
 	e := newServer(t, withJetStream(t), func(o *server.Options) {
 		o.Users = []*server.User{user("node", publish, append(ours, subscribe...)), user("adapter", ours, ours)}
@@ -111,14 +106,21 @@ func TestWillsPermissions(t *testing.T) {
 	brokertest.WaitUntil(t, "logged", func() bool { return strings.Contains(log.String(), "store of wills unavailable") })
 }
 
-// documentedPermissions returns the subjects that the package documentation names for wills.
-func documentedPermissions(t *testing.T) (publish, subscribe []string) {
+// user returns a user of a server with permissions.
+func user(name string, publish, subscribe []string) *server.User {
+	return &server.User{Username: name, Password: "secret", Permissions: &server.Permissions{
+		Publish: &server.SubjectPermission{Allow: publish}, Subscribe: &server.SubjectPermission{Allow: subscribe},
+	}}
+}
+
+// documentedPermissions returns the subjects that a section of the package documentation names.
+func documentedPermissions(t *testing.T, section string) (publish, subscribe []string) {
 	t.Helper()
 	doc, err := os.ReadFile("natsengine.go")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, text, _ := strings.Cut(string(doc), "// # Last wills")
+	_, text, _ := strings.Cut(string(doc), "// # "+section)
 	_, text, _ = strings.Cut(text, "publish: [")
 	text, rest, found := strings.Cut(text, "], subscribe: ")
 	rest, _, _ = strings.Cut(rest, "\n")

@@ -13,9 +13,9 @@ import (
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
 	{
-		"internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners", "internal/prepare",
-		"internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams", "internal/willtimes",
-		"js", "key", "logging",
+		"engine/internal/fields", "internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners",
+		"internal/prepare", "internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams",
+		"internal/willtimes", "js", "key", "logging",
 	},
 	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
@@ -29,6 +29,7 @@ var layers = [][]string{
 	{"channel"},
 	{"socket", "presence", "state/mirror"},
 	{"state", "metrics/prommetrics", "trace/oteltrace"},
+	{"engine/internal/objectplan"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},
 	{
