@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -138,6 +140,47 @@ func TestStateItems(t *testing.T) {
 		expect(t, s, true, exitOK, "written {\"rev\":2}\n", "",
 			"state", "set", "URL", "game:1", "ann", `{"name":"Ann","score":3}`)
 		expect(t, s, true, exitOK, "ann/name \"Ann\"\nann/score 3\n", "", "state", "URL", "game:1")
+	})
+}
+
+func TestBench(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t)
+		args := strings.Fields(`bench URL room:{n} --topics 2 -p {"user":"u{n}"} --payload {"body":"{id}"} ` +
+			`--connections 10 --rate 50 --duration 2s --event`)
+		c := launch(t, s, false, append(slices.Clone(args), "say")...)
+		var report struct {
+			Connected, Pushes   int
+			Deliveries, Replies struct {
+				Count int
+				P99   *float64 `json:"p99_ms"`
+			}
+		}
+		code := c.wait()
+		if err := json.Unmarshal([]byte(c.out.String()), &report); err != nil || code != exitOK || c.notes.String() != "" {
+			t.Fatalf("exit code %d, %v\n%s%s", code, err, c.out, c.notes)
+		}
+		if report.Connected != 10 || report.Pushes != 100 || report.Replies.Count != 100 ||
+			report.Deliveries.Count != 500 || report.Deliveries.P99 == nil {
+			t.Errorf("%+v", report)
+		}
+		c = launch(t, s, true, append(slices.Clone(args), "deny")...)
+		if code := c.wait(); code != exitRefused || !strings.Contains(c.out.String(), "100 × reply: be kind\n") {
+			t.Errorf("exit code %d\n%s%s", code, c.out, c.notes)
+		}
+		if !strings.Contains(c.notes.String(), "bennu: 10 connected, 0 lost, ") {
+			t.Errorf("no progress:\n%s", c.notes)
+		}
+		expect(t, s, true, exitUsage, "", "bennu: --topics 2: the topic must contain {n}, such as room:{n}\n",
+			"bench", "URL", "room", "--topics", "2")
+		expect(t, s, true, exitUsage, "", "bennu: --rate and --duration must be positive\n",
+			"bench", "URL", "room", "--rate", "0")
+		c = launch(t, s, true, append(slices.Clone(args), "say", "--duration", "1h")...)
+		c.notes.await(t, "deliveries")
+		c.interrupt()
+		if code := c.wait(); code != exitInterrupted || !strings.Contains(c.out.String(), "10 of 10 connections joined") {
+			t.Errorf("exit code %d\n%s%s", code, c.out, c.notes)
+		}
 	})
 }
 

@@ -74,7 +74,7 @@ func newRoom(who *presence.Presence) *channel.Handler {
 			return push.Reply{Status: "later", Payload: map[string]int{"in": 5}}, nil
 		}),
 		channel.On("stop", func(*room, context.Context, *channel.Channel, serializer.Payload) (push.Reply, error) {
-			return push.NoReply, channel.ErrStop
+			return push.OK(nil), channel.ErrStop
 		}))
 }
 
