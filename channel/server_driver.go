@@ -86,6 +86,13 @@ func (s *subscriber) Remove(matches func(channelhost.Carrier) bool, reason strin
 	return true
 }
 
+// Channel and Queued are part of channelhost.Member.
+func (s *subscriber) Channel() any { return (*Channel)(s) }
+func (s *subscriber) Queued() int  { return s.mailbox.Used() }
+
+// Queued is part of channelhost.Channel.
+func (d *driver) Queued() int { return d.mailbox.Used() }
+
 // receive enqueues a message of the client. It reports false if the topic is no longer joined.
 func (c *Channel) receive(it item, size int, wait time.Duration) bool {
 	err := c.mailbox.EnqueueWait(it, size, wait)

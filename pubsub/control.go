@@ -107,3 +107,26 @@ func (c control) BroadcastFrom(ctx context.Context, from Subscriber, name, event
 func (c control) SendTo(ctx context.Context, node, name, event string, payload any) error {
 	return c.ps.sendTo(ctx, node, controlAddress(name), event, payload)
 }
+
+// Topics calls f with each topic that has subscribers on this node, and with their number. Control
+// topics are left out. It runs under a lock, and f must not call the PubSub.
+func (c control) Topics(f func(topic string, subscribers int)) {
+	for i := range c.ps.shards {
+		c.ps.shards[i].each(f)
+	}
+}
+
+func (sh *shard) each(f func(topic string, subscribers int)) {
+	sh.mu.RLock()
+	defer sh.mu.RUnlock()
+	for key, t := range sh.topics {
+		if strings.HasPrefix(key, controlPrefix) {
+			continue
+		}
+		name, _ := nameOf(key)
+		t.mu.RLock()
+		n := len(t.subs)
+		t.mu.RUnlock()
+		f(name, n)
+	}
+}

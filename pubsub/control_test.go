@@ -3,6 +3,7 @@ package pubsub_test
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -175,5 +176,26 @@ func TestDisconnectEventClosesSockets(t *testing.T) {
 	a.err = errors.New("queue full")
 	if err := ps.Broadcast(ctx, "u", "disconnect", nil); !errors.Is(err, a.err) {
 		t.Errorf("Broadcast returned %v, want the error of the adapter", err)
+	}
+}
+
+// TestTopicsLists checks that control topics and those that nobody subscribes to are left out.
+func TestTopicsLists(t *testing.T) {
+	t.Parallel()
+	ps := pubsub.New(nil)
+	want := make(map[string]int)
+	for i, name := range reservedNames {
+		ps.Control().Subscribe(name, new(topicLog))
+		gone := ps.Subscribe("gone:"+name, new(topicLog))
+		want[name] = i + 1
+		for range want[name] {
+			ps.Subscribe(name, new(topicLog))
+		}
+		gone.Cancel()
+	}
+	got := make(map[string]int)
+	ps.Control().Topics(func(topic string, subscribers int) { got[topic] += subscribers })
+	if !maps.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
 	}
 }

@@ -102,7 +102,7 @@ type Will struct {
 }
 
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
-// one at a time; Wait, Cancel, Resume, ReadOn and HasEnded may be called from any goroutine.
+// one at a time; Wait, Cancel, Resume, ReadOn, Queued and HasEnded may be called from any goroutine.
 //
 // Messages are passed by value, because a pointer that is passed to a method of an interface makes
 // its message escape to the heap.
@@ -153,6 +153,8 @@ type Channel interface {
 	// ReadOn lets the channel go on with the records that its client has not received, see
 	// Carrier.Drained.
 	ReadOn()
+	// Queued returns the bytes in the mailbox, those of the callback that runs included.
+	Queued() int
 	// HasEnded reports whether none of the channel's callbacks runs any more.
 	HasEnded() bool
 	// Wait waits for the channel's end after Close or Cancel.
@@ -202,6 +204,10 @@ type Member interface {
 	// mailbox are still handled before. It may be called under the lock of the topic; matches must not
 	// block. Remove reports whether the carrier matches.
 	Remove(matches func(Carrier) bool, reason string) bool
+	// Channel returns the *channel.Channel, and Queued the bytes in its mailbox. Like Remove, they may
+	// be called under the lock of the topic.
+	Channel() any
+	Queued() int
 }
 
 // Follower receives the events of a client's channel, and the changes of its state, in order. Its

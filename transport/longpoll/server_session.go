@@ -121,6 +121,16 @@ func (l *localSession) Send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
+// Queued returns the bytes that wait for the client, for package socket.
+func (l *localSession) Queued() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.queue == nil {
+		return 0
+	}
+	return l.queue.Size()
+}
+
 // Congested implements transport.Conn.
 func (l *localSession) Congested(resume func()) bool {
 	l.mu.Lock()

@@ -164,6 +164,16 @@ func (c *serverConn) Close(code int, reason string) {
 	c.beginClose(&transport.CloseError{Code: code, Reason: reason}, code, reason)
 }
 
+// Queued returns the bytes that wait for the client, for package socket.
+func (c *serverConn) Queued() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.queue == nil {
+		return 0
+	}
+	return c.queue.Size()
+}
+
 func (c *serverConn) load() connState { return connState(c.state.Load()) }
 
 // enqueue appends e to the queue, and schedules a writer unless one is at work. The caller holds
