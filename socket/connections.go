@@ -20,8 +20,8 @@ type Connection struct {
 }
 
 // Connections returns an iterator over the handler's open connections, in no order. One that ends
-// meanwhile may still be among them. It takes a moment for each connection of this node, and no lock
-// is held while the loop's body runs.
+// meanwhile may still be among them. It takes a moment for each connection of this node, and no
+// lock is held while the loop's body runs.
 func (h *Handler) Connections() iter.Seq[Connection] {
 	return func(yield func(Connection) bool) {
 		h.mu.Lock()

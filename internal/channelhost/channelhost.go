@@ -102,7 +102,8 @@ type Will struct {
 }
 
 // Channel is a server's channel as its socket sees it. The connection's reader calls its methods,
-// one at a time; Wait, Cancel, Resume, ReadOn, Queued and HasEnded may be called from any goroutine.
+// one at a time; Wait, Cancel, Resume, ReadOn, Queued and HasEnded may be called from any
+// goroutine.
 //
 // Messages are passed by value, because a pointer that is passed to a method of an interface makes
 // its message escape to the heap.

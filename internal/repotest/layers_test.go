@@ -28,7 +28,7 @@ var layers = [][]string{
 	{"transport/longpoll", "transport/websocket"},
 	{"channel"},
 	{"socket", "presence", "state/mirror"},
-	{"state", "metrics/prommetrics", "trace/oteltrace"},
+	{"state", "live", "metrics/prommetrics", "trace/oteltrace"},
 	{"engine/internal/objectplan"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},
 	{"examples/chat/room"},

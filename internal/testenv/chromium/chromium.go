@@ -244,6 +244,27 @@ func (p *Page) Type(text string) {
 	}
 }
 
+// ColorScheme makes the page prefer "light" or "dark".
+func (p *Page) ColorScheme(scheme string) {
+	p.b.t.Helper()
+	p.b.must(p.session, "Emulation.setEmulatedMedia", map[string]any{
+		"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}},
+	}, nil)
+}
+
+// Press presses a key that types no text, such as "Tab" or "Escape".
+func (p *Page) Press(key string) {
+	p.b.t.Helper()
+	for _, kind := range []string{"rawKeyDown", "keyUp"} {
+		p.b.must(p.session, "Input.dispatchKeyEvent", map[string]any{
+			"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": keyCodes[key],
+		}, nil)
+	}
+}
+
+// keyCodes are the virtual key codes of Press.
+var keyCodes = map[string]int{"Tab": 9, "Escape": 27}
+
 // Screenshot writes a screenshot of the page to a PNG file.
 func (p *Page) Screenshot(file string) error {
 	raw, err := p.b.call(p.session, "Page.captureScreenshot", map[string]any{"format": "png"})

@@ -44,6 +44,13 @@ func TestPage(t *testing.T) {
 	if err := p.Eval(`nothing.here`, nil); err == nil {
 		t.Error("eval of what throws: no error")
 	}
+	p.Run(`document.body.append(document.createElement("button"))`)
+	p.Press("Tab")
+	p.Until(`document.activeElement.tagName === "BUTTON"`)
+	for _, scheme := range []string{"dark", "light"} {
+		p.ColorScheme(scheme)
+		p.Until(`matchMedia("(prefers-color-scheme: ` + scheme + `)").matches`)
+	}
 	p.Resize(320, 480, true)
 	file := filepath.Join(t.TempDir(), "page.png")
 	if err := p.Screenshot(file); err != nil {
