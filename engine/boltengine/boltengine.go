@@ -22,6 +22,9 @@ type Config struct {
 	// the package documentation. While a process uses the file in this way, there is a second, empty
 	// file, whose name is Path with ".nosync" appended.
 	NoSync bool
+	// MaxObjects bounds the number of shared objects. Beyond it, creating one fails with
+	// state.ErrQuota. Zero means no bound but that of the disk.
+	MaxObjects int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
@@ -49,7 +52,7 @@ func New(cfg Config) (*Engine, error) {
 		return nil, fmt.Errorf("boltengine: open %s: %w", cfg.Path, err)
 	}
 	logger := cmp.Or(cfg.Logger, logging.Default())
-	return &Engine{newLog(s, logger), newObjects(s, logger), w}, nil
+	return &Engine{newLog(s, logger), newObjects(s, logger, cfg.MaxObjects), w}, nil
 }
 
 // Adapter returns nil: there are no other nodes.

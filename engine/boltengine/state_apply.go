@@ -78,6 +78,10 @@ func (x *objectsTx) apply(w *write) error {
 		return nil
 	}
 	if o == nil {
+		if !x.hasRoom() {
+			w.err = &state.LimitError{Err: state.ErrQuota, What: "objects", Max: x.s.maxObjects}
+			return nil
+		}
 		if o, err = x.create(w.object, w.tx.TTL); err != nil {
 			return err
 		}

@@ -118,6 +118,7 @@ type objectsTx struct {
 	open       map[string]*openObject
 	now        int64 // in Unix milliseconds, by the clock of the store
 	removedAny bool
+	count      int // objects; -1 if it is not known
 }
 
 // openObject is an object in a transaction.
@@ -139,7 +140,7 @@ func (s *objects) begin(tx *bolt.Tx) (*objectsTx, error) {
 	if err != nil {
 		return nil, err
 	}
-	x := &objectsTx{s: s, open: make(map[string]*openObject), now: s.now()}
+	x := &objectsTx{s: s, open: make(map[string]*openObject), now: s.now(), count: s.counted}
 	for name, b := range map[*[]byte]**bolt.Bucket{
 		&bucketObjects: &x.objects, &bucketItems: &x.items, &bucketRevisions: &x.revisions,
 		&bucketWrites: &x.writes, &bucketDue: &x.due, &bucketRemoved: &x.removed,
@@ -200,6 +201,9 @@ func (x *objectsTx) object(w *write, name string) (*openObject, error) {
 
 // create adds an object without revisions. The caller makes the first.
 func (x *objectsTx) create(name string, ttl time.Duration) (*openObject, error) {
+	if x.count >= 0 {
+		x.count++
+	}
 	number, err := x.objects.NextSequence()
 	if err != nil {
 		return nil, err
@@ -219,6 +223,9 @@ func (x *objectsTx) create(name string, ttl time.Duration) (*openObject, error) 
 func (x *objectsTx) remove(w *write, o *openObject, reason string) error {
 	o.gone = true
 	x.removedAny = true
+	if x.count >= 0 {
+		x.count--
+	}
 	w.changes = append(w.changes, state.Change{Object: o.name, Prev: o.top, Position: x.s.base, Gone: reason})
 	if o.expires != 0 {
 		if err := x.due.Delete(dueKey(o.expires, o.number, dueObject, "")); err != nil {
@@ -226,6 +233,25 @@ func (x *objectsTx) remove(w *write, o *openObject, reason string) error {
 		}
 	}
 	return x.removed.Put(numberKey(o.number, ""), nil)
+}
+
+// hasRoom reports whether there may be one more object.
+func (x *objectsTx) hasRoom() bool {
+	if x.s.maxObjects <= 0 {
+		return true
+	}
+	if x.count < 0 {
+		x.count = x.objects.Stats().KeyN
+		for _, o := range x.open { // they are written by flush
+			switch exists := x.objects.Get(objectKey(o.name)) != nil; {
+			case exists && o.gone:
+				x.count--
+			case !exists && !o.gone:
+				x.count++
+			}
+		}
+	}
+	return x.count < x.s.maxObjects
 }
 
 // flush writes the objects that were opened.

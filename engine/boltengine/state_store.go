@@ -29,6 +29,8 @@ type objects struct {
 	queue *queue[*write]
 
 	tombstoneAge time.Duration // how long a deletion is remembered
+	maxObjects   int           // zero means no bound
+	counted      int           // objects in the file; -1 if it is not known. Owned by the committer.
 
 	applied, failed, gaps atomic.Uint64
 
@@ -37,9 +39,10 @@ type objects struct {
 
 var _ state.Store = (*objects)(nil)
 
-func newObjects(file *store, logger *zerolog.Logger) *objects {
+func newObjects(file *store, logger *zerolog.Logger, maxObjects int) *objects {
 	s := &objects{
 		clock: newClock(), queue: newQueue[*write](), tombstoneAge: tombstoneAge,
+		maxObjects: maxObjects, counted: -1,
 		base: positionOf(file.base, 0, beginning), watches: make(map[string]struct{}),
 	}
 	s.init(file, logger, "object store", errStateNotRunning)
@@ -242,6 +245,7 @@ func (c *objectsRun) round(first *write) {
 // commit performs a batch and sets the results. If the file is damaged where one write needs it,
 // the others are performed without it. It reports whether an object was removed.
 func (c *objectsRun) commit(batch []*write) (removed bool, failure error) {
+	count := c.counted
 	failure = c.store.update(func(tx *bolt.Tx) error {
 		x, err := c.begin(tx)
 		if err != nil {
@@ -253,9 +257,15 @@ func (c *objectsRun) commit(batch []*write) (removed bool, failure error) {
 				return err
 			}
 		}
-		removed = x.removedAny
+		removed, count = x.removedAny, x.count
 		return x.flush()
 	})
+	switch {
+	case failure == nil:
+		c.counted = count
+	case errors.Is(failure, errUncertain):
+		c.counted = -1
+	}
 	if errors.Is(failure, errDamaged) && !errors.Is(failure, errUncertain) && len(batch) > 1 {
 		removed, failure = false, nil
 		for i := range batch {

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,7 +23,7 @@ func TestStateSuite(t *testing.T) {
 	for name, noSync := range map[string]bool{"sync": false, "no sync": true} {
 		t.Run(name, func(t *testing.T) {
 			statetest.Run(t, func(t *testing.T) statetest.Engine {
-				cfg := boltengine.Config{Path: filepath.Join(t.TempDir(), "history.db"), NoSync: noSync}
+				cfg := boltengine.Config{Path: filepath.Join(t.TempDir(), "history.db"), NoSync: noSync, MaxObjects: 200}
 				e := open(t, cfg)
 				return statetest.Engine{
 					Store: e.State(),
@@ -38,7 +39,7 @@ func TestStateSuite(t *testing.T) {
 							t.Fatal(err)
 						}
 					},
-					Durable: true,
+					Durable: true, MaxObjects: cfg.MaxObjects,
 					// There is one process and no connection. Reading mapped memory cannot be interrupted;
 					// TestContextOfApply freezes the committer.
 					Skips: []string{"Node", "Freeze"},
@@ -93,6 +94,69 @@ func value(t testing.TB, s state.Store, object, key string) string {
 		return ""
 	}
 	return string(p.Items[0].Value)
+}
+
+// The number of objects is counted again when the file is opened. Objects that are removed, or whose
+// time has come, make room in the same transaction.
+func TestMaxObjects(t *testing.T) {
+	cfg := config(t)
+	cfg.MaxObjects = 3
+	e := open(t, cfg)
+	s := runState(t, e, state.Inbox{})
+	create := func(object string, tx state.Tx, want error) {
+		t.Helper()
+		tx.Create = state.ModeNew
+		if _, err := s.Apply(t.Context(), object, []state.Op{put("k", "1")}, tx); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", object, err, want)
+		}
+	}
+	for _, name := range []string{"a", "b", "c"} {
+		create(name, state.Tx{}, nil)
+	}
+	create("d", state.Tx{}, state.ErrQuota)
+	apply(t, s, "a", put("k", "2"))
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	e = open(t, cfg)
+	s = runState(t, e, state.Inbox{})
+	create("d", state.Tx{}, state.ErrQuota)
+	if err := s.Remove(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	create("d", state.Tx{TTL: time.Millisecond}, nil)
+	create("e", state.Tx{}, state.ErrQuota)
+	until(t, "due", func() bool { return value(t, s, "d", "k") == "" })
+	create("d", state.Tx{}, nil) // in the place of the old one
+	create("e", state.Tx{}, state.ErrQuota)
+
+	// Objects that wait for the same transaction are counted in it.
+	if err := s.Remove(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	frozen := make(chan struct{})
+	thaw := e.Freeze(func() { close(frozen) })
+	var wg sync.WaitGroup
+	wg.Go(func() { apply(t, s, "c", put("k", "1")) })
+	<-frozen
+	var created atomic.Int64
+	for i := range 8 {
+		wg.Go(func() {
+			_, err := s.Apply(t.Context(), fmt.Sprint("x", i), []state.Op{put("k", "1")}, state.Tx{})
+			switch {
+			case err == nil:
+				created.Add(1)
+			case !errors.Is(err, state.ErrQuota):
+				t.Error(err)
+			}
+		})
+	}
+	until(t, "queued", func() bool { return e.WaitingWrites() == 8 })
+	thaw()
+	wg.Wait()
+	if n := created.Load(); n != 1 {
+		t.Errorf("%d objects were created, want 1", n)
+	}
 }
 
 // Writes that wait at the same time are committed together, 256 at most, and are fed in the order
