@@ -185,6 +185,9 @@ func (e *Engine) RollbackObject(name string, n int) error {
 // ForgetDeletionsAfter changes how long the store of objects remembers a deletion.
 func (e *Engine) ForgetDeletionsAfter(d time.Duration) { e.objects.tombstoneAge = d }
 
+// WaitingRecords returns the number of records in the queue.
+func (e *Engine) WaitingRecords() int { return len(e.log.queue.items) }
+
 // WaitingWrites returns the number of writes in the queue.
 func (e *Engine) WaitingWrites() int { return len(e.objects.queue.items) }
 

@@ -292,15 +292,19 @@ func TestCloseWhileRunning(t *testing.T) {
 	frozen := make(chan struct{})
 	thaw := e.Freeze(func() { close(frozen) })
 	var wg sync.WaitGroup
-	for range 400 {
+	add := func() {
 		wg.Go(func() {
 			if _, err := e.History().Append(t.Context(), "t", history.Record{Event: "e"}, history.Keep{Count: 400}); err != nil {
 				t.Error(err)
 			}
 		})
 	}
-	<-frozen
-	until(t, "all in the queue or taken", func() bool { return e.History().Health().Queued >= 400*(1+512) })
+	add()
+	<-frozen // the first transaction waits with one record
+	for range 399 {
+		add()
+	}
+	until(t, "queued", func() bool { return e.WaitingRecords() == 399 })
 	closed := make(chan error, 1)
 	go func() { closed <- e.Close() }()
 	thaw()
