@@ -316,7 +316,8 @@ func TestPageShowsNodeName(t *testing.T) {
 		p.Until(`document.querySelector("#enter").onsubmit`)
 		p.Run(`document.querySelector("#user").select()`)
 		p.Type("user of " + node + "\n")
-		p.Until(fmt.Sprintf(`document.querySelector("#node").textContent === "Node %s"`, node))
+		p.Run(`document.querySelector("#panel").open = true`)
+		p.Until(fmt.Sprintf(`document.querySelector("#node").textContent === %q`, node))
 		p.Until(`document.querySelector("#node").getBoundingClientRect().width > 0`)
 		p.Until(`document.activeElement === document.querySelector("#body")`)
 		pages[node] = p

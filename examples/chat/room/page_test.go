@@ -292,8 +292,30 @@ func TestRefusedMessage(t *testing.T) {
 	ann.Type("this one is fine\n")
 	ann.Until(shows("You", "this one is fine"))
 	ann.Until(`document.querySelectorAll("[data-pending=refused]").length === 1`)
+
+	// It can never be accepted, so it can be edited or discarded, but not sent again.
+	const buttons = `[...document.querySelectorAll("[data-pending] button")].
+		filter((button) => button.checkVisibility()).map((button) => button.textContent).join()`
+	ann.Until(buttons + ` === "Edit,Discard"`)
+	ann.Run(`document.querySelector(".edit").click()`)
+	ann.Until(`document.activeElement === document.querySelector("#body")`)
+	ann.Until(`document.querySelector("#body").value.length > 1000`)
+	ann.Run(`document.querySelector("#body").value = "shorter"`)
+	ann.Type("\n")
+	ann.Until(shows("You", "shorter"))
+	ann.Type(long + "\n")
+	ann.Until(`document.querySelectorAll("[data-pending=refused]").length === 1`)
 	ann.Run(`document.querySelector(".discard").click()`)
-	ann.Until(`document.querySelectorAll("#messages > li").length === 1`)
+	ann.Until(`document.querySelectorAll("#messages > li").length === 2`)
+
+	// Near the limit, the page counts the characters that are left.
+	ann.Run(`document.querySelector("#body").maxLength = 1000`)
+	ann.Type(long[:899])
+	ann.Until(`document.querySelector("#left").textContent === ""`)
+	ann.Type("0")
+	ann.Until(`document.querySelector("#left").textContent === "100 left"`)
+	ann.Type("\n")
+	ann.Until(`document.querySelector("#left").textContent === ""`)
 
 	// After a refused join, the page shows the entry form and the reason.
 	refused := b.Open("http://"+c.addr+"/?room="+fmt.Sprintf("%0*d", maxRoom+1, 1), nil)
@@ -317,7 +339,8 @@ func TestWindowSizes(t *testing.T) {
 		ann.Until(fmt.Sprintf("innerWidth === %d", size[0]))
 		ann.Until(`document.documentElement.scrollWidth <= innerWidth`)
 		ann.Until(`document.documentElement.scrollHeight <= innerHeight`)
-		ann.Until(`["#leave", "#state", "#transport", "#users", "#log", "#body", "#composer button"].every((selector) => {
+		ann.Run(`document.querySelector("#panel").open = true`)
+		ann.Until(`["#leave", "#state", "#transport", "#rtt", "#users", "#log", "#body", ".send"].every((selector) => {
 			const box = document.querySelector(selector).getBoundingClientRect();
 			return box.width > 0 && box.left >= 0 && box.right <= innerWidth && box.bottom <= innerHeight;
 		})`)

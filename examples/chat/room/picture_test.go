@@ -29,7 +29,8 @@ func TestPicture(t *testing.T) {
 		ann.Until(shows(from, text))
 	}
 	say(ann, "You", "Good morning! The build is green.")
-	say(bob, "bob", "Then let's release it before lunch.")
+	say(bob, "bob", "Well done!")
+	say(bob, "bob", "Let's release it before lunch.")
 	say(ann, "You", "Tagging it now.")
 	bob.Type("I'll write the announcement")
 	ann.Until(`document.querySelector("#typing").textContent === "bob is typing …"`)

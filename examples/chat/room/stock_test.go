@@ -83,7 +83,7 @@ func TestStockClient(t *testing.T) {
 			ann.Until(connected)
 			ann.Until(shows("You", "welcome"))
 
-			// What is written while the server is away is sent when it is back.
+			// A message that is written while the server is away is sent when it is back.
 			c.stop()
 			ann.Until(reconnecting)
 			ann.Until(`!document.querySelector("#now").hidden`)

@@ -2,12 +2,17 @@
 // index.html names the module: js/socket.mjs, or the stock package.
 
 import { LongPoll, Presence, Socket } from "phoenix";
+import { dayOf, people, showAvatar, showText, timeOf } from "./view.js";
 
 const TRANSPORTS = { websocket: WebSocket, longpoll: LongPoll };
 const BACKOFF = [100, 500, 1000, 2000, 5000, 10000]; // ms before attempts; the last one repeats
+const NO_SERVER = "The server does not answer. Try again later.";
 const PING = 4000; // ms in which a connection must answer when the network has changed
 const MAX_MESSAGES = 500; // on the page
 const MAX_REFS = 50; // own presence refs that survive a reload
+const GROUP = 5 * 60 * 1000; // ms; later messages of the same user show the name and time again
+const NEAR = 100; // characters before the limit of a message, from where on they are counted
+const MEASURE = 2000; // ms between measurements of the round trip
 const TYPING = 4000; // ms for which a typing notice is shown; one is sent every TYPING / 2
 
 const $ = (id) => document.getElementById(id);
@@ -21,13 +26,11 @@ $("user").value = sessionStorage.getItem("user") ?? localStorage.getItem("user")
 // The page leaves the room when the user navigates away, because a long-poll session would
 // otherwise stay until its timeout. It comes back if the browser restores it. This is before the
 // socket's own listener, which closes the connection.
-let away; // the topic that was left so
 addEventListener("pagehide", () => {
   store();
-  away = room?.topic;
   part();
 });
-addEventListener("pageshow", (event) => event.persisted && away && join(away));
+addEventListener("pageshow", (event) => event.persisted && topic && join());
 
 let retryAt = 0; // time of the next attempt to connect, or 0
 const socket = new Socket("/socket", {
@@ -44,7 +47,9 @@ const socket = new Socket("/socket", {
     return delay;
   },
 });
-let room = null; // the channel, from enter to leave
+let topic = ""; // from enter to leave
+let room = null; // the channel of the topic
+let entering = false; // from the form until the first answer of the server
 let me = "";
 // The presence refs of this tab, latest last. They identify the tab's own messages, because other
 // users may have the same name.
@@ -55,28 +60,38 @@ let seen = 0;
 
 // ---- Entering and leaving ----
 
-function enter() {
+/** Enters the room. After the form, the page shows the room when the server has answered. */
+function enter(byForm) {
   me = $("user").value.trim();
   const name = $("name").value.trim();
-  if (!me || !name) return;
+  if (!me || !name || topic) return;
   localStorage.setItem("user", me);
   sessionStorage.setItem("user", me); // a reload enters the same room
   page.searchParams.set("room", name);
   history.replaceState(null, "", page);
 
-  restore(`room:${name}`);
-  join(`room:${name}`);
-
-  document.title = `${name} · Chat`;
-  $("title").textContent = name;
+  $("title").textContent = $("title").title = name;
+  $("second").href = page;
   $("problem").textContent = "";
+  topic = `room:${name}`;
+  entering = byForm;
+  restore();
+  join();
+  if (entering) $("go").textContent = "Connecting…";
+  else showRoom();
+}
+
+function showRoom() {
+  entering = false;
+  $("go").textContent = "Enter";
   $("entry").hidden = true;
   $("room").hidden = false;
   $("body").focus();
+  showTitle();
 }
 
 /** Joins the room. If the connection is lost, the channel joins again by itself. */
-function join(topic) {
+function join() {
   const channel = socket.channel(topic, () => ({ user: me, $history: { since: at } }));
   room = channel;
   const presence = new Presence(room);
@@ -93,7 +108,8 @@ function join(topic) {
     .join()
     .receive("ok", ({ user, node, messages, $history: past }) => {
       me = user;
-      setText("node", node ? `Node ${node}` : "");
+      setText("node", node ?? "the only one");
+      if (entering) showRoom();
       if (!past.recovered) {
         moveTo(past.pos);
         showRecent(messages);
@@ -104,7 +120,8 @@ function join(topic) {
     .receive("error", ({ reason }) => {
       if (reason === "invalid position") moveTo();
       else if (!reason.startsWith("history ")) leave(`Cannot join: ${reason}.`);
-    });
+    })
+    .receive("timeout", () => entering && leave(NO_SERVER));
   socket.connect();
 }
 
@@ -115,8 +132,9 @@ function remember({ ref }) {
 }
 
 function leave(problem = "") {
-  sessionStorage.removeItem(room.topic);
+  sessionStorage.removeItem(topic);
   sessionStorage.removeItem("user");
+  topic = "";
   part();
   socket.disconnect();
   moveTo();
@@ -124,9 +142,13 @@ function leave(problem = "") {
   unsent.clear();
   typists.clear();
   $("messages").replaceChildren();
+  entering = false;
+  $("go").textContent = "Enter";
+  $("panel").open = false;
+  $("empty").textContent = "";
   showUsers([]);
   showTyping();
-  document.title = "Chat";
+  showTitle();
   $("problem").textContent = problem;
   $("room").hidden = true;
   $("entry").hidden = false;
@@ -142,17 +164,18 @@ function part() {
 
 $("enter").onsubmit = (event) => {
   event.preventDefault();
-  enter();
+  enter(true);
 };
+socket.onError(() => entering && leave(NO_SERVER));
 $("leave").onclick = () => leave();
 $("transport").onchange = ({ target }) => {
   page.searchParams.set("transport", target.value);
   history.replaceState(null, "", page);
-  const { topic } = room;
   part();
   socket.disconnect(() => {
+    if (room || !topic) return;
     socket.replaceTransport(TRANSPORTS[target.value]);
-    join(topic);
+    join();
   });
 };
 addEventListener("visibilitychange", () => document.hidden && store());
@@ -175,6 +198,8 @@ function showConnection() {
   if (waiting) ticking = setInterval(countDown, 250);
   if (waiting) countDown();
   else setText("countdown", joined ? "" : " …");
+  if (joined) setText("empty", "No messages yet.");
+  else if (!$("empty").textContent) setText("empty", "Connecting…");
 }
 
 for (const register of ["onOpen", "onClose", "onError"]) socket[register](showConnection);
@@ -201,6 +226,18 @@ function countDown() {
   const seconds = Math.max(1, Math.ceil((retryAt - Date.now()) / 1000));
   setText("countdown", ` in\u00a0${seconds}\u00a0s`);
 }
+
+/** Measures the round trip while the panel is open. */
+let measuring;
+$("panel").ontoggle = () => {
+  clearInterval(measuring);
+  setText("rtt", "…");
+  if (!$("panel").open) return;
+  const measure = () => socket.ping((ms) => setText("rtt", `${ms}\u00a0ms`)) || setText("rtt", "…");
+  measure();
+  measuring = setInterval(measure, MEASURE);
+};
+$("panel").onkeydown = (event) => event.key === "Escape" && ($("panel").open = false);
 
 /** Sets an element's text if it differs, because screen readers announce each change. */
 function setText(id, text) {
@@ -232,7 +269,7 @@ function receive({ $pos, ...message }) {
 function showRecent(messages) {
   const last = [...$("messages").children].findLast((item) => !item.dataset.pending);
   const missing = last && !last.matches(".gap") && !messages.some(({ id }) => shown.has(id));
-  if (missing) insert($("gap").content.cloneNode(true));
+  if (missing) insert($("gap").content.cloneNode(true).firstElementChild);
   quietly(() => messages.forEach(show));
 }
 
@@ -254,10 +291,10 @@ async function sendAgain() {
 
 /** Stores the messages with the position behind them, so that a reload continues there. */
 function store() {
-  if (room) sessionStorage.setItem(room.topic, JSON.stringify({ at, messages: [...shown.values()] }));
+  if (topic) sessionStorage.setItem(topic, JSON.stringify({ at, messages: [...shown.values()] }));
 }
 
-function restore(topic) {
+function restore() {
   const stored = JSON.parse(sessionStorage.getItem(topic) ?? "{}");
   moveTo(stored.at);
   quietly(() => stored.messages?.forEach(show));
@@ -277,19 +314,26 @@ function send(body) {
     deliver(id);
     $("body").focus();
   };
-  item.querySelector(".discard").onclick = () => {
+  const discard = () => {
     unsent.delete(id);
     item.remove();
     $("body").focus();
   };
+  item.querySelector(".discard").onclick = discard;
+  item.querySelector(".edit").onclick = () => {
+    $("body").value = [body, $("body").value].filter(Boolean).join("\n");
+    discard();
+    countCharacters();
+  };
   $("messages").append(item);
+  group(item);
   scrollToEnd();
   deliver(id);
 }
 
 /** Sends a message, and shows what became of it. */
 async function deliver(id) {
-  if (!room.isJoined()) return wait(id);
+  if (!room?.isJoined()) return wait(id);
   setPending(id, "waiting", "Sending …");
   const joinRef = room.joinRef();
   const { status, response } = await request("new_msg", { id, body: unsent.get(id) });
@@ -327,20 +371,21 @@ function show(message) {
   item ??= newItem(id, user, body, mine.has(by));
   delete item.dataset.pending;
   item.querySelector(".pending")?.remove();
-  item.querySelector(".body").textContent = body;
-  const time = item.querySelector("time");
-  time.dateTime = at;
-  time.textContent = timeOf(new Date(at));
-  time.title = new Date(at).toLocaleString();
+  showText(item.querySelector(".body"), body);
+  showTime(item, new Date(at));
   shown.set(id, message);
   insert(item);
   showTyping(user, false);
+  if (document.hidden && !mine.has(by)) showTitle(unread + 1);
   $("newest").hidden = atEnd();
 }
 
 /** Inserts an item at the end, but before own messages that are not confirmed yet. */
 function insert(item) {
-  $("messages").insertBefore(item, $("messages").querySelector("[data-pending]"));
+  const pending = $("messages").querySelector("[data-pending]");
+  $("messages").insertBefore(item, pending);
+  group(item);
+  group(pending);
   while ($("messages").children.length > MAX_MESSAGES) {
     const first = $("messages").firstElementChild;
     shown.delete(first.id.slice("message-".length));
@@ -348,20 +393,47 @@ function insert(item) {
   }
 }
 
+/** Shows the author and the time once for messages that follow each other, and the day once. */
+function group(item) {
+  if (!item?.dataset.at) return;
+  const { at, author } = item.dataset;
+  const before = item.previousElementSibling?.dataset ?? {};
+  const sameDay = before.at && dayOf(new Date(+before.at)) === dayOf(new Date(+at));
+  item.querySelector(".day").textContent = sameDay ? "" : dayOf(new Date(+at));
+  item.classList.toggle("more", Boolean(sameDay) && before.author === author && at - before.at < GROUP);
+}
+
 function newItem(id, user, body, own) {
   const item = $("message").content.cloneNode(true).firstElementChild;
   item.id = `message-${id}`;
   item.classList.toggle("own", own);
+  item.dataset.author = own ? "" : user;
   item.querySelector(".user").textContent = own ? "You" : user;
-  item.querySelector(".body").textContent = body;
+  item.querySelector(".user").title = user;
+  showAvatar(item.querySelector(".avatar"), user);
+  showText(item.querySelector(".body"), body);
+  if (own) showTime(item, new Date());
   return item;
 }
 
-function timeOf(at) {
-  const clock = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-  if (at.toDateString() === new Date().toDateString()) return clock;
-  return `${at.toLocaleDateString([], { day: "numeric", month: "short" })}, ${clock}`;
+function showTime(item, at) {
+  item.dataset.at = at.getTime();
+  const time = item.querySelector("time");
+  time.dateTime = at.toISOString();
+  time.textContent = timeOf(at);
+  item.title = at.toLocaleString();
 }
+
+let unread = 0; // messages that arrived while the tab was hidden
+
+/** Shows the room and the number of unread messages in the title. */
+function showTitle(n = 0) {
+  unread = n;
+  const name = topic ? `${$("title").textContent} · Chat` : "Chat";
+  document.title = unread > 0 ? `(${unread}) ${name}` : name;
+}
+
+addEventListener("visibilitychange", () => document.hidden || showTitle());
 
 // The log is laid out from its end (column-reverse). The scroll position of the end is 0, and
 // positions above are negative. A log at its end stays there when messages are added.
@@ -388,6 +460,7 @@ $("composer").onsubmit = (event) => {
   const body = $("body").value.trim();
   $("body").value = "";
   $("body").focus();
+  countCharacters();
   noticed = 0;
   if (body) send(body);
 };
@@ -397,10 +470,17 @@ $("body").onkeydown = (event) => {
   $("composer").requestSubmit();
 };
 $("body").oninput = () => {
-  if (!room || !$("body").value || Date.now() - noticed < TYPING / 2) return;
+  countCharacters();
+  if (!$("body").value || Date.now() - noticed < TYPING / 2) return;
   noticed = Date.now();
-  if (room.isJoined()) room.push("typing");
+  if (room?.isJoined()) room.push("typing");
 };
+
+/** Shows near the limit how many characters are left. */
+function countCharacters() {
+  const left = $("body").maxLength - $("body").value.length;
+  setText("left", left <= NEAR ? `${left} left` : "");
+}
 
 // ---- Other users ----
 
@@ -411,24 +491,26 @@ function showTyping(user, starts = true) {
   typists.delete(user);
   if (user && starts) typists.set(user, setTimeout(showTyping, TYPING, user, false));
   const names = [...typists.keys()];
-  if (names.length > 2) setText("typing", `${names.length} people are typing …`);
+  if (names.length > 2) setText("typing", `${people(names.length)} are typing …`);
   else if (names.length === 2) setText("typing", `${names.join(" and ")} are typing …`);
   else if (names.length === 1) setText("typing", `${names[0]} is typing …`);
   else setText("typing", "");
 }
 
 function showUsers(users) {
-  $("count").textContent = users.length;
+  setText("here-title", users.length > 0 ? `${people(users.length)} here` : "");
+  $("alone").hidden = users.length !== 1 || users[0][1].length !== 1;
   $("users").replaceChildren(
     ...users.sort(([a], [b]) => a.localeCompare(b)).map(([user, refs]) => {
-      const item = document.createElement("li");
-      item.dir = "auto";
-      item.textContent = refs.some((ref) => mine.has(ref)) ? `${user} (you)` : user;
-      if (refs.length > 1) item.textContent += ` · ${refs.length} devices`;
+      const item = $("person").content.cloneNode(true).firstElementChild;
+      showAvatar(item.querySelector(".avatar"), user);
+      item.querySelector(".name").textContent = item.title = user;
+      const notes = refs.some((ref) => mine.has(ref)) ? " (you)" : "";
+      item.querySelector(".note").textContent = refs.length > 1 ? `${notes} · ${refs.length} devices` : notes;
       return item;
     }),
   );
 }
 
-if (page.searchParams.get("room") && sessionStorage.getItem("user")) enter();
+if (page.searchParams.get("room") && sessionStorage.getItem("user")) enter(false);
 else $("user").focus();
