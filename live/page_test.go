@@ -159,6 +159,8 @@ func TestPage(t *testing.T) {
 	viewer.Until(has("#members", "bob") + ` && document.querySelector("#broadcast").hidden`)
 	viewer.Press("Escape")
 
+	viewer.Run(modelTest)
+
 	// It pauses, and nothing is wider than the window.
 	viewer.Run(`document.querySelector("#pause").click()`)
 	viewer.Until(has("#status", "Paused"))
@@ -174,6 +176,50 @@ func TestPage(t *testing.T) {
 		picture(t, b)
 	}
 }
+
+// modelTest tests model.mjs with a clock of its own: rates, a restart, sums, and nodes that are
+// silent or too many.
+const modelTest = `import("./model.mjs").then(({ Cluster }) => {
+	let now = 0;
+	const cluster = new Cluster(() => now);
+	const counts = (n) => ({ opened: n, joined: n, events: n, broadcasts: n, delivered: n, crashed: n, dropped: n });
+	const summary = (id, at, n) => ({
+		id, at, node: id, begun: 0, websocket: 1, longpoll: 1, channels: 2, queued: 3, mailbox: 4, watched: 1,
+		counts: counts(n), largest: [{ topic: "a", subscribers: 2 }, { topic: id, subscribers: 1 }], slowest: [], times: [],
+		crashes: [{ at: n }],
+	});
+	const want = (what, got, wanted) => {
+		if (JSON.stringify(got) !== JSON.stringify(wanted)) throw new Error(what + ": " + JSON.stringify(got));
+	};
+	cluster.add(summary("x", 1000, 10));
+	want("no rate at first", cluster.nodes()[0].rates.joined, undefined);
+	cluster.add(summary("x", 3000, 30));
+	want("rate", cluster.nodes()[0].rates.joined, 10);
+	cluster.add(summary("x", 3000, 30)); // the same one again
+	want("the same rate", cluster.nodes()[0].rates.joined, 10);
+	cluster.add(summary("y", 3000, 7));
+	const { connections, channels, waiting, crashed, joins } = cluster.totals();
+	want("sums", [connections, channels, waiting, crashed, joins], [4, 4, 14, 37, 10]);
+	const topics = cluster.topics().map((t) => [t.topic, t.subscribers, t.nodes]);
+	want("topics", topics, [["a", 4, 2], ["x", 1, 1], ["y", 1, 1]]);
+	want("crashes", cluster.crashes().map((c) => [c.node, c.at]), [["x", 30], ["y", 7]]);
+	cluster.add(summary("x", 4000, 0)); // it has started again
+	want("rate after a restart", cluster.nodes()[0].rates.joined, 0);
+	now = 10000;
+	cluster.add(summary("y", 5000, 7));
+	want("silent", cluster.nodes().map((n) => [n.summary.id, n.silent]), [["x", true], ["y", false]]);
+	want("sums without the silent", cluster.totals().connections, 2);
+	now = 65000;
+	cluster.add(summary("y", 6000, 7));
+	want("forgotten", cluster.nodes().map((n) => n.summary.id), ["y"]);
+	for (let i = 0; i < 100; i++) cluster.add(summary("many" + i, 1, 1));
+	want("bound", cluster.nodes().length, 64);
+	want("no advice", cluster.advice(), "");
+	cluster.add({ ...summary("y", 7000, 0) });
+	if (!cluster.advice().includes("Hooks")) throw new Error("no advice about missing hooks");
+	for (let i = 0; i < 100; i++) cluster.record();
+	want("charts", [...cluster.history.values()].map((points) => points.length), Array(8).fill(60));
+})`
 
 // picture makes the picture of the guide: the page of a busy cluster.
 func picture(t *testing.T, b *chromium.Browser) {

@@ -3,9 +3,11 @@
 //
 //	go run ./examples/chat
 //	go run ./examples/chat -data ./rooms
+//	go run ./examples/chat -live
 //
 // With -data, the messages are kept in that directory, and pages go on after a restart of the
-// server as if they had been offline.
+// server as if they had been offline. With -live, browsers of this machine see the live page at
+// /live/, on which they can watch the server and act on it.
 //
 // The room is defined in room/room.go and served by room/serve.go. The directory room/page contains
 // the page and its scripts.
@@ -33,18 +35,19 @@ import (
 func main() {
 	addr := flag.String("addr", "127.0.0.1:4000", "address to listen on")
 	data := flag.String("data", "", "directory in which the messages are kept; empty means in memory")
+	live := flag.Bool("live", false, "serve the live page at /live/ to browsers of this machine")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C exits immediately
-	if err := run(ctx, *addr, *data); err != nil {
+	if err := run(ctx, *addr, *data, *live); err != nil {
 		fmt.Fprintln(os.Stderr, "chat:", err)
 		os.Exit(1)
 	}
 }
 
 // run serves the chat until ctx ends.
-func run(ctx context.Context, addr, data string) (err error) {
+func run(ctx context.Context, addr, data string, live bool) (err error) {
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return fmt.Errorf("%w (-addr chooses another address)", err)
@@ -52,7 +55,7 @@ func run(ctx context.Context, addr, data string) (err error) {
 	defer ln.Close() // Serve has closed it, if it was called
 	console := zerolog.ConsoleWriter{Out: os.Stderr, NoColor: true, TimeFormat: time.TimeOnly}
 	logger := zerolog.New(console).With().Timestamp().Logger()
-	cfg := room.Config{Logger: logger}
+	cfg := room.Config{Logger: logger, Live: live}
 	if data != "" {
 		var end func() error
 		if cfg.PubSub, end, err = open(data, &logger); err != nil {
@@ -61,6 +64,9 @@ func run(ctx context.Context, addr, data string) (err error) {
 		defer func() { err = errors.Join(err, end()) }()
 	}
 	fmt.Printf("Chat is open at %s (Ctrl-C ends it)\n", room.URL(ln.Addr()))
+	if live {
+		fmt.Printf("The live page is at %slive/\n", room.URL(ln.Addr()))
+	}
 	return room.Serve(ctx, ln, cfg)
 }
 

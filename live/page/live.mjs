@@ -25,7 +25,9 @@ const topic = new TopicView(socket, act);
 
 let failures = 0;
 socket.onOpen(() => (failures = 0));
-socket.onError(() => setStatus("waiting", ++failures > 3 ? "Not connected. May you still see this page?" : "Reconnecting…"));
+socket.onError(() => {
+  setStatus("waiting", ++failures > 3 ? "Not connected. May you still see this page?" : "Reconnecting…");
+});
 socket.onClose(() => setStatus("waiting", "Reconnecting…"));
 live.on("summary", (summary) => {
   cluster.add(summary);
@@ -139,7 +141,10 @@ function showNodes() {
   fill($("nodes"), rows, (n) => n.summary.id, ({ summary: s, rates: r, silent }) => [
     { text: s.node, title: s.id },
     number(age(s.at - s.begun)),
-    { text: count(s.websocket + s.longpoll), class: "number", title: `${s.websocket} WebSocket, ${s.longpoll} long poll` },
+    {
+      text: count(s.websocket + s.longpoll), class: "number",
+      title: `${s.websocket} WebSocket, ${s.longpoll} long poll`,
+    },
     number(count(s.channels)),
     number(count(s.topics)),
     number(rate(r.joined)),
@@ -174,7 +179,8 @@ function showTopics() {
 
 function disconnectButton(c) {
   if (!operate) return "";
-  const b = make("button", { type: "button", class: "danger", "aria-label": `Disconnect ${c.id || c.connection}` }, "Disconnect");
+  const label = `Disconnect ${c.id || c.connection}`;
+  const b = make("button", { type: "button", class: "danger", "aria-label": label }, "Disconnect");
   b.addEventListener("click", () => confirmed({
     title: "Disconnect a client",
     text: `${c.id || "An anonymous client"}, connection ${c.connection} on ${c.node}. It may connect again.`,
@@ -218,7 +224,8 @@ function showCrashes() {
   const old = new Map([...box.children].map((e) => [e.dataset.key, e]));
   const wanted = list.map((c) => old.get(keyOf(c)) ?? crash(c, keyOf(c)));
   if (wanted.length === 0) wanted.push(old.get("none") ?? crashNone());
-  if (wanted.length !== box.children.length || wanted.some((e, i) => box.children[i] !== e)) box.replaceChildren(...wanted);
+  const changed = wanted.length !== box.children.length || wanted.some((e, i) => box.children[i] !== e);
+  if (changed) box.replaceChildren(...wanted);
 }
 
 function crashNone() {
@@ -229,7 +236,8 @@ function crashNone() {
 
 function crash(c, key) {
   const e = make("details", {},
-    make("summary", {}, make("time", {}, time(c.at)), " ", make("b", {}, c.route || c.topic), ` ${c.err || c.reason}`),
+    make("summary", {},
+      make("time", {}, time(c.at)), " ", make("b", {}, c.route || c.topic), ` ${c.err || c.reason}`),
     make("p", { class: "quiet" }, `${c.reason}, topic ${c.topic}${c.event ? `, event ${c.event}` : ""}, node ${c.node}`),
     make("pre", { tabindex: "0" }, c.stack || "There is no stack: a bound or an error ended the channel."));
   e.dataset.key = key;

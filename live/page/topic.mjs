@@ -84,7 +84,8 @@ export class TopicView {
 
   #removeButton(m) {
     if (!this.#operate) return "";
-    const b = make("button", { type: "button", class: "danger", "aria-label": `Remove ${m.id || m.connection}` }, "Remove");
+    const label = `Remove ${m.id || m.connection}`;
+    const b = make("button", { type: "button", class: "danger", "aria-label": label }, "Remove");
     const topic = this.#name;
     b.addEventListener("click", () => confirmed({
       title: "Remove a member",

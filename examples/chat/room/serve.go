@@ -41,6 +41,8 @@ type Config struct {
 	// Secret signs the tokens of long-poll sessions. If all nodes have the same secret, each of
 	// them can serve the requests of every session.
 	Secret []byte
+	// Live serves the live page at /live/, to browsers of this machine only.
+	Live bool
 
 	Logger zerolog.Logger
 }
@@ -52,8 +54,11 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		cfg.PubSub = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), Rules())
 	}
 	who := presence.New(cfg.PubSub, presence.Config{Logger: &cfg.Logger})
-	sockets := socket.NewHandler(cfg.sockets(who))
 	mux := http.NewServeMux()
+	sockets, endLive, err := cfg.newSockets(who, mux)
+	if err != nil {
+		return err
+	}
 	mux.Handle("/socket/", sockets)
 	mux.Handle("/js/", js.Handler())
 	mux.Handle("/", page())
@@ -69,7 +74,7 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	cfg.Logger.Info().Msg("shutting down")
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTimeout)
 	defer cancel()
-	failed = errors.Join(failed, sockets.Shutdown(ctx))
+	failed = errors.Join(failed, endLive(ctx), sockets.Shutdown(ctx))
 	if err := who.Close(ctx); err != nil { // the other nodes detect it by themselves
 		cfg.Logger.Warn().Err(err).Msg("presence not closed")
 	}

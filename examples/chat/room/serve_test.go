@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"regexp"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/live"
 	"bennu.example/pubsub"
 )
 
@@ -35,6 +37,13 @@ func start(t *testing.T, addr string) *chat {
 // startWith is start with a PubSub.
 func startWith(t *testing.T, addr string, ps *pubsub.PubSub) *chat {
 	t.Helper()
+	return startAs(t, addr, Config{PubSub: ps})
+}
+
+// startAs is start with a configuration. It sets the logger.
+func startAs(t *testing.T, addr string, cfg Config) *chat {
+	t.Helper()
+	cfg.Logger = zerolog.New(t.Output())
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -43,7 +52,7 @@ func startWith(t *testing.T, addr string, ps *pubsub.PubSub) *chat {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if err := Serve(ctx, ln, Config{PubSub: ps, Logger: zerolog.New(t.Output())}); err != nil {
+		if err := Serve(ctx, ln, cfg); err != nil {
 			t.Errorf("the server ended with %v", err)
 		}
 	}()
@@ -156,4 +165,51 @@ func TestContentSecurityPolicy(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestLivePageIsLocal checks that only browsers of this machine get the live page, by a local name
+// and not through a proxy.
+func TestLivePageIsLocal(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		remote, host, forwarded string
+		want                    live.Level
+	}{
+		{"127.0.0.1:5000", "127.0.0.1:4000", "", live.Operate},
+		{"127.0.0.1:5000", "localhost:4000", "", live.Operate},
+		{"[::1]:5000", "[::1]:4000", "", live.Operate},
+		{"127.0.0.1:5000", "localhost", "", live.Operate},
+		{"192.0.2.1:5000", "127.0.0.1:4000", "", live.None},
+		{"127.0.0.1:5000", "evil.example:4000", "", live.None},
+		{"127.0.0.1:5000", "localhost.evil.example", "", live.None},
+		{"127.0.0.1:5000", "127.0.0.1:4000", "192.0.2.1", live.None},
+		{"", "", "", live.None},
+	} {
+		r := httptest.NewRequest(http.MethodGet, "/live/", nil)
+		r.RemoteAddr, r.Host = test.remote, test.host
+		if test.forwarded != "" {
+			r.Header.Set("X-Forwarded-For", test.forwarded)
+		}
+		if got := levelOf(r); got != test.want {
+			t.Errorf("%+v: level %d", test, got)
+		}
+	}
+}
+
+// TestLivePageIsOptional checks that there is a live page only if the flag says so.
+func TestLivePageIsOptional(t *testing.T) {
+	t.Parallel()
+	for on, want := range map[bool]int{true: http.StatusOK, false: http.StatusNotFound} {
+		c := startAs(t, "127.0.0.1:0", Config{Live: on})
+		res, err := http.Get("http://" + c.addr + "/live/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("live is %v: status %d", on, res.StatusCode)
+		}
+		http.DefaultClient.CloseIdleConnections()
+		c.stop()
+	}
 }
