@@ -37,8 +37,6 @@ const (
 	// maxExpire bounds one Expire, and expireBatch the items of one of its changes.
 	maxExpire   = 1024
 	expireBatch = 100
-	// maxRev is the largest revision.
-	maxRev = 1<<53 - 1
 )
 
 // numberKey returns the key of something that belongs to an object.

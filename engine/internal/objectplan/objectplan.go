@@ -20,8 +20,8 @@ type View interface {
 	Under(key string, f func(it state.Item)) error
 }
 
-// Object is what the plan needs to know of an object besides its items. Zero is an object that does
-// not exist.
+// Object is what the plan needs to know of an object in addition to its items. Zero is an object
+// that does not exist.
 type Object struct {
 	Rev   uint64 // the newest revision
 	Items int    // without deletions
@@ -33,6 +33,7 @@ type Object struct {
 type Write struct {
 	Items []state.Item
 	Revs  []uint64 // of the items of the ops, as in state.Applied
+	After Object   // the object afterwards
 }
 
 // planner is a plan that is being made.
@@ -75,8 +76,8 @@ func After(now time.Time, ttl time.Duration) time.Time {
 }
 
 // New returns what the ops change of an object. They have passed state.Check, and the limits of tx
-// are filled in. The error is state.ErrNotFound, a *state.ConflictError, a *state.LimitError, or one
-// of the view.
+// are filled in. The error is state.ErrNotFound, a *state.ConflictError, a *state.LimitError, or
+// one of the view.
 func New(v View, has Object, ops []state.Op, tx *state.Tx, now time.Time) (Write, error) {
 	p := planner{
 		view: v, ops: ops, writer: tx.Writer, now: now, buried: make([]bool, len(ops)), rev: has.Rev,
@@ -96,6 +97,7 @@ func New(v View, has Object, ops []state.Op, tx *state.Tx, now time.Time) (Write
 	case p.rev+1 > MaxRev:
 		return Write{}, &state.LimitError{Err: state.ErrQuota, What: "revisions", Max: len(p.write.Items)}
 	}
+	p.write.After = Object{Rev: p.rev, Items: has.Items + p.grown.Items, Bytes: has.Bytes + p.grown.Bytes}
 	return p.write, nil
 }
 

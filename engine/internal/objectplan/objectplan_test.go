@@ -111,6 +111,9 @@ func TestPlanIsThatOfMemory(t *testing.T) {
 			t.Fatalf("%+v:\n%+v, revisions %v, want\n%+v, revisions %v", ops, got.Items, got.Revs, want.Items, want.Revs)
 		}
 		o.perform(got.Items)
+		if after := o.count(rev + uint64(len(got.Items))); got.After != after {
+			t.Fatalf("%+v: the object is %+v, want %+v", ops, got.After, after)
+		}
 		if rev += uint64(len(got.Items)); want.Position != (history.Position{}) && want.Position.Offset() != rev {
 			t.Fatalf("revision %d, want %s", rev, want.Position)
 		}
