@@ -78,8 +78,8 @@ func ObjectSeeds() [][]byte {
 	return [][]byte{e.encode(), gone.encode(), r.encode(), p.encode()}
 }
 
-// ParseObject parses bytes as each of the forms of ObjectSeeds. What can be parsed must be the same
-// after it was encoded again.
+// ParseObject parses bytes as each of the forms of ObjectSeeds. If it succeeds, the result must be
+// the same after it was encoded again.
 func ParseObject(t *testing.T, data []byte) {
 	parsePart(1, data)
 	base, _ := history.NewPosition("b", 0, beginningTag)

@@ -98,7 +98,9 @@ type logImages struct {
 	images
 }
 
-func (i *logImages) Append(ctx context.Context, topic string, r history.Record, k history.Keep) (history.Record, error) {
+func (i *logImages) Append(
+	ctx context.Context, topic string, r history.Record, k history.Keep,
+) (history.Record, error) {
 	r, err := i.Log.Append(ctx, topic, r, k)
 	if err == nil {
 		i.take()

@@ -65,19 +65,19 @@
 // # Shared objects
 //
 // [Engine.State] keeps the objects of package state in the stream bennu-objects, which the first
-// node creates with Config.Replicas. Each object has a subject, bennu.o.<object>, whose messages are
-// its writes. A node keeps copies of the objects that it used last, up to 64 MiB, and of those that
-// are in use. Each write is a compare-and-swap, and each read first compares the copy with the
+// node creates with Config.Replicas. Each object has a subject, bennu.o.<object>, whose messages
+// are its writes. A node keeps copies of the objects that it used last, up to 64 MiB, and of those
+// that are in use. Each write is a compare-and-swap, and each read first compares the copy with the
 // stream, so all nodes may write the same object. If the messages of an object become longer than
-// the object, a snapshot in messages of 128 KiB replaces them. A write must fit in the servers'
-// max_payload. If the stream is full, writes fail; nothing is removed.
+// twice the object, a snapshot in messages of 128 KiB replaces them. A write must fit in the
+// servers' max_payload. If the stream is full, writes fail, and nothing is removed.
 //
 // Objects and items expire by the time of the servers, as the node estimates it. A node deletes
 // what expires of the objects that it uses or watches, and about two minutes later what expires of
 // others: until then the names of these objects are in bennu.d.>.
 //
-// What is said above of files and replicas applies to objects, too: a client that has received a
-// write that was lost is told that its position cannot be continued. Objects need these permissions:
+// The rules for files and replicas of the history apply to objects, too: the position of a client
+// that has received a write that was lost cannot be continued. Objects need these permissions:
 //
 //	publish: ["bennu.>", "$JS.API.STREAM.INFO.bennu-objects", "$JS.API.STREAM.CREATE.bennu-objects",
 //	  "$JS.API.STREAM.UPDATE.bennu-objects", "$JS.API.STREAM.PURGE.bennu-objects",

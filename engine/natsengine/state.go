@@ -21,7 +21,7 @@ import (
 // and each node can decide by its own copy of the object whether a condition holds. A read first
 // brings the copy up to date.
 //
-// Old messages of a log are replaced by a snapshot; see compact. What has expired is deleted by a
+// A snapshot replaces old messages of a log; see compact. Items that have expired are deleted by a
 // write like others; see Expire. The messages are republished to the nodes that watch the object.
 type objects struct {
 	remote

@@ -45,24 +45,22 @@ func TestObjectsInCluster(t *testing.T) {
 	cfg := natsengine.Config{URL: all, Replicas: 3}
 	start := func() *brokertest.ObjectNode { return startObjects(t, cfg) }
 	brokertest.CountUnderFaults(t, start, func(progress func()) {
-		for range 2 {
-			for _, fault := range []struct{ begin, end func(led *childServer) }{
-				{
-					func(led *childServer) { led.signal(t, syscall.SIGSTOP) },
-					func(led *childServer) { led.signal(t, syscall.SIGCONT) },
-				},
-				{func(led *childServer) { led.kill(t) }, func(led *childServer) { led.start(t) }},
-			} {
-				led := servers[leader(all, "bennu-objects")]
-				fault.begin(led)
-				brokertest.WaitUntil(t, "replaced", func() bool {
-					name := leader(all, "bennu-objects")
-					return name != "" && servers[name] != led
-				})
-				progress()
-				fault.end(led)
-				progress()
-			}
+		for _, fault := range []struct{ begin, end func(led *childServer) }{
+			{
+				func(led *childServer) { led.signal(t, syscall.SIGSTOP) },
+				func(led *childServer) { led.signal(t, syscall.SIGCONT) },
+			},
+			{func(led *childServer) { led.kill(t) }, func(led *childServer) { led.start(t) }},
+		} {
+			led := servers[leader(all, "bennu-objects")]
+			fault.begin(led)
+			brokertest.WaitUntil(t, "replaced", func() bool {
+				name := leader(all, "bennu-objects")
+				return name != "" && servers[name] != led
+			})
+			progress()
+			fault.end(led)
+			progress()
 		}
 	})
 }

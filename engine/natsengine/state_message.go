@@ -1,6 +1,7 @@
 package natsengine
 
 import (
+	"math"
 	"time"
 
 	"bennu.example/engine/internal/fields"
@@ -194,7 +195,7 @@ func parseEntry(seq uint64, data []byte) (*entry, bool) {
 		e.reason = r.Text()
 		return e, r.Err() == nil && e.reason != ""
 	}
-	e.expires, e.keep, e.id = timeOf(r.Number()), int(r.Number()&(1<<31-1)), r.Text() //nolint:gosec // it fits
+	e.expires, e.keep, e.id = timeOf(r.Number()), int(r.Number()&math.MaxInt32), r.Text() //nolint:gosec // it fits
 	e.revs = make([]uint64, r.Count())
 	for i := range e.revs {
 		e.revs[i] = r.Number()

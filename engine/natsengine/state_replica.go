@@ -152,7 +152,9 @@ func (r *replica) apply(e *entry, base history.Position) {
 
 // find returns the place of a key, and whether there is an item or a deletion.
 func (r *replica) find(key string) (int, bool) {
-	return slices.BinarySearchFunc(r.items, key, func(it *state.Item, key string) int { return strings.Compare(it.Key, key) })
+	return slices.BinarySearchFunc(r.items, key, func(it *state.Item, key string) int {
+		return strings.Compare(it.Key, key)
+	})
 }
 
 // add counts an item, or its end.

@@ -1,6 +1,8 @@
 package natsengine
 
 import (
+	"math"
+
 	"bennu.example/engine/internal/fields"
 	"bennu.example/history"
 	"bennu.example/state"
@@ -66,7 +68,8 @@ func parseReplica(data []byte) (*replica, bool) {
 	d := fields.NewReader(data[1:])
 	r := &replica{
 		exists: true, epoch: d.Text(), seq: d.Number(), rev: d.Number(), expires: timeOf(d.Number()),
-		keep: int(d.Number() & (1<<31 - 1)), scanned: d.Number(), floor: d.Number(), size: objectOverhead, //nolint:gosec // it fits
+		keep:    int(d.Number() & math.MaxInt32), //nolint:gosec // it fits
+		scanned: d.Number(), floor: d.Number(), size: objectOverhead,
 	}
 	r.snapshot = r.seq
 	r.expects(r.expires)

@@ -95,7 +95,9 @@ func parsePart(seq uint64, data []byte) (p part, ok bool) {
 	r := fields.NewReader(data[1:])
 	p = part{
 		seq: seq, nonce: r.Number(), epoch: r.Text(), covers: r.Number(),
-		index: int(r.Number() & math.MaxInt32), count: int(r.Number() & math.MaxInt32), data: r.Bytes(), //nolint:gosec // they fit
+		index: int(r.Number() & math.MaxInt32), //nolint:gosec // it fits
+		count: int(r.Number() & math.MaxInt32), //nolint:gosec // it fits
+		data:  r.Bytes(),
 	}
 	return p, r.Err() == nil && p.index < p.count
 }

@@ -151,7 +151,7 @@ func putsInSubtrees(t *testing.T, e Engine) {
 		t.Error(err)
 	}
 	equal(t, before, n.all("o"))
-	// What was deleted counts once.
+	// The items below count once.
 	tx := state.Tx{Limits: state.Limits{Items: 6}}
 	n.fails("o", tx, state.ErrQuota, put("d", `1`))
 	n.apply("o", del("a"), del(path("a", "b")), del(path("a", "b", "c")), del("ab"), del("b"), del("c"))
