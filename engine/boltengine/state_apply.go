@@ -164,7 +164,8 @@ func (x *objectsTx) drop(o *openObject, key string) error {
 		expires int64
 	}
 	var all []dropped
-	if err := x.under(o, key, func(key string, it *storedItem) { all = append(all, dropped{key, it.expires}) }); err != nil {
+	err := x.under(o, key, func(key string, it *storedItem) { all = append(all, dropped{key, it.expires}) })
+	if err != nil {
 		return err
 	}
 	for _, d := range all {

@@ -38,7 +38,7 @@ func startDocuments(t *testing.T, store state.Store) (url string) {
 		Channels: channel.Routes{"doc:*": objects.Documents(state.Config{Allow: allow})}, Logger: new(zerolog.Nop()),
 	})
 	server := httptest.NewUnstartedServer(handler)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) //nolint:forbidigo // http.Server takes no other
 	server.Start()
 	t.Cleanup(func() {
 		shutdown, end := context.WithTimeout(context.Background(), time.Minute)
