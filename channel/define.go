@@ -22,6 +22,7 @@ type Handler struct {
 
 // callbacks are what a Handler was made from.
 type callbacks struct {
+	types       channelhost.Types // for package tsgen
 	newState    func() any
 	join        func(ctx context.Context, c *Channel, p serializer.Payload) (any, error)
 	events      map[string]eventFunc
@@ -65,7 +66,8 @@ type Option[S any] struct{ apply func(*Handler) }
 // Join decides about a join. Its parameters are decoded from the join's payload, as in On. If the
 // error is nil, the client is joined and receives reply; nil means an empty object. An error made
 // by push.Reject refuses the join, and the client receives its payload. Any other error, and a
-// panic, is logged, and the client receives "join crashed".
+// panic, is logged, and the client receives "join crashed". The reply's type R may be any. Package
+// tsgen describes other types to pages.
 //
 // The channel's subscription to its topic begins after join has returned, just before the reply.
 // The client receives every broadcast after its reply. A callback that loads a history misses the
@@ -81,19 +83,21 @@ type Option[S any] struct{ apply func(*Handler) }
 // ErrReplaced.
 //
 // Define panics if there are two callbacks for one event or message type, or if a callback is nil.
-func Define[S, P any](
-	join func(s *S, ctx context.Context, c *Channel, params P) (reply any, err error), options ...Option[S],
+func Define[S, P, R any](
+	join func(s *S, ctx context.Context, c *Channel, params P) (reply R, err error), options ...Option[S],
 ) *Handler {
 	must(join != nil, "join")
-	decode := decoder[P]()
+	decode, payload := decoder[P](), payloadOf[R]()
 	h := &Handler{callbacks: callbacks{
+		types:    channelhost.Types{Params: reflect.TypeFor[P](), Reply: reflect.TypeFor[R]()},
 		newState: func() any { return new(S) },
 		join: func(ctx context.Context, c *Channel, p serializer.Payload) (any, error) {
 			params, err := decode(p)
 			if err != nil {
 				return nil, err
 			}
-			return join(c.data.(*S), ctx, c, params)
+			reply, err := join(c.data.(*S), ctx, c, params)
+			return payload(reply), err
 		},
 		events: make(map[string]eventFunc),
 		out:    make(map[string]outFunc),
@@ -116,15 +120,19 @@ func Define[S, P any](
 // is passed unchanged, []byte accepts binary payloads, and other types are decoded by their json
 // tags. A payload that cannot be decoded gets an error reply, reason "invalid payload".
 //
+// F returns a push.Reply, or a value of any other type R, which is the payload of an ok reply. Such
+// a value is not sent if there is an error other than ErrStop.
+//
 // The reply is sent first, unless it is push.NoReply. If the error is nil, the channel goes on. An
 // error made by push.Reject becomes an error reply. ErrStop ends the channel normally. The error of
 // a recorded broadcast (see pubsub.NewRecorded) is logged, and an error reply replaces the reply.
 // Any other error, and a panic, is a crash: it is logged, and the client receives phx_error and
 // rejoins.
-func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (push.Reply, error)) Option[S] {
+func On[S, P, R any](event string, f func(s *S, ctx context.Context, c *Channel, p P) (R, error)) Option[S] {
 	decode := decoder[P]()
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "On")
+		call := replying(f)
 		if _, ok := h.events[event]; ok {
 			panic(fmt.Sprintf("channel: two callbacks for event %q", event))
 		}
@@ -133,8 +141,9 @@ func On[S, P any](event string, f func(s *S, ctx context.Context, c *Channel, p 
 			if err != nil {
 				return push.NoReply, err
 			}
-			return f(c.data.(*S), ctx, c, v)
+			return call(c.data.(*S), ctx, c, v)
 		}
+		h.types.AddEvent(event, reflect.TypeFor[P](), reflect.TypeFor[R]())
 	}}
 }
 

@@ -148,7 +148,7 @@ func TestDefinePanicsOnMistakes(t *testing.T) {
 func TestDefinePanicsOnNil(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]channel.Option[room]{
-		"On":        channel.On[room, note]("x", nil),
+		"On":        channel.On[room, note, push.Reply]("x", nil),
 		"OnAny":     channel.OnAny[room](nil),
 		"Intercept": channel.Intercept[room, note]("x", nil),
 		"Info":      channel.Info[room, int](nil),
@@ -162,7 +162,7 @@ func TestDefinePanicsOnNil(t *testing.T) {
 				}
 			}()
 			if name == "join" {
-				channel.Define[room, note](nil)
+				channel.Define[room, note, any](nil)
 				return
 			}
 			channel.Define((*room).join, o)

@@ -24,6 +24,7 @@ func init() {
 	}
 	channelhost.Lose = func(c any) { c.(*Channel).post(item{kind: itemLost}) }
 	channelhost.Observe = observe
+	channelhost.TypesOf = func(handler any) channelhost.Types { return handler.(*Handler).typesOf() }
 	channelhost.PubSub = func(c any) *pubsub.PubSub { return c.(*Channel).up.PubSub() }
 	channelhost.Instrument = instrument
 	channelhost.Log = func(c any, message string, err error) {
