@@ -1,5 +1,5 @@
-// An add-on over any client with the API of phoenix.js, such as the stock package or socket.mjs, for
-// the features that this server adds to Phoenix. It has no dependencies.
+// An add-on over any client with the API of phoenix.js, such as the stock package or socket.mjs,
+// for the features that this server adds to Phoenix. It has no dependencies.
 //
 //   connect       a socket with an identity, tokens that are refreshed, and the server's time
 //   recover       a channel that receives what it missed while it had no connection

@@ -33,7 +33,7 @@ import (
 )
 
 // clients are those under test: npm packages, and modules of this directory.
-var clients = []string{"phoenix"}
+var clients = []string{"phoenix", "socket.mjs"}
 
 // TestBennu runs testdata/bennu.mjs, the tests of bennu.mjs, with the stock phoenix.js and with
 // socket.mjs, in Node and in Chromium. internal/interop has tests of the guides' code under cuts.
@@ -58,20 +58,29 @@ func TestBennu(t *testing.T) {
 		b := chromium.Start(t)
 		for _, client := range clients {
 			s := newAddOnServer(t, npm.Modules(t))
-			lines := make(chan string, 256)
-			b.Open(s.URL+"/test/bennu.html?client="+client, func(line string) { lines <- line })
-			var all []string
-			late := time.After(time.Minute)
-			for ended := false; !ended; {
+			lines, end := make(chan string, 256), make(chan struct{})
+			t.Cleanup(func() { close(end) })
+			b.Open(s.URL+"/test/bennu.html?client="+client, func(line string) {
 				select {
-				case line := <-lines:
-					all = append(all, line)
-					ended = line == `{"end":true}`
-				case <-late:
-					ended = true // report fails
+				case lines <- line:
+				case <-end:
 				}
-			}
-			t.Run(client, func(t *testing.T) { s.report(t, all) })
+			})
+			t.Run(client, func(t *testing.T) {
+				t.Parallel()
+				var all []string
+				late := time.After(time.Minute)
+				for ended := false; !ended; {
+					select {
+					case line := <-lines:
+						all = append(all, line)
+						ended = line == `{"end":true}`
+					case <-late:
+						ended = true // report fails
+					}
+				}
+				s.report(t, all)
+			})
 		}
 	})
 }
@@ -140,7 +149,7 @@ func newAddOnServer(t *testing.T, modules string) *addOnServer {
 		PubSub:            ps,
 		AuthToken:         true,
 		Auth:              &socket.Auth{Verify: verify, Anonymous: true, Grace: 300 * time.Millisecond},
-		Drain:             socket.Drain{Notice: 50 * time.Millisecond},
+		Drain:             socket.Drain{Notice: 50 * time.Millisecond, Spread: 300 * time.Millisecond},
 		InsecureAnyOrigin: true,
 		Logger:            &nop,
 	})

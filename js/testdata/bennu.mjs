@@ -223,7 +223,7 @@ tests["the end of an object"] = async (t) => {
   const d = await t.openDocument(t.client(), topic, { value: 1, onEnd: (error, d) => ends.push([error.reason, d.value]) });
   const other = await t.openDocument(t.client(), topic);
   await other.remove();
-  await t.until(() => d.ended);
+  await t.until(() => d.ended && other.ended);
   t.equal([ends, d.synced, other.ended?.reason], [[["removed", 1]], false, "removed"], "the end");
   await t.rejects(d.set(2), "removed");
   const closed = await t.openDocument(t.client(), t.topic("doc"));
