@@ -127,9 +127,12 @@ class Connection {
     }
     this.#token = token;
     if (this.#alone) throw new PushError("login", { reason: "unmatched topic" });
+    const denied = this.auth.state === "denied";
     this.auth = { state: "unknown" };
     const joined = new Promise((resolve, reject) => this.#waiting.push({ resolve, reject }));
-    this.socket.connect();
+    // The connection that was denied may be closing.
+    if (denied) this.socket.disconnect(() => this.socket.connect());
+    else this.socket.connect();
     return joined;
   }
 
@@ -245,10 +248,11 @@ class Connection {
   #deny(reason) {
     if (this.auth.state === "denied") return;
     this.auth = { state: "denied", reason };
+    this.#joined = false;
     this.socket.disconnect();
+    this.#settle(new PushError("login", { reason })); // before the page logs in again
     this.#onAuth(this.auth);
     this.#onDenied(reason);
-    this.#settle(new PushError("login", { reason }));
   }
 
   /** Fetches a token for the open connection, or for the next one. There is one call at a time. */

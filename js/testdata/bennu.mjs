@@ -356,14 +356,17 @@ tests["login and logout"] = async (t) => {
 };
 
 tests["a client that is denied"] = async (t) => {
-  const denied = [], user = `bob${++Tester.serial}`;
-  const c = t.connection({ token: async () => `${user}.60000`, onDenied: (reason) => denied.push(reason) });
-  await t.until(() => c.auth.state === "authenticated");
+  const denied = [], user = `bob${++Tester.serial}`, other = `eve${user}.60000`, token = async () => `${user}.60000`;
+  const c = t.connection({ token, onDenied: (reason) => denied.push(reason) });
+  let login;
+  const back = t.connection({ token, onDenied: () => { login = back.login(other); } });
+  await t.until(() => [c, back].every(({ auth }) => auth.state === "authenticated"));
   await t.control({ do: "revoke", user, reason: "be nice" });
-  await t.until(() => denied.length > 0);
+  await t.until(() => denied.length > 0 && login && !c.socket.isConnected());
+  t.equal(await login, { user: `eve${user}` }, "a login while the connection is closing");
   await t.pause(50); // longer than the delay of an attempt
   t.equal([denied, c.auth, c.socket.isConnected()], [["be nice"], { state: "denied", reason: "be nice" }, false], "the end");
-  t.equal(await c.login(`eve${user}.60000`), { user: `eve${user}` }, "another login");
+  t.equal(await c.login(other), { user: `eve${user}` }, "a login later");
 };
 
 tests["the server's time"] = async (t) => {
