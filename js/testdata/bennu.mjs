@@ -338,7 +338,8 @@ tests["a page that comes back with an old token"] = async (t) => {
   let tokens = 0;
   const c = t.connection({ token: async () => (++tokens === 1 ? "nobody" : "ann.60000") });
   await t.until(() => c.auth.state === "authenticated");
-  t.equal([tokens, c.auth.claims], [2, { user: "ann" }], "tokens");
+  // An attempt that was under way with the first token may have failed, too.
+  t.equal([tokens >= 2, c.auth.claims], [true, { user: "ann" }], "tokens");
 };
 
 tests["login and logout"] = async (t) => {
