@@ -26,6 +26,21 @@ func ParseJoin(p serializer.Payload) error {
 	return err
 }
 
+// ParsePath returns the key of a path that a client has sent, and the path of the key.
+func ParsePath(path string) (key, again string, err error) {
+	key, err = parsePath(path)
+	return key, wireKey(key), err
+}
+
+// Leaves returns the keys and the values of the leaves of a value, which must be valid JSON.
+func Leaves(key string, value []byte) (keys []string, values [][]byte, err error) {
+	leaves, err := appendLeaves(nil, key, value)
+	for _, l := range leaves {
+		keys, values = append(keys, l.key), append(values, l.raw)
+	}
+	return keys, values, err
+}
+
 // Since returns the position in the params of a join of a map.
 func Since(p serializer.Payload) (history.Position, error) {
 	params, err := parseJoin(p, kindMap, Config{})

@@ -209,6 +209,52 @@ func TestListBatchKeepsOrder(t *testing.T) {
 	}
 }
 
+// TestListWindow has the first and the last items of a list, into which and out of which items are
+// inserted, moved and deleted.
+func TestListWindow(t *testing.T) {
+	t.Parallel()
+	r := memory(t)
+	w, first, last := r.dial(), r.dial(), r.dial()
+	w.join("list:1", `{}`)
+	k := listKeys{}
+	push := func(pushes ...string) {
+		t.Helper()
+		for _, s := range pushes {
+			event, payload, _ := strings.Cut(s, " ")
+			for name, key := range k {
+				payload = strings.ReplaceAll(payload, `"<`+name+`>"`, `"`+key+`"`)
+			}
+			k.learn(t, event, payload, w.ok("list:1", event, payload))
+		}
+	}
+	expect := func(c *conn, events ...string) {
+		t.Helper()
+		for _, want := range events {
+			if got := k.plain(plain(c.next())); got != "list:1 "+want {
+				t.Fatalf("got  %s\nwant %s", got, want)
+			}
+		}
+	}
+	push(`insert {"value":"a"}`, `insert {"value":"b"}`, `insert {"value":"c"}`)
+	first.join("list:1", `{"keys":{"first":2}}`)
+	last.join("list:1", `{"keys":{"last":2}}`)
+
+	push(`insert {"value":"z","after":null}`) // z a | b c
+	expect(first, `put {"key":"<z>","rev":4,"value":"z"}`, `del {"key":"<b>","reason":"window","rev":2}`)
+	push(`move {"key":"<a>","after":"<c>"}`) // z b | c a
+	expect(first, `del {"key":"<a'>","reason":"deleted","rev":5}`, `put {"key":"<b>","rev":2,"value":"b"}`)
+	expect(last, `batch {"items":[{"from":"<a'>","key":"<a>","rev":6,"value":"a"},`+
+		`{"del":"window","key":"<b>","rev":2}]}`)
+	push(`move {"key":"<c>","after":null}`) // c z | b a
+	expect(first, `batch {"items":[{"from":"<c'>","key":"<c>","rev":8,"value":"c"},`+
+		`{"del":"window","key":"<b>","rev":2}]}`)
+	expect(last, `del {"key":"<c'>","reason":"deleted","rev":7}`, `put {"key":"<b>","rev":2,"value":"b"}`)
+	push(`batch {"ops":[{"op":"insert","value":"x"},{"op":"insert","value":"y"},{"op":"del","key":"<z>"}]}`) // c b | x y
+	expect(first, `del {"key":"<z>","reason":"deleted","rev":11}`, `put {"key":"<b>","rev":2,"value":"b"}`)
+	expect(last, `batch {"items":[{"key":"<x>","rev":9,"value":"x"},{"del":"window","key":"<b>","rev":2},`+
+		`{"key":"<y>","rev":10,"value":"y"},{"del":"window","key":"<a>","rev":6}]}`)
+}
+
 // TestListRaced inserts and moves from several clients at once.
 func TestListRaced(t *testing.T) {
 	t.Parallel()
