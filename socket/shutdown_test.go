@@ -120,3 +120,25 @@ func TestShutdownPace(t *testing.T) {
 		first.Wait()
 	})
 }
+
+// TestReady checks that the handler is not ready from the beginning of Shutdown, while the
+// connections of clients still end.
+func TestReady(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		h := socket.NewHandler(socket.Config{LongPoll: longpoll.Config{Peers: stuck{gate}, Secret: []byte("secret")}})
+		if !h.Ready() {
+			t.Error("not ready before Shutdown")
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- h.Shutdown(t.Context()) }()
+		synctest.Wait() // Shutdown waits at the gate
+		if h.Ready() {
+			t.Error("ready during Shutdown")
+		}
+		close(gate)
+		if err := <-ended; err != nil || h.Ready() {
+			t.Errorf("after Shutdown: ready %v, %v", h.Ready(), err)
+		}
+	})
+}

@@ -25,8 +25,8 @@ import (
 
 const proxyGuide = "../../docs/deployment.md"
 
-// echoServer serves a room that echoes, to pages of the host that the request names.
-func echoServer(t *testing.T) (addr string) {
+// echoHandler has a room that echoes, for pages of the host that the request names.
+func echoHandler(t *testing.T) *socket.Handler {
 	t.Helper()
 	type room struct{}
 	rooms := channel.Define(
@@ -35,13 +35,17 @@ func echoServer(t *testing.T) (addr string) {
 			return push.OK(p), nil
 		}))
 	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": rooms}})
+	t.Cleanup(func() { _ = h.Shutdown(context.Background()) })
+	return h
+}
+
+// echoServer serves an echoHandler.
+func echoServer(t *testing.T) (addr string) {
+	t.Helper()
 	mux := http.NewServeMux()
-	mux.Handle("/socket/", h)
 	s := httptest.NewServer(mux)
-	t.Cleanup(func() {
-		_ = h.Shutdown(context.Background())
-		s.Close()
-	})
+	t.Cleanup(s.Close)
+	mux.Handle("/socket/", echoHandler(t)) // shuts down before the server closes
 	return s.Listener.Addr().String()
 }
 
@@ -84,7 +88,7 @@ func TestProxyNginx(t *testing.T) {
 	blocks := guide.Blocks(t, proxyGuide, "nginx") // the location, and what belongs beside the server
 	addr := listen.FreeAddr(t)
 	location := strings.ReplaceAll(blocks[0], "127.0.0.1:4000", echoServer(t))
-	proxy.Nginx(t, addr, fmt.Sprintf("%s\nserver {\nlisten %s;\n%s}\n", blocks[1], addr, location))
+	proxy.Nginx(t, addr, "", fmt.Sprintf("%s\nserver {\nlisten %s;\n%s}\n", blocks[1], addr, location))
 	useProxy(t, addr)
 }
 
@@ -92,6 +96,56 @@ func TestProxyCaddy(t *testing.T) {
 	t.Parallel()
 	addr := listen.FreeAddr(t)
 	config := strings.ReplaceAll(guide.Blocks(t, proxyGuide, "caddy")[0], "127.0.0.1:4000", echoServer(t))
+	proxy.Caddy(t, addr, strings.Replace(config, ":8080", "http://"+addr, 1))
+	useProxy(t, addr)
+}
+
+// twoServers starts two servers with the readiness probe of the guide. The first one has shut down.
+func twoServers(t *testing.T) (away, ready string) {
+	t.Helper()
+	handlers := [2]*socket.Handler{}
+	addrs := [2]string{}
+	for i := range handlers {
+		mux := http.NewServeMux()
+		handlers[i] = echoHandler(t)
+		mux.Handle("/socket/", handlers[i])
+		mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
+			if !handlers[i].Ready() {
+				http.Error(w, "shutting down", http.StatusServiceUnavailable)
+			}
+		})
+		s := httptest.NewServer(mux)
+		t.Cleanup(s.Close)
+		addrs[i] = s.Listener.Addr().String()
+	}
+	if err := handlers[0].Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return addrs[0], addrs[1]
+}
+
+// replaceServers replaces the addresses of the guide by those of twoServers.
+func replaceServers(t *testing.T, config string) string {
+	t.Helper()
+	away, ready := twoServers(t)
+	return strings.NewReplacer("10.0.0.1:4000", away, "10.0.0.2:4000", ready).Replace(config)
+}
+
+// TestProxyNginxServers checks that nginx passes clients to the server that is ready.
+func TestProxyNginxServers(t *testing.T) {
+	t.Parallel()
+	blocks := guide.Blocks(t, proxyGuide, "nginx")
+	addr := listen.FreeAddr(t)
+	servers := replaceServers(t, strings.Replace(blocks[2], "listen 8080", "listen "+addr, 1))
+	proxy.Nginx(t, addr, blocks[3], blocks[1]+servers)
+	useProxy(t, addr)
+}
+
+// TestProxyCaddyServers checks that Caddy passes clients to the server that is ready.
+func TestProxyCaddyServers(t *testing.T) {
+	t.Parallel()
+	addr := listen.FreeAddr(t)
+	config := replaceServers(t, guide.Blocks(t, proxyGuide, "caddy")[1])
 	proxy.Caddy(t, addr, strings.Replace(config, ":8080", "http://"+addr, 1))
 	useProxy(t, addr)
 }

@@ -199,7 +199,7 @@ func TestGuideJavaScript(t *testing.T) {
 
 // TestGuideLanguages fails for a block in a language that no test checks.
 func TestGuideLanguages(t *testing.T) {
-	checked := []string{"go", "js", "sh", "nginx", "caddy", "text", "json"}
+	checked := []string{"go", "js", "sh", "nginx", "caddy", "ini", "dockerfile", "text", "json"}
 	for _, b := range blocks(t) {
 		if !slices.Contains(checked, b.lang) {
 			t.Errorf("%s: a block in %q; the checked languages are %v", b, b.lang, checked)

@@ -15,17 +15,21 @@ import (
 	"bennu.example/internal/testenv/require"
 )
 
-// Nginx runs nginx with this content of its http block until the test ends, and waits until it
-// listens on addr. It skips the test if nginx is not installed.
-func Nginx(t testing.TB, addr, content string) {
+// Nginx runs nginx until the test ends, and waits until it listens on addr. Content is that of its
+// http block, and main, which may be empty, what stands before it, with an events block. It skips
+// the test if nginx is not installed.
+func Nginx(t testing.TB, addr, main, content string) {
 	t.Helper()
 	nginx, dir := require.Program(t, "nginx"), t.TempDir()
 	var paths strings.Builder
 	for _, name := range []string{"client_body", "proxy", "fastcgi", "uwsgi", "scgi"} {
 		fmt.Fprintf(&paths, "%s_temp_path %s;\n", name, filepath.Join(dir, name))
 	}
-	config := fmt.Sprintf("daemon off;\nmaster_process off;\npid %s;\nevents {}\nhttp {\naccess_log off;\n%s%s}\n",
-		filepath.Join(dir, "pid"), paths.String(), content)
+	if main == "" {
+		main = "events {}\n"
+	}
+	config := fmt.Sprintf("daemon off;\nmaster_process off;\npid %s;\n%shttp {\naccess_log off;\n%s%s}\n",
+		filepath.Join(dir, "pid"), main, paths.String(), content)
 	file := filepath.Join(dir, "nginx.conf")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)

@@ -167,7 +167,7 @@ func TestNginx(t *testing.T) {
 	location := func(path, to, lines string) string {
 		return fmt.Sprintf("location /%s/ {\nproxy_pass http://%s/;\n%s}\n", path, to, lines)
 	}
-	proxy.Nginx(t, addr, fmt.Sprintf("%s\nserver {\nlisten %s;\n%s%s}\n", blocks[1], addr,
+	proxy.Nginx(t, addr, "", fmt.Sprintf("%s\nserver {\nlisten %s;\n%s%s}\n", blocks[1], addr,
 		strings.ReplaceAll(blocks[0], "127.0.0.1:4000", upstream),
 		location("nohost", upstream, upgrade)+
 			location("cut", upstream, upgrade+host+"proxy_read_timeout 1s;\n")+
