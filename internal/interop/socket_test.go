@@ -68,15 +68,24 @@ func TestAPITable(t *testing.T) {
 	}
 }
 
-// TestAPIChromium runs the rows with js/socket.mjs in a browser, over both transports.
+// TestAPIChromium runs the rows with js/socket.mjs in a browser, and what the clients do when their
+// page is hidden or left.
 func TestAPIChromium(t *testing.T) {
 	t.Parallel()
 	c := newControl(t)
 	b := chromium.Start(t)
-	each(t, "api", func(t *testing.T, suite, transport string) {
-		t.Helper()
-		runPage(t, b, c, suite, transport, "/js/socket.mjs")
-	})
+	for _, run := range []struct{ suite, transport, client string }{
+		{"api", "websocket", "/js/socket.mjs"},
+		{"api", "longpoll", "/js/socket.mjs"},
+		{"page", "websocket", "/js/socket.mjs"},
+		{"page", "longpoll", "/js/socket.mjs"},
+		{"page", "websocket", "/phoenix.mjs"},
+	} {
+		t.Run(run.suite+"/"+run.transport+run.client, func(t *testing.T) {
+			t.Parallel()
+			runPage(t, b, c, run.suite, run.transport, run.client)
+		})
+	}
 }
 
 func read(t *testing.T, file string) string {

@@ -86,14 +86,14 @@ func blocks(t *testing.T) []block {
 	return all
 }
 
-// guides returns the README and the files below docs, relative to the root.
+// guides returns the README, that of js, and the files below docs, relative to the root.
 func guides(t *testing.T) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(root(t), "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	names := []string{"README.md"}
+	names := []string{"README.md", "js/README.md"}
 	for _, f := range found {
 		names = append(names, "docs/"+filepath.Base(f))
 	}
