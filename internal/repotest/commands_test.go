@@ -27,6 +27,7 @@ import (
 var tested = map[string]string{
 	"go run ./examples/chat":               "TestGuideExamples",
 	"go run ./examples/bot -user ann":      "TestGuideExamples",
+	"go run ./examples/board":              "TestGuideExamples",
 	"go run ./examples/cluster":            "examples/cluster: TestMain runs the program",
 	"go test work":                         ".ci/run: step tests",
 	"go run ./internal/torture":            "internal/torture: its test runs every attack",
@@ -147,7 +148,7 @@ func build(t *testing.T, dir, pkg string) string {
 	return bin
 }
 
-// TestGuideExamples runs the chat and the bot as the README says, at another address.
+// TestGuideExamples runs the chat, the bot and the board as the README says, at another address.
 func TestGuideExamples(t *testing.T) {
 	t.Parallel()
 	chat := start(t, root(t), nil, build(t, root(t), "./examples/chat"), "-addr", "127.0.0.1:0")
@@ -163,6 +164,10 @@ func TestGuideExamples(t *testing.T) {
 		t.Fatalf("the bot: %v\n%s", err, out)
 	}
 	await(t, ann, "good morning")
+
+	board := start(t, root(t), nil, build(t, root(t), "./examples/board"), "-addr", "127.0.0.1:0")
+	await(t, board, "Board is open at http://")
+	await(t, board, "Moderators open  http://")
 }
 
 // TestReadmePrograms builds the README's server and client and lets them talk.
