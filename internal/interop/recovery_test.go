@@ -290,7 +290,7 @@ func (s *recordedServer) disturb(enough func() bool) (cuts int) {
 
 // variant is a client that the recovery is tested with.
 type variant struct {
-	phoenix, transport, vsn string
+	phoenix, transport, vsn string // phoenix is an npm package, or a module of package js
 	browser                 bool
 	keep                    history.Keep
 	// While connections are cut, join callbacks take up to that. phoenix.js waits for half as long.
@@ -371,6 +371,7 @@ func TestRecovery(t *testing.T) {
 		"bennu.mjs":               {"phoenix", "websocket", v2, false, tight, 0, addOn, false},
 		"bennu.mjs, late":         {"phoenix", "websocket", v2, false, tight, time.Second, addOn, false},
 		"bennu.mjs, Chromium":     {"phoenix", "longpoll", v2, true, roomy, 0, addOn, false},
+		"bennu.mjs, socket.mjs":   {"socket.mjs", "websocket", v2, false, tight, 0, addOn, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

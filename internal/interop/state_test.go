@@ -352,7 +352,7 @@ func TestSharedState(t *testing.T) {
 		"longpoll":            {phoenix: "phoenix", transport: "longpoll", vsn: "2.0.0"},
 		"websocket, Chromium": {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", browser: true},
 		"bennu.mjs":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", addOn: true},
-		"bennu.mjs, Chromium": {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", addOn: true, browser: true},
+		"bennu.mjs, Chromium": {phoenix: "socket.mjs", transport: "websocket", vsn: "2.0.0", addOn: true, browser: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -6,7 +6,7 @@ import {main} from "./recovery.mjs"
 
 const [modules, name, transport, vsn, task] = process.argv.slice(2)
 const require = createRequire(join(modules, "package.json"))
-const phoenix = require(name)
+const phoenix = name.endsWith(".mjs") ? await import(`../../../js/${name}`) : require(name)
 await main({
   phoenix,
   bennu,
