@@ -288,6 +288,7 @@ tests["recovery"] = async (t) => {
   room.off("new_msg", never);
   await t.rejects(room.catchUp(), "not joined");
   room.join();
+  await t.until(() => resets.length === 1, "the first reply");
   const writer = t.client().channel(topic);
   writer.join();
   await t.call(writer, "say", { text: "a" });
@@ -319,6 +320,76 @@ tests["recovery"] = async (t) => {
   await t.until(() => resets.length === 3);
   t.equal([resets[2], plain.position], ["off", undefined], "a topic without history");
   await t.rejects(plain.catchUp(), "off");
+};
+
+/** A socket with one channel and without a server: the test decides what it receives. */
+class FakeSocket {
+  #callbacks = [];
+  #hooks = [];
+  #params;
+
+  channel(topic, params) {
+    this.#params = params;
+    const push = { receive: (status, callback) => (this.#hooks.push({ status, callback }), push) };
+    this.made = {
+      topic,
+      onMessage: (event, payload) => payload,
+      on: (event, callback) => this.#callbacks.push({ event, callback }),
+      onError() {},
+      onClose() {},
+      join: () => push,
+    };
+    return this.made;
+  }
+
+  /** Begins a join, and returns its params. */
+  begin() {
+    return this.#params();
+  }
+
+  answer(response) {
+    for (const { status, callback } of this.#hooks) if (status === "ok") callback(response);
+  }
+
+  receive(event, payload) {
+    const handled = this.made.onMessage(event, payload);
+    for (const c of this.#callbacks) if (c.event === event) c.callback(handled);
+  }
+}
+
+tests["frames of an older join are ignored"] = async (t) => {
+  const s = new FakeSocket(), texts = [], room = t.recover(s, "room");
+  room.on("new_msg", ({ text }) => texts.push(text));
+  room.on("blob", () => texts.push("blob"));
+  room.join();
+  t.equal(s.begin(), { $history: {} }, "the first params");
+  s.receive("new_msg", { $pos: "e-8-a", text: "too early" });
+  s.answer({ $history: { pos: "e-1-a", recovered: false, why: "new" } });
+  s.receive("new_msg", { $pos: "e-2-b", text: "a" });
+  t.equal(s.begin(), { $history: { since: "e-2-b" } }, "the params after an event");
+  s.receive("new_msg", { $pos: "e-3-c", text: "b" });
+  s.receive("blob", new ArrayBuffer(1));
+  s.receive("typing", {});
+  t.equal([texts, room.position], [["a"], "e-2-b"], "before the reply");
+  s.answer({ $history: { pos: "e-2-b", recovered: true, missed: 1 } });
+  s.receive("new_msg", { $pos: "e-3-c", text: "b" });
+  s.receive("blob", new ArrayBuffer(1));
+  s.receive("$history", { $pos: "e-4-d" });
+  t.equal([texts, room.position], [["a", "b", "blob"], "e-4-d"], "after the reply");
+
+  const o = new FakeSocket(), opened = t.openMap(o, "map");
+  t.equal(o.begin(), { $state: {} }, "the first params");
+  o.answer({ $state: { kind: "map", recovered: false, pos: "e-1-a", items: [{ key: "k", rev: 1, value: 1 }] } });
+  o.receive("synced", { $pos: "e-1-a" });
+  const m = await opened;
+  t.equal(o.begin(), { $state: { since: "e-1-a" } }, "the params of a rejoin");
+  o.receive("put", { $pos: "e-5-e", key: "k", rev: 5, value: 5 });
+  t.equal(m.entries(), [["k", 1]], "before the reply");
+  o.answer({ $state: { kind: "map", recovered: true, pos: "e-1-a", more: true } });
+  o.receive("put", { $pos: "e-5-e", key: "k", rev: 5, value: 5 });
+  o.receive("put", { key: "k", rev: 4, value: 4 }); // older than the item
+  o.receive("del", { key: "k", rev: 3, reason: "deleted" });
+  t.equal([m.entries(), o.begin().$state.since], [[["k", 5]], "e-5-e"], "after the reply");
 };
 
 tests["tokens are refreshed"] = async (t) => {
