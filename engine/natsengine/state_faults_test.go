@@ -3,13 +3,18 @@
 package natsengine_test
 
 import (
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/history"
 	"bennu.example/state"
 )
 
@@ -33,6 +38,49 @@ func TestObjectsUnderFaults(t *testing.T) {
 			progress()
 		}
 	})
+}
+
+// The connection is lost while writes without an ID wait for their answers. The node finds out
+// whether they were stored, and stores none twice.
+func TestLostAnswersOfWrites(t *testing.T) {
+	t.Parallel()
+	proxy := brokertest.NewProxy(t, newServer(t, withJetStream(t)).addr())
+	n := startObjects(t, natsengine.Config{URL: proxy.Addr})
+	var written atomic.Int64
+	quit := make(chan struct{})
+	var writers sync.WaitGroup
+	write := func(object string) {
+		last := n.Write(object, brokertest.Put("a", "0")).Position
+		for i := 0; ; i++ {
+			select {
+			case <-quit:
+				return
+			default:
+			}
+			a, err := n.Apply(t.Context(), object, []state.Op{brokertest.Put("a", fmt.Sprint(i))}, state.Tx{})
+			switch {
+			case errors.Is(err, history.ErrUnavailable):
+				last = history.Position{} // it may have been stored
+				continue
+			case err != nil:
+				t.Error(err)
+			case !last.IsZero() && a.Prev != last:
+				t.Errorf("%s follows %s, want %s", a.Position, a.Prev, last)
+			}
+			last = a.Position
+			written.Add(1)
+		}
+	}
+	for i := range 64 {
+		writers.Go(func() { write(fmt.Sprint("o", i)) })
+	}
+	for range 4 {
+		before := written.Load()
+		n.Until("written", func() bool { return written.Load() > before+500 })
+		proxy.Cut()
+	}
+	close(quit)
+	writers.Wait()
 }
 
 // Three servers have the objects, and the one that leads their stream is frozen, and later killed.
