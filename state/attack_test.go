@@ -25,14 +25,15 @@ func TestHostileValues(t *testing.T) {
 		}
 	}
 	for _, number := range []string{
-		`1e999`, `-1e-999999999`, strings.Repeat("9", 300), strings.Repeat("9", 20_000), "0." + strings.Repeat("0", 20_000) + "1",
+		`1e999`, `-1e-999999999`, strings.Repeat("9", 300), strings.Repeat("9", 20_000),
+		"0." + strings.Repeat("0", 20_000) + "1",
 		`1e` + strings.Repeat("9", 1_000), `1e308`, `-0`, `9007199254740993`,
 	} {
 		values = append(values, number, `{"a":{"$inc":`+number+`}}`)
 	}
 	values = append(values,
-		`{"a":1,"a":2}`, `{"a":{"b":1},"a":{"c":2}}`, `{"$inc":1,"$inc":2}`, `{"$inc":1,"\u0024inc":2}`, `{"$now":true,"$now":1}`,
-		`{"a":1,"\u0061":2}`, `{"`+strings.Repeat("a", 20_000)+`":1}`, `{"\u0000":1}`, `{"\ud800":"\udfff"}`,
+		`{"a":1,"a":2}`, `{"a":{"b":1},"a":{"c":2}}`, `{"$inc":1,"$inc":2}`, `{"$inc":1,"\u0024inc":2}`,
+		`{"$now":true,"$now":1}`, `{"a":1,"\u0061":2}`, `{"`+strings.Repeat("a", 20_000)+`":1}`, `{"\u0000":1}`, `{"\ud800":"\udfff"}`,
 		`{`+strings.Repeat(`"a":1,`, 9_000)+`"a":2}`, `[`+strings.Repeat(`{},`, 20_000)+`{}]`,
 	)
 	for topic, pushes := range map[string][]string{

@@ -177,8 +177,8 @@ func TestList(t *testing.T) {
 	}
 }
 
-// TestListBatchKeepsOrder inserts many items with one batch, at the end, at the beginning and behind
-// an item. Two items may be in order by chance, since keys end with random digits.
+// TestListBatchKeepsOrder inserts many items with one batch, at the end, at the beginning and
+// behind an item. Two items may be in order by chance, since keys end with random digits.
 func TestListBatchKeepsOrder(t *testing.T) {
 	t.Parallel()
 	r := memory(t)

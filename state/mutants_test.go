@@ -14,8 +14,8 @@ import (
 // does not wait for an event that does not come.
 type fault struct{ name, file, old, new, run string }
 
-// faults are those of windows, of lists and of trees. Tests of one of them do not notice those of the
-// others, so one program has a fault of each.
+// faults are those of windows, of lists and of trees. Tests of one of them do not notice those of
+// the others, so one program has a fault of each.
 var faults = [][]fault{windowFaults, listFaults, treeFaults}
 
 var windowFaults = []fault{

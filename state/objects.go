@@ -14,7 +14,8 @@ import (
 // patience bounds how long a client waits for the store.
 const patience = 2 * time.Second
 
-// patient returns a context for waiting for the store. A Memory answers at once, and needs no timer.
+// patient returns a context for waiting for the store. A Memory answers at once, and needs no
+// timer.
 func (o *Objects) patient(ctx context.Context) (context.Context, context.CancelFunc) {
 	if o.fed {
 		return ctx, func() {}

@@ -212,7 +212,9 @@ type readStore struct {
 	before, after func()
 }
 
-func (s *readStore) Read(ctx context.Context, object string, r state.Range, next string, limit int) (state.Page, error) {
+func (s *readStore) Read(
+	ctx context.Context, object string, r state.Range, next string, limit int,
+) (state.Page, error) {
 	call := func(f *func()) {
 		if g := *f; limit > 0 && g != nil {
 			*f = nil
@@ -224,8 +226,9 @@ func (s *readStore) Read(ctx context.Context, object string, r state.Range, next
 	return s.Store.Read(ctx, object, r, next, limit)
 }
 
-// TestWindowWrittenWhileRead has writes while a client reads its window: a write after the window was
-// read, before the reply to the join, and one between a change and the read that refills the window.
+// TestWindowWrittenWhileRead has writes while a client reads its window: a write after the window
+// was read, before the reply to the join, and one between a change and the read that refills the
+// window.
 func TestWindowWrittenWhileRead(t *testing.T) {
 	t.Parallel()
 	store := &readStore{Store: state.NewMemory(state.MemoryConfig{})}
