@@ -10,6 +10,7 @@ import (
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/statebench"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/state"
@@ -69,6 +70,11 @@ func BenchmarkMemoryPut(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkMemoryMany has many objects. TestManyExpire logs how long it takes to delete many items.
+func BenchmarkMemoryMany(b *testing.B) {
+	statebench.Objects(b, func(*testing.B) state.Store { return state.NewMemory(state.MemoryConfig{}) })
 }
 
 func BenchmarkMemoryRead(b *testing.B) {

@@ -113,7 +113,7 @@ func TestManyExpire(t *testing.T) { // not parallel: it counts goroutines
 	if now := runtime.NumGoroutine(); now > before+50 {
 		t.Errorf("%d goroutines, %d before", now, before)
 	}
-	left := n
+	left, begun := n, time.Now()
 	for limit := time.After(30 * time.Second); left > 0; {
 		select {
 		case k := <-fed:
@@ -122,6 +122,7 @@ func TestManyExpire(t *testing.T) { // not parallel: it counts goroutines
 			t.Fatalf("%d have not expired", left)
 		}
 	}
+	t.Logf("the last of %d has expired %v after the last write, whose time to live is %v", n, time.Since(begun), ttl)
 	if left != 0 {
 		t.Errorf("%d have expired twice", -left)
 	}

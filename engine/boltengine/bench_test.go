@@ -12,6 +12,7 @@ import (
 
 	"bennu.example/engine/boltengine"
 	"bennu.example/history"
+	"bennu.example/internal/statebench"
 	"bennu.example/serializer"
 	"bennu.example/state"
 )
@@ -143,4 +144,11 @@ func BenchmarkApply(b *testing.B) {
 			}
 		})
 	}
+}
+
+// BenchmarkStateMany has many objects, and many items that expire.
+func BenchmarkStateMany(b *testing.B) {
+	newStore := func(b *testing.B) state.Store { return runState(b, open(b, config(b)), state.Inbox{}) }
+	statebench.Objects(b, newStore)
+	statebench.Expiry(b, newStore)
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"bennu.example/engine/redisengine"
+	"bennu.example/internal/statebench"
 	"bennu.example/state"
 )
 
@@ -47,4 +48,13 @@ func BenchmarkState(b *testing.B) {
 			b.ReportMetric(float64(memory()-before)/float64(min(b.N, 100*100)), "bytes/item")
 		})
 	}
+}
+
+// BenchmarkStateMany has many objects, and many items that expire.
+func BenchmarkStateMany(b *testing.B) {
+	newStore := func(b *testing.B) state.Store {
+		return startStore(b, redisengine.Config{URL: "redis://" + newServer(b).addr})
+	}
+	statebench.Objects(b, newStore)
+	statebench.Expiry(b, newStore)
 }

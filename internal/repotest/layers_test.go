@@ -41,9 +41,9 @@ var layers = [][]string{
 // helpers are packages for tests. Packages in layers may only import them in tests.
 var helpers = []string{
 	"channeltest", "engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
-	"internal/interop", "internal/repotest", "internal/sim", "internal/testenv/chromium", "internal/testenv/guide",
-	"internal/testenv/leak", "internal/testenv/listen", "internal/testenv/mutant", "internal/testenv/npm",
-	"internal/testenv/proxy", "internal/testenv/require", "internal/willcheck",
+	"internal/interop", "internal/repotest", "internal/sim", "internal/statebench", "internal/testenv/chromium",
+	"internal/testenv/guide", "internal/testenv/leak", "internal/testenv/listen", "internal/testenv/mutant",
+	"internal/testenv/npm", "internal/testenv/proxy", "internal/testenv/require", "internal/willcheck",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
 	"will/willtest",
 }
