@@ -1,4 +1,4 @@
-// What a client does when its page is left, restored, hidden and shown. It runs in browsers only.
+// Scenarios of a page that is left, restored, hidden and shown. They run in browsers only.
 import {scenario} from "./kit.mjs"
 
 const fire = event => dispatchEvent(new Event(event))
