@@ -39,10 +39,6 @@ func (h *Handler) enter(w http.ResponseWriter) *handshake {
 	return hs
 }
 
-// Ready reports whether the handler accepts sockets, for the readiness probe of a balancer or an
-// orchestrator. It is false from the beginning of Shutdown.
-func (h *Handler) Ready() bool { return !h.isDraining() }
-
 func (h *Handler) isDraining() bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -121,24 +121,24 @@ func TestShutdownPace(t *testing.T) {
 	})
 }
 
-// TestReady checks that the handler is not ready from the beginning of Shutdown, while the
+// TestDraining checks that the handler's counts tell of Shutdown from its beginning, while the
 // connections of clients still end.
-func TestReady(t *testing.T) {
+func TestDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		h := socket.NewHandler(socket.Config{LongPoll: longpoll.Config{Peers: stuck{gate}, Secret: []byte("secret")}})
-		if !h.Ready() {
-			t.Error("not ready before Shutdown")
+		if h.Stats().Draining {
+			t.Error("draining before Shutdown")
 		}
 		ended := make(chan error, 1)
 		go func() { ended <- h.Shutdown(t.Context()) }()
 		synctest.Wait() // Shutdown waits at the gate
-		if h.Ready() {
-			t.Error("ready during Shutdown")
+		if !h.Stats().Draining {
+			t.Error("not draining during Shutdown")
 		}
 		close(gate)
-		if err := <-ended; err != nil || h.Ready() {
-			t.Errorf("after Shutdown: ready %v, %v", h.Ready(), err)
+		if err := <-ended; err != nil || !h.Stats().Draining {
+			t.Errorf("after Shutdown: draining %v, %v", h.Stats().Draining, err)
 		}
 	})
 }

@@ -12,6 +12,10 @@ import (
 // Stats are the counters of a Handler. Everything that is refused, dropped or ended because of a
 // bound is counted by its reason.
 type Stats struct {
+	// Draining is true from the beginning of Shutdown. The readiness probe of a balancer or an
+	// orchestrator fails then, because new handshakes are refused.
+	Draining bool
+
 	Sockets    int // connected, or not completely ended
 	Handshakes int // in progress: Connect runs, or the client has not read the answer
 
@@ -79,9 +83,10 @@ func (c *counters) ofEnd(err error) *atomic.Uint64 {
 // Stats returns the counts. It may be called at any time.
 func (h *Handler) Stats() Stats {
 	h.mu.Lock()
-	sockets, handshakes := len(h.sessions), len(h.opening)
+	draining, sockets, handshakes := h.draining, len(h.sessions), len(h.opening)
 	h.mu.Unlock()
 	return Stats{
+		Draining:   draining,
 		Sockets:    sockets,
 		Handshakes: handshakes,
 		Refused:    h.counts.refused.Load(),

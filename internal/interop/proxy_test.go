@@ -110,7 +110,7 @@ func twoServers(t *testing.T) (away, ready string) {
 		handlers[i] = echoHandler(t)
 		mux.Handle("/socket/", handlers[i])
 		mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
-			if !handlers[i].Ready() {
+			if handlers[i].Stats().Draining {
 				http.Error(w, "shutting down", http.StatusServiceUnavailable)
 			}
 		})
