@@ -167,7 +167,7 @@ func TestPage(t *testing.T) {
 	for _, width := range []int{360, 768, 1280, 1920} {
 		for _, scheme := range []string{"light", "dark"} {
 			p.Resize(width, 1300, width < 600)
-			p.ColorScheme(scheme)
+			p.Media("prefers-color-scheme", scheme)
 			p.Until(`document.documentElement.scrollWidth <= innerWidth`)
 			p.shoot(fmt.Sprintf("page-%d-%s", width, scheme))
 		}

@@ -244,14 +244,6 @@ func (p *Page) Type(text string) {
 	}
 }
 
-// ColorScheme makes the page prefer "light" or "dark".
-func (p *Page) ColorScheme(scheme string) {
-	p.b.t.Helper()
-	p.b.must(p.session, "Emulation.setEmulatedMedia", map[string]any{
-		"features": []map[string]string{{"name": "prefers-color-scheme", "value": scheme}},
-	}, nil)
-}
-
 // Press presses a key that types no text, such as "Tab" or "Escape".
 func (p *Page) Press(key string) {
 	p.b.t.Helper()

@@ -48,7 +48,7 @@ func TestPage(t *testing.T) {
 	p.Press("Tab")
 	p.Until(`document.activeElement.tagName === "BUTTON"`)
 	for _, scheme := range []string{"dark", "light"} {
-		p.ColorScheme(scheme)
+		p.Media("prefers-color-scheme", scheme)
 		p.Until(`matchMedia("(prefers-color-scheme: ` + scheme + `)").matches`)
 	}
 	p.Resize(320, 480, true)
