@@ -62,7 +62,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentPreRun = func(*cobra.Command, []string) { a.terminal = a.terminal && !*asJSON }
 	root.AddCommand(a.joinCommand(), a.watchCommand(), a.pushCommand())
 	root.AddCommand(a.presenceCommand(), a.historyCommand(), a.stateCommand())
-	root.AddCommand(a.doctorCommand(), a.benchCommand())
+	root.AddCommand(a.doctorCommand(), a.benchCommand(), a.genCommand())
 	return root
 }
 
