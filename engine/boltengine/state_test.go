@@ -96,8 +96,8 @@ func value(t testing.TB, s state.Store, object, key string) string {
 	return string(p.Items[0].Value)
 }
 
-// The number of objects is counted again when the file is opened. Objects that are removed, or whose
-// time has come, make room in the same transaction.
+// The number of objects is counted again when the file is opened. Objects that are removed, or
+// whose time has come, make room in the same transaction.
 func TestMaxObjects(t *testing.T) {
 	cfg := config(t)
 	cfg.MaxObjects = 3
