@@ -246,16 +246,18 @@ func (r *run) received(m serializer.Message) {
 	}
 }
 
-// drain waits for the replies, and for what the server had sent to each connection by then.
+// drain waits for the replies, and for what the server had sent to each connection by then. It
+// closes the connections, because their callbacks may still run when an answer has come.
 func (r *run) drain(ctx context.Context, members []*member) {
 	each(members, func(m *member) { _ = m.client.Flush(ctx) }) // the failures were counted
 	each(members, func(m *member) { _, _ = m.client.Ping(ctx) })
+	r.close(members)
 }
 
 // closeTimeout bounds the end of each connection.
 const closeTimeout = 2 * time.Second
 
-// close closes the connections. It does not wait for replies.
+// close closes the connections, unless they are closed. It waits for callbacks, but not for replies.
 func (r *run) close(members []*member) {
 	each(members, func(m *member) {
 		m.client.Pause()
