@@ -257,7 +257,7 @@ func (r *run) drain(ctx context.Context, members []*member) {
 // closeTimeout bounds the end of each connection.
 const closeTimeout = 2 * time.Second
 
-// close closes the connections, unless they are closed. It waits for callbacks, but not for replies.
+// close closes the connections, unless they are closed. It waits for callbacks, not for replies.
 func (r *run) close(members []*member) {
 	each(members, func(m *member) {
 		m.client.Pause()
