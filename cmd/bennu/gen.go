@@ -62,7 +62,7 @@ func (a *app) genTS(ctx context.Context, g generator) error {
 		return err
 	}
 	if found.Name == "main" {
-		return usage("gen ts: %s is a program, which cannot be imported: move its routes to another package", found.ImportPath)
+		return usage("gen ts: %s is a program: move the routes to a package that can be imported", found.ImportPath)
 	}
 	if g.routes == "" {
 		g.routes = found.Name + ".Routes()"

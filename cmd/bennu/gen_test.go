@@ -50,7 +50,7 @@ func TestGenTSErrors(t *testing.T) {
 		"a program":       {exitUsage, "is a program", []string{"bennu.example/examples/typed"}},
 		"no Routes":       {exitRefused, "undefined: poll.Routes", []string{pollPackage}},
 		"not routes":      {exitRefused, "channel.Routes", []string{pollPackage, `poll.New("")`}},
-		"no such path":    {exitRefused, "no such file or directory", []string{pollPackage, pollRoutes, "-o", "no/such/path"}},
+		"no such path":    {exitRefused, "no such file", []string{pollPackage, pollRoutes, "-o", "no/such/path"}},
 		"no package name": {exitUsage, "between 1 and 2", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

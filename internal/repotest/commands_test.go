@@ -34,11 +34,12 @@ var tested = map[string]string{
 	"go run ./internal/soak -duration 10m": "internal/soak: its test runs a shorter one",
 	"go run ./internal/bench -growth":      "internal/bench: its test runs the measurements",
 	"go test ./presence -run '^$' -bench Crowd -benchtime 1x -crowd 3000": "presence: TestCrowd runs a smaller one",
-	"go install ./cmd/bennu":                      "cmd/bennu: its tests build it",
-	"make bench":                                  "internal/bench: its test runs the measurements",
-	"bash .ci/run":                                "it is what runs the tests",
-	"NIGHTLY=true bash .ci/run":                   "it is what runs the tests",
-	"go mod edit -replace bennu.example=" + clone: "TestGuideInstall",
+	"go install ./cmd/bennu":    "cmd/bennu: its tests build it",
+	genTypes:                    "cmd/bennu: TestGenTS",
+	"make bench":                "internal/bench: its test runs the measurements",
+	"bash .ci/run":              "it is what runs the tests",
+	"NIGHTLY=true bash .ci/run": "it is what runs the tests",
+	"go mod edit -replace bennu.example=" + clone:                                          "TestGuideInstall",
 	"go mod edit -replace bennu.example/engine/natsengine=" + clone + "/engine/natsengine": "TestGuideInstall",
 	"go mod tidy": "TestGuideInstall",
 	renaming:      "TestGuideRename",
@@ -46,6 +47,7 @@ var tested = map[string]string{
 
 const (
 	clone    = "/path/to/the/clone"
+	genTypes = `bennu gen ts ./examples/typed/poll 'poll.New("").Routes()' -o examples/typed/page/channels`
 	renaming = `git grep -lz 'bennu\.example' | xargs -0 perl -pi -e 's#bennu\.example#github.com/you/bennu#g'`
 )
 
