@@ -1,3 +1,7 @@
+//go:build !race
+
+// These tests only read the source, which takes a minute with the race detector.
+
 package repotest_test
 
 import (
