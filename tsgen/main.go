@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"bennu.example/channel"
 )
@@ -45,6 +46,9 @@ func run(args []string, stderr io.Writer, routes channel.Routes) error {
 		case *check:
 			return fmt.Errorf("tsgen: %s is not current", name)
 		default:
+			if err := os.MkdirAll(filepath.Dir(name), 0o777); err != nil {
+				return fmt.Errorf("tsgen: %w", err)
+			}
 			if err := os.WriteFile(name, text, 0o644); err != nil {
 				return fmt.Errorf("tsgen: %w", err)
 			}

@@ -16,7 +16,7 @@ func TestRun(t *testing.T) {
 		join := func(*struct{}, context.Context, *channel.Channel, struct{}) (int, error) { return 0, nil }
 		return channel.Routes{"room": channel.Define(join, channel.Sends[struct{}](channel.Event[int](event)))}
 	}
-	out := filepath.Join(t.TempDir(), "types")
+	out := filepath.Join(t.TempDir(), "new", "types")
 	for _, step := range []struct {
 		args  []string
 		event string
@@ -28,7 +28,7 @@ func TestRun(t *testing.T) {
 		{[]string{"-o", out, "-check"}, "b", true},
 		{[]string{"-o", out}, "b", false},
 		{[]string{"-check", "-o", out}, "b", false},
-		{[]string{"-o", filepath.Join(out, "no", "directory")}, "a", true},
+		{[]string{"-o", filepath.Join(out+".mjs", "no", "directory")}, "a", true},
 		{[]string{"-unknown"}, "a", true},
 		{[]string{"-h"}, "a", true},
 		{[]string{"-o", out, "rest"}, "a", true},

@@ -16,7 +16,7 @@ const (
 
 // TestGenTS checks that the command writes what the example has, and that it notices a difference.
 func TestGenTS(t *testing.T) {
-	out := filepath.Join(t.TempDir(), "channels")
+	out := filepath.Join(t.TempDir(), "new", "channels") // the command makes the directory
 	wantRun(t, exitOK, "", "gen", "ts", pollPackage, pollRoutes, "-o", out)
 	for _, extension := range []string{".mjs", ".d.mts"} {
 		got, err := os.ReadFile(out + extension)
@@ -50,7 +50,7 @@ func TestGenTSErrors(t *testing.T) {
 		"a program":       {exitUsage, "is a program", []string{"bennu.example/examples/typed"}},
 		"no Routes":       {exitRefused, "undefined: poll.Routes", []string{pollPackage}},
 		"not routes":      {exitRefused, "channel.Routes", []string{pollPackage, `poll.New("")`}},
-		"no such path":    {exitRefused, "no such file", []string{pollPackage, pollRoutes, "-o", "no/such/path"}},
+		"no directory":    {exitRefused, "not a directory", []string{pollPackage, pollRoutes, "-o", "gen.go/channels"}},
 		"no package name": {exitUsage, "between 1 and 2", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
