@@ -13,6 +13,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
+	"bennu.example/internal/console"
 	"bennu.example/pubsub"
 	"bennu.example/socket"
 )
@@ -480,7 +481,7 @@ func (l *testLog) end() {
 
 // logger returns a logger of warnings and errors.
 func (l *testLog) logger(name string) *zerolog.Logger {
-	z := zerolog.New(zerolog.ConsoleWriter{Out: l, NoColor: true, TimeFormat: time.TimeOnly}).
+	z := zerolog.New(console.Writer(l, time.TimeOnly)).
 		Level(zerolog.WarnLevel).With().Timestamp().Str("of", name).Logger()
 	return &z
 }

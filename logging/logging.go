@@ -17,31 +17,15 @@ import (
 	"time"
 
 	"github.com/rs/zerolog"
-)
 
-// stackField is the field in which this module logs the stack of a panic.
-const stackField = "stack"
+	"bennu.example/internal/console"
+)
 
 // Default returns a logger that writes warnings and errors to standard error, as text. A nil Logger
 // in this module means this one.
 func Default() *zerolog.Logger {
-	l := zerolog.New(zerolog.ConsoleWriter{
-		Out:           os.Stderr,
-		NoColor:       true,
-		TimeFormat:    time.RFC3339,
-		FieldsExclude: []string{stackField},
-		FormatExtra:   writeStack,
-	}).Level(zerolog.WarnLevel).With().Timestamp().Logger()
+	l := zerolog.New(console.Writer(os.Stderr, time.RFC3339)).Level(zerolog.WarnLevel).With().Timestamp().Logger()
 	return &l
-}
-
-// writeStack writes a stack below its message. As a field it would be one long line.
-func writeStack(fields map[string]any, to *bytes.Buffer) error {
-	if stack, ok := fields[stackField].(string); ok {
-		to.WriteByte('\n')
-		to.WriteString(stack)
-	}
-	return nil
 }
 
 // FromSlog returns a logger that passes all messages on to l, with their level and fields. An

@@ -12,6 +12,7 @@ import (
 // layers lists the packages from the bottom up. A package may only import packages of lower layers.
 // A name that ends in /... includes all packages below it. Every new package must be added.
 var layers = [][]string{
+	{"internal/console"},
 	{
 		"engine/internal/fields", "internal/exactjson", "internal/fifo", "internal/histcheck", "internal/listeners",
 		"internal/prepare", "internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams",
