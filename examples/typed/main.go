@@ -3,14 +3,17 @@
 //
 //	go generate                 # writes page/channels.mjs and page/channels.d.mts
 //	npx -p typescript tsc -p page   # fails if page/page.mjs does not fit them
-//	go run .
+//	go run .                    # -addr chooses another address than 127.0.0.1:4000
 package main
 
 import (
 	"embed"
+	"flag"
 	"io/fs"
 	"log"
+	"net"
 	"net/http"
+	"time"
 
 	"bennu.example/examples/typed/poll"
 	"bennu.example/js"
@@ -23,12 +26,18 @@ import (
 var files embed.FS
 
 func main() {
+	addr := flag.String("addr", "127.0.0.1:4000", "address to listen on")
+	flag.Parse()
 	handler, err := serve(poll.New("Tea or coffee?", "tea", "coffee"))
 	if err != nil {
 		log.Fatal(err)
 	}
-	log.Print("open http://127.0.0.1:4000")
-	log.Fatal(http.ListenAndServe("127.0.0.1:4000", handler))
+	listener, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatalf("%v (-addr chooses another address)", err)
+	}
+	log.Printf("open http://%s", listener.Addr())
+	log.Fatal((&http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}).Serve(listener))
 }
 
 // serve returns a handler of the page and its channels.
