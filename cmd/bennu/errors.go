@@ -112,7 +112,7 @@ func replyError(what string, err error) error {
 	case errors.As(err, &reply):
 		return refused("%s: %s", what, replyText(reply))
 	case errors.Is(err, push.ErrTimeout):
-		return fmt.Errorf("%s: no reply in time (--timeout sets the time)", what)
+		return fmt.Errorf("%s: no reply in time (see --timeout and --no-reply)", what)
 	case errors.Is(err, push.ErrLost):
 		return fmt.Errorf("%s: the connection was lost before the reply; the server may have handled it", what)
 	}

@@ -226,7 +226,7 @@ func TestPush(t *testing.T) {
 			"push", "URL", "room:a", "say")
 		expect(t, s, true, exitRefused, "", "bennu: join nowhere: the server has no channel for this topic\n",
 			"push", "URL", "nowhere", "say")
-		expect(t, s, true, exitConnection, "", "bennu: push quiet: no reply in time (--timeout sets the time)\n",
+		expect(t, s, true, exitConnection, "", "bennu: push quiet: no reply in time (see --timeout and --no-reply)\n",
 			"push", "URL", "room:a", "quiet", "-p", ann, "--timeout", "3s")
 		expect(t, s, true, exitUsage, "", "bennu: the payload [1] is not a JSON object, such as {\"body\":\"hello\"}\n",
 			"push", "URL", "room:a", "say", "[1]")
@@ -290,7 +290,7 @@ func TestJoinExitCodes(t *testing.T) {
 			"say {\n", "--stay=false", exitUsage,
 			"bennu: not sent: the payload { is not a JSON object, such as {\"body\":\"hello\"}\n",
 		},
-		{"quiet\n", "--stay=false", exitConnection, "bennu: quiet: no reply in time (--timeout sets the time)\n"},
+		{"quiet\n", "--stay=false", exitConnection, "bennu: quiet: no reply in time (see --timeout and --no-reply)\n"},
 		{"quiet\nquiet\n", "--no-reply", exitOK, ""},
 		{
 			"stop\n", "--stay", exitRefused,
