@@ -39,6 +39,7 @@ var tested = map[string]string{
 	"make bench":                "internal/bench: its test runs the measurements",
 	"bash .ci/run":              "it is what runs the tests",
 	"NIGHTLY=true bash .ci/run": "it is what runs the tests",
+	"go mod init chat.example":  "TestGuideInstall",
 	"go mod edit -replace bennu.example=" + clone:                                          "TestGuideInstall",
 	"go mod edit -replace bennu.example/engine/natsengine=" + clone + "/engine/natsengine": "TestGuideInstall",
 	"go mod tidy": "TestGuideInstall",
@@ -252,7 +253,7 @@ func main() {
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run("mod", "init", "install.example"); err != nil {
+	if out, err := run("mod", "init", "chat.example"); err != nil {
 		t.Fatal(err, out)
 	}
 	for command, by := range tested {
