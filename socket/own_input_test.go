@@ -73,10 +73,10 @@ func TestOwnInputNeverEndsTheClient(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%d %s of %d bytes", by.name, test.n, test.event, test.bytes), func(t *testing.T) {
 				t.Parallel()
 				s := serve(t, socket.Config{Channels: channel.Routes{"room:*": ownInput()}})
-				ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+				ctx, cancel := context.WithTimeout(t.Context(), 4*patience) // all subtests run at the same time
 				defer cancel()
 				c, err := socket.Dial(ctx, s.url+"/socket",
-					&socket.ClientConfig{Transport: by.transport, Timeout: patience, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
+					&socket.ClientConfig{Transport: by.transport, Timeout: 3 * patience, MaxBuffer: 64 << 20, MaxBacklog: 64 << 20})
 				if err != nil {
 					t.Fatal(err)
 				}
