@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"log"
-	"net/http/httptest"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -37,20 +34,7 @@ func startDocuments(t *testing.T, store state.Store) (url string) {
 	handler := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"doc:*": objects.Documents(state.Config{Allow: allow})}, Logger: new(zerolog.Nop()),
 	})
-	server := httptest.NewUnstartedServer(handler)
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) //nolint:forbidigo // http.Server takes no other
-	server.Start()
-	t.Cleanup(func() {
-		shutdown, end := context.WithTimeout(context.Background(), time.Minute)
-		defer end()
-		if err := handler.Shutdown(shutdown); err != nil {
-			t.Error(err)
-		}
-		server.Close()
-		stop()
-		running.Wait()
-	})
-	return "ws" + server.URL[len("http"):] + "/socket"
+	return "ws://" + serve(t, handler, func() { stop(); running.Wait() }) + "/socket"
 }
 
 // CheckMirrors lets clients of two nodes increment a document while the connections of the nodes to

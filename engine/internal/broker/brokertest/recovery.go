@@ -78,20 +78,25 @@ func (c *Recovery) startNode(e RecordingEngine) *recoveryNode {
 	handler := socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": channel.Define((*recoveryRoom).join)}, PubSub: ps, Logger: &nop,
 	})
+	return &recoveryNode{ps: ps, addr: serve(t, handler, func() { stop(); running.Wait() })}
+}
+
+// serve serves a handler until the test ends, and returns its address. It calls end after that.
+func serve(t testing.TB, handler *socket.Handler, end func()) (addr string) {
+	t.Helper()
 	server := httptest.NewUnstartedServer(handler)
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) //nolint:forbidigo // http.Server takes no other
 	server.Start()
 	t.Cleanup(func() {
-		shutdown, end := context.WithTimeout(context.Background(), time.Minute)
-		defer end()
+		shutdown, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
 		if err := handler.Shutdown(shutdown); err != nil {
 			t.Error(err)
 		}
 		server.Close()
-		stop()
-		running.Wait()
+		end()
 	})
-	return &recoveryNode{ps: ps, addr: server.Listener.Addr().String()}
+	return server.Listener.Addr().String()
 }
 
 // recoveryRoom is the state of a channel.
