@@ -30,6 +30,12 @@ func withJetStream(t testing.TB) func(*server.Options) {
 // newLog returns a log that notices faults soon.
 func newLog(t testing.TB, cfg natsengine.Config) history.Log {
 	t.Helper()
+	return newEngine(t, cfg).History()
+}
+
+// newEngine returns an engine that notices faults soon.
+func newEngine(t testing.TB, cfg natsengine.Config) *natsengine.Engine {
+	t.Helper()
 	cfg.Timeout, cfg.Ping = brokertest.Timeout, brokertest.Ping
 	if cfg.Logger == nil {
 		cfg.Logger = new(zerolog.Nop())
@@ -38,7 +44,7 @@ func newLog(t testing.TB, cfg natsengine.Config) history.Log {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e.History()
+	return e
 }
 
 func TestHistory(t *testing.T) {

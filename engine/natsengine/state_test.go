@@ -25,15 +25,7 @@ import (
 // newObjects returns a store of objects that notices faults soon.
 func newObjects(t testing.TB, cfg natsengine.Config) state.Store {
 	t.Helper()
-	cfg.Timeout, cfg.Ping = brokertest.Timeout, brokertest.Ping
-	if cfg.Logger == nil {
-		cfg.Logger = new(zerolog.Nop())
-	}
-	e, err := natsengine.New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return e.State()
+	return newEngine(t, cfg).State()
 }
 
 func TestState(t *testing.T) {
