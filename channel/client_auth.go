@@ -6,16 +6,16 @@ import (
 	"bennu.example/serializer"
 )
 
-// RequireAuth makes the joins of the channel wait until the client is authenticated: the first one,
+// WaitForAuth makes the joins of the channel wait until the client is authenticated: the first one,
 // and those after each reconnect. See socket.Client.Auth. While a join waits, it has no timeout. A
 // channel that the server ends when the client logs out is joined again after the next login. If
-// the server does not authenticate clients in this way, joins do not wait. RequireAuth must be
+// the server does not authenticate clients in this way, joins do not wait. WaitForAuth must be
 // called before Join, and returns the channel.
-func (c *Client) RequireAuth() *Client {
+func (c *Client) WaitForAuth() *Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.joinCalled {
-		panic("channel: RequireAuth was called after Join")
+		panic("channel: WaitForAuth was called after Join")
 	}
 	c.needsAuth = true
 	return c

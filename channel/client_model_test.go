@@ -25,7 +25,7 @@ type clientModel struct {
 	leaving  bool // Leave was called and is not answered yet
 	taken    bool // another channel is leaving the topic
 	again    bool // the channel joins again when no push is in flight
-	needs    bool // RequireAuth was called
+	needs    bool // WaitForAuth was called
 	auth     string
 	stale    bool // the last join was refused because the token had expired
 

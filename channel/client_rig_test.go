@@ -22,7 +22,7 @@ import (
 //	due join|rejoin|leave|NAME               a timer
 //	refused REF                              an encoding error
 //	unsent NAME                              marks a push before closed
-//	needs                                    RequireAuth, before join
+//	needs                                    WaitForAuth, before join
 //	auth pending|granted|missing|expired     the socket's authentication changed
 //	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string. The status
 //	                                         expired is an error because of that, and a phx_close with

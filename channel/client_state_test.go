@@ -27,7 +27,7 @@ func TestClientRules(t *testing.T) {
 			join => joining; params 1
 			join2 => answer join2 duplicate
 			params 1 => send 1 1 phx_join`, "join"},
-		{"RequireAuth: joins wait until the client is authenticated, without a timeout", `
+		{"WaitForAuth: joins wait until the client is authenticated, without a timeout", `
 			needs
 			join => joining
 			open
@@ -46,7 +46,7 @@ func TestClientRules(t *testing.T) {
 			params 2
 			auth granted => params 2
 			params 2 => send 3 3 phx_join`, "join"},
-		{"RequireAuth: a channel that ended with a logout is joined again after the next login", `
+		{"WaitForAuth: a channel that ended with a logout is joined again after the next login", `
 			needs
 			open
 			auth granted

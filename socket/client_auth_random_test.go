@@ -111,9 +111,9 @@ func newAuthPlay(t *testing.T, seed uint64) *authPlay {
 		p.may = []string{"ann"}
 	}
 	p.c = p.w.client(cfg)
-	p.members = p.c.Channel("members:1", nil).RequireAuth()
+	p.members = p.c.Channel("members:1", nil).WaitForAuth()
 	p.open = p.c.Channel("open:1", nil)
-	p.room = p.c.Channel("room:1", nil).RequireAuth()
+	p.room = p.c.Channel("room:1", nil).WaitForAuth()
 	p.room.Resume(channel.ResumeConfig{OnReset: func(_ serializer.Payload, why string) {
 		if why != "new" || len(p.got) > 0 {
 			p.fail("the room was reset: %s", why)

@@ -38,7 +38,7 @@ func TestClientRefreshesForHours(t *testing.T) {
 				var got [2][]int
 				var rooms []*channel.Client
 				for i, topic := range []string{"room:1", "plain:1"} {
-					room := c.Channel(topic, nil).RequireAuth()
+					room := c.Channel(topic, nil).WaitForAuth()
 					if i == 0 {
 						room.Resume(channel.ResumeConfig{Since: history.Position{}})
 					}
@@ -138,7 +138,7 @@ func TestClientRefreshWhileVerifyFails(t *testing.T) {
 					return w.issue("ann"), nil
 				}})
 				defer c.end()
-				room := c.Channel("plain:1", nil).RequireAuth()
+				room := c.Channel("plain:1", nil).WaitForAuth()
 				room.Join()
 				c.Connect()
 				if err := c.WaitAuth(t.Context()); err != nil {
@@ -160,7 +160,7 @@ func TestClientRefreshWhileVerifyFails(t *testing.T) {
 				if _, err := late.Join().Wait(t.Context()); !errors.Is(err, socket.ErrTokenExpired) {
 					t.Errorf("join: %v", err)
 				}
-				members := c.Channel("members:1", nil).RequireAuth()
+				members := c.Channel("members:1", nil).WaitForAuth()
 				waiting := members.Join()
 				fault(w, &failing, false)
 				if err := c.WaitAuth(t.Context()); err != nil {
@@ -211,7 +211,7 @@ func TestClientStaticToken(t *testing.T) {
 				defer w.end()
 				c := w.client(socket.ClientConfig{Transport: by, AuthToken: w.issue("ann"), NoSocketChannel: !isOwn})
 				defer c.end()
-				room := c.Channel("plain:1", nil).RequireAuth()
+				room := c.Channel("plain:1", nil).WaitForAuth()
 				room.Join()
 				c.Connect()
 				c.who(room, "ann")
@@ -271,7 +271,7 @@ func TestClientDeniedByServer(t *testing.T) {
 					return w.issue("ann"), nil
 				}})
 				defer c.end()
-				room := c.Channel("plain:1", nil).RequireAuth()
+				room := c.Channel("plain:1", nil).WaitForAuth()
 				join := room.Join()
 				if !isLive {
 					w.set(func() { w.banned["ann"] = suspended })
@@ -340,7 +340,7 @@ func TestClientLogin(t *testing.T) {
 		defer w.end()
 		c := w.client(socket.ClientConfig{Transport: by})
 		defer c.end()
-		plain, members := c.Channel("plain:1", nil), c.Channel("members:1", nil).RequireAuth()
+		plain, members := c.Channel("plain:1", nil), c.Channel("members:1", nil).WaitForAuth()
 		plain.Join()
 		var joins int
 		members.OnJoin(func(serializer.Payload) { joins++ })
@@ -418,7 +418,7 @@ func TestClientLoginByServer(t *testing.T) {
 		defer w.end()
 		c := w.client(socket.ClientConfig{Transport: by})
 		defer c.end()
-		plain, members := c.Channel("plain:1", nil), c.Channel("members:1", nil).RequireAuth()
+		plain, members := c.Channel("plain:1", nil), c.Channel("members:1", nil).WaitForAuth()
 		plain.Join()
 		members.Join()
 		c.Connect()
@@ -454,7 +454,7 @@ func TestClientLogoutWithoutAnonymous(t *testing.T) {
 		defer w.end()
 		c := w.client(socket.ClientConfig{Transport: by, AuthTokenFunc: w.source("ann")})
 		defer c.end()
-		members := c.Channel("members:1", nil).RequireAuth()
+		members := c.Channel("members:1", nil).WaitForAuth()
 		members.Join()
 		c.Connect()
 		c.who(members, "ann")
@@ -491,7 +491,7 @@ func TestClientAuthUnknown(t *testing.T) {
 				token := w.issue("ann")
 				c := w.client(socket.ClientConfig{Transport: by, AuthToken: token})
 				defer c.end()
-				room := c.Channel("plain:1", nil).RequireAuth()
+				room := c.Channel("plain:1", nil).WaitForAuth()
 				join := room.Join()
 				c.Connect()
 				start := time.Now()

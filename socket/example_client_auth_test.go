@@ -55,7 +55,7 @@ func ExampleClient_Authenticate() {
 		return
 	}
 	defer client.Close(ctx)
-	orders := client.Channel("orders", nil).RequireAuth()
+	orders := client.Channel("orders", nil).WaitForAuth()
 	join := orders.Join() // it waits for the login
 
 	err = client.Authenticate(ctx, "a wrong token")
