@@ -160,15 +160,23 @@ func (c *Client) Push(event string, payload any) *push.Push {
 
 // PushWithTimeout calls Push with a timeout for this push. Zero means the channel's timeout.
 func (c *Client) PushWithTimeout(event string, payload any, d time.Duration) *push.Push {
-	p := c.newPush(event, d, false)
+	return c.push(c.newPush(event, d, false), payload)
+}
+
+// push encodes the payload of a push and posts it to the loop.
+func (c *Client) push(p *clientPush, payload any) *push.Push {
 	body, err := serializer.Value(payload).Encoded()
 	if err != nil {
 		c.refuse(p, err)
 		return (*push.Push)(&p.handle)
 	}
-	size := pushOverhead + len(event) + len(body.Bytes())
+	size := pushOverhead + len(p.event) + len(body.Bytes())
 	if !p.hold.Take(&c.budget, size) {
-		c.refuse(p, push.ErrFull)
+		err := push.ErrFull
+		if p.isNow {
+			err = offline(err)
+		}
+		c.refuse(p, err)
 		return (*push.Push)(&p.handle)
 	}
 	p.payload, p.size, p.isCounted = body, size, true

@@ -36,6 +36,10 @@ type (
 func (t *clientPushTask) Run() {
 	p := (*clientPush)(t)
 	p.number = p.c.socket.BeginPush()
+	if p.isNow {
+		p.c.feed(clientInput{kind: inPushNow, push: p, isCongested: p.c.socket.IsCongested()})
+		return
+	}
 	p.c.feed(clientInput{kind: inPush, push: p})
 }
 

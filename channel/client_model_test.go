@@ -32,6 +32,7 @@ type clientModel struct {
 	waiting []string       // buffered pushes
 	sent    map[string]int // the refs of pushes in flight
 	kept    map[string]bool
+	now     map[string]bool // the pushes of PushNow
 	timers  map[string]bool
 
 	answers map[string]string // of this step
@@ -98,6 +99,10 @@ func (m *clientModel) joinAnswered(how string) {
 func (m *clientModel) loseSent(keep bool, how string) {
 	var back []string
 	for _, name := range m.onWire() {
+		if keep && m.kept[name] && m.now[name] {
+			m.answer(name, "offline")
+			continue
+		}
 		if keep && m.kept[name] {
 			back = append(back, name)
 			continue
@@ -117,7 +122,9 @@ func (m *clientModel) onWire() []string {
 func (m *clientModel) gone() {
 	m.phase, m.joinRef = "gone", 0
 	for _, name := range m.onWire() {
-		if m.kept[name] {
+		if m.kept[name] && m.now[name] {
+			m.answer(name, "offline")
+		} else if m.kept[name] {
 			m.answer(name, "closed")
 		} else {
 			m.answer(name, "lost")
@@ -220,6 +227,14 @@ func (m *clientModel) step(line string) {
 			m.waiting = append(m.waiting, arg)
 			m.timers[arg] = true
 		}
+	case "now":
+		m.now[arg] = true
+		if m.phase != "joined" || m.again || len(f) > 2 {
+			m.answer(arg, "offline")
+			return
+		}
+		m.timers[arg] = true
+		m.sent[arg] = m.send(m.joinRef, arg)
 	case "again":
 		m.again = m.phase == "joined"
 	case "cancel":
@@ -427,6 +442,7 @@ func clientHistory(t *testing.T, seed uint64) {
 	r := newClientRig()
 	m := &clientModel{
 		phase: "fresh", auth: "pending", sent: map[string]int{}, kept: map[string]bool{}, timers: map[string]bool{},
+		now: map[string]bool{},
 	}
 	w := &clientWorld{Rand: rand.New(rand.NewPCG(seed, 1)), m: m}
 	var log []string

@@ -19,6 +19,7 @@ import (
 //	free                                     that other channel is closed
 //	params N [error]                         the params of attempt N
 //	push NAME, cancel NAME                   pushes are named
+//	now NAME [congested]                     PushNow
 //	due join|rejoin|leave|NAME               a timer
 //	refused REF                              an encoding error
 //	unsent NAME                              marks a push before closed
@@ -110,6 +111,10 @@ func (r *clientRig) input(line string) clientInput {
 		}[f[1]]}
 	case "push":
 		return clientInput{kind: inPush, push: r.named(f[1])}
+	case "now":
+		p := r.named(f[1])
+		p.isNow = true
+		return clientInput{kind: inPushNow, push: p, isCongested: len(f) > 2}
 	case "cancel":
 		return clientInput{kind: inCancel, push: r.named(f[1])}
 	case "refused":
@@ -218,7 +223,7 @@ func rigAnswer(a promise.Result) string {
 		err  error
 		name string
 	}{
-		{push.ErrTimeout, "timeout"}, {push.ErrLost, "lost"}, {push.ErrCanceled, "canceled"},
+		{push.ErrOffline, "offline"}, {push.ErrTimeout, "timeout"}, {push.ErrLost, "lost"}, {push.ErrCanceled, "canceled"},
 		{serializer.ErrPayload, "payload"}, {ErrNotJoined, "not joined"},
 		{ErrDuplicate, "duplicate"}, {ErrClosed, "closed"}, {errRig, "cause"},
 	} {

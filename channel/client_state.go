@@ -87,6 +87,8 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		m.message(in.msg)
 	case inPush:
 		m.pushCalled(in.push)
+	case inPushNow:
+		m.pushNow(in.push, in.isCongested)
 	case inCancel:
 		if m.remove(in.push) {
 			m.fail(in.push, push.ErrCanceled)
@@ -232,12 +234,12 @@ func (m *clientMachine) failInFlight(err error) {
 	var back []*clientPush
 	for _, p := range m.inFlight() {
 		m.removeInFlight(p.ref)
-		if p.unsent {
+		if p.unsent && !p.isNow {
 			p.ref, p.unsent = 0, false
 			back = append(back, p)
 			continue
 		}
-		m.fail(p, fmt.Errorf("%w: %w", push.ErrLost, err))
+		m.fail(p, p.lost(err))
 	}
 	if len(back) > 0 {
 		m.buffer = append(back, m.buffer...)
@@ -511,11 +513,11 @@ func (m *clientMachine) end(cause error, leave *promise.Result) {
 	m.joinRef = 0
 	m.set(StateClosed, cause)
 	for _, p := range m.inFlight() {
-		if p.unsent {
-			m.fail(p, m.closedBy(cause))
-		} else {
-			m.fail(p, fmt.Errorf("%w: %w", push.ErrLost, m.closedBy(cause)))
+		err := m.closedBy(cause)
+		if !p.unsent || p.isNow {
+			err = p.lost(err)
 		}
+		m.fail(p, err)
 	}
 	m.flight = nil
 	m.failBuffer(cause)
@@ -589,6 +591,7 @@ type clientPush struct {
 	// Used by the rules only.
 	ref    uint64 // zero if it was not sent
 	unsent bool   // certainly not passed to the network
+	isNow  bool   // from PushNow
 
 	pushIO
 }

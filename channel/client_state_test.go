@@ -359,6 +359,50 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 2
 			params 2 => send 5 5 phx_join
 			msg 5 5 phx_reply ok => joined; send 5 6 b; send 5 7 c; send 5 8 d; answer join ok; joined!`, "b c d"},
+		{"PushNow sends at once or fails", `
+			now a => answer a offline
+			open
+			join => joining; params 1
+			now b => answer b offline
+			params 1 => send 1 1 phx_join
+			now c => answer c offline
+			msg 1 1 phx_reply ok => joined; answer join ok; joined!
+			now d => send 1 2 d
+			now e congested => answer e offline
+			msg 1 2 phx_reply ok => answer d ok
+			closed => errored; error!
+			now f => answer f offline
+			open => joining; params 2
+			params 2 => send 3 3 phx_join
+			msg 3 3 phx_reply ok => joined; answer join ok; joined!
+			leave => leaving; send 3 4 phx_leave
+			now g => answer g offline
+			msg 3 4 phx_reply ok => closed; answer leave ok; closed!
+			now h => answer h offline`, ""},
+		{"a push of PushNow that was not sent fails instead of waiting for the rejoin", joined + `
+			now a => send 1 2 a
+			now b => send 1 3 b
+			push c => send 1 4 c
+			unsent b
+			unsent c
+			closed => errored; answer a lost; answer b offline; error!
+			open => joining; params 2
+			params 2 => send 5 5 phx_join
+			msg 5 5 phx_reply ok => joined; send 5 6 c; answer join ok; joined!`, "c"},
+		{"a push of PushNow that was not sent when the channel ends", joined + `
+			now a => send 1 2 a
+			now b => send 1 3 b
+			unsent b
+			end => closed; answer a lost; answer b offline; closed!`, ""},
+		{"PushNow does not delay a join after dropped records", joined + `
+			push a => send 1 2 a
+			again
+			now b => answer b offline
+			msg 1 2 phx_reply ok => answer a ok; joining; params 2`, "join"},
+		{"PushNow times out", joined + `
+			now a => send 1 2 a
+			due a => answer a timeout
+			msg 1 2 phx_reply ok => drop`, ""},
 		{"a crash fails all pushes in flight, sent or not", joined + `
 			push a => send 1 2 a
 			unsent a

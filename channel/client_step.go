@@ -11,13 +11,15 @@ import (
 // clientInput is an input of clientStep.
 type clientInput struct {
 	kind    clientInputKind
-	push    *clientPush         // inJoin, inLeave, inPush, inCancel, inPushTimeout
+	push    *clientPush         // inJoin, inLeave, inPush, inPushNow, inCancel, inPushTimeout
 	msg     *serializer.Message // inMessage
 	attempt uint64              // inParams
 	payload serializer.Payload  // inParams
 	ref     uint64              // inRefused
 	err     error               // inParams, inClosed, inRefused, inEnd
 	auth    clientlink.Auth     // inAuth
+
+	isCongested bool // inPushNow: too much waits for the network
 }
 
 type clientInputKind uint8
@@ -29,6 +31,7 @@ const (
 	inClosed                             // the socket lost its connection or failed to connect
 	inMessage                            // a message for the topic was received
 	inPush                               // Push was called
+	inPushNow                            // PushNow was called
 	inCancel                             // a push was canceled
 	inLeave                              // Leave was called
 	inJoinTimeout                        // this and the next three: a timer fired

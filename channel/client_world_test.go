@@ -82,6 +82,12 @@ func (w *clientWorld) next() string {
 			}
 		case 5, 6, 7:
 			w.pushes++
+			switch w.IntN(8) {
+			case 0:
+				return fmt.Sprintf("now p%d", w.pushes)
+			case 1:
+				return fmt.Sprintf("now p%d congested", w.pushes)
+			}
 			return fmt.Sprintf("push p%d", w.pushes)
 		case 8:
 			if w.pushes > 0 {

@@ -247,6 +247,20 @@ func ExampleClient_PushWithTimeout() {
 	// Output: true
 }
 
+// The position of a pointer is worthless later: it is sent at once, or not at all.
+func ExampleClient_PushNow() {
+	room, _, end := dial(adder())
+	defer end()
+	_, err := room.PushNow("add", 1).Wait(context.Background())
+	fmt.Println(err)
+	room.Leave()
+	_, err = room.PushNow("add", 1).Wait(context.Background())
+	fmt.Println(errors.Is(err, push.ErrOffline))
+	// Output:
+	// <nil>
+	// true
+}
+
 // State returns the channel's state, and the cause if it is errored or closed.
 func ExampleClient_State() {
 	room, _, end := dial(adder())

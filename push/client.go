@@ -28,6 +28,9 @@ var (
 	ErrFull = errors.New("too much waits to be sent")
 	// ErrCanceled is wrapped by the error of Wait after [Push.Cancel].
 	ErrCanceled = errors.New("push canceled")
+	// ErrOffline is wrapped by the error of Wait if a push of channel.Client.PushNow could not be
+	// sent at once. The server did not receive it.
+	ErrOffline = errors.New("not sent, because it would have to wait")
 )
 
 // Push is an event that a client sent, and the result of it: a reply, or an error that says why
@@ -37,9 +40,9 @@ type Push promise.Promise
 func (p *Push) promise() *promise.Promise { return (*promise.Promise)(p) }
 
 // Wait waits for the result and returns the payload of an "ok" reply. Any other reply is returned
-// as an [*Error]. If there is no reply, the error wraps ErrTimeout, ErrLost, ErrFull, ErrCanceled
-// or channel.ErrClosed. If ctx ends first, Wait returns its error and the push continues; see
-// Cancel.
+// as an [*Error]. If there is no reply, the error wraps ErrTimeout, ErrLost, ErrFull, ErrCanceled,
+// ErrOffline or channel.ErrClosed. If ctx ends first, Wait returns its error and the push
+// continues; see Cancel.
 //
 // Wait may be called in a callback of the same channel.
 func (p *Push) Wait(ctx context.Context) (serializer.Payload, error) {

@@ -36,6 +36,8 @@ func (u clientSocket) Send(o clientlink.Out) {
 	u.conn.send(o)
 }
 
+func (u clientSocket) IsCongested() bool { return u.conn != nil && u.conn.isCongested() }
+
 func (u clientSocket) Withdraw(ref uint64) {
 	if u.conn != nil {
 		u.conn.withdraw(ref)

@@ -20,6 +20,9 @@ const (
 	clientKept = 4
 	// clientInbox is the number of messages that may wait for the loop. Beyond it, the reader waits.
 	clientInbox = 1024
+	// clientCongested is the size in bytes of the pushes that wait for the network beyond which
+	// PushNow fails.
+	clientCongested = 64 << 10
 	// clientLastWrites bounds the time in which a connection that is being closed writes its last
 	// messages. Together with the transport's CloseTimeout it is less than clientCloseGrace.
 	clientLastWrites = 400 * time.Millisecond
@@ -53,6 +56,8 @@ type clientConn struct {
 	withdrawn   int              // entries of queue that are Withdrawn
 	batch       []clientlink.Out
 	claimed     int
+	waiting     int // bytes of pushes that the network has not accepted
+	claimedSize int // of these, the bytes that the writer has claimed
 	writing     bool
 	held        bool // the writer does not start
 	failed      bool // a write has failed, and nothing is written any more
@@ -87,6 +92,7 @@ func (k *clientConn) send(o clientlink.Out) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.queue = append(k.queue, o)
+	k.waiting += o.Size
 	k.start()
 }
 
@@ -124,11 +130,19 @@ func (k *clientConn) withdraw(ref uint64) {
 	if i == len(k.queue) || k.queue[i].Ref != ref || k.queue[i].Withdrawn {
 		return
 	}
+	k.waiting -= k.queue[i].Size
 	k.queue[i] = clientlink.Out{Ref: ref, Withdrawn: true}
 	if k.withdrawn++; k.withdrawn > len(k.queue)/2 {
 		k.queue = slices.DeleteFunc(k.queue, func(o clientlink.Out) bool { return o.Withdrawn })
 		k.withdrawn = 0
 	}
+}
+
+// isCongested reports whether more than clientCongested bytes of pushes wait for the network.
+func (k *clientConn) isCongested() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.waiting > clientCongested
 }
 
 // end stops the writer after it has written the last messages, and returns the messages that were
@@ -174,6 +188,7 @@ func (k *clientConn) write() {
 func (k *clientConn) take() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.accepted()
 	if k.ended {
 		k.batch, k.claimed, k.last, k.writingLast = k.last, 0, nil, true
 		if k.writing = len(k.batch) > 0; !k.writing {
@@ -213,11 +228,22 @@ func (k *clientConn) take() bool {
 func (k *clientConn) claim(n int) []clientlink.Out {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.accepted()
 	if k.ended && !k.writingLast {
 		return nil
 	}
 	k.claimed += n
-	return k.batch[k.claimed-n : k.claimed]
+	claimed := k.batch[k.claimed-n : k.claimed]
+	for i := range claimed {
+		k.claimedSize += claimed[i].Size
+	}
+	return claimed
+}
+
+// accepted is called when a write has returned. The caller holds mu.
+func (k *clientConn) accepted() {
+	k.waiting -= k.claimedSize
+	k.claimedSize = 0
 }
 
 // writeBatch encodes the batch and writes it in the portions that the transport sends together.
@@ -298,6 +324,7 @@ func (k *clientConn) refuse(errs []error) {
 			continue
 		}
 		o.Release()
+		k.waiting -= o.Size
 		if o.From != nil {
 			k.c.post(&clientRefused{o.From, o.Ref, err})
 		}

@@ -42,6 +42,8 @@ type Socket interface {
 	NextRef() uint64
 	// Send enqueues a message for the connection. The socket must be connected.
 	Send(o Out)
+	// IsCongested reports whether more than 64 KiB of pushes wait for the network.
+	IsCongested() bool
 	// Withdraw removes the message with that ref from the queue, if it has not been written.
 	Withdraw(ref uint64)
 	// Attach routes the messages of a topic to c. If busy is true, another channel is still leaving
