@@ -16,6 +16,7 @@ import (
 	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/stream"
 )
 
 // ErrDuplicate is wrapped by the error of a Join if another channel of the same socket has the
@@ -254,14 +255,15 @@ func (c *Client) OnMessage(f func(serializer.Message)) (off func()) {
 // Events returns a sequence of the events with these names, or of all events if there are no
 // names. It collects events from the moment when Events is called, in a bounded backlog. In place
 // of events that were dropped because the backlog was full, it yields an [*OverflowError]. The
-// sequence ends when the channel or the socket is closed, or when the loop over it ends.
+// sequence ends when the channel or the socket is closed, or when the loop over it ends. See
+// [Client.Stream], which has more ways to end.
 func (c *Client) Events(names ...string) iter.Seq2[serializer.Message, error] {
 	return c.EventsContext(context.Background(), names...)
 }
 
 // EventsContext returns the sequence of Events, which also ends with ctx.
 func (c *Client) EventsContext(ctx context.Context, names ...string) iter.Seq2[serializer.Message, error] {
-	return c.events.newStream(names).all(ctx)
+	return c.Stream(names...).All(ctx)
 }
 
 // OnJoin registers f to be called with the reply of every successful join.
@@ -298,19 +300,11 @@ func (c *Client) setStatus(s ClientState, cause error) {
 type ClientStats struct {
 	Topic       string
 	State       ClientState
-	Unanswered  int   // pushes that were not answered yet
-	Queued      int   // those of them that were not passed to the network yet
-	QueuedBytes int64 // the size of these, which counts against MaxBuffer
-	Callbacks   ClientBacklog
-	Iterators   []ClientBacklog
-}
-
-// ClientBacklog describes the events that are waiting for callbacks or for an iterator.
-type ClientBacklog struct {
-	Events  []string // empty means all
-	Count   int
-	Bytes   int64
-	Dropped uint64 // the number of dropped events since the beginning
+	Unanswered  int            // pushes that were not answered yet
+	Queued      int            // those of them that were not passed to the network yet
+	QueuedBytes int64          // the size of these, which counts against MaxBuffer
+	Callbacks   stream.Stats   // the events that wait for callbacks
+	Iterators   []stream.Stats // streams of events, including those of Events and EventsContext
 }
 
 // Stats returns the current counts. It may be called at any time.
@@ -319,13 +313,12 @@ func (c *Client) Stats() ClientStats {
 	s.State, _ = c.State()
 	s.Queued, s.QueuedBytes = c.budget.Gauge.Load()
 	e := &c.events
-	s.Callbacks.Count, s.Callbacks.Bytes = e.backlog.Load()
-	s.Callbacks.Dropped = e.dropped.Load()
+	s.Callbacks = e.callbackStats()
 	e.mu.Lock()
 	streams := e.streams
 	e.mu.Unlock()
-	for _, stream := range streams {
-		s.Iterators = append(s.Iterators, stream.stats())
+	for _, x := range streams {
+		s.Iterators = append(s.Iterators, x.stream.Stats())
 	}
 	return s
 }

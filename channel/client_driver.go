@@ -57,6 +57,7 @@ func (t *clientJoinTask) Run() {
 			p.handle.Resolve(failed(p.wrap(c.topic, err)))
 			return
 		}
+		c.events.attach()
 		c.state.open, c.state.taken = c.socket.IsOpen(), busy
 		c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
 	}

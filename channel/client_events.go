@@ -1,17 +1,14 @@
 package channel
 
 import (
-	"context"
 	"fmt"
-	"iter"
 	"math"
-	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"bennu.example/history"
+	"bennu.example/internal/backlog"
 	"bennu.example/internal/clientlink"
-	"bennu.example/internal/fifo"
 	"bennu.example/internal/listeners"
 	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
@@ -33,7 +30,7 @@ func (e *OverflowError) Error() string {
 }
 
 // clientEvents holds the listeners of a client's channel and the queues between them and the loop:
-// one for all callbacks, and one for each iterator.
+// one for all callbacks, and one for each stream.
 type clientEvents struct {
 	topic string
 	max   int // size of each backlog in bytes
@@ -42,6 +39,7 @@ type clientEvents struct {
 
 	callbacks mailbox.Mailbox[clientItem]
 	backlog   clientlink.Gauge // the events in callbacks
+	oldest    atomic.Int64     // when the event that is being handled, or is the first, was enqueued
 	dropped   atomic.Uint64
 	gap       *OverflowError // the last item in callbacks, if it is an overflow; guarded by mu
 
@@ -50,10 +48,11 @@ type clientEvents struct {
 	onClose listeners.List[error]
 	all     listeners.List[serializer.Message]
 
-	mu      sync.Mutex // acquired before the mutex of a list or of a stream
-	byEvent map[string]*listeners.List[serializer.Payload]
-	streams []*clientStream // never modified, only replaced
-	closed  bool
+	mu       sync.Mutex // acquired before the mutex of a list or of a stream
+	byEvent  map[string]*listeners.List[serializer.Payload]
+	streams  []eventStream // never modified, only replaced
+	attached bool          // the streams count in total
+	closed   bool
 
 	drained func() // called after an event left a queue
 }
@@ -66,6 +65,7 @@ type clientItem struct {
 	payload serializer.Payload  // for byEvent
 	msg     *serializer.Message // for all; nil if there are none
 	size    int
+	at      time.Duration // when the event was enqueued, by backlog.Now
 	call    func()
 }
 
@@ -82,6 +82,7 @@ func (e *clientEvents) dispatch(it clientItem) {
 		it.call()
 		return
 	}
+	e.oldest.Store(int64(it.at))
 	defer func() {
 		e.backlog.Add(-1, -it.size)
 		e.total.Backlog.Add(-1, -it.size)
@@ -126,8 +127,10 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	if place != nil && !e.hasRoom(&msg, size) {
 		return false
 	}
-	for _, s := range e.streams {
-		s.enqueue(&msg, size, place)
+	for i := range e.streams {
+		if s := &e.streams[i]; s.wants(msg.Event) {
+			s.put(&msg, size, place)
+		}
 	}
 	var byEvent listeners.Snapshot[serializer.Payload]
 	if list := e.byEvent[msg.Event]; list != nil {
@@ -145,10 +148,14 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 		place.h.expectRecord()
 	}
 	e.gap = nil
+	now := backlog.Now()
+	if n, _ := e.backlog.Load(); n == 0 {
+		e.oldest.Store(int64(now))
+	}
 	e.backlog.Add(1, size)
 	e.total.Backlog.Add(1, size)
 	e.total.Running.Add()
-	it := clientItem{place: place, byEvent: byEvent, all: all, payload: msg.Payload, size: size}
+	it := clientItem{place: place, byEvent: byEvent, all: all, payload: msg.Payload, size: size, at: now}
 	if len(all) > 0 {
 		whole := msg // so that only this case allocates
 		it.msg = &whole
@@ -170,8 +177,8 @@ func (e *clientEvents) callbacksHaveRoom(size int) bool {
 // hasRoom reports whether every backlog whose listeners want an event has room for it. The caller
 // must hold mu.
 func (e *clientEvents) hasRoom(m *serializer.Message, size int) bool {
-	for _, s := range e.streams {
-		if s.wants(m.Event) && !s.hasRoom(size) {
+	for i := range e.streams {
+		if s := &e.streams[i]; s.wants(m.Event) && !s.queue.HasRoom(size) {
 			return false
 		}
 	}
@@ -183,8 +190,8 @@ func (e *clientEvents) isDrained(size int) bool {
 	size = max(size, e.max/2)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, s := range e.streams {
-		if !s.hasRoom(size) {
+	for i := range e.streams {
+		if !e.streams[i].queue.HasRoom(size) {
 			return false
 		}
 	}
@@ -213,16 +220,21 @@ func (e *clientEvents) overflow() {
 	})
 }
 
-// close enqueues the notification that the channel is closed, and closes the iterators.
+// close enqueues the notification that the channel is closed, and drains the streams. It runs on
+// the loop.
 func (e *clientEvents) close(err error) {
 	notify(e, &e.onClose, err)
 	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.closed = true
-	for _, s := range e.streams {
-		s.close()
+	streams := e.streams
+	e.streams, e.closed = nil, true
+	if e.attached {
+		e.total.Streams.Add(-int64(len(streams)))
 	}
-	e.streams = nil
+	e.attached = false
+	e.mu.Unlock()
+	for _, s := range streams {
+		s.queue.Drain()
+	}
 }
 
 // listen adds f to the listeners of an event.
@@ -246,176 +258,4 @@ func (e *clientEvents) listen(event string, f func(serializer.Payload)) (off fun
 			delete(e.byEvent, event)
 		}
 	}
-}
-
-// clientStream is the queue of one iterator.
-type clientStream struct {
-	e     *clientEvents
-	names []string // empty means all events
-
-	mu      sync.Mutex
-	queue   fifo.Queue[streamItem]
-	used    int
-	dropped uint64
-	closed  bool
-	wake    chan struct{}
-}
-
-// streamItem is an event, or the number of events that were dropped in its place.
-type streamItem struct {
-	msg   serializer.Message
-	size  int
-	gap   int
-	place *recordPlace // nil unless the event is a record
-}
-
-// newStream returns a stream of the named events, or of all if there are no names.
-func (e *clientEvents) newStream(names []string) *clientStream {
-	s := &clientStream{e: e, names: slices.Clone(names), wake: make(chan struct{}, 1)}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		s.closed = true
-		return s
-	}
-	e.streams = append(slices.Clip(e.streams), s)
-	return s
-}
-
-func (s *clientStream) wants(event string) bool {
-	return len(s.names) == 0 || slices.Contains(s.names, event)
-}
-
-func (s *clientStream) hasRoom(size int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.closed || s.used == 0 || s.used+size <= s.e.max
-}
-
-// firstPosition returns the position before the first record in the queue, or nil if there is none.
-func (s *clientStream) firstPosition() *history.Position {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, it := range s.queue.All() {
-		if it.place != nil {
-			return &it.place.before
-		}
-	}
-	return nil
-}
-
-func (s *clientStream) enqueue(m *serializer.Message, size int, place *recordPlace) {
-	if !s.wants(m.Event) {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.closed {
-		return
-	}
-	if s.used > 0 && s.used+size > s.e.max {
-		s.dropped++
-		s.e.total.Dropped.Add(1)
-		if last := s.queue.Last(); last != nil && last.gap > 0 {
-			last.gap++
-			return
-		}
-		s.queue.Push(streamItem{gap: 1})
-	} else {
-		s.used += size
-		s.e.total.Backlog.Add(1, size)
-		s.queue.Push(streamItem{msg: *m, size: size, place: place})
-	}
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// close lets the iterator yield the rest of the queue and then end.
-func (s *clientStream) close() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.closed = true
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-}
-
-// stop unsubscribes the stream and drops its queue.
-func (s *clientStream) stop() {
-	s.e.mu.Lock()
-	s.e.streams = slices.DeleteFunc(slices.Clone(s.e.streams), func(x *clientStream) bool { return x == s })
-	s.e.mu.Unlock()
-	s.mu.Lock()
-	s.closed = true
-	for _, it := range s.queue.All() {
-		if it.gap == 0 {
-			s.e.total.Backlog.Add(-1, -it.size)
-		}
-	}
-	s.queue.Clear(0)
-	s.used = 0
-	s.mu.Unlock()
-	s.e.drained()
-}
-
-// streamKept is the number of items for which an empty queue keeps its array.
-const streamKept = 64
-
-// dequeue returns the next item without waiting. If there is none, more reports whether the
-// stream is still open.
-func (s *clientStream) dequeue() (it streamItem, ok, more bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.queue.Len() == 0 {
-		return it, false, !s.closed
-	}
-	it = s.queue.Pop()
-	if s.queue.Len() == 0 {
-		s.queue.Clear(streamKept)
-	}
-	if it.gap == 0 {
-		s.used -= it.size
-		s.e.total.Backlog.Add(-1, -it.size)
-	}
-	return it, true, true
-}
-
-func (s *clientStream) all(ctx context.Context) iter.Seq2[serializer.Message, error] {
-	return func(yield func(serializer.Message, error) bool) {
-		defer s.stop()
-		for ctx.Err() == nil { // checked even while there are events
-			it, ok, more := s.dequeue()
-			if ok {
-				s.e.drained()
-			}
-			switch {
-			case ok && it.gap > 0:
-				if !yield(serializer.Message{}, &OverflowError{Topic: s.e.topic, Dropped: it.gap}) {
-					return
-				}
-			case ok:
-				if !yield(it.msg, nil) {
-					return
-				}
-			case !more:
-				return
-			default:
-				select {
-				case <-s.wake:
-				case <-s.e.gone:
-					s.close()
-				case <-ctx.Done():
-				}
-			}
-		}
-	}
-}
-
-func (s *clientStream) stats() ClientBacklog {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return ClientBacklog{Events: s.names, Count: s.queue.Len(), Bytes: int64(s.used), Dropped: s.dropped}
 }

@@ -141,8 +141,14 @@ func (o *Out) Release() {
 // Totals holds the counters of a socket.
 type Totals struct {
 	Queued  Gauge         // pushes that are neither written nor answered
-	Backlog Gauge         // events that wait for a callback or an iterator
+	Backlog Gauge         // events that wait for a callback or in a stream
 	Dropped atomic.Uint64 // events dropped because the backlog was full
 	Failed  Failures      // failures of pushes, for Flush
 	Running Tracker       // queued or running user functions: callbacks, and those of the configuration
+
+	StreamID atomic.Uint64 // the number of the last stream
+	Streams  atomic.Int64  // the streams of the channels that are attached, and of the socket
 }
+
+// MaxStreams bounds Totals.Streams.
+const MaxStreams = 1000

@@ -15,7 +15,6 @@ import (
 // unexampled lists the exported types and functions that need no example, with the reason. Names
 // that are documented as internal are exempt without being listed (see isInternal).
 var unexampled = map[string]string{
-	"channel.ClientBacklog": "a part of ClientStats, which documents its fields",
 	"longpoll.Stats":        "a part of socket.Stats, which documents its fields",
 	"longpoll.Peers":        "implemented by package socket",
 	"longpoll.StatusError":  "created by package socket from the error of Config.Connect",

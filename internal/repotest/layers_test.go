@@ -18,8 +18,11 @@ var layers = [][]string{
 		"internal/prepare", "internal/ratelimit", "internal/safecall", "internal/statewire", "internal/urlparams",
 		"internal/willtimes", "js", "key", "logging",
 	},
-	{"serializer", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop", "internal/wstest"},
-	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "will"},
+	{
+		"serializer", "internal/backlog", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop",
+		"internal/wstest",
+	},
+	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "stream", "will"},
 	{"internal/follow"},
 	{"pubsub"},
 	{

@@ -1,0 +1,112 @@
+package channel
+
+import (
+	"slices"
+	"time"
+
+	"bennu.example/history"
+	"bennu.example/internal/backlog"
+	"bennu.example/internal/clientlink"
+	"bennu.example/serializer"
+	"bennu.example/stream"
+)
+
+// Stream returns a stream of the events with these names, or of all events if there are no names.
+// It collects events from the moment when Stream is called, up to the socket's MaxBacklog in bytes.
+// In place of events that did not fit, it has an [*OverflowError]. The end of the channel or of the
+// socket drains it.
+//
+// A socket's channels have at most 1,000 streams. Further ones are returned discarded.
+func (c *Client) Stream(events ...string) *stream.Stream[serializer.Message] {
+	e := &c.events
+	cfg := backlog.Config{Owner: (*streamOwner)(e), MaxBytes: e.max, Gone: e.gone}
+	about := stream.Stats{ID: e.total.StreamID.Add(1), Kind: stream.Events, Topic: e.topic, Events: slices.Clone(events)}
+	s, queue := stream.New[serializer.Message](cfg, about, func(dropped int) error {
+		return &OverflowError{Topic: e.topic, Dropped: dropped}
+	})
+	e.mu.Lock()
+	isClosed := e.closed
+	isRefused := e.attached && e.total.Streams.Add(1) > clientlink.MaxStreams
+	if isRefused {
+		e.total.Streams.Add(-1)
+	} else if !isClosed {
+		e.streams = append(slices.Clip(e.streams), eventStream{s, queue, about.Events})
+	}
+	e.mu.Unlock()
+	switch {
+	case isClosed:
+		s.Drain()
+	case isRefused:
+		c.socket.Log().Warn().Str("topic", c.topic).Int("max", clientlink.MaxStreams).Msg("stream refused: too many streams")
+		s.Discard()
+	}
+	return s
+}
+
+// attach counts the streams of a channel that joins. Those of channels that never do are garbage
+// when the program drops the channel, and must not count.
+func (e *clientEvents) attach() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.attached = true
+	e.total.Streams.Add(int64(len(e.streams)))
+}
+
+// streamOwner is the owner of the channel's streams.
+type streamOwner clientEvents
+
+func (o *streamOwner) Changed(n, bytes int) { o.total.Backlog.Add(n, bytes) }
+func (o *streamOwner) Dropped()             { o.total.Dropped.Add(1) }
+func (o *streamOwner) Left()                { o.drained() }
+
+// Ended removes a stream. A drained stream stays until it is empty, because its records hold up the
+// channel's position.
+func (o *streamOwner) Ended(id uint64) {
+	e := (*clientEvents)(o)
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	i := slices.IndexFunc(e.streams, func(s eventStream) bool { return s.queue.ID() == id })
+	if i < 0 {
+		return
+	}
+	e.streams = slices.Delete(slices.Clone(e.streams), i, i+1)
+	if e.attached {
+		e.total.Streams.Add(-1)
+	}
+}
+
+// eventStream is a stream of events with its queue.
+type eventStream struct {
+	stream *stream.Stream[serializer.Message]
+	queue  *backlog.Queue[serializer.Message]
+	names  []string // empty means all events
+}
+
+func (s *eventStream) wants(event string) bool {
+	return len(s.names) == 0 || slices.Contains(s.names, event)
+}
+
+func (s *eventStream) put(m *serializer.Message, size int, place *recordPlace) {
+	if place == nil { // not an interface with a nil pointer
+		s.queue.Put(m, size, nil)
+		return
+	}
+	s.queue.Put(m, size, place)
+}
+
+// firstPosition returns the position before the first record in the queue, or nil if there is none.
+func (s *eventStream) firstPosition() *history.Position {
+	if place, ok := s.queue.FirstMark().(*recordPlace); ok {
+		return &place.before
+	}
+	return nil
+}
+
+// callbackStats describes the queue of the callbacks.
+func (e *clientEvents) callbackStats() stream.Stats {
+	s := stream.Stats{Kind: stream.Callbacks, Topic: e.topic, Dropped: e.dropped.Load()}
+	if s.Count, s.Bytes = e.backlog.Load(); s.Count > 0 {
+		s.Oldest = backlog.Now() - time.Duration(e.oldest.Load())
+	}
+	return s
+}

@@ -1,0 +1,8 @@
+//go:build race
+
+package stream_test
+
+const (
+	isRace    = true
+	schedules = 10_000
+)

@@ -1,0 +1,8 @@
+//go:build !race
+
+package stream_test
+
+const (
+	isRace    = false
+	schedules = 100_000
+)
