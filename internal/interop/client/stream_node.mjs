@@ -1,11 +1,11 @@
-// Runs the code of docs/streams.md: node stream_node.mjs MODULES PHOENIX URL CODE. It prints what
+// Runs the code of docs/streams.md: node stream_node.mjs MODULES URL CODE. It prints what
 // the clients have received.
 import {createRequire} from "node:module"
 import {join} from "node:path"
 
-const [modules, name, url, code] = process.argv.slice(2)
+const [modules, url, code] = process.argv.slice(2)
 const require = createRequire(join(modules, "package.json"))
-const {Socket} = require(name)
+const {Socket} = require("phoenix")
 const openStream = new Function(`${code}\nreturn openStream`)()
 
 /** A client whose sum begins with the snapshot. */
@@ -13,7 +13,7 @@ function open() {
   const socket = new Socket(url, {transport: require("ws"), reconnectAfterMs: () => 10, rejoinAfterMs: () => 10})
   socket.connect()
   const client = {socket, sum: 0, resets: [], values: []}
-  client.stream = openStream(socket, "stream:1", {
+  client.stream = openStream(socket, "text:1", {
     onReset: s => {
       client.resets.push(s ?? null)
       client.sum = s ?? 0

@@ -1,5 +1,5 @@
 // Package npm installs the packages from npm that some tests need: versions of phoenix.js, a
-// WebSocket for Node, and TypeScript. package.json lists them.
+// WebSocket for Node, TypeScript, and Yjs. package.json lists them.
 package npm
 
 import (
