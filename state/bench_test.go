@@ -121,10 +121,11 @@ type audience struct {
 }
 
 // gather joins n clients of a handler to the map, and waits until all are live.
-func gather(t testing.TB, h *channel.Handler, n int) *audience { return gatherBy(t, h, n, `{}`) }
+func gather(t testing.TB, h *channel.Handler, n int) *audience { return gatherBy(t, h, n, `{}`, 2) }
 
-// gatherBy is gather with the member "$state" of the joins.
-func gatherBy(t testing.TB, h *channel.Handler, n int, params string) *audience {
+// gatherBy is gather with the member "$state" of the joins, and the frames that each client
+// receives until it is live: the reply, and synced.
+func gatherBy(t testing.TB, h *channel.Handler, n int, params string, frames int64) *audience {
 	a := new(audience)
 	ps, ser := pubsub.New(nil), serializer.V2()
 	ref := serializer.StringRef("1")
@@ -147,26 +148,49 @@ func gatherBy(t testing.TB, h *channel.Handler, n int, params string) *audience 
 		a.workers.Wait()
 	})
 	for _, s := range a.sinks {
-		if s.frames.Load() < 2 { // the reply, and synced
+		if s.frames.Load() < frames {
 			t.Fatal("not live")
 		}
 	}
 	return a
 }
 
+// fanOut returns functions that send something to n clients: by a broadcast to channels, and by a
+// change of an object.
+func fanOut(t testing.TB, n int) (broadcast, change func()) {
+	o := state.New(state.NewMemory(state.MemoryConfig{}))
+	gather(t, o.Maps(state.Config{}), n)
+	op := []state.Op{{Key: "a", Value: []byte(`{"x":12,"y":34}`)}}
+	plain := channel.Define(func(*struct{}, context.Context, *channel.Channel, any) (any, error) { return nil, nil })
+	ps := gatherBy(t, plain, n, `{}`, 1).sinks[0].ps
+	var p serializer.Payload
+	_ = p.UnmarshalJSON([]byte(`{"$pos":"k2m9k2m9-8-01qa","key":"a","rev":8,"value":{"x":12,"y":34}}`)) // it never fails
+	broadcast = func() {
+		if err := ps.Broadcast(t.Context(), simTopic, "put", p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	change = func() {
+		if _, err := o.Apply(t.Context(), simTopic, op, state.Tx{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return broadcast, change
+}
+
+// BenchmarkFanOut compares a change of an object with a broadcast, to as many clients.
+// BenchmarkFanOut in package mirror includes the connections and what clients do.
 func BenchmarkFanOut(b *testing.B) {
 	for _, n := range []int{1, 1000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			o := state.New(state.NewMemory(state.MemoryConfig{}))
-			gather(b, o.Maps(state.Config{}), n)
-			op := []state.Op{{Key: "a", Value: []byte(`{"x":12,"y":34}`)}}
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := o.Apply(b.Context(), simTopic, op, state.Tx{}); err != nil {
-					b.Fatal(err)
+		broadcast, change := fanOut(b, n)
+		for name, f := range map[string]func(){"broadcast": broadcast, "change": change} {
+			b.Run(fmt.Sprintf("%s to %d", name, n), func(b *testing.B) {
+				b.ReportAllocs()
+				for b.Loop() {
+					f()
 				}
-			}
-		})
+			})
+		}
 	}
 }
 

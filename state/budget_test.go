@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"testing"
+	"time"
 	"unsafe"
 
 	"bennu.example/state"
@@ -56,7 +57,7 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 		if _, err := o.Apply(t.Context(), simTopic, first, state.Tx{}); err != nil {
 			t.Fatal(err)
 		}
-		a := gatherBy(t, o.Maps(state.Config{}), clients, params)
+		a := gatherBy(t, o.Maps(state.Config{}), clients, params, 2)
 		allocs := testing.AllocsPerRun(200, func() {
 			if _, err := o.Apply(t.Context(), simTopic, ops, state.Tx{}); err != nil {
 				t.Fatal(err)
@@ -76,5 +77,31 @@ func TestBudget(t *testing.T) { // not parallel: it measures the whole process
 	t.Logf("%.1f allocations for a change outside of 500 windows", outside)
 	if outside > one+1 {
 		t.Errorf("%.1f allocations for a change outside of 500 windows", outside)
+	}
+}
+
+// TestFanOutCost compares what it costs to send a change to 1,000 clients with a plain broadcast.
+// Only the fastest of several rounds counts, because other processes may run.
+func TestFanOutCost(t *testing.T) { // not parallel: it measures time
+	const most = 1.2
+	broadcast, change := fanOut(t, 1000)
+	round := func(f func()) time.Duration {
+		began := time.Now()
+		for range 20 {
+			f()
+		}
+		return time.Since(began)
+	}
+	plain, shared := round(broadcast), round(change)
+	for n := 1; ; n++ {
+		plain, shared = min(plain, round(broadcast)), min(shared, round(change))
+		switch ratio := float64(shared) / float64(plain); {
+		case n < 10:
+		case ratio <= most:
+			t.Logf("a change costs %.2f times a broadcast, after %d rounds", ratio, n)
+			return
+		case n == 200:
+			t.Fatalf("a change costs %.2f times a broadcast, at most %v is permitted", ratio, most)
+		}
 	}
 }

@@ -19,7 +19,7 @@ func BenchmarkWindow(b *testing.B) {
 			m, _ := filled(b, 10_000)
 			o := state.New(m)
 			cfg := state.Config{Queries: []state.QueryDef{over}}
-			a := gatherBy(b, o.Maps(cfg), 1000, test.params)
+			a := gatherBy(b, o.Maps(cfg), 1000, test.params, 2)
 			op := []state.Op{{Key: test.key, Value: []byte(`2`)}}
 			b.ReportAllocs()
 			for b.Loop() {
