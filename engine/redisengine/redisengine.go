@@ -61,8 +61,8 @@
 // # Shared objects
 //
 // [Engine.State] keeps the objects of package state. An object has the keys bennu:o:{<object>}:m,
-// :i, :k, :r, :x, :w and :o; bennu:o and bennu:o:due belong to all. In a Redis Cluster they are
-// {bennu}:o:…, on one server. Each write is one Lua script, at the time of Redis, which also
+// :i, :k, :r, :x, :w and :o; bennu:o, bennu:o:due and bennu:o:n belong to all. In a Redis Cluster
+// they are {bennu}:o:…, on one server. Each write is one Lua script, at the time of Redis, which also
 // publishes the change on the channel bennu:s:<object>. The rules of the history about eviction,
 // crashes, failovers and Config.Wait apply to objects, too: a client that has received a write that
 // was lost is not continued, and receives the whole object.
@@ -171,6 +171,10 @@ type Config struct {
 	// a write before State's Apply does. If they do not have it within 1 s, the error is
 	// history.ErrUncertain, and history.ErrUnavailable of a write. Zero means none.
 	Wait int
+	// MaxObjects bounds the number of shared objects at Redis. A node with this bound creates no
+	// further ones: its state.Store returns state.ErrQuota. Zero means no bound but the memory of
+	// Redis.
+	MaxObjects int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
@@ -210,7 +214,7 @@ func New(cfg Config) (*Engine, error) {
 	logger := cmp.Or(cfg.Logger, logging.Default())
 	more := logConfig{
 		timeout: timeout, ping: cmp.Or(cfg.Ping, defaultPing), queue: cmp.Or(cfg.Queue, defaultQueue),
-		wait: cfg.Wait, secrets: secrets,
+		wait: cfg.Wait, maxObjects: cfg.MaxObjects, secrets: secrets,
 	}
 	return &Engine{
 		broker: broker.New(newBackend(prefix, timeout, cfg.Queue, opts), broker.Config{

@@ -60,6 +60,7 @@ type remote struct {
 type logConfig struct {
 	timeout, ping time.Duration
 	queue, wait   int
+	maxObjects    int
 	secrets       []string
 }
 

@@ -70,15 +70,18 @@ func (s *objects) Unwatch(object string) { s.unwatch(object) }
 // due returns the key of the deadlines of all objects.
 func (s *objects) due() string { return s.base() + ":due" }
 
+// number returns the key of the number of objects.
+func (s *objects) number() string { return s.base() + ":n" }
+
 // call returns a call of a script about an object.
 func (s *objects) call(script *script, object string, args ...string) *request {
-	return s.callIn(s.space, s.due, s.channel(object), script, object, args...)
+	return s.callIn(s.space, s.due, s.number, s.channel(object), script, object, args...)
 }
 
-// callIn returns a call of a script, with the kind of the keys, the key of the deadlines, and the
-// channel.
+// callIn returns a call of a script, with the kind of the keys, the keys of the deadlines and of the
+// number of objects, and the channel.
 func (s *objects) callIn(
-	kind string, due func() string, channel string, script *script, object string, args ...string,
+	kind string, due, number func() string, channel string, script *script, object string, args ...string,
 ) *request {
 	q := &request{script: script, size: len(object), args: append([]string{freshEpoch(), object, channel}, args...)}
 	for _, text := range args {
@@ -87,7 +90,8 @@ func (s *objects) callIn(
 	q.keys = func() []string {
 		key := s.key(kind, object)
 		return []string{
-			key + ":m", key + ":i", key + ":k", key + ":r", key + ":x", key + ":w", key + ":o", s.base(), due(),
+			key + ":m", key + ":i", key + ":k", key + ":r", key + ":x", key + ":w", key + ":o",
+			s.base(), due(), number(),
 		}
 	}
 	return q
@@ -181,11 +185,11 @@ func tags(n int) string {
 
 func (s *objects) applyArgs(ops []state.Op, tx state.Tx, idAge time.Duration) []string {
 	l := tx.Limits.WithDefaults()
-	args := make([]string, 0, 12+8*len(ops))
+	args := make([]string, 0, 13+8*len(ops))
 	args = append(args, tx.ID, tx.Writer, string(tx.Create), milliseconds(tx.TTL),
 		strconv.Itoa(l.Items), strconv.Itoa(l.Bytes), strconv.Itoa(l.Changes),
 		milliseconds(s.tombstoneAge), milliseconds(idAge), strconv.Itoa(maxWriteIDs), flag(s.cfg.wait > 0),
-		tags(2*len(ops)+1))
+		tags(2*len(ops)+1), strconv.Itoa(s.cfg.maxObjects))
 	for i := range ops {
 		op := &ops[i]
 		kind, condition, ttl := "+", "", ""
@@ -362,8 +366,9 @@ func (s *objects) rehearseScripts(ctx context.Context, c *logConn) error {
 	defer cancel()
 	b := c.appends.B
 	due := func() string { return s.key("od", s.id) }
+	number := func() string { return s.key("on", s.id) }
 	run := func(script *script, args ...string) rueidis.Completed {
-		q := s.callIn("oc", due, s.probeChannel(), script, s.id, args...)
+		q := s.callIn("oc", due, number, s.probeChannel(), script, s.id, args...)
 		return q.script.call(b(), true, q.keys(), q.args)
 	}
 	hour := time.Hour
@@ -382,7 +387,7 @@ func (s *objects) rehearseScripts(ctx context.Context, c *logConn) error {
 		run(stateRemoveScript), stateDueScript.call(b(), true, []string{s.due()}, []string{"1"}),
 		b().Arbitrary("MGET", s.base()).Build(), b().Arbitrary("TIME").Build(),
 	}
-	for _, key := range append(s.callIn("oc", due, "", nil, s.id).keys()[:7], due()) {
+	for _, key := range append(s.callIn("oc", due, number, "", nil, s.id).keys()[:7], due(), number()) {
 		commands = append(commands, b().Pexpire().Key(key).Milliseconds(1).Build()) // if a script has failed
 	}
 	return s.try(ctx, c, commands...)

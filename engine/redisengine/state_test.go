@@ -54,7 +54,9 @@ func TestStateSuite(t *testing.T) {
 	statetest.Run(t, func(t *testing.T) statetest.Engine {
 		e := newDurable(t)
 		open := func(testing.TB) state.Store {
-			return newStore(t, quick(redisengine.Config{URL: "redis://" + e.addr, Queue: brokertest.Queue}))
+			return newStore(t, quick(redisengine.Config{
+				URL: "redis://" + e.addr, Queue: brokertest.Queue, MaxObjects: 100,
+			}))
 		}
 		return statetest.Engine{
 			Store: open(t), Node: open,
@@ -68,7 +70,7 @@ func TestStateSuite(t *testing.T) {
 				e.signal(syscall.SIGSTOP)()
 				return e.signal(syscall.SIGCONT)
 			},
-			Durable: true,
+			Durable: true, MaxObjects: 100,
 		}
 	})
 }
@@ -120,7 +122,7 @@ func TestStatePermissions(t *testing.T) {
 		e.do(t, "ACL", "SETUSER", "bennu", "+"+name)
 	}
 	brokertest.WaitUntil(t, "nothing left of rehearsals", func() bool {
-		return e.do(t, "KEYS", "bennu:oc:*") == "[]" && e.do(t, "KEYS", "bennu:od:*") == "[]"
+		return e.do(t, "KEYS", "bennu:oc:*") == "[]" && e.do(t, "KEYS", "bennu:o[dn]:*") == "[]"
 	})
 }
 
@@ -344,4 +346,44 @@ func TestMalformedChangesAreSkipped(t *testing.T) {
 func FuzzParseChange(f *testing.F) {
 	f.Add("7:e 1 0z0z7:e 2 0z0z0:1:k0:1:20:1:01:01:w1:1")
 	f.Fuzz(func(_ *testing.T, data string) { _, _ = redisengine.ParseChange(data) })
+}
+
+// All nodes count the objects at Redis together. Those that are removed, or whose time has come,
+// make room.
+func TestMaxObjects(t *testing.T) {
+	t.Parallel()
+	e := newServer(t)
+	cfg := redisengine.Config{URL: "redis://" + e.addr, MaxObjects: 3}
+	a, b := startStore(t, cfg), startStore(t, cfg)
+	create := func(n *brokertest.ObjectNode, object string, tx state.Tx, want error) {
+		t.Helper()
+		tx.Create = state.ModeNew
+		if _, err := n.Apply(t.Context(), object, []state.Op{brokertest.Put("k", "1")}, tx); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", object, err, want)
+		}
+	}
+	create(a, "1", state.Tx{}, nil)
+	create(b, "2", state.Tx{}, nil)
+	create(a, "3", state.Tx{TTL: time.Millisecond}, nil)
+	brokertest.WaitUntil(t, "expired", func() bool {
+		p, err := a.Read(t.Context(), "3", state.Range{}, "", 1)
+		return err == nil && len(p.Items) == 0
+	})
+	create(b, "3", state.Tx{}, nil) // in the place of the old one
+	create(a, "4", state.Tx{}, state.ErrQuota)
+	var limit *state.LimitError
+	_, err := b.Apply(t.Context(), "4", []state.Op{brokertest.Put("k", "1")}, state.Tx{})
+	if !errors.As(err, &limit) || limit.What != "objects" || limit.Max != 3 {
+		t.Errorf("%v", err)
+	}
+	a.Write("1", brokertest.Put("k", "2"))
+	if err := b.Remove(t.Context(), "1"); err != nil {
+		t.Error(err)
+	}
+	create(a, "4", state.Tx{}, nil)
+	create(startStore(t, redisengine.Config{URL: cfg.URL}), "5", state.Tx{}, nil) // a node without a bound
+	create(b, "6", state.Tx{}, state.ErrQuota)
+	if got := e.do(t, "GET", "bennu:o:n"); got != "4" {
+		t.Errorf("%s objects are counted", got)
+	}
 }

@@ -1,13 +1,14 @@
 -- Performs ops, all or none. ARGV[4] is the ID or empty, then come the writer, the mode, the lifetime
 -- of the object in milliseconds or 0, the limits of items, of bytes and of revisions, how long
 -- deletions and IDs are remembered in milliseconds and how many IDs, '1' if replicas are waited for,
--- the tags of the changes in one text, and eight texts for each op: its key, the key of a move or
--- empty, the value, '+' for a put, 'm' for a move or '-' for a deletion, '1' for Under, '1' for Own,
--- the condition or empty, and the lifetime in milliseconds, 0 for none, or empty.
+-- the tags of the changes in one text, the limit of objects or 0, and eight texts for each op: its
+-- key, the key of a move or empty, the value, '+' for a put, 'm' for a move or '-' for a deletion, '1'
+-- for Under, '1' for Own, the condition or empty, and the lifetime in milliseconds, 0 for none, or
+-- empty.
 local id, writer, mode, lifetime = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local most_items, most_bytes, keep = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local age, id_age, most_ids = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local wait, tags = ARGV[14], ARGV[15]
+local wait, tags, most_objects = ARGV[14], ARGV[15], tonumber(ARGV[16])
 local none = absent()
 local o = current()
 
@@ -26,7 +27,7 @@ if o then
 end
 
 local ops = {}
-for i = 16, #ARGV, 8 do
+for i = 17, #ARGV, 8 do
   ops[#ops + 1] = {
     key = ARGV[i], from = ARGV[i + 1], value = ARGV[i + 2], kind = ARGV[i + 3], under = ARGV[i + 4] == '1',
     own = ARGV[i + 5] == '1', cond = tonumber(ARGV[i + 6]), ttl = tonumber(ARGV[i + 7]),
@@ -107,10 +108,12 @@ if bytes > 0 and has.bytes + bytes > most_bytes then return {'quota', 'bytes', A
 if has.rev + changes + 1 > 9007199254740991 then return {'quota', 'revisions', decimal(changes)} end
 local zeros = string.rep('0,', #ops)
 if not o and changes == 0 and mode ~= 'new' then return {'ok', zeros, message(none, none, '', {})} end
+if not o and most_objects > 0 and objects() >= most_objects then return {'quota', 'objects', ARGV[16]} end
 
 -- The changes.
 local before = o and position(o) or none
 if not o then
+  redis.call('SET', number, decimal(objects() + 1))
   redis.call('UNLINK', items, order, revisions, deadlines, writes, recent) -- if some state was lost
   o = {epoch = fresh, rev = 0, tag = '0000', first = 1, scanned = 1, floor = 0, count = 0, bytes = 0, expires = 0}
   if lifetime > 0 then o.expires = now + lifetime end

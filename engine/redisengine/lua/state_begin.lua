@@ -1,9 +1,9 @@
 -- The beginning of every script about an object. KEYS are those of the object: its meta, the items
 -- by key, the keys in order, the revisions, the deadlines, the writes with an ID, and their order;
--- then that of the base epoch and that of the deadlines of all objects. ARGV begins with a random
--- epoch, in case that one is needed, the name of the object, and its channel.
+-- then that of the base epoch, that of the deadlines of all objects, and that of their number. ARGV
+-- begins with a random epoch, in case that one is needed, the name of the object, and its channel.
 local meta, items, order, revisions, deadlines, writes, recent = unpack(KEYS, 1, 7)
-local base, due = KEYS[8], KEYS[9]
+local base, due, number = KEYS[8], KEYS[9], KEYS[10]
 local fresh, name, channel = unpack(ARGV, 1, 3)
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -114,8 +114,17 @@ local function message(before, after, gone, list)
   return pack(texts)
 end
 
+-- objects returns how many objects there are.
+local function objects() return tonumber(redis.call('GET', number) or 0) end
+
 -- remove removes the object.
 local function remove(o, reason)
+  local others = objects() - 1
+  if others > 0 then
+    redis.call('SET', number, decimal(others))
+  else
+    redis.call('UNLINK', number)
+  end
   redis.call('UNLINK', meta, items, order, revisions, deadlines, writes, recent)
   redis.call('ZREM', due, name)
   redis.call('PUBLISH', channel, message(position(o), absent(), reason, {}))
