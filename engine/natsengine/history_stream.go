@@ -142,6 +142,7 @@ type streamInfo struct {
 	State   struct {
 		LastSeq uint64 `json:"last_seq"`
 	} `json:"state"`
+	Total   int `json:"total"` // of the subjects, if a request asks for a page of them
 	Cluster struct {
 		Leader string `json:"leader"`
 	} `json:"cluster"`

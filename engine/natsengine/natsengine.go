@@ -154,6 +154,11 @@ type Config struct {
 	// MaxBytes limits the size of the history of all topics. Beyond it, the oldest records are
 	// removed. Zero means no limit for a new stream; an existing one is not changed.
 	MaxBytes int64
+	// MaxObjects bounds the number of shared objects. A node that knows of so many creates no further
+	// ones: its state.Store returns state.ErrQuota. Nodes count every 10 s if they create objects, so
+	// there may be a few more. An object that was removed may count for another minute. Zero means no
+	// bound but the limits of JetStream.
+	MaxObjects int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
 	Logger *zerolog.Logger

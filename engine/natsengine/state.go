@@ -30,6 +30,7 @@ type objects struct {
 	copies
 	tidying tidying
 	expiry  expiry
+	count   objectCount
 
 	rehearsed uint64 // remote.doubts when the permissions were checked
 
@@ -46,6 +47,7 @@ func newObjects(b *backend, cfg Config) *objects {
 	s.gapped = func(reason error) { s.inbox.Uncertain(reason) }
 	s.copies.init(maxCopies)
 	s.tidying.init()
+	s.count.init(cfg.MaxObjects)
 	s.open = true // requests wait for Run, which a program starts with its server
 	return s
 }
@@ -238,6 +240,11 @@ func (s *objects) applyOps(ctx context.Context, object string, ops []state.Op, t
 		var known state.Applied
 		e, err := w.commit(ctx, func(now time.Time) (e *entry, final bool, err error) {
 			e, known, final, err = w.plan(ops, &tx, now)
+			if e != nil && e.creates() {
+				if err := s.admit(ctx); err != nil {
+					return nil, false, err
+				}
+			}
 			return e, final, err
 		})
 		switch {

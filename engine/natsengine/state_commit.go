@@ -145,7 +145,11 @@ func (w *writer) stored(ctx context.Context, e *entry) error {
 // ended tidies up after a message that was stored.
 func (w *writer) ended(ctx context.Context, e *entry) {
 	s, c := w.s, w.c
+	if e.creates() {
+		s.count.add(1)
+	}
 	if e.kind == kindGone {
+		s.count.add(-1)
 		_ = s.purge(ctx, s.partsOf(c.object), e.seq) // otherwise the next snapshot removes them
 	} else if c.copy.isLong() {
 		s.tidying.add(c.object)

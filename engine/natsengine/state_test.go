@@ -32,18 +32,20 @@ func TestState(t *testing.T) {
 	statetest.Run(t, func(t *testing.T) statetest.Engine {
 		e := newServer(t, withJetStream(t))
 		first, others := brokertest.NewProxy(t, e.addr()), brokertest.NewProxy(t, e.addr())
-		images := &objectImages{Store: newObjects(t, natsengine.Config{URL: first.Addr})}
+		images := &objectImages{Store: newObjects(t, natsengine.Config{URL: first.Addr, MaxObjects: 100})}
 		images.server = e
 		if strings.HasSuffix(t.Name(), "/rollback") {
 			images.t = t
 		}
 		return statetest.Engine{
 			Store: images,
-			Node:  func(t testing.TB) state.Store { return newObjects(t, natsengine.Config{URL: others.Addr}) },
+			Node: func(t testing.TB) state.Store {
+				return newObjects(t, natsengine.Config{URL: others.Addr, MaxObjects: 100})
+			},
 			Restart: func(t testing.TB) state.Store {
 				e.stop()
 				e.start(t)
-				return newObjects(t, natsengine.Config{URL: e.addr()})
+				return newObjects(t, natsengine.Config{URL: e.addr(), MaxObjects: 100})
 			},
 			Rollback: func(t testing.TB, _ string, n int) {
 				images.rollback(t, n, func() error {
@@ -56,7 +58,7 @@ func TestState(t *testing.T) {
 				others.Stall()
 				return func() { first.Resume(); others.Resume() }
 			},
-			Durable: true,
+			Durable: true, MaxObjects: 100,
 		}
 	})
 }
@@ -350,4 +352,34 @@ func FuzzParseObject(f *testing.F) {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) { natsengine.ParseObject(t, data) })
+}
+
+// A node counts the objects at the server, also those of other nodes.
+func TestMaxObjects(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	cfg := natsengine.Config{URL: e.addr()}
+	other := startObjects(t, cfg)
+	for _, object := range []string{"1", "2"} {
+		other.Write(object, brokertest.Put("k", "1"))
+	}
+	cfg.MaxObjects = 3
+	n := startObjects(t, cfg)
+	create := func(object string, want error) {
+		t.Helper()
+		_, err := n.Apply(t.Context(), object, []state.Op{brokertest.Put("k", "1")}, state.Tx{})
+		if !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", object, err, want)
+		}
+	}
+	create("3", nil)
+	create("4", state.ErrQuota)
+	create("1", nil) // it exists
+	if err := n.Remove(t.Context(), "1"); err != nil {
+		t.Error(err)
+	}
+	create("1", nil)
+	create("4", state.ErrQuota)
+	other.Write("4", brokertest.Put("k", "1"))
+	create("4", nil)
 }
