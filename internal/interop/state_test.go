@@ -40,8 +40,8 @@ func stateCode(t *testing.T) string {
 	return code.String()
 }
 
-// The nightly job makes 500.
-var stateUpdates = flag.Int("updates", 40, "how many updates each client of TestSharedState makes")
+var stateUpdates = flag.Int("updates", 0, "how many updates each client of TestSharedState makes; "+
+	"0 means 40, and 500 if NIGHTLY is true")
 
 // stateServer serves shared objects on one port for each client, so that the test can cut the
 // connections of each.
@@ -357,6 +357,11 @@ func TestSharedState(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			updates := *stateUpdates
+			if updates == 0 {
+				if updates = 40; nightly {
+					updates = 500
+				}
+			}
 			every, timeout := 40*time.Millisecond, 400
 			if v.transport == "longpoll" { // a cut costs the stock client a second or more
 				updates, every, timeout = updates/4, time.Second, 1000
