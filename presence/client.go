@@ -25,8 +25,8 @@ const maxPending = 4 << 20
 //
 // Its methods may be called from any goroutine, and from its callbacks. The callbacks run like
 // those of the channel: one at a time, in order. For one diff or state, they run after the list has
-// changed: first the joins, then the leaves, then OnSync. A callback that panics ends
-// the program.
+// changed: first the joins, then the leaves, then the updates, then OnSync. A callback that panics
+// ends the program.
 type Client struct {
 	log    zerolog.Logger
 	room   *channel.Client // nil in some tests
@@ -44,6 +44,7 @@ type Client struct {
 	waiting int // bytes of pending
 
 	onJoin, onLeave []*listener[func(key string, current, changed Entry)]
+	onUpdate        []*listener[func(key string, current Entry, old, updated Meta)]
 	onSync          []*listener[func()]
 }
 
@@ -268,7 +269,12 @@ func (p *Client) merge(d Diff, calls *[]func()) {
 			})
 		}
 	}
+	var updates []update
+	if len(p.onUpdate) > 0 {
+		updates = p.state.updates(d)
+	}
 	p.state.merge(d, collect(p.onJoin), collect(p.onLeave))
+	p.updated(updates, calls)
 }
 
 // sync appends the OnSync callbacks. The caller must hold mu.

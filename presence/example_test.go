@@ -236,6 +236,25 @@ func ExampleChange() {
 	// away
 }
 
+// An update is a join and a leave of one key. OnUpdate has both metas.
+func ExampleClient_OnUpdate() {
+	updates := make(chan string, 10)
+	var room *channel.Client
+	end := serveRoom(presence.Config{}, people, func(c *channel.Client) {
+		room = c
+		presence.NewClient(c, nil).OnUpdate(func(key string, _ presence.Entry, old, updated presence.Meta) {
+			var before, after personMeta
+			if errors.Join(old.Decode(&before), updated.Decode(&after)) == nil {
+				updates <- fmt.Sprint(key, " was ", before.Status, " and is ", after.Status)
+			}
+		})
+	})
+	defer end()
+	room.Push("status", "away")
+	fmt.Println(<-updates)
+	// Output: ann was here and is away
+}
+
 // A program that displays the list draws it again in OnSync.
 func ExampleClient_OnSync() {
 	lists := make(chan string, 10)
