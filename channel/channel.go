@@ -19,7 +19,7 @@ import (
 // Channel is one client's membership of one topic. It begins with a join and ends once. The
 // callbacks of its Handler run one at a time, in order. Its methods may be called from any
 // goroutine, even after its end, and never block, except that the broadcast of a recorded event
-// waits for the log (see pubsub.NewRecorded).
+// waits for the log (see pubsub.NewRecorded), and Reply for the store of [Once].
 type Channel struct {
 	// The join_refs are those of Phoenix. The reply to the join, phx_close and phx_error carry
 	// joinRef; pushes and all other replies carry pushRef. A reply about a topic that is not joined
@@ -157,6 +157,9 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 		err = ErrNoRef
 	}
 	if err == nil {
+		if c.h.once != nil {
+			r = c.h.once.answer(c, ref.ref, r)
+		}
 		err = c.reply(ref.ref, r)
 	}
 	if err == nil {

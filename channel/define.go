@@ -31,6 +31,7 @@ type callbacks struct {
 	wrap        []func(Func) Func
 	around      []aroundFunc
 	hooks       *channelhost.Hooks // nil means none
+	once        *once              // nil without Once
 	out         map[string]outFunc
 	info        map[reflect.Type]infoFunc
 	infoIface   []infoIface // for message types that are interfaces, in the order of definition
@@ -107,6 +108,10 @@ func Define[S, P, R any](
 		o.apply(h)
 	}
 	h.run = h.dispatch
+	if h.once != nil {
+		h.once.check(h)
+		h.run = h.once.wrap(h.run)
+	}
 	for i := len(h.wrap) - 1; i >= 0; i-- {
 		h.run = h.wrap[i](h.run)
 	}

@@ -1,6 +1,9 @@
 package channel
 
-import "bennu.example/internal/channelhost"
+import (
+	"bennu.example/internal/channelhost"
+	"bennu.example/push"
+)
 
 // TakeLock takes the lock of a channel and releases it.
 func TakeLock(ch channelhost.Channel) {
@@ -8,3 +11,6 @@ func TakeLock(ch channelhost.Channel) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 }
+
+// OnceFunc returns next behind Once.
+func OnceFunc(cfg push.OnceConfig, next Func) Func { return newOnce(cfg, nil).wrap(next) }

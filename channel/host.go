@@ -27,6 +27,12 @@ func init() {
 	channelhost.TypesOf = func(handler any) channelhost.Types { return handler.(*Handler).typesOf() }
 	channelhost.PubSub = func(c any) *pubsub.PubSub { return c.(*Channel).up.PubSub() }
 	channelhost.Instrument = instrument
+	channelhost.OnceStore = func(handler any) any {
+		if o := handler.(*Handler).once; o != nil {
+			return o.store
+		}
+		return nil
+	}
 	channelhost.Log = func(c any, message string, err error) {
 		c.(*Channel).up.Log(c.(*Channel).driver(), message, err)
 	}

@@ -106,6 +106,8 @@ func (c *Channel) accept(in serverInput) {
 // the user's code, too: if one panics, in.accepted is valid all the same.
 func (c *Channel) runJoin(it *item, in *serverInput) {
 	var reply any
+	asksOnce := false
+	it.payload, asksOnce = cutOnce(it.payload)
 	if in.err = c.openHistory(it); in.err == nil {
 		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
 		in.accepted = in.err == nil
@@ -113,6 +115,9 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 	if in.err == nil {
 		var payload serializer.Payload
 		if payload, in.err = c.joinReply(reply); in.err == nil {
+			if asksOnce && c.h.once != nil {
+				payload = c.h.once.joinReply(payload)
+			}
 			in.frame, in.err = c.encodeReply(c.joinRef(), it.ref, push.OK(payload))
 		}
 		if in.err == nil {

@@ -55,10 +55,11 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
-func (c *carrier) Congested(channelhost.Channel) bool { return false }
-func (c *carrier) Batch(f func())                     { f() }
-func (c *carrier) Drained(channelhost.Channel) bool   { return true }
-func (c *carrier) ClientID() string                   { return "" }
+func (c *carrier) Congested(channelhost.Channel) bool  { return false }
+func (c *carrier) Batch(f func())                      { f() }
+func (c *carrier) Drained(channelhost.Channel) bool    { return true }
+func (c *carrier) ClientID() string                    { return "" }
+func (c *carrier) Identity() (_, _, connection string) { return "", "", "connection" }
 
 func (c *carrier) End(ch channelhost.Channel, frames ...*serializer.Frame) {
 	channel.TakeLock(ch)

@@ -185,6 +185,14 @@ func (s *session) ClientID() string {
 	return s.clientID
 }
 
+// Identity is part of channelhost.Carrier.
+func (s *session) Identity() (subject, client, connection string) {
+	if s.hasClientID {
+		client = s.clientID
+	}
+	return s.subject(), client, s.connectionID
+}
+
 // clientOf returns the name of a client of the subject in records. It has a bounded length, and a
 // character that no client id has.
 func (w *idWatch) clientOf(clientID string) string {

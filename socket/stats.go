@@ -2,9 +2,12 @@ package socket
 
 import (
 	"errors"
+	"reflect"
+	"slices"
 	"sync/atomic"
 
 	"bennu.example/channel"
+	"bennu.example/internal/channelhost"
 	"bennu.example/transport/longpoll"
 	"bennu.example/transport/websocket"
 )
@@ -42,6 +45,8 @@ type Stats struct {
 	Expired   uint64 // grants that expired before a new token came
 
 	Wills uint64 // last wills that this handler broadcast
+
+	OnceEvicted uint64 // replies of channel.Once that their stores dropped before the end of the window
 
 	BadMessages uint64 // sockets that ended because of a malformed or too deeply nested message
 
@@ -109,8 +114,29 @@ func (h *Handler) Stats() Stats {
 		Refreshed:     h.counts.refreshed.Load(),
 		Expired:       h.counts.expired.Load(),
 		Wills:         h.counts.wills.Load(),
+		OnceEvicted:   h.routes.onceEvicted(),
 		BadMessages:   h.counts.badMessages.Load(),
 		WebSocket:     h.websocket.Stats(),
 		LongPoll:      h.longpoll.Stats(),
 	}
+}
+
+// onceEvicted returns the number of replies that the stores of the handlers have evicted.
+func (r *router) onceEvicted() (n uint64) {
+	var seen []any
+	count := func(h *channel.Handler) {
+		store := channelhost.OnceStore(h)
+		counts, ok := store.(interface{ Evicted() uint64 })
+		if ok && reflect.TypeOf(store).Comparable() && !slices.Contains(seen, store) {
+			seen = append(seen, store)
+			n += counts.Evicted()
+		}
+	}
+	for _, h := range r.exact {
+		count(h)
+	}
+	for _, p := range r.prefixes {
+		count(p.handler)
+	}
+	return n
 }

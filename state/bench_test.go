@@ -105,6 +105,7 @@ func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
 func (s *sink) Congested(channelhost.Channel) bool            { return false }
 func (s *sink) Drained(channelhost.Channel) bool              { return true }
 func (s *sink) ClientID() string                              { return "" }
+func (s *sink) Identity() (_, _, _ string)                    { return "", "", "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
 func (s *sink) Arrive(context.Context, string) error          { return nil }
 func (s *sink) Answered()                                     {}

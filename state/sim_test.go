@@ -62,6 +62,7 @@ func (c *simClient) PubSub() *pubsub.PubSub               { return c.s.ps }
 func (c *simClient) Congested(channelhost.Channel) bool   { return false }
 func (c *simClient) Batch(f func())                       { f() }
 func (c *simClient) ClientID() string                     { return c.name }
+func (c *simClient) Identity() (_, client, _ string)      { return "", c.name, "" }
 func (c *simClient) Answered()                            {}
 func (c *simClient) Arrive(context.Context, string) error { return nil }
 func (c *simClient) Ended()                               {}

@@ -51,6 +51,8 @@ var (
 	Lose func(channel any)
 	// PubSub returns what the channel's topic is broadcast by.
 	PubSub func(channel any) *pubsub.PubSub
+	// OnceStore returns the push.OnceStore of a *channel.Handler, or nil.
+	OnceStore func(handler any) any
 	// Log logs an error as the channel's own are logged.
 	Log func(channel any, message string, err error)
 )
@@ -182,6 +184,9 @@ type Carrier interface {
 	// ClientID identifies the client across the connections that it has as the same user. It is empty
 	// if it is unknown.
 	ClientID() string
+	// Identity returns Request.ID, the id that the client gave as $client, and the name of the
+	// connection. The first two may be empty.
+	Identity() (subject, client, connection string)
 	// Arrive is called before the join of a channel that allows wills is answered. It may block. When
 	// it returns nil, no will of an older connection of the client runs on the topic any more. The
 	// error is one made by push.Reject.

@@ -49,7 +49,7 @@ var helpers = []string{
 	"internal/testenv/guide", "internal/testenv/leak", "internal/testenv/listen", "internal/testenv/mutant",
 	"internal/testenv/npm", "internal/testenv/proxy", "internal/testenv/require", "internal/willcheck",
 	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
-	"will/willtest",
+	"push/oncetest", "will/willtest",
 }
 
 func TestLayers(t *testing.T) {

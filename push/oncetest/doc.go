@@ -1,0 +1,2 @@
+// Package oncetest tests implementations of push.OnceStore.
+package oncetest

@@ -1,0 +1,145 @@
+package oncetest
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"bennu.example/push"
+)
+
+const long = time.Hour // a lease or a window that does not end
+
+func (s *suite) oneHolder() {
+	s.begin(s.a, "ann.1", "first", long, true, "")
+	s.begin(s.b, "ann.1", "second", long, false, "")
+	s.begin(s.a, "ann.1", "second", long, false, "")
+	s.begin(s.a, "ann.1", "first", long, true, "")
+	s.begin(s.b, "ann.2", "second", long, true, "")
+	s.begin(s.b, "bob.1", "second", long, true, "")
+}
+
+func (s *suite) sameReply() {
+	big := string(bytes.Repeat([]byte{0, 'x', 0xFF}, 65<<10/3))
+	s.begin(s.a, "ann.1", "first", long, true, "")
+	s.finish(s.a, "ann.1", "first", big, long, big)
+	s.begin(s.b, "ann.1", "second", long, false, big)
+	s.begin(s.a, "ann.1", "first", long, false, big)
+	s.finish(s.b, "ann.1", "second", "another", long, big)
+	s.release(s.a, "ann.1", "first")
+	s.begin(s.b, "ann.1", "third", long, false, big)
+}
+
+func (s *suite) released() {
+	s.release(s.a, "ann.1", "first") // which nobody has
+	s.begin(s.a, "ann.1", "first", long, true, "")
+	s.release(s.b, "ann.1", "second")
+	s.begin(s.b, "ann.1", "second", long, false, "")
+	s.release(s.a, "ann.1", "first")
+	s.begin(s.b, "ann.1", "second", long, true, "")
+}
+
+func (s *suite) lease() {
+	s.begin(s.a, "ann.1", "first", 4*s.unit, true, "")
+	s.begin(s.a, "ann.2", "first", 4*s.unit, true, "")
+	s.begin(s.a, "ann.1", "first", 40*s.unit, true, "")
+	time.Sleep(8 * s.unit) // a lease is a time
+	s.begin(s.b, "ann.1", "second", long, false, "")
+	s.begin(s.b, "ann.2", "second", long, true, "")
+	s.begin(s.a, "ann.2", "first", long, false, "")
+	s.release(s.a, "ann.2", "first")
+	s.begin(s.a, "ann.2", "third", long, false, "")
+}
+
+func (s *suite) late() {
+	s.begin(s.a, "ann.1", "first", 2*s.unit, true, "")
+	s.begin(s.a, "ann.2", "first", 2*s.unit, true, "")
+	time.Sleep(4 * s.unit) // a lease is a time
+	s.finish(s.a, "ann.1", "first", "done", long, "done")
+	s.begin(s.b, "ann.1", "second", long, false, "done")
+	s.begin(s.b, "ann.2", "second", long, true, "")
+	s.finish(s.a, "ann.2", "first", "one", long, "one")
+	s.finish(s.b, "ann.2", "second", "two", long, "one")
+}
+
+func (s *suite) window() {
+	for _, key := range []string{"ann.1", "ann.2"} {
+		s.begin(s.a, key, "first", long, true, "")
+		s.finish(s.a, key, "first", "done", 8*s.unit, "done")
+	}
+	for range 3 { // a window is a time
+		time.Sleep(4 * s.unit)
+		s.begin(s.b, "ann.1", "second", long, false, "done")
+	}
+	s.begin(s.a, "ann.2", "second", long, true, "")
+	time.Sleep(12 * s.unit)
+	s.begin(s.a, "ann.1", "second", long, true, "")
+}
+
+func (s *suite) bounds() {
+	const most = 1000
+	for i := range most {
+		key := fmt.Sprint("ann.", i)
+		s.begin(s.a, key, "first", long, true, "")
+		if i > 0 {
+			s.finish(s.a, key, "first", "done", long, "done")
+		}
+	}
+	if mine, reply, err := s.b.Begin(s.ctx, "ann.more", "first", long); !errors.Is(err, push.ErrTooManyIDs) {
+		s.Fatalf("%v, %q, %v: want ErrTooManyIDs", mine, reply, err)
+	}
+	s.begin(s.b, "ann.1", "second", long, false, "done")
+	s.begin(s.b, "bob.1", "second", long, true, "")
+	s.release(s.a, "ann.0", "first")
+	s.begin(s.b, "ann.more", "first", long, true, "")
+}
+
+// race has many holders for each key. One of them must finish it, and all get its reply.
+func (s *suite) race() {
+	const keys, holders = 8, 8
+	var wg sync.WaitGroup
+	for k := range keys {
+		key := fmt.Sprint("ann.", k)
+		var mu sync.Mutex
+		runs, replies := 0, make(map[string]int)
+		for h := range holders {
+			holder := fmt.Sprint("holder ", h)
+			on := []push.OnceStore{s.a, s.b}[h%2]
+			wg.Go(func() {
+				for {
+					mine, reply, err := on.Begin(s.ctx, key, holder, long)
+					if mine && err == nil {
+						mu.Lock()
+						runs++
+						first := runs == 1
+						mu.Unlock()
+						if first { // it crashed
+							err = on.Release(s.ctx, key, holder)
+						} else {
+							reply, err = on.Finish(s.ctx, key, holder, []byte(holder), long)
+						}
+					}
+					if err != nil {
+						s.Error(err)
+						return
+					}
+					if reply != nil {
+						mu.Lock()
+						replies[string(reply)]++
+						mu.Unlock()
+						return
+					}
+					time.Sleep(s.unit / 20) // as a node waits for another one
+				}
+			})
+		}
+		defer func() {
+			if runs != 2 || len(replies) != 1 {
+				s.Errorf("%s: %d runs, replies %v; want 2 runs and 1 reply", key, runs, replies)
+			}
+		}()
+	}
+	wg.Wait()
+}
