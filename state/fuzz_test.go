@@ -37,7 +37,8 @@ func FuzzJoinParams(f *testing.F) {
 func FuzzServerValues(f *testing.F) {
 	for _, s := range []string{
 		`{"$now":true}`, `{"a":[1,{"$inc":2}],"b":{"$key":true}}`, `{"a":{"\u0024inc":-1.5}}`, `"$"`, `["\"$"]`, `{"$":1}`,
-		`{"a":{"$inc":1e400}}`, `{"$inc":9007199254740992}`, ` { "a" : { "$now" : true } } `, `{"a":1,"$now":true}`, `{"":{"0$inc":0}}`,
+		`{"a":{"$inc":1e400}}`, `{"$inc":9007199254740992}`, ` { "a" : { "$now" : true } } `, `{"a":1,"$now":true}`,
+		`{"":{"0$inc":0}}`,
 	} {
 		f.Add([]byte(s), []byte(`{"a":[1,2]}`))
 		f.Add([]byte(s), []byte(`9007199254740992`))

@@ -78,8 +78,8 @@ func (s *objects) call(script *script, object string, args ...string) *request {
 	return s.callIn(s.space, s.due, s.number, s.channel(object), script, object, args...)
 }
 
-// callIn returns a call of a script, with the kind of the keys, the keys of the deadlines and of the
-// number of objects, and the channel.
+// callIn returns a call of a script, with the kind of the object's keys, the keys of all deadlines
+// and of the number of objects, and the channel.
 func (s *objects) callIn(
 	kind string, due, number func() string, channel string, script *script, object string, args ...string,
 ) *request {
