@@ -60,7 +60,7 @@ func (h *Handler) connect(ctx context.Context, r *socket.Request) (context.Conte
 	return context.WithValue(context.Background(), visitorKey{}, visitor{level, r.HTTP.RemoteAddr, time.Now()}), nil
 }
 
-// A visitor is who has opened a page.
+// A visitor is the user of a page.
 type visitor struct {
 	level  Level
 	remote string
@@ -219,7 +219,7 @@ func action[P any](h *Handler, event string, do func(context.Context, P) (what z
 		}
 		what, err := do(ctx, p)
 		h.log.Info().Err(err).Str("action", event).Str("remote", v.remote).Object("of", what).Msg("live: operator acted")
-		if err != nil {
+		if err != nil { // only operators receive its text
 			return push.NoReply, push.Reject(err.Error())
 		}
 		return push.OK(nil), nil

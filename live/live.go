@@ -73,10 +73,10 @@ type Handler struct {
 	record  recorder
 	events  watches
 	in      mailbox.Mailbox[*pubsub.Broadcast] // messages of this node and of others
-	asked   *pubsub.Subscription
-	noHook  func()
-	every   time.Duration // between two summaries, while somebody looks
-	recheck time.Duration // the age at which the connection of a page is ended
+	asked   *pubsub.Subscription               // to the questions of all nodes
+	unhook  func()                             // removes the hooks of the PubSub
+	every   time.Duration                      // between two summaries, while somebody looks
+	recheck time.Duration                      // the age at which the connection of a page is ended
 
 	lastAsk atomic.Int64 // when this node last asked for summaries, in nanoseconds
 
@@ -114,7 +114,7 @@ func newHandler(cfg Config, every, recheck time.Duration) (*Handler, error) {
 	h.events.ps = cfg.PubSub
 	h.own = h.newSockets()
 	h.in.Init(maxInbox, h.handle)
-	h.noHook = cfg.PubSub.AddHooks(h.record.pubsub())
+	h.unhook = cfg.PubSub.AddHooks(h.record.pubsub())
 	h.asked = cfg.PubSub.Control().Subscribe(topicAsk, inbox{h})
 	return h, nil
 }
@@ -142,7 +142,7 @@ func (h *Handler) watched() []*socket.Handler {
 // the handlers that the page watches. It returns an error if ctx ends first.
 func (h *Handler) Shutdown(ctx context.Context) error {
 	err := h.own.Shutdown(ctx)
-	h.noHook()
+	h.unhook()
 	h.asked.Cancel()
 	h.in.Close(false)
 	h.in.Wait()

@@ -23,7 +23,7 @@ const (
 	eventDisconnect = "disconnect" // a request with a connection, without an answer
 )
 
-// A question is what a node wants of all nodes.
+// A question is sent to all nodes.
 type question struct {
 	Version    int    `json:"version"`
 	Topic      string `json:"topic,omitempty"`
@@ -67,7 +67,7 @@ const (
 	share = 50
 )
 
-// inbox enqueues the messages of the nodes, because a delivery must not wait nor use the PubSub.
+// inbox enqueues the messages of the nodes, because Deliver must not wait, and not use the PubSub.
 type inbox struct{ h *Handler }
 
 // Deliver is part of pubsub.Subscriber. A message that finds no room is dropped: the page asks
@@ -123,7 +123,7 @@ func (h *Handler) try(err error) {
 // another version, are ignored.
 func (h *Handler) handle(b *pubsub.Broadcast) {
 	if b.Topic == topicAnswer {
-		h.answer(b)
+		h.forward(b)
 		return
 	}
 	var q question
@@ -132,16 +132,16 @@ func (h *Handler) handle(b *pubsub.Broadcast) {
 	}
 	switch b.Event {
 	case eventSummary:
-		h.tell(b.Event, h.current())
+		h.respond(b.Event, h.current())
 	case eventMembers:
-		h.tell(b.Event, h.members(q.Topic))
+		h.respond(b.Event, h.members(q.Topic))
 	case eventDisconnect:
 		h.disconnect(q.Connection)
 	}
 }
 
-// tell sends an answer to the nodes that have a page open.
-func (h *Handler) tell(event string, payload any) {
+// respond sends an answer to the nodes that have a page open.
+func (h *Handler) respond(event string, payload any) {
 	h.try(h.cfg.PubSub.Control().Broadcast(context.Background(), topicAnswer, event, payload))
 }
 
@@ -157,8 +157,8 @@ func (h *Handler) current() *summary {
 	return n.own
 }
 
-// answer passes an answer of a node on to the pages of this one.
-func (h *Handler) answer(b *pubsub.Broadcast) {
+// forward sends an answer of a node to the pages that are open on this one.
+func (h *Handler) forward(b *pubsub.Broadcast) {
 	var to string
 	var payload any
 	switch b.Event {
@@ -182,7 +182,7 @@ func (h *Handler) answer(b *pubsub.Broadcast) {
 	h.try(h.own.PubSub().LocalBroadcast(to, b.Event, payload))
 }
 
-// note notes that a node has answered. It reports false for a node too many.
+// note notes that a node has answered. It reports false if there are more than maxNodes.
 func (n *nodes) note(id string) bool {
 	now := time.Now()
 	if _, known := n.seen[id]; !known && len(n.seen) >= maxNodes {

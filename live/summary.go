@@ -26,7 +26,7 @@ const (
 // version is that of the messages between nodes. Messages of another version are ignored.
 const version = 1
 
-// A summary is what a node tells of itself. It is JSON both between nodes and for the page. All
+// A summary describes a node. It is JSON both between nodes and for the page. All
 // times are in milliseconds since 1970, and the counters count from the start.
 type summary struct {
 	Version int    `json:"version"`
