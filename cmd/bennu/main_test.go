@@ -259,6 +259,28 @@ func TestPushPayloadFromInput(t *testing.T) {
 	})
 }
 
+// TestLongInput has inputs beyond their bound. The reply to what was sent before is printed.
+func TestLongInput(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := start(t)
+		long := strings.Repeat("x", maxLine)
+		c := launch(t, s, true, "push", "URL", "room:a", "say", "-", "-p", `{"user":"ann"}`)
+		go func() { _, _ = io.WriteString(c.in, long+long) }() // ends with the command
+		if code, notes := c.wait(), c.notes.String(); code != exitUsage || !strings.Contains(notes, "more than") {
+			t.Errorf("push: exit code %d, %.300s", code, notes)
+		}
+		expect(t, s, true, exitUsage, "",
+			"bennu: the payload "+long[:200]+"… is not a JSON object, such as {\"body\":\"hello\"}\n",
+			"push", "URL", "room:a", "say", long)
+		c = launch(t, s, true, "join", "URL", "room:a", "-p", `{"user":"ann"}`, "--event", "none")
+		c.out.await(t, "joined")
+		go func() { _, _ = io.WriteString(c.in, "say {\"body\":\"hi\"}\n"+long+long) }()
+		if code, out := c.wait(), c.out.String(); code != exitUsage || !strings.Contains(out, "say: ok") {
+			t.Errorf("join: exit code %d, %s %.300s", code, out, c.notes)
+		}
+	})
+}
+
 func TestJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t)

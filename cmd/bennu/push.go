@@ -43,9 +43,12 @@ func (a *app) push(ctx context.Context, args []string, o *options, params string
 		text = args[3]
 	}
 	if text == "-" {
-		all, err := io.ReadAll(io.LimitReader(a.stdin, maxLine))
+		all, err := io.ReadAll(io.LimitReader(a.stdin, maxLine+1))
 		if err != nil {
 			return usage("read the payload: %v", err)
+		}
+		if len(all) > maxLine {
+			return usage("read the payload: it has more than %d bytes", maxLine)
 		}
 		text = string(all)
 	}

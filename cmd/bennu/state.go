@@ -281,7 +281,7 @@ func writePayload(event string, args []string, o *stateOptions) (p serializer.Pa
 	if event != "del" {
 		text := args[len(args)-1]
 		if !json.Valid([]byte(text)) {
-			return p, false, usage(`the value %s is not JSON; a text needs quotes, such as '"Plan"'`, text)
+			return p, false, usage(`the value %s is not JSON; a text needs quotes, such as '"Plan"'`, printable(clip(text)))
 		}
 		m["value"], args = json.RawMessage(text), args[:len(args)-1]
 	}

@@ -15,7 +15,7 @@ import (
 	"bennu.example/serializer"
 )
 
-// maxLine bounds a line of the input.
+// maxLine bounds a line of the input, and a payload that push reads from it.
 const maxLine = 16 << 20
 
 // maxUnanswered bounds the pushes that wait for their replies. Then the input waits.
@@ -46,10 +46,10 @@ func (s *session) talk(in io.Reader, c *channel.Client, noReply bool) error {
 		case l := <-lines:
 			t.push(l)
 		case err := <-ended:
+			t.replies.Wait()
 			if err != nil {
 				return err
 			}
-			t.replies.Wait()
 			if noReply && s.ctx.Err() == nil {
 				return s.leave(c)
 			}
@@ -182,6 +182,15 @@ func parsePush(l string) (event string, payload serializer.Payload, err error) {
 	return event, payload, err
 }
 
+// clip returns the beginning of a text that is too long for a message.
+func clip(text string) string {
+	const limit = 200
+	if len(text) > limit {
+		return text[:limit] + "…"
+	}
+	return text
+}
+
 // parsePayload parses a payload, which is an object in JSON. Empty means an empty object.
 func parsePayload(text string) (p serializer.Payload, err error) {
 	if text == "" {
@@ -189,7 +198,7 @@ func parsePayload(text string) (p serializer.Payload, err error) {
 	}
 	var o map[string]json.RawMessage
 	if err := json.Unmarshal([]byte(text), &o); err != nil || o == nil {
-		return p, fmt.Errorf(`the payload %s is not a JSON object, such as {"body":"hello"}`, printable(text))
+		return p, fmt.Errorf(`the payload %s is not a JSON object, such as {"body":"hello"}`, printable(clip(text)))
 	}
 	return serializer.Value(json.RawMessage(text)), nil
 }
