@@ -4,8 +4,8 @@
 // The types are those of the functions that a [channel.Handler] was made of: the params and the
 // reply of its join, and the payload and the reply of each [channel.On]. [channel.Sends] declares
 // the events that clients receive. Generate follows encoding/json: names, optional members and
-// embedded structs are as in the JSON. It knows nothing of what a program sends as any, as a
-// push.Reply or as a serializer.Payload: in TypeScript such values have the type any.
+// embedded structs are as in the JSON. What a program sends as any, as a push.Reply or as a
+// serializer.Payload has the type any in TypeScript, too.
 //
 // A program calls [Main] with its routes. Only the program itself knows its types, so this is a
 // small program in the same module:
@@ -18,7 +18,7 @@
 //
 //	go run ./internal/gen -o page/channels
 //
-// Package page/channels.mjs has a function that makes a channel of any client with the API of
+// The module page/channels.mjs has a function that makes a channel of any client with the API of
 // phoenix.js, and page/channels.d.mts has its types:
 //
 //	import { Socket } from "phoenix";
@@ -42,6 +42,7 @@
 //	encoding.TextMarshaler      string
 //	json.Marshaler, any         any
 //
-// Null is left out for members with omitempty or omitzero, which are optional. A type that has the
-// method TypeScript() string is what this returns, such as `"red" | "green"`.
+// Null is left out for members with omitempty or omitzero, which are optional. The method
+// TypeScript() string of a type replaces this table: it returns the type in TypeScript, such as
+// `"red" | "green"`.
 package tsgen

@@ -19,7 +19,7 @@ import (
 // generator collects the interfaces of structs.
 type generator struct {
 	names    map[reflect.Type]string // of structs
-	depth    int                     // of the calls of the method of
+	depth    int                     // of nested calls of the method of
 	used     map[string]bool
 	declared strings.Builder
 }
@@ -27,7 +27,7 @@ type generator struct {
 // maxDepth bounds types such as type tree map[string]tree, for which there is no interface.
 const maxDepth = 200
 
-// typer is a type that has a type of its own in TypeScript.
+// typer is implemented by types that choose their type in TypeScript.
 type typer interface{ TypeScript() string }
 
 var (

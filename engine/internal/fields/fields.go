@@ -28,7 +28,7 @@ func (w *Writer) Bytes(b []byte) {
 	*w = append(*w, b...)
 }
 
-// Reader reads fields. After an error it returns zeros.
+// Reader reads fields in the order in which they were written. After an error it returns zeros.
 type Reader struct {
 	rest []byte
 	err  error
@@ -37,7 +37,8 @@ type Reader struct {
 // NewReader returns a reader of a value.
 func NewReader(value []byte) *Reader { return &Reader{rest: value} }
 
-// Err returns ErrMalformed if the value had other fields than were read.
+// Err returns ErrMalformed if a field could not be read. Bytes behind the last field are no error:
+// see Len.
 func (r *Reader) Err() error { return r.err }
 
 // Len returns how many bytes are left.
