@@ -19,11 +19,11 @@ func TestPresence(t *testing.T) {
 		expect(t, s, true, exitOK, "bob "+meta+"\neve "+meta+"\n", "",
 			"presence", "URL", "room:a", "-p", `{"user":"eve"}`)
 		c := launch(t, s, false, "presence", "URL", "room:a", "-p", `{"user":"eve"}`, "--follow")
-		c.out.await(t, `{"type":"present","topic":"room:a","key":"eve","metas":`+meta+"}\n")
+		c.out.Await(t, `{"type":"present","topic":"room:a","key":"eve","metas":`+meta+"}\n")
 		carl := s.Join(t, "room:a", params{"carl"})
-		c.out.await(t, `{"type":"join","topic":"room:a","key":"carl","metas":`+meta+"}\n")
+		c.out.Await(t, `{"type":"join","topic":"room:a","key":"carl","metas":`+meta+"}\n")
 		carl.Leave(t)
-		c.out.await(t, `{"type":"leave","topic":"room:a","key":"carl","metas":`+meta+"}\n")
+		c.out.Await(t, `{"type":"leave","topic":"room:a","key":"carl","metas":`+meta+"}\n")
 		if n := strings.Count(c.out.String(), `"eve"`); n != 1 {
 			t.Errorf("the command's own presence is printed %d times:\n%s", n, c.out)
 		}
@@ -110,12 +110,12 @@ func TestStateItems(t *testing.T) {
 		s := start(t)
 		expect(t, s, true, exitOK, "written {\"rev\":1}\n", "", "state", "set", "URL", "board:1", "title", `"Plan"`)
 		c := launch(t, s, true, "state", "URL", "board:1", "--follow")
-		c.out.await(t, "title \"Plan\"\n")
+		c.out.Await(t, "title \"Plan\"\n")
 		expect(t, s, true, exitOK, "written {\"rev\":2}\n", "",
 			"state", "set", "URL", "board:1", "due", `"now"`, "--if", "0")
-		c.out.await(t, "due \"now\"\n")
+		c.out.Await(t, "due \"now\"\n")
 		expect(t, s, true, exitOK, "written {\"rev\":3}\n", "", "state", "delete", "URL", "board:1", "title")
-		c.out.await(t, "- title (deleted)\n")
+		c.out.Await(t, "- title (deleted)\n")
 		c.interrupt()
 		if code := c.wait(); code != exitOK {
 			t.Errorf("exit code %d, %s", code, c.notes)
@@ -176,7 +176,7 @@ func TestBench(t *testing.T) {
 		expect(t, s, true, exitUsage, "", "bennu: --rate and --duration must be positive\n",
 			"bench", "URL", "room", "--rate", "0")
 		c = launch(t, s, true, append(slices.Clone(args), "say", "--duration", "1h")...)
-		c.notes.await(t, "deliveries")
+		c.notes.Await(t, "deliveries")
 		c.interrupt()
 		if code := c.wait(); code != exitInterrupted || !strings.Contains(c.out.String(), "10 of 10 connections joined") {
 			t.Errorf("exit code %d\n%s%s", code, c.out, c.notes)

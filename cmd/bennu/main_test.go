@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"io"
 	"os"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"bennu.example/channeltest"
 	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/output"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -109,52 +108,17 @@ func start(t *testing.T) *channeltest.Server {
 	}})
 }
 
-// output is a stream of a command that a test can wait for.
-type output struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	written chan struct{}
-}
-
-func newOutput() *output { return &output{written: make(chan struct{}, 1)} }
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	select {
-	case o.written <- struct{}{}:
-	default:
-	}
-	return o.text.Write(p)
-}
-
 // stamps are the parts of the output that are different each time: times, and the refs of presences
 // and positions.
 var stamps = regexp.MustCompile(`(?m)^\d\d:\d\d:\d\d |"at":"2\d{3}-[^"]*",|(phx_ref(?:_prev)?":")[^"]*`)
 
-// String returns what was written, without times and refs.
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return stamps.ReplaceAllString(o.text.String(), "$1")
-}
-
-// await waits until the output contains text.
-func (o *output) await(t *testing.T, text string) {
-	t.Helper()
-	late := time.After(time.Minute)
-	for !strings.Contains(o.String(), text) {
-		select {
-		case <-o.written:
-		case <-late:
-			t.Fatalf("no %q in:\n%s", text, o)
-		}
-	}
+func newOutput() *output.Recorder {
+	return output.New(func(text string) string { return stamps.ReplaceAllString(text, "$1") })
 }
 
 // command is a running command.
 type command struct {
-	out, notes *output
+	out, notes *output.Recorder
 	in         *io.PipeWriter
 	interrupt  context.CancelFunc
 	done       chan struct{}
@@ -273,7 +237,7 @@ func TestLongInput(t *testing.T) {
 			"bennu: the payload "+long[:200]+"… is not a JSON object, such as {\"body\":\"hello\"}\n",
 			"push", "URL", "room:a", "say", long)
 		c = launch(t, s, true, "join", "URL", "room:a", "-p", `{"user":"ann"}`, "--event", "none")
-		c.out.await(t, "joined")
+		c.out.Await(t, "joined")
 		go func() { _, _ = io.WriteString(c.in, "say {\"body\":\"hi\"}\n"+long+long) }()
 		if code, out := c.wait(), c.out.String(); code != exitUsage || !strings.Contains(out, "say: ok") {
 			t.Errorf("join: exit code %d, %s %.300s", code, out, c.notes)
@@ -285,12 +249,12 @@ func TestJoin(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t)
 		c := launch(t, s, false, "join", "URL", "room:a", "--params", `{"user":"ann"}`)
-		c.out.await(t, `{"type":"joined","topic":"room:a","response":{"welcome":"ann"}}`+"\n")
-		c.out.await(t, `{"type":"event","topic":"room:a","event":"presence_state","payload":{"ann":`)
+		c.out.Await(t, `{"type":"joined","topic":"room:a","response":{"welcome":"ann"}}`+"\n")
+		c.out.Await(t, `{"type":"event","topic":"room:a","event":"presence_state","payload":{"ann":`)
 		_, _ = io.WriteString(c.in, "say {\"body\":\"hi\"}\n\n {\"event\":\"say\", \"payload\":{\"body\":\"ho\"}}\nsay\n")
 		for _, text := range []string{"hi", "ho", ""} {
-			c.out.await(t, `{"type":"event","topic":"room:a","event":"said","payload":{"body":"`+text+`"}}`+"\n")
-			c.out.await(t, `{"type":"reply","topic":"room:a","event":"say","status":"ok","response":{"body":"`+text+`"}}`+"\n")
+			c.out.Await(t, `{"type":"event","topic":"room:a","event":"said","payload":{"body":"`+text+`"}}`+"\n")
+			c.out.Await(t, `{"type":"reply","topic":"room:a","event":"say","status":"ok","response":{"body":"`+text+`"}}`+"\n")
 		}
 		_ = c.in.Close()
 		if code := c.wait(); code != exitOK || c.notes.String() != "" {
@@ -337,7 +301,7 @@ func TestInterrupt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := start(t)
 		c := launch(t, s, true, "watch", "URL", "room:a", "-p", `{"user":"ann"}`)
-		c.out.await(t, "presence_state")
+		c.out.Await(t, "presence_state")
 		c.interrupt()
 		if code := c.wait(); code != exitOK || c.notes.String() != "" {
 			t.Errorf("watch: exit code %d, notes %s", code, c.notes)
@@ -356,11 +320,11 @@ func TestWatch(t *testing.T) {
 		s := start(t)
 		c := launch(t, s, true,
 			"watch", "URL", "room:a", "room:b", "-p", `{"user":"ann"}`, "-e", "said", "-e", "raw", "-n", "3")
-		c.out.await(t, `* joined room:b {"welcome":"ann"}`)
+		c.out.Await(t, `* joined room:b {"welcome":"ann"}`)
 		s.Broadcast(t, "room:a", "said", body{"eins\u202e\u009b"})
-		c.out.await(t, `room:a said {"body":"eins\u202e\u009b"}`+"\n")
+		c.out.Await(t, `room:a said {"body":"eins\u202e\u009b"}`+"\n")
 		s.Broadcast(t, "room:b", "raw", serializer.Binary([]byte("\x00\xffabc")))
-		c.out.await(t, "room:b raw 5 bytes: 00ff616263\n")
+		c.out.Await(t, "room:b raw 5 bytes: 00ff616263\n")
 		s.Broadcast(t, "room:b", "unwanted", body{})
 		s.Broadcast(t, "room:b", "said", body{"drei"})
 		if code := c.wait(); code != exitOK || strings.Contains(c.out.String(), "unwanted") {
@@ -376,14 +340,14 @@ func TestWatchReconnects(t *testing.T) {
 		s := start(t)
 		s.Broadcast(t, "log:a", "said", body{"0"})
 		c := launch(t, s, false, "watch", "URL", "log:a", "-p", `{"user":"ann"}`, "-e", "said", "-n", "3", "--last", "1")
-		c.out.await(t, `"payload":{"body":"0"}`)
+		c.out.Await(t, `"payload":{"body":"0"}`)
 		s.Network.Refuse()
 		s.Network.Cut()
-		c.notes.await(t, "bennu: no connection (")
+		c.notes.Await(t, "bennu: no connection (")
 		s.Broadcast(t, "log:a", "said", body{"1"})
 		s.Network.Restore()
-		c.out.await(t, `"payload":{"body":"1"}`)
-		c.notes.await(t, "bennu: connected again\n")
+		c.out.Await(t, `"payload":{"body":"1"}`)
+		c.notes.Await(t, "bennu: connected again\n")
 		s.Broadcast(t, "log:a", "said", body{"2"})
 		if code := c.wait(); code != exitOK || strings.Count(c.out.String(), `"type":"event"`) != 3 {
 			t.Errorf("exit code %d, output\n%s%s", code, c.out, c.notes)

@@ -2,20 +2,18 @@ package main
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"io"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
-	"time"
 
 	"bennu.example/channel"
 	"bennu.example/channeltest"
 	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
+	"bennu.example/internal/testenv/output"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -23,9 +21,6 @@ import (
 )
 
 func TestMain(m *testing.M) { leak.Main(m) }
-
-// maxWait bounds the wait for expected events on a busy machine.
-const maxWait = 30 * time.Second
 
 // room implements the part of examples/chat that the bot needs.
 type room struct {
@@ -79,76 +74,40 @@ func client(s *channeltest.Server) *socket.Client {
 	return socket.NewClient(s.URL, &socket.ClientConfig{HTTPClient: s.Network.HTTPClient()})
 }
 
-// output records the bot's output.
-type output struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	written chan struct{}
-}
-
-func newOutput() *output { return &output{written: make(chan struct{}, 1)} }
-
-func (s *output) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case s.written <- struct{}{}:
-	default:
-	}
-	return s.text.Write(p)
-}
-
-func (s *output) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
-
-func (s *output) await(t *testing.T, text string) {
-	t.Helper()
-	for end := time.After(maxWait); !strings.Contains(s.String(), text); {
-		select {
-		case <-s.written:
-		case <-end:
-			t.Fatalf("no %q in:\n%s", text, s)
-		}
-	}
-}
-
 func TestTalk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := start(t, nil)
 		in, typing := io.Pipe()
-		ann := newOutput()
+		ann := output.New(nil)
 		done := make(chan error)
 		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
-		ann.await(t, "eve: before")
-		ann.await(t, "* joined tea as ann")
+		ann.Await(t, "eve: before")
+		ann.Await(t, "* joined tea as ann")
 
 		// At the end of a pipe, the bot waits for the replies and exits.
 		pipe := strings.NewReader("hello\n\n  from a pipe  \n")
-		if err := run(t.Context(), client(server), "tea", "bob", pipe, newOutput()); err != nil {
+		if err := run(t.Context(), client(server), "tea", "bob", pipe, output.New(nil)); err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
-			ann.await(t, text)
+			ann.Await(t, text)
 		}
 		if _, err := io.WriteString(typing, "rude\nnice\n"); err != nil {
 			t.Fatal(err)
 		}
-		ann.await(t, "* not sent: be kind")
-		ann.await(t, "ann: nice")
+		ann.Await(t, "* not sent: be kind")
+		ann.Await(t, "ann: nice")
 
 		// While the server is down, lines are queued. They are sent when it is back, and the history is
 		// not printed twice.
 		server.Network.Refuse()
 		server.Restart(t)
-		ann.await(t, "* no connection")
+		ann.Await(t, "* no connection")
 		if _, err := io.WriteString(typing, "still there?\n"); err != nil {
 			t.Fatal(err)
 		}
 		server.Network.Restore()
-		ann.await(t, "ann: still there?")
+		ann.Await(t, "ann: still there?")
 		if n := strings.Count(ann.String(), "eve: before"); n != 1 {
 			t.Errorf("the history was printed %d times", n)
 		}
@@ -166,24 +125,24 @@ func TestMissedMessages(t *testing.T) {
 		ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
 		server := start(t, ps)
 		in, typing := io.Pipe()
-		ann := newOutput()
+		ann := output.New(nil)
 		done := make(chan error)
 		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
-		ann.await(t, "* joined tea as ann")
+		ann.Await(t, "* joined tea as ann")
 		say := func(id, body string) {
 			server.Broadcast(t, "room:tea", "new_msg", message{ID: id, User: "bob", Body: body})
 		}
 		say("1", "also in the reply")
 		say("2", "first")
-		ann.await(t, "bob: first")
+		ann.Await(t, "bob: first")
 		server.Network.Refuse()
 		server.Network.Cut()
-		ann.await(t, "* no connection")
+		ann.Await(t, "* no connection")
 		say("3", "second")
 		say("4", "third")
 		server.Network.Restore()
 		say("5", "fourth")
-		ann.await(t, "bob: fourth")
+		ann.Await(t, "bob: fourth")
 		for text, want := range map[string]int{
 			"eve: before": 1, "also in the reply": 0, "bob: first": 1, "bob: second": 1, "bob: third": 1, "bob: fourth": 1,
 		} {
@@ -203,13 +162,13 @@ func TestErrorsEndBot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		server := start(t, nil)
 		in, typing := io.Pipe()
-		err := run(t.Context(), client(server), "tea", "", in, newOutput())
+		err := run(t.Context(), client(server), "tea", "", in, output.New(nil))
 		if err == nil || !strings.Contains(err.Error(), "name is missing") {
 			t.Errorf("refused join: %v", err)
 		}
 		typing.Close()
 		long := strings.NewReader(strings.Repeat("a", 100_000))
-		if err := run(t.Context(), client(server), "tea", "ann", long, newOutput()); !errors.Is(err, bufio.ErrTooLong) {
+		if err := run(t.Context(), client(server), "tea", "ann", long, output.New(nil)); !errors.Is(err, bufio.ErrTooLong) {
 			t.Errorf("long line: %v", err)
 		}
 	})
@@ -220,10 +179,10 @@ func TestInterrupted(t *testing.T) {
 		server := start(t, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		in, typing := io.Pipe()
-		out := newOutput()
+		out := output.New(nil)
 		done := make(chan error)
 		go func() { done <- run(ctx, client(server), "tea", "ann", in, out) }()
-		out.await(t, "* joined")
+		out.Await(t, "* joined")
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
