@@ -68,6 +68,7 @@ type Client struct {
 	noParams                           func()
 	refOf                              uint64 // see joinRef
 	refText                            serializer.Ref
+	rejoins                            bool // see Change.Rejoin
 
 	unanswered atomic.Int64
 	timeout    atomic.Int64

@@ -211,7 +211,7 @@ func (c *Client) perform(o *clientOutput) {
 	case outDisarm:
 		c.socket.Disarm(c.timerFor(o.timer))
 	case outState:
-		c.setStatus(o.status, o.err)
+		c.changed(o)
 		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
 			Msg("channel state changed")
 	case outJoined:

@@ -11,6 +11,7 @@ import (
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/listeners"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/streamset"
 	"bennu.example/serializer"
 )
 
@@ -21,11 +22,14 @@ const eventOverhead = 128
 // in the order of events: an iterator yields it, and for callbacks the functions of OnError are
 // called with it. The channel is not affected otherwise.
 type OverflowError struct {
-	Topic   string
+	Topic   string // empty in a stream of the changes of all channels
 	Dropped int
 }
 
 func (e *OverflowError) Error() string {
+	if e.Topic == "" {
+		return fmt.Sprintf("channel: %d changes dropped: backlog is full", e.Dropped)
+	}
 	return fmt.Sprintf("channel: %s: %d events dropped: backlog is full", e.Topic, e.Dropped)
 }
 
@@ -50,8 +54,9 @@ type clientEvents struct {
 
 	mu       sync.Mutex // acquired before the mutex of a list or of a stream
 	byEvent  map[string]*listeners.List[serializer.Payload]
-	streams  []eventStream // never modified, only replaced
-	attached bool          // the streams count in total
+	streams  []eventStream          // never modified, only replaced
+	changes  *streamset.Set[Change] // nil until needed
+	attached bool                   // the streams count in total
 	closed   bool
 
 	drained func() // called after an event left a queue
@@ -225,8 +230,8 @@ func (e *clientEvents) overflow() {
 func (e *clientEvents) close(err error) {
 	notify(e, &e.onClose, err)
 	e.mu.Lock()
-	streams := e.streams
-	e.streams, e.closed = nil, true
+	streams, changes := e.streams, e.changes
+	e.streams, e.changes, e.closed = nil, nil, true
 	if e.attached {
 		e.total.Streams.Add(-int64(len(streams)))
 	}
@@ -234,6 +239,9 @@ func (e *clientEvents) close(err error) {
 	e.mu.Unlock()
 	for _, s := range streams {
 		s.queue.Drain()
+	}
+	if changes != nil {
+		changes.End()
 	}
 }
 

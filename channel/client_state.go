@@ -367,6 +367,7 @@ func (m *clientMachine) joinReply(msg *serializer.Message) {
 	m.tries = 0
 	m.add(clientOutput{kind: outDisarm, timer: timerJoin})
 	m.set(StateJoined, nil)
+	m.out[len(m.out)-1].payload = msg.Payload
 	for _, p := range m.buffer {
 		m.send(p)
 	}

@@ -54,7 +54,7 @@ type clientOutput struct {
 	ref     uint64              // outSend
 	joinRef uint64              // outSend
 	event   string              // outSend
-	payload serializer.Payload  // outSend of a join, outJoined
+	payload serializer.Payload  // outSend of a join, outJoined, outState of StateJoined
 	answer  promise.Result      // outAnswer
 	attempt uint64              // outParams
 	tries   int                 // outArm of timerRejoin, from 1

@@ -37,19 +37,75 @@ func (c *Client) Stream(events ...string) *stream.Stream[serializer.Message] {
 	case isClosed:
 		s.Drain()
 	case isRefused:
-		c.socket.Log().Warn().Str("topic", c.topic).Int("max", clientlink.MaxStreams).Msg("stream refused: too many streams")
 		s.Discard()
+		c.streamRefused()
 	}
 	return s
 }
+
+func (c *Client) streamRefused() {
+	c.socket.Log().Warn().Str("topic", c.topic).Int("max", clientlink.MaxStreams).Msg("stream refused: too many streams")
+}
+
+// DrainAll drains all streams of the channel, those of changes too. See [stream.Stream.Drain].
+func (c *Client) DrainAll() { c.events.stop(0, false) }
+
+// DiscardAll discards all streams of the channel, those of changes too. See
+// [stream.Stream.Discard].
+func (c *Client) DiscardAll() { c.events.stop(0, true) }
+
+// stop drains or discards the stream with that number, or all if it is zero. It reports whether
+// there was one.
+func (e *clientEvents) stop(id uint64, discard bool) (found bool) {
+	e.mu.Lock()
+	streams, changes := e.streams, e.changes
+	e.mu.Unlock()
+	for i := range streams {
+		s := &streams[i]
+		if id != 0 && s.queue.ID() != id {
+			continue
+		}
+		if found = true; discard {
+			s.queue.Discard()
+		} else {
+			s.queue.Drain()
+		}
+	}
+	return changes != nil && changes.Stop(id, discard) || found
+}
+
+// Consumers is called by the socket, for its own method of that name.
+func (d clientChannel) Consumers(list []stream.Stats) []stream.Stats {
+	e := &d.c.events
+	list = append(list, e.callbackStats())
+	e.mu.Lock()
+	streams, changes := e.streams, e.changes
+	e.mu.Unlock()
+	for _, s := range streams {
+		list = append(list, s.stream.Stats())
+	}
+	if changes != nil {
+		list = changes.Stats(list)
+	}
+	return list
+}
+
+// StopStreams is called by the socket, for its methods that drain and discard.
+func (d clientChannel) StopStreams(id uint64, discard bool) bool { return d.c.events.stop(id, discard) }
 
 // attach counts the streams of a channel that joins. Those of channels that never do are garbage
 // when the program drops the channel, and must not count.
 func (e *clientEvents) attach() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.attached {
+		return
+	}
 	e.attached = true
 	e.total.Streams.Add(int64(len(e.streams)))
+	if e.changes != nil {
+		e.changes.Count()
+	}
 }
 
 // streamOwner is the owner of the channel's streams.

@@ -11,12 +11,15 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/backlog"
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/mailbox"
+	"bennu.example/internal/streamset"
 	"bennu.example/key"
 	"bennu.example/serializer"
+	"bennu.example/stream"
 )
 
 // Client is a client's socket: one connection, and the channels on it. The client reconnects when
@@ -42,7 +45,10 @@ type Client struct {
 	totals clientlink.Totals
 	states watched[State]
 
-	callbacks  mailbox.Mailbox[func()]
+	changes    streamset.Set[channel.Change] // of all channels
+	callbacks  mailbox.Mailbox[clientCall]
+	calls      clientlink.Gauge   // the items of callbacks
+	oldestCall atomic.Int64       // when the first of them was enqueued, by backlog.Now
 	goroutines clientlink.Tracker // all but the loop and those that run functions of the user
 	isClosing  atomic.Bool
 	closed     chan struct{}
@@ -102,7 +108,8 @@ func Dial(ctx context.Context, url string, cfg *ClientConfig) (*Client, error) {
 }
 
 func dialNew(ctx context.Context, c *Client) (*Client, error) {
-	states := c.States(ctx)
+	own, _ := c.states.stream(true)
+	states := values(ctx, own)
 	c.Connect()
 	var err error
 	for s := range states {
@@ -135,8 +142,9 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.loop = loop.New(c.run, c.afterBatch)
-	c.callbacks.Init(math.MaxInt, clientlink.Callbacks(c.runUser))
-	c.states.call = c.call
+	c.callbacks.Init(math.MaxInt, clientlink.Callbacks(c.dispatch))
+	c.states.init(&c.totals, c.call)
+	c.changes.Init(&c.totals, true)
 	c.states.now.Since = time.Now()
 	c.retry.Task = clientTask(c.retryDue)
 	c.probe.Task = clientTask(c.probeDue)
@@ -171,11 +179,11 @@ func (c *Client) Pause() { c.post(clientTask(func() { c.setWanted(WantPaused) })
 // Ready waits until the client is connected. It returns an error if the client will not connect by
 // itself, because it is paused, denied, failed or closed.
 func (c *Client) Ready(ctx context.Context) error {
-	seen := make(chan *stateStream[State], 1) // made by the loop, after earlier calls such as Connect
-	if !c.post(clientTask(func() { seen <- c.states.stream() })) {
+	seen := make(chan *stream.Stream[State], 1) // made by the loop, after earlier calls such as Connect
+	if !c.post(clientTask(func() { s, _ := c.states.stream(true); seen <- s })) {
 		return fmt.Errorf("socket: %w", ErrClosed)
 	}
-	for s := range (<-seen).all(ctx) {
+	for s := range values(ctx, <-seen) {
 		switch {
 		case s.Wanted == WantClosed:
 			return fmt.Errorf("socket: %w", ErrClosed)
@@ -215,8 +223,8 @@ func (c *Client) State() State { return c.states.load() }
 func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 
 // States returns the current state and all changes, until the client is closed or ctx ends. A
-// caller that is too slow misses the oldest changes.
-func (c *Client) States(ctx context.Context) iter.Seq[State] { return c.states.stream().all(ctx) }
+// caller that is too slow misses the oldest changes. See [Client.StateStream].
+func (c *Client) States(ctx context.Context) iter.Seq[State] { return values(ctx, c.StateStream()) }
 
 // Flush waits for the replies to all earlier pushes and leaves on all channels. It returns an error
 // if ctx ends first.
@@ -354,10 +362,28 @@ func (c *Client) runUser(f func()) {
 	f()
 }
 
+// clientCall is a callback of the client itself.
+type clientCall struct {
+	f  func()
+	at time.Duration // when it was enqueued, by backlog.Now
+}
+
 // call enqueues a callback of the client itself.
 func (c *Client) call(f func()) {
 	c.totals.Running.Add()
-	if c.callbacks.Enqueue(f, 0) != nil {
+	it := clientCall{f, backlog.Now()}
+	if n, _ := c.calls.Load(); n == 0 {
+		c.oldestCall.Store(int64(it.at))
+	}
+	c.calls.Add(1, 0)
+	if c.callbacks.Enqueue(it, 0) != nil {
+		c.calls.Add(-1, 0)
 		c.totals.Running.Done()
 	}
+}
+
+func (c *Client) dispatch(it clientCall) {
+	c.oldestCall.Store(int64(it.at))
+	defer c.calls.Add(-1, 0)
+	c.runUser(it.f)
 }

@@ -86,7 +86,11 @@ func (c *Client) OnAuth(f func(AuthState)) (off func()) { return c.auth.states.o
 // AuthStates returns the current state of the authentication and all changes, until the client is
 // closed or ctx ends. A caller that is too slow misses the oldest changes.
 func (c *Client) AuthStates(ctx context.Context) iter.Seq[AuthState] {
-	return c.auth.states.stream().all(ctx)
+	s, isRefused := c.auth.states.stream(false)
+	if isRefused {
+		c.streamRefused()
+	}
+	return values(ctx, s)
 }
 
 // Token returns the token in use: the last one that was given, fetched, or set by the server. It is

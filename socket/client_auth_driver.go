@@ -37,7 +37,7 @@ func (c *Client) initAuth() {
 	}
 	token := a.s.token // a copy, because s belongs to the loop
 	a.token.Store(&token)
-	a.states.call = c.call
+	a.states.init(&c.totals, c.call)
 	a.late.Task = clientTask(func() { c.tokenAnswered(nil, push.ErrTimeout) })
 	a.retry.Task = clientTask(func() { c.authFeed(authInput{kind: authInRetry}) })
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"bennu.example/channel"
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
@@ -25,6 +26,13 @@ func (u clientSocket) Total() *clientlink.Totals          { return &u.totals }
 func (u clientSocket) Arm(t *loop.Timer, d time.Duration) { u.loop.Arm(t, d) }
 func (u clientSocket) Disarm(t *loop.Timer)               { u.loop.Disarm(t) }
 func (u clientSocket) IsOpen() bool                       { return u.conn != nil }
+
+func (u clientSocket) WatchesChanges() bool { return !u.changes.IsEmpty() }
+
+func (u clientSocket) Changed(change any, size int) {
+	v := change.(channel.Change)
+	u.changes.Put(&v, size)
+}
 
 func (u clientSocket) NextRef() uint64 { return u.nextRef() }
 

@@ -429,6 +429,7 @@ func (c *Client) end() {
 	c.notifyProgress(true)
 	c.wanted = WantClosed
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusDisconnected, time.Time{}, "" }, true)
+	c.changes.End()
 	c.loop.Stop()
 }
 

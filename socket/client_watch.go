@@ -3,9 +3,14 @@ package socket
 import (
 	"context"
 	"iter"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"bennu.example/internal/clientlink"
+	"bennu.example/internal/streamset"
+	"bennu.example/stream"
 )
 
 // watched keeps a value of a client and notifies its watchers of changes.
@@ -14,8 +19,8 @@ type watched[T any] struct {
 
 	mu      sync.Mutex
 	now     T
-	hooks   []*stateHook[T] // replaced, never changed
-	streams []*stateStream[T]
+	hooks   []*stateHook[T]  // replaced, never changed
+	streams streamset.Set[T] // its mutex is acquired after mu
 	ended   bool
 }
 
@@ -24,15 +29,12 @@ type stateHook[T any] struct {
 	off atomic.Bool
 }
 
-// statesKept bounds the values that wait for an iterator. The oldest are dropped.
-const statesKept = 64
+// statesKept bounds the values that wait in a stream. The oldest are dropped.
+const statesKept = streamset.MaxItems
 
-// stateStream is the queue of one iterator.
-type stateStream[T any] struct {
-	states *watched[T]
-	queue  []T // guarded by states.mu, as is ended
-	ended  bool
-	wake   chan struct{}
+func (s *watched[T]) init(total *clientlink.Totals, call func(func())) {
+	s.call = call
+	s.streams.Init(total, true)
 }
 
 func (s *watched[T]) load() T {
@@ -52,14 +54,7 @@ func (s *watched[T]) set(next func(T) (T, bool), last bool) {
 	}
 	s.now = now
 	hooks := s.hooks
-	for _, st := range s.streams {
-		if len(st.queue) == statesKept {
-			st.queue = slices.Delete(st.queue, 0, 1)
-		}
-		st.queue = append(st.queue, now)
-		st.ended = last
-		st.signal()
-	}
+	s.streams.Put(&now, stateSize)
 	if len(hooks) > 0 {
 		s.call(func() {
 			for _, h := range hooks {
@@ -70,16 +65,13 @@ func (s *watched[T]) set(next func(T) (T, bool), last bool) {
 		})
 	}
 	if last {
-		s.streams, s.ended = nil, true
+		s.streams.End()
+		s.ended = true
 	}
 }
 
-func (st *stateStream[T]) signal() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
-	}
-}
+// stateSize is the size in bytes of a state in a stream.
+const stateSize = 256
 
 func (s *watched[T]) on(f func(T)) (off func()) {
 	h := &stateHook[T]{f: f}
@@ -94,54 +86,33 @@ func (s *watched[T]) on(f func(T)) (off func()) {
 	}
 }
 
-func (s *watched[T]) stream() *stateStream[T] {
-	st := &stateStream[T]{states: s, wake: make(chan struct{}, 1)}
+// stream returns a stream of the value and its changes. One of the client's own does not count.
+func (s *watched[T]) stream(isOwn bool) (st *stream.Stream[T], isRefused bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.queue = append(st.queue, s.now)
-	if st.ended = s.ended; !s.ended {
-		s.streams = append(s.streams, st)
+	st, isRefused = s.streams.New(streamset.Options[T]{
+		About: stream.Stats{Kind: stream.States}, MaxBytes: math.MaxInt, Latest: true, First: &s.now, FirstSize: stateSize,
+		IsOwn: isOwn,
+	})
+	if s.ended {
+		st.Drain()
 	}
-	return st
+	return st, isRefused
 }
 
-func (st *stateStream[T]) stop() {
-	s := st.states
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	st.queue, st.ended = nil, true
-	s.streams = slices.DeleteFunc(s.streams, func(x *stateStream[T]) bool { return x == st })
-}
-
-func (st *stateStream[T]) next() (now T, ok, more bool) {
-	st.states.mu.Lock()
-	defer st.states.mu.Unlock()
-	if len(st.queue) == 0 {
-		return now, false, !st.ended
-	}
-	now = st.queue[0]
-	st.queue = slices.Delete(st.queue, 0, 1)
-	return now, true, true
-}
-
-func (st *stateStream[T]) all(ctx context.Context) iter.Seq[T] {
+// values returns the sequence of a stream of states. Those that wait already are in it even if ctx
+// has ended.
+func values[T any](ctx context.Context, st *stream.Stream[T]) iter.Seq[T] {
 	return func(yield func(T) bool) {
-		defer st.stop()
+		defer st.Discard()
 		for {
-			now, ok, more := st.next()
-			switch {
-			case ok:
-				if !yield(now) {
-					return
-				}
-			case !more:
+			wait := ctx
+			if st.Stats().Count > 0 {
+				wait = context.WithoutCancel(ctx)
+			}
+			now, err := st.Next(wait)
+			if err != nil || !yield(now) { // a stream of states has no gaps
 				return
-			default:
-				select {
-				case <-st.wake:
-				case <-ctx.Done():
-					return
-				}
 			}
 		}
 	}

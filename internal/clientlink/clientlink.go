@@ -67,6 +67,10 @@ type Socket interface {
 	// reply if that comes before the end of the connection. PushOwn returns false if the server
 	// does not have the channel.
 	PushOwn(event string, payload serializer.Payload, done func(m *serializer.Message)) bool
+	// WatchesChanges reports whether Changed wants changes.
+	WatchesChanges() bool
+	// Changed is called with a channel.Change, and with its size in a stream.
+	Changed(change any, size int)
 	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool
 	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.

@@ -23,7 +23,7 @@ var layers = [][]string{
 		"internal/wstest",
 	},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "stream", "will"},
-	{"internal/follow"},
+	{"internal/follow", "internal/streamset"},
 	{"pubsub"},
 	{
 		"engine/internal/broker", "internal/channelhost", "push",
