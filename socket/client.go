@@ -266,9 +266,10 @@ const clientCloseGrace = 2 * time.Second
 // waits for all replies that a caller waits for, by Wait, Done or Receive. For other replies it
 // waits until one second after the server has received all pushes.
 //
-// Then Close closes the connection and all channels, and waits for callbacks and functions of the
-// configuration. It returns an error if ctx ended before all replies, or if functions still run 2 s
-// after ctx ended. If such a function calls Close, Close does not wait for functions.
+// Then Close closes the connection, with 1000 and ClientConfig.CloseReason, and all channels. It
+// waits for callbacks and functions of the configuration. It returns an error if ctx ended before
+// all replies, or if functions still run 2 s after ctx ended. If such a function calls Close, Close
+// does not wait for functions.
 func (c *Client) Close(ctx context.Context) error {
 	inCallback := clientlink.InCallback()
 	if c.isClosing.Swap(true) {

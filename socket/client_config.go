@@ -111,6 +111,9 @@ type ClientConfig struct {
 	// although the client should reconnect.
 	StayAfter1000 bool
 
+	// CloseReason is sent to the server when Close ends the connection. It is cut after 123 bytes.
+	CloseReason string
+
 	// MaxBuffer bounds the bytes of pushes that wait to be sent, for each channel. A push beyond it
 	// fails with push.ErrFull. A single push may be larger. Zero means 1 MiB.
 	MaxBuffer int
@@ -150,7 +153,7 @@ const (
 // ErrClosed is the cause of everything that ends because of [Client.Close].
 var ErrClosed = errors.New("socket closed")
 
-// ErrPaused is the cause of everything that ends because of [Client.Pause].
+// ErrPaused is the cause of everything that ends because of [Client.Pause] or [Client.Disconnect].
 var ErrPaused = errors.New("socket paused")
 
 // ErrHeartbeat is the cause if the server did not reply to a heartbeat in time.

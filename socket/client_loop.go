@@ -56,13 +56,9 @@ func (c *Client) setWanted(w Wanted) {
 	c.wanted = w
 	switch {
 	case w == WantConnected && c.conn == nil && c.cancelDial == nil:
-		c.backoff, c.failed, c.denials = 0, 0, 0
-		c.loop.Disarm(&c.retry)
-		c.authFeed(authInput{kind: authInConnect})
-		c.connect()
+		c.connectNow()
 	case w == WantPaused:
-		c.disconnect(func(d clientlink.Channel) { d.Closed(ErrPaused) })
-		c.setOffline(StatusDisconnected, nil, time.Time{})
+		c.pause(clientCodeNormal, "")
 	}
 }
 
@@ -220,7 +216,7 @@ func (c *Client) lost(k *clientConn, err error) {
 }
 
 // disconnect ends the connection or the attempt, and calls notify for each channel.
-func (c *Client) disconnect(notify func(clientlink.Channel)) {
+func (c *Client) disconnect(code int, reason string, notify func(clientlink.Channel)) {
 	c.loop.Disarm(&c.retry)
 	if c.cancelDial != nil {
 		c.cancelDial()
@@ -230,7 +226,7 @@ func (c *Client) disconnect(notify func(clientlink.Channel)) {
 	c.stopMove()
 	c.advice = clientAdvice{}
 	if c.conn != nil {
-		c.drop(clientCodeNormal, "", c.leaveMessages(), notify)
+		c.drop(code, reason, c.leaveMessages(), notify)
 		return
 	}
 	for _, d := range c.channelList() {
@@ -420,7 +416,7 @@ func (c *Client) end() {
 		return
 	}
 	c.ended = true
-	c.disconnect(func(d clientlink.Channel) { d.End(ErrClosed) })
+	c.disconnect(clientCodeNormal, c.cfg.CloseReason, func(d clientlink.Channel) { d.End(ErrClosed) })
 	c.cancel()
 	c.flushed(true)
 	c.stopAuth(ErrClosed)
