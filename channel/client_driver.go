@@ -77,7 +77,12 @@ func (t *clientLeaveTask) Run() {
 }
 
 func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }
-func (t *clientExpiryTask) Run() { t.c.feed(clientInput{kind: inPushTimeout, push: (*clientPush)(t)}) }
+
+func (t *clientExpiryTask) Run() {
+	if !t.c.socket.Overslept(&t.timer) {
+		t.c.feed(clientInput{kind: inPushTimeout, push: (*clientPush)(t)})
+	}
+}
 
 // Call is part of promise.Owner: it enqueues a callback.
 func (p *clientPush) Call(f func(serializer.Payload), payload serializer.Payload) {
@@ -96,7 +101,15 @@ type clientTimeout struct {
 	kind clientInputKind
 }
 
-func (t *clientTimeout) Run() { t.c.feed(clientInput{kind: t.kind}) }
+func (t *clientTimeout) Run() {
+	c := t.c
+	switch {
+	case t.kind == inJoinTimeout && c.socket.Overslept(&c.joinTimer):
+	case t.kind == inLeaveTimeout && c.socket.Overslept(&c.leaveTimer):
+	default:
+		c.feed(clientInput{kind: t.kind})
+	}
+}
 
 // clientParams is the task that passes the params of a join to the loop.
 type clientParams struct {
@@ -120,6 +133,14 @@ func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kin
 func (d clientChannel) AuthChanged(a clientlink.Auth) { d.c.feed(clientInput{kind: inAuth, auth: a}) }
 func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
+
+// Woke ends the wait for a rejoin.
+func (d clientChannel) Woke() {
+	if c := d.c; c.rejoinTimer.IsArmed() {
+		c.socket.Disarm(&c.rejoinTimer)
+		c.feed(clientInput{kind: inRejoin})
+	}
+}
 
 func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
 	c, s := d.c, &d.c.state

@@ -150,6 +150,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.probe.Task = clientTask(c.probeDue)
 	c.clock.timer.Task = clientTask(c.clockDue)
 	c.clock.wall = wallClock
+	c.clock.again.Task = clientTask(c.wake)
 	c.clientID = c.cfg.ClientID
 	if c.clientID == "" && !c.cfg.NoSocketChannel {
 		c.clientID = newClientID()

@@ -25,6 +25,7 @@ func (u clientSocket) Log() *zerolog.Logger               { return u.cfg.Logger 
 func (u clientSocket) Total() *clientlink.Totals          { return &u.totals }
 func (u clientSocket) Arm(t *loop.Timer, d time.Duration) { u.loop.Arm(t, d) }
 func (u clientSocket) Disarm(t *loop.Timer)               { u.loop.Disarm(t) }
+func (u clientSocket) Overslept(t *loop.Timer) bool       { return u.overslept(t) }
 func (u clientSocket) IsOpen() bool                       { return u.conn != nil }
 
 func (u clientSocket) WatchesChanges() bool { return !u.changes.IsEmpty() }

@@ -72,15 +72,20 @@ type ClientConfig struct {
 	ConnectTimeout time.Duration
 	// LongPollTimeout bounds a long-poll request. Zero means 30 s. A poll that the server holds may
 	// take longer, whatever the server's window is: heartbeats show that the connection works.
+	// Without heartbeats, it bounds such a poll too.
 	LongPollTimeout time.Duration
-	// HeartbeatInterval is the time from the reply to a heartbeat to the next one. Zero means 30 s.
-	// Heartbeats are sent over long poll as well. One is sent at once when the machine's clocks show
-	// that it was suspended.
+	// HeartbeatInterval is the time from the reply to a heartbeat to the next one. Zero means 30 s. A
+	// negative interval means that there are none; servers then end an idle connection, Bennu and
+	// Phoenix after 60 s. Heartbeats are sent over long poll as well.
 	HeartbeatInterval time.Duration
 	// HeartbeatTimeout bounds the time until the reply to a heartbeat. Without a reply the client
 	// closes the connection and reconnects. While bytes arrive, the reply may take up to four times
 	// as long. Zero means HeartbeatInterval.
 	HeartbeatTimeout time.Duration
+	// WakeAfter is the length of a suspension of the machine or the process after which the client
+	// calls Wake. It compares the clocks every 5 s, so it notices one within 5 s. Timeouts of pushes
+	// that ran out meanwhile get 5 s more. Zero means 10 s. A negative time means never.
+	WakeAfter time.Duration
 
 	// ReconnectDelay returns the delay before the next attempt to connect. A negative delay gives up
 	// ([StatusFailed]). The client waits longer if the server asks for more: see [Retry.Advice].
@@ -179,6 +184,8 @@ const (
 	// clientSettle bounds the time that Close waits for replies that no caller waits for, once the
 	// server has received everything.
 	clientSettle = time.Second
+	// clientHeartbeats is the default of HeartbeatInterval.
+	clientHeartbeats = 30 * time.Second
 	// clientHeartbeatGrace is the number of further timeouts that a heartbeat's reply may take while
 	// bytes arrive.
 	clientHeartbeatGrace = 3
@@ -224,15 +231,18 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 		{&c.Timeout, 10 * time.Second},
 		{&c.ConnectTimeout, 20 * time.Second},
 		{&c.LongPollTimeout, 30 * time.Second},
-		{&c.HeartbeatInterval, 30 * time.Second},
-		{&c.HeartbeatTimeout, c.HeartbeatInterval},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
 	}
+	c.HeartbeatInterval = cmp.Or(c.HeartbeatInterval, clientHeartbeats)
+	c.WakeAfter = cmp.Or(c.WakeAfter, 10*time.Second)
 	if c.HeartbeatTimeout <= 0 {
 		c.HeartbeatTimeout = c.HeartbeatInterval
+	}
+	if c.HeartbeatTimeout <= 0 {
+		c.HeartbeatTimeout = clientHeartbeats
 	}
 	if c.ReconnectDelay == nil {
 		c.ReconnectDelay = clientReconnectDelay()

@@ -195,7 +195,10 @@ func (c *Client) checkHeartbeat(ctx context.Context, conn transport.ClientConn, 
 
 // dialConfig returns the configuration of an attempt. It calls Params and AuthTokenFunc.
 func (c *Client) dialConfig(ctx context.Context, auth *authSource) (transport.ClientConfig, error) {
-	heartbeats := c.cfg.HeartbeatInterval + (clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout
+	heartbeats := time.Duration(0)
+	if c.cfg.HeartbeatInterval > 0 {
+		heartbeats = c.cfg.HeartbeatInterval + (clientHeartbeatGrace+2)*c.cfg.HeartbeatTimeout
+	}
 	cfg := transport.ClientConfig{
 		URL:        c.url,
 		Vsn:        serializer.Vsn(c.cfg.Serializer),

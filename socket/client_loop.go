@@ -81,6 +81,7 @@ func (c *Client) isWanted() bool {
 func (c *Client) connect() {
 	c.dials++
 	id := c.dials
+	c.clock.redial = false
 	c.watchClock()
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusConnecting, time.Time{}, "" }, false)
 	c.cancelDial = c.startAttempt(c.order(), clientCheck{}, func(got dialResult) { c.dialed(id, got) })
@@ -113,6 +114,10 @@ func (c *Client) dialed(id uint64, got dialResult) {
 		if isRefusal(got.err) {
 			got.err = c.refusedBy(got.err)
 			c.authFeed(authInput{kind: authInRefused, call: got.auth.call, err: got.err, isLast: !c.canChange(got.auth.call)})
+		}
+		if c.takeRedial(got.err) {
+			c.connect()
+			return
 		}
 		c.failed++
 		c.cfg.Logger.Info().Err(got.err).Int("tries", c.failed).Msg("client connect failed")
@@ -152,7 +157,7 @@ func (c *Client) use(k *clientConn, auth *authSource, joinOwn func()) {
 	c.failed, c.denials = 0, 0
 	c.advice = clientAdvice{}
 	c.current.Store(k)
-	c.loop.Arm(&k.heartbeat.timer, c.cfg.HeartbeatInterval)
+	c.heartbeatLater(&k.heartbeat)
 	c.cfg.Logger.Info().Str("transport", k.name).Msg("client connected")
 	c.setState(func(s *State) {
 		s.Status, s.Until, s.Tries, s.Cause, s.Transport = StatusConnected, time.Time{}, 0, nil, k.name
@@ -290,7 +295,7 @@ func (c *Client) retryAfter(err error) {
 		return
 	}
 	status := StatusWaiting
-	var d time.Duration
+	var d, advised time.Duration
 	switch {
 	case errors.Is(err, transport.ErrURL):
 		c.setOffline(StatusFailed, err, time.Time{})
@@ -303,12 +308,16 @@ func (c *Client) retryAfter(err error) {
 		c.denials++
 		status, d = StatusDenied, c.cfg.DeniedAfter(c.denials)
 	default:
-		d = c.reconnectDelay(newRetry(c.backoff+1, err), c.takeAdvice())
+		advised = c.takeAdvice()
+		r := newRetry(c.backoff+1, err)
+		d = c.reconnectDelay(r, advised)
+		advised = max(advised, r.Advice)
 	}
 	if d < 0 {
 		c.setOffline(StatusFailed, err, time.Time{})
 		return
 	}
+	c.clock.notBefore = c.clock.wall().Add(advised)
 	c.loop.Arm(&c.retry, d)
 	c.setOffline(status, err, time.Now().Add(d))
 }
@@ -353,7 +362,7 @@ func (c *Client) received(m *serializer.Message) {
 		c.rtt.Store(int64(rtt))
 		c.pinged(rtt, nil)
 		h.ref = ""
-		c.loop.Arm(&h.timer, c.cfg.HeartbeatInterval)
+		c.heartbeatLater(h)
 		return
 	}
 	if m.Kind == serializer.KindReply && !c.barrier.IsNull() && m.Ref == c.barrier {
@@ -376,9 +385,18 @@ func (c *Client) received(m *serializer.Message) {
 	}
 }
 
+// heartbeatLater schedules the next heartbeat, unless there are none.
+func (c *Client) heartbeatLater(h *clientHeartbeat) {
+	if c.cfg.HeartbeatInterval < 0 {
+		c.loop.Disarm(&h.timer)
+		return
+	}
+	c.loop.Arm(&h.timer, c.cfg.HeartbeatInterval)
+}
+
 // heartbeatDue sends a heartbeat. If the last one has no reply, it gives up the connection.
 func (c *Client) heartbeatDue(k *clientConn) {
-	if k != c.conn {
+	if k != c.conn || c.overslept(&k.heartbeat.timer) {
 		return
 	}
 	h := &k.heartbeat

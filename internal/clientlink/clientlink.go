@@ -38,6 +38,8 @@ type Socket interface {
 
 	Arm(t *loop.Timer, d time.Duration)
 	Disarm(t *loop.Timer)
+	// Overslept reports whether t ran out while the process was stopped, and then arms it again.
+	Overslept(t *loop.Timer) bool
 	// NextRef returns the next ref of the socket.
 	NextRef() uint64
 	// Send enqueues a message for the connection. The socket must be connected.
@@ -108,6 +110,8 @@ type Channel interface {
 	Closed(err error)
 	// AuthChanged is called when the socket's authentication has changed.
 	AuthChanged(a Auth)
+	// Woke is called when the machine or the network came back.
+	Woke()
 	// Freed is called when the channel that was leaving the topic has been detached, if Attach
 	// returned busy.
 	Freed()

@@ -20,6 +20,9 @@ type Timer struct {
 // IsArmed reports whether the timer is armed. It may only be called on the loop.
 func (t *Timer) IsArmed() bool { return t.index > 0 }
 
+// Due returns the time for which the timer was armed last. It may only be called on the loop.
+func (t *Timer) Due() time.Time { return t.at }
+
 // timers is the queue of armed timers, the next one first. Most timers are armed in the order in
 // which they are due, which requires no moves in the heap.
 type timers struct {
