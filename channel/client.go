@@ -51,7 +51,8 @@ const pushOverhead = 64
 type Client struct {
 	socket   clientlink.Socket
 	cfg      channelhost.ClientConfig
-	topic    string
+	wire     string                             // the topic on the wire, with the prefix
+	topic    string                             // a part of wire
 	params   func(context.Context) (any, error) // nil means fixed
 	fixed    serializer.Payload
 	fixedErr error
@@ -85,7 +86,9 @@ type Client struct {
 
 // newClient is channelhost.NewClient.
 func newClient(socket clientlink.Socket, topic string, params any, cfg channelhost.ClientConfig) *Client {
-	c := &Client{socket: socket, cfg: cfg, topic: topic, done: make(chan struct{})}
+	wire := cfg.Prefix + topic
+	topic = wire[len(cfg.Prefix):]
+	c := &Client{socket: socket, cfg: cfg, wire: wire, topic: topic, done: make(chan struct{})}
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: socket.NextRef}
 	c.budget = clientlink.Budget{Max: cfg.MaxBuffer, Total: &socket.Total().Queued}
@@ -106,7 +109,7 @@ func newClient(socket clientlink.Socket, topic string, params any, cfg channelho
 	return c
 }
 
-// Topic returns the channel's topic.
+// Topic returns the channel's topic, without socket.ClientConfig.TopicPrefix.
 func (c *Client) Topic() string { return c.topic }
 
 // Join joins the topic and keeps it joined. It may be called only once, also before the socket is

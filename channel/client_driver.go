@@ -47,7 +47,7 @@ func (t *clientJoinTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
 	if c.state.join == nil && !c.state.over {
-		busy, err := c.socket.Attach(c.topic, clientChannel{c})
+		busy, err := c.socket.Attach(c.wire, clientChannel{c})
 		if err != nil {
 			if errors.Is(err, clientlink.ErrTaken) {
 				err = ErrDuplicate
@@ -126,13 +126,18 @@ func (t *clientParams) Run() {
 // clientChannel is the socket's handle to the channel. Its methods run on the loop.
 type clientChannel struct{ c *Client }
 
-func (d clientChannel) Receive(m *serializer.Message) { d.c.feed(clientInput{kind: inMessage, msg: m}) }
 func (d clientChannel) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
 func (d clientChannel) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
 func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
 func (d clientChannel) AuthChanged(a clientlink.Auth) { d.c.feed(clientInput{kind: inAuth, auth: a}) }
 func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
 func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
+
+// Receive hides the prefix of the topic.
+func (d clientChannel) Receive(m *serializer.Message) {
+	m.Topic = d.c.topic
+	d.c.feed(clientInput{kind: inMessage, msg: m})
+}
 
 // Woke ends the wait for a rejoin.
 func (d clientChannel) Woke() {
@@ -149,7 +154,7 @@ func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
 	}
 	ref := c.socket.NextRef()
 	return clientlink.Out{Ref: ref, Msg: serializer.Message{
-		JoinRef: c.joinRef(s.joinRef), Ref: clientRef(ref), Topic: c.topic, Event: serializer.EventLeave,
+		JoinRef: c.joinRef(s.joinRef), Ref: clientRef(ref), Topic: c.wire, Event: serializer.EventLeave,
 	}}, true
 }
 
@@ -253,7 +258,7 @@ func (c *Client) perform(o *clientOutput) {
 		}
 		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
-		c.socket.Detach(c.topic, clientChannel{c})
+		c.socket.Detach(c.wire, clientChannel{c})
 		if c.follower != nil {
 			c.follower.Closed(o.err)
 		}
@@ -298,7 +303,7 @@ func (c *Client) stopParams() {
 func (c *Client) transmit(o *clientOutput) {
 	out := clientlink.Out{
 		Msg: serializer.Message{
-			JoinRef: c.joinRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.topic, Event: o.event, Payload: o.payload,
+			JoinRef: c.joinRef(o.joinRef), Ref: clientRef(o.ref), Topic: c.wire, Event: o.event, Payload: o.payload,
 		},
 		Ref:  o.ref,
 		From: clientChannel{c},

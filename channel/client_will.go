@@ -72,7 +72,7 @@ func (f clientWillFunc) Run() { f() }
 
 func (c *Client) addWill(event string, payload any, after time.Duration, lostOnly, once bool) (cancel func()) {
 	w := &clientWill{c: c, once: once, params: clientWillParams{
-		Topic: c.topic, Event: event, AfterMS: after.Milliseconds(), LostOnly: lostOnly,
+		Topic: c.wire, Event: event, AfterMS: after.Milliseconds(), LostOnly: lostOnly,
 	}}
 	if after < 0 {
 		w.params.AfterMS = -1

@@ -208,6 +208,7 @@ func (c *Client) Ready(ctx context.Context) error {
 // can be joined to a topic: see channel.ErrDuplicate.
 func (c *Client) Channel(topic string, params any) *channel.Client {
 	cfg := channelhost.ClientConfig{
+		Prefix:      c.prefixFor(topic),
 		Timeout:     c.cfg.Timeout,
 		RejoinAfter: c.cfg.RejoinAfter,
 		MaxBuffer:   c.cfg.MaxBuffer,

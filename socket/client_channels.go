@@ -1,8 +1,10 @@
 package socket
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -11,6 +13,7 @@ import (
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 // clientSocket is a Client as seen by its channels.
@@ -90,6 +93,25 @@ func (u clientSocket) Detach(topic string, d clientlink.Channel) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.channels = slices.DeleteFunc(slices.Clone(u.channels), isD)
+}
+
+// maxTopicPrefix bounds ClientConfig.TopicPrefix, in bytes.
+const maxTopicPrefix = 256
+
+// prefixFor returns the prefix that the topic of a channel has on the wire.
+func (c *Client) prefixFor(topic string) string {
+	if topic == topicSocket || topic == serializer.TopicPhoenix {
+		return ""
+	}
+	return c.cfg.TopicPrefix
+}
+
+// checkPrefix returns an error that lets the client fail if TopicPrefix is invalid.
+func (c *Client) checkPrefix() error {
+	if p := c.cfg.TopicPrefix; len(p) > maxTopicPrefix || strings.HasPrefix(p, "$") {
+		return fmt.Errorf("socket: %w: invalid TopicPrefix", transport.ErrURL)
+	}
+	return nil
 }
 
 func (u clientSocket) BeginPush() uint64 {

@@ -59,6 +59,11 @@ type ClientConfig struct {
 	// accepts.
 	Serializer serializer.Serializer
 
+	// TopicPrefix is put before the topic of every channel on the wire, except $socket and phoenix.
+	// The client's methods and errors show topics without it. It has at most 256 bytes and does not
+	// begin with "$"; otherwise the client fails ([StatusFailed]).
+	TopicPrefix string
+
 	// Transport selects the transport. Zero means TransportWebSocket.
 	Transport ClientTransport
 	// FallbackAfter bounds the time that a WebSocket may take to open and to answer one heartbeat,

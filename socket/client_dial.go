@@ -209,6 +209,9 @@ func (c *Client) dialConfig(ctx context.Context, auth *authSource) (transport.Cl
 		RequestTimeout: c.cfg.LongPollTimeout,
 		PollTimeout:    max(c.cfg.LongPollTimeout, heartbeats),
 	}
+	if err := c.checkPrefix(); err != nil {
+		return cfg, err
+	}
 	params, isFunc := c.cfg.Params, isParamsFunc(c.cfg.Params)
 	if isFunc {
 		var err error

@@ -228,6 +228,7 @@ type Follower interface {
 
 // ClientConfig configures NewClient. It has no defaults.
 type ClientConfig struct {
+	Prefix      string // of the topic on the wire
 	Timeout     time.Duration
 	RejoinAfter func(tries int) time.Duration
 	MaxBuffer   int // size in bytes of pushes that were not sent yet
