@@ -10,13 +10,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"bennu.example/internal/testenv/race"
 	"bennu.example/presence"
 )
 
 // A failure prints the seed with which it can be repeated.
 var (
 	seedFlag = flag.Uint64("seed", 0, "replay one run of the random test")
-	runsFlag = flag.Int("runs", 25, "number of runs of the random test, each with another seed")
+	runsFlag = flag.Int("runs", race.Seeds(25), "number of runs of the random test, each with another seed")
 )
 
 // TestRandom makes random changes on several nodes. Messages are lost, duplicated and reordered;

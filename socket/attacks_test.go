@@ -16,6 +16,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/internal/testenv/race"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -153,8 +154,8 @@ func (b *busyCalls) room() *channel.Handler {
 // The shutdown ends as usual.
 func TestRevokeDuringShutdown(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(40) {
-		synctest.Test(t, func(t *testing.T) { revokeDuringShutdown(t, rand.New(rand.NewPCG(seed, 14))) })
+	for seed := range race.Seeds(40) {
+		synctest.Test(t, func(t *testing.T) { revokeDuringShutdown(t, rand.New(rand.NewPCG(uint64(seed), 14))) })
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/internal/testenv/race"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -338,7 +339,7 @@ func (p *authPlay) end() {
 // TestClientAuthRandom runs random histories. BENNU_AUTH_SEEDS sets their number.
 func TestClientAuthRandom(t *testing.T) {
 	t.Parallel()
-	seeds, first := 100, 0
+	seeds, first := race.Seeds(100), 0
 	if n, err := strconv.Atoi(os.Getenv("BENNU_AUTH_SEEDS")); err == nil {
 		seeds = n
 	}

@@ -7,10 +7,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"bennu.example/internal/testenv/race"
 )
 
 var (
-	grantSeeds = flag.Int("grants", 60, "how many seeds TestGrants runs")
+	grantSeeds = flag.Int("grants", race.Seeds(60), "how many seeds TestGrants runs")
 	grantFirst = flag.Uint64("first-grant", 0, "the first of these seeds")
 )
 

@@ -47,9 +47,9 @@ var helpers = []string{
 	"channeltest", "engine/internal/broker/brokertest", "history/historytest", "internal/fakelog",
 	"internal/interop", "internal/repotest", "internal/sim", "internal/statebench", "internal/testenv/chromium",
 	"internal/testenv/guide", "internal/testenv/leak", "internal/testenv/listen", "internal/testenv/mutant",
-	"internal/testenv/npm", "internal/testenv/output", "internal/testenv/proxy", "internal/testenv/require",
-	"internal/willcheck",
-	"pubsub/pubsubtest", "state/statetest", "transport/internal/transporttest",
+	"internal/testenv/npm", "internal/testenv/output", "internal/testenv/proxy", "internal/testenv/race",
+	"internal/testenv/require", "internal/willcheck", "pubsub/pubsubtest", "state/statetest",
+	"transport/internal/transporttest",
 	"push/oncetest", "will/willtest",
 }
 
