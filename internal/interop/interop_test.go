@@ -6,14 +6,12 @@ import (
 	"encoding/json"
 	"flag"
 	"io"
-	"net/url"
 	"os"
 	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
-	"bennu.example/internal/testenv/chromium"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/internal/testenv/npm"
 	"bennu.example/internal/testenv/require"
@@ -28,13 +26,25 @@ var nightly = os.Getenv("NIGHTLY") == "true"
 // limit bounds the duration of one suite, which normally takes a quarter of it.
 var limit = map[bool]time.Duration{false: 3 * time.Minute, true: 6 * time.Minute}[nightly]
 
-func TestMain(m *testing.M) { leak.Main(m) }
+// parallel is how many suites run at the same time. They wait for timers and reconnects most of the
+// time, so it is more than the two of a machine with two processors.
+const parallel = "3"
 
-func TestNode(t *testing.T)     { each(t, "scenarios", runNode) }
-func TestChromium(t *testing.T) { each(t, "scenarios", runChromium) }
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil { // -parallel replaces it
+		panic(err)
+	}
+	leak.Main(m)
+}
+
+func TestNode(t *testing.T) {
+	t.Parallel()
+	each(t, "scenarios", runNode)
+}
 
 // TestCloseCodes checks what the versions of phoenix.js do after close codes of the server.
 func TestCloseCodes(t *testing.T) {
+	t.Parallel()
 	for _, phoenix := range []string{"phoenix", "phoenix-1.8.12"} {
 		t.Run(phoenix, func(t *testing.T) {
 			t.Parallel()
@@ -51,18 +61,18 @@ func TestAdvice(t *testing.T) {
 		t.Parallel()
 		runVersion(t, "advice", "websocket", "phoenix-1.8.12")
 	})
-	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "advice", runChromium) })
 }
 
 // TestAuth runs the code of docs/authentication.md with tokens that expire.
 func TestAuth(t *testing.T) {
 	t.Parallel()
-	t.Run("node", func(t *testing.T) { t.Parallel(); each(t, "auth", runNode) })
-	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "auth", runChromium) })
+	each(t, "auth", runNode)
 }
 
-func TestPresenceNode(t *testing.T)     { each(t, "presence", runNode) }
-func TestPresenceChromium(t *testing.T) { each(t, "presence", runChromium) }
+func TestPresenceNode(t *testing.T) {
+	t.Parallel()
+	each(t, "presence", runNode)
+}
 
 // each runs a suite over both transports in parallel.
 func each(t *testing.T, suite string, run func(t *testing.T, suite, transport string)) {
@@ -106,38 +116,6 @@ func runVersion(t *testing.T, suite, transport, phoenix string) {
 		t.Errorf("node: %v\n%s", err, stderr.String())
 	} else if stderr.Len() > 0 {
 		t.Logf("node: %s", stderr.String())
-	}
-	r.check(t)
-}
-
-func runChromium(t *testing.T, suite, transport string) {
-	c := newControl(t)
-	runPage(t, chromium.Start(t), c, suite, transport, "/phoenix.mjs")
-}
-
-// runPage runs a suite in a tab, with the client at a path of the control server.
-func runPage(t *testing.T, b *chromium.Browser, c *control, suite, transport, client string) {
-	t.Helper()
-	lines := make(chan string, 1024)
-	end := make(chan struct{})
-	defer close(end)
-	query := url.Values{"client": {client}, "suite": {suite}, "transport": {transport}, "match": {*scenario}}
-	b.Open(c.url+"/client/page.html?"+query.Encode(), func(line string) {
-		select {
-		case lines <- line:
-		case <-end:
-		}
-	})
-	var r report
-	late := time.After(limit)
-	for !r.ended {
-		select {
-		case line := <-lines:
-			r.line(t, line)
-		case <-late:
-			t.Errorf("chromium: not done after %v", limit)
-			r.ended = true
-		}
 	}
 	r.check(t)
 }

@@ -19,6 +19,7 @@ import (
 	"bennu.example/internal/histcheck"
 	"bennu.example/internal/testenv/chromium"
 	"bennu.example/internal/testenv/npm"
+	"bennu.example/internal/testenv/race"
 	"bennu.example/internal/testenv/require"
 )
 
@@ -354,6 +355,7 @@ func (v variant) start(t *testing.T, task map[string]any, line func(string)) <-c
 // TestRecovery runs the code of the guide with stock phoenix.js, while a connection is cut every
 // 15 ms.
 func TestRecovery(t *testing.T) {
+	t.Parallel()
 	roomy := history.Keep{Events: []string{"new_msg"}, Count: 100_000, Bytes: 64 << 20, MaxReplay: 100_000}
 	tight := history.Keep{Events: []string{"new_msg"}, Count: 100, MaxReplay: 50}
 	const v1, v2 = "1.0.0", "2.0.0"
@@ -373,6 +375,9 @@ func TestRecovery(t *testing.T) {
 		"bennu.mjs, Chromium":     {"phoenix", "longpoll", v2, true, roomy, 0, addOn, false},
 		"bennu.mjs, socket.mjs":   {"socket.mjs", "websocket", v2, false, tight, 0, addOn, false},
 	} {
+		if v.browser && race.Enabled {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newRecordedServer(t, history.Rules{"room:*": v.keep})
@@ -428,6 +433,7 @@ func TestRecovery(t *testing.T) {
 // TestFramesWithoutHistory compares what a client that does not ask for history receives from a
 // server with recorded topics and from one without, byte for byte.
 func TestFramesWithoutHistory(t *testing.T) {
+	t.Parallel()
 	for name, v := range map[string]variant{
 		"1.8 websocket":          {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0"},
 		"1.8 websocket, V1":      {phoenix: "phoenix", transport: "websocket", vsn: "1.0.0"},
@@ -435,6 +441,9 @@ func TestFramesWithoutHistory(t *testing.T) {
 		"1.7 websocket":          {phoenix: "phoenix-1.7.23", transport: "websocket", vsn: "2.0.0"},
 		"1.7 longpoll, Chromium": {phoenix: "phoenix-1.7.23", transport: "longpoll", vsn: "2.0.0", browser: true},
 	} {
+		if v.browser && race.Enabled {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			events := []string{"new_msg", "secret", "blob"}
@@ -467,60 +476,4 @@ func TestFramesWithoutHistory(t *testing.T) {
 			}
 		})
 	}
-}
-
-// TestPageReload loads a page with the code of the guide again and again. It continues where it
-// was, and begins anew if what it stored is not a position.
-func TestPageReload(t *testing.T) {
-	t.Parallel()
-	s := newRecordedServer(t, history.Rules{"room:*": {Events: []string{"new_msg"}}})
-	origin := pages(t, npm.Modules(t))
-	b := chromium.Start(t)
-	n := 0
-	send := func(k int) {
-		for range k {
-			s.append("job", fmt.Sprintf("m%d", n))
-			n++
-		}
-	}
-	// shows waits until the page shows all records, in order, and has begun anew that often.
-	shows := func(p *chromium.Page, resets int) {
-		t.Helper()
-		want := make([]string, n)
-		for i := range want {
-			want[i] = fmt.Sprintf("m%d", i)
-		}
-		text, err := json.Marshal(want)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.Until(fmt.Sprintf("JSON.stringify([...document.querySelectorAll('li')].map(e => e.textContent)) === %q", text))
-		p.Until(fmt.Sprintf("resets === %d", resets))
-	}
-	// reload evaluates js and reloads the page. Meanwhile, records are sent.
-	reload := func(p *chromium.Page, js string, records int) {
-		t.Helper()
-		p.Run("window.old = true; setTimeout(() => { " + js + "; location.reload() })")
-		send(records)
-		p.Until("!window.old && window.resets !== undefined")
-		send(3)
-	}
-	address := origin + "/client/reload.html?" + url.Values{"url": {s.url(0)}}.Encode()
-	send(5)
-	p := b.Open(address, func(line string) { t.Log(line) })
-	p.Until("document.querySelectorAll('li').length === 5")
-	send(5)
-	shows(p, 1)
-	for range 3 {
-		reload(p, "", 3)
-		shows(p, 0)
-	}
-	again := b.Open(address, func(line string) { t.Log(line) })
-	shows(again, 0)
-	again.Run("setTimeout(() => { location = 'about:blank' })") // it would store its own position
-	again.Until("location.href === 'about:blank'")
-	// A record would make the page store its own position before it is gone.
-	reload(p, `const {list} = JSON.parse(localStorage.getItem("room:lobby"));
-		localStorage.setItem("room:lobby", JSON.stringify({at: "not a position", list}))`, 0)
-	shows(p, 1)
 }

@@ -5,8 +5,6 @@ import (
 	"regexp"
 	"strings"
 	"testing"
-
-	"bennu.example/internal/testenv/chromium"
 )
 
 // socketModule is the project's own client with the API of phoenix.js.
@@ -65,26 +63,6 @@ func TestAPITable(t *testing.T) {
 	}
 	if len(rows) < 50 {
 		t.Errorf("the table has only %d rows", len(rows))
-	}
-}
-
-// TestAPIChromium runs the rows with js/socket.mjs in a browser, and what the clients do when their
-// page is hidden or left.
-func TestAPIChromium(t *testing.T) {
-	t.Parallel()
-	c := newControl(t)
-	b := chromium.Start(t)
-	for _, run := range []struct{ suite, transport, client string }{
-		{"api", "websocket", "/js/socket.mjs"},
-		{"api", "longpoll", "/js/socket.mjs"},
-		{"page", "websocket", "/js/socket.mjs"},
-		{"page", "longpoll", "/js/socket.mjs"},
-		{"page", "websocket", "/phoenix.mjs"},
-	} {
-		t.Run(run.suite+"/"+run.transport+run.client, func(t *testing.T) {
-			t.Parallel()
-			runPage(t, b, c, run.suite, run.transport, run.client)
-		})
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/testenv/guide"
+	"bennu.example/internal/testenv/race"
 	"bennu.example/socket"
 	"bennu.example/state"
 	"bennu.example/state/mirror"
@@ -346,6 +347,7 @@ func (f *sharers) await(ended <-chan struct{}, late time.Duration, done func() b
 // connections are cut. All count in one document and write to one map. Each update counts once, and
 // all copies equal the store's at the end.
 func TestSharedState(t *testing.T) {
+	t.Parallel()
 	const clients = 4
 	for name, v := range map[string]variant{
 		"websocket":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0"},
@@ -354,6 +356,9 @@ func TestSharedState(t *testing.T) {
 		"bennu.mjs":           {phoenix: "phoenix", transport: "websocket", vsn: "2.0.0", addOn: true},
 		"bennu.mjs, Chromium": {phoenix: "socket.mjs", transport: "websocket", vsn: "2.0.0", addOn: true, browser: true},
 	} {
+		if v.browser && race.Enabled {
+			continue
+		}
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			updates := *stateUpdates

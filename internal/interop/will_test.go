@@ -5,6 +5,5 @@ import "testing"
 // TestWills runs the code of docs/presence.md for last wills.
 func TestWills(t *testing.T) {
 	t.Parallel()
-	t.Run("node", func(t *testing.T) { t.Parallel(); each(t, "wills", runNode) })
-	t.Run("chromium", func(t *testing.T) { t.Parallel(); each(t, "wills", runChromium) })
+	each(t, "wills", runNode)
 }
