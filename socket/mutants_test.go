@@ -3,7 +3,6 @@ package socket_test
 import (
 	"context"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -97,25 +96,27 @@ const inEveryRun = 4
 // quickTests run before TestGrants, which takes longer.
 const quickTests = "^(TestClockSteps|TestRevokeAfterEnd)$"
 
-// TestMutants builds these tests with each mutant and runs seeds until one fails.
+// TestMutants builds these tests with the mutants and runs seeds with each until one fails.
 func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" || raceEnabled {
-		t.Skip("SKIPPED: builds the tests for each mutant; set CI=true to run it, without -race")
+		t.Skip("SKIPPED: builds the tests with mutants; set CI=true to run it, without -race")
 	}
 	todo := mutants
 	if os.Getenv("NIGHTLY") != "true" {
 		todo = mutants[:inEveryRun]
 	}
-	for _, m := range todo {
+	changes := make([]mutant.Change, len(todo))
+	for i, m := range todo {
+		changes[i] = mutant.Change{File: m.file, Old: m.old, New: m.new}
+	}
+	program := mutant.Build(t, "socket", changes...)
+	for i, m := range todo {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			program := mutant.Build(t, m.file, m.old, m.new)
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute) // of a busy machine
 			defer cancel()
 			run := func(args ...string) (string, error) {
-				c := exec.CommandContext(ctx, program, args...)
-				c.Env = append(os.Environ(), "CI=false")
-				out, err := c.CombinedOutput()
+				out, err := program.Command(ctx, i, args...).CombinedOutput()
 				return string(out), err
 			}
 			out, err := run("-test.run", quickTests)

@@ -14,10 +14,6 @@ import (
 // does not wait for an event that does not come.
 type fault struct{ name, file, old, new, run string }
 
-// faults are those of windows, of lists and of trees. Tests of one of them do not notice those of
-// the others, so one program has a fault of each.
-var faults = [][]fault{windowFaults, listFaults, treeFaults}
-
 var windowFaults = []fault{
 	{
 		"a window is not refilled", "state/window.go",
@@ -98,18 +94,13 @@ func TestMutants(t *testing.T) {
 		t.Skip("SKIPPED: builds the tests with faults; set CI=true to run it")
 	}
 	const most = 3 // whether goroutines meet in TestWindowsUnderChurn is chance
-	for i := range slices.MaxFunc(faults, func(a, b []fault) int { return len(a) - len(b) }) {
-		var changes []mutant.Change
-		for _, of := range faults {
-			if i < len(of) {
-				changes = append(changes, mutant.Change{File: of[i].file, Old: of[i].old, New: of[i].new})
-			}
-		}
-		program := mutant.BuildAll(t, changes...)
-		for _, of := range faults {
-			if i < len(of) {
-				t.Run(of[i].name, func(t *testing.T) { mutant.Run(t, program, of[i].run, most) })
-			}
-		}
+	faults := slices.Concat(windowFaults, listFaults, treeFaults)
+	changes := make([]mutant.Change, len(faults))
+	for i, f := range faults {
+		changes[i] = mutant.Change{File: f.file, Old: f.old, New: f.new}
+	}
+	program := mutant.Build(t, "state", changes...)
+	for i, f := range faults {
+		t.Run(f.name, func(t *testing.T) { program.Detect(t, i, f.run, most) })
 	}
 }

@@ -15,47 +15,47 @@ var mutants = []struct{ name, file, old, new, pkg, run string }{
 	{
 		"a newer connection does not wait for a will that runs", "will/store.go",
 		"				busy = max(busy, time.Duration(w.Held-now)*time.Millisecond)\n", "",
-		"./will", "TestMemory/random",
+		"will", "TestMemory/random",
 	},
 	{
 		"a will runs after a newer join", "will/store.go",
 		"		if c.Newest != n.ID && c.isNewer(n) {", "		if c.Newest == \"\" {",
-		"./will", "TestMemory/random",
+		"will", "TestMemory/random",
 	},
 	{
 		"a will is claimed twice", "will/store.go",
 		"w.Due != 0 && w.Due <= now && w.Held <= now {", "w.Due != 0 && w.Due <= now {",
-		"./will", "TestMemory/two_nodes_claim",
+		"will", "TestMemory/two_nodes_claim",
 	},
 	{
 		"an older connection sets a will", "will/store.go",
 		"		if c.Newest != w.Connection.ID {\n			failed = ErrFenced", "		if false {\n			failed = ErrFenced",
-		"./will", "TestMemory/an_older_connection",
+		"will", "TestMemory/an_older_connection",
 	},
 	{
 		"the order of the connections is that of the arrivals", "will/store.go",
 		"n.Order == 0 || c.Order == 0 || n.Order >= c.Order", "true",
-		"./will", "TestMemory/the_client_orders",
+		"will", "TestMemory/the_client_orders",
 	},
 	{
 		"the wills of a node are lost with its lease", "will/store.go",
 		"		if len(keys) == 0 {\n			return s.table.Drop", "		if true {\n			return s.table.Drop",
-		"./will", "TestMemory/the_lease_of_a_node_ends",
+		"will", "TestMemory/the_lease_of_a_node_ends",
 	},
 	{
 		"a join is answered before the older wills are fenced", "socket/wills.go",
 		"	if !s.hasClientID {\n", "	if true {\n",
-		"./socket", "TestWillIsDeleted|TestJoinWaitsForWill",
+		"socket", "TestWillIsDeleted|TestJoinWaitsForWill",
 	},
 	{
 		"a will outlives its channel", "socket/wills.go",
 		"	lived := errors.Is(cause, channel.ErrClosed) && !errors.Is(cause, channel.ErrStop)", "	lived := true",
-		"./socket", "TestWillIsDeleted",
+		"socket", "TestWillIsDeleted",
 	},
 	{
 		"a node that lost its lease does not store its wills again", "socket/wills_run.go",
 		"	w.again = w.again || !kept && !w.leased.IsZero()\n", "	_ = kept\n",
-		"./socket", "TestWillOfDeadNode",
+		"socket", "TestWillOfDeadNode",
 	},
 }
 
@@ -63,12 +63,23 @@ var mutants = []struct{ name, file, old, new, pkg, run string }{
 // of a race is chance.
 func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" {
-		t.Skip("SKIPPED: builds tests for each mutant; set CI=true to run it")
+		t.Skip("SKIPPED: builds the tests with mutants; set CI=true to run it")
 	}
 	const most = 20
-	for _, m := range mutants {
-		t.Run(m.name, func(t *testing.T) {
-			mutant.Detect(t, m.pkg, m.run, most, m.file, m.old, m.new)
-		})
+	for _, pkg := range []string{"will", "socket"} {
+		var changes []mutant.Change
+		for _, m := range mutants {
+			if m.pkg == pkg {
+				changes = append(changes, mutant.Change{File: m.file, Old: m.old, New: m.new})
+			}
+		}
+		program := mutant.Build(t, pkg, changes...)
+		i := 0
+		for _, m := range mutants {
+			if m.pkg == pkg {
+				t.Run(m.name, func(t *testing.T) { program.Detect(t, i, m.run, most) })
+				i++
+			}
+		}
 	}
 }

@@ -3,7 +3,6 @@ package sim
 import (
 	"context"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -115,26 +114,29 @@ var mutants = []struct{ name, file, old, new string }{
 // night.
 const everyRun = 3
 
-// TestMutants builds the simulation with each mutant and runs seeds until one fails.
+// TestMutants builds the simulation with the mutants and runs seeds with each until one fails.
 func TestMutants(t *testing.T) {
 	if os.Getenv("CI") != "true" || raceEnabled {
-		t.Skip("SKIPPED: builds the simulation for each mutant; set CI=true to run it, without -race")
+		t.Skip("SKIPPED: builds the simulation with mutants; set CI=true to run it, without -race")
 	}
+	var names []string
+	var changes []mutant.Change
 	for i, m := range mutants {
-		if i%everyRun != 0 && os.Getenv("NIGHTLY") != "true" {
-			continue
+		if i%everyRun == 0 || os.Getenv("NIGHTLY") == "true" {
+			names, changes = append(names, m.name), append(changes, mutant.Change{File: m.file, Old: m.old, New: m.new})
 		}
-		t.Run(m.name, func(t *testing.T) {
+	}
+	program := mutant.Build(t, "internal/sim", changes...)
+	for i, name := range names {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			program, test := mutant.Build(t, m.file, m.old, m.new), "^TestOneNode$"
-			if strings.HasPrefix(m.name, "nodes: ") {
+			test := "^TestOneNode$"
+			if strings.HasPrefix(name, "nodes: ") {
 				test = "^TestCluster$"
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 			defer cancel()
-			run := exec.CommandContext(ctx, program, "-test.run", test, "-seeds", "60", "-test.timeout", "100s")
-			run.Env = append(os.Environ(), "CI=false")
-			out, err := run.CombinedOutput()
+			out, err := program.Command(ctx, i, "-test.run", test, "-seeds", "60", "-test.timeout", "100s").CombinedOutput()
 			switch {
 			case ctx.Err() != nil:
 				t.Fatal("the simulation did not end")

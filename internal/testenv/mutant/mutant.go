@@ -1,7 +1,11 @@
-// Package mutant builds tests with a fault in the source, to show that they notice it.
+// Package mutant builds tests with faults in the source, to show that they notice each of them.
+//
+// One program has all faults of a test, because a build takes longer than most tests do. Each
+// function with faults is there in every form, and an environment variable selects the fault.
 package mutant
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -12,59 +16,78 @@ import (
 )
 
 // Change is a fault: another text in a file of the module. The file's name is relative to the root
-// of the module. The file must contain the old text once.
+// of the module. The file must contain the old text once. The change must be in a function.
 type Change struct{ File, Old, New string }
 
-// Build builds the tests of the package in the current directory with one change of a file, as
-// Overlay describes it, and returns the program.
-func Build(t *testing.T, file, old, changed string) (program string) {
-	t.Helper()
-	return BuildAll(t, Change{file, old, changed})
-}
+// variable selects the fault. Its value is the number of a change, from 1.
+const variable = "BENNU_FAULT"
 
-// BuildAll is Build with several changes. They save builds if they are in parts of the package that
-// do not use each other, so that a test notices one of them only.
-func BuildAll(t *testing.T, changes ...Change) (program string) {
+// Program is the test program of a package, with faults.
+type Program struct{ file, dir string }
+
+// Build builds the tests of a package with faults. The package is relative to the root of the
+// module.
+func Build(t *testing.T, pkg string, changes ...Change) *Program {
 	t.Helper()
-	_, list := Overlay(t, changes...)
-	program = filepath.Join(t.TempDir(), "mutant.test")
+	top, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, temp := strings.TrimSpace(string(top)), t.TempDir()
+	byFile := make(map[string][]edit)
+	for i, c := range changes {
+		byFile[c.File] = append(byFile[c.File], edit{i + 1, c.Old, c.New})
+	}
+	replaced := make(map[string]string) // the names of the files, and of those that replace them
+	for name, edits := range byFile {
+		path := filepath.Join(root, filepath.FromSlash(name))
+		source, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mutated, err := withFaults(string(source), edits)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		replaced[path] = filepath.Join(temp, fmt.Sprintf("mutant%d.go", len(replaced)))
+		if err := os.WriteFile(replaced[path], []byte(mutated), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replaced})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := filepath.Join(temp, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &Program{filepath.Join(temp, "mutant.test"), filepath.Join(root, filepath.FromSlash(pkg))}
 	build := exec.CommandContext(t.Context(), "go", "test", "-c", "-vet=off", "-ldflags=-s -w", "-overlay", list,
-		"-o", program, ".")
+		"-o", p.file, ".")
+	build.Dir = p.dir
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return program
+	return p
 }
 
-// Detect runs tests of a package with one change of a file, as Overlay describes it. The package is
-// relative to the root, and run is the value of the flag -run. It fails the test unless one of them
-// fails. It runs them so many times at most, since whether goroutines meet may be chance.
-func Detect(t *testing.T, pkg, run string, times int, file, old, changed string) {
-	t.Helper()
-	root, list := Overlay(t, Change{file, old, changed})
-	notice(t, times, func() *exec.Cmd {
-		test := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-vet=off", "-overlay", list, "-run", run,
-			"-timeout", "2m", pkg)
-		test.Dir = root
-		return test
-	})
+// Command returns a run of the tests with the change of that index, counted from 0.
+func (p *Program) Command(ctx context.Context, index int, args ...string) *exec.Cmd {
+	run := exec.CommandContext(ctx, p.file, args...)
+	run.Dir = p.dir
+	run.Env = append(os.Environ(), "CI=false", fmt.Sprintf("%s=%d", variable, index+1))
+	return run
 }
 
-// Run runs tests of a program that Build or BuildAll has built, as Detect does.
-func Run(t *testing.T, program, run string, times int) {
-	t.Helper()
-	notice(t, times, func() *exec.Cmd {
-		return exec.CommandContext(t.Context(), program, "-test.run", run, "-test.failfast", "-test.timeout", "2m")
-	})
-}
-
-// notice runs commands, so many at most, and fails the test unless a test of one of them fails.
-func notice(t *testing.T, times int, command func() *exec.Cmd) {
+// Detect runs tests with the change of that index, and fails the test unless one of them fails.
+// tests is the value of the flag -run. It runs them so many times at most, since whether goroutines
+// meet may be chance.
+func (p *Program) Detect(t *testing.T, index int, tests string, times int) {
 	t.Helper()
 	for range times {
-		test := command()
-		test.Env = append(os.Environ(), "CI=false")
-		out, err := test.CombinedOutput()
+		run := p.Command(t.Context(), index, "-test.run", tests, "-test.failfast", "-test.timeout", "2m")
+		out, err := run.CombinedOutput()
 		if err == nil {
 			continue
 		}
@@ -74,48 +97,4 @@ func notice(t *testing.T, times int, command func() *exec.Cmd) {
 		return
 	}
 	t.Error("no test noticed it")
-}
-
-// Overlay returns the root of this module and a file for the flag -overlay of the go command, with
-// which the source has the changes.
-func Overlay(t *testing.T, changes ...Change) (root, list string) {
-	t.Helper()
-	top, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "bennu.example").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	root = strings.TrimSpace(string(top))
-	dir := t.TempDir()
-	replaced := make(map[string]string) // the names of the files, and of those that replace them
-	for _, c := range changes {
-		path := filepath.Join(root, filepath.FromSlash(c.File))
-		mutant, again := replaced[path]
-		if !again {
-			mutant = filepath.Join(dir, fmt.Sprintf("mutant%d.go", len(replaced)))
-			replaced[path] = mutant
-		}
-		from := path
-		if again { // the file has another change
-			from = mutant
-		}
-		source, err := os.ReadFile(from)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n := strings.Count(string(source), c.Old); n != 1 {
-			t.Fatalf("%s has the text %d times, want 1: %q", c.File, n, c.Old)
-		}
-		if err := os.WriteFile(mutant, []byte(strings.Replace(string(source), c.Old, c.New, 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replaced})
-	if err != nil {
-		t.Fatal(err)
-	}
-	list = filepath.Join(dir, "overlay.json")
-	if err := os.WriteFile(list, overlay, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return root, list
 }
