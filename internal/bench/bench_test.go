@@ -17,16 +17,19 @@ func TestMain(m *testing.M) { leak.Main(m, main) }
 // TestScenarios runs every scenario against both servers, and prints and draws the results.
 func TestScenarios(t *testing.T) {
 	var all []measured
-	for _, s := range columns {
-		s.Clients, s.Topics, s.Duration = 20, min(s.Topics, 4), 50*time.Millisecond
+	spread := scenario{Name: "topics", Kind: "topics", Clients: 20, Topics: 40, Channels: 20, Payload: 128}
+	for _, s := range append([]scenario{spread}, columns...) {
+		if s.Duration = 50 * time.Millisecond; s.Kind != "topics" {
+			s.Clients, s.Topics = 20, min(s.Topics, 4)
+		}
 		m := measured{scenario: s, by: make(map[string]result)}
-		for _, kind := range kinds {
+		for _, kind := range s.kinds() {
 			r, err := measure(kind, s)
 			if err != nil {
 				t.Fatalf("%s, %s: %v", s.Name, kind, err)
 			}
 			switch bad := r.Messages == 0 || r.Duplicates+r.Missing+r.Disorder > 0; {
-			case bad && kind == "bennu":
+			case bad && kind != "centrifuge":
 				t.Errorf("%s: %+v", s.Name, r)
 			case bad: // seen once; this test does not check another server's losses under load
 				t.Logf("%s, %s: %+v", s.Name, kind, r)
@@ -38,7 +41,7 @@ func TestScenarios(t *testing.T) {
 	}
 	var table bytes.Buffer
 	printTable(&table, all)
-	printGrowth(&table, "connections", all)
+	printCurve(&table, curve{name: "topics", stop: "stopped"}, all)
 	for _, s := range columns {
 		if !strings.Contains(table.String(), s.Name) {
 			t.Errorf("%s is not in the table:\n%s", s.Name, &table)
@@ -75,5 +78,34 @@ func TestNumber(t *testing.T) {
 		if got := number([]byte(text)); got != want {
 			t.Errorf("%s: %d", text, got)
 		}
+	}
+}
+
+func TestGrowthEndsAtFileLimit(t *testing.T) {
+	for files, want := range map[int]struct {
+		last string
+		stop bool
+	}{5000: {"3000", true}, 1 << 21: {"1000000", false}} {
+		c := growth(files)[0]
+		if last := c.scenarios[len(c.scenarios)-1].Name; last != want.last || (c.stop != "") != want.stop {
+			t.Errorf("with %d files it ends at %s: %q", files, last, c.stop)
+		}
+	}
+	for _, c := range growth(1 << 21) {
+		for _, s := range c.scenarios {
+			if s.Kind == "topics" && (s.Channels > maxChannels || s.Clients*s.Channels != 10*s.Topics) {
+				t.Errorf("%s: %+v", c.name, s)
+			}
+		}
+	}
+}
+
+func TestSessions(t *testing.T) {
+	var out strings.Builder
+	if err := runSessions(&out, 500); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(out.String(), "500") {
+		t.Errorf("the table has no line for 500 sessions:\n%s", &out)
 	}
 }

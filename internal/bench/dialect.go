@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"time"
 
 	"bennu.example/internal/wstest"
 )
@@ -58,6 +60,8 @@ var dialects = map[string]dialect{
 		},
 		delivered: func(frame []byte, f func([]byte)) { f(frame) },
 	},
+	"epoll": letters,
+	"pool":  letters,
 	"centrifuge": {
 		path:  "/connection/websocket",
 		hello: []string{`{"id":1,"connect":{}}`},
@@ -102,17 +106,22 @@ var dialects = map[string]dialect{
 	},
 }
 
-// open connects and joins a topic.
-func (d dialect) open(addr, topic string) (*wstest.Conn, error) {
-	c, err := d.connect(addr)
+// open connects, from a source address unless it is nil, and joins a topic.
+func (d dialect) open(addr, topic string, from net.Addr) (*wstest.Conn, error) {
+	c, err := d.connect(addr, from)
 	if err != nil {
 		return nil, err
 	}
 	return c, d.exchange(c, d.join(topic), d.answers)
 }
 
-func (d dialect) connect(addr string) (*wstest.Conn, error) {
-	c, err := wstest.Dial(addr, d.path)
+func (d dialect) connect(addr string, from net.Addr) (*wstest.Conn, error) {
+	dialer := net.Dialer{LocalAddr: from, Timeout: 20 * time.Second}
+	conn, err := dialer.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	c, err := wstest.Open(conn, addr, d.path)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,7 @@ func number(message []byte) int {
 type load struct {
 	d     dialect
 	addr  string
+	about string // the address of the server's state
 	s     scenario
 	conns []*wstest.Conn
 	begun time.Time
@@ -49,10 +50,11 @@ type load struct {
 }
 
 // runLoad runs a scenario and writes the result to standard output, as JSON.
-func runLoad(d dialect, addr string, s scenario) error {
-	l := &load{d: d, addr: addr, s: s, begun: time.Now()}
+func runLoad(d dialect, addr, about string, s scenario) error {
+	l := &load{d: d, addr: addr, about: about, s: s, begun: time.Now()}
 	run := map[string]func() error{
 		"fanout": l.fanout, "echo": l.echo, "idle": l.idle, "join": l.joins, "return": l.returns,
+		"open": l.opens, "topics": l.topics,
 	}[s.Kind]
 	if run == nil {
 		return fmt.Errorf("unknown scenario %q", s.Kind)
@@ -65,7 +67,7 @@ func runLoad(d dialect, addr string, s scenario) error {
 }
 
 func (l *load) state(query string) (s state, err error) {
-	resp, err := http.Get("http://" + l.addr + "/state" + query)
+	resp, err := http.Get("http://" + l.about + "/state" + query)
 	if err != nil {
 		return s, err
 	}
@@ -76,7 +78,7 @@ func (l *load) state(query string) (s state, err error) {
 // connect opens the clients. Client i joins topic i modulo the number of topics.
 func (l *load) connect() error {
 	for i := range l.s.Clients {
-		c, err := l.d.open(l.addr, strconv.Itoa(i%l.s.Topics))
+		c, err := l.d.open(l.addr, strconv.Itoa(i%l.s.Topics), sourceOf(i))
 		if err != nil {
 			return fmt.Errorf("client %d: %w", i, err)
 		}
@@ -262,6 +264,28 @@ func (l *load) joins() error {
 	})
 }
 
+// opens makes each client connect, join its topic, and close the connection.
+func (l *load) opens() error {
+	return l.each(func() func(*wstest.Conn, string, int) error {
+		return func(_ *wstest.Conn, topic string, _ int) error {
+			c, err := l.d.open(l.addr, topic, nil)
+			if err != nil {
+				return err
+			}
+			defer reset(c)
+			if err := c.Frame(wstest.Fin|wstest.Close, []byte{1000 >> 8, 1000 & 0xff}); err != nil {
+				return err
+			}
+			for {
+				first, _, err := c.Next()
+				if err != nil || first == wstest.Fin|wstest.Close {
+					return err
+				}
+			}
+		}
+	})
+}
+
 // each makes all clients run a task repeatedly and measures the duration of each run. newTask
 // creates the task of a client.
 func (l *load) each(newTask func() func(c *wstest.Conn, topic string, n int) error) error {
@@ -299,7 +323,7 @@ func (l *load) each(newTask func() func(c *wstest.Conn, topic string, n int) err
 
 // idle measures the server's memory with and without clients.
 func (l *load) idle() error {
-	warm, err := l.d.open(l.addr, "warm")
+	warm, err := l.d.open(l.addr, "warm", nil)
 	if err != nil {
 		return err
 	}

@@ -3,12 +3,15 @@
 //
 //	go run ./internal/bench                  all scenarios, three rounds, a table on standard output
 //	go run ./internal/bench -svg bench.svg   also write a chart
-//	go run ./internal/bench -growth          also vary connections, rooms and payload size
+//	go run ./internal/bench -growth          also vary connections, topics, channels and payload size
+//	go run ./internal/bench -sessions 1000000 only that many sessions without a network
 //	go run ./internal/bench -run return      only the scenarios whose names match
 //
 // Each measurement runs a server process and a load process. The main result is the server's CPU
 // time per delivered message, which other load on the machine affects little. Every subscriber
 // checks that it receives every message once and in order.
+//
+// Two more servers show what is below every protocol: see floors.
 package main
 
 import (
@@ -17,6 +20,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"time"
 )
 
@@ -24,10 +28,11 @@ func main() {
 	role := flag.String("role", "", "role of a child process, server or load; internal")
 	kind := flag.String("kind", "", "bennu or centrifuge; internal")
 	job := flag.String("job", "", "a scenario as JSON; internal")
-	addr := flag.String("server", "", "address of the server; internal")
+	addr := flag.String("server", "", "addresses of the server and of its state; internal")
 	rounds := flag.Int("rounds", 3, "number of measurements of each scenario, of which the median is reported")
 	duration := flag.Duration("duration", 2*time.Second, "duration of a measurement")
 	growth := flag.Bool("growth", false, "also measure how the costs grow")
+	sessions := flag.Int("sessions", 0, "measure memory and broadcasts with up to this many sessions without a network")
 	svg := flag.String("svg", "", "write a chart to this file")
 	match := flag.String("run", "", "measure only the scenarios whose names match this regular expression")
 	flag.Parse()
@@ -39,9 +44,14 @@ func main() {
 	case "load":
 		var s scenario
 		if err = json.Unmarshal([]byte(*job), &s); err == nil {
-			err = runLoad(dialects[*kind], *addr, s)
+			of, about, _ := strings.Cut(*addr, " ")
+			err = runLoad(dialects[*kind], of, about, s)
 		}
-	default:
+	case "":
+		if *sessions > 0 {
+			err = runSessions(os.Stdout, *sessions)
+			break
+		}
 		var re *regexp.Regexp
 		if re, err = regexp.Compile(*match); err == nil {
 			err = run(re, *rounds, *duration, *growth, *svg)
@@ -56,37 +66,46 @@ func main() {
 // scenario is one measurement.
 type scenario struct {
 	Name string
-	// Kind is "fanout", "echo", "idle", "join" or "return".
+	// Kind is "fanout", "echo", "idle", "join", "open", "return" or "topics".
 	Kind     string
 	Clients  int
 	Topics   int  // the clients are distributed over them
+	Channels int  // of each client; zero means one
 	InFlight int  // concurrent broadcasts of a topic
 	Payload  int  // in bytes
 	Missed   int  // messages that a client missed that returns
 	Stay     bool // its connection was not lost
 	Duration time.Duration
+	Floors   bool // measure the floors as well
 	// Target is the maximum ratio of Bennu's cost to centrifuge's.
 	Target float64
 }
 
 var columns = []scenario{
 	{
-		Name: "fan-out to 1,000, 16 in flight", Target: 0.57,
+		Name: "fan-out to 1,000, 16 in flight", Target: 0.57, Floors: true,
 		Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 16, Payload: 128,
 	},
 	{
-		Name: "fan-out to 1,000, one at a time", Target: 0.68,
+		Name: "fan-out to 1,000, one at a time", Target: 0.68, Floors: true,
 		Kind: "fanout", Clients: 1000, Topics: 1, InFlight: 1, Payload: 128,
 	},
 	{
-		Name: "100 topics x 50, 4 in flight", Target: 0.88,
+		Name: "100 topics x 50, 4 in flight", Target: 0.88, Floors: true,
 		Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128,
 	},
 	{
-		Name: "echo, 200 connections", Target: 0.95,
+		Name: "echo, 200 connections", Target: 0.95, Floors: true,
 		Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128,
 	},
-	{Name: "idle connection with one topic", Target: 0.37, Kind: "idle", Clients: 2000, Topics: 20},
+	{
+		Name: "idle connection with one topic", Target: 0.37, Floors: true,
+		Kind: "idle", Clients: 2000, Topics: 20,
+	},
+	{
+		Name: "open, handshake and join, 50 at a time", Target: 1.2, Floors: true,
+		Kind: "open", Clients: 50, Topics: 50, InFlight: 1,
+	},
 	{Name: "leave and join, 50 connections", Target: 0.95, Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
 	{
 		Name: "join again, 100 messages missed", Target: 0.85,
@@ -96,28 +115,4 @@ var columns = []scenario{
 		Name: "connect again, 100 messages missed", Target: 1.1,
 		Kind: "return", Clients: 50, Topics: 10, Payload: 128, Missed: 100,
 	},
-}
-
-// growing returns the scenarios in which one parameter varies.
-func growing() map[string][]scenario {
-	fan := func(clients, topics, payload int) scenario {
-		return scenario{Kind: "fanout", Clients: clients, Topics: topics, InFlight: 4, Payload: payload}
-	}
-	g := make(map[string][]scenario)
-	for _, n := range []int{100, 300, 1000, 3000} {
-		s := fan(n, 1, 128)
-		s.Name = fmt.Sprint(n)
-		g["connections"] = append(g["connections"], s)
-	}
-	for _, n := range []int{1, 10, 100} {
-		s := fan(1000, n, 128)
-		s.Name = fmt.Sprint(n)
-		g["rooms (1,000 connections)"] = append(g["rooms (1,000 connections)"], s)
-	}
-	for _, n := range []int{64, 512, 4096, 32768} {
-		s := fan(200, 1, n)
-		s.Name = fmt.Sprint(n)
-		g["payload in bytes (200 connections)"] = append(g["payload in bytes (200 connections)"], s)
-	}
-	return g
 }

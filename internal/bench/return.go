@@ -29,7 +29,7 @@ func (l *load) returns() error {
 				return err
 			}
 			if !l.s.Stay {
-				if c, err = l.d.connect(l.addr); err != nil {
+				if c, err = l.d.connect(l.addr, nil); err != nil {
 					return err
 				}
 				defer reset(c)
@@ -47,7 +47,7 @@ func (l *load) returns() error {
 
 // publishMissed publishes the messages that the clients miss, and returns the position before them.
 func (l *load) publishMissed(topic string) (position string, err error) {
-	c, err := l.d.connect(l.addr)
+	c, err := l.d.connect(l.addr, nil)
 	if err != nil {
 		return "", err
 	}

@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -39,7 +39,19 @@ func (r result) figure(s scenario) float64 {
 	return r.cpuPerMessage()
 }
 
+// kinds are the servers that are compared.
 var kinds = []string{"bennu", "centrifuge"}
+
+// kinds returns the servers to measure.
+func (s scenario) kinds() []string {
+	switch {
+	case !s.Floors:
+		return kinds
+	case runtime.GOOS != "linux":
+		return slices.Concat(kinds, []string{"pool"})
+	}
+	return slices.Concat(kinds, floors)
+}
 
 // measured holds the median results of a scenario, by kind of server.
 type measured struct {
@@ -51,7 +63,7 @@ func (m measured) ratio() float64 {
 	return m.by["bennu"].figure(m.scenario) / m.by["centrifuge"].figure(m.scenario)
 }
 
-func run(match *regexp.Regexp, rounds int, duration time.Duration, growth bool, svg string) error {
+func run(match *regexp.Regexp, rounds int, duration time.Duration, grow bool, svg string) error {
 	selected := slices.DeleteFunc(slices.Clone(columns), func(s scenario) bool { return !match.MatchString(s.Name) })
 	main, err := medians(selected, rounds, duration)
 	if err != nil {
@@ -59,12 +71,12 @@ func run(match *regexp.Regexp, rounds int, duration time.Duration, growth bool, 
 	}
 	printTable(os.Stdout, main)
 	curves := make(map[string][]measured)
-	if growth {
-		for _, name := range slices.Sorted(maps.Keys(growing())) {
-			if curves[name], err = medians(growing()[name], max(1, rounds/2), duration/2); err != nil {
+	if grow {
+		for _, c := range growth(maxFiles()) {
+			if curves[c.name], err = medians(c.scenarios, max(1, rounds/2), duration/2); err != nil {
 				return err
 			}
-			printGrowth(os.Stdout, name, curves[name])
+			printCurve(os.Stdout, c, curves[c.name])
 		}
 	}
 	if svg == "" {
@@ -80,7 +92,7 @@ func medians(scenarios []scenario, rounds int, duration time.Duration) ([]measur
 		s.Duration = duration
 		got := make(map[string][]result)
 		for range rounds {
-			for _, kind := range kinds {
+			for _, kind := range s.kinds() {
 				r, err := measure(kind, s)
 				if err != nil {
 					return nil, fmt.Errorf("%s, %s: %w", s.Name, kind, err)

@@ -29,17 +29,21 @@ type state struct {
 	RSS int // in bytes, after a garbage collection
 }
 
-// serve runs a server until it is killed. The first line of its output is its address.
+// serve runs a server until it is killed. The first line of its output has its address, and that
+// of its state.
 func serve(kind string) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
+	about := http.NewServeMux()
+	about.HandleFunc("/state", func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("gc") {
-			debug.FreeOSMemory()
-			debug.FreeOSMemory() // release what finalizers freed
+			freeMemory()
 		}
 		json.NewEncoder(w).Encode(currentState())
 	})
+	mux := http.NewServeMux()
 	switch kind {
+	case "epoll":
+	case "pool":
+		mux.Handle("/", newPoolServer())
 	case "bennu":
 		mux.Handle("/socket/", bennu())
 	case "centrifuge":
@@ -55,8 +59,27 @@ func serve(kind string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Println(l.Addr())
-	return http.Serve(l, mux)
+	of, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	fmt.Println(l.Addr(), of.Addr())
+	ended := make(chan error, 2)
+	go func() { ended <- http.Serve(of, about) }()
+	go func() {
+		if kind == "epoll" {
+			ended <- serveEpoll(l)
+		} else {
+			ended <- http.Serve(l, mux)
+		}
+	}()
+	return <-ended
+}
+
+// freeMemory returns unused memory to the system.
+func freeMemory() {
+	debug.FreeOSMemory()
+	debug.FreeOSMemory() // release what finalizers freed
 }
 
 func currentState() (s state) {
@@ -76,12 +99,18 @@ const (
 	keptFor      = time.Hour
 )
 
+// maxChannels is how many topics a client of either server may join.
+const maxChannels = 1000
+
 type member struct{}
 
 func bennu() http.Handler {
-	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	rules := history.Rules{"bench:rec-*": {Events: []string{"msg"}, Count: keptMessages}}
-	ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+	return bennuOn(pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules))
+}
+
+func bennuOn(ps *pubsub.PubSub) *socket.Handler {
+	join := func(*member, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	members := channel.Define(join,
 		channel.On("pub", func(_ *member, _ context.Context, c *channel.Channel, p serializer.Payload) (push.Reply, error) {
 			return push.NoReply, c.Broadcast("msg", p)
@@ -90,11 +119,14 @@ func bennu() http.Handler {
 			return push.OK(p), nil
 		}),
 	)
-	return socket.NewHandler(socket.Config{JoinRate: -1, PubSub: ps, Channels: channel.Routes{"bench:*": members}})
+	return socket.NewHandler(socket.Config{
+		JoinRate: -1, MaxChannels: maxChannels, IdleTimeout: time.Hour, PubSub: ps,
+		Channels: channel.Routes{"bench:*": members},
+	})
 }
 
 func centrifugeHandler() (http.Handler, error) {
-	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone})
+	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone, ClientChannelLimit: maxChannels})
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ const (
 	labelEnd = 250
 	barRoom  = 400
 	chart    = 220
+	perRow   = 3 // curves
 )
 
 // drawSVG draws a pair of bars for each scenario, each pair with its own scale, and below them
@@ -26,7 +27,7 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 	var b bytes.Buffer
 	height := barTop + barStep*len(all) + 20
 	if len(curves) > 0 {
-		height += chart + 60
+		height += (chart + 60) * ((len(curves) + perRow - 1) / perRow)
 	}
 	fmt.Fprint(&b, `<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" font-size="13"`)
 	fmt.Fprintf(&b, ` viewBox="0 0 %d %d">`, width, height)
@@ -57,7 +58,7 @@ func drawSVG(all []measured, curves map[string][]measured) []byte {
 		}
 	}
 	for i, name := range slices.Sorted(maps.Keys(curves)) {
-		drawCurve(&b, 20+i*245, barTop+barStep*len(all)+30, name, curves[name])
+		drawCurve(&b, 20+i%perRow*245, barTop+barStep*len(all)+30+i/perRow*(chart+60), name, curves[name])
 	}
 	fmt.Fprint(&b, "</svg>\n")
 	return b.Bytes()

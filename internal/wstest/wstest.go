@@ -46,6 +46,11 @@ func Dial(addr, path string, header ...string) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Open(nc, addr, path, header...)
+}
+
+// Open is Dial on a connection to addr. It closes nc if it fails.
+func Open(nc net.Conn, addr, path string, header ...string) (*Conn, error) {
 	c := &Conn{Conn: nc, in: bufio.NewReaderSize(nc, 4096)}
 	if err := c.handshake(addr, path, header); err != nil {
 		nc.Close()
