@@ -86,8 +86,11 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"an expired grant is served", "socket/auth_session.go",
-		"		a.enter(phaseExpired)\n",
-		"",
+		"		a.enter(phaseExpired)\n		s.h.counts", "		s.h.counts",
+	},
+	{
+		"an expired grant is served until its timer fires", "socket/auth_session.go",
+		"		a.enter(phaseExpired)\n	}\n", "	}\n",
 	},
 }
 
