@@ -19,7 +19,8 @@ func growth(files int) []curve {
 	for _, n := range []int{100, 300, 1000, 3000, 10_000, 30_000, 100_000, 300_000, 1_000_000} {
 		const others = 100 // files that are not connections
 		if n > files-others {
-			connections.stop = fmt.Sprintf("stopped before %d connections: a process may have %d open files (ulimit -n)", n, files)
+			connections.stop = fmt.Sprintf("stopped before %d connections: a process may have %d files open (ulimit -n)",
+				n, files)
 			break
 		}
 		connections.add(n, scenario{Kind: "fanout", Clients: n, Topics: 1, InFlight: 4, Payload: 128})

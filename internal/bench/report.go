@@ -19,8 +19,8 @@ func printTable(w io.Writer, all []measured) {
 			unit = "RSS kB"
 		}
 		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%.2f\t%.2f\t%.2f\t%.2f\t%s\t%s\t%s\t%s\t%s\t%s\t\n",
-			m.scenario.Name, unit, m.floor("epoll"), m.floor("pool"), b.figure(m.scenario), c.figure(m.scenario), m.ratio(), m.scenario.Target,
-			rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
+			m.scenario.Name, unit, m.floor("epoll"), m.floor("pool"), b.figure(m.scenario), c.figure(m.scenario),
+			m.ratio(), m.scenario.Target, rate(b), rate(c), short(b.P50), short(c.P50), short(b.P99), short(c.P99))
 	}
 	t.Flush()
 }

@@ -37,7 +37,8 @@ func runSessions(w io.Writer, most int) error {
 	all := &memoryConns{handler: bennuOn(ps), arrived: make(chan struct{}, 1)}
 	defer all.close()
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(t, "sessions\tbytes per session (RSS)\tof the heap\tbroadcast to all: CPU ms\telapsed ms\tCPU µs per session\t")
+	fmt.Fprintln(t, "sessions\tbytes per session (RSS)\tof the heap\t"+
+		"broadcast to all: CPU ms\telapsed ms\tCPU µs per session\t")
 	defer t.Flush()
 	empty := memoryUse()
 	for n := min(1000, most); ; n = min(10*n, most) {
