@@ -4,8 +4,8 @@
 // The types are those of the functions that a [channel.Handler] was made of: the params and the
 // reply of its join, and the payload and the reply of each [channel.On]. [channel.Sends] declares
 // the events that clients receive. Generate follows encoding/json: names, optional members and
-// embedded structs are as in the JSON. What a program sends as any, as a push.Reply or as a
-// serializer.Payload has the type any in TypeScript, too.
+// embedded structs are as in the JSON. Values that a program sends as any, as a push.Reply or as a
+// serializer.Payload have the type any in TypeScript, too.
 //
 // A program calls [Main] with its routes. Only the program itself knows its types, so this is a
 // small program in the same module:
