@@ -33,11 +33,11 @@ func TestOnceMutants(t *testing.T) {
 		},
 		{
 			"a panic does not release", "channel/server_once.go",
-			"		if !settled && o.take(in, run) {", "		if !settled && err != nil && o.take(in, run) {",
+			"			o.release(ctx, m.c, run)\n		}\n	}()\n", "		}\n	}()\n",
 		},
 		{
 			"the end of the channel does not release", "channel/server_once_run.go",
-			"	for _, run := range left {\n", "	for _, run := range left[:0] {\n",
+			"			o.release(context.Background(), c, run)\n", "",
 		},
 		{
 			"the reply is sent before it is recorded", "channel/channel.go",

@@ -34,6 +34,7 @@ func onceBench(t *testing.T, h *channel.Handler, p person) *bench {
 	p.carrier = newCarrier(pubsub.New(nil))
 	b := &bench{carrier: p.carrier, t: t}
 	b.d = join(&p, channelhost.Join{Handler: h})
+	t.Cleanup(func() { b.d.Cancel(errors.New("the test is over")) }) // nothing goes on after a failure
 	b.want(joinedOK)
 	return b
 }
@@ -265,10 +266,11 @@ func TestOnceAnswersWhatWaits(t *testing.T) {
 func TestOnceReleases(t *testing.T) {
 	t.Parallel()
 	for name, fail := range map[string]func() error{
-		"panic":  func() error { panic("no") },
-		"crash":  func() error { return errors.New("no") },
-		"goexit": func() error { runtime.Goexit(); return nil },
-		"stop":   func() error { return channel.ErrStop },
+		"panic without a ref": func() error { panic("no") },
+		"panic":               func() error { panic("no") },
+		"crash":               func() error { return errors.New("no") },
+		"goexit":              func() error { runtime.Goexit(); return nil },
+		"stop":                func() error { return channel.ErrStop },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -282,7 +284,11 @@ func TestOnceReleases(t *testing.T) {
 						return push.OK(nil), nil
 					}))
 				b := onceBench(t, h, annPhone)
-				b.push("2", "add", object(`{"$id":"a"}`))
+				ref := "2"
+				if strings.HasSuffix(name, "without a ref") {
+					ref = ""
+				}
+				b.push(ref, "add", object(`{"$id":"a"}`))
 				if frames := strings.Join(b.take(), ""); strings.Contains(frames, "phx_reply") {
 					t.Fatal(frames)
 				}
