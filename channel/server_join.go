@@ -106,7 +106,7 @@ func (c *Channel) accept(in serverInput) {
 // the user's code, too: if one panics, in.accepted is valid all the same.
 func (c *Channel) runJoin(it *item, in *serverInput) {
 	var reply any
-	asksOnce := false
+	var asksOnce bool
 	it.payload, asksOnce = cutOnce(it.payload)
 	if in.err = c.openHistory(it); in.err == nil {
 		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })

@@ -153,7 +153,7 @@ func (o *once) wrap(next Func) Func {
 		}
 		var id string
 		if value.Decode(&id) != nil || !isPushID(id) {
-			return replyInvalidID, nil
+			return replyInvalidID, nil //nolint:nilerr // the client's mistake
 		}
 		m := oncePush{c: c, event: event, payload: p, ref: c.Ref().ref, id: id}
 		m.key = onceKey(c, event, id)
