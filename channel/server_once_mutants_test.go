@@ -14,7 +14,7 @@ func TestOnceMutants(t *testing.T) {
 	if os.Getenv("NIGHTLY") != "true" {
 		t.Skip("SKIPPED: builds tests for each mutant; set NIGHTLY=true to run it")
 	}
-	for _, m := range []struct{ name, file, old, new string }{
+	mutants := []struct{ name, file, old, new string }{
 		{
 			"the key has no client", "channel/server_once_wire.go",
 			"appendField(appendField(room[:0], subject), client)", "appendField(room[:0], subject)",
@@ -51,9 +51,13 @@ func TestOnceMutants(t *testing.T) {
 			"the window is not renewed", "push/once_memory.go",
 			"		m.keep(id, now.Add(id.window))\n		return", "		return",
 		},
-	} {
-		t.Run(m.name, func(t *testing.T) {
-			mutant.Detect(t, "./channel", "TestOnce[^M]", 1, m.file, m.old, m.new)
-		})
+	}
+	changes := make([]mutant.Change, len(mutants))
+	for i, m := range mutants {
+		changes[i] = mutant.Change{File: m.file, Old: m.old, New: m.new}
+	}
+	program := mutant.Build(t, "channel", changes...)
+	for i, m := range mutants {
+		t.Run(m.name, func(t *testing.T) { program.Detect(t, i, "TestOnce[^M]", 1) })
 	}
 }
