@@ -86,11 +86,8 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"an expired grant is served", "socket/auth_session.go",
-		"		a.enter(phaseExpired)\n		s.h.counts", "		s.h.counts",
-	},
-	{
-		"an expired grant is served until its timer fires", "socket/auth_session.go",
-		"		a.enter(phaseExpired)\n	}\n", "	}\n",
+		"{ a.phase.Store(uint32(next)) }",
+		"{\n	if next != phaseExpired { // which one of two places makes known\n		a.phase.Store(uint32(next))\n	}\n}",
 	},
 }
 
