@@ -4,6 +4,7 @@ package redisengine_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -26,7 +27,16 @@ import (
 	"bennu.example/pubsub/pubsubtest"
 )
 
-func TestMain(m *testing.M) { leak.Main(m, serveWills) }
+// parallel is how many tests run at the same time. They wait for servers and timeouts most of the
+// time, so it is more than the two of a machine with two processors.
+const parallel = "3"
+
+func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", parallel); err != nil { // -parallel replaces it
+		panic(err)
+	}
+	leak.Main(m, serveWills)
+}
 
 // testServer is a Redis server in a child process.
 type testServer struct {
