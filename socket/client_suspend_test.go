@@ -212,8 +212,10 @@ func wakeRefused(t *testing.T, err error, f func(t *testing.T, p *peer, c *Clien
 // has one.
 func TestClientWakeOften(t *testing.T) {
 	t.Parallel()
-	wakeRefused(t, busy(429, ""), func(t *testing.T, p *peer, c *Client) {
-		c.cfg.ReconnectDelay = func(Retry) time.Duration { return time.Hour }
+	cfg := ClientConfig{ReconnectDelay: func(Retry) time.Duration { return time.Hour }}
+	clientBubble(t, cfg, func(t *testing.T, p *peer, c *Client) {
+		p.refuse = func(context.Context, ClientTransport, int) error { return errReset }
+		c.Connect()
 		synctest.Wait()
 		for range 30 { // for 3 s
 			c.Wake()
