@@ -9,7 +9,7 @@ import (
 )
 
 // A program that shows the state of a room reads its changes. They end with the channel.
-func ExampleClient_Changes() {
+func ExampleChange() {
 	_, enter, end := serve(channel.Define(
 		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }))
 	defer end()

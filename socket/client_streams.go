@@ -65,8 +65,8 @@ func (c *Client) Consumers() []stream.Stats {
 	return list
 }
 
-// Drain drains the stream with that number, of the client or of a channel that is joined, joining or
-// leaving. It returns false if there is none. See [stream.Stream.Drain].
+// Drain drains the stream with that number, of the client or of a channel that is joined, joining
+// or leaving. It returns false if there is none. See [stream.Stream.Drain].
 func (c *Client) Drain(id uint64) bool { return id != 0 && c.stopStreams(id, false) }
 
 // Discard discards such a stream: see [Client.Drain] and [stream.Stream.Discard].

@@ -389,7 +389,7 @@ func TestStats(t *testing.T) {
 // BenchmarkPut measures Put alone, without growth of the queue. The budget is 120 ns and no
 // allocation.
 func BenchmarkPut(b *testing.B) {
-	type event struct{ texts [10]string } // as large as a message
+	type event struct{ _ [10]string } // as large as a message
 	s, q := stream.New[event](backlog.Config{Owner: new(owner), MaxBytes: 1 << 20}, stream.Stats{}, newGap)
 	var e event
 	ctx := context.Background()
@@ -413,7 +413,7 @@ func TestPutAllocations(t *testing.T) {
 	if isRace {
 		t.Skip("the race detector allocates")
 	}
-	type event struct{ texts [10]string }
+	type event struct{ _ [10]string }
 	s, q := stream.New[event](backlog.Config{Owner: new(owner), MaxBytes: 1 << 20}, stream.Stats{}, newGap)
 	var e event
 	per := testing.AllocsPerRun(1000, func() {
