@@ -25,26 +25,27 @@ import (
 // tested are the commands of the README and the guides, each with the test that runs it. A command
 // that is too long for a test of this package names the place that runs it.
 var tested = map[string]string{
-	"go run ./examples/chat":                                              "TestGuideExamples",
-	"go run ./examples/bot -user ann":                                     "TestGuideExamples",
-	"go run ./examples/board":                                             "TestGuideExamples",
-	"go run ./examples/cluster":                                           "examples/cluster: TestMain runs the program",
-	"go test work":                                                        ".ci/run: step tests",
-	"go run ./internal/torture":                                           "internal/torture: its test runs every attack",
-	"go run ./internal/soak -duration 10m":                                "internal/soak: its test runs a shorter one",
-	"go run ./internal/bench -growth":                                     "internal/bench: its test runs the measurements",
-	"go run ./internal/bench -sessions 1000000":                           "internal/bench: TestSessions opens fewer",
+	"go run ./examples/chat":               "TestGuideExamples",
+	"go run ./examples/bot -user ann":      "TestGuideExamples",
+	"go run ./examples/board":              "TestGuideExamples",
+	"go run ./examples/cluster":            "examples/cluster: TestMain runs the program",
+	"go test work":                         ".ci/run: step tests",
+	"go run ./internal/torture":            "internal/torture: its test runs every attack",
+	"go run ./internal/soak -duration 10m": "internal/soak: its test runs a shorter one",
+	"go run ./internal/bench -growth":      "internal/bench: its test runs the measurements",
 	"go test ./presence -run '^$' -bench Crowd -benchtime 1x -crowd 3000": "presence: TestCrowd runs a smaller one",
-	"go install ./cmd/bennu":                                              "cmd/bennu: its tests build it",
-	genTypes:                                                              "cmd/bennu: TestGenTS",
-	"make bench":                                                          "internal/bench: its test runs the measurements",
-	"bash .ci/run":                                                        "it is what runs the tests",
-	"NIGHTLY=true bash .ci/run":                                           "it is what runs the tests",
-	"go mod init chat.example":                                            "TestGuideInstall",
-	"go mod edit -replace bennu.example=" + clone:                         "TestGuideInstall",
+	"go install ./cmd/bennu":    "cmd/bennu: its tests build it",
+	genTypes:                    "cmd/bennu: TestGenTS",
+	"make bench":                "internal/bench: its test runs the measurements",
+	"bash .ci/run":              "it is what runs the tests",
+	"NIGHTLY=true bash .ci/run": "it is what runs the tests",
+	"go mod init chat.example":  "TestGuideInstall",
+	"go mod edit -replace bennu.example=" + clone:                                          "TestGuideInstall",
 	"go mod edit -replace bennu.example/engine/natsengine=" + clone + "/engine/natsengine": "TestGuideInstall",
 	"go mod tidy": "TestGuideInstall",
 	renaming:      "TestGuideRename",
+
+	"go run ./internal/bench -sessions 1000000": "internal/bench: TestSessions opens fewer",
 }
 
 const (
