@@ -1,8 +1,6 @@
 package websocket
 
 import (
-	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -10,8 +8,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -21,6 +17,7 @@ import (
 // Opcodes that a session does not see.
 const (
 	opClose serializer.Op = 8
+	opPing  serializer.Op = 9
 	opPong  serializer.Op = 10
 )
 
@@ -37,10 +34,8 @@ const (
 	stateDead              // the network connection cannot be used any more
 )
 
-// serverConn is the server's end of one WebSocket. It stands between the WebSocket library, which
-// reads from it what the client sends, and the network. The library's output is dropped: these
-// are only the close frames for its errors, and a serverConn makes its own. Frames to the client
-// bypass the library.
+// serverConn is the server's end of one WebSocket. It reads whole frames itself, and has a library
+// for everything else that clients send. It writes all frames itself.
 //
 // One goroutine, the reader, runs run: it reads, calls the session and ends the connection. At most
 // one other goroutine writes at a time, while writing is true. Either of them, or the timer, closes
@@ -50,8 +45,6 @@ type serverConn struct {
 	s       *Server
 	nc      net.Conn
 	raw     syscall.RawConn // nil means the portable path
-	lib     *websocket.Conn
-	br      *bufio.Reader // the library's, to know what it has read ahead
 	session transport.Session
 	timer   *time.Timer
 
@@ -63,16 +56,15 @@ type serverConn struct {
 	// The following fields belong to the reader.
 
 	fill      func(fd uintptr) bool // tryRead
+	lib       *library              // nil until it is needed
 	in        *input                // bytes that were read ahead; nil if there are none
 	spare     *input                // of the portable path: the buffer for the next time
-	direct    []byte                // where tryRead reads to instead; truncated to what it read
 	readErr   error                 // the error of the network
 	active    uint8                 // how many short pauses there were in succession
-	tooMany   bool                  // a message has too many fragments
+	dontWait  bool                  // tryRead ends the wait if there is nothing
 	paused    bool                  // the last wait found nothing to read at first
 	deflate   bool                  // compression was negotiated; constant
 	discarded uint32                // bytes received after the close frame was written
-	scanning  fragments
 
 	mu       sync.Mutex
 	writing  bool          // a writer owns the front of the queue
@@ -94,23 +86,19 @@ func newServerConn(s *Server) *serverConn {
 }
 
 // attach sets the network connection, and the bytes that were already read from it.
-func (c *serverConn) attach(nc net.Conn, early []byte, deflate bool) {
+func (c *serverConn) attach(nc net.Conn, early []byte) {
 	c.nc = nc
-	c.deflate = deflate
 	if !c.s.portable {
 		c.raw = rawConn(nc)
 	}
-	limitUnsent(nc)
+	limitUnsent(nc, c.raw)
 	if len(early) > 0 {
 		c.in = newInput(early)
-		c.tooMany = !c.scanning.scan(early, c.s.cfg.MaxFragments)
 	}
 }
 
 // start calls open and starts the reader.
-func (c *serverConn) start(lib *websocket.Conn, open func(transport.Conn) transport.Session) {
-	c.lib = lib
-	c.br.Reset((*libraryConn)(c)) // the library inserted a reader of its own
+func (c *serverConn) start(open func(transport.Conn) transport.Session) {
 	c.s.addLive(1)
 	c.lastReceived.Store(int64(c.s.now()))
 	c.mu.Lock() // the timer could fire immediately
@@ -122,7 +110,6 @@ func (c *serverConn) start(lib *websocket.Conn, open func(transport.Conn) transp
 		if !opened { // open panicked
 			c.timer.Stop()
 			c.fail(&transport.CloseError{Code: transport.CodeInternal})
-			c.lib.CloseNow()
 			c.s.removeLive(1)
 		}
 	}()
@@ -223,11 +210,10 @@ func (c *serverConn) setDeadline(d time.Duration) {
 
 // pong answers a ping of the client. The pong is queued after the data, so the server also stops
 // reading from a client that pings and does not read.
-func (c *serverConn) pong(_ context.Context, payload []byte) bool {
+func (c *serverConn) pong(payload []byte) {
 	c.awaitRoom()
 	// An error means that the connection is ending.
-	_ = c.Send(&serializer.Frame{Op: opPong, Data: append([]byte(nil), payload...)}, transport.Delivery{Answer: true})
-	return false
+	_ = c.Send(&serializer.Frame{Op: opPong, Data: payload}, transport.Delivery{Answer: true})
 }
 
 // lateness is how late a timer may fire. If it is later, the process or the machine stood still.

@@ -3,10 +3,19 @@ package websocket
 import (
 	"time"
 	"unsafe"
+
+	"bennu.example/transport"
 )
 
 // ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
 func (s *Server) ForcePortable() { s.portable = true }
+
+// ForceLibrary makes coder/websocket read everything that clients of s send.
+func (s *Server) ForceLibrary() { s.noFrames = true }
+
+// HasLibrary reports whether a connection has an instance of coder/websocket. The connection's
+// reader must be waiting.
+func HasLibrary(c transport.Conn) bool { return c.(*serverConn).lib != nil }
 
 // SetDrainTime sets how long s reads what a client still sends after the close frame.
 func (s *Server) SetDrainTime(d time.Duration) { s.drainTime = d }
@@ -20,5 +29,14 @@ const WSConnSize = unsafe.Sizeof(serverConn{})
 // ScanFragments returns a function that scans the bytes of a connection, as a server does.
 func ScanFragments(max int) func(p []byte) bool {
 	var f fragments
-	return func(p []byte) bool { return f.scan(p, max) }
+	return func(p []byte) bool {
+		for len(p) > 0 {
+			n, ok := f.scan(p, max)
+			if !ok {
+				return false
+			}
+			p = p[n:]
+		}
+		return true
+	}
 }

@@ -6,8 +6,8 @@ import "errors"
 // fragments.
 var errFragments = errors.New("message in too many fragments")
 
-// fragments counts the frames of the message that a client is sending. The library bounds a message
-// in bytes only, so a message of empty fragments would never end.
+// fragments follows the frames of a client that the library reads, and counts those of a message.
+// The library bounds a message in bytes only, so a message of empty fragments would never end.
 type fragments struct {
 	skip   uint64 // bytes until the next header; within a header: the part of the length that is known
 	count  int32
@@ -16,20 +16,18 @@ type fragments struct {
 	second uint8
 }
 
-// scan processes the next bytes of the connection. It returns false if a message has more than max
-// frames.
-func (f *fragments) scan(p []byte, max int) bool {
-	for len(p) > 0 {
-		if f.have == 0 && f.skip > 0 {
-			n := min(f.skip, uint64(len(p)))
-			f.skip -= n
-			p = p[n:]
-			continue
+// scan processes the next bytes of the connection up to the end of a frame. It returns their
+// number, and false if the frame is one more than max of a message.
+func (f *fragments) scan(p []byte, max int) (n int, ok bool) {
+	ok = true
+	if f.have > 0 || f.skip == 0 {
+		complete := false
+		for n < len(p) && !complete {
+			complete = f.header(p[n])
+			n++
 		}
-		complete := f.header(p[0])
-		p = p[1:]
 		if !complete {
-			continue
+			return n, true
 		}
 		switch fin, control := f.first&0x80 != 0, f.first&0x08 != 0; {
 		case control:
@@ -37,12 +35,12 @@ func (f *fragments) scan(p []byte, max int) bool {
 			f.count = 0
 		default:
 			f.count++
-			if int(f.count) >= max {
-				return false
-			}
+			ok = int(f.count) < max
 		}
 	}
-	return true
+	rest := min(f.skip, uint64(len(p)-n))
+	f.skip -= rest
+	return n + int(rest), ok
 }
 
 // header processes one byte of a header. It reports whether the length is complete. The mask is

@@ -1,17 +1,14 @@
 package websocket
 
 import (
-	"bufio"
+	"crypto/sha1"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/coder/websocket"
 
 	"bennu.example/transport"
 )
@@ -38,7 +35,6 @@ func (s *Server) Check(w http.ResponseWriter, r *http.Request) error {
 		io.WriteString(w, reason)
 		return errors.New("websocket: handshake: " + reason)
 	}
-	// websocket.Accept writes 101 before it finds out whether it can hijack.
 	if !canHijack(w) {
 		http.Error(w, "this server cannot give up its connection", http.StatusNotImplemented)
 		return ErrNoHijacker
@@ -62,26 +58,62 @@ func (s *Server) Serve(
 	// net/http removes the deadline when the connection is hijacked.
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(handshakeTimeout))
 	c := newServerConn(s)
-	opts := websocket.AcceptOptions{
-		InsecureSkipVerify: true, // the caller checked the origin
-		OnPingReceived:     c.pong,
-	}
-	if protocol != "" {
-		opts.Subprotocols = []string{protocol}
-	}
-	if s.cfg.Compress {
-		opts.CompressionMode = websocket.CompressionNoContextTakeover
-	}
-	lib, err := websocket.Accept(&hijacker{w, c}, r, &opts)
+	c.deflate = s.cfg.Compress && offersDeflate(r.Header[headerExtensions])
+	answer(w, r, protocol, c.deflate)
+	nc, brw, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		if c.nc != nil {
-			c.nc.Close()
-		}
-		return fmt.Errorf("websocket: handshake: %w", err)
+		http.Error(w, http.StatusText(http.StatusInternalServerError), http.StatusInternalServerError)
+		return fmt.Errorf("websocket: handshake: hijack: %w", err)
 	}
-	lib.SetReadLimit(s.cfg.MaxMessage)
-	c.start(lib, open)
+	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
+	c.attach(nc, early)
+	c.start(open)
 	return nil
+}
+
+// Names of headers in the form that http.Header stores.
+const (
+	headerKey        = "Sec-Websocket-Key"
+	headerVersion    = "Sec-Websocket-Version"
+	headerAccept     = "Sec-Websocket-Accept"
+	headerProtocol   = "Sec-Websocket-Protocol"
+	headerExtensions = "Sec-Websocket-Extensions"
+)
+
+// answer writes the header of the answer to a valid handshake.
+func answer(w http.ResponseWriter, r *http.Request, protocol string, deflate bool) {
+	h := w.Header()
+	values := []string{"websocket", "Upgrade", acceptFor(r.Header.Get(headerKey))}
+	h["Upgrade"], h["Connection"], h[headerAccept] = values[0:1:1], values[1:2:2], values[2:3:3]
+	if p := offeredProtocol(r.Header[headerProtocol], protocol); p != "" {
+		h[headerProtocol] = []string{p}
+	}
+	if deflate {
+		h[headerExtensions] = []string{deflateAnswer}
+	}
+	w.WriteHeader(http.StatusSwitchingProtocols)
+	// Gin's ResponseWriter delays the header otherwise.
+	if w, ok := w.(interface{ WriteHeaderNow() }); ok {
+		w.WriteHeaderNow()
+	}
+}
+
+// acceptFor returns the proof that the server understood the handshake with key.
+func acceptFor(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// offeredProtocol returns protocol as the client spelled it, or "" if the client did not offer it.
+func offeredProtocol(offers []string, protocol string) string {
+	for _, v := range offers {
+		for offer := range strings.SplitSeq(v, ",") {
+			if offer = strings.TrimSpace(offer); strings.EqualFold(offer, protocol) {
+				return offer
+			}
+		}
+	}
+	return ""
 }
 
 // handshakeFault returns why r is not a WebSocket handshake, or "" if it is one. The text is that
@@ -103,16 +135,53 @@ func handshakeFault(r *http.Request) string {
 		return other("connection", "contain 'upgrade'")
 	case !hasToken(r.Header.Values("Upgrade"), "websocket"):
 		return other("upgrade", "contain 'websocket'")
-	case r.Header.Get("Sec-WebSocket-Key") == "":
+	case r.Header.Get(headerKey) == "":
 		return absent("sec-websocket-key")
-	case r.Header.Get("Sec-WebSocket-Version") != "13":
+	case r.Header.Get(headerVersion) != "13":
 		return other("sec-websocket-version", "equal '13'")
-	case !validKey(r.Header.Values("Sec-WebSocket-Key")):
+	case !validKey(r.Header.Values(headerKey)):
 		return "'sec-websocket-key' header is invalid"
 	case r.ContentLength != 0: // net/http would read the body before it gives up the connection
 		return "a handshake has no body"
 	}
 	return ""
+}
+
+// deflateAnswer accepts compression without state between messages.
+const deflateAnswer = "permessage-deflate; client_no_context_takeover; server_no_context_takeover"
+
+// offersDeflate reports whether one of the client's offers can be answered with deflateAnswer.
+func offersDeflate(offers []string) bool {
+	for _, v := range offers {
+		for offer := range strings.SplitSeq(v, ",") {
+			if acceptable(offer) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// acceptable reports whether an offer can be answered with deflateAnswer. Other sizes of the
+// server's window cannot be chosen, and any size of the client's can be read.
+func acceptable(offer string) bool {
+	name := true
+	for part := range strings.SplitSeq(offer, ";") {
+		part = strings.TrimSpace(part)
+		switch {
+		case name:
+			if part != "permessage-deflate" {
+				return false
+			}
+			name = false
+		case part == "client_no_context_takeover", part == "server_no_context_takeover",
+			part == "client_max_window_bits", strings.HasPrefix(part, "client_max_window_bits="),
+			part == "server_max_window_bits=15":
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // validKey reports whether there is exactly one key, of 16 bytes.
@@ -166,39 +235,4 @@ func canHijack(w http.ResponseWriter) bool {
 			return false
 		}
 	}
-}
-
-// hijacker is the ResponseWriter for the WebSocket library. Its Hijack puts c between the library
-// and the network.
-type hijacker struct {
-	http.ResponseWriter
-	c *serverConn
-}
-
-// WriteHeaderNow writes the header on Gin's ResponseWriter, which delays it otherwise. The library
-// calls it if it exists.
-func (h *hijacker) WriteHeaderNow() {
-	if w, ok := h.ResponseWriter.(interface{ WriteHeaderNow() }); ok {
-		w.WriteHeaderNow()
-	}
-}
-
-// The sizes of the library's buffers. It reads a few bytes of a frame's header through its buffer,
-// because c reads ahead and payloads bypass the buffer. It writes nothing: see libraryConn.Write.
-const (
-	libraryReadBuffer  = 16
-	libraryWriteBuffer = 1
-)
-
-// Hijack is part of http.Hijacker.
-func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	nc, brw, err := http.NewResponseController(h.ResponseWriter).Hijack()
-	if err != nil {
-		return nil, nil, err
-	}
-	early, _ := brw.Reader.Peek(brw.Reader.Buffered())
-	h.c.attach(nc, early, h.Header().Get("Sec-WebSocket-Extensions") != "")
-	end := (*libraryConn)(h.c)
-	h.c.br = bufio.NewReaderSize(end, libraryReadBuffer)
-	return end, bufio.NewReadWriter(h.c.br, bufio.NewWriterSize(end, libraryWriteBuffer)), nil
 }

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"runtime"
@@ -43,11 +44,30 @@ var (
 	messages = sync.Pool{New: func() any { b := make([]byte, 0, 4096); return &b }}
 )
 
-func newInput(b []byte) *input { return &input{buf: append([]byte(nil), b...), w: len(b), own: true} }
+// newInput returns an input with a copy of b.
+func newInput(b []byte) *input {
+	if len(b) > inputSize {
+		return &input{buf: bytes.Clone(b), w: len(b), own: true}
+	}
+	in := inputs.Get().(*input)
+	in.w = copy(in.buf, b)
+	return in
+}
+
+// unread returns the bytes that were not consumed.
+func (in *input) unread() []byte { return in.buf[in.r:in.w] }
+
+// consume removes n bytes from the input.
+func (c *serverConn) consume(n int) {
+	if c.in.r += n; c.in.r == c.in.w {
+		c.release()
+	}
+}
 
 // release returns the input to the pool.
 func (c *serverConn) release() {
 	if c.in != nil && !c.in.own {
+		c.in.r, c.in.w = 0, 0
 		inputs.Put(c.in)
 	}
 	c.in = nil
@@ -67,7 +87,9 @@ func (c *serverConn) isActive() bool {
 // writer once the close frame is written, by the client, or by the timer. Closing it with unread
 // bytes would reset it, and the client might not see the close frame.
 func (c *serverConn) linger() {
-	_ = c.nc.SetReadDeadline(time.Time{}) // the library's Close set one; if this fails, so does reading
+	if c.lib != nil {
+		_ = c.nc.SetReadDeadline(time.Time{}) // library.Close set one; if this fails, so does reading
+	}
 	for c.release(); c.readAhead() == nil; c.release() {
 	}
 }
@@ -81,7 +103,26 @@ func (c *serverConn) readAhead() error {
 	if err := c.raw.Read(c.fill); err != nil {
 		return c.readFailed(err)
 	}
-	return c.readable()
+	return c.readErr
+}
+
+// readMore appends to the input what has already arrived, without waiting. It changes nothing
+// without a descriptor, which needs to wait.
+func (c *serverConn) readMore() error {
+	in := c.in
+	if c.raw == nil || in.own {
+		return nil
+	}
+	in.r, in.w = 0, copy(in.buf, in.unread())
+	sparse := c.sparse
+	c.dontWait = true
+	err := c.raw.Read(c.fill)
+	c.dontWait = false
+	c.sparse = c.sparse || sparse
+	if err != nil {
+		return c.readFailed(err)
+	}
+	return c.readErr
 }
 
 // yield lets other goroutines run first if the client never pauses. The reader does not wait then,
@@ -111,29 +152,6 @@ func (c *serverConn) readPortably() error {
 	return c.received(in.buf[:n])
 }
 
-// readDirect waits for bytes and puts them in p.
-func (c *serverConn) readDirect(p []byte) (int, error) {
-	c.yield()
-	if c.raw == nil {
-		n, err := c.nc.Read(p)
-		if n > 0 {
-			return n, c.received(p[:n])
-		}
-		return 0, c.readFailed(err)
-	}
-	c.direct = p
-	err := c.raw.Read(c.fill)
-	n := len(c.direct)
-	c.direct = nil
-	if err != nil {
-		return 0, c.readFailed(err)
-	}
-	if c.readErr != nil {
-		n = 0
-	}
-	return n, c.readable()
-}
-
 // readFailed keeps an error of the network, and returns it.
 func (c *serverConn) readFailed(err error) error {
 	if err == nil {
@@ -147,21 +165,10 @@ func (c *serverConn) readFailed(err error) error {
 func (c *serverConn) received(p []byte) error {
 	now := c.s.now()
 	c.sparse = now-time.Duration(c.lastReceived.Swap(int64(now))) > activePause
-	if !c.tooMany && !c.scanning.scan(p, c.s.cfg.MaxFragments) {
-		c.tooMany = true
-	}
 	if c.load() == stateClosed && c.readErr == nil {
 		if c.discarded += uint32(min(len(p), maxDiscarded)); c.discarded > maxDiscarded {
 			c.readErr = errDiscarded
 		}
-	}
-	return c.readable()
-}
-
-// readable returns the error for which reading cannot go on, if any.
-func (c *serverConn) readable() error {
-	if c.readErr == nil && c.tooMany && c.load() == stateOpen {
-		return errFragments
 	}
 	return c.readErr
 }

@@ -12,7 +12,7 @@ import (
 // can be read and written without waiting.
 func rawConn(net.Conn) syscall.RawConn { return nil }
 
-func limitUnsent(net.Conn) {}
+func limitUnsent(net.Conn, syscall.RawConn) {}
 
 func (c *serverConn) tryRead(uintptr) bool { panic("websocket: this system has no descriptors") }
 

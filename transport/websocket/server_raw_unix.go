@@ -31,48 +31,58 @@ func rawConn(nc net.Conn) syscall.RawConn {
 
 // limitUnsent bounds what the kernel holds but cannot send yet, which is megabytes by default.
 // Frames that wait in the queue instead can still be dropped, are counted, and share their memory
-// with other connections. The kernel also reports sooner that the client reads again.
-func limitUnsent(nc net.Conn) {
+// with other connections. The kernel also reports sooner that the client reads again. Raw is the
+// descriptor of nc, or nil.
+func limitUnsent(nc net.Conn, raw syscall.RawConn) {
 	if t, ok := nc.(interface{ NetConn() net.Conn }); ok { // TLS
-		nc = t.NetConn()
+		nc, raw = t.NetConn(), nil
 	}
 	tcp, ok := nc.(*net.TCPConn)
 	if !ok || optNotSentLowat == 0 {
 		return
 	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return // the connection is closed, which reading will report
+	if raw == nil {
+		var err error
+		if raw, err = tcp.SyscallConn(); err != nil {
+			return // the connection is closed, which reading will report
+		}
 	}
-	_ = raw.Control(func(fd uintptr) {
-		// A system without the option works, too.
-		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, optNotSentLowat, maxUnsent)
-	})
+	_ = raw.Control(setUnsentLimit) // a system without the option works, too
 }
 
-// tryRead reads what there is without waiting. It returns false if there is nothing.
+func setUnsentLimit(fd uintptr) {
+	_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, optNotSentLowat, maxUnsent)
+}
+
+// tryRead reads what there is without waiting, behind what is in the input, or into the library's
+// buffer. If there is nothing, it returns false unless c.dontWait is set.
 func (c *serverConn) tryRead(fd uintptr) bool {
-	p := c.direct
-	var in *input
-	if p == nil {
-		in = inputs.Get().(*input)
-		p = in.buf
+	in := c.in
+	var p []byte
+	direct := c.lib != nil && c.lib.direct != nil
+	if direct {
+		p = c.lib.direct
+	} else {
+		if in == nil {
+			in = inputs.Get().(*input)
+		}
+		p = in.buf[in.w:]
 	}
 	n, err := syscall.Read(int(fd), p)
 	for err == syscall.EINTR {
 		n, err = syscall.Read(int(fd), p)
 	}
 	if err == nil && n > 0 {
-		_ = c.received(p[:n]) // the caller of raw.Read gets the error from readable
-		if in == nil {
-			c.direct = p[:n]
+		_ = c.received(p[:n]) // the caller of raw.Read returns readErr
+		if direct {
+			c.lib.direct = p[:n]
 		} else {
-			in.r, in.w = 0, n
+			in.w += n
 			c.in = in
 		}
 		return true
 	}
-	if in != nil {
+	if in != c.in {
 		inputs.Put(in)
 	}
 	switch err {
@@ -80,7 +90,7 @@ func (c *serverConn) tryRead(fd uintptr) bool {
 		c.readErr = io.EOF
 	case syscall.EAGAIN:
 		c.paused = true
-		return false
+		return c.dontWait
 	default:
 		c.readErr = os.NewSyscallError("read", err)
 	}

@@ -2,9 +2,8 @@ package websocket
 
 import (
 	"compress/flate"
-	"context"
+	"encoding/binary"
 	"errors"
-	"io"
 	"unicode/utf8"
 
 	"github.com/coder/websocket"
@@ -16,13 +15,14 @@ import (
 
 // run is the reader: it waits for the client and serves it until the connection ends.
 //
-// Between messages it waits here, not in the library: with few calls on the stack and without a
-// buffer, which keeps the stack of an idle goroutine at the smallest size. Serving needs a larger
-// stack, and a stack that has grown stays large. Therefore a connection that is not active
-// continues on a new goroutine.
+// Between messages it waits here: with few calls on the stack and without a buffer, which keeps the
+// stack of an idle goroutine at the smallest size. Serving needs a larger stack, and a stack that
+// has grown stays large. Therefore a connection that is not active continues on a new goroutine. It
+// gives up its library, too.
 func (c *serverConn) run() {
 	for c.wait() && c.serve() {
 		if !c.isActive() {
+			c.dropLibrary()
 			go c.run()
 			return
 		}
@@ -42,8 +42,8 @@ func (c *serverConn) wait() bool {
 	return true
 }
 
-// pending reports whether there are bytes that the library has not parsed.
-func (c *serverConn) pending() bool { return c.in != nil || c.br.Buffered() > 0 }
+// pending reports whether there are bytes that were read ahead.
+func (c *serverConn) pending() bool { return c.in != nil || c.lib != nil && c.lib.br.Buffered() > 0 }
 
 // serve reads messages while there is something to read. It returns false if the connection ended.
 func (c *serverConn) serve() bool {
@@ -52,57 +52,91 @@ func (c *serverConn) serve() bool {
 			c.finish(err)
 			return false
 		}
-		if c.raw != nil && !c.pending() {
+		switch {
+		case c.raw == nil && c.sparse: // run does not notice pauses
+			c.dropLibrary()
+		case c.raw != nil && !c.pending():
 			return true
 		}
 	}
 }
 
-// message reads one message and passes it to the session. An error means that the library cannot
-// read any more.
+// message reads one message or control frame, and passes a message to the session. An error means
+// that nothing more can be read. It is a websocket.CloseError if the client sent a close frame.
 func (c *serverConn) message() error {
 	c.awaitRoom()
-	typ, r, err := c.lib.Reader(context.Background())
-	if err != nil {
-		return err
+	if c.lib != nil && c.deflate || c.s.noFrames { // see library.drop
+		return c.libraryMessage()
 	}
-	b := messages.Get().(*[]byte)
-	*b, err = readAll((*b)[:0], r)
-	var data []byte
-	if err == nil {
-		data = append(make([]byte, 0, len(*b)), *b...)
+	if c.in == nil {
+		if err := c.readAhead(); err != nil {
+			return err
+		}
 	}
-	if cap(*b) <= maxPooledBytes {
-		messages.Put(b)
+	f, state := parseFrame(c.in.unread(), c.s.cfg.MaxMessage)
+	if state == framePartial {
+		if err := c.readMore(); err != nil {
+			return err
+		}
+		f, state = parseFrame(c.in.unread(), c.s.cfg.MaxMessage)
 	}
-	switch {
-	case err != nil:
-		return err
-	case c.load() != stateOpen: // it is being closed, and waits for the client's close frame only
-	case int64(len(data)) > c.s.cfg.MaxMessage: // by one byte, which the library accepts after decompression
-		c.refuse(&transport.CloseError{Code: transport.CodeTooBig})
-	case typ == websocket.MessageText && !utf8.Valid(data):
-		c.refuse(&transport.CloseError{Code: transport.CodeBadUTF8})
+	if state != frameWhole {
+		return c.libraryMessage()
+	}
+	payload := f.unmasked()
+	c.consume(f.size)
+	switch f.op {
+	case opPing:
+		c.pong(payload)
+	case opPong:
+	case opClose:
+		return closeError(payload)
 	default:
-		c.dispatch(serializer.Op(typ), data)
+		c.receive(f.op, payload)
 	}
 	return nil
 }
 
-// readAll appends everything that r has to b. Unlike io.ReadAll, it begins with a given buffer.
-func readAll(b []byte, r io.Reader) ([]byte, error) {
-	for {
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
+// libraryMessage reads one message with the library, and passes it to the session.
+func (c *serverConn) libraryMessage() (err error) {
+	if c.lib == nil {
+		if c.lib, err = newLibrary(c); err != nil {
+			return err
 		}
-		n, err := r.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if err == io.EOF {
-			return b, nil
-		}
-		if err != nil {
-			return b, err
-		}
+	}
+	b := messages.Get().(*[]byte)
+	op, all, err := c.lib.message((*b)[:0])
+	*b = all
+	var data []byte
+	if err == nil {
+		data = append(make([]byte, 0, len(all)), all...)
+	}
+	if cap(*b) <= maxPooledBytes {
+		messages.Put(b)
+	}
+	if err == nil {
+		c.receive(op, data)
+	}
+	return err
+}
+
+// dropLibrary releases the library of a connection that has not sent anything for it for a while.
+func (c *serverConn) dropLibrary() {
+	if c.lib != nil && c.lib.drop() {
+		c.lib = nil
+	}
+}
+
+// receive passes a message to the session, unless it is refused.
+func (c *serverConn) receive(op serializer.Op, data []byte) {
+	switch {
+	case c.load() != stateOpen: // it is being closed, and waits for the client's close frame only
+	case int64(len(data)) > c.s.cfg.MaxMessage: // by one byte, which the library accepts after decompression
+		c.refuse(&transport.CloseError{Code: transport.CodeTooBig})
+	case op == serializer.OpText && !utf8.Valid(data):
+		c.refuse(&transport.CloseError{Code: transport.CodeBadUTF8})
+	default:
+		c.dispatch(op, data)
 	}
 }
 
@@ -151,19 +185,22 @@ func (c *serverConn) finish(err error) {
 	}
 	c.fail(c.readErr)
 	c.timer.Stop()
-	_ = c.lib.CloseNow() // it returns its buffers to their pool
+	if c.lib != nil {
+		_ = c.lib.conn.CloseNow() // it returns its buffers to their pool
+	}
 	c.release()
 	defer c.s.removeLive(1)
 	defer guard.NotifyPanic(c.s.cfg.OnPanic)
 	c.session.Closed(c.err) // nobody writes c.err any more
 }
 
-// answerEnd answers the library's last error: the client's close frame, or a violation of the
-// protocol. It reports whether the reader must read on until the network connection is closed,
-// because the answer is still to be written or the client may not have seen our close frame.
+// answerEnd answers the error that ended reading: the client's close frame, or a violation of the
+// protocol that the library found. It reports whether the reader must read on until the network
+// connection is closed, because the answer is still to be written or the client may not have seen
+// our close frame.
 func (c *serverConn) answerEnd(err error) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.batches++
 	if ce, ok := errors.AsType[websocket.CloseError](err); ok {
 		c.beginClose(&transport.CloseError{Code: int(ce.Code), Reason: ce.Reason}, answerCode(ce), "")
 		c.peerDone = true
@@ -173,7 +210,19 @@ func (c *serverConn) answerEnd(err error) bool {
 		c.failed = true
 	}
 	state := c.load()
-	return state == stateClosing || state == stateClosed && c.failed
+	readOn := state == stateClosing || state == stateClosed && c.failed
+	c.mu.Unlock()
+	c.endBatch() // it writes the answer now, on this goroutine
+	return readOn
+}
+
+// closeError returns the client's close frame as an error. Its payload is valid.
+func closeError(payload []byte) websocket.CloseError {
+	if len(payload) == 0 {
+		return websocket.CloseError{Code: websocket.StatusNoStatusRcvd}
+	}
+	code := binary.BigEndian.Uint16(payload)
+	return websocket.CloseError{Code: websocket.StatusCode(code), Reason: string(payload[2:])}
 }
 
 // answerCode returns the code that answers a client's close frame, as Bandit does.
