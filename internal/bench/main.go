@@ -99,7 +99,7 @@ var columns = []scenario{
 		Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128,
 	},
 	{
-		Name: "idle connection with one topic", Target: 0.37, Floors: true,
+		Name: "idle connection with one topic", Target: 0.28, Floors: true,
 		Kind: "idle", Clients: 2000, Topics: 20,
 	},
 	{
