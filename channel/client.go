@@ -20,8 +20,8 @@ import (
 )
 
 // ErrDuplicate is wrapped by the error of a Join if another channel of the same socket has the
-// topic, or if Join was called before. Share the channel, or leave it first. A Join after Leave
-// need not wait for the answer of the Leave: the channel waits by itself.
+// topic. Share the channel, or leave it first. A Join after Leave need not wait for the answer of
+// the Leave: the channel waits by itself.
 //
 // phoenix.js leaves the other channel instead. Its owner cannot know why, and if it joins again,
 // the two channels keep replacing each other.
@@ -32,7 +32,8 @@ const pushOverhead = 64
 
 // Client is a client's channel for one topic. [Client.Join] joins it. It is joined again whenever
 // the connection was lost or the server's channel crashed, until Leave is called, the server
-// closes it or the socket is closed.
+// closes it or the socket is closed. Then Join begins another life of the channel, unless the
+// socket is closed. Callbacks and the position of Resume stay, but iterators end with each life.
 //
 // Its methods may be called from any goroutine, including its callbacks, and never block. The
 // callbacks of On, OnMessage, OnJoin, OnError, OnClose and [push.Push.Receive] run one at a time,
@@ -58,7 +59,6 @@ type Client struct {
 	fixedErr error
 	budget   clientlink.Budget
 	events   clientEvents
-	done     chan struct{}
 	follower channelhost.Follower // nil without Follow; does not change after Join
 
 	// Owned by the loop.
@@ -76,9 +76,12 @@ type Client struct {
 	mu         sync.Mutex
 	status     ClientState
 	cause      error
-	leave      *clientPush
-	joinCalled bool
-	needsAuth  bool // does not change after Join
+	lives      uint64        // calls of Join that began a life; see client_lives.go
+	isFresh    bool          // the next life has the Done and the streams of the last one, which did not begin
+	join       *clientPush   // of the life; nil once it has ended, or is left
+	leave      *clientPush   // the last Leave, until it is answered
+	done       chan struct{} // of the last life
+	needsAuth  bool          // does not change after Join
 
 	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
@@ -88,7 +91,7 @@ type Client struct {
 func newClient(socket clientlink.Socket, topic string, params any, cfg channelhost.ClientConfig) *Client {
 	wire := cfg.Prefix + topic
 	topic = wire[len(cfg.Prefix):]
-	c := &Client{socket: socket, cfg: cfg, wire: wire, topic: topic, done: make(chan struct{})}
+	c := &Client{socket: socket, cfg: cfg, wire: wire, topic: topic, done: make(chan struct{}), isFresh: true}
 	c.timeout.Store(int64(cfg.Timeout))
 	c.state = clientState{topic: topic, refs: socket.NextRef}
 	c.budget = clientlink.Budget{Max: cfg.MaxBuffer, Total: &socket.Total().Queued}
@@ -112,10 +115,14 @@ func newClient(socket clientlink.Socket, topic string, params any, cfg channelho
 // Topic returns the channel's topic, without socket.ClientConfig.TopicPrefix.
 func (c *Client) Topic() string { return c.topic }
 
-// Join joins the topic and keeps it joined. It may be called only once, also before the socket is
-// connected. The push is answered when the first join is answered or times out. A join that is
-// interrupted by the loss of the connection is repeated. If the join is refused or times out, the
-// channel tries again after the socket's RejoinAfter until Leave is called.
+// Join joins the topic and keeps it joined. It may be called before the socket is connected. The
+// push is answered when the first join is answered or times out. A join that is interrupted by the
+// loss of the connection is repeated. If the join is refused or times out, the channel tries again
+// after the socket's RejoinAfter until Leave is called.
+//
+// If the channel is joined, or tries to join, Join returns the push of the earlier call. If it is
+// closed, Join begins another life. If it is still leaving, the new life begins when that Leave was
+// answered or timed out; another Leave in that time cancels it.
 //
 // If another channel is still leaving the topic, the join is sent when that Leave was answered or
 // timed out, and then its timeout starts again. phoenix.js sends it immediately, and Phoenix then
@@ -123,31 +130,43 @@ func (c *Client) Topic() string { return c.topic }
 func (c *Client) Join() *push.Push { return c.JoinWithTimeout(0) }
 
 // JoinWithTimeout calls Join with a timeout for this channel: for its joins, pushes and leave. Zero
-// means the socket's timeout.
+// means the socket's timeout. It does not change the timeout of a channel that is joined.
 func (c *Client) JoinWithTimeout(d time.Duration) *push.Push {
+	c.mu.Lock()
+	if p := c.join; p != nil {
+		c.mu.Unlock()
+		return (*push.Push)(&p.handle)
+	}
 	if d > 0 {
 		c.timeout.Store(int64(d))
 	}
-	c.mu.Lock()
-	c.joinCalled = true
-	c.mu.Unlock()
 	p := c.newPush(serializer.EventJoin, d, true)
-	c.post(p, (*clientJoinTask)(p))
+	isFresh := c.isFresh
+	if !isFresh {
+		c.done = make(chan struct{})
+	}
+	c.lives++
+	c.isFresh = false
+	p.life, p.done, c.join = c.lives, c.done, p
+	c.mu.Unlock()
+	c.events.beginLife(p.life, isFresh)
+	if !c.post(p, (*clientJoinTask)(p)) && !isFresh {
+		c.lifeEnded(p)
+	}
 	return (*push.Push)(&p.handle)
 }
 
 // Leave leaves the topic. From now on there are no more events, and pushes fail. Pushes that were
 // sent before are still answered; those in the buffer fail. The push that Leave returns is
 // answered when the server confirms, or immediately if there is nothing to leave. Then the
-// channel is closed: to join the topic again, create another channel. Before Join, Leave does
-// nothing.
+// channel is closed, until Join is called again. Before Join, Leave does nothing.
 func (c *Client) Leave() *push.Push {
 	c.mu.Lock()
 	p := c.leave
-	isNew := p == nil
+	isNew := p == nil || c.join != nil
 	if isNew {
 		p = c.newPush(serializer.EventLeave, 0, false)
-		c.leave = p
+		p.life, c.leave, c.join = c.lives, p, nil
 	}
 	c.mu.Unlock()
 	if isNew {
@@ -279,25 +298,33 @@ func (c *Client) OnJoin(f func(reply serializer.Payload)) (off func()) { return 
 // when events for callbacks were dropped; this does not change the state of the channel.
 func (c *Client) OnError(f func(error)) (off func()) { return c.events.onError.Add(f) }
 
-// OnClose registers f to be called once, with the cause, when the channel is closed permanently:
+// OnClose registers f to be called, with the cause, when the channel is closed, once for each life:
 // ErrLeft, a *RemoteError if the server closed it, or the socket's error if that was closed.
 func (c *Client) OnClose(f func(error)) (off func()) { return c.events.onClose.Add(f) }
 
-// Done returns a channel that is closed when the joined channel is closed permanently.
-func (c *Client) Done() <-chan struct{} { return c.done }
+// Done returns a channel that is closed when the life that the last Join began has ended, and the
+// joined channel is closed.
+func (c *Client) Done() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.done
+}
 
-// State returns the channel's state, and the cause if it is errored or permanently closed. The
-// state follows calls of Join and Leave asynchronously, but never after their answer.
+// State returns the channel's state, and the cause if it is errored or closed. The state follows
+// calls of Join and Leave asynchronously, but never after their answer.
 func (c *Client) State() (ClientState, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.status, c.cause
 }
 
-func (c *Client) setStatus(s ClientState, cause error) {
+func (c *Client) setStatus(s ClientState, cause error, join *clientPush) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.status, c.cause = s, cause
+	if s == StateClosed && c.join == join { // from now on, Join begins another life
+		c.join = nil
+	}
 }
 
 // ClientStats counts what is pending in a client's channel at one moment.

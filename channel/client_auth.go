@@ -14,7 +14,7 @@ import (
 func (c *Client) WaitForAuth() *Client {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.joinCalled {
+	if c.lives > 0 {
 		panic("channel: WaitForAuth was called after Join")
 	}
 	c.needsAuth = true

@@ -51,7 +51,7 @@ func (c *Client) Changes() *stream.Stream[Change] {
 // changed sets the state and puts the change into the streams. It runs on the loop.
 func (c *Client) changed(o *clientOutput) {
 	old, _ := c.State()
-	c.setStatus(o.status, o.err)
+	c.setStatus(o.status, o.err, o.push)
 	isJoin := o.status == StateJoining || o.status == StateJoined
 	if o.status == StateJoining {
 		c.rejoins = old != StateClosed

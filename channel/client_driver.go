@@ -46,7 +46,7 @@ func (t *clientPushTask) Run() {
 func (t *clientJoinTask) Run() {
 	p := (*clientPush)(t)
 	c := p.c
-	if c.state.join == nil && !c.state.over {
+	if c.state.wants(p) {
 		busy, err := c.socket.Attach(c.wire, clientChannel{c})
 		if err != nil {
 			if errors.Is(err, clientlink.ErrTaken) {
@@ -54,26 +54,48 @@ func (t *clientJoinTask) Run() {
 			} else {
 				err = fmt.Errorf("%w: %w", ErrClosed, err)
 			}
-			p.handle.Resolve(failed(p.wrap(c.topic, err)))
+			c.refuseJoin(p, err)
 			return
 		}
 		c.events.attach()
-		c.state.open, c.state.taken = c.socket.IsOpen(), busy
-		c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
+		if !c.state.isLive() {
+			c.state.open, c.state.taken = c.socket.IsOpen(), busy
+			c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
+		}
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
 }
 
+// refuseJoin answers a Join that does not begin a life. Before the first life, the next Join has
+// the same streams and the same Done.
+func (c *Client) refuseJoin(p *clientPush, err error) {
+	c.mu.Lock()
+	isFresh := c.state.life == 0 && c.lives == p.life
+	if isFresh {
+		c.isFresh, c.join = true, nil
+	}
+	c.mu.Unlock()
+	if !isFresh {
+		c.lifeEnded(p)
+	}
+	p.handle.Resolve(failed(p.wrap(c.topic, err)))
+}
+
+// lifeEnded ends what belongs to a life.
+func (c *Client) lifeEnded(join *clientPush) {
+	c.mu.Lock()
+	if c.join == join {
+		c.join = nil
+	}
+	c.mu.Unlock()
+	c.events.endLife(join.life)
+	close(join.done)
+}
+
 func (t *clientLeaveTask) Run() {
 	p := (*clientPush)(t)
-	c := p.c
-	if c.state.join == nil { // nothing to leave; a Leave after Join is another one
-		c.mu.Lock()
-		c.leave = nil
-		c.mu.Unlock()
-	}
-	p.number = c.socket.BeginPush()
-	c.feed(clientInput{kind: inLeave, push: p})
+	p.number = p.c.socket.BeginPush()
+	p.c.feed(clientInput{kind: inLeave, push: p})
 }
 
 func (t *clientCancelTask) Run() { t.c.feed(clientInput{kind: inCancel, push: (*clientPush)(t)}) }
@@ -131,7 +153,9 @@ func (d clientChannel) Closed(err error)              { d.c.feed(clientInput{kin
 func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
 func (d clientChannel) AuthChanged(a clientlink.Auth) { d.c.feed(clientInput{kind: inAuth, auth: a}) }
 func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
-func (d clientChannel) IsLeaving() bool               { return d.c.state.status == StateLeaving }
+func (d clientChannel) IsLeaving() bool {
+	return d.c.state.status == StateLeaving && d.c.state.next == nil
+}
 
 // Receive hides the prefix of the topic.
 func (d clientChannel) Receive(m *serializer.Message) {
@@ -157,6 +181,8 @@ func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
 		JoinRef: c.joinRef(s.joinRef), Ref: clientRef(ref), Topic: c.wire, Event: serializer.EventLeave,
 	}}, true
 }
+
+func (d clientChannel) Handle() *Client { return d.c }
 
 func (d clientChannel) Stats() ClientStats { return d.c.Stats() }
 
@@ -258,12 +284,15 @@ func (c *Client) perform(o *clientOutput) {
 		}
 		notify(&c.events, &c.events.onError, o.err)
 	case outClosed:
-		c.socket.Detach(c.wire, clientChannel{c})
 		if c.follower != nil {
 			c.follower.Closed(o.err)
 		}
-		c.events.close(o.err)
-		close(c.done)
+		notify(&c.events, &c.events.onClose, o.err)
+		c.lifeEnded(o.push)
+	case outCanceled:
+		c.lifeEnded(o.push)
+	case outDetach:
+		c.socket.Detach(c.wire, clientChannel{c})
 	}
 }
 
@@ -344,6 +373,13 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	if p.event != serializer.EventJoin {
 		c.recordFailure(a.Err)
 	}
+	if p.event == serializer.EventLeave {
+		c.mu.Lock()
+		if c.leave == p {
+			c.leave = nil
+		}
+		c.mu.Unlock()
+	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
 		c.socket.EndPush(p.number)
@@ -377,7 +413,7 @@ func (c *Client) arm(o *clientOutput) {
 	case timerJoin:
 		c.socket.Arm(&c.joinTimer, c.state.join.timeout)
 	case timerLeave:
-		c.socket.Arm(&c.leaveTimer, c.state.leave.timeout)
+		c.socket.Arm(&c.leaveTimer, o.push.timeout)
 	case timerRejoin:
 		d := c.cfg.RejoinAfter(o.tries)
 		if d < 0 {

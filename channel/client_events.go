@@ -57,7 +57,8 @@ type clientEvents struct {
 	streams  []eventStream          // never modified, only replaced
 	changes  *streamset.Set[Change] // nil until needed
 	attached bool                   // the streams count in total
-	closed   bool
+	closed   bool                   // the life has ended
+	life     uint64                 // the number of the last Join
 
 	drained func() // called after an event left a queue
 }
@@ -225,23 +226,56 @@ func (e *clientEvents) overflow() {
 	})
 }
 
-// close enqueues the notification that the channel is closed, and drains the streams. It runs on
-// the loop.
-func (e *clientEvents) close(err error) {
-	notify(e, &e.onClose, err)
+// endLife drains the streams of a life. If Join was called since, they were drained then, and the
+// present ones belong to another life.
+func (e *clientEvents) endLife(life uint64) {
 	e.mu.Lock()
-	streams, changes := e.streams, e.changes
-	e.streams, e.changes, e.closed = nil, nil, true
-	if e.attached {
-		e.total.Streams.Add(-int64(len(streams)))
+	var ended lifeStreams
+	if e.life == life {
+		ended = e.takeStreams()
+		e.closed, e.attached = true, false
 	}
-	e.attached = false
 	e.mu.Unlock()
-	for _, s := range streams {
+	ended.drain()
+}
+
+// beginLife drains the streams of earlier lives, unless the last one did not begin. Those that
+// follow belong to this life.
+func (e *clientEvents) beginLife(life uint64, isFresh bool) {
+	e.mu.Lock()
+	var ended lifeStreams
+	if e.life < life {
+		if !isFresh {
+			ended = e.takeStreams()
+		}
+		e.life, e.closed = life, false
+	}
+	e.mu.Unlock()
+	ended.drain()
+}
+
+// lifeStreams are the streams of one life.
+type lifeStreams struct {
+	events  []eventStream
+	changes *streamset.Set[Change] // may be nil
+}
+
+// takeStreams removes all streams. The caller holds mu, and must drain them without it.
+func (e *clientEvents) takeStreams() lifeStreams {
+	l := lifeStreams{e.streams, e.changes}
+	e.streams, e.changes = nil, nil
+	if e.attached {
+		e.total.Streams.Add(-int64(len(l.events)))
+	}
+	return l
+}
+
+func (l lifeStreams) drain() {
+	for _, s := range l.events {
 		s.queue.Drain()
 	}
-	if changes != nil {
-		changes.End()
+	if l.changes != nil {
+		l.changes.End()
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 // are checked. It is simple instead of fast, and collects the expected results of a step.
 type clientModel struct {
 	online bool
-	phase  string // fresh, joining, joined, errored, leaving, gone
+	phase  string // fresh, joining, joined, errored, leaving, gone: its last life has ended
 	ref    int    // the last ref that was used
 
 	attempt  int  // the number of the current join
@@ -22,12 +22,17 @@ type clientModel struct {
 	answered bool // Join's handle was answered
 	tries    int  // rejoins since the last success or connection
 	leave    int  // the ref of the leave, or zero
-	leaving  bool // Leave was called and is not answered yet
 	taken    bool // another channel is leaving the topic
 	again    bool // the channel joins again when no push is in flight
 	needs    bool // WaitForAuth was called
 	auth     string
 	stale    bool // the last join was refused because the token had expired
+
+	life   int      // its number, from 1; zero before the first Join
+	next   int      // the life whose Join waits for the end of this one; zero if there is none
+	leftTo int      // the last life that was left
+	leaves []string // that are not answered yet
+	dead   bool     // the socket is closed
 
 	waiting []string       // buffered pushes
 	sent    map[string]int // the refs of pushes in flight
@@ -89,8 +94,16 @@ func (m *clientModel) fault() {
 	}
 }
 
+// joinOf returns the name of the Join of a life.
+func joinOf(life int) string {
+	if life == 1 {
+		return "join"
+	}
+	return fmt.Sprintf("join%d", life)
+}
+
 func (m *clientModel) joinAnswered(how string) {
-	m.answer("join", how)
+	m.answer(joinOf(m.life), how)
 	m.answered = true
 	delete(m.timers, "join")
 }
@@ -119,8 +132,10 @@ func (m *clientModel) onWire() []string {
 	return names
 }
 
-func (m *clientModel) gone() {
-	m.phase, m.joinRef = "gone", 0
+// gone ends the life, and begins the next one.
+func (m *clientModel) gone(leaves string) {
+	keep := m.phase == "leaving" && m.next != 0 && !m.dead // the pushes of the next life
+	m.phase, m.joinRef, m.again = "gone", 0, false
 	for _, name := range m.onWire() {
 		if m.kept[name] && m.now[name] {
 			m.answer(name, "offline")
@@ -130,15 +145,36 @@ func (m *clientModel) gone() {
 			m.answer(name, "lost")
 		}
 	}
-	m.sent = map[string]int{}
-	m.dropWaiting()
+	m.sent, m.kept = map[string]int{}, map[string]bool{}
 	m.failJoin()
-	if m.leaving {
-		m.answer("leave", "closed")
+	for _, name := range m.leaves {
+		m.answer(name, leaves)
 	}
-	m.leaving = false
+	m.leaves = nil
 	m.timers = map[string]bool{}
+	if !keep {
+		m.dropWaiting()
+	}
+	for _, name := range m.waiting {
+		m.timers[name] = true
+	}
+	next := m.next
+	m.next = 0
+	switch {
+	case next != 0 && !m.dead:
+		m.live(next)
+	case next != 0:
+		m.answer(joinOf(next), "closed")
+	}
 }
+
+// live begins a life.
+func (m *clientModel) live(life int) {
+	m.life, m.answered, m.stale, m.tries = life, false, false, 0
+	m.newJoin()
+}
+
+func (m *clientModel) isLive() bool { return m.phase != "fresh" && m.phase != "gone" }
 
 func (m *clientModel) dropWaiting() {
 	for _, name := range m.waiting {
@@ -148,17 +184,49 @@ func (m *clientModel) dropWaiting() {
 }
 
 func (m *clientModel) failJoin() {
-	if m.attempt > 0 && !m.answered {
-		m.answer("join", "closed")
+	if !m.answered {
+		m.answer(joinOf(m.life), "closed")
 		m.answered = true
 	}
 }
 
-func (m *clientModel) left() {
-	if m.leaving {
-		m.answer("leave", "ok")
-		m.leaving = false
+func (m *clientModel) joinCalled(life int) {
+	switch {
+	case m.dead, life <= m.leftTo:
+		m.answer(joinOf(life), "closed")
+	case m.isLive():
+		m.next = life
+	default:
+		m.live(life)
 	}
+}
+
+func (m *clientModel) leaveCalled(name string, life int) {
+	m.leftTo = max(m.leftTo, life)
+	if m.next > 0 && m.next <= life {
+		m.answer(joinOf(m.next), "closed")
+		m.next = 0
+		m.dropWaiting()
+	}
+	switch {
+	case !m.isLive() || life < m.life:
+		m.answer(name, "ok")
+		return
+	case m.phase == "leaving":
+		m.leaves = append(m.leaves, name)
+		return
+	}
+	m.leaves = []string{name}
+	if !m.online || m.joinRef == 0 || m.phase == "errored" {
+		m.gone("ok")
+		return
+	}
+	m.phase = "leaving"
+	delete(m.timers, "join")
+	m.failJoin()
+	m.dropWaiting()
+	m.leave = m.send(m.joinRef, "phx_leave")
+	m.timers["leave"] = true
 }
 
 func (m *clientModel) step(line string) {
@@ -167,6 +235,14 @@ func (m *clientModel) step(line string) {
 	arg := ""
 	if len(f) > 1 {
 		arg = f[1]
+	}
+	switch {
+	case strings.HasPrefix(f[0], "join"):
+		m.joinCalled(int(rigLife(f[0])))
+		return
+	case strings.HasPrefix(f[0], "leave"):
+		m.leaveCalled(f[0], int(rigLife(f[0])))
+		return
 	}
 	switch f[0] {
 	case "open":
@@ -178,8 +254,7 @@ func (m *clientModel) step(line string) {
 		m.online = false
 		switch m.phase {
 		case "leaving":
-			m.left()
-			m.gone()
+			m.gone("ok")
 		case "joining", "joined":
 			m.loseSent(true, "lost")
 			m.fault()
@@ -187,8 +262,6 @@ func (m *clientModel) step(line string) {
 		case "errored":
 			delete(m.timers, "rejoin")
 		}
-	case "join":
-		m.newJoin()
 	case "taken":
 		m.taken = true
 	case "free":
@@ -214,8 +287,15 @@ func (m *clientModel) step(line string) {
 		switch m.phase {
 		case "fresh":
 			m.answer(arg, "not joined")
-		case "gone", "leaving":
+		case "gone":
 			m.answer(arg, "closed")
+		case "leaving":
+			if m.next == 0 {
+				m.answer(arg, "closed")
+				return
+			}
+			m.waiting = append(m.waiting, arg)
+			m.timers[arg] = true
 		case "joined":
 			m.timers[arg] = true
 			if m.again {
@@ -239,24 +319,6 @@ func (m *clientModel) step(line string) {
 		m.again = m.phase == "joined"
 	case "cancel":
 		m.giveUp(arg, "canceled")
-	case "leave":
-		m.leaving = true
-		switch {
-		case m.phase == "fresh":
-			m.left()
-		case m.phase == "gone":
-			m.left()
-		case m.online && m.joinRef != 0 && m.phase != "errored":
-			m.phase = "leaving"
-			delete(m.timers, "join")
-			m.failJoin()
-			m.dropWaiting()
-			m.leave = m.send(m.joinRef, "phx_leave")
-			m.timers["leave"] = true
-		default:
-			m.left()
-			m.gone()
-		}
 	case "due":
 		m.due(arg)
 	case "unsent":
@@ -265,11 +327,12 @@ func (m *clientModel) step(line string) {
 		m.refused(arg)
 	case "giveup":
 		if m.phase == "errored" {
-			m.gone()
+			m.gone("closed")
 		}
 	case "end":
-		if m.phase != "gone" {
-			m.gone()
+		m.dead = true
+		if m.isLive() {
+			m.gone("closed")
 		}
 	case "msg":
 		m.message(f[1], f[2], f[3], f[len(f)-1])
@@ -330,9 +393,7 @@ func (m *clientModel) due(timer string) {
 		m.tries++
 		m.newJoin()
 	case "leave":
-		m.answer("leave", "timeout")
-		m.leaving = false
-		m.gone()
+		m.gone("timeout")
 	default:
 		m.giveUp(timer, "timeout")
 	}
@@ -397,9 +458,7 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			}
 			m.waiting = nil
 		case m.phase == "leaving" && ref == strconv.Itoa(m.leave):
-			m.leaving = false
-			m.answer("leave", strings.Replace(status, "expired", "error", 1))
-			m.gone()
+			m.gone(strings.Replace(status, "expired", "error", 1))
 		default:
 			m.shown = "drop"
 		}
@@ -408,8 +467,7 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			m.message(joinRef, ref, "phx_error", "")
 			return
 		}
-		m.left()
-		m.gone()
+		m.gone("ok")
 	case "phx_error":
 		switch m.phase {
 		case "joining":
@@ -419,8 +477,7 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			m.loseSent(false, "lost")
 			m.fault()
 		case "leaving":
-			m.left()
-			m.gone()
+			m.gone("ok")
 		}
 	default:
 		m.shown = "event"
@@ -453,11 +510,20 @@ func clientHistory(t *testing.T, seed uint64) {
 	answered := map[string]bool{}
 	sentBefore, newest := map[int]bool{}, 0
 	lastRef, requested := 0, 0
+	madeIn, ends := map[string]int{}, 0 // the lives in which pushes were made; the lives that have ended
 	for step := range 120 {
 		line := "end"
-		if step < 119 {
+		w.isLate = step > 110
+		switch {
+		case len(w.held) > 0 && w.isLate:
+			line = w.release(0)
+		case step < 119:
 			line = w.next()
 		}
+		if name, ok := strings.CutPrefix(line, "push "); ok && !w.reordered {
+			madeIn[name] = w.lives
+		}
+		lifeBefore := r.s.life
 		got := r.do(line)
 		log = append(log, line+" => "+got)
 		m.step(line)
@@ -487,6 +553,8 @@ func clientHistory(t *testing.T, seed uint64) {
 				sends = append(sends, strings.TrimPrefix(o, "send "))
 			case "event", "drop":
 				shown = f[0]
+			case "closed!":
+				ends++
 			}
 		}
 		if !maps.Equal(answers, m.answers) {
@@ -505,6 +573,15 @@ func clientHistory(t *testing.T, seed uint64) {
 				phase = "gone"
 			}
 		}
+		if r.attached != r.s.isLive() {
+			fail("the channel has the topic: %t, and is live: %t", r.attached, r.s.isLive())
+		}
+		if r.s.life < lifeBefore || r.s.life > lifeBefore && ends != w.begun {
+			fail("life %d after %d of which %d have ended", r.s.life, w.begun, ends)
+		}
+		if r.s.life > lifeBefore {
+			w.begun++
+		}
 		if phase != m.phase {
 			fail("phase %s, model %s", phase, m.phase)
 		}
@@ -517,7 +594,7 @@ func clientHistory(t *testing.T, seed uint64) {
 
 		// Invariants that do not depend on the model.
 		for name := range answers {
-			if name != "join" && answered[name] {
+			if !strings.HasPrefix(name, "join") && answered[name] {
 				fail("%s was answered twice", name)
 			}
 			answered[name] = true
@@ -539,6 +616,11 @@ func clientHistory(t *testing.T, seed uint64) {
 				fail("ref %d after %d", ref, lastRef)
 			}
 			lastRef = ref
+			for name, life := range madeIn {
+				if event == "phx_join" && life < int(r.s.life) && !answered[name] {
+					fail("%s of life %d was not answered before the join of life %d", name, life, r.s.life)
+				}
+			}
 			if n, err := strconv.Atoi(strings.TrimPrefix(event, "p")); err == nil {
 				if !sentBefore[n] && n < newest {
 					fail("p%d was sent after p%d", n, newest)
@@ -555,8 +637,10 @@ func clientHistory(t *testing.T, seed uint64) {
 			fail("%s was never answered", name)
 		}
 	}
-	if w.joined && !answered["join"] || w.left && !answered["leave"] {
-		fail("join or leave was never answered")
+	for _, name := range w.called {
+		if !answered[name] {
+			fail("%s was never answered", name)
+		}
 	}
 	if len(r.armed) > 0 {
 		fail("timers left: %v", r.armed)

@@ -38,7 +38,7 @@ type ResumeConfig struct {
 func (c *Client) Resume(cfg ResumeConfig) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.resume.Load() != nil || c.joinCalled {
+	if c.resume.Load() != nil || c.lives > 0 {
 		panic("channel: Resume was called twice or after Join")
 	}
 	c.resume.Store(&clientResume{cfg: cfg, received: cfg.Since, known: make(chan struct{})})
@@ -133,7 +133,7 @@ var errAgain = errors.New("not caught up yet")
 func (c *Client) pushHistory(ctx context.Context, h *clientResume, payload any) (serializer.Payload, error) {
 	select {
 	case <-h.known:
-	case <-c.done:
+	case <-c.Done():
 		_, cause := c.State()
 		return serializer.Payload{}, fmt.Errorf("%w: %w", ErrClosed, cause)
 	case <-ctx.Done():

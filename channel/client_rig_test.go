@@ -13,7 +13,9 @@ import (
 
 // clientRig feeds clientStep with lines of text and returns its outputs as text.
 //
-//	open, closed, join, leave, end, giveup   the inputs of these names
+//	open, closed, end, giveup                the inputs of these names
+//	join, joinN                              the Join of life 1, of life N
+//	leave, leaveN                            a Leave that was called in that life; 0 is before the first
 //	again                                    records were dropped
 //	taken                                    marks the topic as still being left by another channel, before join
 //	free                                     that other channel is closed
@@ -34,6 +36,8 @@ type clientRig struct {
 	pushes map[string]*clientPush
 	armed  map[string]bool
 	out    []clientOutput
+
+	attached bool // the topic is the channel's
 }
 
 var errRig = errors.New("cause")
@@ -50,13 +54,20 @@ func (r *clientRig) named(name string) *clientPush {
 		p = &clientPush{event: name}
 		switch {
 		case strings.HasPrefix(name, "join"):
-			p.event = serializer.EventJoin
+			p.event, p.life = serializer.EventJoin, rigLife(name)
 		case strings.HasPrefix(name, "leave"):
-			p.event = serializer.EventLeave
+			p.event, p.life = serializer.EventLeave, rigLife(name)
 		}
 		r.pushes[name] = p
 	}
 	return p
+}
+
+// rigLife returns the number in the name of a join or leave.
+func rigLife(name string) uint64 {
+	life := uint64(1)
+	fmt.Sscan(strings.TrimLeft(name, "joinleav"), &life)
+	return life
 }
 
 func (r *clientRig) nameOf(p *clientPush) string {
@@ -81,6 +92,12 @@ func rigRef(s string) serializer.Ref {
 // input returns the input of a line.
 func (r *clientRig) input(line string) clientInput {
 	f := strings.Fields(line)
+	switch {
+	case strings.HasPrefix(f[0], "join"):
+		return clientInput{kind: inJoin, push: r.named(f[0])}
+	case strings.HasPrefix(f[0], "leave"):
+		return clientInput{kind: inLeave, push: r.named(f[0])}
+	}
 	switch f[0] {
 	case "open":
 		return clientInput{kind: inOpened}
@@ -94,10 +111,6 @@ func (r *clientRig) input(line string) clientInput {
 		return clientInput{kind: inAgain}
 	case "giveup":
 		return clientInput{kind: inGiveUp}
-	case "join", "join2":
-		return clientInput{kind: inJoin, push: r.named(f[0])}
-	case "leave":
-		return clientInput{kind: inLeave, push: r.named("leave")}
 	case "params":
 		in := clientInput{kind: inParams}
 		fmt.Sscan(f[1], &in.attempt)
@@ -162,7 +175,11 @@ func (r *clientRig) do(line string) string {
 		r.s.needsAuth = true
 		return ""
 	}
-	r.s, r.out = clientStep(r.s, r.input(line), r.out[:0])
+	in := r.input(line)
+	if in.kind == inJoin && r.s.wants(in.push) {
+		r.attached = true
+	}
+	r.s, r.out = clientStep(r.s, in, r.out[:0])
 	var list []string
 	for i := range r.out {
 		if text := r.render(&r.out[i]); text != "" {
@@ -210,6 +227,11 @@ func (r *clientRig) render(o *clientOutput) string {
 		return "error!"
 	case outClosed:
 		return "closed!"
+	case outCanceled:
+		return "canceled"
+	case outDetach:
+		r.attached = false
+		return ""
 	}
 	panic("no such output")
 }

@@ -1,11 +1,7 @@
 package channel
 
 import (
-	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"time"
 
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/promise"
@@ -44,18 +40,23 @@ type clientState struct {
 	open   bool // the socket is connected
 	taken  bool // another channel is still leaving the topic: joins wait
 	auth   clientlink.Auth
-	over   bool          // closed permanently
-	gaveUp bool          // because a join failed
-	cause  error         // of StateErrored or over
+	cause  error         // of StateErrored, or of the end of the last life
 	refs   func() uint64 // the next ref of the socket
 
-	join     *clientPush // from Join; nil before
+	life   uint64        // the number of the life, or of the last one; see client_lives.go
+	over   bool          // it has ended
+	gaveUp bool          // because a join failed
+	dead   bool          // the socket is closed
+	next   *clientPush   // the Join of the next life, which waits for the end of this one
+	leaves []*clientPush // from Leave; the first one was sent
+	leftTo uint64        // no later life was left
+
+	join     *clientPush // from the Join of this life; nil before the first one
 	answered bool        // the handle of join was answered
 	attempt  uint64      // the number of the join, which identifies its params
 	joinRef  uint64      // of the current join; zero if it was not sent
 	tries    int         // rejoins since the last success or the last connection
 	again    bool        // joins again once the pushes in flight are answered; others wait for that join
-	leave    *clientPush // from Leave
 
 	needsAuth bool // joins wait until the client is authenticated
 	isExpired bool // the last join was refused because the token had expired
@@ -104,7 +105,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 		}
 	case inLeaveTimeout:
 		if m.status == StateLeaving {
-			m.left(failed(m.wrap(m.leave, push.ErrTimeout)))
+			m.left(failed(m.wrap(m.leaves[0], push.ErrTimeout)))
 		}
 	case inPushTimeout:
 		if m.remove(in.push) {
@@ -120,6 +121,7 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 	case inFree:
 		m.topicFreed()
 	case inEnd:
+		m.dead = true
 		m.end(in.err, nil)
 	case inAuth:
 		m.authChanged(in.auth)
@@ -136,19 +138,7 @@ func (m *clientMachine) add(o clientOutput) { m.out = append(m.out, o) }
 
 func (m *clientMachine) set(s ClientState, cause error) {
 	m.status, m.cause = s, cause
-	m.add(clientOutput{kind: outState, status: s, err: cause})
-}
-
-func (m *clientMachine) joinCalled(p *clientPush) {
-	switch {
-	case m.over:
-		m.fail(p, m.closedBy(m.cause))
-	case m.join != nil:
-		m.fail(p, ErrDuplicate)
-	default:
-		m.join = p
-		m.begin()
-	}
+	m.add(clientOutput{kind: outState, status: s, err: cause, push: m.join})
 }
 
 // begin starts a join, the first or a later one. Its timeout starts now, connected or not, unless
@@ -229,34 +219,6 @@ func (m *clientMachine) disconnected(err error) {
 	}
 }
 
-// failInFlight fails the pushes in flight. Those that were not sent go to the front of the buffer.
-func (m *clientMachine) failInFlight(err error) {
-	var back []*clientPush
-	for _, p := range m.inFlight() {
-		m.removeInFlight(p.ref)
-		if p.unsent && !p.isNow {
-			p.ref, p.unsent = 0, false
-			back = append(back, p)
-			continue
-		}
-		m.fail(p, p.lost(err))
-	}
-	if len(back) > 0 {
-		m.buffer = append(back, m.buffer...)
-	}
-}
-
-func (m *clientMachine) inFlight() []*clientPush {
-	if len(m.flight) == 0 {
-		return nil
-	}
-	list := make([]*clientPush, 0, len(m.flight))
-	for _, ref := range slices.Sorted(maps.Keys(m.flight)) {
-		list = append(list, m.flight[ref])
-	}
-	return list
-}
-
 // setErrored must be called before pushes are answered, whose callers may then read the state,
 // and scheduleRejoin after that. A join that was not answered yet keeps its timeout, so that its
 // caller is notified even if no connection follows.
@@ -301,6 +263,19 @@ func (m *clientMachine) joinFailed(a promise.Result, err error) {
 func (m *clientMachine) answerJoin(a promise.Result) {
 	m.answered = true
 	m.add(clientOutput{kind: outAnswer, push: m.join, answer: a})
+}
+
+// refused handles a message that could not be encoded.
+func (m *clientMachine) refused(ref uint64, err error) {
+	if p := m.flight[ref]; p != nil {
+		m.removeInFlight(ref)
+		m.fail(p, err)
+		return
+	}
+	if m.status == StateJoining && ref == m.joinRef && ref != 0 {
+		err = m.wrap(m.join, err)
+		m.joinFailed(failed(err), err)
+	}
 }
 
 // message handles a message for the topic. A message with the ref of another join is outdated. A
@@ -350,7 +325,7 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 	switch {
 	case ok && m.status == StateJoining && ref == m.joinRef:
 		m.joinReply(msg)
-	case ok && m.status == StateLeaving && ref == m.leave.ref:
+	case ok && m.status == StateLeaving && ref == m.leaves[0].ref:
 		m.left(promise.Result{Status: msg.Status, Payload: msg.Payload})
 	default: // a second reply, a reply after its timeout, or a reply with an unknown ref
 		m.add(clientOutput{kind: outDrop, msg: msg, why: "no push waits for this reply"})
@@ -393,206 +368,4 @@ func (m *clientMachine) crashed(err error) {
 	case StateLeaving:
 		m.left(promise.Result{Status: push.StatusOK})
 	}
-}
-
-func (m *clientMachine) pushCalled(p *clientPush) {
-	switch {
-	case m.over:
-		m.fail(p, m.closedBy(m.cause))
-	case m.status == StateLeaving:
-		m.fail(p, m.closedBy(ErrLeft))
-	case m.join == nil:
-		m.fail(p, ErrNotJoined)
-	case m.status == StateJoined && !m.again:
-		m.send(p)
-	default:
-		m.buffer = append(m.buffer, p)
-		m.add(clientOutput{kind: outArm, timer: timerPush, push: p})
-	}
-}
-
-// send assigns the ref of a push, starts or restarts its timeout, and sends it.
-func (m *clientMachine) send(p *clientPush) {
-	p.ref = m.refs()
-	if m.flight == nil {
-		m.flight = make(map[uint64]*clientPush)
-	}
-	m.flight[p.ref] = p
-	m.peak = max(m.peak, len(m.flight))
-	m.add(clientOutput{kind: outArm, timer: timerPush, push: p})
-	m.add(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: p.event})
-}
-
-// clientFlightKept is the number of pushes for which an empty flight keeps its memory.
-const clientFlightKept = 64
-
-// removeInFlight removes a push from flight. Maps do not shrink, so a large one is replaced when
-// empty.
-func (m *clientMachine) removeInFlight(ref uint64) {
-	delete(m.flight, ref)
-	if len(m.flight) == 0 && m.peak > clientFlightKept {
-		m.flight, m.peak = nil, 0
-	}
-}
-
-// remove removes a push from flight or the buffer, and reports whether it was there.
-func (m *clientMachine) remove(p *clientPush) bool {
-	if p.ref != 0 && m.flight[p.ref] == p {
-		m.removeInFlight(p.ref)
-		return true
-	}
-	i := slices.Index(m.buffer, p)
-	if i < 0 {
-		return false
-	}
-	if i == 0 {
-		m.buffer[0] = nil
-		m.buffer = m.buffer[1:]
-	} else {
-		m.buffer = slices.Delete(m.buffer, i, i+1)
-	}
-	return true
-}
-
-// refused handles a message that could not be encoded.
-func (m *clientMachine) refused(ref uint64, err error) {
-	if p := m.flight[ref]; p != nil {
-		m.removeInFlight(ref)
-		m.fail(p, err)
-		return
-	}
-	if m.status == StateJoining && ref == m.joinRef && ref != 0 {
-		err = m.wrap(m.join, err)
-		m.joinFailed(failed(err), err)
-	}
-}
-
-// leaveCalled sends phx_leave if the server knows the channel. The channel is left when the
-// server replies or the leave times out, whereas phoenix.js closes it immediately. So earlier
-// pushes are still answered. Pushes that were not sent yet fail.
-func (m *clientMachine) leaveCalled(p *clientPush) {
-	m.leave = p
-	known := m.open && m.joinRef != 0 && (m.status == StateJoining || m.status == StateJoined)
-	switch {
-	case m.join == nil, m.over:
-		m.answerLeave(promise.Result{Status: push.StatusOK})
-		return
-	case !known:
-		m.left(promise.Result{Status: push.StatusOK})
-		return
-	}
-	m.add(clientOutput{kind: outDisarm, timer: timerJoin})
-	m.set(StateLeaving, nil)
-	m.failJoin(ErrLeft)
-	m.failBuffer(ErrLeft)
-	p.ref = m.refs()
-	m.add(clientOutput{kind: outArm, timer: timerLeave})
-	m.add(clientOutput{kind: outSend, push: p, ref: p.ref, joinRef: m.joinRef, event: serializer.EventLeave})
-}
-
-func (m *clientMachine) answerLeave(a promise.Result) {
-	if m.leave != nil {
-		m.add(clientOutput{kind: outAnswer, push: m.leave, answer: a})
-		m.leave = nil
-	}
-}
-
-// left closes the channel because Leave was called.
-func (m *clientMachine) left(a promise.Result) { m.end(ErrLeft, &a) }
-
-// end closes the channel for good. The result leave answers a pending Leave; nil means that it
-// fails.
-func (m *clientMachine) end(cause error, leave *promise.Result) {
-	if m.over {
-		return
-	}
-	m.over = true
-	for _, t := range []clientTimer{timerJoin, timerRejoin, timerLeave} {
-		m.add(clientOutput{kind: outDisarm, timer: t})
-	}
-	m.add(clientOutput{kind: outNoParams})
-	m.joinRef = 0
-	m.set(StateClosed, cause)
-	for _, p := range m.inFlight() {
-		err := m.closedBy(cause)
-		if !p.unsent || p.isNow {
-			err = p.lost(err)
-		}
-		m.fail(p, err)
-	}
-	m.flight = nil
-	m.failBuffer(cause)
-	m.failJoin(cause)
-	switch {
-	case m.leave == nil:
-	case leave == nil:
-		m.answerLeave(failed(m.wrap(m.leave, m.closedBy(cause))))
-	default:
-		m.answerLeave(*leave)
-	}
-	m.add(clientOutput{kind: outClosed, err: cause})
-}
-
-// closedBy returns ErrClosed with its cause. If rejoining was given up, the error includes only the
-// text of the cause, so that errors.Is does not report that other pushes were refused or timed out.
-func (m *clientMachine) closedBy(cause error) error {
-	if m.gaveUp {
-		return fmt.Errorf("%w: %s", ErrClosed, cause.Error())
-	}
-	return fmt.Errorf("%w: %w", ErrClosed, cause)
-}
-
-func (m *clientMachine) failBuffer(cause error) {
-	for _, p := range m.buffer {
-		m.fail(p, m.closedBy(cause))
-	}
-	m.buffer = nil
-}
-
-func (m *clientMachine) failJoin(cause error) {
-	if m.join != nil && !m.answered {
-		m.answered = true
-		m.fail(m.join, m.closedBy(cause))
-	}
-}
-
-func (m *clientMachine) fail(p *clientPush, err error) {
-	m.add(clientOutput{kind: outAnswer, push: p, answer: failed(m.wrap(p, err))})
-}
-
-func (m *clientMachine) wrap(p *clientPush, err error) error { return p.wrap(m.topic, err) }
-
-// wrap adds the event and the topic to err.
-func (p *clientPush) wrap(topic string, err error) error {
-	switch p.event {
-	case serializer.EventJoin:
-		return fmt.Errorf("channel: join %s: %w", topic, err)
-	case serializer.EventLeave:
-		return fmt.Errorf("channel: leave %s: %w", topic, err)
-	}
-	return fmt.Errorf("channel: push %s to %s: %w", p.event, topic, err)
-}
-
-// failed returns the result of a push that gets no reply, because of err.
-func failed(err error) promise.Result {
-	if errors.Is(err, push.ErrTimeout) {
-		return promise.Result{Status: push.StatusTimeout, Err: err}
-	}
-	reason := serializer.Value(map[string]string{"reason": err.Error()})
-	return promise.Result{Status: push.StatusFailed, Payload: reason, Err: err}
-}
-
-// clientPush is a push, a join or a leave, with its handle.
-type clientPush struct {
-	handle  promise.Promise
-	c       *Client
-	event   string
-	timeout time.Duration
-
-	// Used by the rules only.
-	ref    uint64 // zero if it was not sent
-	unsent bool   // certainly not passed to the network
-	isNow  bool   // from PushNow
-
-	pushIO
 }

@@ -50,7 +50,7 @@ const (
 type clientOutput struct {
 	kind    clientOutputKind
 	timer   clientTimer         // outArm, outDisarm
-	push    *clientPush         // outSend of a push, outAnswer, outArm of a push
+	push    *clientPush         // outSend of a push, outAnswer, outArm of a push; the join: outState and outClosed
 	ref     uint64              // outSend
 	joinRef uint64              // outSend
 	event   string              // outSend
@@ -79,7 +79,9 @@ const (
 	outState                            // the state changed
 	outJoined                           // notify of a join
 	outErrored                          // notify of an error
-	outClosed                           // notify of the end, and release the topic
+	outClosed                           // notify of the end of a life
+	outCanceled                         // a life has ended that had not begun
+	outDetach                           // release the topic
 )
 
 type clientTimer uint8

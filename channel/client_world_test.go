@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // clientWorld generates random inputs that are possible in the state of the model.
@@ -14,8 +15,48 @@ type clientWorld struct {
 	m      *clientModel
 	online bool
 	joined bool
-	left   bool
 	pushes int
+
+	// What the handle knows: see Client.Join and Client.Leave.
+	lives  int
+	live   bool
+	called []string // the names of joins and leaves
+	begun  int      // the lives that the rules have begun
+
+	held      []string // joins and leaves that concurrent calls overtake
+	reordered bool
+	isLate    bool // no more calls are held
+}
+
+// call returns the line of a Join or Leave, now or later.
+func (w *clientWorld) call(name string) string {
+	w.called = append(w.called, name)
+	if w.isLate || len(w.held) == 3 || w.IntN(10) > 0 {
+		return name
+	}
+	w.held = append(w.held, name)
+	w.reordered = true
+	return w.next()
+}
+
+// release returns a line that was held.
+func (w *clientWorld) release(i int) string {
+	line := w.held[i]
+	w.held = append(w.held[:i:i], w.held[i+1:]...)
+	w.joined = w.joined || strings.HasPrefix(line, "join")
+	return line
+}
+
+// join returns the line of a Join, if the handle is not live.
+func (w *clientWorld) join() string {
+	w.lives++
+	w.live = true
+	return w.call(joinOf(w.lives))
+}
+
+func (w *clientWorld) leave() string {
+	w.live = false
+	return w.call(fmt.Sprintf("leave%d%s", w.lives, strings.Repeat("x", len(w.called))))
 }
 
 func (w *clientWorld) pick(list ...string) string { return list[w.IntN(len(list))] }
@@ -50,7 +91,13 @@ func (w *clientWorld) aJoinRef() string {
 }
 
 func (w *clientWorld) next() string {
+	if w.live && w.m.phase == "gone" && len(w.held) == 0 {
+		w.live = false
+	}
 	for {
+		if len(w.held) > 0 && w.IntN(4) == 0 {
+			return w.release(w.IntN(len(w.held)))
+		}
 		switch w.IntN(25) {
 		case 0:
 			w.online = !w.online
@@ -67,6 +114,7 @@ func (w *clientWorld) next() string {
 					return "needs"
 				}
 				w.joined = true
+				w.lives, w.live, w.called = 1, true, append(w.called, "join")
 				return "join"
 			}
 			if w.joined && w.m.taken {
@@ -94,9 +142,11 @@ func (w *clientWorld) next() string {
 				return fmt.Sprintf("cancel p%d", w.IntN(w.pushes)+1)
 			}
 		case 9:
-			if !w.left && w.IntN(12) == 0 {
-				w.left = true
-				return "leave"
+			if w.joined && w.live && w.IntN(6) == 0 || w.IntN(60) == 0 {
+				return w.leave()
+			}
+			if w.joined && !w.live && w.IntN(2) == 0 {
+				return w.join()
 			}
 		case 10, 11:
 			if timers := slices.Sorted(maps.Keys(w.m.timers)); len(timers) > 0 {
@@ -112,7 +162,7 @@ func (w *clientWorld) next() string {
 			}
 		case 14:
 			if w.joined && w.IntN(10) == 0 {
-				return w.pick("giveup", "end")
+				return w.pick("giveup", "giveup", "giveup", "end")
 			}
 		case 15, 16, 17, 18:
 			if w.joined {

@@ -39,7 +39,6 @@ func TestClientLeave(t *testing.T) {
 		if s, err := ch.State(); s != channel.StateClosed || !errors.Is(err, channel.ErrLeft) {
 			t.Fatal(s, err)
 		}
-		mustFail(t, ch.Join(), channel.ErrClosed)
 		mustReply(t, ch.Leave())
 		mustReply(t, joined(t, c, "room:1").Leave())
 		mustReply(t, c.Channel("room:2", nil).Leave())
@@ -88,7 +87,9 @@ func TestClientDuplicateJoins(t *testing.T) {
 		join := first.Join()
 		second := c.Channel("room:1", nil)
 		mustFail(t, second.Join(), channel.ErrDuplicate) // while it is joining
-		mustFail(t, first.Join(), channel.ErrDuplicate)
+		if again := first.Join(); again != join {
+			t.Fatal("a second Join returned another push")
+		}
 		mustReply(t, join)
 		mustFail(t, second.Join(), channel.ErrDuplicate)
 		crash := first.Push("crash", nil)

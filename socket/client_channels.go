@@ -63,11 +63,19 @@ func (u clientSocket) Attach(topic string, d clientlink.Channel) (busy bool, err
 	if topic == topicSocket && !u.cfg.NoSocketChannel {
 		return false, clientlink.ErrTaken
 	}
+	isAttached := false
 	for _, other := range u.topics[topic] {
-		if !other.IsLeaving() {
+		switch {
+		case other == d:
+			isAttached = true
+		case !other.IsLeaving():
 			return false, clientlink.ErrTaken
+		default:
+			busy = true
 		}
-		busy = true
+	}
+	if isAttached {
+		return false, nil
 	}
 	u.topics[topic] = append(u.topics[topic], d)
 	u.mu.Lock()
