@@ -8,17 +8,32 @@ import (
 	"bennu.example/push"
 )
 
-// TestClientRules runs scripts of inputs and expected outputs. A line without "=>" must have no
-// visible output. clientRig describes the inputs.
-func TestClientRules(t *testing.T) {
-	t.Parallel()
-	// joined is the beginning of most scripts. The next ref is 2.
-	const joined = `
+// clientJoined is the beginning of most scripts. The next ref is 2.
+const clientJoined = `
 		open
 		join => joining; params 1
 		params 1 => send 1 1 phx_join
 		msg 1 1 phx_reply ok => joined; answer join ok; joined!`
-	for _, test := range []struct{ name, script, armed string }{
+
+// clientScript is a script of inputs and expected outputs, and the timers that run at its end.
+type clientScript struct{ name, script, armed string }
+
+// playScripts runs scripts. A line without "=>" must have no visible output. clientRig describes
+// the inputs.
+func playScripts(t *testing.T, scripts []clientScript) {
+	t.Helper()
+	for _, test := range scripts {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			r := newClientRig()
+			playScript(t, test.script, r.do, r.armed, test.armed)
+		})
+	}
+}
+
+func TestClientRules(t *testing.T) {
+	t.Parallel()
+	playScripts(t, []clientScript{
 		{"a new channel is closed and rejects pushes", `
 			open
 			push a => answer a not joined`, ""},
@@ -155,7 +170,7 @@ func TestClientRules(t *testing.T) {
 			closed => errored; error!
 			due join => answer join timeout
 			open => joining; params 2`, "join"},
-		{"a lost connection during a rejoin stops its timer", joined + `
+		{"a lost connection during a rejoin stops its timer", clientJoined + `
 			closed => errored; error!
 			open => joining; params 2
 			closed => errored; error!`, ""},
@@ -164,7 +179,7 @@ func TestClientRules(t *testing.T) {
 			closed => errored; error!
 			closed
 			open => joining; params 2`, "join"},
-		{"phx_error starts one rejoin", joined + `
+		{"phx_error starts one rejoin", clientJoined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			msg 1 1 phx_error
 			due rejoin => joining; params 2`, "join"},
@@ -174,125 +189,31 @@ func TestClientRules(t *testing.T) {
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			msg 1 1 phx_reply ok => drop`, "join rejoin"},
-		{"a closed channel does not rejoin", joined + `
+		{"a closed channel does not rejoin", clientJoined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			leave => closed; answer leave ok; closed!
 			due rejoin
 			open`, ""},
-		{"phx_close closes the channel permanently and fails its pushes", joined + `
+		{"phx_close closes the channel permanently and fails its pushes", clientJoined + `
 			push a => send 1 2 a
 			msg 1 1 phx_close => closed; answer a lost; closed!
 			push b => answer b closed
 			closed
 			open
 			msg 1 2 phx_reply ok`, ""},
-		{"a Join after phx_close begins the next life, and earlier messages have no effect", joined + `
-			push a => send 1 2 a
-			msg 1 1 phx_close => closed; answer a lost; closed!
-			push b => answer b closed
-			join2 => joining; params 2
-			push c
-			msg 1 1 phx_close => drop
-			msg 1 - said => drop
-			params 1
-			params 2 => send 3 3 phx_join
-			msg 1 2 phx_reply ok => drop
-			msg 3 3 phx_reply ok => joined; send 3 4 c; answer join2 ok; joined!
-			msg 3 4 phx_reply ok => answer c ok
-			msg 1 1 phx_error => drop
-			msg 3 3 phx_close => closed; closed!`, ""},
-		{"a Join after a Leave waits until the leave is answered", joined + `
-			push a => send 1 2 a
-			leave => leaving; send 1 3 phx_leave
-			push b => answer b closed
-			join2
-			push c
-			msg - - said => drop
-			msg 1 2 phx_reply ok => answer a ok
-			msg 1 3 phx_reply ok => closed; answer leave ok; closed!; joining; params 2
-			msg 1 1 phx_close => drop
-			params 2 => send 4 4 phx_join
-			msg 4 4 phx_reply ok => joined; send 4 5 c; answer join2 ok; joined!`, "c"},
-		{"a Join after a Leave begins its life when the leave times out", joined + `
-			leave => leaving; send 1 2 phx_leave
-			join2
-			due leave => closed; answer leave timeout; closed!; joining; params 2
-			msg 1 2 phx_reply ok => drop
-			params 2 => send 3 3 phx_join`, "join"},
-		{"the connection is lost while a Join waits for a leave", joined + `
-			push a => send 1 2 a
-			leave => leaving; send 1 3 phx_leave
-			join2
-			closed => closed; answer a lost; answer leave ok; closed!; joining
-			open => params 2
-			params 2 => send 4 4 phx_join`, "join"},
-		{"a Leave cancels a Join that waits, and both leaves get the one answer", joined + `
-			leave => leaving; send 1 2 phx_leave
-			join2
-			push a
-			leave2 => answer a closed; canceled; answer join2 closed
-			push b => answer b closed
-			msg 1 2 phx_reply ok => closed; answer leave ok; answer leave2 ok; closed!
-			join3 => joining; params 2`, "join"},
-		{"a Join that follows a canceled one waits as well", joined + `
-			leave => leaving; send 1 2 phx_leave
-			join2
-			leave2 => canceled; answer join2 closed
-			join3
-			due leave => closed; answer leave timeout; answer leave2 timeout; closed!; joining; params 2
-			leave3 => closed; answer join3 closed; answer leave3 ok; closed!`, ""},
-		{"a life that is left while it joins is followed by the next one", `
-			open
-			join => joining; params 1
-			params 1 => send 1 1 phx_join
-			leave => leaving; answer join closed; send 1 2 phx_leave
-			join2
-			msg 1 1 phx_reply ok => drop
-			msg 1 2 phx_reply ok => closed; answer leave ok; closed!; joining; params 2`, "join"},
-		{"a Join that arrives before the Leave of the life before it waits for that", joined + `
-			join2
-			push a => send 1 2 a
-			leave => leaving; send 1 3 phx_leave
-			msg 1 2 phx_reply ok => answer a ok
-			msg 1 3 phx_reply ok => closed; answer leave ok; closed!; joining; params 2`, "join"},
-		{"a Leave of an earlier life has no effect on the next one", joined + `
-			msg 1 1 phx_close => closed; closed!
-			join2 => joining; params 2
-			leave => answer leave ok
-			params 2 => send 2 2 phx_join`, "join"},
-		{"a Join that arrives after its own Leave is canceled", `
-			open
-			leave1 => answer leave1 ok
-			join => canceled; answer join closed
-			join2 => joining; params 1`, "join"},
-		{"a life begins with the delays of a new channel", joined + `
-			msg 1 1 phx_error => errored; rejoin in 1; error!
-			due rejoin => joining; params 2
-			params 2 => send 2 2 phx_join
-			msg 2 2 phx_reply error => errored; answer join error; rejoin in 2; error!
-			giveup => closed; closed!
-			join2 => joining; params 3
-			params 3 => send 3 3 phx_join
-			msg 3 3 phx_reply error => errored; answer join2 error; rejoin in 1; error!`, "rejoin"},
-		{"the socket closes while a Join waits for a leave", joined + `
-			leave => leaving; send 1 2 phx_leave
-			join2
-			push a
-			end => closed; answer a closed; answer leave closed; closed!; canceled; answer join2 closed
-			join3 => canceled; answer join3 closed`, ""},
 		{"phx_close while joining answers the join", `
 			open
 			join => joining; params 1
 			push a
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_close => closed; answer a closed; answer join closed; closed!`, ""},
-		{"phx_close without refs, as in 1.0.0 for a join without join_ref", joined + `
+		{"phx_close without refs, as in 1.0.0 for a join without join_ref", clientJoined + `
 			msg - - phx_close => closed; closed!`, ""},
-		{"in 1.0.0 the ref tells that an earlier join ended", joined + `
+		{"in 1.0.0 the ref tells that an earlier join ended", clientJoined + `
 			msg - 9 phx_close => drop
 			msg - 9 phx_error => drop
 			msg - 1 phx_close => closed; closed!`, ""},
-		{"leave sends phx_leave with the join_ref, and the reply closes the channel", joined + `
+		{"leave sends phx_leave with the join_ref, and the reply closes the channel", clientJoined + `
 			push a => send 1 2 a
 			leave => leaving; send 1 3 phx_leave
 			push b => answer b closed
@@ -300,21 +221,21 @@ func TestClientRules(t *testing.T) {
 			msg 1 2 phx_reply ok => answer a ok
 			msg 1 3 phx_reply ok => closed; answer leave ok; closed!
 			msg 1 1 phx_close`, ""},
-		{"phx_close before the reply to a leave fails the pushes in flight", joined + `
+		{"phx_close before the reply to a leave fails the pushes in flight", clientJoined + `
 			push a => send 1 2 a
 			leave => leaving; send 1 3 phx_leave
 			msg 1 1 phx_close => closed; answer a lost; answer leave ok; closed!`, ""},
-		{"phx_error while leaving", joined + `
+		{"phx_error while leaving", clientJoined + `
 			leave => leaving; send 1 2 phx_leave
 			msg 1 1 phx_error => closed; answer leave ok; closed!`, ""},
-		{"leave times out", joined + `
+		{"leave times out", clientJoined + `
 			leave => leaving; send 1 2 phx_leave
 			due leave => closed; answer leave timeout; closed!`, ""},
-		{"lost connection while leaving", joined + `
+		{"lost connection while leaving", clientJoined + `
 			leave => leaving; send 1 2 phx_leave
 			closed => closed; answer leave ok; closed!
 			open`, ""},
-		{"leave while offline", joined + `
+		{"leave while offline", clientJoined + `
 			closed => errored; error!
 			push a
 			leave => closed; answer a closed; answer leave ok; closed!
@@ -381,7 +302,7 @@ func TestClientRules(t *testing.T) {
 			join => joining; params 1
 			leave => closed; answer join closed; answer leave ok; closed!
 			params 1`, ""},
-		{"other join_refs are dropped, and null and empty ones accepted, in any state", joined + `
+		{"other join_refs are dropped, and null and empty ones accepted, in any state", clientJoined + `
 			msg 9 - said => drop
 			msg x - said => drop
 			msg 01 - said => drop
@@ -394,10 +315,10 @@ func TestClientRules(t *testing.T) {
 			due rejoin => joining; params 2
 			msg 1 - said => drop
 			msg - - said => event said`, "join"},
-		{"phx_join and phx_leave from a server are events", joined + `
+		{"phx_join and phx_leave from a server are events", clientJoined + `
 			msg 1 - phx_join => event phx_join
 			msg 1 - phx_leave => event phx_leave`, ""},
-		{"a new connection rejoins immediately and resets the number of tries", joined + `
+		{"a new connection rejoins immediately and resets the number of tries", clientJoined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			due rejoin => joining; params 2
 			params 2 => send 2 2 phx_join
@@ -406,11 +327,11 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 3
 			params 3 => send 3 3 phx_join
 			msg 3 3 phx_reply error => errored; answer join error; rejoin in 1; error!`, "rejoin"},
-		{"rejoining can be given up", joined + `
+		{"rejoining can be given up", clientJoined + `
 			msg 1 1 phx_error => errored; rejoin in 1; error!
 			giveup => closed; closed!`, ""},
 
-		{"a push is sent immediately if joined, otherwise after the rejoin", joined + `
+		{"a push is sent immediately if joined, otherwise after the rejoin", clientJoined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply ok => answer a ok
 			closed => errored; error!
@@ -429,18 +350,18 @@ func TestClientRules(t *testing.T) {
 			due a => answer a timeout
 			params 1 => send 1 1 phx_join
 			msg 1 1 phx_reply ok => joined; send 1 2 c; answer join ok; joined!`, "c"},
-		{"no timeout after ok, no ok after the timeout", joined + `
+		{"no timeout after ok, no ok after the timeout", clientJoined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply ok => answer a ok
 			due a
 			push b => send 1 3 b
 			due b => answer b timeout
 			msg 1 3 phx_reply ok => drop`, ""},
-		{"a lost connection fails the pushes in flight immediately", joined + `
+		{"a lost connection fails the pushes in flight immediately", clientJoined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			closed => errored; answer a lost; answer b lost; error!`, ""},
-		{"pushes that were not sent are sent after the rejoin, before later ones", joined + `
+		{"pushes that were not sent are sent after the rejoin, before later ones", clientJoined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			push c => send 1 4 c
@@ -471,7 +392,7 @@ func TestClientRules(t *testing.T) {
 			now g => answer g offline
 			msg 3 4 phx_reply ok => closed; answer leave ok; closed!
 			now h => answer h offline`, ""},
-		{"a push of PushNow that was not sent fails instead of waiting for the rejoin", joined + `
+		{"a push of PushNow that was not sent fails instead of waiting for the rejoin", clientJoined + `
 			now a => send 1 2 a
 			now b => send 1 3 b
 			push c => send 1 4 c
@@ -481,39 +402,39 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 2
 			params 2 => send 5 5 phx_join
 			msg 5 5 phx_reply ok => joined; send 5 6 c; answer join ok; joined!`, "c"},
-		{"a push of PushNow that was not sent when the channel ends", joined + `
+		{"a push of PushNow that was not sent when the channel ends", clientJoined + `
 			now a => send 1 2 a
 			now b => send 1 3 b
 			unsent b
 			end => closed; answer a lost; answer b offline; closed!`, ""},
-		{"PushNow does not delay a join after dropped records", joined + `
+		{"PushNow does not delay a join after dropped records", clientJoined + `
 			push a => send 1 2 a
 			again
 			now b => answer b offline
 			msg 1 2 phx_reply ok => answer a ok; joining; params 2`, "join"},
-		{"PushNow times out", joined + `
+		{"PushNow times out", clientJoined + `
 			now a => send 1 2 a
 			due a => answer a timeout
 			msg 1 2 phx_reply ok => drop`, ""},
-		{"a crash fails all pushes in flight, sent or not", joined + `
+		{"a crash fails all pushes in flight, sent or not", clientJoined + `
 			push a => send 1 2 a
 			unsent a
 			msg 1 1 phx_error => errored; answer a lost; rejoin in 1; error!
 			msg - 2 phx_reply error => drop`, "rejoin"},
-		{"a reply may have any status; a second one is dropped", joined + `
+		{"a reply may have any status; a second one is dropped", clientJoined + `
 			push a => send 1 2 a
 			msg 1 2 phx_reply maybe => answer a maybe
 			msg 1 2 phx_reply ok => drop`, ""},
-		{"an error reply for an unknown topic has a null join_ref", joined + `
+		{"an error reply for an unknown topic has a null join_ref", clientJoined + `
 			push a => send 1 2 a
 			msg - 2 phx_reply error => answer a error`, ""},
-		{"replies that no push waits for", joined + `
+		{"replies that no push waits for", clientJoined + `
 			msg 1 1 phx_reply error => drop
 			msg 1 99 phx_reply ok => drop
 			msg 1 - phx_reply ok => drop
 			msg 1 18446744073709551616 phx_reply ok => drop
 			msg 1 '' phx_reply ok => drop`, ""},
-		{"a push that cannot be encoded", joined + `
+		{"a push that cannot be encoded", clientJoined + `
 			push a => send 1 2 a
 			refused 2 => answer a payload
 			refused 2`, ""},
@@ -523,7 +444,7 @@ func TestClientRules(t *testing.T) {
 			params 1 => send 1 1 phx_join
 			refused 1 => errored; answer join payload; rejoin in 1; error!
 			refused 1`, "rejoin"},
-		{"cancel removes a buffered push and ignores the reply to a sent one", joined + `
+		{"cancel removes a buffered push and ignores the reply to a sent one", clientJoined + `
 			push a => send 1 2 a
 			cancel a => answer a canceled
 			msg 1 2 phx_reply ok => drop
@@ -534,22 +455,22 @@ func TestClientRules(t *testing.T) {
 			open => joining; params 2
 			params 2 => send 3 3 phx_join
 			msg 3 3 phx_reply ok => joined; answer join ok; joined!`, ""},
-		{"the socket closes", joined + `
+		{"the socket closes", clientJoined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			unsent b
 			end => closed; answer a lost; answer b closed; closed!
 			end`, ""},
-		{"the socket closes while leaving", joined + `
+		{"the socket closes while leaving", clientJoined + `
 			leave => leaving; send 1 2 phx_leave
 			end => closed; answer leave closed; closed!`, ""},
-		{"after dropped records the channel joins again", joined + `
+		{"after dropped records the channel joins again", clientJoined + `
 			again => joining; params 2
 			again
 			params 2 => send 2 2 phx_join
 			msg 1 1 phx_close => drop
 			msg 2 2 phx_reply ok => joined; answer join ok; joined!`, ""},
-		{"to join again waits for the pushes in flight, and later ones wait for the join", joined + `
+		{"to join again waits for the pushes in flight, and later ones wait for the join", clientJoined + `
 			push a => send 1 2 a
 			push b => send 1 3 b
 			again
@@ -558,19 +479,13 @@ func TestClientRules(t *testing.T) {
 			due b => answer b timeout; joining; params 2
 			params 2 => send 4 4 phx_join
 			msg 4 4 phx_reply ok => joined; send 4 5 c; answer join ok; joined!`, "c"},
-		{"without a connection the next join is the rejoin", joined + `
+		{"without a connection the next join is the rejoin", clientJoined + `
 			push a => send 1 2 a
 			again
 			closed => errored; answer a lost; error!
 			again
 			open => joining; params 2`, "join"},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			r := newClientRig()
-			playScript(t, test.script, r.do, r.armed, test.armed)
-		})
-	}
+	})
 }
 
 func TestClientFlightShrinks(t *testing.T) {
