@@ -67,6 +67,7 @@ type Client struct {
 	conn        *clientConn
 	msg         serializer.Message // being received
 	topics      map[string][]clientlink.Channel
+	handles     clientHandles
 	refs        uint64
 	dials       uint64
 	cancelDial  func()
@@ -205,7 +206,7 @@ func (c *Client) Ready(ctx context.Context) error {
 // Channel returns a new channel of the socket; its Join joins the topic. Params are the payload of
 // the join: a Go value, a serializer.Payload, or a func(context.Context) (any, error), which is
 // called for each join, may block and may fail. A value is encoded now. Only one channel at a time
-// can be joined to a topic: see channel.ErrDuplicate.
+// can be joined to a topic: see channel.ErrDuplicate, and [Client.Subscribe], which shares it.
 func (c *Client) Channel(topic string, params any) *channel.Client {
 	cfg := channelhost.ClientConfig{
 		Prefix:      c.prefixFor(topic),

@@ -78,6 +78,7 @@ func (u clientSocket) Attach(topic string, d clientlink.Channel) (busy bool, err
 		return false, nil
 	}
 	u.topics[topic] = append(u.topics[topic], d)
+	u.handles.attached(topic, d)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.channels = append(u.channels, d)
@@ -98,6 +99,7 @@ func (u clientSocket) Detach(topic string, d clientlink.Channel) {
 	} else {
 		delete(u.topics, topic)
 	}
+	u.handles.detached(topic, d)
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.channels = slices.DeleteFunc(slices.Clone(u.channels), isD)

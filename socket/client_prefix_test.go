@@ -38,6 +38,12 @@ func TestClientTopicPrefix(t *testing.T) {
 			t.Errorf("another channel with the topic: %v", err)
 		}
 		joined(t, c, "phoenix")
+		if h, ok := c.Lookup("room:1"); h != ch || !ok || c.Subscribe("room:1", nil) != ch {
+			t.Error("Lookup or Subscribe does not find the channel by its topic")
+		}
+		if got := c.Topics(); !slices.Equal(got, []string{"phoenix", "room:1"}) {
+			t.Errorf("Topics returned %q", got)
+		}
 		time.Sleep(time.Minute) // a heartbeat
 		p.last().cut(errReset)
 		synctest.Wait()

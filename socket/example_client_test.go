@@ -376,3 +376,34 @@ func ExampleRetry() {
 	// Output:
 	// 300ms 2s
 }
+
+// Two parts of a program share the channel of a topic.
+func ExampleClient_Subscribe() {
+	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
+	server := httptest.NewServer(h)
+	defer server.Close()
+	ctx := context.Background()
+	defer h.Shutdown(ctx)
+	client, err := socket.Dial(ctx, server.URL, nil)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close(ctx)
+
+	params := map[string]string{"user": "ann"}
+	room := client.Subscribe("room:lobby", params)
+	again := client.Subscribe("room:lobby", params)
+	fmt.Println(room == again, client.Topics())
+
+	if ch, ok := client.Lookup("room:lobby"); ok {
+		ch.Leave().Wait(ctx)
+	}
+	fmt.Println(client.Subscribe("room:lobby", params) == room)
+	_, err = room.Join().Wait(ctx)
+	fmt.Println(err)
+	// Output:
+	// true [room:lobby]
+	// true
+	// <nil>
+}
