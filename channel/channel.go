@@ -31,7 +31,7 @@ type Channel struct {
 	data    any             // a pointer to the handler's S
 	ctx     context.Context // replaced under mu by the callbacks' goroutine, see setValues
 	cancel  context.CancelCauseFunc
-	ext     *extension // Nil means that nothing of it is needed.
+	ext     atomic.Pointer[extension] // Nil means that nothing of it is needed.
 	mailbox mailbox.Mailbox[item]
 
 	handling       atomic.Bool   // a message of the client is handled, or one that such a message caused
@@ -101,8 +101,8 @@ func (c *Channel) Push(event string, payload any) error {
 	if err == nil {
 		how := c.h.deliveryOfPush(c.topic, event, payload)
 		how.Caused = c.handling.Load()
-		if c.ext != nil {
-			c.ext.past.pushes.Add(1)
+		if p := c.past(); p != nil {
+			p.pushes.Add(1)
 		}
 		err = c.send(f, how)
 	}
@@ -268,11 +268,11 @@ func (s *subscriber) Deliver(b *pubsub.Broadcast) error { return s.DeliverPrepar
 // one.
 func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 	c := (*Channel)(s)
-	if c.ext != nil && b.Record() != nil {
-		if !c.ext.past.reader.Live() {
+	if p := c.past(); p != nil && b.Record() != nil {
+		if !p.reader.Live() {
 			return nil // it is read from the log
 		}
-		if c.ext.past.asked {
+		if p.asked {
 			return c.deliverRecord(b)
 		}
 	}

@@ -85,6 +85,7 @@ type Client struct {
 
 	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
+	calls  atomic.Pointer[clientCalls]  // nil without Handle
 }
 
 // newClient is channelhost.NewClient.

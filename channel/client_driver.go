@@ -148,11 +148,10 @@ func (t *clientParams) Run() {
 // clientChannel is the socket's handle to the channel. Its methods run on the loop.
 type clientChannel struct{ c *Client }
 
-func (d clientChannel) Opened()                       { d.c.feed(clientInput{kind: inOpened}) }
-func (d clientChannel) Closed(err error)              { d.c.feed(clientInput{kind: inClosed, err: err}) }
-func (d clientChannel) End(err error)                 { d.c.feed(clientInput{kind: inEnd, err: err}) }
-func (d clientChannel) AuthChanged(a clientlink.Auth) { d.c.feed(clientInput{kind: inAuth, auth: a}) }
-func (d clientChannel) Freed()                        { d.c.feed(clientInput{kind: inFree}) }
+func (d clientChannel) Opened()          { d.c.feed(clientInput{kind: inOpened}) }
+func (d clientChannel) Closed(err error) { d.c.feed(clientInput{kind: inClosed, err: err}) }
+func (d clientChannel) End(err error)    { d.c.feed(clientInput{kind: inEnd, err: err}) }
+func (d clientChannel) Freed()           { d.c.feed(clientInput{kind: inFree}) }
 func (d clientChannel) IsLeaving() bool {
 	return d.c.state.status == StateLeaving && d.c.state.next == nil
 }
@@ -169,6 +168,12 @@ func (d clientChannel) Woke() {
 		c.socket.Disarm(&c.rejoinTimer)
 		c.feed(clientInput{kind: inRejoin})
 	}
+}
+
+// AuthChanged also means that the server may have accepted the join of $socket.
+func (d clientChannel) AuthChanged(a clientlink.Auth) {
+	d.c.feed(clientInput{kind: inAuth, auth: a})
+	d.c.updateCalls()
 }
 
 func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
@@ -251,6 +256,9 @@ func (c *Client) perform(o *clientOutput) {
 	case outAnswer:
 		c.answer(o.push, o.answer)
 	case outEvent:
+		if calls := c.calls.Load(); calls != nil && c.receiveCall(calls, o.msg, o.early) {
+			return
+		}
 		if c.follower != nil && !o.early {
 			c.follower.Received(o.msg.Event, o.msg.Payload)
 		}
@@ -264,10 +272,14 @@ func (c *Client) perform(o *clientOutput) {
 		c.socket.Disarm(c.timerFor(o.timer))
 	case outState:
 		c.changed(o)
+		if o.status != StateJoined {
+			c.endRuns()
+		}
 		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
 			Msg("channel state changed")
 	case outJoined:
 		c.setWills()
+		c.updateCalls()
 		if h := c.resume.Load(); h != nil {
 			c.resumeJoined(h, o.payload)
 		}
@@ -337,8 +349,11 @@ func (c *Client) transmit(o *clientOutput) {
 		Ref:  o.ref,
 		From: clientChannel{c},
 	}
-	if h := c.resume.Load(); h != nil && o.event == serializer.EventJoin {
-		out.Msg.Payload = h.joinParams(o.payload)
+	if o.event == serializer.EventJoin {
+		out.Msg.Payload = c.callParams(out.Msg.Payload)
+		if h := c.resume.Load(); h != nil {
+			out.Msg.Payload = h.joinParams(out.Msg.Payload)
+		}
 	}
 	if p := o.push; p != nil {
 		out.Msg.Payload, p.payload = p.payload, serializer.Payload{}

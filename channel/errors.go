@@ -36,6 +36,10 @@ var (
 	ErrFull = errors.New("channel's mailbox is full")
 	// ErrNoRef is wrapped by the error of Reply for a Ref that identifies no message.
 	ErrNoRef = errors.New("no message to reply to")
+	// ErrNoHandler is wrapped by the error of Call for an event that the client does not answer.
+	ErrNoHandler = errors.New("client has no handler for the event")
+	// ErrTooManyCalls is wrapped by the error of Call while 64 calls of the channel are open.
+	ErrTooManyCalls = errors.New("too many open calls")
 )
 
 // maxReason is the length of a reason in bytes, as in a WebSocket's close frame.

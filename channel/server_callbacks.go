@@ -69,7 +69,7 @@ func (c *Channel) work(it item) {
 		c.feed(serverInput{kind: serverInExited, err: err})
 	}
 	c.handling.Store(false)
-	if c.ext != nil {
+	if c.past() != nil {
 		c.readAgain()
 	}
 }
@@ -129,11 +129,7 @@ func (c *Channel) handleInfo(it *item) {
 
 func (c *Channel) handleEvent(it *item) {
 	if c.h.refuses(it.event) {
-		if it.event == eventHistory {
-			c.handleHistoryPush(it)
-		} else {
-			c.refuseReserved(it)
-		}
+		c.handleExtension(it)
 		return
 	}
 	c.beginEvent(it.ref)
@@ -289,8 +285,8 @@ func (c *Channel) unsubscribe() {
 	if c.sub != nil {
 		c.sub.Cancel()
 	}
-	if c.ext != nil {
-		c.ext.past.close()
+	if p := c.past(); p != nil {
+		p.close()
 	}
 	c.mu.Lock()
 	others := c.others

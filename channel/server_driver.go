@@ -66,6 +66,9 @@ func (d *driver) Accepts(joinRef serializer.Ref) bool {
 func (d *driver) ReplyRef() serializer.Ref { return d.pushRef }
 
 func (d *driver) Receive(m serializer.Message, wait time.Duration) bool {
+	if (*Channel)(d).receiveExtension(m) {
+		return true
+	}
 	it := item{kind: itemEvent, caused: true, ref: m.Ref, event: m.Event, payload: m.Payload}
 	return (*Channel)(d).receive(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
 }
@@ -73,6 +76,7 @@ func (d *driver) Receive(m serializer.Message, wait time.Duration) bool {
 func (d *driver) Leave(m serializer.Message, wait time.Duration) bool {
 	c := (*Channel)(d)
 	c.inject(serverInput{kind: serverInLeaving})
+	c.endCalls()
 	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
 }
 
@@ -117,11 +121,13 @@ func (d *driver) Watch(limit time.Duration) {
 }
 
 func (d *driver) Close(reason error) {
+	(*Channel)(d).endCalls()
 	(*Channel)(d).closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
 func (d *driver) Cancel(reason error) {
 	reason = fmt.Errorf("%w: %w", ErrClosed, reason)
+	(*Channel)(d).endCalls()
 	(*Channel)(d).closeMailbox(false, reason)
 	d.cancel(reason)
 }
@@ -253,6 +259,9 @@ func (c *Channel) stepLocked(in serverInput, out *serverOutputs) {
 
 // perform carries out the outputs of a step, except for calls of the user's code.
 func (c *Channel) perform(out *serverOutputs) {
+	if out.n > 0 && c.status() > serverJoined {
+		c.endCalls()
+	}
 	for i := range out.all() {
 		switch o := &out.list[i]; o.kind {
 		case serverOutArm, serverOutDisarm: // done by stepLocked

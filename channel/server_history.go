@@ -37,12 +37,6 @@ const (
 	retryRead   = 250 * time.Millisecond
 )
 
-// extension is the part of a channel that not every channel needs. It is set before the join
-// callback runs, and does not change.
-type extension struct {
-	past past
-}
-
 // past is a channel's place in the history of its topic.
 type past struct {
 	reader follow.Reader[*pubsub.Broadcast]
@@ -85,7 +79,7 @@ func (p *past) rarely() *rarePast {
 // deliverRecord is DeliverPrepared for a recorded broadcast. It runs under the topic's order lock
 // and takes no lock of the channel.
 func (c *Channel) deliverRecord(b *pubsub.Broadcast) error {
-	p := &c.ext.past
+	p := c.past()
 	if p.lost.Load() || c.status().isMute() {
 		return nil
 	}
@@ -123,7 +117,7 @@ func (c *Channel) sendRecord(b *pubsub.Broadcast) (sent bool, err error) {
 	if err == nil && c.up.Send(f, transport.Delivery{IfRoom: true}) == transport.ErrNoRoom {
 		return false, nil
 	}
-	c.ext.past.heldBack = 0
+	c.past().heldBack = 0
 	if err != nil || b.Payload.IsBinary() {
 		if f, failed := b.MarkerFrame(s); failed == nil {
 			_ = c.up.Send(f, transport.Delivery{Answer: true}) // the end of the connection ends the channel
@@ -134,7 +128,7 @@ func (c *Channel) sendRecord(b *pubsub.Broadcast) (sent bool, err error) {
 
 // sendMarker sends the client's new position in an event of its own.
 func (c *Channel) sendMarker(pos history.Position) {
-	c.ext.past.heldBack = 0
+	c.past().heldBack = 0
 	f, err := serializer.Encode(c.up.Serializer(), &serializer.Message{
 		Kind: serializer.KindBroadcast, Topic: c.topic, Event: eventHistory,
 		Payload: serializer.Payload{}.WithPosition(pos),
@@ -148,7 +142,7 @@ func (c *Channel) sendMarker(pos history.Position) {
 
 // holdBack notes that the client has passed a record without a frame.
 func (c *Channel) holdBack(pos history.Position) {
-	p := &c.ext.past
+	p := c.past()
 	if !p.asked {
 		return
 	}
@@ -171,7 +165,7 @@ func (c *Channel) holdBack(pos history.Position) {
 
 // sendHeldBack sends the client's position if it has passed records without a frame.
 func (c *Channel) sendHeldBack() {
-	p := &c.ext.past
+	p := c.past()
 	p.reader.Sync(func(pos history.Position, _ bool) {
 		if p.heldBack > 0 && !p.lost.Load() {
 			c.sendMarker(pos)
@@ -185,10 +179,10 @@ func (s *subscriber) ClientID() string { return s.up.ClientID() }
 // Skip is part of follow.Subscriber: b is the channel's own BroadcastFrom.
 func (s *subscriber) Skip(b *pubsub.Broadcast) {
 	c := (*Channel)(s)
-	if c.ext == nil {
+	p := c.past()
+	if p == nil {
 		return
 	}
-	p := &c.ext.past
 	pos := b.Record().Position
 	if p.reader.Live() {
 		c.holdBack(pos)
@@ -205,10 +199,11 @@ func (s *subscriber) Skip(b *pubsub.Broadcast) {
 // Lost is part of follow.Subscriber: the log lost records that the channel has sent.
 func (s *subscriber) Lost(after time.Duration) {
 	c := (*Channel)(s)
-	if c.ext == nil || !c.ext.past.asked || c.ext.past.lost.Swap(true) {
+	p := c.past()
+	if p == nil || !p.asked || p.lost.Swap(true) {
 		return
 	}
-	r := c.ext.past.rarely()
+	r := p.rarely()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.end = time.AfterFunc(after, func() { c.endLost(r) })
@@ -260,7 +255,7 @@ func (p *past) close() {
 
 // readLater puts an item into the mailbox that reads on. It may be called under any lock.
 func (c *Channel) readLater() {
-	p := &c.ext.past
+	p := c.past()
 	if p.posted.Swap(true) {
 		return
 	}
@@ -272,7 +267,7 @@ func (c *Channel) readLater() {
 // readAgain puts the item into the mailbox that found no room before. It is called when another
 // item was handled.
 func (c *Channel) readAgain() {
-	if p := &c.ext.past; p.again.Load() {
+	if p := c.past(); p.again.Load() {
 		p.again.Store(false)
 		p.posted.Store(false)
 		c.readLater()

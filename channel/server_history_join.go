@@ -69,14 +69,14 @@ func (c *Channel) replayFrom(p history.Position) error {
 	switch {
 	case h == nil:
 		return errNoJoin
-	case c.ext == nil:
+	case c.past() == nil:
 		return history.ErrNoRule
 	case h.resume.OK:
 		return errContinues
 	case p.IsZero():
 		return history.ErrPosition
 	}
-	past := &c.ext.past
+	past := c.past()
 	start := follow.Start{Since: p}
 	if r := past.rare.Load(); r != nil {
 		start.Reach = r.reach
@@ -192,8 +192,12 @@ func (c *Channel) openHistory(it *item) error {
 		return nil
 	}
 	start := follow.Start{Since: h.since, Last: h.last, NoReplay: !h.asked}
-	ext := new(extension)
-	p := &ext.past
+	ext := new(struct { // in one allocation
+		extension
+		of past
+	})
+	p := &ext.of
+	ext.extension.past = p
 	p.asked, p.others = h.asked, h.asked && !h.own
 	p.pulls = h.asked && c.h.interceptsAny(keep)
 	if h.asked && c.h.reach != nil {
@@ -211,7 +215,7 @@ func (c *Channel) openHistory(it *item) error {
 		c.up.Log(c.driver(), "join without history", err)
 		return nil
 	}
-	c.ext = ext
+	c.ext.Store(&ext.extension)
 	if h.asked {
 		c.h.warnOfPolicies(c, keep)
 		c.mu.Lock() // Reach may have started a goroutine that calls Resume
@@ -251,7 +255,7 @@ func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
 		return payload, nil
 	}
 	out := historyReply{why: h.why}
-	if c.ext != nil {
+	if c.past() != nil {
 		var err error
 		if out, err = c.missed(h); err != nil {
 			return payload, err
@@ -262,7 +266,7 @@ func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
 	if err != nil {
 		return payload, err
 	}
-	if mayHaveHistory(encoded) {
+	if mayHaveWord(encoded, "history") {
 		if _, _, found := encoded.Cut(memberHistory); found {
 			return payload, fmt.Errorf("channel: join reply has a member %q, which is reserved", memberHistory)
 		}
@@ -294,7 +298,7 @@ func (r historyReply) joinedWith(p serializer.Payload) (joined serializer.Payloa
 
 // missed returns the member "$history" for a topic that is recorded.
 func (c *Channel) missed(h *joinHistory) (historyReply, error) {
-	p := &c.ext.past
+	p := c.past()
 	n, err := p.reader.Missed(c.ctx)
 	if errors.Is(err, history.ErrTrimmed) && !h.resume.OK && !h.placed {
 		// More was recorded during the join callback than the topic may keep. The client gets a new
@@ -314,7 +318,7 @@ func (c *Channel) missed(h *joinHistory) (historyReply, error) {
 
 // reopen places the reader at the end of the log.
 func (c *Channel) reopen() error {
-	p := &c.ext.past
+	p := c.past()
 	p.reader.Close()
 	p.reader = follow.Reader[*pubsub.Broadcast]{}
 	_, err := c.up.PubSub().Recorded().Open(c.ctx, &p.reader, c.topic, follow.Start{NoReplay: true})

@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 
@@ -27,7 +26,7 @@ func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Pay
 	if since, ok := sinceIn(raw, `{"`+memberHistory+`":{"since":"`, `"}}`); ok && !params.IsBinary() {
 		return historyParams{asked: true, own: true, since: since}, emptyParams, ""
 	}
-	if !mayHaveHistory(params) {
+	if !mayHaveWord(params, "history") {
 		return h, params, ""
 	}
 	value, rest, found := params.Cut(memberHistory)
@@ -43,11 +42,6 @@ var emptyParams = func() (p serializer.Payload) {
 	_ = p.UnmarshalJSON([]byte("{}")) // never fails
 	return p
 }()
-
-// mayHaveHistory reports false if an encoded payload has no member "$history".
-func mayHaveHistory(p serializer.Payload) bool {
-	return bytes.Contains(p.Bytes(), []byte("history")) // "$" may be escaped
-}
 
 // sinceIn returns the position between prefix and suffix, if raw consists of the three.
 func sinceIn(raw []byte, prefix, suffix string) (since history.Position, ok bool) {

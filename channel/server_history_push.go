@@ -50,10 +50,10 @@ func (c *Channel) handleHistoryPush(it *item) {
 // historyPush handles a client's push of $history. It returns push.NoReply if the answer follows
 // later.
 func (c *Channel) historyPush(ref serializer.Ref, payload serializer.Payload) (push.Reply, error) {
-	if c.ext == nil {
+	if c.past() == nil {
 		return replyOff, nil
 	}
-	if !c.ext.past.rarely().rate.Take(historyRate) {
+	if !c.past().rarely().rate.Take(historyRate) {
 		return replyRate, nil
 	}
 	raw, err := payload.JSON()
@@ -102,7 +102,7 @@ type pageItem struct {
 // intercepts are left out, because a page must not bypass a filter. If nothing is left, and there
 // are older events, the page has the event $history with the position before which they are.
 func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
-	if c.h.pages == nil || !c.ext.past.asked {
+	if c.h.pages == nil || !c.past().asked {
 		return replyForbidden, nil
 	}
 	refused := false
@@ -124,7 +124,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	case err != nil:
 		return replyUnavailable, nil //nolint:nilerr // the state of the log is in PubSub.LogHealth
 	}
-	reach := c.ext.past.rarely().reach
+	reach := c.past().rarely().reach
 	items, more, size := make([]pageItem, 0, len(batch.Records)), batch.More, 0
 	first := len(batch.Records)
 	for ; first > 0; first-- {
@@ -160,7 +160,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 
 // awaitTop answers when the channel has sent everything up to the log's top.
 func (c *Channel) awaitTop(ref serializer.Ref) push.Reply {
-	p := &c.ext.past
+	p := c.past()
 	top, err := p.reader.Top(c.ctx)
 	if err != nil {
 		return replyUnavailable
@@ -189,7 +189,7 @@ func (c *Channel) awaitTop(ref serializer.Ref) push.Reply {
 // answerTops answers the pushes of {"top": true} that are due. It is called by the callbacks'
 // goroutine.
 func (c *Channel) answerTops() {
-	p := &c.ext.past
+	p := c.past()
 	r := p.rare.Load()
 	if r == nil {
 		return

@@ -44,7 +44,7 @@ func (c *Channel) handlePast(it *item) {
 // read sends records until the channel is live, parked or has ended, or a slice is full. It is an
 // item of the mailbox, and called after the reply to the join.
 func (c *Channel) read() {
-	p := &c.ext.past
+	p := c.past()
 	p.posted.Store(false)
 	if p.reader.Live() {
 		return
@@ -114,7 +114,7 @@ func (c *Channel) readFirst() progress {
 		itemsPool.Put(buf)
 	}()
 	for round := range 2 { // the records, and their end
-		items, ok := c.ext.past.reader.Window(firstSlice, (*buf)[:0])
+		items, ok := c.past().reader.Window(firstSlice, (*buf)[:0])
 		if !ok {
 			break
 		}
@@ -131,7 +131,7 @@ func (c *Channel) readFirst() progress {
 
 // flip makes the channel live if it has sent all records. It returns readMore if it has not.
 func (c *Channel) flip(round int) progress {
-	p := &c.ext.past
+	p := c.past()
 	var flip follow.Flip
 	if round >= flipRounds && p.asked && !p.pulls {
 		flip = p.reader.FlipSending(func(b *pubsub.Broadcast) bool {
@@ -161,7 +161,7 @@ func (c *Channel) flip(round int) progress {
 
 // passRecord sends a record, or leaves it out, and moves the channel's position.
 func (c *Channel) passRecord(it readItem) progress {
-	p := &c.ext.past
+	p := c.past()
 	b := it.Item
 	framed := false
 	switch intercept := c.h.out[b.Event]; {
@@ -203,7 +203,7 @@ func (c *Channel) passRecord(it readItem) progress {
 
 // sendAny sends a record to a client that asked for history or did not.
 func (c *Channel) sendAny(b *pubsub.Broadcast) (sent bool, err error) {
-	if c.ext.past.asked {
+	if c.past().asked {
 		return c.sendRecord(b)
 	}
 	f, err := b.Frame(c.up.Serializer())
@@ -215,14 +215,14 @@ func (c *Channel) sendAny(b *pubsub.Broadcast) (sent bool, err error) {
 
 // leavesOut reports whether the client does not receive a record that it missed.
 func (c *Channel) leavesOut(r *history.Record) bool {
-	p := &c.ext.past
+	p := c.past()
 	return p.skipped(r.Position) || p.others && r.From != "" && r.From == c.up.ClientID()
 }
 
 // readFailed acts on an error of reading. If records were lost, the channel of a client that asked
 // for history ends, and another continues without them.
 func (c *Channel) readFailed(err error) {
-	p := &c.ext.past
+	p := c.past()
 	switch {
 	case c.ctx.Err() != nil:
 	case !follow.IsLoss(err):
@@ -244,6 +244,6 @@ func (c *Channel) readFailed(err error) {
 
 // lose ends the channel because the log lost records.
 func (c *Channel) lose() {
-	c.ext.past.lost.Store(true)
+	c.past().lost.Store(true)
 	c.feed(serverInput{kind: serverInLost, err: errHistoryLost})
 }

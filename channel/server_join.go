@@ -63,7 +63,7 @@ func (c *Channel) callJoin(it *item) {
 	switch {
 	case in.kind != serverInAccepted:
 		c.feed(in)
-	case c.ext == nil:
+	case c.past() == nil:
 		c.accept(in)
 	case len(c.h.out) > 0: // pass may call the user's code
 		c.accept(in)
@@ -108,7 +108,7 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 	var reply any
 	var asksOnce bool
 	it.payload, asksOnce = cutOnce(it.payload)
-	if in.err = c.openHistory(it); in.err == nil {
+	if in.err = c.openExtensions(it); in.err == nil {
 		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
 		in.accepted = in.err == nil
 	}

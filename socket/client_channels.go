@@ -124,6 +124,10 @@ func (c *Client) checkPrefix() error {
 	return nil
 }
 
+func (u clientSocket) Own() (wanted, joined bool) {
+	return !u.cfg.NoSocketChannel, u.conn != nil && u.own.joined
+}
+
 func (u clientSocket) BeginPush() uint64 {
 	u.entered++
 	u.unanswered++

@@ -73,6 +73,9 @@ type Socket interface {
 	WatchesChanges() bool
 	// Changed is called with a channel.Change, and with its size in a stream.
 	Changed(change any, size int)
+	// Own reports whether the client joins $socket, and whether the server has accepted that on this
+	// connection: then it knows the extensions of the protocol.
+	Own() (wanted, joined bool)
 	// HasTurns reports whether a task of Go is pending.
 	HasTurns() bool
 	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.

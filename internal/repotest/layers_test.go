@@ -31,7 +31,7 @@ var layers = [][]string{
 	},
 	{"transport/longpoll", "transport/websocket"},
 	{"channel"},
-	{"socket", "presence", "state/mirror", "tsgen"},
+	{"call", "socket", "presence", "state/mirror", "tsgen"},
 	{"state", "live", "metrics/prommetrics", "trace/oteltrace"},
 	{"engine/internal/objectplan"},
 	{"engine/boltengine", "engine/natsengine", "engine/natsengine/embedded", "engine/redisengine"},

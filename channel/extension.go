@@ -1,0 +1,124 @@
+package channel
+
+import (
+	"bytes"
+	"strings"
+	"sync/atomic"
+
+	"bennu.example/push"
+	"bennu.example/serializer"
+)
+
+// Names of calls and credit on the wire.
+const (
+	eventAnswer  = "$reply"   // pushed by clients: the answer to a call
+	binaryAnswer = "$reply:"  // followed by the call's id: the same with a binary payload
+	eventCalls   = "$calls"   // pushed by clients: the events of the calls that they answer
+	memberCalls  = eventCalls // the same in the params of a join
+	memberCall   = "$call"    // in the payload of a call and of its answer: the call's id
+)
+
+// extension is the part of a channel that not every channel needs. It is set before the join
+// callback runs or, for a client that answers calls later, by the goroutine of the callbacks. Then
+// it does not change.
+type extension struct {
+	past  *past                       // the place in the topic's history. Nil means none. It does not change.
+	calls atomic.Pointer[serverCalls] // nil if the client has never answered calls
+}
+
+// past returns the channel's place in the history of its topic, or nil if it has none.
+func (c *Channel) past() *past {
+	if e := c.ext.Load(); e != nil {
+		return e.past
+	}
+	return nil
+}
+
+// extended returns the channel's extension, and makes it if there is none. Only the goroutine of
+// the callbacks calls it.
+func (c *Channel) extended() *extension {
+	e := c.ext.Load()
+	if e == nil {
+		e = new(extension)
+		c.ext.Store(e)
+	}
+	return e
+}
+
+// openExtensions takes the members of the extensions out of the params of a join, before the join
+// callback is called. An error is a *push.Error for the client.
+func (c *Channel) openExtensions(it *item) error {
+	if mayHaveWord(it.payload, "calls") {
+		return c.openCalls(it)
+	}
+	return c.openHistory(it)
+}
+
+// openCalls is openExtensions for params that may have $calls. It is a function of its own so that
+// other joins need a small stack only.
+//
+//go:noinline
+func (c *Channel) openCalls(it *item) error {
+	var calls []string
+	value, rest, found := it.payload.Cut(memberCalls)
+	if found {
+		var err error
+		if calls, err = parseCalls(value); err != nil {
+			return err
+		}
+		it.payload = rest
+	}
+	if err := c.openHistory(it); err != nil {
+		return err
+	}
+	if calls != nil {
+		c.answersCalls(calls)
+	}
+	return nil
+}
+
+// mayHaveWord reports false if an encoded payload has no member whose name is "$" and a word. The "$"
+// may be escaped.
+func mayHaveWord(p serializer.Payload, word string) bool { return bytes.Contains(p.Bytes(), []byte(word)) }
+
+// isAnswer reports whether an event that a client pushes is the answer to a call.
+func isAnswer(event string) bool {
+	return event == eventAnswer || strings.HasPrefix(event, binaryAnswer)
+}
+
+// receiveExtension handles those messages of the client that must not wait for the channel's
+// callbacks, which may wait for them. It reports false for all others. The reader of the connection
+// calls it.
+func (c *Channel) receiveExtension(m serializer.Message) bool {
+	if !isExtension(m.Event) || c.status() != serverJoined || !c.h.refuses(m.Event) || !isAnswer(m.Event) {
+		return false
+	}
+	c.answered(m.Event, m.Payload)
+	return true
+}
+
+// handleExtension handles an event of the client that begins with "$" and for which the handler has
+// no callback.
+func (c *Channel) handleExtension(it *item) {
+	switch {
+	case it.event == eventHistory:
+		c.handleHistoryPush(it)
+	case it.event == eventCalls:
+		c.handleCalls(it)
+	case isAnswer(it.event): // it came before the join was answered, when there were no calls
+	default:
+		c.refuseReserved(it)
+	}
+}
+
+// handleCalls handles a client's push of $calls.
+func (c *Channel) handleCalls(it *item) {
+	value, _, _ := it.payload.Cut("calls")
+	calls, err := parseCalls(value)
+	if err != nil {
+		c.settle(it, push.NoReply, err)
+		return
+	}
+	c.answersCalls(calls)
+	c.settle(it, emptyResponse, nil)
+}
