@@ -248,8 +248,8 @@ func TestCallUnderCuts(t *testing.T) {
 	}
 }
 
-// TestCallsOverCuts calls at random while the connection is cut at random. Each call ends once, with
-// its own answer or a typed error, and no goroutine is left.
+// TestCallsOverCuts calls at random while the connection is cut at random. Each call ends once,
+// with its own answer or a typed error, and no goroutine is left.
 func TestCallsOverCuts(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(10) {

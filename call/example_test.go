@@ -88,5 +88,5 @@ func ExampleHandle() {
 	room.Join()
 	_, err = channel.Call[Answer](context.Background(), room, "buy", Question{30})
 	fmt.Println(err)
-	// Output: channel: push buy to shop: error: nobody at home
+	// Output: push: replied error: nobody at home
 }

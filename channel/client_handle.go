@@ -152,8 +152,8 @@ func (c *Client) updateCalls() {
 	c.sendExtension(eventCalls, serializer.Value(map[string][]string{"calls": append([]string{}, events...)}), nil, 0)
 }
 
-// sendExtension sends an event of an extension on the current join. It is no push of the program:
-// if the connection is lost, it is not sent again, and nobody waits for a reply.
+// sendExtension sends an event of an extension on the current join. Unlike a push, it is not sent
+// again if the connection is lost, and nobody waits for a reply.
 func (c *Client) sendExtension(event string, payload serializer.Payload, hold *clientlink.Hold, size int) {
 	ref := c.socket.NextRef()
 	c.socket.Send(clientlink.Out{

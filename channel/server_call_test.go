@@ -83,7 +83,8 @@ func (c *caller) answer(id, status, response string) {
 
 // pushBinary pushes a binary payload.
 func (c *caller) pushBinary(event string, data []byte) {
-	c.d.Receive(serializer.Message{Ref: `"9"`, Topic: "room:1", Event: event, Payload: serializer.Binary(data)}, time.Second)
+	m := serializer.Message{Ref: `"9"`, Topic: "room:1", Event: event, Payload: serializer.Binary(data)}
+	c.d.Receive(m, time.Second)
 }
 
 func wantResult(t *testing.T, done <-chan result, answer string, is error) {
@@ -158,12 +159,12 @@ func TestCallErrors(t *testing.T) {
 			payload any
 			is      error
 		}{
-			"an event that the client does not answer": {t.Context(), "other", nil, channel.ErrNoHandler},
-			"a binary question":                        {t.Context(), "confirm", serializer.Binary([]byte{1}), serializer.ErrPayload},
-			"a question that is no object":             {t.Context(), "confirm", []int{1}, serializer.ErrPayload},
-			"a question with an id":                    {t.Context(), "confirm", map[string]string{"$call": "x"}, serializer.ErrPayload},
-			"a question that cannot be encoded":        {t.Context(), "confirm", make(chan int), serializer.ErrPayload},
-			"a context that has ended":                 {gone, "confirm", nil, context.Canceled},
+			"not answered":  {t.Context(), "other", nil, channel.ErrNoHandler},
+			"binary":        {t.Context(), "confirm", serializer.Binary([]byte{1}), serializer.ErrPayload},
+			"not an object": {t.Context(), "confirm", []int{1}, serializer.ErrPayload},
+			"with an id":    {t.Context(), "confirm", map[string]string{"$call": "x"}, serializer.ErrPayload},
+			"not encodable": {t.Context(), "confirm", make(chan int), serializer.ErrPayload},
+			"canceled":      {gone, "confirm", nil, context.Canceled},
 		} {
 			if _, err := ch.Call(test.ctx, test.event, test.payload); !errors.Is(err, test.is) {
 				t.Errorf("%s: %v", name, err)
@@ -428,9 +429,9 @@ func TestCallsList(t *testing.T) {
 	})
 }
 
-// TestCallsAtRandom makes calls at random, answers them at random, late, twice and wrongly, and ends
-// the channel at some time. Each call ends once, with the answer to its own question or one of the
-// documented errors.
+// TestCallsAtRandom makes calls at random, answers them at random, late, twice and wrongly, and
+// ends the channel at some time. Each call ends once, with the answer to its own question or one of
+// the documented errors.
 func TestCallsAtRandom(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(100) {
@@ -532,7 +533,9 @@ func BenchmarkCall(b *testing.B) {
 	}
 	s.d = channelhost.Start(context.Background(), s, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: new(mailbox.Workers),
-		Message: serializer.Message{JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params},
+		Message: serializer.Message{
+			JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params,
+		},
 	})
 	<-s.answered
 	payload := map[string]int{"n": 1}

@@ -41,6 +41,14 @@ export class PushError extends Error {
 /** Pushes an event, and resolves to the response of an ok reply. */
 export function call<R = any>(channel: Channel, event: string, payload?: object, timeout?: number): Promise<R>;
 
+/**
+ * Answers the server's calls of an event. It must be called before the channel joins, at least once.
+ * The result stops answering.
+ */
+export function handle<Q = any, A = any>(
+  channel: Channel, event: string, f: (question: Q) => A | Promise<A>,
+): () => void;
+
 export interface RecoverOptions<Reply = any> {
   /** The position after which the first join continues: what `position` was before a reload. */
   since?: string | null;

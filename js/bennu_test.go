@@ -125,6 +125,28 @@ func (s *addOnServer) report(t *testing.T, lines []string) {
 	}
 }
 
+// asking returns a handler that calls its client, and replies with the answer.
+func asking() *channel.Handler {
+	type question struct {
+		Event   string
+		Payload map[string]any
+	}
+	return channel.Define(
+		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		channel.On("ask", func(_ *struct{}, ctx context.Context, c *channel.Channel, q question) (push.Reply, error) {
+			answer, err := c.Call(ctx, q.Event, q.Payload)
+			switch {
+			case errors.Is(err, channel.ErrNoHandler):
+				return push.NoReply, push.Reject("no handler")
+			case err != nil:
+				return push.NoReply, err
+			case answer.IsBinary():
+				return push.OK(map[string]int{"bytes": len(answer.Bytes())}), nil
+			}
+			return push.OK(map[string]any{"answer": answer}), nil
+		}))
+}
+
 func newAddOnServer(t *testing.T, modules string) *addOnServer {
 	t.Helper()
 	s := &addOnServer{store: state.NewMemory(state.MemoryConfig{}), conns: map[net.Conn]bool{}, lost: map[string]bool{}}
@@ -144,6 +166,7 @@ func newAddOnServer(t *testing.T, modules string) *addOnServer {
 	s.handler = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{
 			"doc:*": s.objects.Documents(objects), "map:*": s.objects.Maps(objects), "list:*": s.objects.Lists(objects),
+			"ask:*":  asking(),
 			"room:*": roomOf(ps, true), "plain:*": roomOf(ps, false),
 		},
 		PubSub:            ps,

@@ -102,6 +102,39 @@ tests["a push as a promise"] = async (t) => {
   t.equal(await t.call(room, "say", { text: "b" }), {}, "after a cut");
 };
 
+tests["a page answers calls"] = async (t) => {
+  const room = t.client().channel(t.topic("ask"));
+  const ask = (event, payload = {}) => t.call(room, "ask", { event, payload });
+  t.handle(room, "confirm", async ({ amount, ...rest }) => ({ yes: amount < 100, rest }));
+  const off = t.handle(room, "bytes", () => new Uint8Array([1, 2, 3]).buffer);
+  t.handle(room, "fail", () => { throw new Error("a secret"); });
+  t.handle(room, "refuse", () => { throw { reason: "busy" }; });
+  room.join();
+  t.equal(await ask("confirm", { amount: 30 }), { answer: { yes: true, rest: {} } }, "an object");
+  t.equal(await ask("bytes"), { bytes: 3 }, "bytes");
+  await t.rejects(ask("fail"), "failed");
+  await t.rejects(ask("refuse"), "busy");
+  await t.rejects(ask("other"), "no handler");
+  off();
+  await t.rejects(ask("bytes"), "no handler");
+  t.handle(room, "confirm", () => 7);
+  await t.cut();
+  t.equal(await ask("confirm"), { answer: 7 }, "after a cut");
+};
+
+// The lines of docs/channels.md, without bennu.mjs.
+tests["a channel of the stock client answers calls"] = async (t) => {
+  const ask = (m) => ({ yes: m.amount < 100 });
+  const ch = t.client().channel(t.topic("ask"), { $calls: ["confirm"] });
+  ch.on("confirm", (m) => ch.push("$reply", { $call: m.$call, status: "ok", response: ask(m) }));
+  ch.join();
+  for (const when of ["first", "after a cut"]) {
+    const reply = await t.call(ch, "ask", { event: "confirm", payload: { amount: 300 } });
+    t.equal(reply, { answer: { yes: false } }, when);
+    await t.cut();
+  }
+};
+
 tests["a write is shown at once"] = async (t) => {
   const topic = t.topic("doc"), seen = [];
   const d = await t.openDocument(t.client(), topic, { onChange: (d, keys) => seen.push([d.value, d.pending, [...keys]]) });
