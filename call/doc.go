@@ -6,4 +6,6 @@
 // [channel.Channel.Call] and [channel.Client.Handle] otherwise, whose documentation has the rules.
 //
 // Channels of phoenix.js can answer, too: see docs/channels.md.
+//
+// A [Writer] pushes a stream of events to the server, as fast as the server answers them.
 package call

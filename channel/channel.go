@@ -92,6 +92,9 @@ func (c *Channel) Push(event string, payload any) error {
 	if err == nil && isExtension(event) {
 		err = errReserved
 	}
+	if err == nil && !c.takeFor(event) {
+		err = ErrNoCredit
+	}
 	if err != nil {
 		return fmt.Errorf("channel: push %s to %s: %w", event, c.topic, err)
 	}
@@ -272,7 +275,7 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 		if !p.reader.Live() {
 			return nil // it is read from the log
 		}
-		if p.asked {
+		if p.asked || c.credit() != nil && !c.h.intercepts(b) {
 			return c.deliverRecord(b)
 		}
 	}
@@ -298,6 +301,10 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 		if err := c.enqueue(it, len(b.Payload.Bytes()), c.sending.Load() > 0); errors.Is(err, mailbox.ErrFull) {
 			c.overflow()
 		}
+		return nil
+	}
+	if !c.takeFor(b.Event) {
+		c.countNoCredit()
 		return nil
 	}
 	f, err := b.Frame(c.up.Serializer())

@@ -86,6 +86,7 @@ type Client struct {
 	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
 	calls  atomic.Pointer[clientCalls]  // nil without Handle
+	credit *clientCredit                // nil without Credit; does not change after Join
 }
 
 // newClient is channelhost.NewClient.

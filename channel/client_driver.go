@@ -174,6 +174,7 @@ func (d clientChannel) Woke() {
 func (d clientChannel) AuthChanged(a clientlink.Auth) {
 	d.c.feed(clientInput{kind: inAuth, auth: a})
 	d.c.updateCalls()
+	d.c.addCredit()
 }
 
 func (d clientChannel) LeaveMessage() (o clientlink.Out, ok bool) {
@@ -262,7 +263,11 @@ func (c *Client) perform(o *clientOutput) {
 		if c.follower != nil && !o.early {
 			c.follower.Received(o.msg.Event, o.msg.Payload)
 		}
+		if c.credit != nil && !o.early {
+			c.spendCredit(o.msg)
+		}
 		c.receiveEvent(o.msg, o.early)
+		c.addCredit()
 	case outDrop:
 		c.socket.Log().Debug().Str("topic", c.topic).Str("event", o.msg.Event).Str("ref", string(o.msg.Ref)).
 			Str("join_ref", string(o.msg.JoinRef)).Str("reason", o.why).Msg("message dropped")
@@ -280,6 +285,7 @@ func (c *Client) perform(o *clientOutput) {
 	case outJoined:
 		c.setWills()
 		c.updateCalls()
+		c.addCredit()
 		if h := c.resume.Load(); h != nil {
 			c.resumeJoined(h, o.payload)
 		}
@@ -350,7 +356,7 @@ func (c *Client) transmit(o *clientOutput) {
 		From: clientChannel{c},
 	}
 	if o.event == serializer.EventJoin {
-		out.Msg.Payload = c.callParams(out.Msg.Payload)
+		out.Msg.Payload = c.creditParams(c.callParams(out.Msg.Payload))
 		if h := c.resume.Load(); h != nil {
 			out.Msg.Payload = h.joinParams(out.Msg.Payload)
 		}

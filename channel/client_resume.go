@@ -456,6 +456,7 @@ func (h *clientResume) isOff() bool {
 
 // eventLeft is called after an event left a queue.
 func (c *Client) eventLeft() {
+	c.creditDue()
 	h := c.resume.Load()
 	if h == nil {
 		return

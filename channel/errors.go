@@ -40,6 +40,9 @@ var (
 	ErrNoHandler = errors.New("client has no handler for the event")
 	// ErrTooManyCalls is wrapped by the error of Call while 64 calls of the channel are open.
 	ErrTooManyCalls = errors.New("too many open calls")
+	// ErrNoCredit is wrapped by the error of Push if the client has no credit for the event, which is
+	// not sent: see [Channel.Ready]. A callback may return it: the channel goes on.
+	ErrNoCredit = errors.New("client has no credit")
 )
 
 // maxReason is the length of a reason in bytes, as in a WebSocket's close frame.

@@ -22,8 +22,9 @@ const (
 // callback runs or, for a client that answers calls later, by the goroutine of the callbacks. Then
 // it does not change.
 type extension struct {
-	past  *past                       // the place in the topic's history. Nil means none. It does not change.
-	calls atomic.Pointer[serverCalls] // nil if the client has never answered calls
+	past   *past                       // the place in the topic's history. Nil means none. It does not change.
+	credit *serverCredit               // nil if the client takes any number of events. It does not change.
+	calls  atomic.Pointer[serverCalls] // nil if the client has never answered calls
 }
 
 // past returns the channel's place in the history of its topic, or nil if it has none.
@@ -48,17 +49,25 @@ func (c *Channel) extended() *extension {
 // openExtensions takes the members of the extensions out of the params of a join, before the join
 // callback is called. An error is a *push.Error for the client.
 func (c *Channel) openExtensions(it *item) error {
-	if mayHaveWord(it.payload, "calls") {
-		return c.openCalls(it)
+	if mayHaveWord(it.payload, "calls") || mayHaveWord(it.payload, "credit") {
+		return c.openMore(it)
 	}
 	return c.openHistory(it)
 }
 
-// openCalls is openExtensions for params that may have $calls. It is a function of its own so that
-// other joins need a small stack only.
+// openMore is openExtensions for params that may have $calls or $credit. It is a function of its
+// own so that other joins need a small stack only.
 //
 //go:noinline
-func (c *Channel) openCalls(it *item) error {
+func (c *Channel) openMore(it *item) error {
+	var credit *serverCredit
+	if value, rest, found := it.payload.Cut(memberCredit); found {
+		var err error
+		if credit, err = parseCredit(value); err != nil {
+			return err
+		}
+		it.payload = rest
+	}
 	var calls []string
 	value, rest, found := it.payload.Cut(memberCalls)
 	if found {
@@ -71,15 +80,20 @@ func (c *Channel) openCalls(it *item) error {
 	if err := c.openHistory(it); err != nil {
 		return err
 	}
+	if credit != nil {
+		c.extended().credit = credit // nobody else uses it before the join is answered
+	}
 	if calls != nil {
 		c.answersCalls(calls)
 	}
 	return nil
 }
 
-// mayHaveWord reports false if an encoded payload has no member whose name is "$" and a word. The "$"
-// may be escaped.
-func mayHaveWord(p serializer.Payload, word string) bool { return bytes.Contains(p.Bytes(), []byte(word)) }
+// mayHaveWord reports false if an encoded payload has no member whose name is "$" and a word. The
+// "$" may be escaped.
+func mayHaveWord(p serializer.Payload, word string) bool {
+	return bytes.Contains(p.Bytes(), []byte(word))
+}
 
 // isAnswer reports whether an event that a client pushes is the answer to a call.
 func isAnswer(event string) bool {
@@ -90,10 +104,17 @@ func isAnswer(event string) bool {
 // callbacks, which may wait for them. It reports false for all others. The reader of the connection
 // calls it.
 func (c *Channel) receiveExtension(m serializer.Message) bool {
-	if !isExtension(m.Event) || c.status() != serverJoined || !c.h.refuses(m.Event) || !isAnswer(m.Event) {
+	if !isExtension(m.Event) || c.status() != serverJoined || !c.h.refuses(m.Event) {
 		return false
 	}
-	c.answered(m.Event, m.Payload)
+	switch {
+	case isAnswer(m.Event):
+		c.answered(m.Event, m.Payload)
+	case m.Event == eventCredit:
+		c.creditPushed(m.Ref, m.Payload)
+	default:
+		return false
+	}
 	return true
 }
 
@@ -105,6 +126,8 @@ func (c *Channel) handleExtension(it *item) {
 		c.handleHistoryPush(it)
 	case it.event == eventCalls:
 		c.handleCalls(it)
+	case it.event == eventCredit: // it came before the join was answered
+		c.creditPushed(it.ref, it.payload)
 	case isAnswer(it.event): // it came before the join was answered, when there were no calls
 	default:
 		c.refuseReserved(it)

@@ -276,7 +276,13 @@ func (c *Channel) answered(event string, payload serializer.Payload) {
 	w.resolve(answer.Response, nil)
 }
 
-// endCalls resolves the open calls, because the client cannot answer any more.
+// endWaits ends the waits for answers and for credit, because the client sends no more.
+func (c *Channel) endWaits() {
+	c.endCalls()
+	c.endCredit()
+}
+
+// endCalls resolves the open calls.
 func (c *Channel) endCalls() {
 	e := c.ext.Load()
 	if e == nil {

@@ -39,6 +39,7 @@ const (
 	itemUnsendable                 // msg is the error of encoding a record
 	itemLost                       // the topic's log lost records
 	itemGrant                      // msg is a *channelhost.Regrant
+	itemFinish                     // msg is a finish
 	itemWill                       // event, payload; msg is a *channelhost.Will
 )
 
@@ -49,6 +50,7 @@ var (
 	replyCrashed  = errorReply("join crashed")
 	replyNoTopic  = errorReply("unmatched topic")
 	replyReserved = errorReply("reserved event")
+	replyNoCredit = errorReply("no credit")
 	errRefused    = errors.New("join refused")
 	emptyResponse = push.OK(nil)
 )
@@ -105,6 +107,8 @@ func (c *Channel) handle(it *item) {
 		}))
 	case itemInfo:
 		c.handleInfo(it)
+	case itemFinish:
+		c.handleFinish(it.msg.(finish))
 	case itemRead, itemMarker, itemTops, itemUnsendable, itemLost:
 		c.handlePast(it)
 	}
@@ -170,7 +174,7 @@ func (c *Channel) settle(it *item, reply push.Reply, err error) {
 		}
 	}
 	if err != nil {
-		c.fail(it, err)
+		c.fail(it, err, !reply.IsZero())
 	}
 }
 
@@ -184,8 +188,8 @@ func replacesReply(err error) bool {
 	return ok
 }
 
-// fail acts on the error of a callback.
-func (c *Channel) fail(it *item, err error) {
+// fail acts on the error of a callback, which may have replied already.
+func (c *Channel) fail(it *item, err error, replied bool) {
 	var stop *stopError
 	var invalid *payloadError
 	rejection, isRejection := asRejection(err)
@@ -203,6 +207,11 @@ func (c *Channel) fail(it *item, err error) {
 			c.up.Log(c.driver(), "payload does not fit its callback", &eventError{it.event, err})
 		}
 		err = c.reply(it.ref, replyInvalid)
+	case errors.Is(err, ErrNoCredit): // a slow client does not crash its channel
+		err = nil
+		if it.kind == itemEvent && !it.ref.IsNull() && !replied {
+			err = c.reply(it.ref, replyNoCredit)
+		}
 	case it.kind == itemEvent && isRejection:
 		err = c.reply(it.ref, rejection)
 	case isRecording: // the failure of a log must not end the channels of all that broadcast

@@ -76,7 +76,7 @@ func (d *driver) Receive(m serializer.Message, wait time.Duration) bool {
 func (d *driver) Leave(m serializer.Message, wait time.Duration) bool {
 	c := (*Channel)(d)
 	c.inject(serverInput{kind: serverInLeaving})
-	c.endCalls()
+	c.endWaits()
 	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
 }
 
@@ -121,13 +121,13 @@ func (d *driver) Watch(limit time.Duration) {
 }
 
 func (d *driver) Close(reason error) {
-	(*Channel)(d).endCalls()
+	(*Channel)(d).endWaits()
 	(*Channel)(d).closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
 }
 
 func (d *driver) Cancel(reason error) {
 	reason = fmt.Errorf("%w: %w", ErrClosed, reason)
-	(*Channel)(d).endCalls()
+	(*Channel)(d).endWaits()
 	(*Channel)(d).closeMailbox(false, reason)
 	d.cancel(reason)
 }
@@ -260,7 +260,7 @@ func (c *Channel) stepLocked(in serverInput, out *serverOutputs) {
 // perform carries out the outputs of a step, except for calls of the user's code.
 func (c *Channel) perform(out *serverOutputs) {
 	if out.n > 0 && c.status() > serverJoined {
-		c.endCalls()
+		c.endWaits()
 	}
 	for i := range out.all() {
 		switch o := &out.list[i]; o.kind {

@@ -76,5 +76,5 @@ func (c *Channel) handleGrant(it *item) {
 	if reply, isRejection := asRejection(err); isRejection {
 		err = Stop(push.Reason((&push.Error{Payload: serializer.Value(reply.Payload)}).Reason()))
 	}
-	c.fail(it, err)
+	c.fail(it, err, false)
 }

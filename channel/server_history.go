@@ -88,8 +88,14 @@ func (c *Channel) deliverRecord(b *pubsub.Broadcast) error {
 		c.readLater()
 		return nil
 	}
-	sent, err := c.sendRecord(b)
+	if !c.takeFor(b.Event) {
+		p.reader.Park()
+		c.readWithCredit()
+		return nil
+	}
+	sent, err := c.sendAny(b)
 	if !sent {
+		c.giveBack(b.Event)
 		p.reader.Park()
 		c.readWhenDrained()
 	}

@@ -139,9 +139,15 @@ func (c *Channel) flip(round int) progress {
 				c.holdBack(b.Record().Position)
 				return true
 			}
+			if !c.takeFor(b.Event) {
+				return false
+			}
 			sent, err := c.sendRecord(b)
 			if err != nil {
 				c.cannotSend(err)
+			}
+			if !sent {
+				c.giveBack(b.Event)
 			}
 			return sent
 		})
@@ -151,6 +157,7 @@ func (c *Channel) flip(round int) progress {
 	switch flip {
 	case follow.FlipLive:
 		c.answerTops()
+		c.finishIfRead()
 		return readEnded
 	case follow.FlipLost:
 		c.readFailed(history.ErrAhead)
@@ -167,6 +174,11 @@ func (c *Channel) passRecord(it readItem) progress {
 	switch intercept := c.h.out[b.Event]; {
 	case c.leavesOut(b.Record()):
 	case intercept != nil:
+		if c.Credit() == 0 { // its pushes may need credit
+			p.reader.Unhold()
+			c.readWithCredit()
+			return readParked
+		}
 		if !c.up.Drained(c.driver()) { // its pushes may need room
 			p.reader.Unhold()
 			return readParked
@@ -182,8 +194,14 @@ func (c *Channel) passRecord(it readItem) progress {
 			framed = true
 		}
 	default:
+		if !c.takeFor(b.Event) {
+			p.reader.Unhold()
+			c.readWithCredit()
+			return readParked
+		}
 		sent, err := c.sendAny(b)
 		if !sent {
+			c.giveBack(b.Event)
 			p.reader.Unhold()
 			c.readWhenDrained()
 			return readParked
@@ -198,6 +216,9 @@ func (c *Channel) passRecord(it readItem) progress {
 		c.holdBack(it.Position)
 	}
 	c.answerTops()
+	if c.finishIfRead() {
+		return readEnded
+	}
 	return readMore
 }
 

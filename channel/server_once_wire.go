@@ -95,7 +95,7 @@ func decodeOnce(b []byte) push.Reply {
 
 // cutOnce takes the member "$once" out of the params of a join. The value does not matter.
 func cutOnce(params serializer.Payload) (rest serializer.Payload, asked bool) {
-	if !mayHaveWord(params, memberOnce) {
+	if !mayHave(params, memberOnce) {
 		return params, false
 	}
 	_, rest, asked = params.Cut(memberOnce)

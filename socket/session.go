@@ -373,6 +373,10 @@ func (s *session) logEnd(err error) {
 	e.Msg(message)
 }
 
+// NoCredit counts a broadcast that the client did not receive because it has no credit. Package
+// channel calls it.
+func (s *session) NoCredit() { s.h.counts.noCredit.Add(1) }
+
 // Serializer is part of channelhost.Carrier.
 func (s *session) Serializer() serializer.Serializer { return s.ser }
 

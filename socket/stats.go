@@ -44,6 +44,8 @@ type Stats struct {
 	Refreshed uint64 // tokens that clients sent on $socket, and that were accepted
 	Expired   uint64 // grants that expired before a new token came
 
+	NoCredit uint64 // broadcasts that a client did not receive because it had no credit
+
 	Wills uint64 // last wills that this handler broadcast
 
 	OnceEvicted uint64 // replies of channel.Once that their stores dropped before the end of the window
@@ -61,7 +63,7 @@ type counters struct {
 	denials                                  [denials]atomic.Uint64
 	slowJoins, fullMailboxes, stuck, crashes atomic.Uint64
 	kicked, refreshed, expired               atomic.Uint64
-	revoked, denied, wills                   atomic.Uint64
+	revoked, denied, wills, noCredit         atomic.Uint64
 }
 
 // of returns the number of messages that were refused for one of the reasons.
@@ -113,6 +115,7 @@ func (h *Handler) Stats() Stats {
 		Denied:        h.counts.denied.Load(),
 		Refreshed:     h.counts.refreshed.Load(),
 		Expired:       h.counts.expired.Load(),
+		NoCredit:      h.counts.noCredit.Load(),
 		Wills:         h.counts.wills.Load(),
 		OnceEvicted:   h.routes.onceEvicted(),
 		BadMessages:   h.counts.badMessages.Load(),

@@ -52,7 +52,8 @@ type Queue[T any] struct {
 	wake      chan struct{} // has room for one; made for the first reader that waits
 	ended     bool          // takes no more items
 	discarded bool
-	removed   bool // Owner.Ended was called, or is about to be
+	cause     error // of the end; returned once, before io.EOF
+	removed   bool  // Owner.Ended was called, or is about to be
 }
 
 // item is an item, or the number of items that were dropped in its place.
@@ -144,9 +145,15 @@ func (q *Queue[T]) FirstMark() any {
 }
 
 // Drain makes the queue take no more items. Readers still get those that it holds.
-func (q *Queue[T]) Drain() {
+func (q *Queue[T]) Drain() { q.End(nil) }
+
+// End is Drain with an error that Next returns once after the last item, before io.EOF. Nil means
+// none.
+func (q *Queue[T]) End(cause error) {
 	q.mu.Lock()
-	q.ended = true
+	if !q.ended {
+		q.ended, q.cause = true, cause
+	}
 	q.signal()
 	over := q.isOver()
 	q.mu.Unlock()
@@ -202,8 +209,13 @@ func (q *Queue[T]) Next(ctx context.Context, v *T) (gap int, err error) {
 		case q.items.Len() > 0:
 			return q.take(v), nil
 		case q.ended:
-			if err = io.EOF; q.discarded {
+			switch {
+			case q.discarded:
 				err = ErrDiscarded
+			case q.cause != nil:
+				err, q.cause = q.cause, nil
+			default:
+				err = io.EOF
 			}
 			q.pass()
 			q.mu.Unlock()
