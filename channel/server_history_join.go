@@ -181,8 +181,7 @@ func (c *Channel) openHistory(it *item) error {
 		return push.Reject(reason)
 	}
 	it.payload = rest
-	recorded := c.up.PubSub().Recorded()
-	keep, ok := recorded.Rule(c.topic)
+	keep, ok := c.up.PubSub().Recorded().Rule(c.topic)
 	ok = ok && !isExtension(c.topic) // nobody broadcasts on it
 	var join *joinHistory
 	if h.asked {
@@ -191,6 +190,14 @@ func (c *Channel) openHistory(it *item) error {
 	if !ok || !h.asked && keep.NoGap {
 		return nil
 	}
+	return c.openPast(h, keep, join)
+}
+
+// openPast is the part of openHistory for topics that are recorded. It is a function of its own so
+// that the joins of other topics need a small stack only.
+//
+//go:noinline
+func (c *Channel) openPast(h historyParams, keep history.Keep, join *joinHistory) error {
 	start := follow.Start{Since: h.since, Last: h.last, NoReplay: !h.asked}
 	ext := new(struct { // in one allocation
 		extension
@@ -207,7 +214,7 @@ func (c *Channel) openHistory(it *item) error {
 		}
 		p.rarely().reach = start.Reach
 	}
-	mark, err := recorded.Open(c.ctx, &p.reader, c.topic, start)
+	mark, err := c.up.PubSub().Recorded().Open(c.ctx, &p.reader, c.topic, start)
 	switch {
 	case err != nil && h.asked:
 		return push.Reject(historyUnavailable)
