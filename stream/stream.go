@@ -102,12 +102,10 @@ func (s *Stream[T]) Stats() Stats {
 	return about
 }
 
-// Stats describes a queue of a client or a server at one moment: a stream, the callbacks of a
-// client's channel, or what waits for a connection or a channel of a server.
+// Stats describes a queue of a client at one moment: a stream, or the callbacks of a channel.
 type Stats struct {
 	ID      uint64 // of a stream; zero for other queues
 	Kind    Kind
-	Socket  string   // of a server: the id of the socket, as in its $socket reply
 	Topic   string   // empty if the queue belongs to a socket and not to a channel
 	Events  []string // the names of the events of a stream; nil means all
 	Count   int      // items that wait, including the errors in place of dropped items
@@ -121,18 +119,14 @@ type Stats struct {
 type Kind uint8
 
 const (
-	Events     Kind = iota // a stream of events
-	Callbacks              // the events that wait for the callbacks of a client's channel
-	Changes                // a stream of changes of channels
-	States                 // a stream of states of a client
-	Progresses             // a stream of a client's progress
-	Mailbox                // of a server: the messages that wait for a channel
-	Outgoing               // of a server: the messages that wait for a connection
-	Parked                 // of a server: a channel whose messages wait in the topic's log
+	Events    Kind = iota // a stream of events
+	Callbacks             // the events that wait for the callbacks of a client's channel
+	Changes               // a stream of changes of channels
+	States                // a stream of states of a client
 )
 
 func (k Kind) String() string {
-	names := [...]string{"events", "callbacks", "changes", "states", "progress", "mailbox", "outgoing", "parked"}
+	names := [...]string{"events", "callbacks", "changes", "states"}
 	if int(k) < len(names) {
 		return names[k]
 	}
