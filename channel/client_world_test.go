@@ -17,7 +17,7 @@ type clientWorld struct {
 	joined bool
 	pushes int
 
-	// What the handle knows: see Client.Join and Client.Leave.
+	// The state of the handle, which Client.Join and Client.Leave change.
 	lives  int
 	live   bool
 	called []string // the names of joins and leaves

@@ -4,9 +4,9 @@ package presence
 // by Presence.Update of the server. Current is the entry after that. The function off removes f.
 //
 // An update arrives as a join and a leave of the same key. OnJoin and OnLeave are called for it as
-// well, so a program that uses OnUpdate can ignore those: the PrevRef of the meta that joined is the
-// Ref of the one that left. If a meta is replaced several times in one diff, f is called once, with
-// the first and the last one.
+// well, so a program that uses OnUpdate can ignore those: the PrevRef of the meta that joined is
+// the Ref of the one that left. If a meta is replaced several times in one diff, f is called once,
+// with the first and the last one.
 func (p *Client) OnUpdate(f func(key string, current Entry, old, updated Meta)) (off func()) {
 	return listen(&p.mu, &p.onUpdate, f)
 }
@@ -38,7 +38,7 @@ func (s State) updates(d Diff) (list []update) {
 	return list
 }
 
-// origin returns the meta of the list that m has replaced, directly or by way of metas that joined
+// origin returns the meta of the list that m has replaced, directly or through metas that joined
 // and left in the same diff. It removes the leaves that it passes, so that no meta is replaced by
 // two others and a cycle of refs ends.
 func origin(m Meta, known, joins, leaves map[string]Meta) (old Meta, ok bool) {

@@ -27,9 +27,10 @@ func replacing(short string) string {
 func TestClientUpdate(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ state, joins, leaves, calls string }{
-		"one":                    {"u1:1", "u1:2<1", "u1:1", "u1 [1] +2; u1 [2] -1; u1 [2] 1>2"},
-		"one of several metas":   {"u1:1,5", "u1:2<1", "u1:1", "u1 [1,5] +2; u1 [5,2] -1; u1 [5,2] 1>2"},
-		"two keys":               {"a:1 b:2", "a:3<1 b:4<2", "a:1 b:2", "a [1] +3; b [2] +4; a [3] -1; b [4] -2; a [3] 1>3; b [4] 2>4"},
+		"one":                  {"u1:1", "u1:2<1", "u1:1", "u1 [1] +2; u1 [2] -1; u1 [2] 1>2"},
+		"one of several metas": {"u1:1,5", "u1:2<1", "u1:1", "u1 [1,5] +2; u1 [5,2] -1; u1 [5,2] 1>2"},
+		"two keys": {"a:1 b:2", "a:3<1 b:4<2", "a:1 b:2",
+			"a [1] +3; b [2] +4; a [3] -1; b [4] -2; a [3] 1>3; b [4] 2>4"},
 		"a join beside it":       {"u1:1", "u1:2<1,7", "u1:1", "u1 [1] +2,7; u1 [2,7] -1; u1 [2,7] 1>2"},
 		"without phx_ref_prev":   {"u1:1", "u1:2", "u1:1", "u1 [1] +2; u1 [2] -1"},
 		"the old one stays":      {"u1:1", "u1:2<1", "", "u1 [1] +2"},

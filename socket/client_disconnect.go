@@ -18,8 +18,8 @@ func (c *Client) Disconnect(code int, reason string) error {
 	return c.closeWith(code, func() { c.pause(code, reason) })
 }
 
-// Reconnect closes the connection as Disconnect does, and connects again at once, as Connect does. It
-// also ends a pause.
+// Reconnect closes the connection as Disconnect does, and connects again at once, as Connect does.
+// It also ends a pause.
 func (c *Client) Reconnect(code int, reason string) error {
 	return c.closeWith(code, func() {
 		c.wanted = WantConnected

@@ -46,7 +46,9 @@ func TestClientDisconnect(t *testing.T) {
 		if err := c.Close(t.Context()); err != nil {
 			t.Error(err)
 		}
-		want := []transport.CloseError{{Code: 4000, Reason: "idle"}, {Code: 3001, Reason: "again"}, {Code: 1000, Reason: "bye"}}
+		want := []transport.CloseError{
+			{Code: 4000, Reason: "idle"}, {Code: 3001, Reason: "again"}, {Code: 1000, Reason: "bye"},
+		}
 		if got := p.closes(); !slices.Equal(got, want) {
 			t.Errorf("closed with %v, want %v", got, want)
 		}
@@ -78,7 +80,8 @@ func TestClientDisconnectCodes(t *testing.T) {
 }
 
 // TestClientReconnect checks that Reconnect does not wait for the back-off, counts no failed
-// attempts, is no pause for those that wait for the connection, and loses the pushes that were sent.
+// attempts, is no pause for those that wait for the connection, and loses the pushes that were
+// sent.
 func TestClientReconnect(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {

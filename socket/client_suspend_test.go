@@ -70,8 +70,8 @@ func TestClientStoppedInHeartbeat(t *testing.T) {
 	}
 }
 
-// TestClientWakeJoinAndLeave checks that joins and leaves that ran out while the process was stopped
-// wait for their replies as well.
+// TestClientWakeJoinAndLeave checks that joins and leaves that ran out while the process was
+// stopped wait for their replies as well.
 func TestClientWakeJoinAndLeave(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
@@ -228,8 +228,8 @@ func TestClientWakeOften(t *testing.T) {
 	})
 }
 
-// TestClientWakeAfter checks that the machine's suspension counts from WakeAfter, and that a negative
-// time turns the detection off.
+// TestClientWakeAfter checks that the machine's suspension counts from WakeAfter, and that a
+// negative time turns the detection off.
 func TestClientWakeAfter(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {

@@ -20,9 +20,9 @@ const (
 )
 
 // clientClock detects that the machine or the process was suspended. On Linux and macOS the
-// monotonic clock and all timers stop while the machine is suspended, and the wall clock does not. A
-// difference between the two clocks is therefore a jump. If the process was stopped, the timers are
-// late. It belongs to the loop.
+// monotonic clock and all timers stop while the machine is suspended, and the wall clock does not.
+// A difference between the two clocks is therefore a jump. If the process was stopped, the timers
+// are late. It belongs to the loop.
 type clientClock struct {
 	timer      loop.Timer
 	wall       func() time.Time // without a monotonic reading; tests replace it
@@ -78,13 +78,14 @@ func (c *Client) checkAfterJump() {
 	}
 }
 
-// Wake tells the client that the machine or the network came back. A client that is connected checks
-// the connection by a heartbeat that must be answered within 5 s, and channels that wait for their
-// next join send it now. A client that waits for its next attempt makes it now, unless the server has
-// asked it to wait longer. An attempt that is under way is repeated at once if it fails.
+// Wake tells the client that the machine or the network came back. A client that is connected
+// checks the connection by a heartbeat that must be answered within 5 s, and channels that wait for
+// their next join send it now. A client that waits for its next attempt makes it now, unless the
+// server has asked it to wait longer. An attempt that is under way is repeated at once if it fails.
 //
 // The client calls Wake itself when it notices that the machine or the process was suspended: see
-// ClientConfig.WakeAfter. Wake has an effect at most once a second; a call before that has it later.
+// ClientConfig.WakeAfter. Wake has an effect at most once a second; a call before that has it
+// later.
 func (c *Client) Wake() { c.post(clientTask(c.wake)) }
 
 func (c *Client) wake() {
