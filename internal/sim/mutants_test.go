@@ -16,12 +16,12 @@ var mutants = []struct{ name, file, old, new string }{
 	{
 		"a reader goes live before it has read everything", "channel/server_history_read.go",
 		"	for _, it := range items {\n",
-		"	if len(items) > 2 {\n		items = items[:2]\n		c.ext.past.reader.GoLive()\n	}\n	for _, it := range items {\n",
+		"	if len(items) > 2 {\n		items = items[:2]\n		c.past().reader.GoLive()\n	}\n	for _, it := range items {\n",
 	},
 	{
 		"a parked reader begins at the record after the one that found no room", "channel/server_history_read.go",
-		"		if !sent {\n			p.reader.Unhold()",
-		"		if !sent {\n			p.reader.Advance(it)\n			p.reader.Unhold()",
+		"			c.giveBack(b.Event)\n			p.reader.Unhold()",
+		"			c.giveBack(b.Event)\n			p.reader.Advance(it)\n			p.reader.Unhold()",
 	},
 	{
 		"parking forgets the position", "internal/follow/reader.go",
@@ -30,7 +30,7 @@ var mutants = []struct{ name, file, old, new string }{
 	},
 	{
 		"a channel that reads also receives records at once", "channel/channel.go",
-		"		if !c.ext.past.reader.Live() {",
+		"		if !p.reader.Live() {",
 		"		if false {",
 	},
 	{
