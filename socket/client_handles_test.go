@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"bennu.example/channel"
@@ -50,6 +51,7 @@ func TestClientSubscribe(t *testing.T) {
 		}
 		room.Push("shout", nil)
 		mustReply(t, room.Push("echo", nil))
+		synctest.Wait()
 		if said != 1 {
 			t.Fatalf("%d events by the callback of the first life", said)
 		}
