@@ -115,7 +115,9 @@ func TestYjs(t *testing.T) {
 	if strings.Count(text, "a") != 110 || strings.Count(text, "b") != 110 || !strings.Contains(text, "offline") {
 		t.Errorf("the text is %q", text)
 	}
-	if late := got[2]; late.Snapshots != 1 || late.Messages >= 110 {
-		t.Errorf("the late client has read %d snapshots and %d messages", late.Snapshots, late.Messages)
+	// Some updates are there twice, because an editor publishes again if it has no reply.
+	if first, late := got[0], got[2]; late.Snapshots != 1 || late.Messages > first.Messages-100 {
+		t.Errorf("the late client has read %d snapshots and %d messages of %d",
+			late.Snapshots, late.Messages, first.Messages)
 	}
 }
