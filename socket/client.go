@@ -25,10 +25,10 @@ import (
 // Client is a client's socket: one connection, and the channels on it. The client reconnects when
 // the connection is lost, until Close is called.
 //
-// Its methods may be called from any goroutine, including its callbacks. Only Ready, Flush and
-// Close block. The callbacks of OnState and OnProgress run in order, one at a time, and so do those
-// of each channel. They never run on the goroutine that maintains the connection, so they may
-// block.
+// Its methods may be called from any goroutine, including its callbacks. Only methods with a
+// context wait for the network. Subscribe, Lookup and Topics wait for the goroutine that maintains
+// the connection. The callbacks of OnState and OnProgress run in order, one at a time, and so do
+// those of each channel. They never run on that goroutine, so they may block.
 type Client struct {
 	url  string
 	cfg  ClientConfig
