@@ -34,7 +34,7 @@ func (c *Client) Credit(n int) *Client {
 // clientCredit is the credit that a client's channel gives the server.
 type clientCredit struct {
 	n, step int64
-	left    atomic.Int64 // what the server has; changed by the loop
+	left    atomic.Int64 // the credit that the server has; changed by the loop
 	posted  atomic.Bool  // a task to add credit is in the loop
 }
 

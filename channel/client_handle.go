@@ -134,7 +134,7 @@ func (c *Client) callParams(params serializer.Payload) serializer.Payload {
 	return params.With(memberCalls, calls.known)
 }
 
-// clientCallsTask tells the server which calls the client answers, if that has changed.
+// clientCallsTask sends the server the events whose calls the client answers, if they changed.
 type clientCallsTask Client
 
 func (t *clientCallsTask) Run() { (*Client)(t).updateCalls() }

@@ -52,7 +52,7 @@ type serverCalls struct {
 	spare  *serverCall
 }
 
-// serverCall is a call that waits. Whoever removes it from the open calls resolves it.
+// serverCall is a call that waits. The goroutine that removes it from the open calls resolves it.
 type serverCall struct {
 	done   chan struct{} // receives once, when the call was resolved
 	timer  *time.Timer   // nil until it is needed
