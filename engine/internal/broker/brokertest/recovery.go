@@ -46,6 +46,7 @@ type recoveryNode struct {
 	ps       *pubsub.PubSub
 	addr     string
 	appended atomic.Int64
+	failed   atomic.Pointer[error] // the last failure of an append
 }
 
 const (
@@ -132,8 +133,17 @@ func (c *Recovery) WaitDisconnected(nodes int) {
 func (c *Recovery) WaitAppended(count int64) {
 	c.t.Helper()
 	for i, n := range c.nodes {
-		end := n.appended.Load() + count
-		WaitUntil(c.t, fmt.Sprintf("appended by node %d", i), func() bool { return n.appended.Load() >= end })
+		before := n.appended.Load()
+		for deadline := time.Now().Add(2 * patience); n.appended.Load() < before+count; time.Sleep(5 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				var last error
+				if p := n.failed.Load(); p != nil {
+					last = *p
+				}
+				c.t.Fatalf("node %d has appended %d of %d; the last failure: %v; the log: %+v",
+					i, n.appended.Load()-before, count, last, n.ps.LogHealth())
+			}
+		}
 	}
 }
 
@@ -212,6 +222,9 @@ func (c *Recovery) send(ctx context.Context, number int) {
 		}
 		c.Append(sender, id, "")
 		pos, err := n.ps.AppendOnce(context.Background(), once, recoveryTopic, "msg", map[string]string{"id": id})
+		if err != nil {
+			n.failed.Store(&err)
+		}
 		switch {
 		case err == nil:
 			c.Appended(id, pos.String())
