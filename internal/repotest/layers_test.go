@@ -23,7 +23,7 @@ var layers = [][]string{
 		"internal/wstest",
 	},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "stream", "will"},
-	{"internal/follow", "internal/streamset"},
+	{"internal/follow", "internal/streamset", "offline"},
 	{"pubsub"},
 	{
 		"engine/internal/broker", "internal/channelhost", "push",
@@ -50,7 +50,7 @@ var helpers = []string{
 	"internal/testenv/npm", "internal/testenv/output", "internal/testenv/proxy", "internal/testenv/race",
 	"internal/testenv/require", "internal/willcheck", "pubsub/pubsubtest", "state/statetest",
 	"transport/internal/transporttest",
-	"push/oncetest", "will/willtest",
+	"offline/offlinetest", "push/oncetest", "will/willtest",
 }
 
 func TestLayers(t *testing.T) {

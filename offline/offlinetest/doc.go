@@ -1,0 +1,2 @@
+// Package offlinetest tests implementations of offline.Store.
+package offlinetest
