@@ -2,6 +2,7 @@ package socket
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -66,7 +67,16 @@ func (s *session) advise(d *Drain, reason string) (advised, moves bool) {
 	if own.moves {
 		p.WithinMS = float64(d.notice(true).Milliseconds())
 	}
-	return own.c.Push(eventAdvice, p) == nil, own.moves // an error: it has left $socket or is not joined yet
+	err := own.c.Push(eventAdvice, p)
+	if errors.Is(err, channel.ErrNotJoined) {
+		err = own.c.Send(p) // after the reply to the join
+	}
+	return err == nil, own.moves // an error: it has left $socket
+}
+
+// advise sends the advice of a message that the channel sent to itself during its join.
+func (*socketState) advise(_ context.Context, c *channel.Channel, p advicePayload) error {
+	return c.Push(eventAdvice, p)
 }
 
 // terminate closes a connection that was to be closed after a notice, because a client that has

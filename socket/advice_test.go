@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/rs/zerolog"
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -289,6 +292,38 @@ func TestAdvise(t *testing.T) {
 		}
 		if err := <-advised; err != nil {
 			t.Errorf("during Shutdown: %v", err)
+		}
+	})
+}
+
+// writer is a function that is called for each line of a log.
+type writer func(line []byte)
+
+func (w writer) Write(line []byte) (int, error) { w(line); return len(line), nil }
+
+// TestAdviceDuringJoin checks that a client whose join of $socket is not answered yet when the
+// handler shuts down gets the reply, the advice and the time to use it.
+func TestAdviceDuringJoin(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		joined, release := make(chan struct{}), make(chan struct{})
+		log := zerolog.New(writer(func(line []byte) { // the join callback writes it before it returns
+			if bytes.Contains(line, []byte("client information")) {
+				close(joined)
+				<-release
+			}
+		}))
+		d := newDeparting(t, Config{Logger: &log, Drain: Drain{Notice: time.Second}})
+		k := d.open("{}") // a join that is not answered holds up its connection for 50 ms
+		<-joined
+		time.AfterFunc(200*time.Millisecond, func() { close(release) })
+		d.shutdown(time.Minute, time.Second, nil)
+		synctest.Wait()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if len(k.received) < 3 || !strings.HasPrefix(k.received[0], `250ms ["1","1","$socket","phx_reply"`) ||
+			k.received[1] != "250ms advice restart 0" || k.received[2] != "1.05s close 1012" {
+			t.Errorf("received %q", k.received)
 		}
 	})
 }

@@ -102,6 +102,7 @@ func socketChannel() *channel.Handler {
 		channel.Info((*socketState).deny),
 		channel.Info((*socketState).tellLate),
 		channel.Info((*socketState).tellRefused),
+		channel.Info((*socketState).advise),
 		channel.OnAny(func(*socketState, context.Context, *channel.Channel, string, serializer.Payload) (push.Reply, error) {
 			return push.NoReply, errUnknownEvent
 		}),
