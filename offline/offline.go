@@ -32,10 +32,9 @@ type Store interface {
 	// durable, which for a store in memory is at once. Calls that wait at the same time may share one
 	// commit, for which the store gathers them for at most 5 ms.
 	//
-	// It returns an error that wraps ErrInvalid for operations that Check rejects. If ctx ends before
-	// the commit begins, nothing is applied; after that Apply waits for the commit. After any error
-	// nothing is applied, except that a disk which fails at the very end of a commit may have stored
-	// everything.
+	// It returns an error that wraps ErrInvalid for operations that Check rejects. ctx bounds the wait
+	// for the turn; after that Apply waits for the commit. After an error nothing is applied, except
+	// that a disk which fails at the very end of a commit may have stored everything.
 	//
 	// Apply does not keep ops, nor what they point to.
 	Apply(ctx context.Context, identity string, ops []Op) error

@@ -42,7 +42,10 @@ var ErrInUse = errors.New("the file is in use by another process")
 
 // New opens the file. The error wraps ErrInUse if the file is in use.
 func New(cfg Config) (*Engine, error) {
-	s, err := openStore(cfg.Path, cfg.NoSync)
+	if cfg.Path == "" {
+		return nil, errors.New("boltengine: Config.Path is empty")
+	}
+	s, err := openStore(historyFile, cfg.Path, cfg.NoSync)
 	if err != nil {
 		return nil, err
 	}

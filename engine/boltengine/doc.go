@@ -32,6 +32,11 @@
 // at the same time share one commit and one fsync. Objects are bounded by the disk only: give those
 // that nobody removes a lifetime. Memory does not depend on the number of objects.
 //
+// # Clients
+//
+// [OpenClient] opens a file for Go clients, in which they keep what must survive a restart of their
+// program: see package offline. It is another kind of file than that of an Engine.
+//
 // # The file
 //
 // Only one process can use the file. A second one fails at once, with [ErrInUse]. The file is made

@@ -2,6 +2,7 @@ package boltengine_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 
 	"bennu.example/engine/boltengine"
 	"bennu.example/history"
+	"bennu.example/offline"
 	"bennu.example/serializer"
 	"bennu.example/state"
 )
@@ -115,4 +117,35 @@ func ExampleNew() {
 	_, err = boltengine.New(cfg)
 	fmt.Println(err != nil)
 	// Output: true
+}
+
+// A client keeps what it must not forget in a file of its own.
+func ExampleOpenClient() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	for run := range 2 { // the second run is after a restart
+		store, err := boltengine.OpenClient(filepath.Join(dir, "client.db"))
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		if run == 0 {
+			err = store.Apply(context.Background(), "ada", []offline.Op{{Put: &offline.Entry{
+				Seq: 1, ID: "0193a", Topic: "room:1", Event: "msg", Payload: []byte(`{"body":"hi"}`),
+			}}})
+		} else {
+			err = store.Load(context.Background(), "ada", func(e offline.Entry, _ *offline.Mirror) error {
+				fmt.Printf("%s %s %s\n", e.Topic, e.Event, e.Payload)
+				return nil
+			})
+		}
+		if err := errors.Join(err, store.Close()); err != nil {
+			fmt.Println(err)
+		}
+	}
+	// Output: room:1 msg {"body":"hi"}
 }

@@ -8,6 +8,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"bennu.example/offline"
 	"bennu.example/will"
 )
 
@@ -227,4 +228,21 @@ func ParseStateValues(value []byte) {
 	_, _ = parseItem(nil, sealed)
 	_, _ = parseRevision(nil, sealed)
 	_, _ = parseID(nil, sealed)
+}
+
+// HookClient makes f be called at the beginning of every write transaction of a client's store,
+// until the returned function is called.
+func HookClient(s offline.Store, f func(tx *bolt.Tx) error) (remove func()) {
+	hook := &s.(*clientStore).store.hook
+	hook.Store(&f)
+	return func() { hook.Store(nil) }
+}
+
+// WaitingClients returns the number of calls that wait for a commit.
+func WaitingClients(s offline.Store) int { return int(s.(*clientStore).waiting.Load()) }
+
+// ClientCommits returns the number of transactions that were committed.
+func ClientCommits(s offline.Store) (n int) {
+	_ = s.(*clientStore).store.view(func(tx *bolt.Tx) error { n = tx.ID(); return nil })
+	return n
 }

@@ -6,11 +6,13 @@ import (
 	"errors"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
 
 	"bennu.example/history"
+	"bennu.example/offline"
 	"bennu.example/serializer"
 )
 
@@ -110,5 +112,70 @@ func TestFullDisk(t *testing.T) {
 	}
 	e = open(t, cfg)
 	log = e.History()
+	check()
+}
+
+// When the disk is full, Apply fails as a whole, and what was stored can be read and removed. When
+// there is room again, the store goes on.
+func TestClientFullDisk(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "client.db")
+	s := openClient(t, path)
+	stored := uint64(0)
+	add := func() error {
+		err := s.Apply(t.Context(), "", []offline.Op{
+			clientEntry(stored+1, make([]byte, 30_000)), clientEntry(stored+2, make([]byte, 30_000)),
+		})
+		if err == nil {
+			stored += 2
+		}
+		return err
+	}
+	// The limit is also that of the files of go test, which must be smaller than this.
+	big := []offline.Op{clientEntry(1<<40, make([]byte, 4<<20))}
+	if err := s.Apply(t.Context(), "other", big); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	restore := limitFiles(t, info.Size()+100_000)
+	for err = add(); err == nil; err = add() {
+		if stored > 1000 {
+			t.Fatal("the disk is never full")
+		}
+	}
+	for range 3 {
+		if err := add(); !errors.Is(err, offline.ErrStore) {
+			t.Errorf("on a full disk: %v", err)
+		}
+	}
+	check := func() {
+		t.Helper()
+		if seqs := clientSeqs(t, s, ""); uint64(len(seqs)) != stored {
+			t.Errorf("%d entries, want %d", len(seqs), stored)
+		}
+	}
+	check()
+	if err := s.Apply(t.Context(), "", []offline.Op{{Drop: stored}, {Drop: stored - 1}}); err != nil {
+		t.Errorf("removing entries on a full disk: %v", err)
+	} else {
+		stored -= 2
+	}
+	check()
+	if err := add(); err != nil { // into the space of those
+		t.Errorf("on a full disk with free pages: %v", err)
+	}
+	restore()
+	for range 5 {
+		if err := add(); err != nil {
+			t.Errorf("with room again: %v", err)
+		}
+	}
+	check()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s = openClient(t, path)
 	check()
 }

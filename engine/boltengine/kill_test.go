@@ -19,8 +19,8 @@ import (
 
 // serve is the program that tests start as a child process. With an address it runs chat. Otherwise
 // it appends to the topics a to d from several goroutines, and prints the topic, the position and
-// the payload of each record that was appended, or does the same with objects. It ends with its
-// input.
+// the payload of each record that was appended, or does the same with objects or with the store of
+// a client. It ends with its input.
 func serve() {
 	flags := flag.NewFlagSet("", flag.ExitOnError)
 	flags.String("role", "", "")
@@ -30,11 +30,14 @@ func serve() {
 	from := flags.Int("from", 0, "")
 	addr := flags.String("addr", "", "")
 	objects := flags.Bool("objects", false, "")
+	client := flags.Bool("client", false, "")
 	_ = flags.Parse(os.Args[1:])
 	var err error
 	switch {
 	case *addr != "":
 		err = chat(*addr, *path, *from)
+	case *client:
+		err = applyClientForever(*path, *writers)
 	case *objects:
 		err = applyForever(boltengine.Config{Path: *path, NoSync: *noSync}, *writers, *from)
 	default:

@@ -41,8 +41,19 @@ const format = "bennu history 1"
 // removed, the beginnings of all unknown topics of its slot become invalid.
 const slots = 4096
 
+// fileKind is what a file is for.
+type fileKind struct {
+	name   string // in errors
+	format string
+	create func(tx *bolt.Tx) error // fills an empty file
+	load   func(s *store, tx *bolt.Tx) error
+}
+
+var historyFile = &fileKind{name: "history file", format: format, create: create, load: (*store).load}
+
 // store is the open file.
 type store struct {
+	kind   *fileKind
 	path   string
 	base   string
 	noSync bool
@@ -59,11 +70,8 @@ type store struct {
 func (s *store) mark() string { return s.path + ".nosync" }
 
 // openStore opens or creates a file.
-func openStore(path string, noSync bool) (*store, error) {
-	if path == "" {
-		return nil, errors.New("boltengine: Config.Path is empty")
-	}
-	s := &store{path: path, noSync: noSync}
+func openStore(kind *fileKind, path string, noSync bool) (*store, error) {
+	s := &store{kind: kind, path: path, noSync: noSync}
 	err := s.open()
 	if err == nil {
 		err = s.prepare()
@@ -120,7 +128,7 @@ func (s *store) openFile() error {
 		return ErrInUse
 	case errors.Is(err, bolterrors.ErrInvalid), errors.Is(err, bolterrors.ErrVersionMismatch),
 		errors.Is(err, bolterrors.ErrChecksum):
-		return fmt.Errorf("%w, or is not a history file: %w", errDamaged, err)
+		return fmt.Errorf("%w, or is not a %s: %w", errDamaged, s.kind.name, err)
 	}
 	return err
 }
@@ -144,13 +152,23 @@ func (s *store) prepare() error {
 		return nil
 	})
 	if err == nil && created {
-		err = s.update(create)
+		err = s.update(func(tx *bolt.Tx) error {
+			if name, _ := tx.Cursor().First(); name != nil {
+				return fmt.Errorf("not a %s: it has a bucket %.20q", s.kind.name, name)
+			}
+			return s.kind.create(tx)
+		})
 	}
 	if err == nil && created {
 		syncDir(s.path)
 	}
 	if err == nil {
-		err = s.view(s.load)
+		err = s.view(func(tx *bolt.Tx) error {
+			if found := tx.Bucket(bucketMeta).Get(metaFormat); string(found) != s.kind.format {
+				return fmt.Errorf("not a %s of this version: its format is %.40q", s.kind.name, found)
+			}
+			return s.kind.load(s, tx)
+		})
 	}
 	if err == nil && s.noSync {
 		err = s.setMark()
@@ -159,11 +177,8 @@ func (s *store) prepare() error {
 	return err
 }
 
-// create fills an empty file.
+// create fills an empty file of an Engine.
 func create(tx *bolt.Tx) error {
-	if name, _ := tx.Cursor().First(); name != nil {
-		return fmt.Errorf("not a history file: it has a bucket %.20q", name)
-	}
 	for _, name := range [...][]byte{bucketTopics, bucketRecords, bucketIDs, bucketSweep, bucketEpochs} {
 		if _, err := tx.CreateBucket(name); err != nil {
 			return err
@@ -185,13 +200,9 @@ func create(tx *bolt.Tx) error {
 	return meta.Put(metaFormat, []byte(format))
 }
 
-// load checks the format and reads what is kept in memory.
+// load reads what is kept in memory.
 func (s *store) load(tx *bolt.Tx) error {
-	meta := tx.Bucket(bucketMeta)
-	if found := meta.Get(metaFormat); string(found) != format {
-		return fmt.Errorf("not a history file of this version: its format is %.40q", found)
-	}
-	s.base = string(meta.Get(metaBase))
+	s.base = string(tx.Bucket(bucketMeta).Get(metaBase))
 	if _, err := history.NewPosition(epochOf(s.base, maxGeneration), 0, string(beginning[:])); err != nil {
 		return fmt.Errorf("%w: invalid epoch %.20q", errDamaged, s.base)
 	}
