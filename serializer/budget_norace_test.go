@@ -20,3 +20,16 @@ func TestAllocationsOfValues(t *testing.T) {
 		})
 	}
 }
+
+// TestAllocationsOfParams decodes the parameters of a handshake.
+func TestAllocationsOfParams(t *testing.T) {
+	var params struct {
+		UserID string `json:"user_id"`
+		Reject any    `json:"reject"`
+	}
+	p := serializer.Value(map[string]any{"vsn": "2.0.0", "user_id": "7", "reject": "1"})
+	budget(t, "Decode of params", 0, func() error {
+		params.Reject = nil
+		return p.Decode(&params)
+	})
+}

@@ -102,6 +102,9 @@ func (p Payload) Decode(v any) error {
 		}
 		*to = p.raw
 	default:
+		if m, ok := p.value.(map[string]any); ok && p.form == formValue && decodeMap(m, v) {
+			return nil
+		}
 		scratch := scratches.Get().(*[]byte)
 		*scratch, err = p.appendJSON((*scratch)[:0])
 		if err != nil {
