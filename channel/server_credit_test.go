@@ -15,6 +15,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/stream"
 )
 
 // credited joins room:1 with params. The result is the server's channel.
@@ -166,6 +167,13 @@ func TestNoCreditIsNotACrash(t *testing.T) {
 	})
 }
 
+func backlogKinds(all []stream.Stats) (names []string) {
+	for _, s := range all {
+		names = append(names, s.Kind.String())
+	}
+	return names
+}
+
 // TestCreditParksRecords checks that recorded events wait in the log, in order and each once.
 func TestCreditParksRecords(t *testing.T) {
 	t.Parallel()
@@ -181,6 +189,9 @@ func TestCreditParksRecords(t *testing.T) {
 				if take(); !slices.Equal(got, upTo(1, 3)) || ch.Credit() != 0 {
 					t.Fatalf("%v with %d left", got, ch.Credit())
 				}
+				if got := backlogKinds(ch.Backlogs()); !slices.Equal(got, []string{"mailbox", "outgoing", "parked"}) {
+					t.Errorf("backlogs of a channel that waits for credit: %v", got)
+				}
 				for len(got) < 150 {
 					c.push("$credit", `{"add":7}`)
 					take()
@@ -190,7 +201,13 @@ func TestCreditParksRecords(t *testing.T) {
 				if take(); !slices.Equal(got, upTo(1, 210)) {
 					t.Errorf("%v", got)
 				}
+				if got := backlogKinds(ch.Backlogs()); !slices.Equal(got, []string{"mailbox", "outgoing"}) {
+					t.Errorf("backlogs of a channel that waits for nothing: %v", got)
+				}
 				c.leave()
+				if got := ch.Backlogs(); len(got) > 0 {
+					t.Errorf("backlogs after the end: %+v", got)
+				}
 			})
 		})
 	}

@@ -91,11 +91,11 @@ func (s *subscriber) Remove(matches func(channelhost.Carrier) bool, reason strin
 }
 
 // Channel and Queued are part of channelhost.Member.
-func (s *subscriber) Channel() any { return (*Channel)(s) }
-func (s *subscriber) Queued() int  { return s.mailbox.Used() }
+func (s *subscriber) Channel() any                  { return (*Channel)(s) }
+func (s *subscriber) Queued() (messages, bytes int) { return s.mailbox.Load() }
 
 // Queued is part of channelhost.Channel.
-func (d *driver) Queued() int { return d.mailbox.Used() }
+func (d *driver) Queued() (messages, bytes int) { return d.mailbox.Load() }
 
 // receive enqueues a message of the client. It reports false if the topic is no longer joined.
 func (c *Channel) receive(it item, size int, wait time.Duration) bool {

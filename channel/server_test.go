@@ -55,11 +55,12 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
-func (c *carrier) Congested(channelhost.Channel) bool  { return false }
-func (c *carrier) Batch(f func())                      { f() }
-func (c *carrier) Drained(channelhost.Channel) bool    { return true }
-func (c *carrier) ClientID() string                    { return "" }
-func (c *carrier) Identity() (_, _, connection string) { return "", "", "connection" }
+func (c *carrier) Congested(channelhost.Channel) bool    { return false }
+func (c *carrier) Batch(f func())                        { f() }
+func (c *carrier) Drained(channelhost.Channel) bool      { return true }
+func (c *carrier) ClientID() string                      { return "" }
+func (c *carrier) Outgoing() (_, _ int, _ time.Duration) { return 2, 300, time.Second }
+func (c *carrier) Identity() (_, _, connection string)   { return "", "", "connection" }
 
 func (c *carrier) End(ch channelhost.Channel, frames ...*serializer.Frame) {
 	channel.TakeLock(ch)

@@ -213,7 +213,8 @@ func (h *Handler) members(topic string) *memberList {
 		}
 		if l.Total++; l.Total <= maxMembers {
 			some = append(some, m.Channel().(*channel.Channel))
-			l.Members = append(l.Members, member{Mailbox: m.Queued()})
+			_, bytes := m.Queued()
+			l.Members = append(l.Members, member{Mailbox: bytes})
 		}
 	})
 	for i, c := range some { // its methods are called under no lock

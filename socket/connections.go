@@ -24,20 +24,12 @@ type Connection struct {
 // lock is held while the loop's body runs.
 func (h *Handler) Connections() iter.Seq[Connection] {
 	return func(yield func(Connection) bool) {
-		h.mu.Lock()
-		all := make([]*session, 0, len(h.sessions))
-		for s := range h.sessions {
-			all = append(all, s)
-		}
-		h.mu.Unlock()
-		for _, s := range all {
+		for _, s := range h.everySession() {
 			if s.phase() == phaseRefused {
 				continue // it only tells its client so
 			}
 			c := Connection{Info: s.info(), Transport: s.transportName(), s: s}
-			if q, ok := s.conn.(measured); ok {
-				c.Queued = q.Queued()
-			}
+			_, c.Queued, _ = s.Outgoing()
 			if !yield(c) {
 				return
 			}
@@ -45,8 +37,16 @@ func (h *Handler) Connections() iter.Seq[Connection] {
 	}
 }
 
-// measured is implemented by connections that report how much waits for their clients.
-type measured interface{ Queued() int }
+// everySession returns the sessions that are not completely ended, in no order.
+func (h *Handler) everySession() []*session {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	all := make([]*session, 0, len(h.sessions))
+	for s := range h.sessions {
+		all = append(all, s)
+	}
+	return all
+}
 
 // Channels returns an iterator over the connection's channels, in no order: the topic, and the
 // number of bytes that wait in its mailbox or are being handled. See Config.MaxMailbox.
@@ -55,20 +55,25 @@ func (c Connection) Channels() iter.Seq2[string, int] {
 		if c.s == nil {
 			return
 		}
-		c.s.mu.Lock()
-		all := make([]channelhost.Channel, 0, len(c.s.channels))
-		for topic, ch := range c.s.channels {
-			if topic != topicSocket {
-				all = append(all, ch)
-			}
-		}
-		c.s.mu.Unlock()
-		for _, ch := range all {
-			if !yield(ch.Topic(), ch.Queued()) {
+		for _, ch := range c.s.everyChannel() {
+			if _, bytes := ch.Queued(); !yield(ch.Topic(), bytes) {
 				return
 			}
 		}
 	}
+}
+
+// everyChannel returns the channels of the session without that of $socket, in no order.
+func (s *session) everyChannel() []channelhost.Channel {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]channelhost.Channel, 0, len(s.channels))
+	for topic, ch := range s.channels {
+		if topic != topicSocket {
+			all = append(all, ch)
+		}
+	}
+	return all
 }
 
 // Disconnect ends the connection as Handler.Disconnect does: its client reconnects, and Connect may

@@ -8,6 +8,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/socket"
+	"bennu.example/stream"
 	"bennu.example/transport"
 )
 
@@ -35,6 +36,23 @@ func ExampleHandler_Connections() {
 	// Output:
 	// websocket true true
 	// room:lobby true
+}
+
+// Slowest finds the clients and the callbacks that hold most memory.
+func ExampleHandler_Slowest() {
+	h := socket.NewHandler(socket.Config{})
+	defer h.Shutdown(context.Background())
+
+	for _, s := range h.Slowest(10) {
+		switch s.Kind {
+		case stream.Outgoing:
+			fmt.Println("client of", s.Socket, "has not read", s.Bytes, "bytes for", s.Oldest)
+		case stream.Mailbox:
+			fmt.Println("callbacks of", s.Topic, "have not handled", s.Count, "messages")
+		}
+	}
+	fmt.Println("nobody else is slow")
+	// Output: nobody else is slow
 }
 
 // Disconnect ends one connection. Its client comes back with another one.

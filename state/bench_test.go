@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
@@ -96,8 +97,9 @@ type sink struct {
 
 var _ channelhost.Carrier = (*sink)(nil)
 
-func (s *sink) Serializer() serializer.Serializer { return s.ser }
-func (s *sink) PubSub() *pubsub.PubSub            { return s.ps }
+func (s *sink) Serializer() serializer.Serializer     { return s.ser }
+func (s *sink) PubSub() *pubsub.PubSub                { return s.ps }
+func (s *sink) Outgoing() (_, _ int, _ time.Duration) { return 0, 0, 0 }
 func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
 	s.frames.Add(1)
 	return nil

@@ -57,15 +57,16 @@ type simClient struct {
 
 var _ channelhost.Carrier = (*simClient)(nil)
 
-func (c *simClient) Serializer() serializer.Serializer    { return serializer.V2() }
-func (c *simClient) PubSub() *pubsub.PubSub               { return c.s.ps }
-func (c *simClient) Congested(channelhost.Channel) bool   { return false }
-func (c *simClient) Batch(f func())                       { f() }
-func (c *simClient) ClientID() string                     { return c.name }
-func (c *simClient) Identity() (_, client, _ string)      { return "", c.name, "" }
-func (c *simClient) Answered()                            {}
-func (c *simClient) Arrive(context.Context, string) error { return nil }
-func (c *simClient) Ended()                               {}
+func (c *simClient) Serializer() serializer.Serializer     { return serializer.V2() }
+func (c *simClient) PubSub() *pubsub.PubSub                { return c.s.ps }
+func (c *simClient) Congested(channelhost.Channel) bool    { return false }
+func (c *simClient) Batch(f func())                        { f() }
+func (c *simClient) ClientID() string                      { return c.name }
+func (c *simClient) Identity() (_, client, _ string)       { return "", c.name, "" }
+func (c *simClient) Outgoing() (_, _ int, _ time.Duration) { return 0, 0, 0 }
+func (c *simClient) Answered()                             {}
+func (c *simClient) Arrive(context.Context, string) error  { return nil }
+func (c *simClient) Ended()                                {}
 
 func (c *simClient) Send(f *serializer.Frame, how transport.Delivery) error {
 	c.mu.Lock()

@@ -102,17 +102,21 @@ func (s *Stream[T]) Stats() Stats {
 	return about
 }
 
-// Stats describes a queue of a client at one moment: a stream, or the callbacks of a channel.
+// Stats describes a queue of a client or a server at one moment: a stream, the callbacks of a
+// client's channel, or what waits for a connection or a channel of a server.
 type Stats struct {
-	ID      uint64 // of a stream; zero for other queues
-	Kind    Kind
-	Topic   string   // empty if the queue belongs to a socket and not to a channel
-	Events  []string // the names of the events of a stream; nil means all
-	Count   int      // items that wait, including the errors in place of dropped items
-	Bytes   int64
-	Oldest  time.Duration // the age of the oldest item that waits; zero if there is none
-	Dropped uint64        // items that were dropped so far because they did not fit
-	Waiting bool          // a reader waits in Next or All now
+	ID     uint64 // of a stream; zero for other queues
+	Kind   Kind
+	Socket string   // of a server: the id of the connection, as in socket.Info
+	Topic  string   // empty if the queue belongs to a socket and not to a channel
+	Events []string // the names of the events of a stream; nil means all
+	Count  int      // items that wait, including the errors in place of dropped items
+	Bytes  int64
+	// Oldest is the age of the oldest item that waits. It is zero if there is none, and for kinds
+	// Mailbox and Parked, which have no times. For Outgoing it may be up to twice the age.
+	Oldest  time.Duration
+	Dropped uint64 // items of a stream that were dropped so far because they did not fit
+	Waiting bool   // a reader waits in Next or All now
 }
 
 // Kind is the kind of a queue.
@@ -123,10 +127,13 @@ const (
 	Callbacks             // the events that wait for the callbacks of a client's channel
 	Changes               // a stream of changes of channels
 	States                // a stream of states of a client
+	Mailbox               // of a server: the messages that wait for a channel's callbacks, or are handled
+	Outgoing              // of a server: the frames that wait for a client
+	Parked                // of a server: a channel whose next events are read from the log; not counted
 )
 
 func (k Kind) String() string {
-	names := [...]string{"events", "callbacks", "changes", "states"}
+	names := [...]string{"events", "callbacks", "changes", "states", "mailbox", "outgoing", "parked"}
 	if int(k) < len(names) {
 		return names[k]
 	}

@@ -156,8 +156,8 @@ type Channel interface {
 	// ReadOn lets the channel go on with the records that its client has not received, see
 	// Carrier.Drained.
 	ReadOn()
-	// Queued returns the bytes in the mailbox, those of the callback that runs included.
-	Queued() int
+	// Queued returns what is in the mailbox, the message of the callback that runs included.
+	Queued() (messages, bytes int)
 	// HasEnded reports whether none of the channel's callbacks runs any more.
 	HasEnded() bool
 	// Wait waits for the channel's end after Close or Cancel.
@@ -187,6 +187,8 @@ type Carrier interface {
 	// Identity returns Request.ID, the id that the client gave as $client, and the name of the
 	// connection. The first two may be empty.
 	Identity() (subject, client, connection string)
+	// Outgoing returns what waits for the client.
+	Outgoing() (frames, bytes int, oldest time.Duration)
 	// Arrive is called before the join of a channel that allows wills is answered. It may block. When
 	// it returns nil, no will of an older connection of the client runs on the topic any more. The
 	// error is one made by push.Reject.
@@ -210,10 +212,10 @@ type Member interface {
 	// mailbox are still handled before. It may be called under the lock of the topic; matches must not
 	// block. Remove reports whether the carrier matches.
 	Remove(matches func(Carrier) bool, reason string) bool
-	// Channel returns the *channel.Channel, and Queued the bytes in its mailbox. Like Remove, they may
+	// Channel returns the *channel.Channel, and Queued what is in its mailbox. Like Remove, they may
 	// be called under the lock of the topic.
 	Channel() any
-	Queued() int
+	Queued() (messages, bytes int)
 }
 
 // Follower receives the events of a client's channel, and the changes of its state, in order. Its

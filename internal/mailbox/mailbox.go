@@ -251,9 +251,19 @@ func (b *Mailbox[T]) wait(timeout <-chan time.Time) bool {
 
 // Used returns the bytes of the items that are queued or running.
 func (b *Mailbox[T]) Used() int {
+	_, bytes := b.Load()
+	return bytes
+}
+
+// Load returns the number and the bytes of the items that are queued or running.
+func (b *Mailbox[T]) Load() (items, bytes int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.used
+	items = b.queue.Len()
+	if b.running && !b.begun {
+		items++
+	}
+	return items, b.used
 }
 
 func (b *Mailbox[T]) watch() <-chan struct{} {

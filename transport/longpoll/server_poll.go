@@ -103,6 +103,7 @@ func (l *localSession) take(ctx context.Context) (messages []*serializer.Frame) 
 	l.waiter = nil
 	if l.ready() && ctx.Err() == nil {
 		l.writer = p
+		l.queue.Stamp(time.Since(l.created))
 		messages = l.queue.Take(make([]*serializer.Frame, 0, l.queue.Count()), math.MaxInt)
 		l.taken = len(messages)
 	}

@@ -37,6 +37,7 @@ type pollSession interface {
 type localSession struct {
 	s       *Server
 	id      tokenID
+	created time.Time
 	session transport.Session // set in the first turn
 	turn    chan struct{}     // of capacity 1: the sender may call session until it receives
 	done    chan struct{}     // closed when the session has ended
@@ -60,12 +61,13 @@ type localSession struct {
 // place in s must have been reserved.
 func newLocalSession(s *Server) *localSession {
 	l := &localSession{
-		s:      s,
-		id:     newTokenID(),
-		turn:   make(chan struct{}, 1),
-		done:   make(chan struct{}),
-		polled: time.Now(),
+		s:    s,
+		id:   newTokenID(),
+		turn: make(chan struct{}, 1),
+		done: make(chan struct{}),
 	}
+	l.created = time.Now()
+	l.polled = l.created
 	l.turn <- struct{}{}
 	return l
 }
@@ -115,20 +117,24 @@ func (l *localSession) Send(f *serializer.Frame, how transport.Delivery) error {
 		l.endLocked(transport.ErrFull)
 		return transport.ErrFull
 	}
+	first := l.queue.Empty()
 	l.queue.Enqueue(e)
+	if first {
+		l.queue.Stamp(time.Since(l.created))
+	}
 	l.congested = l.congested || l.s.slow.Congests(l.queue.OwnBytes)
 	l.wake()
 	return nil
 }
 
-// Queued returns the bytes that wait for the client, for package socket.
-func (l *localSession) Queued() int {
+// Queued returns how much waits for the client, for package socket.
+func (l *localSession) Queued() (frames, bytes int, oldest time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.queue == nil {
-		return 0
+		return 0, 0, 0
 	}
-	return l.queue.Size()
+	return l.queue.Count(), l.queue.Size(), l.queue.Age(time.Since(l.created))
 }
 
 // Congested implements transport.Conn.

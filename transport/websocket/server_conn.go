@@ -151,14 +151,14 @@ func (c *serverConn) Close(code int, reason string) {
 	c.beginClose(&transport.CloseError{Code: code, Reason: reason}, code, reason)
 }
 
-// Queued returns the bytes that wait for the client, for package socket.
-func (c *serverConn) Queued() int {
+// Queued returns how much waits for the client, for package socket.
+func (c *serverConn) Queued() (frames, bytes int, oldest time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.queue == nil {
-		return 0
+		return 0, 0, 0
 	}
-	return c.queue.Size()
+	return c.queue.Count(), c.queue.Size(), c.queue.Age(c.s.now())
 }
 
 func (c *serverConn) load() connState { return connState(c.state.Load()) }

@@ -156,6 +156,7 @@ func (c *serverConn) takeBatch(w *writer) bool {
 		c.mu.Unlock()
 		return false
 	}
+	c.queue.Stamp(c.s.now())
 	// A small batch leaves frames that DropOldest can drop.
 	w.taken = c.queue.Take(w.taken, min(batchSize, c.s.cfg.MaxQueue/4))
 	for _, f := range w.taken {

@@ -4,6 +4,7 @@ package outbox
 
 import (
 	"sync"
+	"time"
 
 	"bennu.example/serializer"
 	"bennu.example/transport"
@@ -34,6 +35,11 @@ type Queue struct {
 	bytes     int                   // the cost of all frames
 	droppable int                   // the cost of the frames that may be dropped now for others
 	latest    map[transport.Key]int // the index of the newest entry of each key; nil until needed
+
+	// No frame is older than since. Those from the index marked on are no older than markedAt.
+	since, markedAt time.Duration
+	marked          int
+	stamped         bool // Stamp was called since the queue was empty
 }
 
 // Entry is a frame in a Queue. Policy.Entry makes it.
@@ -75,8 +81,35 @@ func (q *Queue) Size() int { return q.bytes }
 // Count returns the number of frames, including those that a writer has taken.
 func (q *Queue) Count() int { return len(q.entries) - q.head - q.holes }
 
+// Stamp notes the time, on a clock of the owner. A writer calls it once for each batch, before
+// Take, and an owner that has no writer yet when it enqueues the first frame.
+func (q *Queue) Stamp(now time.Duration) {
+	switch {
+	case !q.stamped:
+		q.since, q.stamped = now, true
+	case q.head < q.marked:
+		return
+	default:
+		q.since = q.markedAt
+	}
+	q.marked, q.markedAt = len(q.entries), now
+}
+
+// Age returns the age of the oldest frame at a time of the clock of Stamp. The result may be up to
+// twice as large, because there is no stamp for each frame. It is zero for an empty queue, and
+// before the first Stamp.
+func (q *Queue) Age(now time.Duration) time.Duration {
+	if q.bytes == 0 || !q.stamped {
+		return 0
+	}
+	return now - q.since
+}
+
 // Enqueue appends e. It does not check the bounds: see Policy.Admit.
 func (q *Queue) Enqueue(e Entry) {
+	if q.bytes == 0 {
+		q.stamped = false
+	}
 	if len(q.entries) == cap(q.entries) && (q.head+q.holes)*2 >= len(q.entries) {
 		q.compact()
 	}
@@ -98,7 +131,7 @@ func (q *Queue) Enqueue(e Entry) {
 
 // compact removes the entries that were written or dropped from the slice.
 func (q *Queue) compact() {
-	n, taken, searched := 0, 0, 0
+	n, taken, searched, marked := 0, 0, 0, 0
 	for i := q.head; i < len(q.entries); i++ {
 		e := q.entries[i]
 		if e.Frame == nil {
@@ -110,6 +143,9 @@ func (q *Queue) compact() {
 		if i < q.searched {
 			searched++
 		}
+		if i < q.marked {
+			marked++
+		}
 		if newest, ok := q.latest[e.key]; ok && newest == i {
 			q.latest[e.key] = n
 		}
@@ -118,7 +154,7 @@ func (q *Queue) compact() {
 	}
 	clear(q.entries[n:])
 	q.entries = q.entries[:n]
-	q.head, q.taken, q.searched, q.holes = 0, taken, searched, 0
+	q.head, q.taken, q.searched, q.marked, q.holes = 0, taken, searched, marked, 0
 }
 
 // dropOldest drops frames of DropOldest, oldest first, until need bytes are free. It returns how
