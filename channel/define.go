@@ -11,6 +11,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/will"
 )
 
 // Handler defines a kind of channel. Define makes it, and Routes mount it. It is immutable and safe
@@ -43,6 +44,7 @@ type callbacks struct {
 	reauthorize func(ctx context.Context, c *Channel) error // Nil means that channels stay.
 	// Nil means no wills.
 	allowWill func(ctx context.Context, c *Channel, event string, p serializer.Payload) (serializer.Payload, error)
+	runWill   func(ctx context.Context, w will.Will) error // Nil means that wills are broadcast.
 }
 
 type (

@@ -1,10 +1,14 @@
 package channel
 
 import (
+	"context"
+
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
+	"bennu.example/internal/safecall"
 	"bennu.example/pubsub"
 	"bennu.example/transport"
+	"bennu.example/will"
 )
 
 // init gives package socket what users do not call. See channelhost for why this is not done by
@@ -33,9 +37,24 @@ func init() {
 		}
 		return nil
 	}
+	channelhost.RunWill = func(ctx context.Context, handler any, w will.Will) (runs, final bool, err error) {
+		if handler.(*Handler).runWill == nil {
+			return false, false, nil
+		}
+		err = callAlone(func() error { return handler.(*Handler).runWill(ctx, w) })
+		_, rejected := asRejection(err)
+		return true, rejected, err
+	}
 	channelhost.Log = func(c any, message string, err error) {
 		c.(*Channel).up.Log(c.(*Channel).driver(), message, err)
 	}
+}
+
+// callAlone calls f on a goroutine of its own, so that Goexit ends no other, and waits for it.
+func callAlone(f func() error) error {
+	done := make(chan error, 1)
+	go func() { done <- safecall.Do(f, func() { done <- safecall.ErrGoexit }) }()
+	return <-done
 }
 
 // forward is channelhost.Forward.

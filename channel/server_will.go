@@ -7,6 +7,7 @@ import (
 	"bennu.example/internal/channelhost"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/will"
 )
 
 // AllowWill lets the clients of a topic set last wills: events that the server broadcasts on the
@@ -33,6 +34,24 @@ func AllowWill[S any](
 		h.allowWill = func(ctx context.Context, c *Channel, event string, p serializer.Payload) (serializer.Payload, error) {
 			return f(c.data.(*S), ctx, c, event, p)
 		}
+	}}
+}
+
+// RunWill replaces the broadcast of the topic's wills by f, for example by a write to a database.
+// It is used with AllowWill. The connection of the client has ended, so there is no channel: what f
+// needs must be in the payload, where AllowWill may put it.
+//
+// One goroutine of the socket's Handler calls f for one will after another, on the node that has
+// claimed the will, which need not be that of the client. F must return when ctx ends, which is
+// within seconds. An error made by push.Reject, and a push.Reason, gives the will up. After any
+// other error it runs again, as after the end of a node; [will.Will].ID is the same then.
+func RunWill[S any](f func(ctx context.Context, w will.Will) error) Option[S] {
+	return Option[S]{func(h *Handler) {
+		must(f != nil, "RunWill")
+		if h.runWill != nil {
+			panic("channel: two RunWill callbacks")
+		}
+		h.runWill = f
 	}}
 }
 

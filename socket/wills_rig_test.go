@@ -91,6 +91,7 @@ type willRig struct {
 	lines []*line
 	ends  chan error
 	conns int
+	run   func(ctx context.Context, w will.Will) error // the RunWill of own:*
 }
 
 func newWillRig(t *testing.T, handlers int, cfg Config) *willRig {
@@ -108,7 +109,7 @@ func newWillRig(t *testing.T, handlers int, cfg Config) *willRig {
 
 type willRoom struct{ set int }
 
-// routes returns topics that allow wills, room:*, and others, plain:*.
+// routes returns topics that allow wills, room:*, others, plain:*, and some that run wills, own:*.
 func (r *willRig) routes() channel.Routes {
 	join := func(*willRoom, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil }
 	terminate := channel.Terminate(func(_ *willRoom, _ context.Context, _ *channel.Channel, err error) { r.ends <- err })
@@ -137,7 +138,9 @@ func (r *willRig) routes() channel.Routes {
 			return push.NoReply, errors.New("crash")
 		}),
 		channel.Reauthorize(func(*willRoom, context.Context, *channel.Channel) error { return push.Reason("no more") }))
-	return channel.Routes{"room:*": room, "plain:*": channel.Define(join, terminate)}
+	own := channel.Define(join, channel.AllowWill(allow),
+		channel.RunWill[willRoom](func(ctx context.Context, w will.Will) error { return r.run(ctx, w) }))
+	return channel.Routes{"room:*": room, "plain:*": channel.Define(join, terminate), "own:*": own}
 }
 
 // connect opens a connection of a client that has joined $socket and room:1.

@@ -14,6 +14,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/history"
+	"bennu.example/internal/channelhost"
 	"bennu.example/internal/willtimes"
 	"bennu.example/key"
 	"bennu.example/serializer"
@@ -486,7 +487,7 @@ func (w *wills) claim(ctx context.Context) error {
 		var ran []willChange
 		for i := range claimed {
 			x := &claimed[i]
-			if _, again := w.ran[x.ID]; !again && (time.Since(begun) > w.times.Run() || !w.broadcast(ctx, x, begun)) {
+			if _, again := w.ran[x.ID]; !again && (time.Since(begun) > w.times.Run() || !w.runOne(ctx, x, begun)) {
 				continue
 			}
 			w.ran[x.ID] = struct{}{}
@@ -514,16 +515,18 @@ func (w *wills) claim(ctx context.Context) error {
 	}
 }
 
-// broadcast runs a will that was claimed. It reports false if that must be tried again.
-func (w *wills) broadcast(ctx context.Context, x *will.Will, claimed time.Time) bool {
+// runOne runs a will that was claimed. It reports false if that must be tried again.
+func (w *wills) runOne(ctx context.Context, x *will.Will, claimed time.Time) bool {
 	ctx, cancel := context.WithDeadline(ctx, claimed.Add(w.times.Hold*9/10))
 	defer cancel()
-	ps := w.h.cfg.PubSub
-	_, err := ps.AppendOnce(ctx, x.ID, x.Topic, x.Event, x.Payload)
-	if errors.Is(err, history.ErrNoRule) {
-		err = ps.BroadcastFrom(ctx, nil, x.Topic, x.Event, x.Payload.With(memberID, x.ID))
+	runs, final, err := false, false, error(nil)
+	if handler := w.h.routes.match(x.Topic); handler != nil {
+		runs, final, err = channelhost.RunWill(ctx, handler, *x)
 	}
-	invalid := errors.Is(err, serializer.ErrPayload) || errors.Is(err, history.ErrTooLarge)
+	if !runs {
+		err = w.broadcast(ctx, x)
+		final = errors.Is(err, serializer.ErrPayload) || errors.Is(err, history.ErrTooLarge)
+	}
 	if err != nil {
 		const failed = "last will failed"
 		withError(w.h.log(zerolog.WarnLevel, failed), err).Str("topic", clip(x.Topic)).Str("event", clip(x.Event)).
@@ -533,7 +536,16 @@ func (w *wills) broadcast(ctx context.Context, x *will.Will, claimed time.Time) 
 		w.h.log(zerolog.DebugLevel, ran).Str("topic", clip(x.Topic)).Str("event", clip(x.Event)).Msg(ran)
 		w.h.counts.wills.Add(1)
 	}
-	return err == nil || invalid
+	return err == nil || final
+}
+
+func (w *wills) broadcast(ctx context.Context, x *will.Will) error {
+	ps := w.h.cfg.PubSub
+	_, err := ps.AppendOnce(ctx, x.ID, x.Topic, x.Event, x.Payload)
+	if errors.Is(err, history.ErrNoRule) {
+		err = ps.BroadcastFrom(ctx, nil, x.Topic, x.Event, x.Payload.With(memberID, x.ID))
+	}
+	return err
 }
 
 // last stores the last changes. With a shared store it gives up the lease, so that the other nodes

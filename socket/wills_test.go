@@ -341,7 +341,7 @@ func TestWillOnRecordedTopic(t *testing.T) {
 			t.Fatalf("%d records, %v", len(b.Records), err)
 		}
 		again := will.Will{ID: b.Records[0].ID, Topic: "room:1", Event: "gone", Payload: b.Records[0].Payload}
-		if !r.h[0].wills.broadcast(t.Context(), &again, time.Now()) {
+		if !r.h[0].wills.runOne(t.Context(), &again, time.Now()) {
 			t.Error("the repeat failed")
 		}
 		other.wantKeys()

@@ -13,6 +13,7 @@ import (
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/will"
 )
 
 // Package channel sets these variables when it is initialized; nothing else may change them. They
@@ -53,6 +54,9 @@ var (
 	PubSub func(channel any) *pubsub.PubSub
 	// OnceStore returns the push.OnceStore of a *channel.Handler, or nil.
 	OnceStore func(handler any) any
+	// RunWill calls the callback that a *channel.Handler has for wills that are due. Runs is false
+	// if it has none. Final means that the error is one of push.Reject.
+	RunWill func(ctx context.Context, handler any, w will.Will) (runs, final bool, err error)
 	// Log logs an error as the channel's own are logged.
 	Log func(channel any, message string, err error)
 )
