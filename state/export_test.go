@@ -1,12 +1,14 @@
 package state
 
 import (
+	"context"
 	"time"
 	"unsafe"
 
 	"bennu.example/history"
 	"bennu.example/serializer"
 	"bennu.example/transport"
+	"bennu.example/will"
 )
 
 // Resolve replaces server values, at a fixed time.
@@ -71,4 +73,9 @@ const WindowSize = unsafe.Sizeof(window{})
 // IsConflated reports whether a newer event of the item's key replaces a waiting event of it.
 func IsConflated(it Item) bool {
 	return changeFrame("topic", []Item{it}, history.Position{}).how.Policy == transport.KeepLatest
+}
+
+// RunWillOfMap returns the callback of wills of a handler of maps.
+func (o *Objects) RunWillOfMap(cfg Config) func(context.Context, will.Will) error {
+	return (&handler{o: o, kind: kindMap, cfg: cfg}).runWill
 }

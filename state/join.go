@@ -26,7 +26,8 @@ type handler struct {
 func (o *Objects) handler(k *kind, cfg Config) *channel.Handler {
 	checkQueries(cfg.Queries)
 	h := &handler{o: o, kind: k, cfg: cfg}
-	return channel.Define(h.join, h.options(h.push)...)
+	wills := []channel.Option[Session]{channel.AllowWill(h.allowWill), channel.RunWill[Session](h.runWill)}
+	return channel.Define(h.join, append(h.options(h.push), wills...)...)
 }
 
 // options returns the callbacks of a handler. The function returns that of a push.

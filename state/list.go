@@ -38,7 +38,7 @@ func (w *write) find(ctx context.Context, p *place, before []Op) (string, error)
 	if p.after != "" {
 		most = 2 // the item itself, and the next one
 	}
-	page, err := w.h.o.store.Read(ctx, w.m.cell.topic, r, "", most)
+	page, err := w.h.o.store.Read(ctx, w.topic, r, "", most)
 	if err != nil {
 		return "", storeError(ctx, err)
 	}

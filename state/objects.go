@@ -82,7 +82,8 @@ type Config struct {
 	// Limits bound the objects.
 	Limits Limits
 	// Options are further callbacks of the handler, such as for presence or for events of the program.
-	// The events of package state, Info for its messages, and Reauthorize are taken.
+	// The events of package state, Info for its messages, Reauthorize, AllowWill and RunWill are
+	// taken.
 	Options []channel.Option[Session]
 }
 

@@ -64,9 +64,13 @@ func (h *handler) answer(
 	case pushRemove:
 		return h.remove(ctx, c, m)
 	}
-	w := write{h: h, m: &s.member, c: c}
-	if w.id, err = m.id(); err != nil {
+	w := write{h: h, m: &s.member, c: c, topic: c.Topic(), writer: writerOf(ctx)}
+	id, err := m.id()
+	if err != nil {
 		return push.NoReply, err
+	}
+	if id != "" {
+		w.id = writeID(ctx, id)
 	}
 	if name == pushBatch {
 		return w.batch(ctx, m)
@@ -89,12 +93,15 @@ func (h *handler) answer(
 	return ok(append(strconv.AppendUint(appendMember(text, "rev"), w.revOf(a, 0), 10), '}')), nil
 }
 
-// write is a push that writes.
+// write is a push that writes, or a will.
 type write struct {
 	h        *handler
-	m        *member
-	c        *channel.Channel
-	id       string
+	m        *member          // nil for a will that runs
+	c        *channel.Channel // nil for a will that runs
+	topic    string
+	writer   string // the id of the client's connection
+	id       string // of the write; empty if it has none
+	isWill   bool
 	size     int // bytes of all values as they were pushed
 	requests []request
 	ops      []pending
@@ -136,30 +143,49 @@ func (w *write) add(p pending) error {
 	return nil
 }
 
-// batch handles a push of several ops.
-func (w *write) batch(ctx context.Context, m members) (push.Reply, error) {
+// addBatch adds the ops of a batch or a will.
+func (w *write) addBatch(m members) error {
 	var list []members
 	if found, err := m.take("ops", &list); err != nil || !found || len(list) == 0 {
-		return push.NoReply, invalid("ops")
+		return invalid("ops")
 	}
 	if err := m.rest(); err != nil {
-		return push.NoReply, err
+		return err
 	}
 	if most := w.limits().Batch; len(list) > most {
-		return push.NoReply, &LimitError{Err: ErrTooLarge, What: "batch", Max: most}
+		return &LimitError{Err: ErrTooLarge, What: "batch", Max: most}
 	}
 	for _, one := range list {
 		var name string
 		if found, err := one.take("op", &name); err != nil || !found {
-			return push.NoReply, invalid("op")
+			return invalid("op")
+		}
+		own := w.isWill
+		if w.isWill {
+			if _, err := one.take("own", &own); err != nil {
+				return err
+			}
 		}
 		op, err := one.parseOp(name, w.h.kind)
 		if err != nil {
-			return push.NoReply, err
+			return err
 		}
 		if err := w.add(op); err != nil {
-			return push.NoReply, err
+			return err
 		}
+		if own {
+			if err := w.own(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// batch handles a push of several ops.
+func (w *write) batch(ctx context.Context, m members) (push.Reply, error) {
+	if err := w.addBatch(m); err != nil {
+		return push.NoReply, err
 	}
 	a, err := w.apply(ctx)
 	if err != nil {
@@ -225,8 +251,10 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 	if err != nil {
 		return Applied{}, err
 	}
-	if err := w.takeRate(cost); err != nil {
-		return Applied{}, err
+	if w.m != nil {
+		if err := w.takeRate(cost); err != nil {
+			return Applied{}, err
+		}
 	}
 	waiting, cancel := w.h.o.patient(ctx)
 	defer cancel()
@@ -235,7 +263,7 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 		if err != nil {
 			return w.repeated(ctx, waiting, err)
 		}
-		a, err := w.h.o.Apply(waiting, w.m.cell.topic, ops, w.tx(ctx))
+		a, err := w.h.o.Apply(waiting, w.topic, ops, w.tx())
 		if err == nil && len(a.Revs) != len(ops) { // the first write with this id was another one
 			return Applied{}, invalid("$id")
 		}
@@ -265,7 +293,7 @@ func (w *write) repeated(ctx, waiting context.Context, err error) (Applied, erro
 	}
 	never := uint64(maxRev) // no item has it, so that this writes nothing
 	ops := []Op{{Key: "never", Delete: true, If: &never}}
-	a, again := w.h.o.Apply(waiting, w.m.cell.topic, ops, w.tx(ctx))
+	a, again := w.h.o.Apply(waiting, w.topic, ops, w.tx())
 	if again == nil && a.Repeated && len(a.Revs) == len(w.ops) {
 		return a, nil
 	}
@@ -330,8 +358,11 @@ func (w *write) checkKeys(p *pending) error {
 	return nil
 }
 
-// allow asks Config.Allow about an op.
+// allow asks Config.Allow about an op. It was asked about those of a will when the will was set.
 func (w *write) allow(ctx context.Context, op Op) error {
+	if w.c == nil {
+		return nil
+	}
 	if w.h.kind.tree {
 		op.Key = wireKey(op.Key)
 	}
@@ -384,6 +415,10 @@ func (w *write) resolveOp(ctx, waiting context.Context, ops []Op) (again bool, e
 			return false, err
 		}
 		if p.exists && current.Rev == 0 {
+			if op.Own { // the client is not its last writer: nothing is written
+				*op = Op{Key: op.Key, Delete: true, Own: true}
+				return false, nil
+			}
 			return false, ErrNotFound
 		}
 		if op.If != nil && *op.If != current.Rev {
@@ -407,7 +442,7 @@ func (w *write) resolveOp(ctx, waiting context.Context, ops []Op) (again bool, e
 
 // current reads an item. One that does not exist has revision 0 and no value.
 func (w *write) current(ctx context.Context, key string) (it Item, err error) {
-	return w.h.o.item(ctx, w.m.cell.topic, key)
+	return w.h.o.item(ctx, w.topic, key)
 }
 
 func (o *Objects) item(ctx context.Context, topic, key string) (it Item, err error) {
@@ -421,16 +456,13 @@ func (o *Objects) item(ctx context.Context, topic, key string) (it Item, err err
 	return it, nil
 }
 
-func (w *write) tx(ctx context.Context) Tx {
-	tx := Tx{Writer: writerOf(ctx), Limits: w.h.cfg.Limits}
+func (w *write) tx() Tx {
+	tx := Tx{ID: w.id, Writer: w.writer, Limits: w.h.cfg.Limits}
 	switch l := w.limits(); {
 	case w.h.kind.document:
 		tx.Limits.Batch = 1
 	case w.h.kind.tree:
 		tx.Limits.Batch = max(l.Batch, maxTreeOps)
-	}
-	if w.id != "" {
-		tx.ID = writeID(ctx, w.id)
 	}
 	return tx
 }
