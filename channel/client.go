@@ -200,7 +200,7 @@ func (c *Client) push(p *clientPush, payload any) *push.Push {
 	if !p.hold.Take(&c.budget, size) {
 		err := push.ErrFull
 		if p.isNow {
-			err = offline(err)
+			err = notSent(err)
 		}
 		c.refuse(p, err)
 		return (*push.Push)(&p.handle)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"bennu.example/internal/clientlink"
+	"bennu.example/internal/durable"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/promise"
 	"bennu.example/push"
@@ -22,6 +23,8 @@ type pushIO struct {
 	timer   loop.Timer
 
 	isCounted bool // in Client.unanswered
+
+	attempt *durable.Attempt // of an entry of the outbox; nil for any other push
 }
 
 // The tasks of the loop. Each is a push under another type, so that posting one allocates nothing.
@@ -279,6 +282,7 @@ func (c *Client) perform(o *clientOutput) {
 		c.changed(o)
 		if o.status != StateJoined {
 			c.endRuns()
+			c.stopDurable()
 		}
 		c.socket.Log().Debug().Str("topic", c.topic).Stringer("state", o.status).AnErr("err", o.err).
 			Msg("channel state changed")
@@ -292,6 +296,7 @@ func (c *Client) perform(o *clientOutput) {
 		if c.follower != nil {
 			c.follower.Joined(o.payload)
 		}
+		c.startDurable(o.payload)
 		notify(&c.events, &c.events.onJoin, o.payload)
 	case outErrored:
 		if h := c.resume.Load(); h != nil {
@@ -356,7 +361,7 @@ func (c *Client) transmit(o *clientOutput) {
 		From: clientChannel{c},
 	}
 	if o.event == serializer.EventJoin {
-		out.Msg.Payload = c.creditParams(c.callParams(out.Msg.Payload))
+		out.Msg.Payload = c.onceParams(c.creditParams(c.callParams(out.Msg.Payload)))
 		if h := c.resume.Load(); h != nil {
 			out.Msg.Payload = h.joinParams(out.Msg.Payload)
 		}
@@ -391,7 +396,7 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 		c.unanswered.Add(-1)
 		p.isCounted = false
 	}
-	if p.event != serializer.EventJoin {
+	if p.event != serializer.EventJoin && p.attempt == nil {
 		c.recordFailure(a.Err)
 	}
 	if p.event == serializer.EventLeave {
@@ -405,6 +410,9 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	if p.number != 0 {
 		c.socket.EndPush(p.number)
 		p.number = 0
+	}
+	if p.attempt != nil {
+		c.attemptDone(p, a)
 	}
 }
 

@@ -17,13 +17,13 @@ func (c *Client) PushNow(event string, payload any) *push.Push {
 	return c.push(p, payload)
 }
 
-// offline returns the error of a push of PushNow that certainly was not sent.
-func offline(why error) error { return fmt.Errorf("%w: %w", push.ErrOffline, why) }
+// notSent returns the error of a push of PushNow that certainly was not sent.
+func notSent(why error) error { return fmt.Errorf("%w: %w", push.ErrOffline, why) }
 
 // lost returns the error of a push in flight whose connection has ended because of err.
 func (p *clientPush) lost(err error) error {
 	if p.unsent && p.isNow {
-		return offline(err)
+		return notSent(err)
 	}
 	return fmt.Errorf("%w: %w", push.ErrLost, err)
 }
@@ -35,13 +35,13 @@ func (p *clientPush) lost(err error) error {
 func (m *clientMachine) pushNow(p *clientPush, isCongested bool) {
 	switch {
 	case m.over:
-		m.fail(p, offline(m.closedBy(m.cause)))
+		m.fail(p, notSent(m.closedBy(m.cause)))
 	case m.status == StateLeaving:
-		m.fail(p, offline(m.closedBy(ErrLeft)))
+		m.fail(p, notSent(m.closedBy(ErrLeft)))
 	case m.join == nil:
-		m.fail(p, offline(ErrNotJoined))
+		m.fail(p, notSent(ErrNotJoined))
 	case m.status != StateJoined && m.cause != nil:
-		m.fail(p, offline(m.cause))
+		m.fail(p, notSent(m.cause))
 	case m.status != StateJoined || m.again:
 		m.fail(p, fmt.Errorf("%w: the channel is joining", push.ErrOffline))
 	case isCongested:

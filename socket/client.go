@@ -14,6 +14,7 @@ import (
 	"bennu.example/internal/backlog"
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
+	"bennu.example/internal/durable"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/mailbox"
 	"bennu.example/internal/streamset"
@@ -34,8 +35,9 @@ type Client struct {
 	cfg  ClientConfig
 	dial clientDialer
 
-	clientID string       // the connect parameter $client. Empty means that it is not sent
-	ordered  atomic.Int64 // the last value of the connect parameter $order
+	outbox   *durable.Outbox // nil without ClientConfig.Offline
+	clientID string          // the connect parameter $client. Empty means that it is not sent
+	ordered  atomic.Int64    // the last value of the connect parameter $order
 	server   serverClock
 	keys     key.Generator
 
@@ -77,6 +79,7 @@ type Client struct {
 	denials     int
 	entered     uint64 // pushes so far
 	unanswered  int
+	undelivered int // entries of the outbox
 	flushes     []*clientFlush
 	turns       []*clientTurn  // of clientSocket.Go, in order
 	turn        loop.Timer     // due when later tasks need not wait for the first one any more
@@ -153,10 +156,11 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.clock.wall = wallClock
 	c.clock.again.Task = clientTask(c.wake)
 	c.clientID = c.cfg.ClientID
+	c.server.base = time.Now()
+	c.openOutbox()
 	if c.clientID == "" && !c.cfg.NoSocketChannel {
 		c.clientID = newClientID()
 	}
-	c.server.base = time.Now()
 	c.keys.Now = c.Now
 	c.own.info.Store(&Info{ClientID: c.clientID})
 	c.own.timer.Task = clientTask(c.ownDue)
@@ -214,6 +218,7 @@ func (c *Client) Channel(topic string, params any) *channel.Client {
 		RejoinAfter: c.cfg.RejoinAfter,
 		MaxBuffer:   c.cfg.MaxBuffer,
 		MaxBacklog:  c.cfg.MaxBacklog,
+		Outbox:      c.outbox,
 	}
 	return channelhost.NewClient(clientSocket{c}, topic, params, cfg).(*channel.Client)
 }
@@ -338,6 +343,9 @@ func (c *Client) drain(f *clientFlush) {
 	c.wanted = WantClosed
 	c.setState(func(*State) {}, false)
 	c.draining = f
+	if c.outbox != nil {
+		c.outbox.Stop()
+	}
 	c.flush(f)
 	s := c.states.load()
 	if !active || s.Status == StatusFailed || s.Status == StatusDenied && s.Until.IsZero() {

@@ -11,6 +11,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/logging"
+	"bennu.example/offline"
 	"bennu.example/serializer"
 )
 
@@ -45,8 +46,8 @@ type ClientConfig struct {
 	ClientID string
 	// NoSocketChannel keeps the client from joining the channel $socket, by which it learns the
 	// server's time and limits, and when to move to another connection. The connect parameter $client
-	// is then sent only if ClientID is set. Servers that do not have the channel, such as Phoenix,
-	// refuse the join, which has no effect on other channels.
+	// is then sent only if ClientID or Offline is set. Servers that do not have the channel, such as
+	// Phoenix, refuse the join, which has no effect on other channels.
 	NoSocketChannel bool
 
 	// Header is sent with every request.
@@ -120,6 +121,13 @@ type ClientConfig struct {
 	// proxies and some servers (Cowboy when it is idle, Bandit when it shuts down) send 1000
 	// although the client should reconnect.
 	StayAfter1000 bool
+
+	// Offline keeps the pushes of channel.Client.PushDurable in a store until they are answered.
+	// Unless ClientID is set, the store also has the client's id, which is then the same after a
+	// restart. The joins of all channels ask the server for the window of its channel.Once. NewClient
+	// reads the store, and waits for that. If the store fails, that is logged, and every PushDurable
+	// fails. Nil means that the client has no store.
+	Offline *offline.Config
 
 	// CloseReason is sent to the server when Close ends the connection. It is cut after 123 bytes.
 	CloseReason string

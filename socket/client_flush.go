@@ -13,6 +13,9 @@ type clientFlush struct {
 // flush adds f to the waiting calls.
 func (c *Client) flush(f *clientFlush) {
 	f.until, f.left = c.entered, c.unanswered
+	if f != c.draining {
+		f.left += c.undelivered
+	}
 	c.flushes = append(c.flushes, f)
 	c.flushed(c.ended)
 }

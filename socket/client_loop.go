@@ -435,6 +435,9 @@ func (c *Client) end() {
 	}
 	c.ended = true
 	c.disconnect(clientCodeNormal, c.cfg.CloseReason, func(d clientlink.Channel) { d.End(ErrClosed) })
+	if c.outbox != nil {
+		c.outbox.End(ErrClosed)
+	}
 	c.cancel()
 	c.flushed(true)
 	c.stopAuth(ErrClosed)

@@ -26,6 +26,7 @@ type peer struct {
 	refuse  func(ctx context.Context, by ClientTransport, n int) error // called for dial n, from 1; it may block
 	prepare func(k *peerConn)                                          // called for each new connection
 	join    func(k *peerConn, m *serializer.Message) (status string, payload any)
+	push    func(k *peerConn, m *serializer.Message) (status string, payload any)
 	log     *peerLog      // the history of all topics, if there is one
 	busy    time.Duration // the time that a channel takes for each message; a join does not wait for it
 	ignore  string        // an event that channels ignore
@@ -484,6 +485,15 @@ func (k *peerConn) perform(m *serializer.Message, joinRef serializer.Ref, joined
 		return
 	}
 	p.set(func() { p.handled[string(body)]++ })
+	p.mu.Lock()
+	answer := p.push
+	p.mu.Unlock()
+	if answer != nil && !strings.HasPrefix(m.Topic, "$") {
+		if status, payload := answer(k, m); status != "" {
+			k.reply(m, joinRef, status, payload)
+		}
+		return
+	}
 	switch m.Event {
 	case "$history":
 		k.reply(m, joinRef, "ok", map[string]string{"pos": p.history().top()})

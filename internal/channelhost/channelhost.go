@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bennu.example/internal/clientlink"
+	"bennu.example/internal/durable"
 	"bennu.example/internal/mailbox"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
@@ -239,4 +240,6 @@ type ClientConfig struct {
 	RejoinAfter func(tries int) time.Duration
 	MaxBuffer   int // size in bytes of pushes that were not sent yet
 	MaxBacklog  int // size in bytes of events that were not handled yet
+
+	Outbox *durable.Outbox // nil without socket.ClientConfig.Offline
 }

@@ -26,9 +26,11 @@ var layers = [][]string{
 	{"internal/follow", "internal/streamset", "offline"},
 	{"pubsub"},
 	{
-		"engine/internal/broker", "internal/channelhost", "push",
+		"engine/internal/broker", "push",
 		"transport/internal/dial", "transport/internal/guard", "transport/internal/outbox",
 	},
+	{"internal/durable"},
+	{"internal/channelhost"},
 	{"transport/longpoll", "transport/websocket"},
 	{"channel"},
 	{"call", "socket", "presence", "state/mirror", "tsgen"},
