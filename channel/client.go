@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"reflect"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,11 +51,8 @@ const pushOverhead = 64
 type Client struct {
 	socket   clientlink.Socket
 	cfg      channelhost.ClientConfig
-	wire     string                             // the topic on the wire, with the prefix
-	topic    string                             // a part of wire
-	params   func(context.Context) (any, error) // nil means fixed
-	fixed    serializer.Payload
-	fixedErr error
+	wire     string // the topic on the wire, with the prefix
+	topic    string // a part of wire
 	budget   clientlink.Budget
 	events   clientEvents
 	follower channelhost.Follower // nil without Follow; does not change after Join
@@ -66,14 +62,17 @@ type Client struct {
 	inputs                             []clientInput
 	outputs                            []clientOutput
 	joinTimer, rejoinTimer, leaveTimer loop.Timer
-	noParams                           func()
-	refOf                              uint64 // see joinRef
+	turn                               *clientTurn // the present join in the socket's queue, or nil
+	number                             uint64      // of the first Join, for the order of joins; zero before it
+	refOf                              uint64      // see joinRef
 	refText                            serializer.Ref
 	rejoins                            bool // see Change.Rejoin
 
 	unanswered atomic.Int64
 	timeout    atomic.Int64
+	waiting    atomic.Uint32 // a clientWait, set by the loop
 	mu         sync.Mutex
+	params     clientParams
 	status     ClientState
 	cause      error
 	lives      uint64        // calls of Join that began a life; see client_lives.go
@@ -82,6 +81,7 @@ type Client struct {
 	leave      *clientPush   // the last Leave, until it is answered
 	done       chan struct{} // of the last life
 	needsAuth  bool          // does not change after Join
+	priority   int8          // does not change after Join
 
 	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join
@@ -95,22 +95,13 @@ func newClient(socket clientlink.Socket, topic string, params any, cfg channelho
 	topic = wire[len(cfg.Prefix):]
 	c := &Client{socket: socket, cfg: cfg, wire: wire, topic: topic, done: make(chan struct{}), isFresh: true}
 	c.timeout.Store(int64(cfg.Timeout))
-	c.state = clientState{topic: topic, refs: socket.NextRef}
+	c.state = clientState{topic: topic, refs: socket.NextRef, manual: cfg.ManualRejoin}
 	c.budget = clientlink.Budget{Max: cfg.MaxBuffer, Total: &socket.Total().Queued}
 	c.events.init(topic, cfg.MaxBacklog, socket, c.eventLeft)
 	c.joinTimer.Task = &clientTimeout{c, inJoinTimeout}
 	c.rejoinTimer.Task = &clientTimeout{c, inRejoin}
 	c.leaveTimer.Task = &clientTimeout{c, inLeaveTimeout}
-	switch p := params.(type) {
-	case func(context.Context) (any, error):
-		c.params = p
-	default:
-		if p != nil && reflect.TypeOf(p).Kind() == reflect.Func {
-			c.fixedErr = fmt.Errorf("params: %w: %T is not a func(context.Context) (any, error)", serializer.ErrPayload, p)
-			break
-		}
-		c.fixed, c.fixedErr = serializer.Value(p).Encoded()
-	}
+	c.params = newClientParams(params)
 	return c
 }
 
@@ -120,7 +111,8 @@ func (c *Client) Topic() string { return c.topic }
 // Join joins the topic and keeps it joined. It may be called before the socket is connected. The
 // push is answered when the first join is answered or times out. A join that is interrupted by the
 // loss of the connection is repeated. If the join is refused or times out, the channel tries again
-// after the socket's RejoinAfter until Leave is called.
+// after the socket's RejoinAfter until Leave is called. A join that the server refuses because
+// there are too many is repeated after 1 s, and is not answered by that.
 //
 // If the channel is joined, or tries to join, Join returns the push of the earlier call. If it is
 // closed, Join begins another life. If it is still leaving, the new life begins when that Leave was
@@ -330,9 +322,16 @@ func (c *Client) setStatus(s ClientState, cause error, join *clientPush) {
 }
 
 // ClientStats counts what is pending in a client's channel at one moment.
+//
+// Waiting is what a channel waits for that is joining or errored: "connection"; "auth", because of
+// WaitForAuth or a token that has expired; "params", the function that returns them; "turn", until
+// other joins were sent or answered, or until another channel has left the topic; "reply"; or
+// "rejoin", the delay of RejoinAfter, or a call of Rejoin if socket.ClientConfig.ManualRejoin is
+// set.
 type ClientStats struct {
 	Topic       string
 	State       ClientState
+	Waiting     string         // what a channel that is not joined waits for: see below; otherwise empty
 	Unanswered  int            // pushes that were not answered yet
 	Queued      int            // those of them that were not passed to the network yet
 	QueuedBytes int64          // the size of these, which counts against MaxBuffer
@@ -344,6 +343,9 @@ type ClientStats struct {
 func (c *Client) Stats() ClientStats {
 	s := ClientStats{Topic: c.topic, Unanswered: int(c.unanswered.Load())}
 	s.State, _ = c.State()
+	if s.State == StateJoining || s.State == StateErrored {
+		s.Waiting = clientWait(c.waiting.Load()).String()
+	}
 	s.Queued, s.QueuedBytes = c.budget.Gauge.Load()
 	e := &c.events
 	s.Callbacks = e.callbackStats()

@@ -24,7 +24,7 @@ func (c *Client) WaitForAuth() *Client {
 // The rest of this file is the part of clientStep about the authentication.
 
 // waitsForAuth reports whether joins wait until the client is authenticated.
-func (m *clientMachine) waitsForAuth() bool {
+func (m *clientState) waitsForAuth() bool {
 	switch m.auth {
 	case clientlink.AuthGranted:
 		return false
@@ -44,8 +44,9 @@ func (m *clientMachine) authChanged(a clientlink.Auth) {
 	switch {
 	case m.status == StateJoining && m.joinRef == 0 && waited != m.waitsForAuth():
 		m.armJoin()
+		m.add(clientOutput{kind: outNoParams})
 		m.requestParams()
-	case m.status == StateErrored && m.open && granted:
+	case m.status == StateErrored && m.open && granted && !m.isHeld:
 		m.add(clientOutput{kind: outDisarm, timer: timerRejoin})
 		m.begin()
 	}

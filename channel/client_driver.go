@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -38,6 +37,9 @@ type (
 
 func (t *clientPushTask) Run() {
 	p := (*clientPush)(t)
+	if p.c.state.status == StateJoined {
+		p.c.socket.SendJoins() // those of earlier calls of Join
+	}
 	p.number = p.c.socket.BeginPush()
 	if p.isNow {
 		p.c.feed(clientInput{kind: inPushNow, push: p, isCongested: p.c.socket.IsCongested()})
@@ -61,6 +63,9 @@ func (t *clientJoinTask) Run() {
 			return
 		}
 		c.events.attach()
+		if c.number == 0 {
+			c.number = c.socket.Joins().Number()
+		}
 		if !c.state.isLive() {
 			c.state.open, c.state.taken = c.socket.IsOpen(), busy
 			c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
@@ -136,18 +141,6 @@ func (t *clientTimeout) Run() {
 	}
 }
 
-// clientParams is the task that passes the params of a join to the loop.
-type clientParams struct {
-	c       *Client
-	attempt uint64
-	payload serializer.Payload
-	err     error
-}
-
-func (t *clientParams) Run() {
-	t.c.feed(clientInput{kind: inParams, attempt: t.attempt, payload: t.payload, err: t.err})
-}
-
 // clientChannel is the socket's handle to the channel. Its methods run on the loop.
 type clientChannel struct{ c *Client }
 
@@ -164,6 +157,8 @@ func (d clientChannel) Receive(m *serializer.Message) {
 	m.Topic = d.c.topic
 	d.c.feed(clientInput{kind: inMessage, msg: m})
 }
+
+func (d clientChannel) Rejoin() { d.c.feed(clientInput{kind: inRejoinCall}) }
 
 // Woke ends the wait for a rejoin.
 func (d clientChannel) Woke() {
@@ -247,14 +242,17 @@ func (c *Client) feed(in clientInput) {
 	if cap(c.inputs) > clientKept || cap(c.outputs) > clientKept {
 		c.inputs, c.outputs = nil, nil
 	}
+	if c.state.status != StateJoined || c.waiting.Load() != 0 {
+		c.updateWaiting()
+	}
 }
 
 func (c *Client) perform(o *clientOutput) {
 	switch o.kind {
 	case outParams:
-		c.evaluateParams(o.attempt)
+		c.enterQueue(o.attempt)
 	case outNoParams:
-		c.stopParams()
+		c.leaveQueue()
 	case outSend:
 		c.transmit(o)
 	case outAnswer:
@@ -279,6 +277,9 @@ func (c *Client) perform(o *clientOutput) {
 	case outDisarm:
 		c.socket.Disarm(c.timerFor(o.timer))
 	case outState:
+		if o.status != StateJoining {
+			c.leaveQueue()
+		}
 		c.changed(o)
 		if o.status != StateJoined {
 			c.endRuns()
@@ -316,39 +317,6 @@ func (c *Client) perform(o *clientOutput) {
 		c.lifeEnded(o.push)
 	case outDetach:
 		c.socket.Detach(c.wire, clientChannel{c})
-	}
-}
-
-// evaluateParams evaluates the params of a join: immediately if they are a value, and on a
-// goroutine if they are a function. Joins are sent in the order in which they began, so a value
-// waits for the functions before it.
-func (c *Client) evaluateParams(attempt uint64) {
-	if c.params == nil && !c.socket.HasTurns() {
-		c.feed(clientInput{kind: inParams, attempt: attempt, payload: c.fixed, err: c.fixedErr})
-		return
-	}
-	c.stopParams()
-	t := &clientParams{c: c, attempt: attempt, payload: c.fixed, err: c.fixedErr}
-	if c.params == nil {
-		c.noParams = c.socket.Go(func(context.Context) {}, t)
-		return
-	}
-	t.err = fmt.Errorf("params: %w", clientlink.ErrExited) // unless the function returns
-	c.noParams = c.socket.Go(func(ctx context.Context) {
-		v, err := c.params(ctx)
-		if err == nil {
-			t.payload, err = serializer.Value(v).Encoded()
-		}
-		if t.err = err; err != nil {
-			t.err = fmt.Errorf("params: %w", err)
-		}
-	}, t)
-}
-
-func (c *Client) stopParams() {
-	if c.noParams != nil {
-		c.noParams()
-		c.noParams = nil
 	}
 }
 
@@ -444,6 +412,10 @@ func (c *Client) arm(o *clientOutput) {
 	case timerLeave:
 		c.socket.Arm(&c.leaveTimer, o.push.timeout)
 	case timerRejoin:
+		if o.tries == 0 {
+			c.socket.Arm(&c.rejoinTimer, clientJoinPause)
+			return
+		}
 		d := c.cfg.RejoinAfter(o.tries)
 		if d < 0 {
 			c.feed(clientInput{kind: inGiveUp})

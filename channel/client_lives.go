@@ -100,7 +100,7 @@ func (m *clientMachine) end(cause error, leave *promise.Result) {
 		m.add(clientOutput{kind: outDisarm, timer: t})
 	}
 	m.add(clientOutput{kind: outNoParams})
-	m.joinRef, m.again = 0, false
+	m.joinRef, m.again, m.isPaused = 0, false, false
 	m.set(StateClosed, cause)
 	for _, p := range m.inFlight() {
 		err := m.closedBy(cause)

@@ -25,6 +25,9 @@ type clientModel struct {
 	needs    bool // WaitForAuth was called
 	auth     string
 	stale    bool // the last join was refused because the token had expired
+	manual   bool // ManualRejoin
+	parked   bool // the next join waits for Rejoin
+	paused   bool // the join was refused because there were too many
 
 	life   int      // its number, from 1; zero before the first Join
 	next   int      // the life whose Join waits for the end of this one; zero if there is none
@@ -65,6 +68,7 @@ func (m *clientModel) answer(name, how string) {
 // newJoin starts a join.
 func (m *clientModel) newJoin() {
 	m.phase, m.joinRef, m.again = "joining", 0, false
+	m.parked, m.paused = m.manual && !m.online, false
 	m.attempt++
 	m.setJoinTimer()
 	delete(m.timers, "rejoin")
@@ -75,6 +79,9 @@ func (m *clientModel) held() bool {
 	return m.auth != "granted" && (m.needs || m.stale && m.auth == "expired")
 }
 
+// waits reports whether the join waits for anything but its turn.
+func (m *clientModel) waits() bool { return !m.online || m.taken || m.held() || m.parked || m.paused }
+
 func (m *clientModel) setJoinTimer() {
 	if delete(m.timers, "join"); !m.held() {
 		m.timers["join"] = true
@@ -83,11 +90,15 @@ func (m *clientModel) setJoinTimer() {
 
 // fault makes the channel errored.
 func (m *clientModel) fault() {
-	m.phase, m.again = "errored", false
+	m.phase, m.again, m.paused = "errored", false, false
 	if m.answered {
 		delete(m.timers, "join")
 	}
-	if m.online {
+	delete(m.timers, "rejoin")
+	switch {
+	case m.online && m.manual:
+		m.parked = true
+	case m.online:
 		m.timers["rejoin"] = true
 	}
 }
@@ -133,7 +144,7 @@ func (m *clientModel) onWire() []string {
 // gone ends the life, and begins the next one.
 func (m *clientModel) gone(leaves string) {
 	keep := m.phase == "leaving" && m.next != 0 && !m.dead // the pushes of the next life
-	m.phase, m.joinRef, m.again = "gone", 0, false
+	m.phase, m.joinRef, m.again, m.paused = "gone", 0, false, false
 	for _, name := range m.onWire() {
 		if m.kept[name] && m.now[name] {
 			m.answer(name, "offline")
@@ -245,10 +256,11 @@ func (m *clientModel) step(line string) {
 	switch f[0] {
 	case "open":
 		m.online, m.tries = true, 0
-		if m.phase == "errored" {
+		if m.phase == "errored" && !m.parked {
 			m.newJoin()
 		}
 	case "closed":
+		m.parked = m.parked || m.manual && m.online
 		m.online = false
 		switch m.phase {
 		case "leaving":
@@ -269,10 +281,18 @@ func (m *clientModel) step(line string) {
 		}
 	case "needs":
 		m.needs = true
+	case "manual":
+		m.manual = true
+	case "rejoin":
+		m.parked = false
+		if m.phase == "errored" && m.online {
+			m.tries++
+			m.newJoin()
+		}
 	case "auth":
 		m.authChanged(arg)
 	case "params":
-		if m.phase != "joining" || !m.online || m.taken || m.joinRef != 0 || m.held() || arg != strconv.Itoa(m.attempt) {
+		if m.phase != "joining" || m.waits() || m.joinRef != 0 || arg != strconv.Itoa(m.attempt) {
 			return
 		}
 		if len(f) > 2 {
@@ -351,7 +371,7 @@ func (m *clientModel) authChanged(to string) {
 		if held != m.held() {
 			m.setJoinTimer()
 		}
-	case m.phase == "errored" && m.online && to == "granted" && wanted:
+	case m.phase == "errored" && m.online && to == "granted" && wanted && !m.parked:
 		m.newJoin()
 	}
 }
@@ -388,6 +408,10 @@ func (m *clientModel) due(timer string) {
 			m.joinAnswered("timeout")
 		}
 	case "rejoin":
+		if m.paused {
+			m.paused = false
+			return
+		}
 		m.tries++
 		m.newJoin()
 	case "leave":
@@ -409,6 +433,14 @@ func (m *clientModel) refused(ref string) {
 		m.joinAnswered("payload")
 		m.fault()
 	}
+}
+
+// wireStatus returns the status that a reply of clientRig has on the wire.
+func wireStatus(s string) string {
+	if s == "expired" || s == "busy" {
+		return "error"
+	}
+	return s
 }
 
 func (m *clientModel) message(joinRef, ref, event, status string) {
@@ -433,17 +465,18 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			if strconv.Itoa(r) == ref {
 				delete(m.sent, name)
 				delete(m.kept, name)
-				m.answer(name, strings.Replace(status, "expired", "error", 1))
+				m.answer(name, wireStatus(status))
 				return
 			}
 		}
 		switch {
 		case m.phase == "joining" && m.joinRef != 0 && ref == strconv.Itoa(m.joinRef):
-			if status == "expired" {
-				m.joinAnswered("error")
-			} else {
-				m.joinAnswered(status)
+			if status == "busy" {
+				m.joinRef, m.paused = 0, true
+				m.timers["rejoin"] = true
+				return
 			}
+			m.joinAnswered(wireStatus(status))
 			if status != "ok" {
 				m.joinRef, m.stale = 0, status == "expired"
 				m.fault()
@@ -456,7 +489,7 @@ func (m *clientModel) message(joinRef, ref, event, status string) {
 			}
 			m.waiting = nil
 		case m.phase == "leaving" && ref == strconv.Itoa(m.leave):
-			m.gone(strings.Replace(status, "expired", "error", 1))
+			m.gone(wireStatus(status))
 		default:
 			m.shown = "drop"
 		}

@@ -62,6 +62,9 @@ func clientHistory(t *testing.T, seed uint64) {
 				if m.held() {
 					fail("params requested while the join waits for the authentication")
 				}
+				if m.parked || m.paused {
+					fail("params requested while the join waits for Rejoin or the end of a pause")
+				}
 				requested, _ = strconv.Atoi(f[1])
 			case "errored", "closed":
 				if len(answers) > 0 {
@@ -128,7 +131,7 @@ func clientHistory(t *testing.T, seed uint64) {
 		if len(sends) > 0 && m.taken {
 			fail("sent while another channel is leaving the topic")
 		}
-		if m.phase == "joining" && w.online && !m.taken && !m.held() && requested != m.attempt {
+		if m.phase == "joining" && !m.waits() && requested != m.attempt {
 			fail("join %d does not wait, and no params were requested", m.attempt)
 		}
 		for _, s := range sends {
@@ -151,8 +154,11 @@ func clientHistory(t *testing.T, seed uint64) {
 				sentBefore[n], newest = true, max(n, newest)
 			}
 		}
-		if (r.s.status == StateErrored && w.online) != r.armed["rejoin"] {
-			fail("the rejoin timer runs if and only if the channel is errored and connected")
+		if wants := r.s.status == StateErrored && w.online && !m.manual; (wants || m.paused) != r.armed["rejoin"] {
+			fail("the rejoin timer runs if and only if the channel is errored and connected, or pauses")
+		}
+		if r.s.isHeld != m.parked && m.isLive() {
+			fail("waits for Rejoin: %t, model: %t", r.s.isHeld, m.parked)
 		}
 	}
 	for n := range w.pushes {

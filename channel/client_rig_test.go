@@ -17,6 +17,8 @@ import (
 //	join, joinN                              the Join of life 1, of life N
 //	leave, leaveN                            a Leave that was called in that life; 0 is before the first
 //	again                                    records were dropped
+//	rejoin                                   Rejoin was called
+//	manual                                   ManualRejoin, before join
 //	taken                                    marks the topic as still being left by another channel, before join
 //	free                                     that other channel is closed
 //	params N [error]                         the params of attempt N
@@ -28,8 +30,9 @@ import (
 //	needs                                    WaitForAuth, before join
 //	auth pending|granted|missing|expired     the socket's authentication changed
 //	msg JOINREF REF EVENT [STATUS]           a message; "-" is null, '' the empty string. The status
-//	                                         expired is an error because of that, and a phx_close with
-//	                                         the status logout is the end after a logout.
+//	                                         expired is an error because of that, and busy one because
+//	                                         there are too many joins. A phx_close with the status
+//	                                         logout is the end after a logout.
 type clientRig struct {
 	s      clientState
 	refs   uint64
@@ -107,6 +110,8 @@ func (r *clientRig) input(line string) clientInput {
 		return clientInput{kind: inEnd, err: errRig}
 	case "free":
 		return clientInput{kind: inFree}
+	case "rejoin":
+		return clientInput{kind: inRejoinCall}
 	case "again":
 		return clientInput{kind: inAgain}
 	case "giveup":
@@ -151,6 +156,8 @@ func (r *clientRig) input(line string) clientInput {
 			m.Kind, m.Status = serializer.KindReply, f[4]
 		}
 		switch f[len(f)-1] {
+		case "busy":
+			m.Status, m.Payload = "error", serializer.Value(map[string]string{"reason": "too many joins"})
 		case "expired":
 			m.Status, m.Payload = "error", serializer.Value(map[string]string{"reason": "token expired"})
 		case "logout":
@@ -173,6 +180,10 @@ func (r *clientRig) do(line string) string {
 	}
 	if line == "needs" {
 		r.s.needsAuth = true
+		return ""
+	}
+	if line == "manual" {
+		r.s.manual = true
 		return ""
 	}
 	in := r.input(line)

@@ -58,6 +58,10 @@ type clientState struct {
 	tries    int         // rejoins since the last success or the last connection
 	again    bool        // joins again once the pushes in flight are answered; others wait for that join
 
+	manual   bool // joins wait for Rejoin, except for a Join while there is a connection
+	isHeld   bool // the next join waits for Rejoin
+	isPaused bool // the join is sent again when the rejoin timer is due
+
 	needsAuth bool // joins wait until the client is authenticated
 	isExpired bool // the last join was refused because the token had expired
 
@@ -99,10 +103,9 @@ func clientStep(s clientState, in clientInput, out []clientOutput) (clientState,
 	case inJoinTimeout:
 		m.joinTimeout()
 	case inRejoin:
-		if m.status == StateErrored && m.open {
-			m.tries++
-			m.begin()
-		}
+		m.rejoin()
+	case inRejoinCall:
+		m.rejoinCalled()
 	case inLeaveTimeout:
 		if m.status == StateLeaving {
 			m.left(failed(m.wrap(m.leaves[0], push.ErrTimeout)))
@@ -146,16 +149,22 @@ func (m *clientMachine) set(s ClientState, cause error) {
 func (m *clientMachine) begin() {
 	m.attempt++
 	m.joinRef = 0
-	m.again = false
+	m.again, m.isPaused = false, false
+	m.isHeld = m.manual && !m.open
 	m.set(StateJoining, nil)
 	m.armJoin()
 	m.requestParams()
 }
 
-// requestParams requests the params of the current join, unless it waits for a connection, the
-// topic or the authentication.
+// mayJoin reports whether the current join waits neither for a connection nor for the topic, the
+// authentication, a call of Rejoin or the end of a pause.
+func (m *clientState) mayJoin() bool {
+	return m.open && !m.taken && !m.isHeld && !m.isPaused && !m.waitsForAuth()
+}
+
+// requestParams puts the current join into the queue.
 func (m *clientMachine) requestParams() {
-	if m.open && !m.taken && !m.waitsForAuth() {
+	if m.mayJoin() {
 		m.add(clientOutput{kind: outParams, attempt: m.attempt})
 	}
 }
@@ -178,8 +187,7 @@ func (m *clientMachine) topicFreed() {
 // params sends the join. It differs from phoenix.js, which may send a join from an earlier
 // connection: params are requested once there is a connection, and the ref is new.
 func (m *clientMachine) params(attempt uint64, payload serializer.Payload, err error) {
-	if attempt != m.attempt || m.status != StateJoining || !m.open || m.taken || m.joinRef != 0 ||
-		m.waitsForAuth() {
+	if attempt != m.attempt || m.status != StateJoining || m.joinRef != 0 || !m.mayJoin() {
 		return
 	}
 	if err != nil {
@@ -196,14 +204,17 @@ func (m *clientMachine) opened() {
 	case StateJoining: // Join was called before; its timeout continues
 		m.requestParams()
 	case StateErrored:
-		m.add(clientOutput{kind: outDisarm, timer: timerRejoin})
-		m.begin()
+		if !m.isHeld {
+			m.add(clientOutput{kind: outDisarm, timer: timerRejoin})
+			m.begin()
+		}
 	}
 }
 
 // disconnected handles the loss of the connection. Pushes that the server may have received fail
 // immediately, whereas in phoenix.js they time out. Others wait for the next join.
 func (m *clientMachine) disconnected(err error) {
+	m.isHeld = m.isHeld || m.manual && m.open // not if an attempt to connect has failed
 	m.open = false
 	m.add(clientOutput{kind: outNoParams})
 	switch m.status {
@@ -223,6 +234,7 @@ func (m *clientMachine) disconnected(err error) {
 // and scheduleRejoin after that. A join that was not answered yet keeps its timeout, so that its
 // caller is notified even if no connection follows.
 func (m *clientMachine) setErrored(err error) {
+	m.endPause()
 	if m.status == StateJoining && m.answered {
 		m.add(clientOutput{kind: outDisarm, timer: timerJoin})
 	}
@@ -232,7 +244,10 @@ func (m *clientMachine) setErrored(err error) {
 // scheduleRejoin arms the timer of the rejoin. Without a connection, the next one starts the
 // rejoin.
 func (m *clientMachine) scheduleRejoin(err error) {
-	if m.open {
+	switch {
+	case m.open && m.manual:
+		m.isHeld = true
+	case m.open:
 		m.add(clientOutput{kind: outArm, timer: timerRejoin, tries: m.tries + 1})
 	}
 	m.add(clientOutput{kind: outErrored, err: err})
@@ -335,8 +350,13 @@ func (m *clientMachine) reply(msg *serializer.Message) {
 func (m *clientMachine) joinReply(msg *serializer.Message) {
 	a := promise.Result{Status: msg.Status, Payload: msg.Payload}
 	if msg.Status != push.StatusOK {
-		m.isExpired = (&push.Error{Payload: msg.Payload}).Is(push.Reason(clientlink.TokenExpired))
-		m.joinFailed(a, m.wrap(m.join, &push.Error{Status: msg.Status, Payload: msg.Payload}))
+		err := &push.Error{Status: msg.Status, Payload: msg.Payload}
+		if err.Is(push.Reason(clientlink.TooManyJoins)) {
+			m.pauseJoin()
+			return
+		}
+		m.isExpired = err.Is(push.Reason(clientlink.TokenExpired))
+		m.joinFailed(a, m.wrap(m.join, err))
 		return
 	}
 	m.tries = 0

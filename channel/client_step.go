@@ -38,12 +38,13 @@ const (
 	inRejoin
 	inLeaveTimeout
 	inPushTimeout
-	inRefused // a message could not be encoded
-	inGiveUp  // the socket does not want the channel to rejoin
-	inFree    // the channel that was leaving the topic is closed
-	inEnd     // the socket is closed permanently
-	inAuth    // the socket's authentication changed
-	inAgain   // records were dropped: the channel joins again to receive them
+	inRefused    // a message could not be encoded
+	inGiveUp     // the socket does not want the channel to rejoin
+	inFree       // the channel that was leaving the topic is closed
+	inEnd        // the socket is closed permanently
+	inAuth       // the socket's authentication changed
+	inRejoinCall // Rejoin was called
+	inAgain      // records were dropped: the channel joins again to receive them
 )
 
 // clientOutput is an output of clientStep, which client_driver.go performs.
@@ -57,7 +58,7 @@ type clientOutput struct {
 	payload serializer.Payload  // outSend of a join, outJoined, outState of StateJoined
 	answer  promise.Result      // outAnswer
 	attempt uint64              // outParams
-	tries   int                 // outArm of timerRejoin, from 1
+	tries   int                 // outArm of timerRejoin, from 1; zero means clientJoinPause
 	msg     *serializer.Message // outEvent, outDrop
 	status  ClientState         // outState
 	err     error               // outState, outErrored, outClosed
@@ -68,8 +69,8 @@ type clientOutput struct {
 type clientOutputKind uint8
 
 const (
-	outParams   clientOutputKind = iota // evaluate the params of a join
-	outNoParams                         // stop evaluating params
+	outParams   clientOutputKind = iota // put a join into the queue; its params are evaluated there
+	outNoParams                         // take the join out of the queue
 	outSend                             // send a message
 	outAnswer                           // answer a push, and stop its timer
 	outEvent                            // enqueue an event for the listeners
@@ -88,7 +89,7 @@ type clientTimer uint8
 
 const (
 	timerJoin   clientTimer = iota // the join's timeout
-	timerRejoin                    // until the next join
+	timerRejoin                    // until the next join, or until the join is sent again
 	timerLeave                     // the leave's timeout
 	timerPush                      // a push's timeout
 )

@@ -98,7 +98,7 @@ func (w *clientWorld) next() string {
 		if len(w.held) > 0 && w.IntN(4) == 0 {
 			return w.release(w.IntN(len(w.held)))
 		}
-		switch w.IntN(25) {
+		switch w.IntN(26) {
 		case 0:
 			w.online = !w.online
 			if w.online {
@@ -112,6 +112,9 @@ func (w *clientWorld) next() string {
 				}
 				if !w.m.needs && w.IntN(3) == 0 {
 					return "needs"
+				}
+				if !w.m.manual && w.IntN(3) == 0 {
+					return "manual"
 				}
 				w.joined = true
 				w.lives, w.live, w.called = 1, true, append(w.called, "join")
@@ -166,7 +169,7 @@ func (w *clientWorld) next() string {
 			}
 		case 15, 16, 17, 18:
 			if w.joined {
-				status := w.pick("ok", "ok", "ok", "error", "expired", "maybe")
+				status := w.pick("ok", "ok", "ok", "error", "expired", "busy", "maybe")
 				return fmt.Sprintf("msg %s %s phx_reply %s", w.aJoinRef(), w.aRef(), status)
 			}
 		case 19:
@@ -178,6 +181,10 @@ func (w *clientWorld) next() string {
 		case 20:
 			if w.joined && w.IntN(2) == 0 {
 				return "again"
+			}
+		case 23:
+			if w.joined && w.IntN(2) == 0 {
+				return "rejoin"
 			}
 		case 21, 22:
 			if w.joined { // without a connection, the socket is pending

@@ -81,8 +81,8 @@ type Client struct {
 	unanswered  int
 	undelivered int // entries of the outbox
 	flushes     []*clientFlush
-	turns       []*clientTurn  // of clientSocket.Go, in order
-	turn        loop.Timer     // due when later tasks need not wait for the first one any more
+	joins       *clientlink.JoinQueue
+	joining     loop.Timer     // due when the queue of joins must be run
 	draining    *clientFlush   // the wait of Close, if it was called
 	barrier     serializer.Ref // of the heartbeat whose reply shows that the server has received everything
 	barrierAt   uint64         // the value of entered when that heartbeat was sent
@@ -166,7 +166,8 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.own.timer.Task = clientTask(c.ownDue)
 	c.initAuth()
 	c.moving.Task = clientTask(c.moveDue)
-	c.turn.Task = clientTask(c.turnDue)
+	c.joins = clientlink.NewJoinQueue(c.cfg.JoinConcurrency, c.startParams)
+	c.joining.Task = clientTask(c.sendJoins)
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)
 	return c
@@ -219,6 +220,8 @@ func (c *Client) Channel(topic string, params any) *channel.Client {
 		MaxBuffer:   c.cfg.MaxBuffer,
 		MaxBacklog:  c.cfg.MaxBacklog,
 		Outbox:      c.outbox,
+
+		ManualRejoin: c.cfg.ManualRejoin,
 	}
 	return channelhost.NewClient(clientSocket{c}, topic, params, cfg).(*channel.Client)
 }

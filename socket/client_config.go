@@ -116,6 +116,16 @@ type ClientConfig struct {
 	// counts its joins that failed, from 1. A negative delay closes the channel. Nil means the
 	// delays of phoenix.js, 1, 2, 5 and then 10 s, with the same jitter as DeniedAfter.
 	RejoinAfter func(tries int) time.Duration
+	// JoinConcurrency bounds the joins that were sent and not answered, and the params functions that
+	// run. Those that take longer than 1 s do not count. Joins beyond it wait: see
+	// channel.Client.Priority. Zero means 64. A negative number means no bound. Whatever it is, a
+	// connection sends at most 400 joins a second, 800 at once.
+	JoinConcurrency int
+	// ManualRejoin keeps channels from joining again by themselves. After a lost connection, a crash
+	// or a refusal a channel stays errored until Rejoin of the channel or of the client is called. A
+	// channel whose Join was called without a connection waits for Rejoin as well. RejoinAfter is not
+	// called. Pushes wait and time out as usual.
+	ManualRejoin bool
 	// StayAfter1000 makes the client give up ([StatusFailed]) when the server closes with 1000, as
 	// phoenix.js does up to 1.8.12. Otherwise 1000 is like any other code, as in phoenix.js 1.8.16:
 	// proxies and some servers (Cowboy when it is idle, Bandit when it shuts down) send 1000
@@ -250,6 +260,7 @@ func (cfg *ClientConfig) withDefaults() ClientConfig {
 		}
 	}
 	c.HeartbeatInterval = cmp.Or(c.HeartbeatInterval, clientHeartbeats)
+	c.JoinConcurrency = cmp.Or(c.JoinConcurrency, clientJoins)
 	c.WakeAfter = cmp.Or(c.WakeAfter, 10*time.Second)
 	if c.HeartbeatTimeout <= 0 {
 		c.HeartbeatTimeout = c.HeartbeatInterval

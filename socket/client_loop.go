@@ -42,6 +42,7 @@ func (c *Client) run(it clientItem) {
 
 // afterBatch runs when the loop has handled a batch of items.
 func (c *Client) afterBatch() {
+	c.sendJoins()
 	c.moveIfQuiet()
 	c.moveIfReady()
 	c.settle()
@@ -168,9 +169,11 @@ func (c *Client) use(k *clientConn, auth *authSource, joinOwn func()) {
 		c.authFeed(authInput{kind: authInMute})
 	}
 	joinOwn()
+	c.joins.Opened()
 	for _, d := range c.channelList() {
 		d.Opened()
 	}
+	c.sendJoins()
 	k.unhold()
 }
 

@@ -242,4 +242,6 @@ type ClientConfig struct {
 	MaxBacklog  int // size in bytes of events that were not handled yet
 
 	Outbox *durable.Outbox // nil without socket.ClientConfig.Offline
+
+	ManualRejoin bool
 }

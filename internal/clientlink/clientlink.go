@@ -3,7 +3,6 @@
 package clientlink
 
 import (
-	"context"
 	"errors"
 	"sync/atomic"
 	"time"
@@ -58,11 +57,10 @@ type Socket interface {
 	IsOpen() bool
 	// Auth returns the state of the authentication. Channel.AuthChanged is called when it changes.
 	Auth() Auth
-	// Go runs f on a new goroutine and then runs task on the loop, even if f ends its goroutine.
-	// Tasks run in the order of the calls of Go, but a task waits for earlier ones for at most 1 s.
-	// The socket waits for the goroutine. f's context is canceled by cancel and when the socket is
-	// closed.
-	Go(f func(ctx context.Context), task loop.Task) (cancel func())
+	// Joins returns the queue of the socket's joins. The socket runs it after each batch of the loop.
+	Joins() *JoinQueue
+	// SendJoins runs the queue now, so that joins are sent before what follows.
+	SendJoins()
 	// Connection returns the number of the present connection, or of the last one.
 	Connection() uint64
 	// PushOwn pushes an event on the channel $socket. Done, which may be nil, is called with the
@@ -76,8 +74,6 @@ type Socket interface {
 	// Own reports whether the client joins $socket, and whether the server has accepted that on this
 	// connection: then it knows the extensions of the protocol.
 	Own() (wanted, joined bool)
-	// HasTurns reports whether a task of Go is pending.
-	HasTurns() bool
 	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.
 	// EndPush must be called with its result when the push has been answered.
 	BeginPush() uint64
@@ -100,6 +96,9 @@ const (
 	LoggedOut    = "deauthenticated"
 )
 
+// TooManyJoins is the value of push.Reason by which the server refuses joins beyond its rate.
+const TooManyJoins = "too many joins"
+
 // Channel is a channel as seen by its socket. Its methods are called on the loop.
 type Channel interface {
 	// Receive handles a message of the channel's topic.
@@ -113,6 +112,8 @@ type Channel interface {
 	Closed(err error)
 	// AuthChanged is called when the socket's authentication has changed.
 	AuthChanged(a Auth)
+	// Rejoin implements channel.Client.Rejoin.
+	Rejoin()
 	// Woke is called when the machine or the network came back.
 	Woke()
 	// Freed is called when the channel that was leaving the topic has been detached, if Attach
