@@ -31,11 +31,14 @@ func serve() {
 	addr := flags.String("addr", "", "")
 	objects := flags.Bool("objects", false, "")
 	client := flags.Bool("client", false, "")
+	outbox := flags.String("outbox", "", "")
 	_ = flags.Parse(os.Args[1:])
 	var err error
 	switch {
 	case *addr != "":
 		err = chat(*addr, *path, *from)
+	case *outbox != "":
+		err = pushForever(*path, *outbox, *from)
 	case *client:
 		err = applyClientForever(*path, *writers)
 	case *objects:
