@@ -39,7 +39,7 @@ func TestTokenFlood(t *testing.T) {
 		}
 		begun := time.Now()
 		for i := range n {
-			l.sendToken("3", []string{`"ann.2000"`, `"x"`, `null`, `"bob.5"`}[i%4])
+			l.sendToken("3", []string{`"ann.2000"`, `"x"`, `5`, `"bob.5"`}[i%4])
 			if i%1000 == 0 {
 				time.Sleep(100 * time.Millisecond) // in virtual time
 				l.send(`["2","9","room:1","who",{}]`)

@@ -411,6 +411,7 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	token, isText := value.(string)
 	switch {
 	case found && value == nil && !s.h.cfg.Auth.Anonymous:
+		s.forgetUser() // before the reply, after which the client may push as nobody
 		return push.OK(authReply{State: stateAnonymous}), c.Send(loggedOut{})
 	case found && value == nil:
 		token = ""
@@ -436,6 +437,16 @@ func (o *socketState) token(ctx context.Context, c *channel.Channel, p serialize
 	}
 	s.h.counts.refreshed.Add(1)
 	return push.NoReply, nil
+}
+
+// forgetUser refuses messages that come from now on, as those of a client whose token has expired.
+func (s *session) forgetUser() {
+	a := s.auth
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.in() < phaseExpired {
+		a.enter(phaseExpired)
+	}
 }
 
 // logOut ends the connection of a client that has logged out.

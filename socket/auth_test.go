@@ -376,8 +376,11 @@ func TestLogoutWithoutAnonymous(t *testing.T) {
 		l := newAuthLine(t, Auth{}, "ann.0", nil)
 		defer l.end()
 		l.joinSocket()
+		l.joinRoom("ann/ann.0/connect")
 		l.sendToken("2", `null`)
 		l.want(socketReplied("1", "2", "ok", `{"state":"anonymous"}`))
+		l.send(`["2","9","room:1","who",{}]`) // before the client has received the close
+		l.want(`["2","9","room:1","phx_reply",{"status":"error","response":{"reason":"token expired"}}]`)
 		l.wantCloses("4401 logged out")
 	})
 }
