@@ -117,7 +117,7 @@ func TestClientBadFiles(t *testing.T) {
 		"no path":           {func() string { return "" }, "is empty"},
 		"a directory":       {func() string { return dir }, "directory"},
 		"no such directory": {func() string { return filepath.Join(dir, "none", "client.db") }, "none"},
-		"text":              {func() string { return write([]byte(strings.Repeat("hello ", 10_000))) }, "is not a client file"},
+		"text":              {func() string { return write([]byte(strings.Repeat("hello ", 10_000))) }, "not a client file"},
 		"a short file":      {func() string { return write(good[:100]) }, "open"},
 		"half":              {func() string { return write(good[:len(good)/2]) }, "damaged"},
 		"only the head":     {func() string { return write(good[:2*page]) }, "damaged"},
