@@ -57,7 +57,7 @@ func ExampleHandler_Slowest() {
 
 // Disconnect ends one connection. Its client comes back with another one.
 func ExampleConnection_Disconnect() {
-	h := socket.NewHandler(socket.Config{})
+	h := socket.NewHandler(socket.Config{Channels: channel.Routes{"room:*": exampleRoom()}})
 	server := httptest.NewServer(h)
 	defer server.Close()
 	ctx := context.Background()
@@ -68,6 +68,7 @@ func ExampleConnection_Disconnect() {
 		return
 	}
 	defer client.Close(ctx)
+	client.Channel("room:lobby", map[string]string{"user": "ann"}).Join().Wait(ctx)
 	lost := make(chan error, 1)
 	client.OnState(func(s socket.State) {
 		if s.Status == socket.StatusWaiting {
