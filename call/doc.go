@@ -7,5 +7,7 @@
 //
 // Channels of phoenix.js can answer, too: see docs/channels.md.
 //
+// [Gather] calls all clients of a topic, on all nodes.
+//
 // A [Writer] pushes a stream of events to the server, as fast as the server answers them.
 package call

@@ -244,6 +244,9 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 type listener struct{ c *Channel }
 
 func (l listener) Deliver(b *pubsub.Broadcast) error {
+	if b.Event == channelhost.EventGather {
+		return nil // it is for the clients of the topic
+	}
 	it := item{kind: itemInfo, msg: b}
 	err := l.c.enqueue(it, infoSize+len(b.Payload.Bytes()), l.c.sending.Load() > 0)
 	if errors.Is(err, mailbox.ErrFull) {
@@ -280,7 +283,10 @@ func (s *subscriber) DeliverPrepared(b *pubsub.Broadcast, key any) error {
 		}
 	}
 	intercepts := c.h.intercepts(b)
-	if isExtension(b.Event) && !intercepts {
+	if isExtension(b.Event) && (!intercepts || b.Event == channelhost.EventGather) {
+		if b.Event == channelhost.EventGather {
+			c.gather(b)
+		}
 		return nil // the client did not ask for it
 	}
 	status := c.status()

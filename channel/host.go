@@ -31,6 +31,7 @@ func init() {
 	channelhost.TypesOf = func(handler any) channelhost.Types { return handler.(*Handler).typesOf() }
 	channelhost.PubSub = func(c any) *pubsub.PubSub { return c.(*Channel).up.PubSub() }
 	channelhost.Instrument = instrument
+	channelhost.CheckCall = checkCall
 	channelhost.OnceStore = func(handler any) any {
 		if o := handler.(*Handler).once; o != nil {
 			return o.store

@@ -44,7 +44,7 @@ func (c *Channel) Call(ctx context.Context, event string, payload any) (serializ
 
 // serverCalls are the calls of a channel.
 type serverCalls struct {
-	mu     sync.Mutex // held together with no other lock
+	mu     sync.Mutex // no other lock is taken under it; gather takes it under the lock of the topic
 	events []string   // that the client answers; replaced, never modified
 	open   map[uint64]*serverCall
 	next   uint64 // the id of the next call

@@ -30,6 +30,8 @@ type Broadcast struct {
 	// read without the lock.
 	first atomic.Pointer[encoding]
 	mu    sync.Mutex
+
+	attached atomic.Pointer[any] // see Attach
 }
 
 type encoding struct {
@@ -63,6 +65,24 @@ func (b *Broadcast) Context() context.Context {
 		return nil
 	}
 	return b.origin.ctx
+}
+
+// Attach returns the value that is attached to the broadcast, which all subscribers of a node
+// share. The first call makes it. It is for package channel; it is not covered by the compatibility
+// promise.
+func (b *Broadcast) Attach(create func() any) any {
+	if v := b.attached.Load(); v != nil {
+		return *v
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	v := b.attached.Load()
+	if v == nil {
+		created := create()
+		v = &created
+		b.attached.Store(v)
+	}
+	return *v
 }
 
 // Frame returns the broadcast encoded by s. It is encoded once for each serializer and then shared.

@@ -108,6 +108,12 @@ func (c control) SendTo(ctx context.Context, node, name, event string, payload a
 	return c.ps.sendTo(ctx, node, controlAddress(name), event, payload)
 }
 
+// BroadcastUnrecorded is PubSub.Broadcast on a topic, not a control topic, of an event that is not
+// recorded, whatever the rules are. The event "disconnect" has no special meaning.
+func (c control) BroadcastUnrecorded(ctx context.Context, topic, event string, payload any) error {
+	return c.ps.broadcast(ctx, nil, address{topicKey(topic), topic}, event, payload)
+}
+
 // Topics calls f with each topic that has subscribers on this node, and with their number. Control
 // topics are left out. It runs under a lock, and f must not call the PubSub.
 func (c control) Topics(f func(topic string, subscribers int)) {
