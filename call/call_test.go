@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -17,6 +18,7 @@ import (
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
+	"bennu.example/stream"
 )
 
 type nobody struct{}
@@ -149,7 +151,7 @@ func TestHandleBusy(t *testing.T) {
 			return "", push.Reject("ended")
 		})
 		c.Join(t)
-		results := make(chan error, 16)
+		results, listed := make(chan error, 16), 0
 		begin := func(event string) {
 			go func() {
 				_, err := ask(t.Context(), c, t, event, nil)
@@ -163,6 +165,20 @@ func TestHandleBusy(t *testing.T) {
 		begin("off")
 		if _, err := ask(t.Context(), c, t, "slow", nil); !errors.Is(err, push.Reason("busy")) {
 			t.Errorf("the 17th call: %v", err)
+		}
+		time.Sleep(time.Second) // virtual
+		for _, s := range c.Client.Socket.Consumers() {
+			if s.Kind != stream.Calls {
+				continue
+			}
+			if s.Topic != "room" || s.Count != 16 || s.Bytes < 32 || s.Oldest != time.Second ||
+				!slices.Equal(s.Events, []string{"off", "slow"}) {
+				t.Errorf("calls that are handled: %+v", s)
+			}
+			listed++
+		}
+		if listed != 1 {
+			t.Errorf("%d entries of calls", listed)
 		}
 		off()
 		if err := <-results; !errors.Is(err, push.Reason("ended")) {

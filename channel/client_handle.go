@@ -6,10 +6,13 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
+	"bennu.example/internal/backlog"
 	"bennu.example/internal/clientlink"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/stream"
 )
 
 // maxRuns is the number of calls that a client's channel handles at the same time.
@@ -80,6 +83,7 @@ type clientRun struct {
 	payload serializer.Payload
 	id      string
 	joinRef uint64
+	begun   time.Duration // by backlog.Now
 
 	hold clientlink.Hold // of the answer, until it is written
 	out  serializer.Message
@@ -114,6 +118,21 @@ func (s *clientCalls) end(h *clientHandler) {
 	for _, r := range ended {
 		r.cancel()
 	}
+}
+
+// stats describes the calls that are handled now.
+func (s *clientCalls) stats(topic string) stream.Stats {
+	about := stream.Stats{Kind: stream.Calls, Topic: topic}
+	now := backlog.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	about.Events = slices.Sorted(maps.Keys(s.handlers))
+	for r := range s.runs {
+		about.Count++
+		about.Bytes += int64(len(r.payload.Bytes()))
+		about.Oldest = max(about.Oldest, now-r.begun)
+	}
+	return about
 }
 
 // The methods of Client below run on the loop.
@@ -178,7 +197,7 @@ func (c *Client) receiveCall(calls *clientCalls, m *serializer.Message, early bo
 	if early {
 		return true
 	}
-	r := &clientRun{c: c, event: m.Event, payload: payload, id: id, joinRef: c.state.joinRef}
+	r := &clientRun{c: c, event: m.Event, payload: payload, id: id, joinRef: c.state.joinRef, begun: backlog.Now()}
 	calls.mu.Lock()
 	r.h = calls.handlers[m.Event]
 	busy := len(calls.runs) >= maxRuns

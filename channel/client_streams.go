@@ -78,6 +78,9 @@ func (e *clientEvents) stop(id uint64, discard bool) (found bool) {
 func (d clientChannel) Consumers(list []stream.Stats) []stream.Stats {
 	e := &d.c.events
 	list = append(list, e.callbackStats())
+	if calls := d.c.calls.Load(); calls != nil {
+		list = append(list, calls.stats(e.topic))
+	}
 	e.mu.Lock()
 	streams, changes := e.streams, e.changes
 	e.mu.Unlock()

@@ -50,7 +50,8 @@ type channelStreams interface {
 
 // Consumers describes everything that receives something from the client: its streams, the queue of
 // its own callbacks, and the streams and the queue of the callbacks of each channel that is joined,
-// joining or leaving. A queue of callbacks has one entry even if there are no callbacks.
+// joining or leaving. A queue of callbacks has one entry even if there are no callbacks. A channel
+// that answers calls of the server has an entry for those that are handled now.
 func (c *Client) Consumers() []stream.Stats {
 	own := stream.Stats{Kind: stream.Callbacks}
 	if own.Count, own.Bytes = c.calls.Load(); own.Count > 0 {

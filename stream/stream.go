@@ -130,10 +130,11 @@ const (
 	Mailbox               // of a server: the messages that wait for a channel's callbacks, or are handled
 	Outgoing              // of a server: the frames that wait for a client
 	Parked                // of a server: a channel whose next events are read from the log; not counted
+	Calls                 // the calls of the server that a client's channel handles now
 )
 
 func (k Kind) String() string {
-	names := [...]string{"events", "callbacks", "changes", "states", "mailbox", "outgoing", "parked"}
+	names := [...]string{"events", "callbacks", "changes", "states", "mailbox", "outgoing", "parked", "calls"}
 	if int(k) < len(names) {
 		return names[k]
 	}
