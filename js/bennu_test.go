@@ -125,7 +125,8 @@ func (s *addOnServer) report(t *testing.T, lines []string) {
 	}
 }
 
-// asking returns a handler that calls its client, and replies with the answer.
+// asking returns a handler that calls its client, and replies with the answer. It also sends events
+// as long as the client gives credit.
 func asking() *channel.Handler {
 	type question struct {
 		Event   string
@@ -144,6 +145,28 @@ func asking() *channel.Handler {
 				return push.OK(map[string]int{"bytes": len(answer.Bytes())}), nil
 			}
 			return push.OK(map[string]any{"answer": answer}), nil
+		}),
+		channel.On("stream", func(
+			_ *struct{}, ctx context.Context, c *channel.Channel, q struct{ N int },
+		) (push.Reply, error) {
+			for n := range q.N {
+				if err := c.Ready(ctx); err != nil {
+					return push.NoReply, err
+				}
+				if err := c.Push("token", map[string]int{"n": n}); err != nil {
+					return push.NoReply, err
+				}
+			}
+			return push.NoReply, c.Finish(nil)
+		}),
+		channel.On("burst", func(
+			_ *struct{}, _ context.Context, c *channel.Channel, _ serializer.Payload,
+		) (push.Reply, error) {
+			sent := 0
+			for c.Push("token", map[string]int{"n": sent}) == nil {
+				sent++
+			}
+			return push.OK(map[string]int{"sent": sent, "left": c.Credit()}), nil
 		}))
 }
 

@@ -135,6 +135,33 @@ tests["a channel of the stock client answers calls"] = async (t) => {
   }
 };
 
+// The lines of docs/channels.md.
+tests["a channel of the stock client gives credit"] = async (t) => {
+  const seen = [];
+  let k = 0;
+  const ch = t.client().channel(t.topic("ask"), { $credit: 64 });
+  ch.on("token", (m) => { seen.push(m.n); if (++k % 32 === 0) ch.push("$credit", { add: 32 }); });
+  const end = new Promise((ended) => ch.on("$end", ended));
+  const closed = new Promise((ended) => ch.onClose(() => ended("closed")));
+  ch.join();
+  ch.push("stream", { n: 1000 });
+  t.equal(await end, {}, "the end");
+  t.equal(await closed, "closed", "the channel");
+  t.equal(seen, Array.from({ length: 1000 }, (_, n) => n), "the events");
+
+  const slow = t.client().channel(t.topic("ask"), { $credit: 3 });
+  let events = 0;
+  slow.on("token", () => { events++; });
+  slow.join();
+  t.equal(await t.call(slow, "burst", {}), { left: 0, sent: 3 }, "without more credit");
+  t.equal(events, 3, "the events before the reply");
+  t.equal(await t.call(slow, "burst", {}), { left: 0, sent: 0 }, "still without");
+  slow.push("$credit", { add: 2 });
+  t.equal(await t.call(slow, "burst", {}), { left: 0, sent: 2 }, "with more");
+  await t.cut();
+  t.equal(await t.call(slow, "burst", {}), { left: 0, sent: 3 }, "after a cut");
+};
+
 tests["a write is shown at once"] = async (t) => {
   const topic = t.topic("doc"), seen = [];
   const d = await t.openDocument(t.client(), topic, { onChange: (d, keys) => seen.push([d.value, d.pending, [...keys]]) });
