@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -248,32 +249,33 @@ func (c *Channel) answered(event string, payload serializer.Payload) {
 	if calls == nil {
 		return
 	}
-	answer := struct {
+	if id, ok := strings.CutPrefix(event, binaryAnswer); ok {
+		calls.resolve(id, push.StatusOK, payload)
+		return
+	}
+	var answer struct { // not above: it is on the heap
 		Call     string             `json:"$call"`
 		Status   string             `json:"status"`
 		Response serializer.Payload `json:"response"`
-	}{}
-	if text, ok := strings.CutPrefix(event, binaryAnswer); ok {
-		answer.Call, answer.Status, answer.Response = text, push.StatusOK, payload
-	} else if payload.Decode(&answer) != nil {
-		return // not an object
 	}
-	id, err := strconv.ParseUint(answer.Call, 36, 64)
+	if payload.Decode(&answer) == nil { // otherwise it is not an object
+		calls.resolve(answer.Call, cmp.Or(answer.Status, push.StatusError), answer.Response)
+	}
+}
+
+// resolve ends the call with that id, if there is one.
+func (s *serverCalls) resolve(text, status string, response serializer.Payload) {
+	id, err := strconv.ParseUint(text, 36, 64)
 	if err != nil {
 		return
 	}
-	w := calls.take(id)
-	if w == nil {
-		return
+	switch w := s.take(id); {
+	case w == nil:
+	case status != push.StatusOK:
+		w.resolve(serializer.Payload{}, &push.Error{Status: status, Payload: response})
+	default:
+		w.resolve(response, nil)
 	}
-	if answer.Status == "" {
-		answer.Status = push.StatusError
-	}
-	if answer.Status != push.StatusOK {
-		w.resolve(serializer.Payload{}, &push.Error{Status: answer.Status, Payload: answer.Response})
-		return
-	}
-	w.resolve(answer.Response, nil)
 }
 
 // endWaits ends the waits for answers and for credit, because the client sends no more.

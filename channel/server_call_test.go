@@ -519,17 +519,17 @@ func (a *answerer) Send(f *serializer.Frame, how transport.Delivery) error {
 	return a.sink.Send(f, how)
 }
 
-// BenchmarkCall compares a call, with its answer, with a push of the server.
-func BenchmarkCall(b *testing.B) {
-	var ch *channel.Channel
+// startAnswerer returns a channel whose client answers calls of "ask", and a function that ends it.
+func startAnswerer(t testing.TB) (s *answerer, ch *channel.Channel, end func()) {
+	t.Helper()
 	h := channel.Define(func(_ *nobody, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
 		ch = c
 		return nil, nil
 	})
-	s := &answerer{sink: newSink(pubsub.New(nil))}
+	s = &answerer{sink: newSink(pubsub.New(nil))}
 	params, err := serializer.Value(map[string][]string{"$calls": {"ask"}}).Encoded()
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
 	s.d = channelhost.Start(context.Background(), s, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: new(mailbox.Workers),
@@ -538,6 +538,16 @@ func BenchmarkCall(b *testing.B) {
 		},
 	})
 	<-s.answered
+	return s, ch, func() {
+		s.d.Close(context.Canceled)
+		s.d.Wait()
+	}
+}
+
+// BenchmarkCall compares a call, with its answer, with a push of the server.
+func BenchmarkCall(b *testing.B) {
+	s, ch, end := startAnswerer(b)
+	defer end()
 	payload := map[string]int{"n": 1}
 	b.Run("push", func(b *testing.B) {
 		b.ReportAllocs()
@@ -556,6 +566,4 @@ func BenchmarkCall(b *testing.B) {
 			}
 		}
 	})
-	s.d.Close(context.Canceled)
-	s.d.Wait()
 }
