@@ -3,6 +3,7 @@ package channel
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/durable"
@@ -41,6 +42,7 @@ func (t *clientPushTask) Run() {
 		p.c.socket.SendJoins() // those of earlier calls of Join
 	}
 	p.number = p.c.socket.BeginPush()
+	p.c.socket.Pushed(p.payloadSize())
 	if p.isNow {
 		p.c.feed(clientInput{kind: inPushNow, push: p, isCongested: p.c.socket.IsCongested()})
 		return
@@ -190,13 +192,13 @@ func (d clientChannel) Handle() *Client { return d.c }
 
 func (d clientChannel) Stats() ClientStats { return d.c.Stats() }
 
-func (d clientChannel) IsSettled() bool {
+func (d clientChannel) IsSettled(until uint64) bool {
 	s := &d.c.state
-	if len(s.buffer) > 0 || s.status == StateLeaving {
+	if len(s.buffer) > 0 && s.buffer[0].number <= until || s.status == StateLeaving {
 		return false
 	}
 	for _, p := range s.flight {
-		if p.handle.IsAwaited() {
+		if p.number <= until && p.handle.IsAwaited() {
 			return false
 		}
 	}
@@ -365,7 +367,7 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 		p.isCounted = false
 	}
 	if p.event != serializer.EventJoin && p.attempt == nil {
-		c.recordFailure(a.Err)
+		c.recordFailure(p.failure(a))
 	}
 	if p.event == serializer.EventLeave {
 		c.mu.Lock()
@@ -376,6 +378,9 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	}
 	p.handle.Resolve(a)
 	if p.number != 0 {
+		if p.event != serializer.EventLeave && p.attempt == nil { // the outbox counts its entries
+			c.socket.Answered(p.number, p.payloadSize(), a.Err == nil && a.Status == push.StatusOK)
+		}
 		c.socket.EndPush(p.number)
 		p.number = 0
 	}
@@ -384,7 +389,19 @@ func (c *Client) answer(p *clientPush, a promise.Result) {
 	}
 }
 
-// recordFailure keeps the error of a push or leave without reply for the socket's Flush.
+// payloadSize is the size in bytes of the payload of a push.
+func (p *clientPush) payloadSize() int { return p.size - pushOverhead - len(p.event) }
+
+// failure returns the error of a result for the socket's Flush. Replies to pushes of the client
+// itself are no concern of the program.
+func (p *clientPush) failure(a promise.Result) error {
+	if a.Err != nil || a.Status == push.StatusOK || strings.HasPrefix(p.event, "$") {
+		return a.Err
+	}
+	return p.wrap(p.c.topic, &push.Error{Status: a.Status, Payload: a.Payload})
+}
+
+// recordFailure keeps the error of a push or leave for the socket's Flush.
 func (c *Client) recordFailure(err error) {
 	if err != nil && !errors.Is(err, push.ErrCanceled) {
 		c.socket.Total().Failed.Add(err)

@@ -76,6 +76,8 @@ func (p *clientDurable) answer(r promise.Result) {
 		}
 		r.Err = p.wrap(r.Err)
 		p.c.recordFailure(r.Err)
+	} else if r.Status != push.StatusOK {
+		p.c.recordFailure(p.wrap(&push.Error{Status: r.Status, Payload: r.Payload}))
 	}
 	p.handle.Resolve(r)
 }

@@ -133,9 +133,11 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	if place != nil && !e.hasRoom(&msg, size) {
 		return false
 	}
+	wanted := false
 	for i := range e.streams {
 		if s := &e.streams[i]; s.wants(msg.Event) {
 			s.put(&msg, size, place)
+			wanted = true
 		}
 	}
 	var byEvent listeners.Snapshot[serializer.Payload]
@@ -144,6 +146,9 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	}
 	all := e.all.Snapshot()
 	if len(byEvent) == 0 && len(all) == 0 {
+		if !wanted {
+			e.arrived(size)
+		}
 		return true
 	}
 	if !e.callbacksHaveRoom(size) {
@@ -160,6 +165,7 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 	}
 	e.backlog.Add(1, size)
 	e.total.Backlog.Add(1, size)
+	e.arrived(size)
 	e.total.Running.Add()
 	it := clientItem{place: place, byEvent: byEvent, all: all, payload: msg.Payload, size: size, at: now}
 	if len(all) > 0 {
@@ -170,6 +176,12 @@ func (c *Client) enqueueEvent(m *serializer.Message, place *recordPlace) bool {
 		e.total.Running.Done()
 	}
 	return true
+}
+
+// arrived counts an event for the socket's Progress. It runs on the loop.
+func (e *clientEvents) arrived(size int) {
+	e.total.Events.Count++
+	e.total.Events.Bytes += int64(size)
 }
 
 // eventSize returns the size of an event in a backlog.

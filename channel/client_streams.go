@@ -114,9 +114,16 @@ func (e *clientEvents) attach() {
 // streamOwner is the owner of the channel's streams.
 type streamOwner clientEvents
 
-func (o *streamOwner) Changed(n, bytes int) { o.total.Backlog.Add(n, bytes) }
-func (o *streamOwner) Dropped()             { o.total.Dropped.Add(1) }
-func (o *streamOwner) Left()                { o.drained() }
+func (o *streamOwner) Dropped() { o.total.Dropped.Add(1) }
+func (o *streamOwner) Left()    { o.drained() }
+
+// Changed is called on the loop if n is positive.
+func (o *streamOwner) Changed(n, bytes int) {
+	o.total.Backlog.Add(n, bytes)
+	if n > 0 {
+		(*clientEvents)(o).arrived(bytes)
+	}
+}
 
 // Ended removes a stream. A drained stream stays until it is empty, because its records hold up the
 // channel's position.

@@ -27,9 +27,9 @@ import (
 // the connection is lost, until Close is called.
 //
 // Its methods may be called from any goroutine, including its callbacks. Only methods with a
-// context wait for the network. Subscribe, Lookup and Topics wait for the goroutine that maintains
-// the connection. The callbacks of OnState and OnProgress run in order, one at a time, and so do
-// those of each channel. They never run on that goroutine, so they may block.
+// context wait for the network. Subscribe, Lookup, Topics and Progress wait for the goroutine that
+// maintains the connection. The callbacks of OnState and OnProgress run in order, one at a time,
+// and so do those of each channel. They never run on that goroutine, so they may block.
 type Client struct {
 	url  string
 	cfg  ClientConfig
@@ -93,6 +93,7 @@ type Client struct {
 	upgrade     dialResult // an open WebSocket that will replace long poll
 	fallback    clientFallback
 	progress    clientProgress
+	progresses  clientProgresses
 	clock       clientClock
 	own         clientOwn
 	auth        clientAuth // its states, token and fetches do not belong to the loop
@@ -170,6 +171,7 @@ func NewClient(url string, cfg *ClientConfig) *Client {
 	c.joining.Task = clientTask(c.sendJoins)
 	c.settling.Task = clientTask(c.settled)
 	c.progress.timer.Task = clientTask(c.progressDue)
+	c.progresses.timer.Task = clientTask(func() {}) // sendProgress follows
 	return c
 }
 
@@ -237,12 +239,14 @@ func (c *Client) OnState(f func(State)) (off func()) { return c.states.on(f) }
 // caller that is too slow misses the oldest changes. See [Client.StateStream].
 func (c *Client) States(ctx context.Context) iter.Seq[State] { return values(ctx, c.StateStream()) }
 
-// Flush waits for the replies to all earlier pushes and leaves on all channels. It returns an error
-// if ctx ends first.
+// Flush waits for the replies to all earlier pushes and leaves on all channels. For a reply that
+// nobody waits for, by Wait, Done or Receive, it waits no longer than until one second after the
+// server has received all of these pushes: such a push need not get a reply.
 //
-// It also returns an error if pushes failed since the previous Flush: the errors of the first
-// eight, and the number of the others. A push fails if it gets no reply. A reply of any status is
-// not a failure, and neither is a canceled push.
+// It returns an error that wraps a [*FlushError] if pushes failed since the previous Flush. A push
+// fails if it gets no reply that was waited for, or one whose status is not "ok". A canceled push
+// is not a failure. If ctx ends first, the error wraps ctx's error, and a *FlushError if pushes
+// failed until then. The end of ctx cancels no push.
 func (c *Client) Flush(ctx context.Context) error {
 	failures, stop := c.totals.Failed.Listen()
 	defer stop()
@@ -259,7 +263,10 @@ func (c *Client) Flush(ctx context.Context) error {
 		}
 	}
 	stop()
-	if err = errors.Join(err, failures.Err()); err != nil {
+	if failures.Failed > 0 {
+		err = errors.Join(err, &FlushError{Failed: failures.Failed, Errors: failures.Errors})
+	}
+	if err != nil {
 		return fmt.Errorf("socket: flush: %w", err)
 	}
 	return nil

@@ -5,7 +5,8 @@ import "slices"
 // clientFlush is a call that waits for the replies to all earlier pushes.
 type clientFlush struct {
 	until      uint64 // the number of the last push to wait for
-	left       int    // pushes without a reply
+	left       int    // pushes without a reply, and entries of the outbox
+	entries    int    // of these, the entries
 	unanswered int    // the value of left at the end; to be read after done is closed
 	done       chan struct{}
 }
@@ -14,7 +15,7 @@ type clientFlush struct {
 func (c *Client) flush(f *clientFlush) {
 	f.until, f.left = c.entered, c.unanswered
 	if f != c.draining {
-		f.left += c.undelivered
+		f.left, f.entries = f.left+c.undelivered, c.undelivered
 	}
 	c.flushes = append(c.flushes, f)
 	c.flushed(c.ended)
@@ -30,14 +31,19 @@ func (c *Client) flushed(all bool) {
 		close(f.done)
 		return true
 	})
+	if len(c.flushes) == 0 { // the next call needs a later heartbeat
+		c.barrier = ""
+		c.loop.Disarm(&c.settling)
+	}
 }
 
-// settle sends a heartbeat when Close waits only for replies that no caller waits for. The server
+// settle sends a heartbeat when a call waits only for replies that no caller waits for. The server
 // replies to it after it has received everything that was sent before.
 func (c *Client) settle() {
-	isWaiting := c.draining != nil && c.draining.left > 0
-	isSettling := !c.barrier.IsNull() || c.settling.IsArmed()
-	if isWaiting && !isSettling && c.conn != nil && c.isSettled() {
+	if len(c.flushes) == 0 || c.conn == nil || !c.barrier.IsNull() || c.settling.IsArmed() {
+		return
+	}
+	if slices.ContainsFunc(c.flushes, c.isSettled) {
 		ref := c.nextRef()
 		c.barrier, c.barrierAt = clientRefText(ref), c.entered
 		c.conn.send(heartbeatOut(ref))
@@ -51,18 +57,24 @@ func (c *Client) settleSoon() {
 	c.loop.Arm(&c.settling, clientSettle)
 }
 
-// settled ends the wait of Close after clientSettle. If something was sent after the heartbeat, or
-// a caller waits for a reply now, settle sends another heartbeat instead.
+// settled ends the waits after clientSettle. If a call waits for pushes after the heartbeat, or a
+// caller waits for a reply now, settle sends another heartbeat instead.
 func (c *Client) settled() {
-	if c.draining != nil && c.barrierAt == c.entered && c.isSettled() {
-		c.draining.left = 0
-		c.flushed(false)
+	for _, f := range c.flushes {
+		if f.until <= c.barrierAt && c.isSettled(f) {
+			f.left = 0
+		}
 	}
+	c.flushed(false)
 }
 
-func (c *Client) isSettled() bool {
+// isSettled reports whether f waits only for replies that no caller waits for.
+func (c *Client) isSettled(f *clientFlush) bool {
+	if f.left <= 0 || f.entries > 0 {
+		return false
+	}
 	for _, d := range c.channelList() {
-		if !d.IsSettled() {
+		if !d.IsSettled(f.until) {
 			return false
 		}
 	}

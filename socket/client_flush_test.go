@@ -26,7 +26,15 @@ func TestClientFlushReports(t *testing.T) {
 				t.Fatalf("got %v, want nil", err)
 			}
 			for _, w := range want {
-				if !errors.Is(err, w) {
+				if reply, ok := w.(*push.Error); ok {
+					failed, ok := errors.AsType[*FlushError](err)
+					if !ok || failed.Failed != len(want) || !slices.ContainsFunc(failed.Errors, func(err error) bool {
+						e, ok := errors.AsType[*push.Error](err)
+						return ok && e.Status == reply.Status
+					}) {
+						t.Fatalf("got %v, want a reply %s in it", err, reply.Status)
+					}
+				} else if !errors.Is(err, w) {
 					t.Fatalf("got %v, want %v in it", err, w)
 				}
 			}
@@ -38,6 +46,7 @@ func TestClientFlushReports(t *testing.T) {
 		ch := joined(t, c, "room:1")
 		ch.Push("fail", 1)
 		ch.Push("maybe", 1)
+		flush(&push.Error{Status: push.StatusError}, &push.Error{Status: "maybe"})
 		canceled := ch.Push("noreply", 1)
 		canceled.Cancel()
 		flush()
@@ -59,7 +68,7 @@ func TestClientFlushReports(t *testing.T) {
 	})
 }
 
-// TestClientFlushIsBounded checks that Flush keeps eight errors of many failed pushes, and the
+// TestClientFlushIsBounded checks that Flush keeps 16 errors of many failed pushes, and the
 // number of the others.
 func TestClientFlushIsBounded(t *testing.T) {
 	t.Parallel()
@@ -67,11 +76,11 @@ func TestClientFlushIsBounded(t *testing.T) {
 		connected(t, c)
 		ch := joined(t, c, "room:1")
 		for range 1000 {
-			ch.Push("noreply", 1)
+			ch.Push("noreply", 1).Done()
 		}
 		err := c.Flush(t.Context())
-		if n := strings.Count(err.Error(), push.ErrTimeout.Error()); n != 8 ||
-			!strings.Contains(err.Error(), "and 992 more pushes failed") {
+		if n := strings.Count(err.Error(), push.ErrTimeout.Error()); n != 16 ||
+			!strings.Contains(err.Error(), "and 984 more pushes failed") {
 			t.Errorf("%d errors: %v", n, err)
 		}
 	})
@@ -82,7 +91,7 @@ func TestClientFlushesTogether(t *testing.T) {
 	t.Parallel()
 	clientBubble(t, ClientConfig{}, func(t *testing.T, p *peer, c *Client) {
 		connected(t, c)
-		joined(t, c, "room:1").Push("noreply", 1)
+		joined(t, c, "room:1").Push("noreply", 1).Done()
 		errs := make(chan error)
 		for range 2 {
 			go func() { errs <- c.Flush(context.Background()) }()

@@ -47,6 +47,7 @@ func (c *Client) afterBatch() {
 	c.moveIfReady()
 	c.settle()
 	c.watchProgress()
+	c.sendProgress()
 }
 
 // setWanted implements Connect and Pause.
@@ -447,6 +448,7 @@ func (c *Client) end() {
 	c.auth.states.set(func(s AuthState) (AuthState, bool) { return s, false }, true)
 	c.loop.Disarm(&c.progress.timer)
 	c.notifyProgress(true)
+	c.endProgress()
 	c.wanted = WantClosed
 	c.setState(func(s *State) { s.Status, s.Until, s.Transport = StatusDisconnected, time.Time{}, "" }, true)
 	c.changes.End()

@@ -41,17 +41,20 @@ func (h clientOutboxHost) Started()      { h.goroutines.Add() }
 func (h clientOutboxHost) Stopped()      { h.goroutines.Done() }
 
 // BeginEntry registers an entry for Flush. Close does not wait for it.
-func (h clientOutboxHost) BeginEntry() uint64 {
+func (h clientOutboxHost) BeginEntry(bytes int) uint64 {
+	h.Pushed(bytes)
 	h.entered++
 	h.undelivered++
 	return h.entered
 }
 
-func (h clientOutboxHost) EndEntry(n uint64) {
+func (h clientOutboxHost) EndEntry(n uint64, bytes int, ok bool) {
+	h.Answered(n, bytes, ok)
 	h.undelivered--
 	for _, f := range h.flushes {
 		if n <= f.until && f != h.draining {
 			f.left--
+			f.entries--
 		}
 	}
 	h.flushed(false)

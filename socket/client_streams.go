@@ -60,6 +60,9 @@ func (c *Client) Consumers() []stream.Stats {
 	list := c.states.streams.Stats([]stream.Stats{own})
 	list = c.auth.states.streams.Stats(list)
 	list = c.changes.Stats(list)
+	for _, p := range c.progressStreams() {
+		list = p.set.Stats(list)
+	}
 	for _, d := range c.channelList() {
 		list = d.(channelStreams).Consumers(list)
 	}
@@ -84,6 +87,9 @@ func (c *Client) stopStreams(id uint64, discard bool) (found bool) {
 	found = c.states.streams.Stop(id, discard)
 	found = c.auth.states.streams.Stop(id, discard) || found
 	found = c.changes.Stop(id, discard) || found
+	for _, p := range c.progressStreams() {
+		found = p.set.Stop(id, discard) || found
+	}
 	for _, d := range c.channelList() {
 		found = d.(channelStreams).StopStreams(id, discard) || found
 	}

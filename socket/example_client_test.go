@@ -262,6 +262,38 @@ func ExampleClient_Flush() {
 	// Output: <nil> 0 unanswered
 }
 
+// Progress shows what is left to do. The stream ends when that is done.
+func ExampleClient_Progress() {
+	url, end := serveExample()
+	defer end()
+	ctx := context.Background()
+	client := socket.NewClient(url, nil)
+	defer client.Close(ctx)
+	room := client.Channel("room:lobby", map[string]string{"user": "ann"})
+	room.Join()
+	for i := range 100 {
+		room.Push("say", map[string]int{"n": i})
+	}
+	progress := client.Progress(true)
+	client.Connect()
+	var last socket.Progress
+	for p := range progress.All(ctx) {
+		last = p
+	}
+	fmt.Println(last.Up.Done, "of", last.Up.Total)
+	// Output: 100 of 100
+}
+
+// A FlushError has the pushes that failed.
+func ExampleFlushError() {
+	client := socket.NewClient("ws://localhost/socket", nil)
+	defer client.Close(context.Background())
+	client.Channel("room:lobby", nil).Push("say", "before the join")
+	failed, ok := errors.AsType[*socket.FlushError](client.Flush(context.Background()))
+	fmt.Println(ok, failed.Failed, errors.Is(failed, channel.ErrNotJoined))
+	// Output: true 1 true
+}
+
 // Close waits for the replies to earlier pushes. Its context bounds the time.
 func ExampleClient_Close() {
 	url, end := serveExample()

@@ -123,18 +123,19 @@ type Stats struct {
 type Kind uint8
 
 const (
-	Events    Kind = iota // a stream of events
-	Callbacks             // the events that wait for the callbacks of a client's channel
-	Changes               // a stream of changes of channels
-	States                // a stream of states of a client
-	Mailbox               // of a server: the messages that wait for a channel's callbacks, or are handled
-	Outgoing              // of a server: the frames that wait for a client
-	Parked                // of a server: a channel whose next events are read from the log; not counted
-	Calls                 // the calls of the server that a client's channel handles now
+	Events     Kind = iota // a stream of events
+	Callbacks              // the events that wait for the callbacks of a client's channel
+	Changes                // a stream of changes of channels
+	States                 // a stream of states of a client
+	Mailbox                // of a server: the messages that wait for a channel's callbacks, or are handled
+	Outgoing               // of a server: the frames that wait for a client
+	Parked                 // of a server: a channel whose next events are read from the log; not counted
+	Calls                  // the calls of the server that a client's channel handles now
+	Progresses             // a stream of the progress of a client
 )
 
 func (k Kind) String() string {
-	names := [...]string{"events", "callbacks", "changes", "states", "mailbox", "outgoing", "parked", "calls"}
+	names := [...]string{"events", "callbacks", "changes", "states", "mailbox", "outgoing", "parked", "calls", "progress"}
 	if int(k) < len(names) {
 		return names[k]
 	}

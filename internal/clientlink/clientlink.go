@@ -77,6 +77,10 @@ type Socket interface {
 	// BeginPush registers a push that expects a reply, for the callers that wait for all replies.
 	// EndPush must be called with its result when the push has been answered.
 	BeginPush() uint64
+	// Pushed registers a push whose payload has that many bytes, for Progress. Answered must be
+	// called with the result of BeginPush when it has been answered; ok means the status "ok".
+	Pushed(bytes int)
+	Answered(n uint64, bytes int, ok bool)
 	EndPush(n uint64)
 }
 
@@ -126,8 +130,9 @@ type Channel interface {
 	// LeaveMessage returns the message that leaves the topic, if the server may have the channel. It
 	// is used when the connection is about to be closed; no reply is expected.
 	LeaveMessage() (o Out, ok bool)
-	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply.
-	IsSettled() bool
+	// IsSettled reports whether no push is waiting to be sent and no caller is waiting for a reply, of
+	// the pushes up to a number that BeginPush returned.
+	IsSettled(until uint64) bool
 	// IsLeaving reports whether another channel may take the topic.
 	IsLeaving() bool
 }
@@ -157,6 +162,13 @@ type Totals struct {
 	Dropped atomic.Uint64 // events dropped because the backlog was full
 	Failed  Failures      // failures of pushes, for Flush
 	Running Tracker       // queued or running user functions: callbacks, and those of the configuration
+
+	// Events counts the events that were ever added to Backlog, with their bytes, and those that
+	// nothing waits for. Only the loop may use it.
+	Events struct {
+		Count int
+		Bytes int64
+	}
 
 	StreamID atomic.Uint64 // the number of the last stream
 	Streams  atomic.Int64  // the streams of the channels that are attached, and of the socket

@@ -1,35 +1,23 @@
 package clientlink
 
 import (
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
 )
 
 // failuresKept bounds the errors in a FailureList.
-const failuresKept = 8
+const failuresKept = 16
 
-// FailureList holds the first failures of pushes and the number of further ones.
+// FailureList holds the first failures of pushes and the number of all.
 type FailureList struct {
-	errs []error
-	more int
+	Errors []error
+	Failed int // all of them
 }
 
 func (l *FailureList) add(err error) {
-	if len(l.errs) < failuresKept {
-		l.errs = append(l.errs, err)
-	} else {
-		l.more++
+	if l.Failed++; len(l.Errors) < failuresKept {
+		l.Errors = append(l.Errors, err)
 	}
-}
-
-// Err returns the joined errors, or nil if there are none.
-func (l *FailureList) Err() error {
-	if l.more == 0 {
-		return errors.Join(l.errs...)
-	}
-	return errors.Join(append(l.errs[:len(l.errs):len(l.errs)], fmt.Errorf("and %d more pushes failed", l.more))...)
 }
 
 // Failures passes each failure to all listeners. Without listeners, it keeps the failure for the

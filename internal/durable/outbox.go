@@ -48,10 +48,11 @@ type Host interface {
 
 	Arm(t *loop.Timer, d time.Duration)
 	Disarm(t *loop.Timer)
-	// BeginEntry registers an entry for the callers of Flush. EndEntry must be called with its
-	// result when the entry has been answered.
-	BeginEntry() uint64
-	EndEntry(n uint64)
+	// BeginEntry registers an entry, whose payload has that many bytes, for the callers of Flush and
+	// Progress. EndEntry must be called with its result when the entry has been answered; ok means
+	// the status "ok".
+	BeginEntry(bytes int) uint64
+	EndEntry(n uint64, bytes int, ok bool)
 }
 
 // Sender is a channel that is joined. Its method is called on the loop.
@@ -130,7 +131,7 @@ func New(cfg offline.Config, host Host, wanted string, make func() string) (o *O
 		}
 	}
 	for _, e := range o.inOrder() {
-		e.number = host.BeginEntry()
+		e.number = host.BeginEntry(len(e.Payload))
 		o.watchAge()
 	}
 	return o, id

@@ -128,7 +128,7 @@ func (o *Outbox) stored(e *entry) {
 		o.abandon(e, o.host.Closing())
 		return
 	}
-	e.number = o.host.BeginEntry()
+	e.number = o.host.BeginEntry(len(e.Payload))
 	o.watchAge()
 	o.pump(e.topic)
 }
@@ -311,7 +311,7 @@ func (o *Outbox) finish(e *entry, r promise.Result) {
 	if e.answer != nil {
 		e.answer(r)
 	}
-	o.host.EndEntry(e.number)
+	o.host.EndEntry(e.number, len(e.Payload), r.Err == nil && r.Status == push.StatusOK)
 	f := o.cfg.OnDelivered
 	if f == nil {
 		o.drop(e)
