@@ -45,6 +45,14 @@ var (
 	ErrNoCredit = errors.New("client has no credit")
 )
 
+// closedError is the end of the connection as the reason for a channel's end. Its text is made when
+// somebody reads it, because most such reasons are of no interest.
+type closedError struct{ reason error }
+
+func (e *closedError) Error() string        { return fmt.Sprintf("%v: %v", ErrClosed, e.reason) }
+func (e *closedError) Unwrap() error        { return e.reason }
+func (e *closedError) Is(target error) bool { return target == ErrClosed }
+
 // maxReason is the length of a reason in bytes, as in a WebSocket's close frame.
 const maxReason = 123
 

@@ -3,7 +3,7 @@ package channel
 import (
 	"context"
 	"errors"
-	"fmt"
+
 	"sync"
 	"time"
 
@@ -122,11 +122,11 @@ func (d *driver) Watch(limit time.Duration) {
 
 func (d *driver) Close(reason error) {
 	(*Channel)(d).endWaits()
-	(*Channel)(d).closeMailbox(true, fmt.Errorf("%w: %w", ErrClosed, reason))
+	(*Channel)(d).closeMailbox(true, &closedError{reason})
 }
 
 func (d *driver) Cancel(reason error) {
-	reason = fmt.Errorf("%w: %w", ErrClosed, reason)
+	reason = &closedError{reason}
 	(*Channel)(d).endWaits()
 	(*Channel)(d).closeMailbox(false, reason)
 	d.cancel(reason)

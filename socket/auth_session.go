@@ -334,12 +334,12 @@ func (s *session) store(
 		change.Otherwise = "deauthenticated"
 	}
 	s.mu.Lock()
-	if a.grant.grant.ID != v.grant.ID && done.miss(s.channels) {
+	if a.grant.grant.ID != v.grant.ID && done.miss(&s.channels) {
 		s.mu.Unlock()
 		return errMissed
 	}
 	a.grant = v
-	for topic, c := range s.channels {
+	for topic, c := range s.channels.all() {
 		if topic == topicSocket {
 			c.Regrant(own)
 		} else {

@@ -18,7 +18,7 @@ import (
 
 // maxIdleBytes is the budget of an idle connection with one joined channel: the server's heap and
 // stacks.
-const maxIdleBytes = 6500
+const maxIdleBytes = 5500
 
 func inUse() (bytes uint64) {
 	for range 3 { // pools and finalizers release memory one collection later

@@ -67,8 +67,8 @@ func (c Connection) Channels() iter.Seq2[string, int] {
 func (s *session) everyChannel() []channelhost.Channel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]channelhost.Channel, 0, len(s.channels))
-	for topic, ch := range s.channels {
+	all := make([]channelhost.Channel, 0, s.channels.size())
+	for topic, ch := range s.channels.all() {
 		if topic != topicSocket {
 			all = append(all, ch)
 		}

@@ -19,7 +19,7 @@ const (
 	// anonymousSession is the size of a session without an identity.
 	anonymousSession = 256
 	// maxSocketChannel is the budget of the channel $socket beside another channel.
-	maxSocketChannel = 900
+	maxSocketChannel = 700
 )
 
 // TestIdentityMemory checks what a session costs more if nobody joins the channel $socket on it.

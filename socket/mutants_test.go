@@ -23,7 +23,7 @@ var mutants = []struct{ name, file, old, new string }{
 		"	handler := s.route(m.Topic)\n",
 		"	stale := s.values()\n	time.Sleep(2 * time.Millisecond)\n" + // in virtual time, for a change to come
 			"	defer func() {\n		s.mu.Lock()\n		defer s.mu.Unlock()\n" +
-			"		if c := s.channels[m.Topic]; c != nil && m.Topic != topicSocket {\n" +
+			"		if c := s.channels.get(m.Topic); c != nil && m.Topic != topicSocket {\n" +
 			"			c.Regrant(&channelhost.Regrant{Values: stale})\n		}\n	}()\n	handler := s.route(m.Topic)\n",
 	},
 	{

@@ -120,8 +120,8 @@ func (s *session) deny(reason string) {
 func (s *session) others() []channelhost.Channel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	list := make([]channelhost.Channel, 0, len(s.channels))
-	for topic, c := range s.channels {
+	list := make([]channelhost.Channel, 0, s.channels.size())
+	for topic, c := range s.channels.all() {
 		if topic != topicSocket {
 			list = append(list, c)
 		}
@@ -137,7 +137,7 @@ func (s *session) reauthorize() {
 	if ask.Values == nil {
 		ask.Values = context.Background()
 	}
-	for _, c := range s.channels {
+	for _, c := range s.channels.all() {
 		c.Regrant(ask)
 	}
 }

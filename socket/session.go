@@ -43,27 +43,39 @@ type session struct {
 	connectionID, clientID string // see Info
 	order                  uint64 // the connect parameter $order, or zero
 	isLongPoll             bool
-	hasClientID            bool // the client gave it
+	hasClientID            bool   // the client gave it
+	logged                 uint16 // a bit for each denial that was logged; owned as joins
 	parked                 parked
 	own                    atomic.Pointer[socketState] // of the last join of $socket; nil if there was none
 
 	// Owned by the goroutine that calls Receive.
 	joins, messages, heartbeats ratelimit.Bucket
-	logged                      uint16 // a bit for each denial that was logged
 
 	visitor *visitor // of Config.Admission; nil if it is not limited
 
-	running    sync.WaitGroup // channels, including those that were left or replaced
-	live       atomic.Int32   // the number of these
-	unanswered atomic.Int32   // joins without a reply
-	answered   chan struct{}  // receives when unanswered becomes 0; made by the first join
+	running    sync.WaitGroup               // channels, including those that were left or replaced
+	live       atomic.Int32                 // the number of these
+	unanswered atomic.Int32                 // joins without a reply
+	waits      atomic.Pointer[sessionWaits] // nil until it is needed
 
 	// mu is held while a channel is routed or ended, so that frames of two joins of a topic do not
 	// mix.
 	mu       sync.Mutex
-	channels map[string]channelhost.Channel
-	held     []channelhost.Channel // they wait until the connection is no longer congested
-	wills    *sessionWills         // nil until the first one
+	channels channelSet
+	wills    *sessionWills // nil until the first one
+}
+
+// sessionWaits is what a session has only if it or a channel waited.
+type sessionWaits struct {
+	answered chan struct{}         // receives when unanswered becomes 0
+	held     []channelhost.Channel // they wait until the connection is no longer congested; under mu
+}
+
+func (s *session) allWaits() *sessionWaits {
+	if s.waits.Load() == nil {
+		s.waits.CompareAndSwap(nil, &sessionWaits{answered: make(chan struct{}, 1)})
+	}
+	return s.waits.Load()
 }
 
 // open begins a session on a connection that was just made.
@@ -173,28 +185,22 @@ func (s *session) join(m *serializer.Message) {
 		s.mu.Unlock()
 		return
 	}
-	before := s.channels[m.Topic]
+	before := s.channels.get(m.Topic)
 	most := s.h.cfg.MaxChannels
-	if m.Topic == topicSocket || s.channels[topicSocket] != nil {
+	if m.Topic == topicSocket || s.channels.get(topicSocket) != nil {
 		most++ // the socket's own channel does not count
 	}
 	denied := denials // none
 	switch {
 	case int(s.live.Load())/2 >= most:
 		denied = tooManyRunning
-	case before == nil && len(s.channels) >= most:
+	case before == nil && s.channels.size() >= most:
 		denied = tooManyChannels
 	}
 	if denied != denials {
 		s.mu.Unlock()
 		s.refuse(m, m.JoinRef, denied)
 		return
-	}
-	if s.channels == nil {
-		s.channels = make(map[string]channelhost.Channel, 1)
-	}
-	if s.answered == nil {
-		s.answered = make(chan struct{}, 1)
 	}
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
@@ -203,7 +209,7 @@ func (s *session) join(m *serializer.Message) {
 		Handler: handler, Message: *m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
 		Values: s.values(),
 	})
-	s.channels[m.Topic] = c
+	s.channels.add(c)
 	s.mu.Unlock()
 	if before != nil {
 		const replaced = "channel replaced: its client joined the topic again"
@@ -237,11 +243,12 @@ func (s *session) awaitJoin(c channelhost.Channel, alone bool) {
 	if !alone {
 		return
 	}
+	answered := s.allWaits().answered // made before unanswered is read
 	slow := time.NewTimer(joinWait)
 	defer slow.Stop()
 	for s.unanswered.Load() > 0 {
 		select {
-		case <-s.answered:
+		case <-answered:
 		case <-slow.C:
 			return
 		}
@@ -250,9 +257,12 @@ func (s *session) awaitJoin(c channelhost.Channel, alone bool) {
 
 // Answered is part of channelhost.Carrier.
 func (s *session) Answered() {
-	if s.unanswered.Add(-1) == 0 {
+	if s.unanswered.Add(-1) > 0 {
+		return
+	}
+	if w := s.waits.Load(); w != nil {
 		select {
-		case s.answered <- struct{}{}:
+		case w.answered <- struct{}{}:
 		default: // a notification is pending
 		}
 	}
@@ -267,8 +277,9 @@ func (s *session) Ended() {
 // deliver passes a message to the channel of its topic.
 func (s *session) deliver(m *serializer.Message) {
 	s.mu.Lock()
-	c, ok := s.channels[m.Topic]
+	c := s.channels.get(m.Topic)
 	s.mu.Unlock()
+	ok := c != nil
 	switch {
 	case ok && !c.Accepts(m.JoinRef):
 	case ok && m.Event == serializer.EventLeave && c.Leave(*m, mailboxWait):
@@ -283,7 +294,7 @@ func (s *session) deliver(m *serializer.Message) {
 func (s *session) replyRef(m *serializer.Message) serializer.Ref {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c, ok := s.channels[m.Topic]; ok && m.RawTopic == "" && c.Accepts(m.JoinRef) {
+	if c := s.channels.get(m.Topic); c != nil && m.RawTopic == "" && c.Accepts(m.JoinRef) {
 		return c.ReplyRef()
 	}
 	return m.JoinRef
@@ -320,54 +331,64 @@ func (s *session) Closed(err error) {
 	s.endAuth()
 	s.noteEnd(err)
 	s.mu.Lock()
-	channels := make([]channelhost.Channel, 0, len(s.channels))
-	for _, c := range s.channels {
-		channels = append(channels, c)
-	}
+	channels := s.channels.list()
 	s.mu.Unlock()
 	for _, c := range channels {
 		c.Close(err)
 	}
-	cancelled := make(chan struct{})
-	cancel := time.AfterFunc(closeGrace, func() {
-		defer close(cancelled)
-		for _, c := range channels {
-			c.Cancel(err)
-		}
-	})
-	for _, c := range channels {
-		c.Wait()
-	}
-	s.running.Wait()
-	if !cancel.Stop() {
-		<-cancelled
-	}
+	s.awaitEnd(channels, err)
 	s.unwatch() // Revoke counts as long as a callback may begin
 	s.notifyClosed(err)
 	s.visitor.release()
 	s.h.closed(s)
 }
 
+// awaitEnd waits for the channels, and cancels those that take longer than closeGrace. Most end
+// within a few turns of the scheduler. They need no timer.
+func (s *session) awaitEnd(channels []channelhost.Channel, err error) {
+	for i := 0; s.live.Load() > 0 && i < 16; i++ {
+		runtime.Gosched()
+	}
+	if s.live.Load() > 0 {
+		cancelled := make(chan struct{})
+		cancel := time.AfterFunc(closeGrace, func() {
+			defer close(cancelled)
+			for _, c := range channels {
+				c.Cancel(err)
+			}
+		})
+		defer func() {
+			if !cancel.Stop() {
+				<-cancelled
+			}
+		}()
+	}
+	for _, c := range channels {
+		c.Wait()
+	}
+	s.running.Wait()
+}
+
 // logEnd logs an end that the client did not request. The transport counts them.
 func (s *session) logEnd(err error) {
-	var panicked *channel.PanicError
-	var closed *transport.CloseError
 	var level zerolog.Level
 	var message string
+	panicked, crashed := errors.AsType[*channel.PanicError](err)
+	closed, _ := errors.AsType[*transport.CloseError](err)
 	switch {
-	case errors.As(err, &panicked):
+	case crashed:
 		level, message = zerolog.ErrorLevel, "socket crashed"
 	case errors.Is(err, transport.ErrFull):
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxQueue"
 	case errors.Is(err, transport.ErrIdle): // this includes clients that lost their network
 		level, message = zerolog.DebugLevel, "socket ended: see socket.Config.IdleTimeout"
-	case errors.As(err, &closed) && closed.Code == transport.CodeTooBig:
+	case closed != nil && closed.Code == transport.CodeTooBig:
 		level, message = zerolog.WarnLevel, "socket ended: see socket.Config.MaxMessage"
 	default:
 		return
 	}
 	e := withError(s.logEvent(level, message), err)
-	if panicked != nil {
+	if crashed {
 		e = e.Bytes("stack", panicked.Stack)
 	}
 	e.Msg(message)
@@ -408,8 +429,9 @@ func (s *session) Congested(c channelhost.Channel) bool {
 	if !s.conn.Congested(nil) {
 		return false
 	}
+	w := s.allWaits()
 	s.mu.Lock()
-	s.held = append(s.held, c)
+	w.held = append(w.held, c)
 	s.mu.Unlock()
 	if s.conn.Congested(s.resume) {
 		return true
@@ -420,9 +442,10 @@ func (s *session) Congested(c channelhost.Channel) bool {
 
 // resume continues the channels that Congested held.
 func (s *session) resume() {
+	w := s.allWaits()
 	s.mu.Lock()
-	held := s.held
-	s.held = nil
+	held := w.held
+	w.held = nil
 	s.mu.Unlock()
 	for _, c := range held {
 		c.Resume()
@@ -433,9 +456,7 @@ func (s *session) resume() {
 func (s *session) End(c channelhost.Channel, frames ...*serializer.Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.channels[c.Topic()] == c {
-		delete(s.channels, c.Topic())
-	}
+	s.channels.remove(c)
 	for _, f := range frames {
 		if f != nil {
 			_ = s.Send(f, transport.Delivery{Answer: true}) // an ended connection needs no reply

@@ -152,7 +152,7 @@ func isWillPayload(p serializer.Payload) bool {
 func (s *session) addWill(w *sessionWill) (channelhost.Channel, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.channels[w.Topic]
+	c := s.channels.get(w.Topic)
 	switch {
 	case c == nil || w.Topic == topicSocket:
 		return nil, errNoTopic
@@ -397,8 +397,8 @@ func (s *session) arriveAs(ctx context.Context, subject string, done arrivals) e
 }
 
 // miss reports whether a channel is missing.
-func (a arrivals) miss(channels map[string]channelhost.Channel) bool {
-	for topic, c := range channels {
+func (a arrivals) miss(channels *channelSet) bool {
+	for topic, c := range channels.all() {
 		if _, ok := a[c]; !ok && topic != topicSocket && c.AllowsWills() {
 			return true
 		}
