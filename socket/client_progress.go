@@ -43,8 +43,8 @@ const progressSize = 128
 const eventOverhead = 128
 
 // Progress returns a stream of the progress. It counts the pushes that were not answered at the
-// call and the events that were not handled, and from then on those that are added. The stream has a
-// value at once, then at most ten in a second, and one when nothing is left to do. It holds the
+// call and the events that were not handled, and from then on those that are added. The stream has
+// a value at once, then at most ten in a second, and one when nothing is left to do. It holds the
 // newest 256 values. Close drains it.
 //
 // If outstanding is true, pushes that are made after the call do not count, and neither do events
@@ -238,8 +238,8 @@ const maxCatchUps = 64
 // CatchUp calls CatchUp of every channel with Resume that is joined or joining, and returns their
 // errors, joined. It waits for joins, and over reconnects, until ctx ends. It does not wait for
 // records that are appended after the call. The error wraps history.ErrNoRule if the server does
-// not record one of the topics. CatchUp must not be called from a callback of such a channel, nor on the goroutine
-// that reads one of its streams.
+// not record one of the topics. CatchUp must not be called from a callback of such a channel, nor
+// on the goroutine that reads one of its streams.
 func (c *Client) CatchUp(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -261,7 +261,7 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 	for try := 1; ; try++ {
 		ops, depends, err := w.resolve(ctx, waiting)
 		if err != nil {
-			return w.repeated(ctx, waiting, err)
+			return w.repeated(waiting, err)
 		}
 		a, err := w.h.o.Apply(waiting, w.topic, ops, w.tx())
 		if err == nil && len(a.Revs) != len(ops) { // the first write with this id was another one
@@ -287,7 +287,7 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 
 // repeated is called when the ops cannot be made from the current object. If the write was applied
 // before, it returns what was applied, and the error otherwise.
-func (w *write) repeated(ctx, waiting context.Context, err error) (Applied, error) {
+func (w *write) repeated(waiting context.Context, err error) (Applied, error) {
 	if w.id == "" || errors.Is(err, history.ErrUnavailable) {
 		return Applied{}, err
 	}

@@ -107,9 +107,9 @@ type entry struct {
 }
 
 // New returns the outbox of a client with the entries of the store, and the identity's $client. If
-// wanted is not empty, that one is used, and otherwise the stored one, or make's if there is none.
+// wanted is not empty, that one is used, and otherwise the stored one, or newID's if there is none.
 // New calls the store and waits for it. If the store fails, the outbox accepts no entries.
-func New(cfg offline.Config, host Host, wanted string, make func() string) (o *Outbox, clientID string) {
+func New(cfg offline.Config, host Host, wanted string, newID func() string) (o *Outbox, clientID string) {
 	if cfg.Count <= 0 {
 		cfg.Count = defaultCount
 	}
@@ -121,13 +121,13 @@ func New(cfg offline.Config, host Host, wanted string, make func() string) (o *O
 	}
 	o = newOutbox(cfg, host)
 	o.expiry.Task, o.redrop.Task = task(o.sweep), task(o.dropAgain)
-	id, err := o.load(wanted, make)
+	id, err := o.load(wanted, newID)
 	if err != nil {
 		o.broken = storeError(err)
 		o.entries, o.topics, o.count, o.bytes = map[uint64]*entry{}, map[string]*topic{}, 0, 0
 		host.Log().Error().Err(err).Msg("store of the outbox failed")
 		if id == "" {
-			id = make()
+			id = newID()
 		}
 	}
 	for _, e := range o.inOrder() {
@@ -148,7 +148,7 @@ func newOutbox(cfg offline.Config, host Host) *Outbox {
 const kindClient = "$client"
 
 // load purges the store and loads it.
-func (o *Outbox) load(wanted string, make func() string) (clientID string, err error) {
+func (o *Outbox) load(wanted string, newID func() string) (clientID string, err error) {
 	ctx := context.Background()
 	if o.cfg.Store == nil {
 		return wanted, fmt.Errorf("%w: Config has none", offline.ErrStore)
@@ -177,7 +177,7 @@ func (o *Outbox) load(wanted string, make func() string) (clientID string, err e
 	case stored != "":
 		return stored, nil
 	}
-	clientID = make()
+	clientID = newID()
 	keep := &offline.Mirror{Kind: kindClient, Value: []byte(clientID), Used: time.Now()}
 	return clientID, o.cfg.Store.Apply(ctx, o.cfg.Identity, []offline.Op{{Keep: keep}})
 }
