@@ -3,7 +3,6 @@ package channel
 import (
 	"context"
 	"errors"
-
 	"sync"
 	"time"
 

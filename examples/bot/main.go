@@ -65,7 +65,11 @@ func run(ctx context.Context, s *socket.Client, name, user string, in io.Reader,
 
 	end, cancel := context.WithTimeout(wanted, flushTimeout)
 	defer cancel()
-	err = errors.Join(err, s.Flush(end), s.Close(end))
+	flushed := s.Flush(end)
+	if _, ok := errors.AsType[*socket.FlushError](flushed); ok && end.Err() == nil {
+		flushed = nil // talk has printed each line that failed
+	}
+	err = errors.Join(err, flushed, s.Close(end))
 	switch {
 	case ctx.Err() != nil: // interrupted: do not wait for replies
 		return nil
