@@ -6,11 +6,16 @@
 // It prints messages and presence changes, and sends each line of its input. It reconnects when the
 // server restarts; lines typed meanwhile are sent later. At the end of its input it waits for the
 // replies and exits.
+//
+// With a file, the lines that the server has not answered are kept, and sent after the next start:
+//
+//	go run ./examples/bot -user ann -data ann.db
 package main
 
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,6 +28,8 @@ import (
 	"time"
 
 	"bennu.example/channel"
+	"bennu.example/engine/boltengine"
+	"bennu.example/offline"
 	"bennu.example/presence"
 	"bennu.example/push"
 	"bennu.example/serializer"
@@ -30,30 +37,61 @@ import (
 )
 
 func main() {
-	url := flag.String("url", "ws://127.0.0.1:4000/socket", "URL of the server's socket")
-	room := flag.String("room", "lobby", "the room to join")
-	user := flag.String("user", "bot", "the user's name")
+	var o options
+	flag.StringVar(&o.url, "url", "ws://127.0.0.1:4000/socket", "URL of the server's socket")
+	flag.StringVar(&o.room, "room", "lobby", "the room to join")
+	flag.StringVar(&o.user, "user", "bot", "the user's name")
+	data := flag.String("data", "", "file that keeps lines until they were answered; one bot at a time may use it")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, socket.NewClient(*url, nil), *room, *user, os.Stdin, os.Stdout); err != nil {
+	if err := start(ctx, o, *data); err != nil {
 		fmt.Fprintln(os.Stderr, "bot:", err)
 		os.Exit(1)
 	}
 }
 
-// flushTimeout bounds the wait for the last replies.
-const flushTimeout = 10 * time.Second
+// start runs a bot that keeps lines in a file, or in memory without one.
+func start(ctx context.Context, o options, file string) (err error) {
+	o.store = offline.NewMemory()
+	if o.isKept = file != ""; o.isKept {
+		if o.store, err = boltengine.OpenClient(file); err != nil {
+			return err
+		}
+	}
+	return errors.Join(run(ctx, o, os.Stdin, os.Stdout), o.store.Close())
+}
 
-// run sends and prints messages until the input ends, ctx ends, or the server refuses the join. It
-// closes the client.
-func run(ctx context.Context, s *socket.Client, name, user string, in io.Reader, out io.Writer) error {
+// options are those of a bot.
+type options struct {
+	url, room, user string
+	store           offline.Store // of the lines that were not answered
+	isKept          bool          // the store outlives the bot
+	client          socket.ClientConfig
+}
+
+const (
+	// flushTimeout bounds the wait for the last replies.
+	flushTimeout = 10 * time.Second
+	// closeTimeout bounds the end of the client.
+	closeTimeout = 5 * time.Second
+)
+
+// run sends and prints messages until the input ends, ctx ends, or the server refuses the join.
+func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 	wanted, refuse := context.WithCancelCause(ctx)
 	defer refuse(nil)
-	room := s.Channel("room:"+name, map[string]string{"user": user})
 	p := &printer{out: out}
-	p.follow(s, room, user)
+	o.client.Offline = &offline.Config{
+		Store: o.store, Identity: o.user, KeepOthers: true, Ordered: true, OnDelivered: p.delivered,
+	}
+	s := socket.NewClient(o.url, &o.client)
+	for _, e := range s.Undelivered() {
+		p.printf("* not sent yet, to %s: %s", roomOf(e.Topic), bodyOf(e))
+	}
+	room := s.Channel("room:"+o.room, map[string]string{"user": o.user})
+	p.follow(s, room, o.user)
 	room.Join().Receive(push.StatusError, func(reply serializer.Payload) {
 		refuse(fmt.Errorf("join refused: %s", reason(reply)))
 	})
@@ -62,18 +100,27 @@ func run(ctx context.Context, s *socket.Client, name, user string, in io.Reader,
 	lines, ended := make(chan string), make(chan error, 1)
 	go func() { ended <- read(in, lines) }() // may still block in a read from the terminal when the program exits
 	err := talk(wanted, room, lines, ended, p)
+	return errors.Join(err, finish(ctx, wanted, s, o.isKept, p))
+}
 
-	end, cancel := context.WithTimeout(wanted, flushTimeout)
+// finish waits for the replies to the last lines, and closes the client.
+func finish(ctx, wanted context.Context, s *socket.Client, isKept bool, p *printer) (err error) {
+	flush, cancel := context.WithTimeout(wanted, flushTimeout)
 	defer cancel()
-	flushed := s.Flush(end)
-	if _, ok := errors.AsType[*socket.FlushError](flushed); ok && end.Err() == nil {
-		flushed = nil // talk has printed each line that failed
+	if !isKept || s.State().Status == socket.StatusConnected {
+		_ = s.Flush(flush) // p has printed each line that failed
 	}
-	err = errors.Join(err, flushed, s.Close(end))
+	left := len(s.Undelivered())
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	err = s.Close(end)
 	switch {
-	case ctx.Err() != nil: // interrupted: do not wait for replies
-		return nil
-	case wanted.Err() != nil:
+	case left > 0 && isKept:
+		p.printf("* lines kept for the next start: %d", left)
+	case left > 0 && ctx.Err() == nil && wanted.Err() == nil:
+		err = errors.Join(err, fmt.Errorf("lines without an answer: %d", left))
+	}
+	if ctx.Err() == nil && wanted.Err() != nil {
 		return context.Cause(wanted)
 	}
 	return err
@@ -96,21 +143,26 @@ func read(in io.Reader, lines chan<- string) error {
 // reason returns the reason of an error reply.
 func reason(reply serializer.Payload) string { return (&push.Error{Payload: reply}).Reason() }
 
-// talk pushes each line. If a push fails, it only prints a message.
+// roomOf returns the name of the room of a topic.
+func roomOf(topic string) string { return strings.TrimPrefix(topic, "room:") }
+
+// bodyOf returns the line of an entry.
+func bodyOf(e offline.Entry) string {
+	var m message
+	if err := json.Unmarshal(e.Payload, &m); err != nil {
+		return string(e.Payload)
+	}
+	return m.Body
+}
+
+// talk sends each line. It waits until a line is stored, not until it is answered.
 func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended <-chan error, p *printer) error {
 	for {
 		select {
 		case line := <-lines:
-			room.Push("new_msg", map[string]string{"body": line}).
-				Receive(push.StatusError, func(reply serializer.Payload) {
-					p.printf("* not sent: %s", reason(reply))
-				}).
-				Receive(push.StatusFailed, func(reply serializer.Payload) {
-					p.printf("* perhaps not sent (%s): %s", reason(reply), line)
-				}).
-				Receive(push.StatusTimeout, func(serializer.Payload) {
-					p.printf("* no reply to: %s", line)
-				})
+			if _, err := room.PushDurable(ctx, "new_msg", map[string]string{"body": line}); err != nil {
+				p.printf("* not sent (%v): %s", err, line)
+			}
 		case err := <-ended:
 			return err
 		case <-room.Done():
@@ -119,6 +171,19 @@ func talk(ctx context.Context, room *channel.Client, lines <-chan string, ended 
 		case <-ctx.Done():
 			return nil
 		}
+	}
+}
+
+// delivered prints what has become of a line, unless it was sent: then it comes as a message.
+func (p *printer) delivered(e offline.Entry, _ serializer.Payload, err error) {
+	refused, ok := errors.AsType[*push.Error](err)
+	switch {
+	case ok:
+		p.printf("* not sent: %s", refused.Reason())
+	case errors.Is(err, offline.ErrExpired) && !errors.Is(err, push.ErrLost):
+		p.printf("* not sent in time: %s", bodyOf(e))
+	case err != nil:
+		p.printf("* perhaps not sent (%v): %s", err, bodyOf(e))
 	}
 }
 
@@ -168,7 +233,7 @@ func (p *printer) follow(s *socket.Client, room *channel.Client, user string) {
 		}
 	}})
 	room.OnJoin(func(serializer.Payload) {
-		p.printf("* joined %s as %s", strings.TrimPrefix(room.Topic(), "room:"), user)
+		p.printf("* joined %s as %s", roomOf(room.Topic()), user)
 	})
 	room.On("new_msg", func(payload serializer.Payload) {
 		var m message

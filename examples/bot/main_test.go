@@ -5,15 +5,19 @@ import (
 	"context"
 	"errors"
 	"io"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"bennu.example/channel"
 	"bennu.example/channeltest"
+	"bennu.example/engine/boltengine"
 	"bennu.example/history"
 	"bennu.example/internal/testenv/leak"
 	"bennu.example/internal/testenv/output"
+	"bennu.example/offline"
 	"bennu.example/presence"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -54,8 +58,8 @@ func newRoom(who *presence.Presence) *channel.Handler {
 		}))
 }
 
-// start serves the room in memory. If ps is nil, nothing is recorded.
-func start(t *testing.T, ps *pubsub.PubSub) *channeltest.Server {
+// serve serves the room in memory. If ps is nil, nothing is recorded.
+func serve(t *testing.T, ps *pubsub.PubSub) *channeltest.Server {
 	t.Helper()
 	if ps == nil {
 		ps = pubsub.New(nil)
@@ -69,24 +73,27 @@ func start(t *testing.T, ps *pubsub.PubSub) *channeltest.Server {
 	return channeltest.Start(t, socket.Config{PubSub: ps, Channels: channel.Routes{"room:*": newRoom(who)}})
 }
 
-// client returns the client of a bot.
-func client(s *channeltest.Server) *socket.Client {
-	return socket.NewClient(s.URL, &socket.ClientConfig{HTTPClient: s.Network.HTTPClient()})
+// bot returns the options of a bot in the room tea.
+func bot(s *channeltest.Server, user string) options {
+	return options{
+		url: s.URL, room: "tea", user: user, store: offline.NewMemory(),
+		client: socket.ClientConfig{HTTPClient: s.Network.HTTPClient()},
+	}
 }
 
 func TestTalk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := start(t, nil)
+		server := serve(t, nil)
 		in, typing := io.Pipe()
 		ann := output.New(nil)
 		done := make(chan error)
-		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
+		go func() { done <- run(t.Context(), bot(server, "ann"), in, ann) }()
 		ann.Await(t, "eve: before")
 		ann.Await(t, "* joined tea as ann")
 
 		// At the end of a pipe, the bot waits for the replies and exits.
 		pipe := strings.NewReader("hello\n\n  from a pipe  \n")
-		if err := run(t.Context(), client(server), "tea", "bob", pipe, output.New(nil)); err != nil {
+		if err := run(t.Context(), bot(server, "bob"), pipe, output.New(nil)); err != nil {
 			t.Fatal(err)
 		}
 		for _, text := range []string{"* bob is here", "bob: hello\n", "bob: from a pipe\n", "* bob has left"} {
@@ -123,11 +130,11 @@ func TestTalk(t *testing.T) {
 func TestMissedMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
-		server := start(t, ps)
+		server := serve(t, ps)
 		in, typing := io.Pipe()
 		ann := output.New(nil)
 		done := make(chan error)
-		go func() { done <- run(t.Context(), client(server), "tea", "ann", in, ann) }()
+		go func() { done <- run(t.Context(), bot(server, "ann"), in, ann) }()
 		ann.Await(t, "* joined tea as ann")
 		say := func(id, body string) {
 			server.Broadcast(t, "room:tea", "new_msg", message{ID: id, User: "bob", Body: body})
@@ -160,15 +167,15 @@ func TestMissedMessages(t *testing.T) {
 // TestErrorsEndBot checks that a refused join and an unreadable input end the bot with an error.
 func TestErrorsEndBot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := start(t, nil)
+		server := serve(t, nil)
 		in, typing := io.Pipe()
-		err := run(t.Context(), client(server), "tea", "", in, output.New(nil))
+		err := run(t.Context(), bot(server, ""), in, output.New(nil))
 		if err == nil || !strings.Contains(err.Error(), "name is missing") {
 			t.Errorf("refused join: %v", err)
 		}
 		typing.Close()
 		long := strings.NewReader(strings.Repeat("a", 100_000))
-		if err := run(t.Context(), client(server), "tea", "ann", long, output.New(nil)); !errors.Is(err, bufio.ErrTooLong) {
+		if err := run(t.Context(), bot(server, "ann"), long, output.New(nil)); !errors.Is(err, bufio.ErrTooLong) {
 			t.Errorf("long line: %v", err)
 		}
 	})
@@ -176,17 +183,88 @@ func TestErrorsEndBot(t *testing.T) {
 
 func TestInterrupted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		server := start(t, nil)
+		server := serve(t, nil)
 		ctx, cancel := context.WithCancel(t.Context())
 		in, typing := io.Pipe()
 		out := output.New(nil)
 		done := make(chan error)
-		go func() { done <- run(ctx, client(server), "tea", "ann", in, out) }()
+		go func() { done <- run(ctx, bot(server, "ann"), in, out) }()
 		out.Await(t, "* joined")
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		typing.Close()
+	})
+}
+
+// TestKeptLines types lines while there is no connection, ends the bot, and starts it again with
+// the same file.
+func TestKeptLines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		server := serve(t, nil)
+		file := filepath.Join(t.TempDir(), "ann.db")
+		with := func(user string) options {
+			o := bot(server, user)
+			store, err := boltengine.OpenClient(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o.store, o.isKept = store, true
+			return o
+		}
+		in, typing := io.Pipe()
+		eve, done := output.New(nil), make(chan error)
+		go func() { done <- run(t.Context(), bot(server, "eve"), in, eve) }()
+		eve.Await(t, "* joined tea as eve")
+
+		server.Network.Refuse()
+		out, o := output.New(nil), with("ann")
+		if err := run(t.Context(), o, strings.NewReader("first\nsecond\nthird\n"), out); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		out.Await(t, "* lines kept for the next start: 3")
+		server.Network.Restore()
+
+		o = with("bob") // another user of the file sends nothing of ann's
+		if err := run(t.Context(), o, strings.NewReader("hi\n"), output.New(nil)); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		eve.Await(t, "bob: hi")
+		if strings.Contains(eve.String(), "ann:") {
+			t.Errorf("ann's lines were sent by bob:\n%s", eve)
+		}
+
+		out, o = output.New(nil), with("ann")
+		waiting, end := io.Pipe()
+		started := make(chan error)
+		go func() { started <- run(t.Context(), o, waiting, out) }()
+		out.Await(t, "* not sent yet, to tea: second")
+		eve.Await(t, "ann: third")
+		end.Close()
+		if err := <-started; err != nil {
+			t.Fatal(err)
+		}
+		if err := o.store.Close(); err != nil {
+			t.Fatal(err)
+		}
+		text := eve.String()
+		var at []int
+		for _, line := range []string{"first", "second", "third"} {
+			at = append(at, strings.Index(text, "ann: "+line))
+		}
+		if at[0] < 0 || !slices.IsSorted(at) || strings.Count(text, "ann: ") != 3 {
+			t.Errorf("eve has seen\n%s", text)
+		}
+		typing.Close()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
 	})
 }

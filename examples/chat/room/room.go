@@ -89,6 +89,7 @@ func newRoom(ps *pubsub.PubSub, who *presence.Presence, node string) *channel.Ha
 	return channel.Define(r.join,
 		channel.Info((*member).joined),
 		channel.On("new_msg", (*member).newMsg),
+		channel.Once[member](push.OnceConfig{}, "new_msg"), // a client with an outbox may send it again
 		channel.On("typing", (*member).typing),
 		channel.OnAny((*member).other))
 }
