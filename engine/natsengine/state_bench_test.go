@@ -8,6 +8,7 @@ import (
 
 	"bennu.example/engine/internal/broker/brokertest"
 	"bennu.example/engine/natsengine"
+	"bennu.example/internal/statebench"
 	"bennu.example/state"
 )
 
@@ -48,4 +49,13 @@ func BenchmarkState(b *testing.B) {
 			return err
 		})
 	}
+}
+
+// BenchmarkStateMany has many objects, and many items that expire.
+func BenchmarkStateMany(b *testing.B) {
+	newStore := func(b *testing.B) state.Store {
+		return startObjects(b, natsengine.Config{URL: newServer(b, withJetStream(b)).addr()})
+	}
+	statebench.Objects(b, newStore)
+	statebench.Expiry(b, newStore)
 }
