@@ -12,7 +12,7 @@ async function present(k, socket, topic, user_id, meta) {
   p.onLeave((key, current, left) => p.events.push({leave: key, remaining: count(current), metas: left.metas}))
   p.onSync(() => p.syncs++)
   p.keys = () => p.list(key => key).sort()
-  p.metas = key => p.state[key] ? p.state[key].metas : []
+  p.metas = key => p.state[key]?.metas ?? [] // before it is there, "constructor" is a function
   k.equal((await k.answer(channel.join())).status, "ok", `join of ${topic}`)
   // phoenix.js also reports the entries of a diff that it already has; only the resulting state
   // counts.
