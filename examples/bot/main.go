@@ -107,7 +107,7 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 func finish(ctx, wanted context.Context, s *socket.Client, isKept bool, p *printer) (err error) {
 	flush, cancel := context.WithTimeout(wanted, flushTimeout)
 	defer cancel()
-	if !isKept || s.State().Status == socket.StatusConnected {
+	if !isKept || s.State().Status != socket.StatusWaiting { // no attempt to connect has failed
 		_ = s.Flush(flush) // p has printed each line that failed
 	}
 	left := len(s.Undelivered())
