@@ -35,7 +35,7 @@ func (h *Handler) Slowest(n int) []stream.Stats {
 		add(stream.Stats{
 			Kind: stream.Outgoing, Socket: s.connectionID, Count: frames, Bytes: int64(bytes), Oldest: oldest,
 		})
-		for _, c := range s.everyChannel() {
+		for _, c := range s.others() {
 			messages, bytes := c.Queued()
 			add(stream.Stats{
 				Kind: stream.Mailbox, Socket: s.connectionID, Topic: c.Topic(), Count: messages, Bytes: int64(bytes),

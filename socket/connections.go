@@ -3,7 +3,6 @@ package socket
 import (
 	"iter"
 
-	"bennu.example/internal/channelhost"
 	"bennu.example/transport"
 )
 
@@ -55,25 +54,12 @@ func (c Connection) Channels() iter.Seq2[string, int] {
 		if c.s == nil {
 			return
 		}
-		for _, ch := range c.s.everyChannel() {
+		for _, ch := range c.s.others() {
 			if _, bytes := ch.Queued(); !yield(ch.Topic(), bytes) {
 				return
 			}
 		}
 	}
-}
-
-// everyChannel returns the channels of the session without that of $socket, in no order.
-func (s *session) everyChannel() []channelhost.Channel {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	all := make([]channelhost.Channel, 0, s.channels.size())
-	for topic, ch := range s.channels.all() {
-		if topic != topicSocket {
-			all = append(all, ch)
-		}
-	}
-	return all
 }
 
 // Disconnect ends the connection as Handler.Disconnect does: its client reconnects, and Connect may

@@ -116,7 +116,7 @@ func (s *session) deny(reason string) {
 	}
 }
 
-// others returns the session's channels, except $socket.
+// others returns the session's channels, except $socket, in no order.
 func (s *session) others() []channelhost.Channel {
 	s.mu.Lock()
 	defer s.mu.Unlock()
