@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bennu.example/internal/promise"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -18,7 +19,6 @@ import (
 const (
 	memberID    = "$id"
 	memberOnce  = "$once"
-	maxOnceID   = 64
 	maxOnceBody = 64 << 10 // bytes of a reply that is recorded
 
 	defaultOnceWindow = 10 * time.Minute
@@ -152,7 +152,7 @@ func (o *once) wrap(next Func) Func {
 			return next(ctx, c, event, p)
 		}
 		var id string
-		if value.Decode(&id) != nil || !isPushID(id) {
+		if value.Decode(&id) != nil || !promise.IsID(id) {
 			return replyInvalidID, nil //nolint:nilerr // the client's mistake
 		}
 		m := oncePush{c: c, event: event, payload: p, ref: c.Ref().ref, id: id}

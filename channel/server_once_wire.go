@@ -10,19 +10,6 @@ import (
 	"bennu.example/serializer"
 )
 
-// isPushID reports whether an id has 1 to 64 letters, digits, "-" and "_".
-func isPushID(id string) bool {
-	if id == "" || len(id) > maxOnceID {
-		return false
-	}
-	for _, c := range []byte(id) {
-		if !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
-
 // onceKey is the key of a push in the store: the client, and a hash of everything that identifies
 // the push.
 func onceKey(c *Channel, event, id string) string {

@@ -315,7 +315,7 @@ func encode(payload any) (id string, body []byte, err error) {
 	value, rest, found := p.Cut(memberID)
 	if !found {
 		id = newID()
-	} else if value.Decode(&id) != nil || !isID(id) {
+	} else if value.Decode(&id) != nil || !promise.IsID(id) {
 		return "", nil, fmt.Errorf("%w: invalid %s", serializer.ErrPayload, memberID)
 	}
 	text, err := rest.JSON()

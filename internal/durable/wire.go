@@ -6,23 +6,7 @@ import (
 	"time"
 )
 
-const (
-	memberID = "$id"
-	maxID    = 64
-)
-
-// isID reports whether an id has 1 to 64 letters, digits, "-" and "_".
-func isID(id string) bool {
-	if id == "" || len(id) > maxID {
-		return false
-	}
-	for _, c := range []byte(id) {
-		if !('0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z' || c == '_' || c == '-') {
-			return false
-		}
-	}
-	return true
-}
+const memberID = "$id"
 
 // newID returns a UUID of version 7, which begins with the time in milliseconds.
 func newID() string {
