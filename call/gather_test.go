@@ -349,7 +349,7 @@ func TestGatherErrors(t *testing.T) {
 		yielded := 0
 		for _, err := range call.Gather(ctx, ps[0], "room", "confirm", []int{1}, call.GatherConfig{}) {
 			if yielded++; !errors.Is(err, serializer.ErrPayload) {
-				ms.t.Errorf("a payload that is no object: %v", err)
+				ms.t.Errorf("a payload that is not an object: %v", err)
 			}
 		}
 		for _, err := range call.Gather(ctx, ps[0], "room", "phx_close", nil, call.GatherConfig{}) {

@@ -202,12 +202,13 @@ func (o *Outbox) sentStored(e *entry, sent time.Time, err error) {
 		o.retry(e)
 	} else {
 		e.isStored, e.first = true, time.Now()
-		o.update(e, func() { e.Sent = sent })
+		o.update(func() { e.Sent = sent })
 	}
 	o.pump(e.topic)
 }
 
-func (o *Outbox) update(_ *entry, f func()) {
+// update changes entries by f, under mu.
+func (o *Outbox) update(f func()) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	f()
@@ -235,7 +236,7 @@ func (o *Outbox) send(t *topic, e *entry) {
 	_ = p.UnmarshalJSON(e.Payload) // copies, and never fails
 	a := &Attempt{ID: e.ID, Event: e.Event, Payload: p.With(memberID, e.ID), o: o, e: e, joins: t.joins, was: e.mayBe}
 	e.isOut, e.mayBe = true, true
-	o.update(e, func() { e.Tries++ })
+	o.update(func() { e.Tries++ })
 	t.sender.SendDurable(a)
 }
 
@@ -255,7 +256,7 @@ func (a *Attempt) Done(r promise.Result, isCrash bool) {
 		if !e.mayBe { // so the time of the first sending is still to come
 			e.isStored = false
 		}
-		o.update(e, func() {
+		o.update(func() {
 			e.Tries--
 			if !e.mayBe {
 				e.Sent = time.Time{}
@@ -338,7 +339,7 @@ func (o *Outbox) isExpired(e *entry) bool {
 	}
 	if isServer && !e.isServer && e.isOurs { // made before the server's time was known
 		e.isServer = true
-		o.update(e, func() { e.Made = e.Made.Add(offset) })
+		o.update(func() { e.Made = e.Made.Add(offset) })
 	}
 	return now.Sub(e.Made) > o.cfg.Age
 }
