@@ -228,7 +228,10 @@ func watchThenRead(t *testing.T, e Engine) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		for i := 0; ctx.Err() == nil && i < 5000; i++ {
+		for i := 0; ctx.Err() == nil; i++ {
+			if i > 5000 {
+				time.Sleep(time.Millisecond) // the reader is slow, and each change is kept for it
+			}
 			ops := []state.Op{put(fmt.Sprint("k", i%50), number(i))}
 			if _, err := n.Apply(ctxOf(t), "o", ops, state.Tx{}); err != nil {
 				t.Error(err)
