@@ -123,8 +123,6 @@ func TestClientBefore(t *testing.T) {
 
 func TestClientBeforeErrors(t *testing.T) {
 	ps, connect := archive(t)
-	c := connect(socket.ClientConfig{})
-	room, closed, off := resumed(c, "room:1"), resumed(c, "closed:1"), resumed(c, "off:1")
 	first, err := ps.Append(t.Context(), "room:1", "msg", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -132,6 +130,8 @@ func TestClientBeforeErrors(t *testing.T) {
 	if err := ps.Forget(t.Context(), "room:1"); err != nil {
 		t.Fatal(err)
 	}
+	c := connect(socket.ClientConfig{})
+	room, closed, off := resumed(c, "room:1"), resumed(c, "closed:1"), resumed(c, "off:1")
 	plain := c.Channel("room:2", nil)
 	plain.Join()
 	ended, cancel := context.WithCancel(t.Context())
