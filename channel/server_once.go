@@ -57,9 +57,13 @@ var (
 // dies between the effect and the record of the reply. To rule that out, make the PushID a key of
 // the database.
 //
-// Three more replies are possible: reason "invalid id", "too many ids" if the client has 1,000 of
-// them within the window, and "unavailable" if the store fails. A reply of more than 64 KiB is
-// repeated as {"$once": "done"}.
+// Of each client and topic the newest 1,000 ids are known. So a client must not send a push again
+// after it has got the replies to 1,000 later ones of its topic. The outbox of the Go client sends
+// in order, and has 8 pushes of a topic without a reply at most.
+//
+// Three more replies are possible: reason "invalid id", "too many ids" if 1,000 pushes are being
+// handled, and "unavailable" if the store fails. A reply of more than 64 KiB is repeated as
+// {"$once": "done"}.
 func Once[S any](cfg push.OnceConfig, events ...string) Option[S] {
 	return Option[S]{func(h *Handler) {
 		if h.once != nil {

@@ -48,7 +48,7 @@ func TestOnceMutants(t *testing.T) {
 			"			o.renewLater(ctx, c, in, run)\n		}\n", "		}\n",
 		},
 		{
-			"the window is not renewed", "push/once_memory.go",
+			"the window is not renewed", "internal/oncetable/table.go",
 			"		m.keep(id, now.Add(id.window))\n		return", "		return",
 		},
 	}

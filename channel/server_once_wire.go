@@ -10,8 +10,8 @@ import (
 	"bennu.example/serializer"
 )
 
-// onceKey is the key of a push in the store: the client, and a hash of everything that identifies
-// the push.
+// onceKey is the key of a push in the store: the client, the client and the topic, and everything
+// that identifies the push, as hashes.
 func onceKey(c *Channel, event, id string) string {
 	subject, client, connection := c.up.Identity()
 	var room [512]byte
@@ -20,12 +20,14 @@ func onceKey(c *Channel, event, id string) string {
 		b = appendField(b, connection)
 	}
 	owner := sha256.Sum256(b)
-	for _, field := range []string{c.topic, event, id} {
-		b = appendField(b, field)
-	}
+	b = appendField(b, c.topic)
+	inTopic := sha256.Sum256(b)
+	b = appendField(appendField(b, event), id)
 	push := sha256.Sum256(b)
+	// The first two group keys only, so that a half of them is enough.
 	encoding := base64.RawURLEncoding
-	key := append(encoding.AppendEncode(make([]byte, 0, 80), owner[:]), '.')
+	key := append(encoding.AppendEncode(make([]byte, 0, 96), owner[:16]), '.')
+	key = append(encoding.AppendEncode(key, inTopic[:16]), '.')
 	return string(encoding.AppendEncode(key, push[:]))
 }
 

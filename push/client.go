@@ -1,6 +1,7 @@
 package push
 
 import (
+	"bennu.example/internal/oncetable"
 	"context"
 	"errors"
 
@@ -31,8 +32,9 @@ var (
 	// ErrOffline is wrapped by the error of Wait if a push of channel.Client.PushNow could not be
 	// sent at once. The server did not receive it.
 	ErrOffline = errors.New("not sent, because it would have to wait")
-	// ErrTooManyIDs is returned by the Begin of an OnceStore if the client has too many unexpired ids.
-	ErrTooManyIDs = errors.New("too many ids")
+	// ErrTooManyIDs is returned by the Begin of an OnceStore if the client has too many ids that are
+	// being handled.
+	ErrTooManyIDs = oncetable.ErrTooMany
 )
 
 // Push is an event that a client sent, and the result of it: a reply, or an error that says why

@@ -18,18 +18,21 @@ type OnceConfig struct {
 // OnceStore has the pushes that channel.Once has seen. It is used by several nodes at once. Package
 // push/oncetest tests implementations.
 //
-// A key is a string of at most 128 bytes. Its part before the first "." names the client, so that a
-// store can bound how much it keeps for each of them. A holder names one attempt to handle a push.
-// A reply is not empty and has at most 65 KiB.
+// A key is a string of at most 128 bytes. Its part before the last "." names the client and the
+// topic. Of these a store keeps at most 1,000 keys, and drops the reply that was used longest ago
+// to stay below. It may keep fewer if replies are large, but not less than 16. The part before the
+// first "." names the client. A holder names one attempt to handle a push. A reply is not empty and
+// has at most 65 KiB.
 //
-// A store may have a method Evicted() uint64, the number of replies that it dropped before the end
-// of their window. It is part of socket.Stats.
+// A store may have a method Evicted() uint64, the number of replies that it dropped because it was
+// full. It is part of socket.Stats.
 type OnceStore interface {
 	// Begin claims a key for a holder, who keeps it for the time of the lease. If the holder has it
 	// already, the lease begins anew. If a reply is recorded, Begin returns it, and its window begins
 	// anew. If another holder has the key, mine is false and reply is nil.
 	//
-	// ErrTooManyIDs means that the client has too many unexpired keys.
+	// ErrTooManyIDs means that 1,000 keys of the client and topic are being handled, or that the store
+	// is full of such keys.
 	Begin(ctx context.Context, key, holder string, lease time.Duration) (mine bool, reply []byte, err error)
 	// Finish records the reply for the window and returns the reply that counts. That is the one of
 	// the first Finish, also if the lease of that holder had ended.

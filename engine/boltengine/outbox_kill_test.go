@@ -105,8 +105,7 @@ type outboxServer struct {
 	served  chan error
 }
 
-// outboxOnce is a push.OnceStore that forgets nothing: the one in memory has a bound for each
-// client, which this client would reach in seconds.
+// outboxOnce is a push.OnceStore that forgets nothing.
 type outboxOnce struct {
 	mu   sync.Mutex
 	runs map[string]*outboxRun

@@ -20,7 +20,7 @@ var layers = [][]string{
 	},
 	{
 		"serializer", "internal/backlog", "internal/mailbox", "internal/cputime", "internal/crdt", "internal/loop",
-		"internal/wstest",
+		"internal/oncetable", "internal/wstest",
 	},
 	{"internal/clientlink", "internal/promise", "transport", "history", "socket/token", "stream", "will"},
 	{"internal/follow", "internal/streamset", "offline"},

@@ -35,7 +35,9 @@ func Run(t *testing.T, cfg Config) {
 		{"a lease ends, unless it is renewed", (*suite).lease},
 		{"a holder whose lease ended may still finish", (*suite).late},
 		{"the window begins anew when the key is used", (*suite).window},
-		{"the keys of a client are bounded", (*suite).bounds},
+		{"the oldest of 1,000 replies is dropped", (*suite).bounds},
+		{"the keys that are being handled are bounded", (*suite).handled},
+		{"the newest of large replies are kept", (*suite).bytes},
 		{"many holders at once", (*suite).race},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -78,22 +78,58 @@ func (s *suite) window() {
 	s.begin(s.a, "ann.1", "second", long, true, "")
 }
 
+// bounds has as many keys of a client and topic as a store keeps.
 func (s *suite) bounds() {
 	const most = 1000
+	done := func(i int) string { return fmt.Sprint("ann.room.", i) }
+	s.begin(s.a, "ann.room.running", "first", long, true, "")
+	s.begin(s.a, "ann.hall.1", "first", long, true, "")
+	s.finish(s.a, "ann.hall.1", "first", "done", long, "done")
 	for i := range most {
-		key := fmt.Sprint("ann.", i)
-		s.begin(s.a, key, "first", long, true, "")
-		if i > 0 {
-			s.finish(s.a, key, "first", "done", long, "done")
+		s.begin(s.a, done(i), "first", long, true, "")
+		s.finish(s.a, done(i), "first", "done", long, "done")
+		if i == most-100 {
+			s.begin(s.b, done(0), "second", long, false, "done") // now it is the newest
 		}
 	}
-	if mine, reply, err := s.b.Begin(s.ctx, "ann.more", "first", long); !errors.Is(err, push.ErrTooManyIDs) {
+	s.begin(s.b, done(0), "second", long, false, "done")
+	s.begin(s.b, done(most-1), "second", long, false, "done")
+	s.begin(s.b, "ann.hall.1", "second", long, false, "done") // of another topic
+	s.begin(s.b, "ann.room.running", "second", long, false, "")
+	s.begin(s.b, done(1), "second", long, true, "") // it was used longest ago
+	for i := 2; i < most; i++ {
+		s.begin(s.a, fmt.Sprint("ann.room.more.", i), "first", long, true, "")
+	}
+}
+
+// handled has as many keys that are being handled.
+func (s *suite) handled() {
+	const most = 1000
+	for i := range most {
+		s.begin(s.a, fmt.Sprint("ann.room.", i), "first", long, true, "")
+	}
+	if mine, reply, err := s.b.Begin(s.ctx, "ann.room.more", "first", long); !errors.Is(err, push.ErrTooManyIDs) {
 		s.Fatalf("%v, %q, %v: want ErrTooManyIDs", mine, reply, err)
 	}
-	s.begin(s.b, "ann.1", "second", long, false, "done")
-	s.begin(s.b, "bob.1", "second", long, true, "")
-	s.release(s.a, "ann.0", "first")
-	s.begin(s.b, "ann.more", "first", long, true, "")
+	s.begin(s.b, "ann.room.1", "second", long, false, "")
+	s.begin(s.b, "ann.hall.1", "second", long, true, "")
+	s.begin(s.b, "bob.room.1", "second", long, true, "")
+	s.release(s.a, "ann.room.0", "first")
+	s.begin(s.b, "ann.room.more", "first", long, true, "")
+	s.finish(s.a, "ann.room.1", "first", "done", long, "done")
+	s.begin(s.a, "ann.room.last", "first", long, true, "") // the reply of 1 was dropped
+}
+
+// bytes has replies of many bytes. At least the newest 16 are kept.
+func (s *suite) bytes() {
+	big := string(bytes.Repeat([]byte("x"), 64<<10))
+	for i := range 100 {
+		s.begin(s.a, fmt.Sprint("ann.room.", i), "first", long, true, "")
+		s.finish(s.a, fmt.Sprint("ann.room.", i), "first", big, long, big)
+	}
+	for i := 84; i < 100; i++ {
+		s.begin(s.b, fmt.Sprint("ann.room.", i), "second", long, false, big)
+	}
 }
 
 // race has many holders for each key. One of them must finish it, and all get its reply.
