@@ -255,7 +255,7 @@ func (s *addOnServer) control(ctx context.Context, q url.Values) error {
 		return nil
 	case "replace": // removes an object while nobody is connected, and makes it again
 		s.cut()
-		if err := s.store.Remove(ctx, topic); err != nil {
+		if err := s.store.Remove(ctx, topic, ""); err != nil {
 			return err
 		}
 		_, err := s.objects.Apply(ctx, topic, []state.Op{{Key: q.Get("key"), Value: []byte(`"new"`)}}, state.Tx{})

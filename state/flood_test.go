@@ -65,7 +65,7 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d of %d can be read", found, len(stored))
 	}
 	for i := range 50 { // what was removed makes room
-		if err := m.Remove(t.Context(), fmt.Sprint("o", i)); err != nil {
+		if err := m.Remove(t.Context(), fmt.Sprint("o", i), ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -87,6 +87,32 @@ func TestChurnIsBounded(t *testing.T) {
 		}
 		if _, err := m.Apply(t.Context(), "o", []state.Op{op}, state.Tx{ID: fmt.Sprint(i)}); err != nil {
 			t.Fatalf("write %d: %v", i, err)
+		}
+	}
+}
+
+// TestRemovalsAreBounded removes objects with IDs for long. The store remembers the last ones.
+func TestRemovalsAreBounded(t *testing.T) {
+	t.Parallel()
+	m := state.NewMemory(state.MemoryConfig{MaxBytes: 1 << 20})
+	write := func(object, id string) {
+		if _, err := m.Apply(t.Context(), object, []state.Op{{Key: "a", Value: []byte(`1`)}}, state.Tx{}); err != nil {
+			t.Fatalf("write before %s: %v", id, err)
+		}
+	}
+	for i := range 20_000 {
+		object, id := fmt.Sprint("o", i%7), fmt.Sprint(i)
+		write(object, id)
+		if err := m.Remove(t.Context(), object, id); err != nil {
+			t.Fatalf("removal %s: %v", id, err)
+		}
+	}
+	if err := m.Remove(t.Context(), "o1", "1"); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("the oldest one: %v", err)
+	}
+	for i := 19_000; i < 20_000; i++ {
+		if err := m.Remove(t.Context(), fmt.Sprint("o", i%7), fmt.Sprint(i)); err != nil {
+			t.Fatalf("the repeated removal %d: %v", i, err)
 		}
 	}
 }

@@ -42,6 +42,7 @@ type Memory struct {
 	applied atomic.Uint64
 	failed  atomic.Uint64
 	expiry  memoryExpiry
+	removed memoryRemovals
 
 	inboxes atomic.Pointer[[]*Inbox] // a new slice for each change
 
@@ -262,13 +263,22 @@ func (m *Memory) feed(c Change) {
 }
 
 // Remove is part of Store.
-func (m *Memory) Remove(_ context.Context, object string) error {
+func (m *Memory) Remove(_ context.Context, object, id string) error {
 	o := m.lock(object)
-	if o == nil {
+	if o != nil {
+		defer o.mu.Unlock()
+	}
+	r := removal{object, id}
+	switch {
+	case id != "" && m.removed.has(r, time.Now()):
+		return nil
+	case o == nil:
 		return ErrNotFound
 	}
-	defer o.mu.Unlock()
 	o.remove(ReasonRemoved)
+	if id != "" { // before the lock is released, so that a concurrent repetition finds it
+		m.bytes.Add(int64(m.removed.add(r, time.Now())))
+	}
 	return nil
 }
 

@@ -137,7 +137,9 @@ func (o *Objects) Apply(ctx context.Context, topic string, ops []Op, tx Tx) (App
 
 // Remove removes an object from the server's own code. Channels of its clients end, reason
 // "removed". The error is ErrNotFound if there is none.
-func (o *Objects) Remove(ctx context.Context, topic string) error { return o.store.Remove(ctx, topic) }
+func (o *Objects) Remove(ctx context.Context, topic string) error {
+	return o.store.Remove(ctx, topic, "")
+}
 
 // Health returns the state of the store.
 func (o *Objects) Health() history.Health { return o.store.Health() }

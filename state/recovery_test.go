@@ -224,7 +224,7 @@ func (s *flicker) Read(ctx context.Context, object string, r state.Range, next s
 		return state.Page{}, err
 	}
 	p, err := s.Store.Read(ctx, object, r, next, limit)
-	return p, errors.Join(err, s.Remove(ctx, object))
+	return p, errors.Join(err, s.Remove(ctx, object, ""))
 }
 
 // TestRemovedWhileJoining has an object that is made and removed while a client joins. The client

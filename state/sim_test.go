@@ -211,7 +211,7 @@ func (s *sim) step() {
 		c.cut()
 		c.connect()
 	case n < 94 && s.reset < 2:
-		if err := s.store.Remove(context.Background(), simTopic); err == nil {
+		if err := s.store.Remove(context.Background(), simTopic, ""); err == nil {
 			s.reset++
 		} else if !errors.Is(err, state.ErrNotFound) {
 			s.t.Error(err)

@@ -77,7 +77,12 @@ type Store interface {
 
 	// Remove removes an object with everything that is known of it. It returns ErrNotFound if there is
 	// none.
-	Remove(ctx context.Context, object string) error
+	//
+	// If id is not empty, and the store has remembered that the object was removed with this ID,
+	// Remove changes nothing and returns nil, also if the object was made again. A store remembers at
+	// least the last 1,000 such IDs of 10 minutes, apart from those of Tx.ID. An ID has at most 256
+	// bytes.
+	Remove(ctx context.Context, object, id string) error
 
 	// Health returns the state of the store.
 	Health() history.Health

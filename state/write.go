@@ -524,8 +524,12 @@ func (h *handler) readPage(m *member, ctx context.Context, in members) (push.Rep
 
 // remove handles a push that removes the object.
 func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (push.Reply, error) {
-	if _, err := in.id(); err != nil {
+	id, err := in.id()
+	if err != nil {
 		return push.NoReply, err
+	}
+	if id != "" {
+		id = writeID(ctx, id)
 	}
 	if err := in.rest(); err != nil {
 		return push.NoReply, err
@@ -535,7 +539,7 @@ func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (p
 	}
 	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
-	if err := h.o.Remove(waiting, c.Topic()); err != nil {
+	if err := h.o.store.Remove(waiting, c.Topic(), id); err != nil {
 		return push.NoReply, storeError(waiting, err)
 	}
 	return push.OK(nil), nil

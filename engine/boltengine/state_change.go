@@ -116,7 +116,8 @@ type objectsTx struct {
 	open       map[string]*openObject
 	now        int64 // in Unix milliseconds, by the clock of the store
 	removedAny bool
-	count      int // objects; -1 if it is not known
+	removals   *openObject // remembers the IDs of removals; nil until it is needed
+	count      int         // objects; -1 if it is not known
 }
 
 // openObject is an object in a transaction.
@@ -158,15 +159,7 @@ func (x *objectsTx) perform(w *write) error {
 	case writeExpire:
 		return x.expire(w)
 	case writeRemove:
-		o, err := x.object(w, w.object)
-		if err == nil && o == nil {
-			w.err = state.ErrNotFound
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return x.remove(w, o, state.ReasonRemoved)
+		return x.removeOnce(w)
 	default:
 		return x.apply(w)
 	}

@@ -114,11 +114,14 @@ func (s *objects) Expire(ctx context.Context, limit int) (int, error) {
 }
 
 // Remove is part of state.Store.
-func (s *objects) Remove(ctx context.Context, object string) error {
+func (s *objects) Remove(ctx context.Context, object, id string) error {
 	if len(object) > maxTopic {
 		return state.ErrNotFound
 	}
-	return s.do(ctx, &write{kind: writeRemove, object: object, request: request{size: len(object) + itemOverhead}})
+	return s.do(ctx, &write{
+		kind: writeRemove, object: object, tx: state.Tx{ID: id},
+		request: request{size: len(object) + len(id) + itemOverhead},
+	})
 }
 
 // do puts a write into the queue and waits for its result.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -121,7 +122,7 @@ func TestMaxObjects(t *testing.T) {
 	e = open(t, cfg)
 	s = runState(t, e, state.Inbox{})
 	create("d", state.Tx{}, state.ErrQuota)
-	if err := s.Remove(t.Context(), "a"); err != nil {
+	if err := s.Remove(t.Context(), "a", ""); err != nil {
 		t.Fatal(err)
 	}
 	create("d", state.Tx{TTL: time.Millisecond}, nil)
@@ -131,7 +132,7 @@ func TestMaxObjects(t *testing.T) {
 	create("e", state.Tx{}, state.ErrQuota)
 
 	// Objects that wait for the same transaction are counted in it.
-	if err := s.Remove(t.Context(), "b"); err != nil {
+	if err := s.Remove(t.Context(), "b", ""); err != nil {
 		t.Fatal(err)
 	}
 	frozen := make(chan struct{})
@@ -256,7 +257,7 @@ func TestFailedStateCommits(t *testing.T) {
 			if h := s.Health(); !errors.Is(err, history.ErrUnavailable) || h.Connected || h.Err == nil || h.Failed != 1 {
 				t.Errorf("%v, %+v", err, h)
 			}
-			if err := s.Remove(t.Context(), "o"); !errors.Is(err, history.ErrUnavailable) && !test.stored {
+			if err := s.Remove(t.Context(), "o", ""); !errors.Is(err, history.ErrUnavailable) && !test.stored {
 				t.Errorf("remove: %v", err)
 			}
 			remove()
@@ -310,7 +311,7 @@ func TestStateDamageIsIsolated(t *testing.T) {
 	if got := value(t, s, "bad", "l"); got != "1" {
 		t.Errorf("a part of a failed write is there: %s", got)
 	}
-	if err := s.Remove(t.Context(), "bad"); err != nil {
+	if err := s.Remove(t.Context(), "bad", ""); err != nil {
 		t.Error(err)
 	}
 	until(t, "swept", func() bool { return len(countsOf(t, e)) > 0 && countsOf(t, e)["removed"] == 0 })
@@ -344,7 +345,7 @@ func TestRemovedObjectsAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Remove(t.Context(), "o"); err != nil {
+	if err := s.Remove(t.Context(), "o", ""); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Close(); err != nil {
@@ -360,6 +361,34 @@ func TestRemovedObjectsAreSwept(t *testing.T) {
 		}
 		return true
 	})
+}
+
+// The store remembers a bounded number of removals.
+func TestRemovalsAreBounded(t *testing.T) {
+	cfg := config(t)
+	cfg.NoSync = true
+	e := open(t, cfg)
+	s := runState(t, e, state.Inbox{})
+	object := func(i int) string { return strings.Repeat("o", 32767-1) + fmt.Sprint(i%7) } // as long as possible
+	for i := range 1100 {
+		if _, err := s.Apply(t.Context(), object(i), []state.Op{put("a", "1")}, state.Tx{}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Remove(t.Context(), object(i), fmt.Sprint(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := countsOf(t, e)["writes"]; n != 2*1000 {
+		t.Errorf("%d entries of removals", n)
+	}
+	if err := s.Remove(t.Context(), object(1), "1"); !errors.Is(err, state.ErrNotFound) {
+		t.Errorf("the oldest one: %v", err)
+	}
+	for i := 100; i < 1100; i += 111 {
+		if err := s.Remove(t.Context(), object(i), fmt.Sprint(i)); err != nil {
+			t.Errorf("the repeated removal %d: %v", i, err)
+		}
+	}
 }
 
 // An object remembers a bounded number of IDs, revisions and deletions, and these for some time.

@@ -392,7 +392,7 @@ func (s *objects) Tops(ctx context.Context, names []string) ([]history.Position,
 }
 
 // Remove is part of state.Store.
-func (s *objects) Remove(ctx context.Context, object string) error {
+func (s *objects) Remove(ctx context.Context, object, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
 	defer cancel()
 	c, st, err := s.hold(ctx, object)
@@ -402,10 +402,17 @@ func (s *objects) Remove(ctx context.Context, object string) error {
 	defer s.release(c)
 	w := &writer{s: s, c: c, st: st, base: baseOf(&st)}
 	_, err = w.commit(ctx, func(now time.Time) (e *entry, final bool, err error) {
+		if id != "" && c.copy.removals.has(id, now) {
+			return nil, true, nil
+		}
 		if c.copy.isGone(now) {
 			return nil, false, state.ErrNotFound
 		}
-		return w.gone(state.ReasonRemoved, now), false, nil
+		e = w.gone(state.ReasonRemoved, now)
+		if id != "" {
+			e.removals = e.removals.with(id, now)
+		}
+		return e, false, nil
 	})
 	if err != nil {
 		return s.fail("remove", object, err)

@@ -14,7 +14,7 @@ import (
 	"bennu.example/state"
 )
 
-// goneFor is how long the stream keeps the end of an object.
+// goneFor is how long the stream keeps the end of an object, unless it has the IDs of removals.
 const goneFor = time.Minute
 
 var (
@@ -56,7 +56,7 @@ func (w *writer) next(items []state.Item, now time.Time) *entry {
 // gone returns the end of the copy's object.
 func (w *writer) gone(reason string, now time.Time) *entry {
 	e := w.entry(kindGone, now)
-	e.reason = reason
+	e.reason, e.removals = reason, w.c.copy.removals.recent(now)
 	return e
 }
 
@@ -171,7 +171,11 @@ func (s *objects) publish(ctx context.Context, c *copyCell, e *entry) error {
 	header := nats.Header{nats.ExpectedLastSubjSeqHdr: {strconv.FormatUint(c.copy.seq, 10)}}
 	if e.kind == kindGone {
 		header[nats.MsgRollup] = []string{nats.MsgRollupSubject}
-		header[nats.MsgTTLHdr] = []string{goneFor.String()}
+		lifetime := goneFor
+		if len(e.removals) > 0 {
+			lifetime = writeIDAge
+		}
+		header[nats.MsgTTLHdr] = []string{lifetime.String()}
 	}
 	data := e.encode()
 	seq, err := s.put(ctx, s.logOf(c.object), header, data)

@@ -76,7 +76,7 @@ func (s *objects) admit(ctx context.Context) error {
 }
 
 // countObjects asks the server how many objects have a log. Those that were removed have one for
-// goneFor.
+// goneFor, or for writeIDAge if an ID of the removal is remembered.
 func (s *objects) countObjects(ctx context.Context) (int, error) {
 	// The answer has the number of all subjects, and a page of their names, which begins behind them.
 	page := map[string]any{"subjects_filter": s.prefix + ".o.*", "offset": math.MaxInt32}

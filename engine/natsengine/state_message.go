@@ -33,6 +33,7 @@ type entry struct {
 	prevTag  string
 	tags     []string // of the changes; with none, that of the object, which may have been created
 	reason   string   // of the end
+	removals removals // of the end: those that are remembered, with that of this end
 	expires  time.Time
 	keep     int // Limits.Changes of the write
 	id       string
@@ -156,6 +157,7 @@ func (e *entry) encode() []byte {
 	w.Text(e.prevTag)
 	if e.kind == kindGone {
 		w.Text(e.reason)
+		e.removals.encode(&w)
 		return w
 	}
 	w.Number(milliseconds(e.expires))
@@ -192,7 +194,7 @@ func parseEntry(seq uint64, data []byte) (*entry, bool) {
 		}
 	}
 	if e.kind == kindGone {
-		e.reason = r.Text()
+		e.reason, e.removals = r.Text(), readRemovals(r)
 		return e, r.Err() == nil && e.reason != ""
 	}
 	e.expires, e.keep, e.id = timeOf(r.Number()), int(r.Number()&math.MaxInt32), r.Text() //nolint:gosec // it fits

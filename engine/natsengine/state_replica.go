@@ -56,6 +56,7 @@ type replica struct {
 	floor     uint64 // the newest deletion that is not remembered any more
 	ids       map[string]*rememberedID
 	order     fifo.Queue[*rememberedID]
+	removals  removals  // of earlier objects of this name
 	due       time.Time // nothing expires before; zero means never
 }
 
@@ -119,10 +120,13 @@ func (r *replica) has(e *entry) bool {
 func (r *replica) apply(e *entry, base history.Position) {
 	switch {
 	case e.kind == kindGone:
-		*r = replica{seq: e.seq}
+		*r = replica{seq: e.seq, removals: e.removals}
 		return
 	case e.creates():
-		*r = replica{exists: true, epoch: e.epoch, expires: e.expires, scanned: 1, size: objectOverhead}
+		*r = replica{
+			exists: true, epoch: e.epoch, expires: e.expires, scanned: 1, removals: r.removals,
+			size: objectOverhead + r.removals.size(),
+		}
 		r.expects(e.expires)
 	}
 	r.seq, r.keep = e.seq, e.keep

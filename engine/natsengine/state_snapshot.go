@@ -40,6 +40,7 @@ func (r *replica) encode() []byte {
 	for _, id := range r.order.All() {
 		id.encode(&w)
 	}
+	r.removals.encode(&w)
 	return w
 }
 
@@ -95,6 +96,8 @@ func parseReplica(data []byte) (*replica, bool) {
 	for n := d.Count(); n > 0; n-- {
 		r.rememberID(readID(d))
 	}
+	r.removals = readRemovals(d)
+	r.size += r.removals.size()
 	if _, err := history.NewPosition(r.epoch, r.rev, r.tag); err != nil || d.Err() != nil ||
 		r.revisions.Len() == 0 || uint64(r.revisions.Len()) > r.rev {
 		return nil, false

@@ -111,6 +111,10 @@ func TestLogIsReplacedBySnapshots(t *testing.T) {
 		}
 		n.Write("large", ops...)
 	}
+	n.Write("small", brokertest.Put("a", "0"))
+	if err := n.Remove(t.Context(), "small", "removal"); err != nil {
+		t.Fatal(err)
+	}
 	first := n.Write("small", brokertest.Put("a", "0")).Position
 	tx := state.Tx{ID: "once"}
 	once, err := n.Apply(t.Context(), "small", []state.Op{brokertest.Put("b", "1")}, tx)
@@ -148,8 +152,11 @@ func TestLogIsReplacedBySnapshots(t *testing.T) {
 	if err != nil || !again.Repeated || again.Position != once.Position || again.Revs[0] != once.Revs[0] {
 		t.Errorf("%+v, %v", again, err)
 	}
+	if err := other.Remove(t.Context(), "small", "removal"); err != nil || len(contents(t, other, "small")) == 0 {
+		t.Errorf("the repeated removal of an earlier object: %v", err)
+	}
 	for _, object := range []string{"small", "large"} {
-		if err := other.Remove(t.Context(), object); err != nil {
+		if err := other.Remove(t.Context(), object, ""); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -304,7 +311,7 @@ func TestObjectsPermissions(t *testing.T) {
 		a, err := n.Apply(t.Context(), "o", []state.Op{brokertest.Put("a", "1")}, state.Tx{TTL: time.Hour})
 		return err == nil && n.Fed(a.Position)
 	})
-	if err := n.Remove(t.Context(), "o"); err != nil || strings.Contains(log.String(), "ermissions") {
+	if err := n.Remove(t.Context(), "o", ""); err != nil || strings.Contains(log.String(), "ermissions") {
 		t.Errorf("%v, %s", err, log.String())
 	}
 	for i, subject := range publish[1:] {
@@ -375,7 +382,7 @@ func TestMaxObjects(t *testing.T) {
 	create("3", nil)
 	create("4", state.ErrQuota)
 	create("1", nil) // it exists
-	if err := n.Remove(t.Context(), "1"); err != nil {
+	if err := n.Remove(t.Context(), "1", ""); err != nil {
 		t.Error(err)
 	}
 	create("1", nil)

@@ -61,11 +61,12 @@
 // # Shared objects
 //
 // [Engine.State] keeps the objects of package state. An object has the keys bennu:o:{<object>}:m,
-// :i, :k, :r, :x, :w and :o; bennu:o, bennu:o:due and bennu:o:n belong to all. In a Redis Cluster
-// they are {bennu}:o:…, on one server. Each write is one Lua script, at the time of Redis, which
-// also publishes the change on the channel bennu:s:<object>. The rules of the history about
-// eviction, crashes, failovers and Config.Wait apply to objects, too: a client that has received a
-// write that was lost is not continued, and receives the whole object.
+// :i, :k, :r, :x, :w and :o, and for ten minutes after a removal with an ID, :g and :l; bennu:o,
+// bennu:o:due and bennu:o:n belong to all. In a Redis Cluster they are {bennu}:o:…, on one server.
+// Each write is one Lua script, at the time of Redis, which also publishes the change on the
+// channel bennu:s:<object>. The rules of the history about eviction, crashes, failovers and
+// Config.Wait apply to objects, too: a client that has received a write that was lost is not
+// continued, and receives the whole object.
 //
 // Objects need these permissions, in addition to those of the adapter and the history:
 //

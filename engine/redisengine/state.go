@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -333,8 +334,8 @@ func (s *objects) Expire(ctx context.Context, limit int) (n int, err error) {
 }
 
 // Remove is part of state.Store.
-func (s *objects) Remove(ctx context.Context, object string) error {
-	q := s.call(stateRemoveScript, object)
+func (s *objects) Remove(ctx context.Context, object, id string) error {
+	q := s.remembersRemovals(s.call(stateRemoveScript, object, s.removeArgs(id)...), s.space, object)
 	if err := s.do(ctx, "remove", object, s.writes, q); err != nil {
 		return err
 	}
@@ -346,6 +347,18 @@ func (s *objects) Remove(ctx context.Context, object string) error {
 		return state.ErrNotFound
 	}
 	return nil
+}
+
+// removeArgs returns the arguments of a removal with an ID, which may be empty.
+func (s *objects) removeArgs(id string) []string {
+	return []string{id, milliseconds(writeIDAge), strconv.Itoa(maxWriteIDs), flag(s.cfg.wait > 0)}
+}
+
+// remembersRemovals adds the keys that remember the IDs of removals of an object to a call.
+func (s *objects) remembersRemovals(q *request, kind, object string) *request {
+	keys := q.keys
+	q.keys = func() []string { return append(keys(), s.key(kind, object)+":g", s.key(kind, object)+":l") }
+	return q
 }
 
 // deliver feeds a change.
@@ -367,8 +380,11 @@ func (s *objects) rehearseScripts(ctx context.Context, c *logConn) error {
 	b := c.appends.B
 	due := func() string { return s.key("od", s.id) }
 	number := func() string { return s.key("on", s.id) }
+	call := func(script *script, args ...string) *request {
+		return s.remembersRemovals(s.callIn("oc", due, number, s.probeChannel(), script, s.id, args...), "oc", s.id)
+	}
 	run := func(script *script, args ...string) rueidis.Completed {
-		q := s.callIn("oc", due, number, s.probeChannel(), script, s.id, args...)
+		q := call(script, args...)
 		return q.script.call(b(), true, q.keys(), q.args)
 	}
 	hour := time.Hour
@@ -384,10 +400,10 @@ func (s *objects) rehearseScripts(ctx context.Context, c *logConn) error {
 		write(0, under), write(0, state.Op{Key: "k", Delete: true, Under: true}), // forget the ID
 		run(stateReadScript, "-", "+", "", "1", "1"), run(stateReadScript, "-", "+", "1", "1", "1"),
 		run(stateChangesScript, "0", "10", "1000"), run(stateExpireScript, "1", tags(1), "0"),
-		run(stateRemoveScript), stateDueScript.call(b(), true, []string{s.due()}, []string{"1"}),
+		run(stateRemoveScript, s.removeArgs("id")...), stateDueScript.call(b(), true, []string{s.due()}, []string{"1"}),
 		b().Arbitrary("MGET", s.base()).Build(), b().Arbitrary("TIME").Build(),
 	}
-	for _, key := range append(s.callIn("oc", due, number, "", nil, s.id).keys()[:7], due(), number()) {
+	for _, key := range slices.Delete(call(nil).keys(), 7, 8) { // all but the base epoch
 		commands = append(commands, b().Pexpire().Key(key).Milliseconds(1).Build()) // if a script has failed
 	}
 	return s.try(ctx, c, commands...)

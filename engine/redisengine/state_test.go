@@ -148,7 +148,7 @@ func TestNothingOfObjectsIsLeft(t *testing.T) {
 			}
 		}
 	}
-	if err := n.Remove(t.Context(), "removed"); err != nil {
+	if err := n.Remove(t.Context(), "removed", ""); err != nil {
 		t.Fatal(err)
 	}
 	n.Until("nothing left", func() bool {
@@ -377,7 +377,7 @@ func TestMaxObjects(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	a.Write("1", brokertest.Put("k", "2"))
-	if err := b.Remove(t.Context(), "1"); err != nil {
+	if err := b.Remove(t.Context(), "1", ""); err != nil {
 		t.Error(err)
 	}
 	create(a, "4", state.Tx{}, nil)

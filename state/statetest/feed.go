@@ -169,7 +169,7 @@ func remove(t *testing.T, e Engine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := n.Remove(ctxOf(t), "o"); err != nil {
+	if err := n.Remove(ctxOf(t), "o", ""); err != nil {
 		t.Fatal(err)
 	}
 	n.await("the end of the object", func(changes []state.Change, uncertain int) bool {
@@ -180,7 +180,7 @@ func remove(t *testing.T, e Engine) {
 		}
 		return uncertain > 0
 	})
-	if err := n.Remove(ctxOf(t), "o"); !errors.Is(err, state.ErrNotFound) || len(n.all("o")) != 0 {
+	if err := n.Remove(ctxOf(t), "o", ""); !errors.Is(err, state.ErrNotFound) || len(n.all("o")) != 0 {
 		t.Errorf("removed again: %v", err)
 	}
 	again := n.apply("o", put("b", `1`))

@@ -101,7 +101,7 @@ func readingCreatesNothing(t *testing.T, e Engine) {
 			t.Fatalf("%v, %v", items, err)
 		}
 	}
-	if err := n.Remove(ctxOf(t), "absent"); !errors.Is(err, state.ErrNotFound) {
+	if err := n.Remove(ctxOf(t), "absent", ""); !errors.Is(err, state.ErrNotFound) {
 		t.Errorf("an absent object was removed: %v", err)
 	}
 }
@@ -132,7 +132,7 @@ func changesSince(t *testing.T, e Engine) {
 	c := n.apply("o", put("a", `2`), put("d", `1`))
 	top := c.Position
 	other := n.apply("other", put("a", `1`)).Position
-	if err := n.Remove(ctxOf(t), "other"); err != nil {
+	if err := n.Remove(ctxOf(t), "other", ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, test := range []struct {
@@ -192,7 +192,7 @@ func changesSince(t *testing.T, e Engine) {
 		t.Errorf("without items: %+v, %v", p, err)
 	}
 	removed := d.Position
-	if err := n.Remove(ctxOf(t), "o"); err != nil {
+	if err := n.Remove(ctxOf(t), "o", ""); err != nil {
 		t.Fatal(err)
 	}
 	for _, what := range []string{"removed", "made again"} {

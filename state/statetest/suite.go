@@ -61,6 +61,8 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"creation raced", creationRaced},
 		{"ids", ids},
 		{"ids raced", idsRaced},
+		{"ids of deletions", deletionIDs},
+		{"ids of removals", removalIDs},
 		{"refused writes", refused},
 		{"quotas", quotas},
 		{"many objects", manyObjects},

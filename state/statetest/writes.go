@@ -376,7 +376,7 @@ func manyObjects(t *testing.T, e Engine) {
 	n.fails("more", state.Tx{}, state.ErrQuota, put("a", `1`))
 	n.fails("more", state.Tx{Create: state.ModeNew}, state.ErrQuota)
 	n.apply("o0", put("b", `1`))
-	if err := n.Remove(ctxOf(t), "o1"); err != nil {
+	if err := n.Remove(ctxOf(t), "o1", ""); err != nil {
 		t.Fatal(err)
 	}
 	n.apply("more", put("a", `1`))

@@ -178,19 +178,6 @@ save(o)
 agenda(o)
 local after = position(o)
 local result, list = message(before, after, '', short), table.concat(revs)
-if id ~= '' then
-  local at = decimal(now)
-  redis.call('HSET', writes, id, at .. ' ' .. list .. ' ' .. result)
-  redis.call('RPUSH', recent, at .. ' ' .. id)
-  for _ = 1, 4 do
-    local oldest = redis.call('LINDEX', recent, 0)
-    if not oldest then break end
-    local made, start = string.match(oldest, '^(%d+) ()')
-    if redis.call('LLEN', recent) <= most_ids and tonumber(made) > now - id_age then break end
-    redis.call('LPOP', recent)
-    local old = string.sub(oldest, start)
-    if string.match(redis.call('HGET', writes, old) or '', '^%d+') == made then redis.call('HDEL', writes, old) end
-  end
-end
+if id ~= '' then remember(writes, recent, id, list .. ' ' .. result, id_age, most_ids) end
 if after ~= before then redis.call('PUBLISH', channel, message(before, after, '', whole)) end
 return {'ok', list, result}

@@ -140,6 +140,23 @@ local function current()
   return o
 end
 
+-- remember remembers a text by an ID, and when, in a hash and a list of the IDs, oldest first. It
+-- forgets those that are older than age, and beyond most of them.
+local function remember(hash, list, id, text, age, most)
+  local at = decimal(now)
+  redis.call('HSET', hash, id, at .. ' ' .. text)
+  redis.call('RPUSH', list, at .. ' ' .. id)
+  for _ = 1, 4 do
+    local oldest = redis.call('LINDEX', list, 0)
+    if not oldest then break end
+    local made, start = string.match(oldest, '^(%d+) ()')
+    if redis.call('LLEN', list) <= most and tonumber(made) > now - age then break end
+    redis.call('LPOP', list)
+    local old = string.sub(oldest, start)
+    if string.match(redis.call('HGET', hash, old) or '', '^%d+') == made then redis.call('HDEL', hash, old) end
+  end
+end
+
 -- agenda stores when something of the object expires next.
 local function agenda(o)
   local at = o.expires
