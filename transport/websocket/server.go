@@ -84,16 +84,18 @@ const (
 // Server is the server's end of any number of WebSocket connections. Its methods may be called from
 // any goroutine. It needs no Close: nothing of it is left when its connections have ended.
 //
-// An idle connection costs one goroutine with the smallest possible stack, and no buffer. A few
-// goroutines write the frames of all connections. They run only while frames wait, join the frames
-// of a connection in one system call, and never wait for a client. A client that does not keep up
-// gets a goroutine of its own until it does.
+// An idle connection has no buffer. On Linux it has no goroutine either: one goroutine waits for the
+// clients of all idle connections. Elsewhere, and with TLS, it has one with the smallest possible
+// stack. A few goroutines write the frames of all connections. They run only while frames wait, join
+// the frames of a connection in one system call, and never wait for a client. A client that does not
+// keep up gets a goroutine of its own until it does.
 type Server struct {
 	cfg        Config
 	epoch      time.Time
-	maxWriters int  // one for two processors: with more of them, fewer frames are joined in one write
-	portable   bool // never use the descriptor, as with TLS; for tests
-	noFrames   bool // the library reads all frames; for tests
+	maxWriters int           // one for two processors: with more of them, fewer frames are joined in one write
+	portable   bool          // never use the descriptor, as with TLS; for tests
+	parkAfter  time.Duration // how long a client pauses before its connection is parked; 0 where there is no poller
+	noFrames   bool          // the library reads all frames; for tests
 	drainTime  time.Duration
 	deflaters  chan *deflater           // nil elements until they are needed; its size bounds the work in parallel
 	deflated   func(data []byte) []byte // deflate, or nil if Compress is false
@@ -108,6 +110,7 @@ type Server struct {
 	connections int
 	writers     int
 	first, last *serverConn // the connections that wait for a writer, linked by next
+	poller      *poller     // nil until a connection is parked
 }
 
 // NewServer returns a server.
@@ -119,7 +122,7 @@ func NewServer(cfg Config) *Server {
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
 	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
 	s := &Server{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
-	s.drainTime = min(cfg.CloseTimeout, drainTime)
+	s.drainTime, s.parkAfter = min(cfg.CloseTimeout, drainTime), defaultParkAfter
 	s.slow.Max, s.slow.Default, s.slow.OnDrop = cfg.MaxQueue, cfg.OnSlow, cfg.OnDrop
 	s.gone.L = &s.mu
 	if cfg.Compress {
@@ -184,10 +187,15 @@ func (s *Server) addLive(connections int) {
 func (s *Server) removeLive(connections int) {
 	s.mu.Lock()
 	s.connections -= connections
+	var idle *poller
+	if s.connections == 0 {
+		idle, s.poller = s.poller, nil
+	}
 	if s.live--; s.live == 0 {
 		s.gone.Broadcast()
 	}
 	s.mu.Unlock()
+	idle.stop()
 }
 
 // now returns the time since s was made.

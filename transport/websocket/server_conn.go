@@ -37,10 +37,11 @@ const (
 // serverConn is the server's end of one WebSocket. It reads whole frames itself, and has a library
 // for everything else that clients send. It writes all frames itself.
 //
-// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. At most
-// one other goroutine writes at a time, while writing is true. Either of them, or the timer, closes
-// the network connection when it finds that the connection is over. The reader then gets an error
-// and does the rest.
+// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. It ends
+// itself where the connection can be parked (see poller), and another one goes on. At most one other
+// goroutine writes at a time, while writing is true. Either of them, or the timer, closes the network
+// connection when it finds that the connection is over. The reader then gets an error and does the
+// rest.
 type serverConn struct {
 	s       *Server
 	nc      net.Conn
@@ -49,7 +50,7 @@ type serverConn struct {
 	timer   *time.Timer
 
 	lastReceived atomic.Int64               // when the client last sent something, by Server.now
-	busy         atomic.Bool                // the reader does not read, so it does not know whether the client is silent
+	reader       atomic.Uint32              // a readerState
 	state        atomic.Uint32              // a connState; written under mu
 	congestion   atomic.Pointer[congestion] // nil if not congested; written under mu
 
@@ -60,7 +61,7 @@ type serverConn struct {
 	in        *input                // bytes that were read ahead; nil if there are none
 	spare     *input                // of the portable path: the buffer for the next time
 	readErr   error                 // the error of the network
-	active    uint8                 // how many short pauses there were in succession
+	active    uint8                 // how many short pauses there were in succession, up to activeCount
 	dontWait  bool                  // tryRead ends the wait if there is nothing
 	paused    bool                  // the last wait found nothing to read at first
 	deflate   bool                  // compression was negotiated; constant
@@ -101,9 +102,13 @@ func (c *serverConn) attach(nc net.Conn, early []byte) {
 func (c *serverConn) start(open func(transport.Conn) transport.Session) {
 	c.s.addLive(1)
 	c.lastReceived.Store(int64(c.s.now()))
+	first := c.s.cfg.IdleTimeout
+	if c.canPark() {
+		c.active, first = 1, min(first, c.s.parkAfter)
+	}
 	c.mu.Lock() // the timer could fire immediately
-	c.deadline = c.s.now() + c.s.cfg.IdleTimeout
-	c.timer = time.AfterFunc(c.s.cfg.IdleTimeout, c.timedOut)
+	c.deadline = c.s.now() + first
+	c.timer = time.AfterFunc(first, c.timedOut)
 	c.mu.Unlock()
 	opened := false
 	defer func() {
@@ -202,7 +207,7 @@ func (c *serverConn) beginClose(err error, code int, reason string) {
 	c.enqueue(outbox.Entry{Frame: closeFrame(code, reason)})
 }
 
-// setDeadline bounds the current step of the connection's end. The caller holds mu.
+// setDeadline sets when the timer is due next. The caller holds mu.
 func (c *serverConn) setDeadline(d time.Duration) {
 	c.deadline = c.s.now() + d
 	c.timer.Reset(d)
@@ -228,11 +233,14 @@ func (c *serverConn) timedOut() {
 		late := now - c.deadline
 		c.deadline = time.Duration(c.lastReceived.Load()) + c.s.cfg.IdleTimeout
 		switch {
-		case c.busy.Load():
+		case readerState(c.reader.Load()) == readerBusy:
 			c.deadline = now + c.s.cfg.IdleTimeout
 		case c.deadline <= now && late > lateness:
 			// Frames that arrived while this process stood still have not been read yet.
 			c.deadline = now + late
+		}
+		if c.deadline > now && c.canPark() {
+			c.deadline = min(c.deadline, c.checkPause(now))
 		}
 	}
 	switch left := c.deadline - now; {
@@ -263,6 +271,7 @@ func (c *serverConn) closeNetwork(reset bool) {
 		_ = nc.Close()
 	}
 	_ = c.nc.Close() // nothing can be done about an error
+	c.unpark()
 }
 
 // fail ends the connection without a close frame, because the network failed or the client does not

@@ -10,6 +10,17 @@ import (
 // ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
 func (s *Server) ForcePortable() { s.portable = true }
 
+// ParkAfter makes s park connections when their clients have paused for d.
+func (s *Server) ParkAfter(d time.Duration) { s.parkAfter = d }
+
+// IsParked reports whether a connection is parked.
+func IsParked(c transport.Conn) bool {
+	return readerState(c.(*serverConn).reader.Load()) == readerParked
+}
+
+// Parks reports whether connections can be parked on this system.
+const Parks = defaultParkAfter > 0
+
 // ForceLibrary makes coder/websocket read everything that clients of s send.
 func (s *Server) ForceLibrary() { s.noFrames = true }
 

@@ -26,9 +26,12 @@ type wsPath struct {
 	name     string
 	tls      bool
 	portable bool
+	parks    bool // after each millisecond without input
 }
 
-var wsPaths = []wsPath{{name: "descriptor"}, {name: "portable", portable: true}, {name: "tls", tls: true}}
+var wsPaths = []wsPath{
+	{name: "descriptor"}, {name: "parks", parks: websocket.Parks}, {name: "portable", portable: true}, {name: "tls", tls: true},
+}
 
 // onEachPath runs a test once for each path, with a server of cfg.
 func onEachPath(t *testing.T, cfg websocket.Config, f func(t *testing.T, s *wsServer)) {
@@ -69,6 +72,9 @@ func startWS(t testing.TB, cfg websocket.Config, p wsPath) *wsServer {
 	s := newWSServer(t, cfg)
 	if p.portable {
 		s.ws.ForcePortable()
+	}
+	if p.parks {
+		s.ws.ParkAfter(time.Millisecond)
 	}
 	hs := httptest.NewUnstartedServer(s)
 	if p.tls {

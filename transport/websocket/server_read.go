@@ -13,33 +13,45 @@ import (
 	"bennu.example/transport/internal/guard"
 )
 
-// run is the reader: it waits for the client and serves it until the connection ends.
+// run is the reader: it waits for the client and serves it until the connection ends or is parked.
 //
-// Between messages it waits here: with few calls on the stack and without a buffer, which keeps the
-// stack of an idle goroutine at the smallest size. Serving needs a larger stack, and a stack that
-// has grown stays large. Therefore a connection that is not active continues on a new goroutine. It
-// gives up its library, too.
+// Between messages it waits here: with few calls on the stack and without a buffer. A connection
+// that is not active gives up its goroutine, because serving needs a larger stack, and a stack that
+// has grown stays large. It is parked, or where it cannot be parked it continues on a new goroutine,
+// whose stack is of the smallest size. It gives up its library, too.
 func (c *serverConn) run() {
 	for c.wait() && c.serve() {
 		if !c.isActive() {
-			c.dropLibrary()
-			go c.run()
+			if !c.park() {
+				c.dropLibrary()
+				go c.run()
+			}
 			return
 		}
 	}
 }
 
-// wait returns true when there is something to read. If there will be nothing more, it ends the
-// connection and returns false.
+// wait returns true when there is something to read. It returns false if the connection is parked.
+// If there will be nothing more to read, it ends the connection and returns false.
 func (c *serverConn) wait() bool {
 	if c.raw == nil || c.pending() {
 		return true
 	}
-	if err := c.readAhead(); err != nil {
-		c.finish(err)
-		return false
+	for {
+		c.reader.Store(uint32(readerWaits))
+		err := c.readAhead()
+		if !c.reader.CompareAndSwap(uint32(readerWaits), uint32(readerReads)) && c.interrupted(err) {
+			if c.park() {
+				return false
+			}
+			continue
+		}
+		if err != nil {
+			c.finish(err)
+			return false
+		}
+		return true
 	}
-	return true
 }
 
 // pending reports whether there are bytes that were read ahead.
@@ -142,10 +154,10 @@ func (c *serverConn) receive(op serializer.Op, data []byte) {
 
 // dispatch calls the session. If the session fails, the connection is closed with a close frame.
 func (c *serverConn) dispatch(op serializer.Op, data []byte) {
-	c.busy.Store(true)
+	c.reader.Store(uint32(readerBusy))
 	returned := false
 	defer func() {
-		c.busy.Store(false)
+		c.reader.Store(uint32(readerReads))
 		if returned {
 			return
 		}
@@ -189,6 +201,7 @@ func (c *serverConn) finish(err error) {
 		_ = c.lib.conn.CloseNow() // it returns its buffers to their pool
 	}
 	c.release()
+	c.s.forget(c)
 	defer c.s.removeLive(1)
 	defer guard.NotifyPanic(c.s.cfg.OnPanic)
 	c.session.Closed(c.err) // nobody writes c.err any more

@@ -1,0 +1,223 @@
+package websocket_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"bennu.example/serializer"
+	"bennu.example/transport"
+	"bennu.example/transport/websocket"
+)
+
+// parked starts a server that parks connections after a short pause, and returns a function that
+// connects and waits until the connection is parked.
+func parked(t *testing.T, cfg websocket.Config) func() (*wsPeer, *wsSession) {
+	s := startWS(t, cfg, wsPath{parks: true})
+	return func() (*wsPeer, *wsSession) {
+		t.Helper()
+		p, session := s.connect()
+		awaitParked(t, session)
+		return p, session
+	}
+}
+
+func awaitParked(t *testing.T, s *wsSession) {
+	t.Helper()
+	eventually(t, "parking", func() bool { return websocket.IsParked(s.Conn) })
+}
+
+// TestParkedConnection checks that whatever happens to a parked connection is noticed.
+func TestParkedConnection(t *testing.T) {
+	t.Parallel()
+	connect := parked(t, websocket.Config{MaxMessage: 100_000})
+	for name, f := range map[string]func(*testing.T, *wsPeer, *wsSession){
+		"message": func(t *testing.T, p *wsPeer, s *wsSession) {
+			for i := range 3 {
+				p.sendText(fmt.Sprint(i))
+				if m := s.next(t); m.data != fmt.Sprint(i) {
+					t.Fatalf("received %q", m.data)
+				}
+				awaitParked(t, s)
+			}
+			p.finish(s)
+		},
+		"half a message": func(t *testing.T, p *wsPeer, s *wsSession) {
+			all := maskedFrame(fin|opText, strings.Repeat("x", 50_000))
+			p.write(all[:7])
+			time.Sleep(5 * time.Millisecond) // more than the pause
+			p.write(all[7:30_000])
+			time.Sleep(5 * time.Millisecond)
+			p.write(all[30_000:])
+			if m := s.next(t); len(m.data) != 50_000 {
+				t.Fatalf("received %d bytes", len(m.data))
+			}
+			awaitParked(t, s)
+			p.finish(s)
+		},
+		"ping": func(_ *testing.T, p *wsPeer, s *wsSession) {
+			p.send(fin|opPing, "x")
+			p.want(fin|opPong, "x")
+			p.finish(s)
+		},
+		"broadcast": func(t *testing.T, p *wsPeer, s *wsSession) {
+			s.text(t, "hello")
+			p.want(fin|opText, "hello")
+			if !websocket.IsParked(s.Conn) {
+				t.Error("to write has woken the reader")
+			}
+			p.finish(s)
+		},
+		"session closes": func(t *testing.T, p *wsPeer, s *wsSession) {
+			s.Close(4000, "")
+			p.wantClose(4000)
+			p.send(fin|opClose, closePayload(4000, ""))
+			p.wantEnd()
+			s.wantCode(t, 4000)
+		},
+		"client closes": func(_ *testing.T, p *wsPeer, s *wsSession) { p.finish(s) },
+		"client half-closes": func(t *testing.T, p *wsPeer, s *wsSession) {
+			if err := p.Conn.(*net.TCPConn).CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+			_ = s.end(t)
+		},
+		"reset": func(t *testing.T, p *wsPeer, s *wsSession) {
+			if err := p.Conn.(*net.TCPConn).SetLinger(0); err != nil {
+				t.Fatal(err)
+			}
+			p.Close()
+			_ = s.end(t)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p, session := connect()
+			p.t = t
+			f(t, p, session)
+		})
+	}
+}
+
+// TestParkedConnectionTimesOut checks the ends that only the timer brings about.
+func TestParkedConnectionTimesOut(t *testing.T) {
+	t.Parallel()
+	connect := parked(t, websocket.Config{IdleTimeout: 100 * time.Millisecond, CloseTimeout: 50 * time.Millisecond})
+	p, session := connect()
+	p.wantClose(1002)
+	if err := session.end(t); err != transport.ErrIdle { // the client answers nothing
+		t.Errorf("closed with %v", err)
+	}
+}
+
+// goroutines returns how many goroutines run methods of a type of this package.
+func goroutines(of string) int {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	n := 0
+	for stack := range strings.SplitSeq(string(buf), "\n\n") {
+		if strings.Contains(stack, of) {
+			n++
+		}
+	}
+	return n
+}
+
+// TestParkedConnectionHasNoGoroutine checks that all goroutines but the poller's end, and that this
+// one ends with the last connection.
+func TestParkedConnectionHasNoGoroutine(t *testing.T) {
+	s := startWS(t, websocket.Config{}, wsPath{parks: true})
+	const count = 50
+	before := goroutines("websocket.(*serverConn)")
+	var sessions []*wsSession
+	var peers []*wsPeer
+	for range count {
+		p, session := s.connect()
+		peers, sessions = append(peers, p), append(sessions, session)
+	}
+	for _, session := range sessions {
+		awaitParked(t, session)
+	}
+	eventually(t, "the end of the readers", func() bool {
+		return goroutines("websocket.(*serverConn)") == before
+	})
+	if n := goroutines("websocket.(*poller)"); n != 1 {
+		t.Errorf("%d pollers", n)
+	}
+	for i, p := range peers {
+		p.finish(sessions[i])
+	}
+	s.ws.Wait()
+	eventually(t, "the end of the poller", func() bool { return goroutines("websocket.(*poller)") == 0 })
+}
+
+// TestParkingIsRefused checks that connections work as before if the system refuses to park them.
+func TestParkingIsRefused(t *testing.T) {
+	t.Parallel()
+	s := startWS(t, websocket.Config{}, wsPath{parks: true})
+	s.ws.BreakPoller()
+	p, session := s.connect()
+	for i := range 20 {
+		time.Sleep(3 * time.Millisecond) // more than the pause
+		p.sendText(fmt.Sprint(i))
+		if m := session.next(t); m.data != fmt.Sprint(i) {
+			t.Fatalf("received %q", m.data)
+		}
+	}
+	p.finish(session)
+}
+
+// TestParkingAtRandom checks that no message is lost between a reader that ends and the next one:
+// clients pause for about as long as it takes until they are parked, and both ends close.
+func TestParkingAtRandom(t *testing.T) {
+	t.Parallel()
+	s := startWS(t, websocket.Config{CloseTimeout: time.Second}, wsPath{parks: true})
+	echo := func(w *wsSession) {
+		w.receive = func(_ serializer.Op, data []byte) error {
+			return w.Send(textFrame(string(data)), broadcast)
+		}
+	}
+	s.prepare.Store(&echo)
+	var wg sync.WaitGroup
+	for i := range 20 {
+		p, session := s.connect()
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 1))
+			for n := range 200 {
+				time.Sleep(time.Duration(r.IntN(2500)) * time.Microsecond)
+				text := fmt.Sprint(n)
+				parts := maskedFrame(fin|opText, text)
+				cut := r.IntN(2 * len(parts))
+				if cut < len(parts) { // in two writes
+					if _, err := p.Write(parts[:cut]); err != nil {
+						t.Error(err)
+						return
+					}
+					parts = parts[cut:]
+				}
+				if _, err := p.Write(parts); err != nil {
+					t.Error(err)
+					return
+				}
+				if _, got, err := p.read(); err != nil || string(got) != text {
+					t.Errorf("client %d received %q (%v), want %q", i, got, err, text)
+					return
+				}
+			}
+			switch r.IntN(3) {
+			case 0:
+				session.Close(1001, "")
+			case 1:
+				_, _ = p.Write(maskedFrame(fin|opClose, closePayload(1001, "")))
+			}
+			p.Close()
+		})
+		t.Cleanup(func() { _ = session.end(t) })
+	}
+	wg.Wait()
+}
