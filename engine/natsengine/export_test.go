@@ -55,6 +55,18 @@ func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e
 // KeepCopies bounds the memory of copies of objects that are not in use.
 func (e *Engine) KeepCopies(size int) { e.objects.room = size }
 
+// KeepDeadlines bounds the memory of deadlines of objects without a copy.
+func (e *Engine) KeepDeadlines(size int) { e.objects.deadlineRoom = size }
+
+// Cells returns the number of objects that the node knows of, and whether one of them has a deadline.
+func (e *Engine) Cells(object string) (n int, hasDeadline bool) {
+	x := &e.objects.copies
+	x.copiesMu.Lock()
+	defer x.copiesMu.Unlock()
+	c := x.cells[object]
+	return len(x.cells), c != nil && !c.due.IsZero()
+}
+
 // AdvanceClock makes the store of objects believe that the server's clock is ahead.
 func (e *Engine) AdvanceClock(by time.Duration) {
 	e.objects.clock.measured(time.Now().Add(by), time.Now(), 0)

@@ -45,7 +45,7 @@ func newObjects(b *backend, cfg Config) *objects {
 	s.probes, s.feeds = s.prefix+".d.probe", s.prefix+".s."
 	s.ensure, s.fed, s.deliver = s.ensureStream, s.feed, func(c call) { s.inbox.Change(*c.change) }
 	s.gapped = func(reason error) { s.inbox.Uncertain(reason) }
-	s.copies.init(maxCopies)
+	s.copies.init()
 	s.tidying.init()
 	s.count.init(cfg.MaxObjects)
 	s.open = true // requests wait for Run, which a program starts with its server
@@ -389,6 +389,18 @@ func (s *objects) Tops(ctx context.Context, names []string) ([]history.Position,
 		}
 	}
 	return tops, nil
+}
+
+// Watch is part of state.Store.
+func (s *objects) Watch(object string, ready func(error)) {
+	s.copies.watch(object, true)
+	s.remote.Watch(object, ready)
+}
+
+// Unwatch is part of state.Store.
+func (s *objects) Unwatch(object string) {
+	s.remote.Unwatch(object)
+	s.copies.watch(object, false)
 }
 
 // Remove is part of state.Store.

@@ -28,11 +28,12 @@ const (
 
 // expiry is what a node knows of the buckets of deadlines.
 //
-// A node knows when the objects expire of which it has a copy, or which it watches. For all others
-// there are the buckets: before a write with a deadline is stored, the name of the object is stored
-// in the bucket of that minute. When the minute has long passed, some node deletes what has expired
-// of the objects in the bucket, and then the bucket. Nobody watches such an object, so it does not
-// matter that this happens later: what has expired is not read, whether it was deleted or not.
+// A node knows when the objects expire which it watches, and of which it has a copy or remembers a
+// deadline. For all others there are the buckets: before a write with a deadline is stored, the
+// name of the object is stored in the bucket of that minute. When the minute has long passed, some
+// node deletes what has expired of the objects in the bucket, and then the bucket. Nobody watches
+// such an object, so it does not matter that this happens later: what has expired is not read,
+// whether it was deleted or not.
 type expiry struct {
 	mu     sync.Mutex
 	done   int64         // the buckets up to this one are empty

@@ -221,6 +221,60 @@ func TestSnapshotsOfManyNodes(t *testing.T) {
 	}
 }
 
+// A node keeps the deadlines of so many objects as have room, and of those that it watches. All
+// others expire as well.
+func TestDeadlinesAreBounded(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	node, err := natsengine.New(natsengine.Config{URL: e.addr(), Logger: new(zerolog.Nop())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const objects, room = 1000, 40_000
+	node.KeepCopies(room)
+	node.KeepDeadlines(room)
+	n := brokertest.StartObjects(t, node.State())
+	hour := time.Hour
+	write := func(object string) {
+		t.Helper()
+		n.Write(object, state.Op{Key: "a", Value: []byte("1"), TTL: &hour})
+	}
+	n.Watch("watched", func(error) {})
+	write("watched")
+	for i := range objects {
+		write(fmt.Sprint("o", i))
+	}
+	const most = room/600 + room/350 + 1 // copies, deadlines, and that which is watched
+	cells, deadline := node.Cells("watched")
+	if cells > most || cells < most/2 || !deadline {
+		t.Errorf("%d cells, at most %d; the deadline of a watched object is known: %v", cells, most, deadline)
+	}
+	if _, deadline := node.Cells("o0"); deadline {
+		t.Error("the oldest deadline is kept")
+	}
+	n.Unwatch("watched")
+	for i := range objects {
+		write(fmt.Sprint("o", i))
+	}
+	if cells, deadline := node.Cells("watched"); cells > most || deadline {
+		t.Errorf("%d cells, at most %d; a deadline that nobody waits for is kept: %v", cells, most, deadline)
+	}
+	before := e.stored(t)
+	node.AdvanceClock(hour + 5*time.Minute)
+	n.Until("all have expired", func() bool {
+		if _, err := n.Expire(t.Context(), 10_000); err != nil {
+			t.Fatal(err)
+		}
+		all := e.stored(t)
+		for i := range objects {
+			if log := fmt.Sprint("bennu.o.o", i); all[log] != before[log]+1 {
+				return false
+			}
+		}
+		return all["bennu.o.watched"] == before["bennu.o.watched"]+1
+	})
+}
+
 // A node that comes later deletes what has expired of objects that no node has a copy of.
 func TestObjectsExpireWithoutCopies(t *testing.T) {
 	t.Parallel()
