@@ -13,6 +13,7 @@ import (
 	"bennu.example/internal/clientlink"
 	"bennu.example/internal/loop"
 	"bennu.example/internal/promise"
+	"bennu.example/offline"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/stream"
@@ -82,6 +83,7 @@ type Client struct {
 	done       chan struct{} // of the last life
 	needsAuth  bool          // does not change after Join
 	priority   int8          // does not change after Join
+	policy     offline.Policy
 
 	wills  []*clientWill                // owned by the loop
 	resume atomic.Pointer[clientResume] // nil without Resume; does not change after Join

@@ -71,6 +71,7 @@ func (t *clientJoinTask) Run() {
 		if !c.state.isLive() {
 			c.state.open, c.state.taken = c.socket.IsOpen(), busy
 			c.state.needsAuth, c.state.auth = c.needsAuth, c.socket.Auth()
+			c.openMirror()
 		}
 	}
 	c.feed(clientInput{kind: inJoin, push: p})
@@ -313,7 +314,7 @@ func (c *Client) perform(o *clientOutput) {
 		if c.follower != nil {
 			c.follower.Closed(o.err)
 		}
-		notify(&c.events, &c.events.onClose, o.err)
+		c.closed(o.err)
 		c.lifeEnded(o.push)
 	case outCanceled:
 		c.lifeEnded(o.push)

@@ -90,6 +90,9 @@ func (e *clientEvents) dispatch(it clientItem) {
 	}
 	e.oldest.Store(int64(it.at))
 	defer func() {
+		if it.place != nil {
+			it.place.h.end()
+		}
 		e.backlog.Add(-1, -it.size)
 		e.total.Backlog.Add(-1, -it.size)
 		e.drained()

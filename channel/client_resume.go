@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"bennu.example/history"
+	"bennu.example/internal/durable"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -48,14 +49,21 @@ func (c *Client) Resume(cfg ResumeConfig) {
 // open iterator that wants it returned it. A program that stores the position, together with what
 // it made of the records, continues there after a restart: see ResumeConfig.Since. It is zero
 // before the first join, unless Since is set, and without Resume.
-func (c *Client) Position() history.Position {
+func (c *Client) Position() history.Position { return c.position(false) }
+
+// position returns the position of the last record that was handled, or, if isOver is true, whose
+// handling is over: see Keep.
+func (c *Client) position(isOver bool) history.Position {
 	h := c.resume.Load()
 	if h == nil {
 		return history.Position{}
 	}
 	h.mu.Lock()
 	received, pos := h.received, h.received
-	if h.waiting > 0 {
+	switch {
+	case isOver && h.isRunning:
+		pos = h.finished
+	case h.waiting > 0:
 		pos = h.handled
 	}
 	h.mu.Unlock()
@@ -64,7 +72,7 @@ func (c *Client) Position() history.Position {
 	streams := e.streams
 	e.mu.Unlock()
 	for _, s := range streams {
-		if before := s.firstPosition(); before != nil && isOlder(*before, pos, received) {
+		if before := s.firstPosition(isOver); before != nil && isOlder(*before, pos, received) {
 			pos = *before
 		}
 	}
@@ -226,12 +234,16 @@ type clientResume struct {
 	received    history.Position // of the last record in the queues; a rejoin sends it. Only the loop changes it
 	handled     history.Position // of the last record whose callbacks began, if waiting is not zero
 	waiting     int              // positions in the queue of the callbacks
+	isRunning   bool             // the callbacks of handled have not returned
+	finished    history.Position // before handled, if isRunning
 	done, total int              // of the replay
 	off         bool             // the server does not record the topic
 	stalled     bool             // the backlog was full: until the next join, records are dropped
 	lacking     int              // bytes of the first record that was dropped
 	rejoining   bool             // a rejoin was requested because the backlog is no longer full
 	moved       chan struct{}    // closed when a position was handled; nil if nobody waits
+	mirror      *durable.Mirror  // nil without Keep, and without a life
+	forgets     bool             // the life has ended because the client has no right to the topic any more
 }
 
 // joinParams returns the params of a join with the request for history.
@@ -267,6 +279,7 @@ func (c *Client) resumeJoined(h *clientResume, reply serializer.Payload) {
 	} else if r.History != nil {
 		why = r.History.Why
 	}
+	c.keepAgain(h)
 	h.mu.Lock()
 	h.off = why == whyOff
 	h.stalled, h.rejoining = false, false
@@ -293,6 +306,7 @@ func (c *Client) resumeJoined(h *clientResume, reply serializer.Payload) {
 		if h.cfg.OnReset != nil {
 			h.cfg.OnReset(reply, why)
 		}
+		h.end()
 	})
 }
 
@@ -420,12 +434,24 @@ func (h *clientResume) begin(pos history.Position) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.waiting--
+	h.finished, h.isRunning = h.handled, true
 	h.handled = pos
 	h.notify()
 }
 
-// notify wakes those that wait for a position. The caller must hold mu.
+// end is called after the callbacks for a position.
+func (h *clientResume) end() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.isRunning = false
+	h.notify()
+}
+
+// notify wakes those that wait for a position, and lets it be stored. The caller must hold mu.
 func (h *clientResume) notify() {
+	if h.mirror != nil {
+		h.mirror.Changed()
+	}
 	if h.moved != nil {
 		close(h.moved)
 		h.moved = nil

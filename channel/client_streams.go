@@ -161,8 +161,9 @@ func (s *eventStream) put(m *serializer.Message, size int, place *recordPlace) {
 }
 
 // firstPosition returns the position before the first record in the queue, or nil if there is none.
-func (s *eventStream) firstPosition() *history.Position {
-	if place, ok := s.queue.FirstMark().(*recordPlace); ok {
+// If withHeld is true, the first one is that which the reader has and handles.
+func (s *eventStream) firstPosition(withHeld bool) *history.Position {
+	if place, ok := s.queue.FirstMark(withHeld).(*recordPlace); ok {
 		return &place.before
 	}
 	return nil

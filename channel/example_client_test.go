@@ -9,6 +9,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/offline"
 	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -368,4 +369,20 @@ func ExampleClient_Resume() {
 		fmt.Println(p)
 	})
 	room.Join()
+}
+
+// A client whose store is a file continues where its last process ended.
+func ExampleClient_Keep() {
+	client := socket.NewClient("ws://localhost:4000/socket", &socket.ClientConfig{Offline: &offline.Config{
+		Store:    offline.NewMemory(), // a program passes the one of boltengine.OpenClient
+		Identity: "ann",
+	}})
+	room := client.Channel("room:lobby", nil)
+	room.Resume(channel.ResumeConfig{OnReset: func(reply serializer.Payload, why string) {
+		fmt.Println("start anew with", reply, "because of", why)
+	}})
+	room.On("new_msg", func(p serializer.Payload) { fmt.Println(p) })
+	room.Keep(offline.Keep)
+	room.Join()
+	client.Connect()
 }

@@ -130,6 +130,10 @@ type Config struct {
 	Bytes int64         // bytes of their payloads; zero means 64 MiB
 	Age   time.Duration // an older entry ends with ErrExpired; zero means 48 h
 
+	// MirrorBytes bounds the bytes of the mirrors. Beyond it, the mirror with the policy Keep that was
+	// used least recently is removed. Zero means 64 MiB.
+	MirrorBytes int64
+
 	// OnDelivered is called with the result of an entry, in this process or in a later one, on the
 	// goroutine of the client's callbacks. The entry is removed when it has returned, so it may be
 	// called again for an entry if the process ends before. Nil means no call.

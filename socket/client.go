@@ -329,7 +329,9 @@ func (c *Client) waitIdle(ctx context.Context, all bool) error {
 		select {
 		case <-wait:
 			if wait = c.goroutines.Idle(); wait == nil && all {
-				wait = c.totals.Running.Idle()
+				if wait = c.totals.Running.Idle(); wait == nil { // it may have begun a commit
+					wait = c.goroutines.Idle()
+				}
 			}
 			if wait == nil {
 				return nil

@@ -342,6 +342,7 @@ func (c *Client) setOffline(s Status, err error, until time.Time) {
 	}, false)
 	if until.IsZero() {
 		c.stopAuthIfIdle()
+		c.forgetIfDenied(s, err)
 	}
 	if until.IsZero() && c.wanted == WantClosed {
 		c.flushed(true)

@@ -1,6 +1,9 @@
 package socket
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"bennu.example/internal/durable"
@@ -15,6 +18,56 @@ func (c *Client) Undelivered() []offline.Entry {
 		return nil
 	}
 	return c.outbox.Undelivered()
+}
+
+// OfflineData returns the mirrors of this identity: what the store has of topics, or will have
+// within a second. They are in the order of Topic and Kind. It is nil without ClientConfig.Offline.
+func (c *Client) OfflineData() []offline.Mirror {
+	if c.outbox == nil {
+		return nil
+	}
+	return c.outbox.Mirrors()
+}
+
+// Persist stores at once what mirrors have changed, as a program does before it lets the system
+// suspend it. It waits until that and all earlier changes are stored, or ctx ends. Close stores
+// them as well.
+//
+// The error wraps offline.ErrStore if the store does not work, or if there is none. The changes are
+// stored again later.
+func (c *Client) Persist(ctx context.Context) error {
+	if c.outbox == nil {
+		return fmt.Errorf("socket: persist: %w: ClientConfig.Offline is not set", offline.ErrStore)
+	}
+	if err := c.outbox.Persist(ctx); err != nil {
+		return fmt.Errorf("socket: persist: %w", err)
+	}
+	return nil
+}
+
+// CleanOffline removes the mirrors of topics, or all mirrors if there are no topics, and waits
+// until they are removed or ctx ends. A mirror of a topic that is joined is stored again when it
+// changes: see channel.Client.Keep. Pushes that wait in the outbox stay. Without
+// ClientConfig.Offline it does nothing.
+//
+// The error wraps offline.ErrStore if the store does not work. They are removed later then.
+func (c *Client) CleanOffline(ctx context.Context, topics ...string) error {
+	if c.outbox == nil {
+		return nil
+	}
+	if err := c.outbox.CleanMirrors(ctx, topics); err != nil {
+		return fmt.Errorf("socket: clean: %w", err)
+	}
+	return nil
+}
+
+// forgetIfDenied removes all mirrors if the server has denied the client, for another reason than
+// the age of its token.
+func (c *Client) forgetIfDenied(s Status, err error) {
+	if c.outbox == nil || s != StatusDenied || errors.Is(err, ErrTokenExpired) || errors.Is(err, errLoggedOut) {
+		return
+	}
+	c.outbox.ForgetAll()
 }
 
 // openOutbox opens the outbox, and gives the client the id of the store.

@@ -181,7 +181,7 @@ func runModel(t *testing.T, r *rand.Rand, cfg backlog.Config) string {
 			s.Discard()
 			m.discard()
 		}
-		mark, _ := q.FirstMark().(int)
+		mark, _ := q.FirstMark(false).(int)
 		i := slices.IndexFunc(m.marks, func(n int) bool { return n != 0 })
 		if i < 0 && mark != 0 || i >= 0 && mark != m.marks[i] {
 			return fmt.Sprintf("step %d: first mark %d, want one of %v", step, mark, m.marks)

@@ -54,6 +54,7 @@ type Queue[T any] struct {
 	discarded bool
 	cause     error // of the end; returned once, before io.EOF
 	removed   bool  // Owner.Ended was called, or is about to be
+	held      any   // the mark of the last item taken, until the next Next
 }
 
 // item is an item, or the number of items that were dropped in its place.
@@ -132,10 +133,14 @@ func (q *Queue[T]) HasRoom(size int) bool {
 	return q.ended || !q.isFull(size)
 }
 
-// FirstMark returns the first mark in the queue that is not nil, or nil.
-func (q *Queue[T]) FirstMark() any {
+// FirstMark returns the first mark in the queue that is not nil, or nil. If withHeld is true, the
+// last item that was taken is in the queue until Next is called again.
+func (q *Queue[T]) FirstMark(withHeld bool) any {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if withHeld && q.held != nil {
+		return q.held
+	}
 	for i := range q.items.All() {
 		if mark := q.items.All()[i].mark; mark != nil {
 			return mark
@@ -199,6 +204,12 @@ func (q *Queue[T]) Discard() {
 // end of a drained queue, or ErrDiscarded.
 func (q *Queue[T]) Next(ctx context.Context, v *T) (gap int, err error) {
 	q.mu.Lock()
+	if q.held != nil {
+		q.held = nil
+		q.mu.Unlock()
+		q.cfg.Owner.Left()
+		q.mu.Lock()
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			q.pass()
@@ -253,6 +264,7 @@ func (q *Queue[T]) pass() {
 // take removes the first item. The caller must hold mu, which take releases.
 func (q *Queue[T]) take(v *T) (gap int) {
 	it := q.items.Pop()
+	q.held = it.mark
 	if q.items.Len() == 0 {
 		q.items.Clear(kept)
 	}

@@ -24,7 +24,11 @@ type change struct {
 	entry *entry
 	kind  changeKind
 
-	// Of changeNew.
+	// Of changeMirror.
+	mirror *Mirror      // nil if the change only removes mirrors, or has no operations
+	ops    []offline.Op // take the place of op. Nil means those of Mirror when the committer begins
+
+	// Of changeNew and changeMirror.
 	err  error // may be read when done is closed
 	done chan struct{}
 }
@@ -32,9 +36,10 @@ type change struct {
 type changeKind uint8
 
 const (
-	changeNew  changeKind = iota // stores a new entry
-	changeSent                   // stores Entry.Sent
-	changeDrop                   // removes an entry
+	changeNew    changeKind = iota // stores a new entry
+	changeSent                     // stores Entry.Sent
+	changeDrop                     // removes an entry
+	changeMirror                   // stores a mirror, or removes some
 )
 
 // commitLocked enqueues changes for the committer. The caller holds mu.
@@ -97,6 +102,9 @@ func (o *Outbox) nextChanges() (batch []*change, undropped []uint64) {
 		if e := o.changes[n].op.Put; e != nil {
 			bytes += len(e.Payload)
 		}
+		if m := o.changes[n].mirror; m != nil && o.mirrors.stored[m.key] != nil {
+			bytes += len(o.mirrors.stored[m.key].Value)
+		}
 		if n > 0 && bytes > maxChangeBytes {
 			break
 		}
@@ -117,7 +125,14 @@ func (o *Outbox) apply(batch []*change, undropped []uint64) error {
 		ops = append(ops, offline.Op{Drop: seq})
 	}
 	for _, c := range batch {
-		ops = append(ops, c.op)
+		if c.kind == changeMirror {
+			ops = append(ops, o.prepare(c)...)
+		} else {
+			ops = append(ops, c.op)
+		}
+	}
+	if len(ops) == 0 {
+		return nil
 	}
 	return o.cfg.Store.Apply(context.Background(), o.cfg.Identity, ops)
 }
@@ -134,6 +149,8 @@ func (o *Outbox) committed(batch []*change, err error) {
 			if err != nil {
 				o.dropLater([]uint64{c.op.Drop}, err)
 			}
+		case changeMirror:
+			o.committedMirror(c, err)
 		}
 	}
 }

@@ -9,4 +9,6 @@
 // An entry is sent by a channel that is joined, as a push of its own, called an attempt. The
 // result of an attempt is final or not. A final one answers the entry. Then OnDelivered is called,
 // and when it has returned, the entry is dropped from the store.
+//
+// The outbox also has the client's mirrors: what the store keeps of topics. See [Mirror].
 package durable

@@ -62,7 +62,7 @@ type Sender interface {
 	SendDurable(a *Attempt)
 }
 
-// Outbox has the entries of a client.
+// Outbox has the entries and the mirrors of a client.
 type Outbox struct {
 	cfg   offline.Config
 	host  Host
@@ -77,11 +77,13 @@ type Outbox struct {
 	changes   []*change // that wait for the committer
 	undropped []uint64  // entries whose removal failed
 	isRunning bool      // the committer
+	mirrors   mirrors
 
 	// Owned by the loop.
 	topics             map[string]*topic
 	expiry             loop.Timer // of the oldest entry
 	redrop             loop.Timer // see dropLater
+	mirroring          loop.Timer // until changed mirrors are stored
 	isStopped, isEnded bool
 }
 
@@ -119,12 +121,16 @@ func New(cfg offline.Config, host Host, wanted string, newID func() string) (o *
 	if cfg.Age <= 0 {
 		cfg.Age = defaultAge
 	}
+	if cfg.MirrorBytes <= 0 {
+		cfg.MirrorBytes = defaultMirrorBytes
+	}
 	o = newOutbox(cfg, host)
-	o.expiry.Task, o.redrop.Task = task(o.sweep), task(o.dropAgain)
+	o.expiry.Task, o.redrop.Task, o.mirroring.Task = task(o.sweep), task(o.dropAgain), task(o.storeMirrors)
 	id, err := o.load(wanted, newID)
 	if err != nil {
 		o.broken = storeError(err)
 		o.entries, o.topics, o.count, o.bytes = map[uint64]*entry{}, map[string]*topic{}, 0, 0
+		o.mirrors = newMirrors()
 		host.Log().Error().Err(err).Msg("store of the outbox failed")
 		if id == "" {
 			id = newID()
@@ -140,8 +146,12 @@ func New(cfg offline.Config, host Host, wanted string, newID func() string) (o *
 func newOutbox(cfg offline.Config, host Host) *Outbox {
 	return &Outbox{
 		cfg: cfg, host: host, began: time.Now(),
-		entries: make(map[uint64]*entry), topics: make(map[string]*topic),
+		entries: make(map[uint64]*entry), topics: make(map[string]*topic), mirrors: newMirrors(),
 	}
+}
+
+func newMirrors() mirrors {
+	return mirrors{stored: make(map[mirrorKey]*offline.Mirror), open: make(map[mirrorKey]*Mirror)}
 }
 
 // kindClient is the Kind of the mirror that has $client.
@@ -165,6 +175,9 @@ func (o *Outbox) load(wanted string, newID func() string) (clientID string, err 
 			o.add(&entry{Entry: e, size: sizeOf(&e), isStored: !e.Sent.IsZero(), mayBe: !e.Sent.IsZero()})
 		case m.Topic == "" && m.Kind == kindClient:
 			stored = string(m.Value)
+		case m.Topic != "":
+			o.mirrors.stored[mirrorKey{m.Topic, m.Kind}] = m
+			o.mirrors.bytes += sizeOfMirror(m)
 		}
 		return nil
 	})

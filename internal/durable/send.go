@@ -104,6 +104,7 @@ func (o *Outbox) End(err error) {
 	o.isStopped, o.isEnded = true, true
 	o.host.Disarm(&o.expiry)
 	o.host.Disarm(&o.redrop)
+	o.host.Disarm(&o.mirroring)
 	for _, e := range o.inOrder() {
 		if e.topic == nil { // its task is not run yet
 			continue
