@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"runtime/metrics"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -154,8 +155,10 @@ func BenchmarkWebSocketFanOut(b *testing.B) {
 }
 
 // BenchmarkWebSocketEcho measures messages that clients of another process send and receive back.
+// It reports for how long the garbage collector stopped the process, and for how long goroutines
+// waited for a processor: the 99th percentile.
 func BenchmarkWebSocketEcho(b *testing.B) {
-	for _, n := range []int{1, 200} {
+	for _, n := range []int{1, 200, 500} {
 		b.Run(fmt.Sprintf("clients=%d", n), func(b *testing.B) {
 			s := startWS(b, websocket.Config{}, wsPaths[0])
 			var left atomic.Int64
@@ -174,16 +177,45 @@ func BenchmarkWebSocketEcho(b *testing.B) {
 			left.Store(int64(b.N))
 			b.ReportAllocs()
 			b.ResetTimer()
+			before := readTimes()
 			cpuBefore := cputime.Used()
 			for _, c := range all {
 				c.Send(echoFrame, transport.Delivery{})
 			}
 			<-done
 			b.StopTimer()
+			after := readTimes()
+			b.ReportMetric(1e6*percentile(before[0], after[0], 0.99), "gc-pause-µs")
+			b.ReportMetric(1e6*percentile(before[1], after[1], 0.99), "sched-µs")
 			b.ReportMetric(float64((cputime.Used()-cpuBefore).Nanoseconds())/1000/float64(b.N), "cpu-µs/msg")
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "msg/s")
 		})
 	}
+}
+
+// readTimes returns histograms of the runtime, in seconds: of the garbage collector's pauses, and of
+// how long goroutines that could run did not.
+func readTimes() (h [2]metrics.Float64Histogram) {
+	samples := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}, {Name: "/sched/latencies:seconds"}}
+	metrics.Read(samples)
+	for i, s := range samples {
+		h[i] = *s.Value.Float64Histogram()
+	}
+	return h
+}
+
+// percentile returns the p-th quantile of what was added to a histogram.
+func percentile(before, after metrics.Float64Histogram, p float64) float64 {
+	var total, sum uint64
+	for i, n := range after.Counts {
+		total += n - before.Counts[i]
+	}
+	for i, n := range after.Counts {
+		if sum += n - before.Counts[i]; sum > 0 && float64(sum) >= p*float64(total) {
+			return after.Buckets[i]
+		}
+	}
+	return 0
 }
 
 var echoFrame = &serializer.Frame{Op: serializer.OpText, Data: []byte(strings.Repeat("e", 128))}

@@ -68,9 +68,9 @@ func (c *serverConn) tryRead(fd uintptr) bool {
 		}
 		p = in.buf[in.w:]
 	}
-	n, err := syscall.Read(int(fd), p)
+	n, err := read(int(fd), p)
 	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), p)
+		n, err = read(int(fd), p)
 	}
 	if err == nil && n > 0 {
 		_ = c.received(p[:n]) // the caller of raw.Read returns readErr
@@ -100,7 +100,7 @@ func (c *serverConn) tryRead(fd uintptr) bool {
 // tryWrite writes without waiting. It returns errWouldBlock if the kernel accepts nothing.
 func tryWrite(fd uintptr, p []byte) (int, error) {
 	for {
-		n, err := syscall.Write(int(fd), p)
+		n, err := write(int(fd), p)
 		switch err {
 		case nil:
 			return n, nil
