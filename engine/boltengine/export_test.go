@@ -222,12 +222,11 @@ func (e *Engine) DamageItem(object, key string) error {
 
 // ParseStateValues decodes a value of each bucket of the objects, whose checksum is right.
 func ParseStateValues(value []byte) {
-	e := encoder(bytes.Clone(value))
-	sealed := e.sealed(nil)
-	_, _ = parseObject(nil, sealed)
-	_, _ = parseItem(nil, sealed)
-	_, _ = parseRevision(nil, sealed)
-	_, _ = parseID(nil, sealed)
+	value = sealed(bytes.Clone(value), nil)
+	_, _ = parseObject(nil, value)
+	_, _ = parseItem(nil, value)
+	_, _ = parseRevision(nil, value)
+	_, _ = parseID(nil, value)
 }
 
 // HookClient makes f be called at the beginning of every write transaction of a client's store,

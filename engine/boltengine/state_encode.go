@@ -5,87 +5,56 @@ import (
 	"fmt"
 	"hash/crc32"
 
+	"bennu.example/engine/internal/fields"
 	"bennu.example/history"
 	"bennu.example/state"
 )
 
-// The values of bucketState have a checksum of the key and the value at their end. Numbers are
-// uvarints, and texts have their length first.
-
-// encoder appends the fields of a value.
-type encoder []byte
-
-func (e *encoder) number(n uint64)             { *e = binary.AppendUvarint(*e, n) }
-func (e *encoder) text(s string)               { e.number(uint64(len(s))); *e = append(*e, s...) }
-func (e *encoder) bytes(b []byte)              { e.number(uint64(len(b))); *e = append(*e, b...) }
-func (e *encoder) position(p history.Position) { e.text(p.String()) }
+// The values of bucketState are fields, with a checksum of the key and the value at their end.
 
 // sealed returns the value of a key.
-func (e *encoder) sealed(key []byte) []byte {
-	return binary.BigEndian.AppendUint32(*e, sumOf(key, *e))
+func sealed(w fields.Writer, key []byte) []byte {
+	return binary.BigEndian.AppendUint32(w, sumOf(key, w))
 }
 
 func sumOf(key, value []byte) uint32 {
 	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
 }
 
-// decoder reads the fields of a value. After an error it returns zeros.
-type decoder struct {
-	rest []byte
-	err  error
+// valueReader reads the fields of a value.
+type valueReader struct {
+	*fields.Reader
+	failure error // Nil means that the checksum is right.
 }
 
-// unseal returns the decoder of the value of a key.
-func unseal(key, value []byte) *decoder {
+// unseal returns the reader of the value of a key.
+func unseal(key, value []byte) valueReader {
 	end := len(value) - 4
 	if end < 0 || binary.BigEndian.Uint32(value[end:]) != sumOf(key, value[:end]) {
-		return &decoder{err: fmt.Errorf("%w: wrong checksum of an object", errDamaged)}
+		return valueReader{fields.NewReader(nil), fmt.Errorf("%w: wrong checksum of an object", errDamaged)}
 	}
-	return &decoder{rest: value[:end]}
+	return valueReader{fields.NewReader(value[:end]), nil}
 }
 
-func (d *decoder) fail() {
-	if d.err == nil {
-		d.err = fmt.Errorf("%w: malformed object", errDamaged)
+// damage returns errDamaged if a field could not be read, or had an impossible value.
+func (d valueReader) damage() error {
+	if d.failure == nil && d.Err() != nil {
+		return fmt.Errorf("%w: malformed object", errDamaged)
 	}
-	d.rest = nil
+	return d.failure
 }
 
-func (d *decoder) number() uint64 {
-	n, size := binary.Uvarint(d.rest)
-	if size <= 0 {
-		d.fail()
-		return 0
-	}
-	d.rest = d.rest[size:]
-	return n
-}
-
-// bytes returns a part of the value, which is not a copy.
-func (d *decoder) bytes() []byte {
-	n := d.number()
-	if n > uint64(len(d.rest)) {
-		d.fail()
-		return nil
-	}
-	b := d.rest[:n:n]
-	d.rest = d.rest[n:]
-	return b
-}
-
-func (d *decoder) text() string { return string(d.bytes()) }
-
-func (d *decoder) tag() (t tag) {
-	if copy(t[:], d.bytes()); d.err == nil && !t.valid() {
-		d.fail()
+func (d valueReader) tag() (t tag) {
+	if copy(t[:], d.Bytes()); d.Err() == nil && !t.valid() {
+		d.Fail()
 	}
 	return t
 }
 
-func (d *decoder) position() history.Position {
-	p, err := history.ParsePosition(d.text())
+func (d valueReader) position() history.Position {
+	p, err := history.ParsePosition(d.Text())
 	if err != nil {
-		d.fail()
+		d.Fail()
 	}
 	return p
 }
@@ -108,30 +77,30 @@ type object struct {
 }
 
 func (o *object) encode(key []byte) []byte {
-	e := make(encoder, 0, 96)
-	e.number(o.number)
-	e.text(o.epoch)
-	e.bytes(o.tag[:])
+	w := make(fields.Writer, 0, 96)
+	w.Number(o.number)
+	w.Text(o.epoch)
+	w.Bytes(o.tag[:])
 	for _, n := range [...]uint64{
 		o.rev, o.first, o.scanned, o.floor, uint64(o.items), uint64(o.bytes), uint64(o.keep), o.idFirst, o.idNext,
 		uint64(o.expires),
 	} {
-		e.number(n)
+		w.Number(n)
 	}
-	return e.sealed(key)
+	return sealed(w, key)
 }
 
 func parseObject(key, value []byte) (object, error) {
 	d := unseal(key, value)
-	o := object{number: d.number(), epoch: d.text(), tag: d.tag()}
-	o.rev, o.first, o.scanned, o.floor = d.number(), d.number(), d.number(), d.number()
-	o.items, o.bytes, o.keep = int(d.number()), int(d.number()), int(d.number())
-	o.idFirst, o.idNext, o.expires = d.number(), d.number(), int64(d.number())
-	if _, err := history.NewPosition(o.epoch, o.rev, string(o.tag[:])); d.err == nil &&
+	o := object{number: d.Number(), epoch: d.Text(), tag: d.tag()}
+	o.rev, o.first, o.scanned, o.floor = d.Number(), d.Number(), d.Number(), d.Number()
+	o.items, o.bytes, o.keep = int(d.Number()), int(d.Number()), int(d.Number())
+	o.idFirst, o.idNext, o.expires = d.Number(), d.Number(), int64(d.Number())
+	if _, err := history.NewPosition(o.epoch, o.rev, string(o.tag[:])); d.damage() == nil &&
 		(err != nil || o.first == 0 || o.first > o.rev || o.idFirst > o.idNext || o.items < 0 || o.bytes < 0) {
-		d.fail()
+		d.Fail()
 	}
-	return o, d.err
+	return o, d.damage()
 }
 
 // storedItem is an item in the file, or a deletion that is remembered. The reason of a deletion is
@@ -146,21 +115,21 @@ type storedItem struct {
 }
 
 func (it *storedItem) encode(key []byte) []byte {
-	e := make(encoder, 0, 40+len(it.writer)+len(it.value))
-	e.number(it.rev)
-	e.bytes(it.tag[:])
-	e.text(it.deleted)
-	e.number(uint64(it.expires))
-	e.text(it.writer)
-	e.bytes(it.value)
-	return e.sealed(key)
+	w := make(fields.Writer, 0, 40+len(it.writer)+len(it.value))
+	w.Number(it.rev)
+	w.Bytes(it.tag[:])
+	w.Text(it.deleted)
+	w.Number(uint64(it.expires))
+	w.Text(it.writer)
+	w.Bytes(it.value)
+	return sealed(w, key)
 }
 
 func parseItem(key, value []byte) (storedItem, error) {
 	d := unseal(key, value)
 	return storedItem{
-		rev: d.number(), tag: d.tag(), deleted: d.text(), expires: int64(d.number()), writer: d.text(), value: d.bytes(),
-	}, d.err
+		rev: d.Number(), tag: d.tag(), deleted: d.Text(), expires: int64(d.Number()), writer: d.Text(), value: d.Bytes(),
+	}, d.damage()
 }
 
 // revision is the entry of a revision. It has the key of the item that changed. If the item has
@@ -180,9 +149,9 @@ const (
 )
 
 func (r *revision) encode(key []byte) []byte {
-	e := make(encoder, 0, 24+len(r.key))
-	e.bytes(r.tag[:])
-	e.number(uint64(r.at))
+	w := make(fields.Writer, 0, 24+len(r.key))
+	w.Bytes(r.tag[:])
+	w.Number(uint64(r.at))
 	flags := uint64(0)
 	if r.deletes {
 		flags |= flagDeletes
@@ -190,17 +159,17 @@ func (r *revision) encode(key []byte) []byte {
 	if r.under {
 		flags |= flagUnder
 	}
-	e.number(flags)
-	e.text(r.key)
-	return e.sealed(key)
+	w.Number(flags)
+	w.Text(r.key)
+	return sealed(w, key)
 }
 
 func parseRevision(key, value []byte) (revision, error) {
 	d := unseal(key, value)
-	r := revision{tag: d.tag(), at: int64(d.number())}
-	flags := d.number()
-	r.deletes, r.under, r.key = flags&flagDeletes != 0, flags&flagUnder != 0, d.text()
-	return r, d.err
+	r := revision{tag: d.tag(), at: int64(d.Number())}
+	flags := d.Number()
+	r.deletes, r.under, r.key = flags&flagDeletes != 0, flags&flagUnder != 0, d.Text()
+	return r, d.damage()
 }
 
 // rememberedID is a write with an ID, without values.
@@ -211,46 +180,46 @@ type rememberedID struct {
 }
 
 func (r *rememberedID) encode(key []byte) []byte {
-	e := make(encoder, 0, 128)
-	e.number(r.number)
-	e.number(uint64(r.at))
+	w := make(fields.Writer, 0, 128)
+	w.Number(r.number)
+	w.Number(uint64(r.at))
 	a := &r.applied
-	e.position(a.Prev)
-	e.position(a.Position)
-	e.number(uint64(len(a.Revs)))
+	w.Text(a.Prev.String())
+	w.Text(a.Position.String())
+	w.Number(uint64(len(a.Revs)))
 	for _, rev := range a.Revs {
-		e.number(rev)
+		w.Number(rev)
 	}
-	e.number(uint64(len(a.Items)))
+	w.Number(uint64(len(a.Items)))
 	for _, it := range a.Items {
-		e.text(it.Key)
-		e.text(it.From)
-		e.number(it.Rev)
-		e.text(it.Deleted)
-		e.number(uint64(stampOf(it.Expires)))
-		e.text(it.Writer)
+		w.Text(it.Key)
+		w.Text(it.From)
+		w.Number(it.Rev)
+		w.Text(it.Deleted)
+		w.Number(uint64(stampOf(it.Expires)))
+		w.Text(it.Writer)
 		under := uint64(0)
 		if it.Under {
 			under = 1
 		}
-		e.number(under)
+		w.Number(under)
 	}
-	return e.sealed(key)
+	return sealed(w, key)
 }
 
 func parseID(key, value []byte) (rememberedID, error) {
 	d := unseal(key, value)
-	r := rememberedID{number: d.number(), at: int64(d.number())}
+	r := rememberedID{number: d.Number(), at: int64(d.Number())}
 	a := &r.applied
 	a.Prev, a.Position = d.position(), d.position()
-	for n := d.number(); n > 0 && d.err == nil; n-- {
-		a.Revs = append(a.Revs, d.number())
+	for n := d.Number(); n > 0 && d.damage() == nil; n-- {
+		a.Revs = append(a.Revs, d.Number())
 	}
-	for n := d.number(); n > 0 && d.err == nil; n-- {
+	for n := d.Number(); n > 0 && d.damage() == nil; n-- {
 		a.Items = append(a.Items, state.Item{
-			Key: d.text(), From: d.text(), Rev: d.number(), Deleted: d.text(), Expires: timeOf(int64(d.number())),
-			Writer: d.text(), Under: d.number() == 1,
+			Key: d.Text(), From: d.Text(), Rev: d.Number(), Deleted: d.Text(), Expires: timeOf(int64(d.Number())),
+			Writer: d.Text(), Under: d.Number() == 1,
 		})
 	}
-	return r, d.err
+	return r, d.damage()
 }
