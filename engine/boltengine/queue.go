@@ -115,6 +115,30 @@ func (q *queue[T]) answer(it T) {
 	close(it.base().done)
 }
 
+// work calls round with an item, and sweep when the timer is due, until ctx or the channel closing
+// ends it. Then it closes the queue, and calls round with what is left. The goroutine that calls it
+// is the committer.
+func (q *queue[T]) work(
+	ctx context.Context, closing <-chan struct{}, round func(first T), timer <-chan time.Time, sweep func(),
+) {
+	for working := true; working; {
+		select {
+		case it := <-q.items:
+			round(it)
+		case <-timer:
+			sweep()
+		case <-ctx.Done():
+			working = false
+		case <-closing:
+			working = false
+		}
+	}
+	q.setOpen(false)
+	for len(q.items) > 0 { // nothing is added any more
+		round(<-q.items)
+	}
+}
+
 // gather returns items for one commit. It takes those that wait. If the last commit had more, their
 // senders have just been answered, and many are about to write again: waiting for them for a part
 // of the time that a commit takes makes one large commit of two.

@@ -41,31 +41,11 @@ func (l *log) Run(ctx context.Context, in history.Inbox) error {
 	c := &committer{log: l, batches: batches, timer: time.NewTimer(0)}
 	defer c.timer.Stop()
 	l.queue.setOpen(true)
-	c.work(ctx)
-	l.queue.setOpen(false)
-	for len(l.queue.items) > 0 { // nothing is added any more
-		c.round(<-l.queue.items)
-	}
+	l.queue.work(ctx, l.closing, c.round, c.timer.C, c.sweep)
 	close(batches)
 	feeder.Wait()
 	l.setHealth(errNotRunning)
 	return nil
-}
-
-// work commits and sweeps until the end.
-func (c *committer) work(ctx context.Context) {
-	for {
-		select {
-		case it := <-c.queue.items:
-			c.round(it)
-		case <-c.timer.C:
-			c.sweep()
-		case <-ctx.Done():
-			return
-		case <-c.closing:
-			return
-		}
-	}
 }
 
 // round commits the item and others that wait, answers them, and hands them to the feeder.

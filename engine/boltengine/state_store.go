@@ -195,31 +195,11 @@ func (s *objects) Run(ctx context.Context, in state.Inbox) error {
 	c := &objectsRun{objects: s, batches: batches, timer: time.NewTimer(0)}
 	defer c.timer.Stop()
 	s.setHealth(nil)
-	c.work(ctx)
-	s.queue.setOpen(false)
-	for len(s.queue.items) > 0 { // nothing is added any more
-		c.round(<-s.queue.items)
-	}
+	s.queue.work(ctx, s.closing, c.round, c.timer.C, c.sweep)
 	close(batches)
 	feeder.Wait()
 	s.setHealth(errStateNotRunning)
 	return nil
-}
-
-// work commits and sweeps until the end.
-func (c *objectsRun) work(ctx context.Context) {
-	for {
-		select {
-		case w := <-c.queue.items:
-			c.round(w)
-		case <-c.timer.C:
-			c.sweep()
-		case <-ctx.Done():
-			return
-		case <-c.closing:
-			return
-		}
-	}
 }
 
 // round commits the write and others that wait, and hands them to the feeder.

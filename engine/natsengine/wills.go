@@ -103,15 +103,9 @@ func (a adapter) Run(ctx context.Context, in pubsub.Inbox) error {
 	if !a.wills.wanted.Load() {
 		return a.Broker.Run(ctx, in)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() {
+	return a.RunBeside(ctx, in, func(ctx context.Context) {
 		broker.Reconnect(ctx, func() (bool, error) { return a.wills.session(ctx) }, a.wills.failed)
 	})
-	err := a.Broker.Run(ctx, in)
-	cancel()
-	running.Wait()
-	return err
 }
 
 func (w *wills) failed(reason error, warn bool) {

@@ -65,13 +65,7 @@ func (a adapter) Run(ctx context.Context, in pubsub.Inbox) error {
 	if !a.wills.wanted.Load() {
 		return a.Broker.Run(ctx, in)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	running.Go(func() { a.wills.run(ctx) })
-	err := a.Broker.Run(ctx, in)
-	cancel()
-	running.Wait()
-	return err
+	return a.RunBeside(ctx, in, a.wills.run)
 }
 
 // run connects, and reconnects when the connection is lost, until ctx ends.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/rs/zerolog"
@@ -51,6 +52,18 @@ func Reconnect(
 		// time.
 		Sleep(ctx, delay/2+rand.N(delay/2))
 	}
+}
+
+// RunBeside is Run, and calls beside in a goroutine of its own meanwhile. It returns after both
+// have ended; the context of beside ends when Run has.
+func (b *Broker) RunBeside(ctx context.Context, inbox pubsub.Inbox, beside func(ctx context.Context)) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() { beside(ctx) })
+	err := b.Run(ctx, inbox)
+	cancel()
+	running.Wait()
+	return err
 }
 
 // Run connects to the engine, reconnects when the connection is lost, and delivers what other nodes
