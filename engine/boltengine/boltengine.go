@@ -10,6 +10,7 @@ import (
 	"bennu.example/history"
 	"bennu.example/logging"
 	"bennu.example/pubsub"
+	"bennu.example/push"
 	"bennu.example/state"
 	"bennu.example/will"
 )
@@ -35,6 +36,7 @@ type Engine struct {
 	log     *log
 	objects *objects
 	wills   will.Store
+	once    *onceStore
 }
 
 // ErrInUse reports that another process, or another Engine, uses the file.
@@ -50,12 +52,16 @@ func New(cfg Config) (*Engine, error) {
 		return nil, err
 	}
 	w, err := openWills(s, 0)
+	var once *onceStore
+	if err == nil {
+		once, err = openOnce(s)
+	}
 	if err != nil {
 		_ = s.release()
 		return nil, fmt.Errorf("boltengine: open %s: %w", cfg.Path, err)
 	}
 	logger := cmp.Or(cfg.Logger, logging.Default())
-	return &Engine{newLog(s, logger), newObjects(s, logger, cfg.MaxObjects), w}, nil
+	return &Engine{newLog(s, logger), newObjects(s, logger, cfg.MaxObjects), w, once}, nil
 }
 
 // Adapter returns nil: there are no other nodes.
@@ -71,6 +77,13 @@ func (e *Engine) History() history.Log { return e.log }
 // waits for the disk; clients that join only do not change the file.
 func (e *Engine) Wills() will.Store { return e.wills }
 
+// Once returns the store for push.OnceConfig. Every call returns the same store. It can be used until
+// Close, whether PubSub.Run runs or not. It is that of push.NewOnceMemory(0), with the replies in
+// the file as well: Finish returns when the disk has the reply. When the file is opened, the
+// windows begin anew, and pushes that the process before was handling can be handled again. After
+// a commit has failed, Begin fails until one succeeds.
+func (e *Engine) Once() push.OnceStore { return e.once }
+
 // State returns the store of shared objects for state.New. Every call returns the same store. One
 // state.Objects may use it, whose Run must be called: writes wait until it runs. Objects can be
 // read until Close.
@@ -81,5 +94,6 @@ func (e *Engine) State() state.Store { return e.objects }
 // log and the stores are unavailable. Close may be called more than once.
 func (e *Engine) Close() error {
 	e.objects.close()
+	e.once.close()
 	return e.log.close()
 }

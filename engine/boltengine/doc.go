@@ -32,6 +32,12 @@
 // at the same time share one commit and one fsync. Objects are bounded by the disk only: give those
 // that nobody removes a lifetime. Memory does not depend on the number of objects.
 //
+// # Once
+//
+// [Engine.Once] keeps the pushes that channel.Once has seen, so that the clients' outboxes may send
+// them again after a restart of the server. They are in memory, and their replies in the file as
+// well: at most 100,000, and 100 MiB. Replies that are recorded at the same time share one commit.
+//
 // # Clients
 //
 // [OpenClient] opens a file for Go clients, in which they keep what must survive a restart of their

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	"github.com/rs/zerolog"
 
@@ -63,6 +64,38 @@ func Example() {
 	// <nil> <nil>
 	// missed after the restart: 1 <nil>
 	// <nil> <nil>
+}
+
+// A push that was handled before a restart is not handled again: OnceConfig.Store is this store.
+func ExampleEngine_Once() {
+	dir, err := os.MkdirTemp("", "")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer os.RemoveAll(dir)
+	ctx := context.Background()
+	for range 2 {
+		engine, err := boltengine.New(boltengine.Config{Path: filepath.Join(dir, "once.db")})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		store := engine.Once()
+		mine, reply, err := store.Begin(ctx, "ann.room.1", "node 1", 30*time.Second)
+		fmt.Println(mine, string(reply), err)
+		if mine {
+			_, err = store.Finish(ctx, "ann.room.1", "node 1", []byte("stored"), 48*time.Hour)
+			fmt.Println(err)
+		}
+		fmt.Println(engine.Close())
+	}
+	// Output:
+	// true  <nil>
+	// <nil>
+	// <nil>
+	// false stored <nil>
+	// <nil>
 }
 
 // A shared object survives a restart.

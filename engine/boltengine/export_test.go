@@ -245,3 +245,9 @@ func ClientCommits(s offline.Store) (n int) {
 	_ = s.(*clientStore).store.view(func(tx *bolt.Tx) error { n = tx.ID(); return nil })
 	return n
 }
+
+// OnceHas reports whether the table of Once has a reply to a key.
+func (e *Engine) OnceHas(key string) bool {
+	reply, _, _ := e.once.table.Get(key)
+	return reply != nil
+}

@@ -5,13 +5,16 @@ import (
 	"crypto/tls"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/redis/rueidis"
 	"github.com/rs/zerolog"
 
+	"bennu.example/channel"
 	"bennu.example/engine/redisengine"
 	"bennu.example/history"
 	"bennu.example/pubsub"
+	"bennu.example/push"
 	"bennu.example/state"
 )
 
@@ -59,6 +62,19 @@ func ExampleEngine_State() {
 	if err := <-done; err != nil {
 		fmt.Println(err)
 	}
+}
+
+// Nodes that share at Redis what channel.Once has seen: a push is handled once, whichever nodes
+// receive it. This example needs a Redis server, so it is only compiled.
+func ExampleEngine_Once() {
+	engine, err := redisengine.New(redisengine.Config{URL: os.Getenv("REDIS_URL")})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// The store has a connection while the PubSub of the adapter runs.
+	cfg := push.OnceConfig{Window: 48 * time.Hour, Store: engine.Once()}
+	_ = channel.Once[struct{}](cfg) // an option of channel.Define
 }
 
 // A cluster that keeps the history of its rooms at Redis. This example needs a Redis server, so it

@@ -58,6 +58,18 @@
 //
 //	ACL SETUSER bennu +hmget +hset +zadd +zrem +zscore +zrangebyscore +sadd +srem +scard +srandmember
 //
+// # Once
+//
+// [Engine.Once] keeps the pushes that channel.Once has seen in the keys {bennu}:q:…, on one server
+// of a Redis Cluster. A client and topic has three keys with at most 1,000 ids and 4 MiB of
+// replies, unless the newest 16 have more. They expire with the last id. Each operation is one Lua
+// script, at the time of Redis. While Redis does not answer, a push with an id is not handled: its
+// reply has the reason "unavailable". The rules of the history about eviction and crashes apply:
+// what Redis loses may be handled again. Once needs the adapter, and in addition to the permissions
+// of the history:
+//
+//	ACL SETUSER bennu +hget +hset +hdel +hincrby +zadd +zrem +zcard +zrange +zrangebyscore
+//
 // # Shared objects
 //
 // [Engine.State] keeps the objects of package state. An object has the keys bennu:o:{<object>}:m,

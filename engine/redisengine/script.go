@@ -39,6 +39,15 @@ var (
 	//go:embed lua/will_drop.lua
 	willDropSource string
 
+	//go:embed lua/once_begin.lua
+	onceBeginSource string
+	//go:embed lua/once_claim.lua
+	onceClaimSource string
+	//go:embed lua/once_finish.lua
+	onceFinishSource string
+	//go:embed lua/once_release.lua
+	onceReleaseSource string
+
 	//go:embed lua/state_begin.lua
 	stateBeginSource string
 	//go:embed lua/state_apply.lua
@@ -66,6 +75,12 @@ var (
 	willLeaseScript  = newWillScript(willLeaseSource)
 	willEndedScript  = newWillScript(willEndedSource)
 	willDropScript   = newWillScript(willDropSource)
+)
+
+var (
+	onceClaimScript   = scriptOf(onceBeginSource + onceClaimSource)
+	onceFinishScript  = scriptOf(onceBeginSource + onceFinishSource)
+	onceReleaseScript = scriptOf(onceBeginSource + onceReleaseSource)
 )
 
 var (

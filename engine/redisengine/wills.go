@@ -27,19 +27,23 @@ const (
 	endedLeases = 100
 )
 
-// wills implements will.Table. It has a connection of its own, which runs with the adapter.
+// wills implements will.Table. It has a connection of its own, which runs with the adapter, and
+// which the store of Once uses too.
 type wills struct {
-	backend *backend // owned by the goroutine of run
-	base    string   // begins the keys; the part in braces keeps them on one server of a Redis Cluster
-	cfg     logConfig
-	log     zerolog.Logger
-	store   will.Store
-	lane    *lane
-	wanted  atomic.Bool // Engine.Wills was called
+	backend  *backend // owned by the goroutine of run
+	base     string   // begins the keys; the part in braces keeps them on one server of a Redis Cluster
+	cfg      logConfig
+	log      zerolog.Logger
+	onceBase string // begins the keys of Once
+	store    will.Store
+	lane     *lane
+	wanted   atomic.Bool // Engine.Wills or Engine.Once was called
 }
 
 func newWills(b *backend, prefix string, cfg logConfig, logger *zerolog.Logger) *wills {
-	w := &wills{backend: b, base: "{" + prefix + "}:w:", cfg: cfg, log: *logger}
+	w := &wills{
+		backend: b, base: "{" + prefix + "}:w:", onceBase: "{" + prefix + "}:q:", cfg: cfg, log: *logger,
+	}
 	w.lane = newLane(maxWillCalls, maxWillBytes, true)
 	w.lane.replicas, w.lane.wait = cfg.wait, min(replicaWait, cfg.timeout/2)
 	w.store = will.NewStore(w, 0)
@@ -80,7 +84,7 @@ func (w *wills) failed(reason error, warn bool) {
 	if warn {
 		level = zerolog.WarnLevel
 	}
-	w.log.WithLevel(level).Err(broker.Redact(reason, w.cfg.secrets)).Msg("store of wills unavailable")
+	w.log.WithLevel(level).Err(broker.Redact(reason, w.cfg.secrets)).Msg("store of wills and Once unavailable")
 }
 
 // session makes one connection and uses it until it ends.

@@ -46,6 +46,7 @@ type Table struct {
 	ids     map[string]*tableID
 	clients map[string]*client
 	owners  map[string]*owner
+	seq     uint64    // of the last reply
 	due     dueIDs    // all ids; the first to expire is the first
 	heavy   heavyOnes // all clients; the one with the largest weight is the first
 	evicted uint64    // replies that were dropped because the table was full
@@ -75,6 +76,7 @@ type tableID struct {
 	holder string
 	reply  []byte // nil while it is handled
 	window time.Duration
+	seq    uint64 // of the reply
 	until  time.Time
 	index  int // in due
 
@@ -142,7 +144,8 @@ func (m *Table) Finish(
 		}
 	}
 	if id.reply == nil {
-		id.holder, id.reply, id.window = holder, reply, window
+		m.seq++
+		id.holder, id.reply, id.window, id.seq = holder, reply, window, m.seq
 		id.ofClient, id.ofOwner = id.client.done.PushBack(id), id.owner.done.PushBack(id)
 		m.bytes += len(reply)
 		m.weigh(id.client, id.weight())
@@ -161,6 +164,24 @@ func (m *Table) Release(_ context.Context, key, holder string) error {
 		m.remove(id)
 	}
 	return nil
+}
+
+// Get returns the reply of a key, its window, and its place in the order of the calls of Finish.
+// Without a reply, it is nil.
+func (m *Table) Get(key string) (reply []byte, window time.Duration, seq uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if id := m.ids[key]; id != nil {
+		return id.reply, id.window, id.seq
+	}
+	return nil, 0, 0
+}
+
+// Continue lets the order of the calls of Finish continue after a place.
+func (m *Table) Continue(seq uint64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.seq = max(m.seq, seq)
 }
 
 // Evicted returns the number of replies that were dropped because the store was full.
