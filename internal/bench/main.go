@@ -95,15 +95,15 @@ var columns = []scenario{
 		Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128,
 	},
 	{
-		Name: "echo, 200 connections", Target: 0.95, Floors: true,
+		Name: "echo, 200 connections", Target: 0.9, Floors: true,
 		Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128,
 	},
 	{
-		Name: "idle connection with one topic", Target: 0.28, Floors: true,
+		Name: "idle connection with one topic", Target: 0.2, Floors: true,
 		Kind: "idle", Clients: 2000, Topics: 20,
 	},
 	{
-		Name: "open, handshake and join, 50 at a time", Target: 1.2, Floors: true,
+		Name: "open, handshake and join, 50 at a time", Target: 1.05, Floors: true,
 		Kind: "open", Clients: 50, Topics: 50, InFlight: 1,
 	},
 	{Name: "leave and join, 50 connections", Target: 0.95, Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
