@@ -19,10 +19,10 @@ type OnceConfig struct {
 // push/oncetest tests implementations.
 //
 // A key is a string of at most 128 bytes. Its part before the last "." names the client and the
-// topic. Of these a store keeps at most 1,000 keys, and drops the reply that was used longest ago
-// to stay below. It may keep fewer if replies are large, but not less than 16. The part before the
-// first "." names the client. A holder names one attempt to handle a push. A reply is not empty and
-// has at most 65 KiB.
+// topic. Of these a store keeps at most 1,000 keys, and a few more if several nodes add some at the
+// same time. It drops the reply that was used longest ago to stay below. It may keep fewer if
+// replies are large, but not less than 16. The part before the first "." names the client. A holder
+// names one attempt to handle a push. A reply is not empty and has at most 65 KiB.
 //
 // A store may have a method Evicted() uint64, the number of replies that it dropped because it was
 // full. It is part of socket.Stats.

@@ -77,11 +77,11 @@ func (e *Engine) History() history.Log { return e.log }
 // waits for the disk; clients that join only do not change the file.
 func (e *Engine) Wills() will.Store { return e.wills }
 
-// Once returns the store for push.OnceConfig. Every call returns the same store. It can be used until
-// Close, whether PubSub.Run runs or not. It is that of push.NewOnceMemory(0), with the replies in
-// the file as well: Finish returns when the disk has the reply. When the file is opened, the
-// windows begin anew, and pushes that the process before was handling can be handled again. After
-// a commit has failed, Begin fails until one succeeds.
+// Once returns the store for push.OnceConfig. Every call returns the same store. It can be used
+// until Close, whether PubSub.Run runs or not. It is that of push.NewOnceMemory(0), with the
+// replies in the file as well: Finish returns when the disk has the reply. When the file is opened,
+// the windows begin anew, and pushes that the process before was handling can be handled again.
+// After a commit has failed, Begin fails until one succeeds.
 func (e *Engine) Once() push.OnceStore { return e.once }
 
 // State returns the store of shared objects for state.New. Every call returns the same store. One

@@ -11,8 +11,10 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/rs/zerolog"
 
+	"bennu.example/channel"
 	"bennu.example/engine/natsengine"
 	"bennu.example/pubsub"
+	"bennu.example/push"
 	"bennu.example/state"
 )
 
@@ -77,6 +79,19 @@ func Example() {
 	// {"body":"hello"} <nil>
 	// <nil>
 	// <nil>
+}
+
+// Nodes that share by NATS what channel.Once has seen: a push is handled once, whichever nodes
+// receive it. This example needs a NATS server, so it is only compiled.
+func ExampleEngine_Once() {
+	engine, err := natsengine.New(natsengine.Config{URL: os.Getenv("NATS_URL"), Replicas: 3})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	// The store has a connection while the PubSub of the adapter runs.
+	cfg := push.OnceConfig{Window: 48 * time.Hour, Store: engine.Once()}
+	_ = channel.Once[struct{}](cfg) // an option of channel.Define
 }
 
 // Nodes that share objects in JetStream. This example needs a NATS server, so it is only compiled.

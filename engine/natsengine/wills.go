@@ -41,7 +41,8 @@ type wills struct {
 	ping     time.Duration
 	logger   zerolog.Logger
 	store    will.Store
-	wanted   atomic.Bool // Engine.Wills was called
+	wanted   atomic.Bool // Engine.Wills or Engine.Once was called
+	once     *onceStore  // which uses the same connection
 
 	mu      sync.Mutex
 	js      nats.JetStreamContext // nil while not connected
@@ -81,6 +82,7 @@ func newWills(b *backend, cfg Config, ping time.Duration, logger *zerolog.Logger
 		ping: ping, logger: logger.With().Str("part", "wills").Logger(),
 	}
 	w.store = will.NewStore(w, 0)
+	w.once = newOnceStore(w, b.prefix)
 	return w
 }
 
@@ -113,7 +115,7 @@ func (w *wills) failed(reason error, warn bool) {
 	if warn {
 		level = zerolog.WarnLevel
 	}
-	w.logger.WithLevel(level).Err(broker.Redact(reason, w.backend.secrets)).Msg("store of wills unavailable")
+	w.logger.WithLevel(level).Err(broker.Redact(reason, w.backend.secrets)).Msg("store of wills and Once unavailable")
 }
 
 // session makes one connection and uses it until it ends.
@@ -148,9 +150,15 @@ func (w *wills) session(ctx context.Context) (connected bool, err error) {
 	for begun := time.Now(); err == nil; { // until the index is complete
 		select {
 		case at := <-seen:
-			if at >= seq {
-				return true, w.serve(ctx, c, js, gap)
+			if at < seq {
+				continue
 			}
+			if w.once.wanted.Load() {
+				if err := w.once.open(ctx, c, js); err != nil {
+					return false, err
+				}
+			}
+			return true, w.serve(ctx, c, js, gap)
 		case err = <-c.Lost():
 		case <-ctx.Done():
 			err = ctx.Err()
@@ -179,6 +187,9 @@ func (w *wills) serve(ctx context.Context, c *conn, js nats.JetStreamContext, ga
 			if _, err := w.measure(js); err != nil {
 				return err
 			}
+			if _, now, err := w.connection(ctx); err == nil {
+				w.once.sweep(now)
+			}
 			timer.Reset(w.ping)
 		case err := <-gap:
 			return err
@@ -192,18 +203,23 @@ func (w *wills) serve(ctx context.Context, c *conn, js nats.JetStreamContext, ga
 
 // prepare makes the stream if there is none.
 func (w *wills) prepare(js nats.JetStreamContext) error {
-	info, err := js.StreamInfo(w.stream)
+	return ensureLast(js, w.stream, w.prefix, w.replicas)
+}
+
+// ensureLast makes a stream that has the newest message of each subject, if there is none.
+func ensureLast(js nats.JetStreamContext, stream, prefix string, replicas int) error {
+	info, err := js.StreamInfo(stream)
 	if errors.Is(err, nats.ErrStreamNotFound) {
 		info, err = js.AddStream(&nats.StreamConfig{
-			Name: w.stream, Subjects: []string{w.prefix + ">"}, MaxMsgsPerSubject: 1, AllowMsgTTL: true,
-			Replicas: w.replicas, Discard: nats.DiscardNew, DenyDelete: true,
+			Name: stream, Subjects: []string{prefix + ">"}, MaxMsgsPerSubject: 1, AllowMsgTTL: true,
+			Replicas: replicas, Discard: nats.DiscardNew, DenyDelete: true,
 		})
 	}
 	if err != nil {
 		return err
 	}
-	if cfg := info.Config; cfg.MaxMsgsPerSubject != 1 || !slices.Equal(cfg.Subjects, []string{w.prefix + ">"}) {
-		return fmt.Errorf("%w: %s", errNotOurs, w.stream)
+	if cfg := info.Config; cfg.MaxMsgsPerSubject != 1 || !slices.Equal(cfg.Subjects, []string{prefix + ">"}) {
+		return fmt.Errorf("%w: %s", errNotOurs, stream)
 	}
 	return nil
 }

@@ -103,7 +103,9 @@ func TestWillsPermissions(t *testing.T) {
 	}
 	without.Wills()
 	pubsubtest.Start(t, pubsub.New(without.Adapter()))
-	brokertest.WaitUntil(t, "logged", func() bool { return strings.Contains(log.String(), "store of wills unavailable") })
+	brokertest.WaitUntil(t, "logged", func() bool {
+		return strings.Contains(log.String(), "store of wills and Once unavailable")
+	})
 }
 
 // user returns a user of a server with permissions.
