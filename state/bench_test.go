@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"runtime"
 	"sync/atomic"
@@ -206,8 +207,13 @@ func rejoiner(t testing.TB) (rejoin func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return joiner(t, h, `{"$state":{"since":"`+tops[0].String()+`"}}`)
+}
+
+// joiner returns a function that joins a handler, receives the reply and one frame, and leaves.
+func joiner(t testing.TB, h *channel.Handler, params string) (join func()) {
 	var p serializer.Payload
-	_ = p.UnmarshalJSON([]byte(`{"$state":{"since":"` + tops[0].String() + `"}}`)) // it never fails
+	_ = p.UnmarshalJSON([]byte(params)) // it never fails
 	ref := serializer.StringRef("1")
 	s := &sink{ps: pubsub.New(nil), ser: serializer.V2()}
 	var workers mailbox.Workers
@@ -227,12 +233,27 @@ func rejoiner(t testing.TB) (rejoin func()) {
 	}
 }
 
-// BenchmarkRejoin joins at the object's position.
+// BenchmarkRejoin joins at the object's position, and for comparison, a channel that sends as much.
 func BenchmarkRejoin(b *testing.B) {
-	rejoin := rejoiner(b)
-	b.ReportAllocs()
-	for b.Loop() {
-		rejoin()
+	reply := serializer.Value(json.RawMessage(`{"$state":{"kind":"map","id":"k2m9k2m9k2m9","recovered":true,` +
+		`"pos":"k2m9k2m9k2m9-1000-0z0z","limits":{"value":65536,"items":100000,"batch":100}}}`))
+	synced := serializer.Value(json.RawMessage(`{"$pos":"k2m9k2m9k2m9-1000-0z0z"}`))
+	plain := channel.Define(func(_ *struct{}, _ context.Context, c *channel.Channel, _ any) (any, error) {
+		channelhost.Post(c, 1)
+		return reply, nil
+	}, channel.Info(func(_ *struct{}, _ context.Context, c *channel.Channel, _ int) error {
+		return c.Push("synced", synced)
+	}))
+	for _, test := range []struct {
+		name string
+		join func()
+	}{{"object", rejoiner(b)}, {"channel", joiner(b, plain, `{"$state":{}}`)}} {
+		b.Run(test.name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				test.join()
+			}
+		})
 	}
 }
 

@@ -21,8 +21,8 @@ func MergePatch(value, patch []byte) ([]byte, error) { return mergePatch(value, 
 
 // ParseJoin parses the params of a join, of a map and of a document.
 func ParseJoin(p serializer.Payload) error {
-	_, err := parseJoin(p, kindMap, Config{})
-	if _, err2 := parseJoin(p, kindDocument, Config{}); err == nil {
+	_, err := parseJoin(p, kindMap, &Config{})
+	if _, err2 := parseJoin(p, kindDocument, &Config{}); err == nil {
 		err = err2
 	}
 	return err
@@ -45,7 +45,7 @@ func Leaves(key string, value []byte) (keys []string, values [][]byte, err error
 
 // Since returns the position in the params of a join of a map.
 func Since(p serializer.Payload) (history.Position, error) {
-	params, err := parseJoin(p, kindMap, Config{})
+	params, err := parseJoin(p, kindMap, &Config{})
 	return params.since, err
 }
 

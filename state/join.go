@@ -107,7 +107,7 @@ func (h *handler) join(s *Session, ctx context.Context, c *channel.Channel, p se
 
 // enter makes the channel a session of its object, and returns the reply.
 func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p serializer.Payload) ([]byte, error) {
-	params, err := parseJoin(p, h.kind, h.cfg)
+	params, err := parseJoin(p, h.kind, &h.cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +135,7 @@ func (h *handler) enter(s *Session, ctx context.Context, c *channel.Channel, p s
 		return h.enterWindow(ctx, m, &params)
 	}
 	for range maxMarks {
-		if reply, err := h.mark(waiting, m, params); !errors.Is(err, errMoved) {
+		if reply, err := h.mark(waiting, m, params.since); !errors.Is(err, errMoved) {
 			return reply, err
 		}
 	}
@@ -204,19 +204,19 @@ func (h *handler) open(ctx context.Context, c *channel.Channel, params *joinPara
 }
 
 // mark finds out where the client begins, and returns the reply with the first page.
-func (h *handler) mark(ctx context.Context, m *member, params joinParams) ([]byte, error) {
+func (h *handler) mark(ctx context.Context, m *member, since history.Position) ([]byte, error) {
 	store, topic := h.o.store, m.cell.topic
 	top, err := store.Read(ctx, topic, m.keys, "", 0)
 	if err != nil {
 		return nil, err
 	}
 	why, more := follow.WhyNew, true
-	if !params.since.IsZero() {
-		p, err := store.Changes(ctx, topic, params.since, m.keys, 0)
+	if !since.IsZero() {
+		p, err := store.Changes(ctx, topic, since, m.keys, 0)
 		if why = follow.Why(err); err != nil && why == "" {
 			return nil, err
 		}
-		m.mark, more = params.since, p.More
+		m.mark, more = since, p.More
 	}
 	now := time.Now()
 	reply := h.beginReply()

@@ -84,19 +84,45 @@ type joinParams struct {
 // errPosition refuses a join whose position is malformed.
 var errPosition = errors.New("state: invalid position")
 
-// parseJoin decodes the params of a join.
-func parseJoin(p serializer.Payload, k *kind, cfg Config) (joinParams, error) {
-	params := joinParams{mode: ModeOpen}
+// parseJoin decodes the params of a join. Most clients that come back have nothing but their
+// position in "$state", and this takes no memory.
+func parseJoin(p serializer.Payload, k *kind, cfg *Config) (joinParams, error) {
 	if p.IsBinary() {
-		return params, invalid("payload")
+		return joinParams{}, invalid("payload")
+	}
+	if since := onlySince(p, `{"$state":{"since":"`, `"}}`); !since.IsZero() {
+		return joinParams{mode: ModeOpen, since: since}, nil
 	}
 	state, _, found := p.Cut("$state")
 	if !found {
-		return params, nil
+		return joinParams{mode: ModeOpen}, nil
 	}
-	if params.since = onlySince(state); !params.since.IsZero() {
-		return params, nil
+	if since := onlySince(state, `{"since":"`, `"}`); !since.IsZero() {
+		return joinParams{mode: ModeOpen, since: since}, nil
 	}
+	return parseState(state, k, cfg)
+}
+
+// onlySince returns the position between the beginning and the end of a payload. Zero means that
+// the payload has something else, or is written in another way. A payload of MessagePack does not
+// begin and end like this.
+func onlySince(p serializer.Payload, begin, end string) history.Position {
+	text := p.Bytes()
+	if len(text) < len(begin)+len(end) || string(text[:len(begin)]) != begin ||
+		string(text[len(text)-len(end):]) != end {
+		return history.Position{}
+	}
+	since, err := history.ParsePosition(string(text[len(begin) : len(text)-len(end)])) // it has no quotes
+	if err != nil {
+		return history.Position{}
+	}
+	return since
+}
+
+// parseState decodes the member "$state".
+func parseState(state serializer.Payload, k *kind, cfg *Config) (joinParams, error) {
+	params := joinParams{mode: ModeOpen}
+	found := false
 	m, err := parseMembers(state)
 	if err != nil {
 		return params, invalid("$state")
@@ -141,21 +167,6 @@ func parseJoin(p serializer.Payload, k *kind, cfg Config) (joinParams, error) {
 		return params, err
 	}
 	return params, m.rest()
-}
-
-// onlySince returns the position of a client that comes back and has nothing else in "$state", as
-// most have. Zero means that there is another member, or that parseJoin must look closer.
-func onlySince(state serializer.Payload) history.Position {
-	since, rest, found := state.Cut("since")
-	text := since.Bytes() // those of MessagePack do not begin and end like these
-	if !found || string(rest.Bytes()) != "{}" || len(text) < 2 || text[0] != '"' || text[len(text)-1] != '"' {
-		return history.Position{}
-	}
-	p, err := history.ParsePosition(string(text[1 : len(text)-1]))
-	if err != nil {
-		return history.Position{}
-	}
-	return p
 }
 
 // keys takes a range of keys, and how many of them, of at most so many.

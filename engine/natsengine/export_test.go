@@ -58,7 +58,7 @@ func (e *Engine) KeepCopies(size int) { e.objects.room = size }
 // KeepDeadlines bounds the memory of deadlines of objects without a copy.
 func (e *Engine) KeepDeadlines(size int) { e.objects.deadlineRoom = size }
 
-// Cells returns the number of objects that the node knows of, and whether one of them has a deadline.
+// Cells returns the number of objects that the node knows of, and whether one has a deadline.
 func (e *Engine) Cells(object string) (n int, hasDeadline bool) {
 	x := &e.objects.copies
 	x.copiesMu.Lock()

@@ -60,9 +60,9 @@ func removalIDs(t *testing.T, e Engine) {
 		nodes = append(nodes, start(t, e.Node(t)))
 	}
 	n, other := nodes[0], nodes[len(nodes)-1]
-	removed := func(n *node, object, id string) {
+	removed := func(n *node, id string) {
 		t.Helper()
-		if err := n.Remove(ctxOf(t), object, id); err != nil {
+		if err := n.Remove(ctxOf(t), "o", id); err != nil {
 			t.Errorf("remove with ID %q: %v", id, err)
 		}
 	}
@@ -75,11 +75,11 @@ func removalIDs(t *testing.T, e Engine) {
 	absent("o", "one")
 	for _, id := range []string{"one", "two"} {
 		n.apply("o", put("a", `1`))
-		removed(n, "o", id)
+		removed(n, id)
 		for range 2 {
-			removed(n, "o", id)
-			removed(other, "o", id)
-			removed(other, "o", "one") // also after another removal
+			removed(n, id)
+			removed(other, id)
+			removed(other, "one") // also after another removal
 			absent("o", "")
 			absent("o", "another")
 		}
@@ -88,7 +88,7 @@ func removalIDs(t *testing.T, e Engine) {
 	made := n.apply("o", put("a", `2`))
 	for _, n := range nodes {
 		for _, id := range []string{"one", "two"} {
-			removed(n, "o", id)
+			removed(n, id)
 			if got := string(n.all("o")["a"].Value); got != `2` || n.top("o") != made.Position {
 				t.Errorf("a repeated removal has removed a new object: %q", got)
 			}
@@ -116,10 +116,10 @@ func removalIDs(t *testing.T, e Engine) {
 		other.stop()
 	}
 	n = start(t, e.Restart(t))
-	removed(n, "o", "one")
+	removed(n, "one")
 	if got := string(n.all("o")["a"].Value); got != `2` {
 		t.Errorf("after a restart, a repeated removal has removed a new object: %q", got)
 	}
-	removed(n, "o", "three")
+	removed(n, "three")
 	absent("o", "")
 }
