@@ -96,14 +96,11 @@ func (c *Client) openMirror() {
 
 // keepAgain makes a join end the effect of a denial on the mirror.
 func (c *Client) keepAgain(h *clientResume) {
-	c.mu.Lock()
-	policy := c.policy
-	c.mu.Unlock()
 	h.mu.Lock()
 	m := h.mirror
 	h.mu.Unlock()
 	if m != nil {
-		m.SetPolicy(policy)
+		m.Allow()
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 
 	"bennu.example/internal/channelhost"
 	"bennu.example/internal/clientlink"
+	"bennu.example/internal/durable"
 	"bennu.example/internal/safecall"
 	"bennu.example/pubsub"
 	"bennu.example/transport"
@@ -19,6 +20,8 @@ func init() {
 		return newClient(socket, topic, params, cfg)
 	}
 	channelhost.Follow = func(c any, f channelhost.Follower) { c.(*Client).follower = f }
+	channelhost.Outbox = func(c any) *durable.Outbox { return c.(*Client).cfg.Outbox }
+	channelhost.RightsEnded = rightsEnded
 	channelhost.Forward = func(c any, b *pubsub.Broadcast, how transport.Delivery) error {
 		return c.(*Channel).forward(b, how)
 	}

@@ -61,6 +61,24 @@ func (c *Client) CleanOffline(ctx context.Context, topics ...string) error {
 	return nil
 }
 
+// Restore opens the mirrors of earlier processes that have the policy offline.KeepUpdating, so that
+// they are updated before the program uses them. Those are shared objects, see Options.Keep of
+// package state/mirror, which the program must import. The function params returns what a topic's
+// join needs in addition to the object's own params, such as a map, or nil. It may be nil.
+//
+// Restore joins the topics and does not wait for the network. A program that opens one of them
+// later takes it over. The error wraps offline.ErrStore if the store does not work, or is ctx's.
+// Without ClientConfig.Offline it does nothing.
+func (c *Client) Restore(ctx context.Context, params func(topic string) any) error {
+	if c.outbox == nil {
+		return nil
+	}
+	if err := c.outbox.Restore(ctx, c, params); err != nil {
+		return fmt.Errorf("socket: restore: %w", err)
+	}
+	return nil
+}
+
 // forgetIfDenied removes all mirrors if the server has denied the client, for another reason than
 // the age of its token.
 func (c *Client) forgetIfDenied(s Status, err error) {

@@ -27,3 +27,19 @@ func ExampleClient_Persist() {
 	// <nil>
 	// <nil>
 }
+
+// A program that starts lets its shared objects be updated, before the user opens one of them.
+func ExampleClient_Restore() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	client := socket.NewClient("ws://localhost:4000/socket", &socket.ClientConfig{
+		Offline: &offline.Config{Store: offline.NewMemory(), Identity: "ann"},
+	})
+	defer client.Close(ctx)
+	client.Connect()
+	err := client.Restore(ctx, func(topic string) any {
+		return map[string]string{"page": "start"} // what the topic's join wants to know
+	})
+	fmt.Println(err)
+	// Output: <nil>
+}

@@ -27,6 +27,11 @@ var (
 	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
 	// Follow makes f receive what happens to a *channel.Client. It must be called before Join.
 	Follow func(client any, f Follower)
+	// Outbox returns the outbox of a *channel.Client, or nil.
+	Outbox func(client any) *durable.Outbox
+	// RightsEnded reports whether a client's channel that ended for that reason has lost the right to
+	// what it had.
+	RightsEnded func(cause error) bool
 	// Observe returns a copy of a *channel.Handler that reports its channels, for package channeltest:
 	// joined is called when a join callback has accepted a client, and terminated before Terminate.
 	// Both are called as callbacks of the channel, a *channel.Channel, are.

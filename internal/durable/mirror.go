@@ -47,6 +47,7 @@ type Mirror struct {
 
 	// Guarded by Outbox.mu.
 	policy   offline.Policy
+	isDenied bool // the client has no right to it
 	isUnsure bool // the store has failed: it may have another value than mirrors.stored
 }
 
@@ -78,6 +79,72 @@ func (o *Outbox) OpenMirror(topic, kind string, source Source, p offline.Policy)
 	o.mu.Unlock()
 	m.logTooMany(isTooMany)
 	return m, stored
+}
+
+// SourceOf returns the source of the mirror that is open, or nil.
+func (o *Outbox) SourceOf(topic, kind string) Source {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if m := o.mirrors.open[mirrorKey{topic, kind}]; m != nil {
+		return m.source
+	}
+	return nil
+}
+
+// Restorers open the mirrors of a kind in a later process, by a *socket.Client, so that they are
+// updated. Packages add theirs when they are initialized. The params are those of the program for
+// the join, or nil.
+var Restorers = make(map[string]func(client any, stored *offline.Mirror, params any) error)
+
+// Restore opens the stored mirrors that are to be updated and are not open, until ctx ends. It
+// removes those that it cannot open.
+func (o *Outbox) Restore(ctx context.Context, client any, params func(topic string) any) error {
+	o.mu.Lock()
+	broken := o.broken
+	var list []*offline.Mirror
+	for key, m := range o.mirrors.stored {
+		if o.mirrors.open[key] == nil && m.Policy == offline.KeepUpdating && Restorers[key.kind] != nil {
+			list = append(list, m)
+		}
+	}
+	o.mu.Unlock()
+	if broken != nil {
+		return broken
+	}
+	slices.SortFunc(list, func(a, b *offline.Mirror) int { return cmp.Compare(a.Topic, b.Topic) })
+	for _, m := range list {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		var p any
+		if params != nil {
+			p = params(m.Topic)
+		}
+		if err := Restorers[m.Kind](client, m, p); err != nil {
+			o.host.Log().Warn().Err(err).Str("topic", m.Topic).Str("kind", m.Kind).Msg("mirror removed")
+			o.Forget(m.Topic)
+		}
+	}
+	return nil
+}
+
+// Deny removes the mirror. It is not stored before Allow.
+func (m *Mirror) Deny() {
+	m.o.mu.Lock()
+	defer m.o.mu.Unlock()
+	m.isDenied = true
+	m.o.forgetLocked(m.key.topic)
+}
+
+// Allow ends the effect of Deny and of ForgetAll.
+func (m *Mirror) Allow() {
+	m.o.mu.Lock()
+	was := m.isDenied
+	m.isDenied = false
+	m.o.mu.Unlock()
+	if was {
+		m.Changed()
+	}
 }
 
 // SetPolicy changes the policy. The mirror is removed at once if it is Forget.
@@ -183,13 +250,24 @@ func (o *Outbox) armMirrors(d time.Duration) {
 // End stores the mirror for the last time, or removes it if the policy is Forget.
 func (m *Mirror) End() {
 	o := m.o
-	value, pos, err := m.source.Snapshot()
+	o.mu.Lock()
+	isOpen, isKept := o.mirrors.open[m.key] == m, m.isKeptLocked()
+	o.mu.Unlock()
+	if !isOpen {
+		return
+	}
+	var value []byte
+	var pos history.Position
+	var err error
+	if isKept {
+		value, pos, err = m.source.Snapshot()
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.mirrors.open[m.key] != m {
 		return
 	}
-	if m.policy == offline.Forget || err != nil {
+	if !m.isKeptLocked() || err != nil {
 		o.forgetLocked(m.key.topic)
 	} else {
 		c := &change{kind: changeMirror, mirror: m}
@@ -198,6 +276,8 @@ func (m *Mirror) End() {
 	}
 	delete(o.mirrors.open, m.key)
 }
+
+func (m *Mirror) isKeptLocked() bool { return m.policy != offline.Forget && !m.isDenied }
 
 // Reject removes a mirror that is stored and cannot be used.
 func (m *Mirror) Reject(err error) {
@@ -213,12 +293,12 @@ func (o *Outbox) Forget(topic string) {
 }
 
 // ForgetAll removes all mirrors, because the client was denied. Those that are open are not stored
-// before SetPolicy is called again.
+// before Allow.
 func (o *Outbox) ForgetAll() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for _, m := range o.mirrors.open {
-		m.policy = offline.Forget
+		m.isDenied = true
 	}
 	for _, topic := range o.topicsLocked() {
 		o.forgetLocked(topic)
@@ -272,7 +352,7 @@ func (o *Outbox) prepare(c *change) []offline.Op {
 	defer o.mu.Unlock()
 	old := o.mirrors.stored[m.key]
 	isSame := old != nil && old.Position == pos && old.Policy == m.policy && bytes.Equal(old.Value, value)
-	if o.mirrors.open[m.key] == m && m.policy != offline.Forget && (!isSame || m.isUnsure) {
+	if o.mirrors.open[m.key] == m && m.isKeptLocked() && (!isSame || m.isUnsure) {
 		m.isUnsure = false
 		c.ops = m.putLocked(value, pos)
 	}

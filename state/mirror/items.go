@@ -81,10 +81,11 @@ func (f follower) Received(name string, p serializer.Payload) {
 		}
 	}
 	if name == "synced" && !m.synced {
-		m.synced = true
+		m.synced, m.complete, m.stale = true, true, false
 		m.emit(change{kind: Synced})
 	}
 	m.notify()
+	m.keeper.changed()
 }
 
 // applyAll applies entries. The caller holds mu.

@@ -37,6 +37,12 @@ type Mirror struct {
 	limits  limits
 	part    bool // it has items by their number, a query, or what the server shows: without a position
 
+	keeper
+	extra    any  // params of the join in addition to "$state", or nil
+	complete bool // the copy was complete at its position
+	stale    bool // the copy is the stored one
+	updating bool // the mirror has no user
+
 	joins   uint64 // how often the server has accepted a join
 	resets  uint64 // how often the copy was cleared
 	synced  bool   // since the last join, everything was received
@@ -54,10 +60,13 @@ type limits struct{ Value, Items, Batch int }
 // open opens the object and waits until the copy is complete.
 func (m *Mirror) open(ctx context.Context, o Opener, kind, topic string, opt *Options) error {
 	err := m.prepare(kind, topic, opt)
+	var join *push.Push
 	if err == nil {
-		m.channel = o.Channel(topic, m.join)
-		channelhost.Follow(m.channel, follower{m})
-		if err = m.awaitOpen(ctx, m.channel.Join()); err != nil {
+		join, err = m.begin(o, opt)
+	}
+	if err == nil && join != nil {
+		if err = m.awaitOpen(ctx, join); err != nil {
+			m.keeper.closed(nil)
 			m.Close(Forget)
 		}
 	}
@@ -65,6 +74,22 @@ func (m *Mirror) open(ctx context.Context, o Opener, kind, topic string, opt *Op
 		return fmt.Errorf("mirror: open %s: %w", topic, err)
 	}
 	return nil
+}
+
+// begin makes the channel and joins. It returns the push if the caller must wait for the copy.
+func (m *Mirror) begin(o Opener, opt *Options) (join *push.Push, err error) {
+	m.channel = o.Channel(m.topic, m.join)
+	channelhost.Follow(m.channel, follower{m})
+	if err := m.openStored(opt); err != nil {
+		return nil, err
+	}
+	isStale := m.stale
+	join = m.channel.Join()
+	if isStale {
+		m.follow(join)
+		return nil, nil
+	}
+	return join, nil
 }
 
 func (m *Mirror) prepare(kind, topic string, opt *Options) (err error) {
@@ -123,8 +148,11 @@ func (m *Mirror) join(context.Context) (any, error) {
 	if !m.pos.IsZero() {
 		p.Since = m.pos.String()
 	}
-	if p.Mode == New && m.joins > 0 {
+	if p.Mode == New && (m.joins > 0 || m.stale) {
 		p = joinParams{Since: p.Since, Mode: Existing, Keys: p.Keys, Query: p.Query}
+	}
+	if m.extra != nil {
+		return serializer.Value(m.extra).With("$state", p), nil
 	}
 	return map[string]joinParams{"$state": p}, nil
 }
@@ -152,19 +180,27 @@ func (m *Mirror) Synced() bool {
 	return m.synced
 }
 
-// Stale reports whether the copy will not change any more, because the mirror was closed or has
-// ended.
+// Stale reports whether the copy is an old one: it is that of the store, see Options.Keep, and the
+// server has not completed it yet, or it does not change any more, because the mirror was closed or
+// has ended.
 func (m *Mirror) Stale() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.ended != nil
+	return m.stale || m.ended != nil
 }
 
 // Close ends all iterators and, unless the policy is KeepUpdating, the mirror. It does not wait for
-// the server. It may be called again with another policy.
+// the server. It may be called again with another policy, which also applies to what Options.Keep
+// has stored.
 func (m *Mirror) Close(p Policy) {
+	if p == KeepUpdating {
+		m.keeper.update()
+	} else {
+		m.keeper.end(p)
+	}
 	m.mu.Lock()
 	m.endStreams()
+	m.updating = m.updating || p == KeepUpdating
 	m.closes++
 	m.notify()
 	if p != KeepUpdating {
@@ -172,7 +208,7 @@ func (m *Mirror) Close(p Policy) {
 		m.end(channel.ErrLeft)
 	}
 	if p == Forget {
-		m.items, m.pos = nil, history.Position{}
+		m.items, m.pos, m.complete = nil, history.Position{}, false
 	}
 	m.mu.Unlock()
 	if p != KeepUpdating && m.channel != nil {
@@ -194,6 +230,7 @@ func (m *Mirror) end(err error) {
 
 // fail ends a mirror that cannot work.
 func (m *Mirror) fail(err error) {
+	m.keeper.allow(false)
 	m.mu.Lock()
 	m.end(err)
 	m.mu.Unlock()
@@ -268,6 +305,7 @@ func (f follower) Joined(reply serializer.Payload) {
 		m.fail(fmt.Errorf("%w: the object is a %s, not a %s", ErrInvalid, s.Kind, m.kind))
 		return
 	}
+	m.keeper.allow(true)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ended != nil {
@@ -295,7 +333,7 @@ func (f follower) Joined(reply serializer.Payload) {
 // reset clears the copy. The caller holds mu.
 func (m *Mirror) reset() {
 	m.resets++
-	m.items = nil
+	m.items, m.complete = nil, false
 	m.emit(change{kind: Reset})
 }
 
@@ -305,7 +343,8 @@ func (f follower) Errored(err error) {
 	isRefused := errors.As(err, &refused)
 	m.mu.Lock()
 	m.synced, m.cause = false, err
-	opened := m.joins > 0
+	opened := m.joins > 0 || m.stale
+	isNew := m.joins == 0
 	if isRefused && refused.Reason() == "invalid position" {
 		m.pos, isRefused = history.Position{}, false // the next join has none
 	}
@@ -315,12 +354,17 @@ func (f follower) Errored(err error) {
 		return
 	}
 	err = wireError(refused, "")
-	if !opened && !errors.Is(err, history.ErrUnavailable) || errors.Is(err, ErrNotFound) {
+	switch {
+	case !opened && !errors.Is(err, history.ErrUnavailable), errors.Is(err, ErrNotFound),
+		isNew && isForbidden(err):
 		m.fail(err)
+	case isForbidden(err):
+		m.keeper.allow(false)
 	}
 }
 
 func (f follower) Closed(err error) {
+	f.m.keeper.closed(err)
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	f.m.end(fmt.Errorf("%w: %w", channel.ErrClosed, err))

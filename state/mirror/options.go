@@ -51,6 +51,16 @@ type Options struct {
 	// history.ErrUncertain.
 	Query string
 	Args  any
+	// Keep makes the store of socket.ClientConfig.Offline keep the copy with its position: once a
+	// second while it changes, by socket.Client.Persist, and when the mirror is closed. If the store
+	// has a copy of the same topic, keys and query, the mirror is open at once with that. It is Stale
+	// until the server has sent what was missed. Forget, the default, and a client without Offline
+	// store nothing.
+	//
+	// With KeepUpdating, socket.Client.Restore opens the mirror in the next process without its user.
+	// At most 64 topics can have this policy; others are kept. If the server refuses the object, ends
+	// the channel with a reason, or denies the client, the stored copy is removed.
+	Keep Policy
 	// Restore is what Save returned, from a mirror of the same topic and keys. The copy is there from
 	// the beginning, and continues at its position. Nil means an empty copy.
 	Restore []byte

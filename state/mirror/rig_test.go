@@ -14,6 +14,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/history"
+	"bennu.example/offline"
 	"bennu.example/pubsub"
 	"bennu.example/serializer"
 	"bennu.example/socket"
@@ -98,14 +99,22 @@ func serve(t testing.TB, cfg state.Config, l net.Listener) *rig {
 }
 
 // client returns a connected client, which ends before the server.
-func (r *rig) client() *socket.Client {
+func (r *rig) client() *socket.Client { return r.keptClient(nil) }
+
+// keptClient returns one with a store, unless that is nil.
+func (r *rig) keptClient(store offline.Store) *socket.Client {
 	log := zerolog.Nop()
+	var kept *offline.Config
+	if store != nil {
+		kept = &offline.Config{Store: store, Identity: "ann"}
+	}
 	transport := &http.Transport{DialContext: r.connect}
 	c := socket.NewClient("ws://bennu.example/socket", &socket.ClientConfig{
 		HTTPClient:     &http.Client{Transport: transport},
 		ReconnectDelay: func(socket.Retry) time.Duration { return 5 * time.Millisecond },
 		RejoinAfter:    func(int) time.Duration { return 5 * time.Millisecond },
 		Logger:         &log,
+		Offline:        kept,
 	})
 	c.Connect()
 	r.t.Cleanup(func() {
