@@ -186,7 +186,7 @@ func (c *Client) sendExtension(event string, payload serializer.Payload, hold *c
 // receiveCall handles a message that may be a call. It returns false if it is not. An early one is
 // of an older join, which cannot be answered any more.
 func (c *Client) receiveCall(calls *clientCalls, m *serializer.Message, early bool) bool {
-	if !mayHaveWord(m.Payload, memberCall) {
+	if !mayHave(m.Payload, memberCall) {
 		return false
 	}
 	value, payload, found := m.Payload.Cut(memberCall)

@@ -49,7 +49,7 @@ func (c *Channel) extended() *extension {
 // openExtensions takes the members of the extensions out of the params of a join, before the join
 // callback is called. An error is a *push.Error for the client.
 func (c *Channel) openExtensions(it *item) error {
-	if mayHaveWord(it.payload, "calls") || mayHaveWord(it.payload, "credit") {
+	if mayHave(it.payload, memberCalls) || mayHave(it.payload, memberCredit) {
 		return c.openMore(it)
 	}
 	return c.openHistory(it)
@@ -89,10 +89,15 @@ func (c *Channel) openMore(it *item) error {
 	return nil
 }
 
-// mayHaveWord reports false if an encoded payload has no member whose name is "$" and a word. The
-// "$" may be escaped.
-func mayHaveWord(p serializer.Payload, word string) bool {
-	return bytes.Contains(p.Bytes(), []byte(word))
+// mayHave reports false if an encoded payload has no member of a name that begins with "$". The "$"
+// may be escaped. Most payloads have neither it nor a backslash, and the search for one byte is the
+// fastest.
+func mayHave(p serializer.Payload, name string) bool {
+	raw := p.Bytes()
+	if bytes.IndexByte(raw, '$') < 0 && bytes.IndexByte(raw, '\\') < 0 {
+		return false
+	}
+	return !p.IsBinary() && bytes.Contains(raw, []byte(name[1:]))
 }
 
 // isAnswer reports whether an event that a client pushes is the answer to a call.

@@ -118,7 +118,7 @@ func callBody(payload any) (serializer.Payload, error) {
 	if body.IsBinary() {
 		return body, fmt.Errorf("%w: a call cannot be binary", serializer.ErrPayload)
 	}
-	if mayHaveWord(body, "call") {
+	if mayHave(body, memberCall) {
 		if _, _, found := body.Cut(memberCall); found {
 			return body, fmt.Errorf("%w: the member %q is reserved", serializer.ErrPayload, memberCall)
 		}

@@ -23,13 +23,13 @@ const (
 // collector asks the clients of one node for call.Gather. The first channel that receives the
 // question makes it, and attaches it to the broadcast, which all channels of the node share. Its
 // goroutines end when all calls have ended, at the latest at the deadline. A call ends with its
-// channel, too.
+// channel, too. The Shutdown of the handler whose channel has started a goroutine waits for it.
 type collector struct {
 	ps       *pubsub.PubSub
 	q        channelhost.GatherQuestion
 	deadline time.Time
 
-	mu        sync.Mutex // no other lock is taken under it; taken under the lock of the topic
+	mu        sync.Mutex // only that of a Worker is taken under it; taken under the lock of the topic
 	waiting   fifo.Queue[*Channel]
 	workers   int
 	asked     int
@@ -70,10 +70,21 @@ func (g *collector) add(c *Channel) {
 	g.asked++
 	g.waiting.Push(c)
 	if g.workers < maxGatherCalls {
+		end, ok := begin(c.up)
+		if !ok {
+			return
+		}
 		g.workers++
-		go g.work()
+		go func() {
+			defer end()
+			g.work()
+		}()
 	}
 	if g.reporting {
+		return
+	}
+	end, ok := begin(c.up)
+	if !ok {
 		return
 	}
 	g.reporting = true
@@ -81,7 +92,20 @@ func (g *collector) add(c *Channel) {
 	if !g.reported {
 		wait = gatherFirst
 	}
-	time.AfterFunc(wait, g.reportAsked)
+	time.AfterFunc(wait, func() {
+		defer end()
+		g.reportAsked()
+	})
+}
+
+// begin notes a goroutine for which the Shutdown of the channel's handler waits, until end is
+// called. It reports false if it is too late for one.
+func begin(up channelhost.Carrier) (end func(), ok bool) {
+	w, ok := up.(channelhost.Worker)
+	if !ok {
+		return func() {}, true
+	}
+	return w.WorkEnded, w.WorkBegan()
 }
 
 func (g *collector) reportAsked() {

@@ -273,7 +273,7 @@ func (c *Channel) joinReply(reply any) (serializer.Payload, error) {
 	if err != nil {
 		return payload, err
 	}
-	if mayHaveWord(encoded, "history") {
+	if mayHave(encoded, memberHistory) {
 		if _, _, found := encoded.Cut(memberHistory); found {
 			return payload, fmt.Errorf("channel: join reply has a member %q, which is reserved", memberHistory)
 		}

@@ -26,7 +26,7 @@ func cutHistory(params serializer.Payload) (h historyParams, rest serializer.Pay
 	if since, ok := sinceIn(raw, `{"`+memberHistory+`":{"since":"`, `"}}`); ok && !params.IsBinary() {
 		return historyParams{asked: true, own: true, since: since}, emptyParams, ""
 	}
-	if !mayHaveWord(params, "history") {
+	if !mayHave(params, memberHistory) {
 		return h, params, ""
 	}
 	value, rest, found := params.Cut(memberHistory)

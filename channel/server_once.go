@@ -1,7 +1,6 @@
 package channel
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -163,13 +162,6 @@ func (o *once) wrap(next Func) Func {
 		m.key = onceKey(c, event, id)
 		return o.handle(ctx, &m, func() (push.Reply, error) { return next(ctx, c, event, rest) })
 	}
-}
-
-// mayHave reports false if an encoded payload has no member of this name. A "$" that is escaped
-// makes it another name.
-func mayHave(p serializer.Payload, name string) bool {
-	at := bytes.IndexByte(p.Bytes(), '$') // most payloads have none
-	return at >= 0 && !p.IsBinary() && bytes.Contains(p.Bytes()[at:], []byte(name))
 }
 
 func (o *once) applies(event string) bool {

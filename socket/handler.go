@@ -51,6 +51,7 @@ type Handler struct {
 	denied      atomic.Int64 // sessions that tell their clients that they were refused finally
 	revocations revocations
 	tasks       mailbox.Mailbox[func()] // see later
+	background  background              // goroutines that work for several channels
 
 	mu       sync.Mutex
 	sessions map[*session]struct{}

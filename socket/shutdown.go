@@ -121,6 +121,7 @@ func (h *Handler) end() {
 	<-h.gone
 	h.websocket.Wait()
 	h.longpoll.Wait()
+	h.background.end()
 	h.kicks.end()
 	h.wills.stop()
 	h.expiry.end()

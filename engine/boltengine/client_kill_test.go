@@ -114,7 +114,10 @@ func applyClientForever(path string, writers int) error {
 // acknowledged is in the file afterwards, and of each write everything or nothing.
 func TestClientKill(t *testing.T) {
 	kills, limit := 300, 6*time.Second // as many as fit
-	if testing.Short() {
+	switch {
+	case os.Getenv("NIGHTLY") == "true":
+		kills, limit = 1000, 10*time.Minute
+	case testing.Short():
 		kills, limit = 30, 2*time.Second
 	}
 	const writers = 4

@@ -216,6 +216,15 @@ type Carrier interface {
 	Log(c Channel, message string, err error)
 }
 
+// Worker is a Carrier that waits for goroutines which work for several channels. Its methods may be
+// called under the lock of a topic.
+type Worker interface {
+	// WorkBegan notes a goroutine for which Shutdown waits until WorkEnded is called. It reports
+	// false if Shutdown waits no longer: no goroutine may be started then.
+	WorkBegan() bool
+	WorkEnded()
+}
+
 // Member is a server's channel as the subscriber of its topic.
 type Member interface {
 	// Remove ends the channel with phx_close and the reason, if its carrier matches. Messages in its
