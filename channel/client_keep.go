@@ -132,7 +132,7 @@ func (c *Client) closed(cause error) {
 	case h != nil:
 		c.events.enqueue(func() { c.endMirror(h) })
 	case c.cfg.Outbox != nil && c.follower == nil:
-		c.cfg.Outbox.Forget(c.topic) // of an earlier process
+		c.cfg.Outbox.ForgetUnused(c.topic) // of an earlier process
 	}
 }
 
@@ -144,7 +144,7 @@ func (c *Client) endMirror(h *clientResume) {
 	h.mirror, h.forgets = nil, false
 	h.mu.Unlock()
 	if m == nil {
-		c.cfg.Outbox.Forget(c.topic)
+		c.cfg.Outbox.ForgetUnused(c.topic)
 		return
 	}
 	if forgets {

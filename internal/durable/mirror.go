@@ -292,6 +292,18 @@ func (o *Outbox) Forget(topic string) {
 	o.forgetLocked(topic)
 }
 
+// ForgetUnused removes the mirrors of a topic, unless one of them is open.
+func (o *Outbox) ForgetUnused(topic string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for key := range o.mirrors.open {
+		if key.topic == topic {
+			return
+		}
+	}
+	o.forgetLocked(topic)
+}
+
 // ForgetAll removes all mirrors, because the client was denied. Those that are open are not stored
 // before Allow.
 func (o *Outbox) ForgetAll() {

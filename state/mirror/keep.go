@@ -29,6 +29,7 @@ func init() { durable.Restorers[kindState] = restoreUpdating }
 // keeper is the part of a Mirror that belongs to the store. It does not change once the mirror is
 // open.
 type keeper struct {
+	outbox *durable.Outbox // nil without Offline
 	stored *durable.Mirror // nil if the mirror is not stored
 	policy Policy
 }
@@ -40,11 +41,15 @@ func (k *keeper) changed() {
 	}
 }
 
-// end stores the copy for the last time, or removes it, as the policy says.
-func (k *keeper) end(p Policy) {
-	if k.stored != nil {
+// close stores the copy for the last time, or removes it, as the policy says. A mirror that is not
+// stored removes what an earlier one has left.
+func (m *Mirror) close(p Policy) {
+	switch k := &m.keeper; {
+	case k.stored != nil:
 		k.stored.SetPolicy(offline.Policy(p))
 		k.stored.End()
+	case k.outbox != nil && p == Forget:
+		k.outbox.ForgetUnused(m.topic)
 	}
 }
 
@@ -66,15 +71,16 @@ func (k *keeper) allow(isAllowed bool) {
 	}
 }
 
-// closed stores the copy for the last time, because the channel has ended.
-func (k *keeper) closed(cause error) {
-	if k.stored == nil {
+// channelClosed stores the copy for the last time, because the channel has ended.
+func (m *Mirror) channelClosed(cause error) {
+	if m.stored == nil {
+		m.close(m.policy)
 		return
 	}
 	if channelhost.RightsEnded(cause) {
-		k.stored.Deny()
+		m.stored.Deny()
 	}
-	k.stored.End()
+	m.stored.End()
 }
 
 // source is the durable.Source of a mirror.
@@ -98,17 +104,18 @@ func (s source) Snapshot() (value []byte, pos history.Position, err error) {
 // openStored gives the mirror the copy that is stored, if there is one.
 func (m *Mirror) openStored(opt *Options) error {
 	o := channelhost.Outbox(m.channel)
-	if opt == nil || o == nil {
+	if o == nil {
 		return nil
 	}
 	if other, ok := o.SourceOf(m.topic, kindState).(source); ok && !other.m.giveUp() {
 		return channel.ErrDuplicate
 	}
-	if opt.Keep == Forget {
+	m.outbox = o
+	if opt == nil || opt.Keep == Forget {
 		return nil
 	}
 	kept, stored := o.OpenMirror(m.topic, kindState, source{m}, offline.Policy(opt.Keep))
-	m.keeper = keeper{kept, opt.Keep}
+	m.stored, m.policy = kept, opt.Keep
 	if stored == nil || opt.Restore != nil {
 		return nil
 	}
@@ -131,7 +138,7 @@ func (m *Mirror) giveUp() bool {
 	}
 	m.mu.Unlock()
 	if isFree {
-		m.keeper.closed(nil)
+		m.channelClosed(nil)
 		m.channel.Leave()
 	}
 	return isFree
@@ -147,7 +154,7 @@ func (m *Mirror) follow(join *push.Push) {
 		m.mu.Lock()
 		m.end(err)
 		m.mu.Unlock()
-		m.keeper.closed(nil)
+		m.channelClosed(nil)
 	})
 }
 

@@ -295,6 +295,36 @@ func TestKeepUpdating(t *testing.T) {
 	})
 }
 
+// TestKeepForgetsByDefault has a mirror without Keep, of an object that was kept before.
+func TestKeepForgetsByDefault(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r, store := newRig(t, state.Config{}), offline.NewMemory()
+		r.put("doc:1", state.Op{Value: number(1)})
+		r.process(store, func(c *socket.Client) { openDoc(t, c, "doc:1", keepIt).Close(mirror.KeepUpdating) })
+		r.process(store, func(c *socket.Client) {
+			if err := c.Restore(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+			d := openDoc(t, c, "doc:1", nil)
+			if len(storedMirrors(t, store)) != 1 || d.Stale() {
+				t.Errorf("%d mirrors, stale %t", len(storedMirrors(t, store)), d.Stale())
+			}
+			d.Close(mirror.Forget)
+			e := openDoc(t, c, "doc:1", keepIt) // while the other one is leaving
+			time.Sleep(2 * time.Second)
+			if list := storedMirrors(t, store); len(list) != 1 || e.Stale() {
+				t.Errorf("stored %v, stale %t", list, e.Stale())
+			}
+			e.Close(mirror.Forget)
+			wantNone(t, store, "forgotten")
+			openDoc(t, c, "doc:1", keepIt).Close(mirror.Keep)
+			openDoc(t, c, "doc:1", nil)
+		})
+		wantNone(t, store, "closed with the client")
+	})
+}
+
 // dyingStore is the store of a process that dies at a commit.
 type dyingStore struct {
 	offline.Store

@@ -66,7 +66,7 @@ func (m *Mirror) open(ctx context.Context, o Opener, kind, topic string, opt *Op
 	}
 	if err == nil && join != nil {
 		if err = m.awaitOpen(ctx, join); err != nil {
-			m.keeper.closed(nil)
+			m.channelClosed(nil)
 			m.Close(Forget)
 		}
 	}
@@ -196,7 +196,7 @@ func (m *Mirror) Close(p Policy) {
 	if p == KeepUpdating {
 		m.keeper.update()
 	} else {
-		m.keeper.end(p)
+		m.close(p)
 	}
 	m.mu.Lock()
 	m.endStreams()
@@ -364,7 +364,7 @@ func (f follower) Errored(err error) {
 }
 
 func (f follower) Closed(err error) {
-	f.m.keeper.closed(err)
+	f.m.channelClosed(err)
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	f.m.end(fmt.Errorf("%w: %w", channel.ErrClosed, err))
