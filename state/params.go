@@ -122,7 +122,6 @@ func onlySince(p serializer.Payload, begin, end string) history.Position {
 // parseState decodes the member "$state".
 func parseState(state serializer.Payload, k *kind, cfg *Config) (joinParams, error) {
 	params := joinParams{mode: ModeOpen}
-	found := false
 	m, err := parseMembers(state)
 	if err != nil {
 		return params, invalid("$state")
@@ -152,10 +151,11 @@ func parseState(state serializer.Payload, k *kind, cfg *Config) (joinParams, err
 		}
 		params.value = raw
 	}
-	if params.ttl, found, err = m.seconds("ttl"); err != nil {
+	ttl, found, err := m.seconds("ttl")
+	if err != nil {
 		return params, err
-	} else if !found {
-		params.ttl = 0
+	} else if found {
+		params.ttl = ttl
 	}
 	if params.keys, params.n, err = m.keys(k, cfg.Limits.WithDefaults().Window); err != nil {
 		return params, err

@@ -19,8 +19,8 @@ const (
 )
 
 // copies are the objects of which this node has a copy, or a deadline. Those that were used last
-// are kept. If a deadline is forgotten, the bucket of its minute still has the object; see expiry. The
-// deadlines of watched objects are not forgotten, because clients wait for what happens then.
+// are kept. If a deadline is forgotten, the bucket of its minute still has the object; see expiry.
+// The deadlines of watched objects are not forgotten, because clients wait for what happens then.
 type copies struct {
 	room         int
 	deadlineRoom int
