@@ -92,6 +92,9 @@ func run(ctx context.Context, o options, in io.Reader, out io.Writer) error {
 	}
 	room := s.Channel("room:"+o.room, map[string]string{"user": o.user})
 	p.follow(s, room, o.user)
+	if o.isKept { // the next start prints what came meanwhile
+		room.Keep(offline.Keep)
+	}
 	room.Join().Receive(push.StatusError, func(reply serializer.Payload) {
 		refuse(fmt.Errorf("join refused: %s", reason(reply)))
 	})

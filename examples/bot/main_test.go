@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
@@ -265,6 +266,40 @@ func TestKeptLines(t *testing.T) {
 		typing.Close()
 		if err := <-done; err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// TestKeptPosition ends the bot and starts it again: it prints what others have written meanwhile,
+// and nothing else.
+func TestKeptPosition(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ps := pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), history.Rules{"room:*": {}})
+		server := serve(t, ps)
+		file := filepath.Join(t.TempDir(), "ann.db")
+		say := func(user, line string, store offline.Store) string {
+			o, out := bot(server, user), output.New(nil)
+			if store != nil {
+				o.store, o.isKept = store, true
+			}
+			if err := run(t.Context(), o, strings.NewReader(line), out); err != nil {
+				t.Fatal(err)
+			}
+			return out.String()
+		}
+		for n, want := range []string{"", "eve: line 0", "eve: line 1"} {
+			store, err := boltengine.OpenClient(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := say("ann", "it is me\n", store)
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(text, want) || strings.Count(text, "eve: line") != min(n, 1) {
+				t.Errorf("start %d printed\n%s", n, text)
+			}
+			say("eve", fmt.Sprintf("line %d\n", n), nil)
 		}
 	})
 }
