@@ -18,8 +18,10 @@ func TestShutdownWaitsForWork(t *testing.T) {
 		silent := zerolog.Nop()
 		h := NewHandler(Config{Logger: &silent})
 		s := &session{h: h}
-		if !s.WorkBegan() || !s.WorkBegan() {
-			t.Fatal("no goroutine may begin")
+		for range 2 {
+			if !s.WorkBegan() {
+				t.Fatal("no goroutine may begin")
+			}
 		}
 		s.WorkEnded()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
