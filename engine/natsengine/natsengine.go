@@ -169,8 +169,8 @@ type Config struct {
 	MaxBytes int64
 	// MaxObjects bounds the number of shared objects. A node that knows of so many creates no further
 	// ones: its state.Store returns state.ErrQuota. Nodes count every 10 s if they create objects, so
-	// there may be a few more. An object that was removed may count for another minute. Zero means no
-	// bound but the limits of JetStream.
+	// there may be a few more. An object that was removed may count for another minute, and for ten
+	// minutes if the removal had an ID. Zero means no bound but the limits of JetStream.
 	MaxObjects int
 	// Logger receives what an operator should know, but never payloads. Nil means warnings and errors
 	// on standard error; zerolog.Nop is silent.
