@@ -269,7 +269,7 @@ func slow(t *testing.T, e Engine) {
 	b.gate.Unlock()
 	b.waitUntil("notified", func() bool { return b.gapCount() > 0 })
 	waitJoined(a, b)
-	// What was still under way when the node continued is received as well.
+	// The node also receives messages that were still under way when it continued.
 	if holes := check(t, b, "s", count); holes+len(b.received("s")) > count || len(b.received("s"))*size > 2*Queue {
 		t.Errorf("received %d of %d", len(b.received("s")), count)
 	}
