@@ -20,7 +20,8 @@ import (
 // stacks.
 const maxIdleBytes = 3500
 
-// maxIdleBytesElsewhere is the same where an idle connection has a goroutine: on other systems than Linux.
+// maxIdleBytesElsewhere is the same on other systems than Linux, where an idle connection has a
+// goroutine.
 const maxIdleBytesElsewhere = 5500
 
 func inUse() (bytes uint64) {
@@ -45,11 +46,11 @@ func TestIdleMemory(t *testing.T) {
 		budget, maxGoroutines = maxIdleBytes, 50
 	}
 	goroutines := runtime.NumGoroutine() - others
-	for range 1000 { // a connection is parked after a moment
+	for range 1000 {
 		if goroutines <= maxGoroutines {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // a connection is parked after a pause
 		goroutines = runtime.NumGoroutine() - others
 	}
 	per := (inUse() - before) / n

@@ -11,9 +11,9 @@
 // a pool, and parses the frames in it.
 //
 // On Linux, a connection whose client pauses for 200 ms is parked: the timer interrupts the reader,
-// which ends. The poller, one goroutine of the Server, waits for all parked connections. When one of
-// them is readable or was closed, a new reader goes on. A client that sends something now and then
-// has its connection parked again at once; one that sends more often keeps its reader.
+// which ends. The poller, one goroutine of the Server, waits for all parked connections. When one
+// of them is readable or was closed, a new reader goes on. A client that sends something now and
+// then has its connection parked again at once; one that sends more often keeps its reader.
 //
 // Most frames arrive whole: a message in one frame, not compressed, or a ping, pong or close frame.
 // The reader handles these itself. The first frame of any other kind makes an instance of

@@ -84,11 +84,11 @@ const (
 // Server is the server's end of any number of WebSocket connections. Its methods may be called from
 // any goroutine. It needs no Close: nothing of it is left when its connections have ended.
 //
-// An idle connection has no buffer. On Linux it has no goroutine either: one goroutine waits for the
-// clients of all idle connections. Elsewhere, and with TLS, it has one with the smallest possible
-// stack. A few goroutines write the frames of all connections. They run only while frames wait, join
-// the frames of a connection in one system call, and never wait for a client. A client that does not
-// keep up gets a goroutine of its own until it does.
+// An idle connection has no buffer. On Linux it has no goroutine either: one goroutine waits for
+// the clients of all idle connections. Elsewhere, and with TLS, it has one with the smallest
+// possible stack. A few goroutines write the frames of all connections. They run only while frames
+// wait, join the frames of a connection in one system call, and never wait for a client. A client
+// that does not keep up gets a goroutine of its own until it does.
 type Server struct {
 	cfg        Config
 	epoch      time.Time

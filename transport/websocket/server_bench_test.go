@@ -193,8 +193,8 @@ func BenchmarkWebSocketEcho(b *testing.B) {
 	}
 }
 
-// readTimes returns histograms of the runtime, in seconds: of the garbage collector's pauses, and of
-// how long goroutines that could run did not.
+// readTimes returns histograms of the runtime, in seconds: of the garbage collector's pauses, and
+// of how long goroutines that could run did not.
 func readTimes() (h [2]metrics.Float64Histogram) {
 	samples := []metrics.Sample{{Name: "/sched/pauses/total/gc:seconds"}, {Name: "/sched/latencies:seconds"}}
 	metrics.Read(samples)

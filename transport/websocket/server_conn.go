@@ -37,11 +37,11 @@ const (
 // serverConn is the server's end of one WebSocket. It reads whole frames itself, and has a library
 // for everything else that clients send. It writes all frames itself.
 //
-// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. It ends
-// itself where the connection can be parked (see poller), and another one goes on. At most one other
-// goroutine writes at a time, while writing is true. Either of them, or the timer, closes the network
-// connection when it finds that the connection is over. The reader then gets an error and does the
-// rest.
+// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. Where
+// the connection can be parked (see poller) it ends itself, and another one goes on. At most one
+// other goroutine writes at a time, while writing is true. Either of them, or the timer, closes the
+// network connection when it finds that the connection is over. The reader then gets an error and
+// does the rest.
 type serverConn struct {
 	s       *Server
 	nc      net.Conn

@@ -30,7 +30,10 @@ type wsPath struct {
 }
 
 var wsPaths = []wsPath{
-	{name: "descriptor"}, {name: "parks", parks: websocket.Parks}, {name: "portable", portable: true}, {name: "tls", tls: true},
+	{name: "descriptor"},
+	{name: "parks", parks: websocket.Parks},
+	{name: "portable", portable: true},
+	{name: "tls", tls: true},
 }
 
 // onEachPath runs a test once for each path, with a server of cfg.

@@ -52,7 +52,7 @@ func TestParkedConnection(t *testing.T) {
 			p.write(all[:7])
 			time.Sleep(5 * time.Millisecond) // more than the pause
 			p.write(all[7:30_000])
-			time.Sleep(5 * time.Millisecond)
+			time.Sleep(5 * time.Millisecond) // and again
 			p.write(all[30_000:])
 			if m := s.next(t); len(m.data) != 50_000 {
 				t.Fatalf("received %d bytes", len(m.data))
@@ -189,7 +189,7 @@ func TestParkingAtRandom(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for n := range 200 {
-				time.Sleep(time.Duration(r.IntN(2500)) * time.Microsecond)
+				time.Sleep(time.Duration(r.IntN(2500)) * time.Microsecond) // the pause is a millisecond
 				text := fmt.Sprint(n)
 				parts := maskedFrame(fin|opText, text)
 				cut := r.IntN(2 * len(parts))

@@ -17,8 +17,8 @@ import (
 //
 // Between messages it waits here: with few calls on the stack and without a buffer. A connection
 // that is not active gives up its goroutine, because serving needs a larger stack, and a stack that
-// has grown stays large. It is parked, or where it cannot be parked it continues on a new goroutine,
-// whose stack is of the smallest size. It gives up its library, too.
+// has grown stays large. It is parked, or where it cannot be parked it continues on a new
+// goroutine, whose stack is of the smallest size. It gives up its library, too.
 func (c *serverConn) run() {
 	for c.wait() && c.serve() {
 		if !c.isActive() {
