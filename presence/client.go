@@ -53,6 +53,11 @@ type ClientConfig struct {
 	StateEvent string // Empty means presence_state.
 	DiffEvent  string // Empty means presence_diff.
 
+	// Last is the list until the server pushes the first state, for example what List returned in an
+	// earlier process. Synced returns false meanwhile. The callbacks are then called for the
+	// differences only.
+	Last State
+
 	// Logger receives a message for each payload that is malformed or dropped. Nil means standard
 	// error; zerolog.Nop is silent.
 	Logger *zerolog.Logger
@@ -82,6 +87,7 @@ func NewClient(c *channel.Client, cfg *ClientConfig) *Client {
 		if cfg.Logger != nil {
 			p.log = *cfg.Logger
 		}
+		p.state, p.shared = cfg.Last, true
 	}
 	p.off = []func(){c.OnMessage(p.receive), c.OnError(p.failed), c.OnClose(p.failed)}
 	return p

@@ -281,3 +281,35 @@ func TestClientReceivesPresenceTwice(t *testing.T) {
 		}
 	}
 }
+
+// TestClientBeginsWithList begins with the list of an earlier process: it is shown until the
+// server's state arrives, and then only the differences are reported.
+func TestClientBeginsWithList(t *testing.T) {
+	t.Parallel()
+	c := dial(t, serve(t)).Channel("script", nil)
+	last := parse(t, "u1:1 u2:2")
+	who := presence.NewClient(c, &presence.ClientConfig{Last: last})
+	var calls journal
+	synced := make(chan struct{}, 1)
+	who.OnJoin(calls.joined)
+	who.OnLeave(calls.left)
+	who.OnSync(func() { synced <- struct{}{} })
+	if got := short(who.List()); got != "u1:1 u2:2" || who.Synced() {
+		t.Fatalf("%s, synced %t", got, who.Synced())
+	}
+	c.Join()
+	state := json.RawMessage(long("u2:2 u3:3"))
+	if _, err := channel.Call[struct{}](t.Context(), c, presence.EventState, state); err != nil {
+		t.Fatal(err)
+	}
+	<-synced
+	if got := short(who.List()); got != "u2:2 u3:3" || !who.Synced() {
+		t.Errorf("%s, synced %t", got, who.Synced())
+	}
+	if got := calls.take(); got != "u3 [] +3; u1 [] -1" {
+		t.Errorf("callbacks: %s", got)
+	}
+	if got := short(last); got != "u1:1 u2:2" {
+		t.Errorf("the program's list has become %s", got)
+	}
+}
