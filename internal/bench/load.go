@@ -321,6 +321,9 @@ func (l *load) each(newTask func() func(c *wstest.Conn, topic string, n int) err
 	})
 }
 
+// idleAfter is how long nothing happens before a connection counts as idle.
+const idleAfter = time.Second
+
 // idle measures the server's memory with and without clients.
 func (l *load) idle() error {
 	warm, err := l.d.open(l.addr, "warm", nil)
@@ -335,6 +338,7 @@ func (l *load) idle() error {
 	if err := l.connect(); err != nil {
 		return err
 	}
+	time.Sleep(idleAfter)
 	after, err := l.state("?gc")
 	l.result.Bytes = (after.RSS - before.RSS) / l.s.Clients
 	l.result.Messages = l.s.Clients
