@@ -148,6 +148,10 @@ func (s *store) prepare() error {
 		if tx.Size() > opened.Size() {
 			return fmt.Errorf("%w: it has %d bytes instead of %d", errDamaged, opened.Size(), tx.Size())
 		}
+		err := checkPages(s.file, int64(s.db.Info().PageSize), tx.Size(), uint64(tx.ID()))
+		if err != nil {
+			return err
+		}
 		created = tx.Bucket(bucketMeta) == nil
 		return nil
 	})
