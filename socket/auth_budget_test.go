@@ -151,7 +151,8 @@ func TestRefreshBudget(t *testing.T) { // not parallel: it measures the processo
 	h, s, refresh := refresher(t, 10)
 	defer shutDown(t, h, s)
 	least := time.Duration(1<<63 - 1)
-	for range 5 { // the least counts: a collection of garbage may be under way
+	// The least counts: a collection of garbage may be under way, or the machine may be busy.
+	for i := 0; i < 5 || i < 100 && least > budget; i++ {
 		before := cputime.Used()
 		for range n {
 			refresh()
