@@ -15,16 +15,12 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// parked starts a server that parks connections after a short pause, and returns a function that
-// connects and waits until the connection is parked.
-func parked(t *testing.T, cfg websocket.Config) func() (*wsPeer, *wsSession) {
-	s := startWS(t, cfg, wsPath{parks: true})
-	return func() (*wsPeer, *wsSession) {
-		t.Helper()
-		p, session := s.connect()
-		awaitParked(t, session)
-		return p, session
-	}
+// connectParked returns a connection that is parked, of a server that parks after a short pause.
+func connectParked(t *testing.T, cfg websocket.Config) (*wsPeer, *wsSession) {
+	t.Helper()
+	p, session := startWS(t, cfg, wsPath{parks: true}).connect()
+	awaitParked(t, session)
+	return p, session
 }
 
 func awaitParked(t *testing.T, s *wsSession) {
@@ -35,7 +31,6 @@ func awaitParked(t *testing.T, s *wsSession) {
 // TestParkedConnection checks that whatever happens to a parked connection is noticed.
 func TestParkedConnection(t *testing.T) {
 	t.Parallel()
-	connect := parked(t, websocket.Config{MaxMessage: 100_000})
 	for name, f := range map[string]func(*testing.T, *wsPeer, *wsSession){
 		"message": func(t *testing.T, p *wsPeer, s *wsSession) {
 			for i := range 3 {
@@ -97,8 +92,7 @@ func TestParkedConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, session := connect()
-			p.t = t
+			p, session := connectParked(t, websocket.Config{MaxMessage: 100_000})
 			f(t, p, session)
 		})
 	}
@@ -107,8 +101,8 @@ func TestParkedConnection(t *testing.T) {
 // TestParkedConnectionTimesOut checks the ends that only the timer brings about.
 func TestParkedConnectionTimesOut(t *testing.T) {
 	t.Parallel()
-	connect := parked(t, websocket.Config{IdleTimeout: 100 * time.Millisecond, CloseTimeout: 50 * time.Millisecond})
-	p, session := connect()
+	cfg := websocket.Config{IdleTimeout: 2 * time.Second, CloseTimeout: 50 * time.Millisecond}
+	p, session := connectParked(t, cfg)
 	p.wantClose(1002)
 	if err := session.end(t); err != transport.ErrIdle { // the client answers nothing
 		t.Errorf("closed with %v", err)
