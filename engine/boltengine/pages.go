@@ -163,8 +163,8 @@ func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
 	return below, nil
 }
 
-// leaf checks the trees of the buckets in a leaf. What else may be wrong with it concerns only
-// those who read it.
+// leaf checks the trees of the buckets in a leaf. Other damage of the leaf is an error for those
+// who read it.
 func (c *pageCheck) leaf(p []byte, nesting int) error {
 	for i := range int(number16(p, 10)) {
 		at := pageHeader + i*pageElement
