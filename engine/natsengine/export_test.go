@@ -72,7 +72,7 @@ func (e *Engine) AdvanceClock(by time.Duration) {
 	e.objects.clock.measured(time.Now().Add(by), time.Now(), 0)
 }
 
-// ObjectSeeds returns a write, an end, a snapshot and a part of one.
+// ObjectSeeds returns a write, an end, one of an earlier version, a snapshot and a part of one.
 func ObjectSeeds() [][]byte {
 	at := time.UnixMilli(1)
 	e := &entry{
@@ -87,7 +87,8 @@ func ObjectSeeds() [][]byte {
 	var r replica
 	r.apply(e, base)
 	p := part{nonce: 1, epoch: "e", count: 1, data: r.encode()}
-	return [][]byte{e.encode(), gone.encode(), r.encode(), p.encode()}
+	end := gone.encode()
+	return [][]byte{e.encode(), end, end[:len(end)-1], r.encode(), p.encode()}
 }
 
 // ParseObject parses bytes as each of the forms of ObjectSeeds. If it succeeds, the result must be

@@ -62,7 +62,11 @@ func readRemovals(r *fields.Reader) removals {
 	if r.Len() == 0 {
 		return nil
 	}
-	x := make(removals, r.Count())
+	n := r.Count()
+	if n == 0 {
+		return nil // as of an earlier version
+	}
+	x := make(removals, n)
 	for i := range x {
 		x[i] = removal{r.Text(), timeOf(r.Number())}
 	}
