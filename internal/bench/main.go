@@ -103,7 +103,7 @@ var columns = []scenario{
 		Kind: "idle", Clients: 2000, Topics: 20,
 	},
 	{
-		Name: "open, handshake and join, 50 at a time", Target: 1.05, Floors: true,
+		Name: "open, handshake and join, 50 at a time", Target: 1.1, Floors: true,
 		Kind: "open", Clients: 50, Topics: 50, InFlight: 1,
 	},
 	{Name: "leave and join, 50 connections", Target: 0.95, Kind: "join", Clients: 50, Topics: 50, InFlight: 1},
