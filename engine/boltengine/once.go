@@ -2,6 +2,7 @@ package boltengine
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"maps"
@@ -73,12 +74,7 @@ func openOnce(s *store) (*onceStore, error) {
 			return nil
 		})
 	})
-	slices.SortFunc(all, func(a, b saved) int {
-		if a.seq < b.seq {
-			return -1
-		}
-		return 1
-	})
+	slices.SortFunc(all, func(a, b saved) int { return cmp.Compare(a.seq, b.seq) })
 	for _, r := range all {
 		_, _ = o.table.Finish(context.Background(), r.key, "", r.reply, r.window) // never full of running ones
 		o.table.Continue(r.seq)
@@ -220,7 +216,7 @@ func (o *onceStore) close() {
 	due := len(o.changed) > 0 && !o.closed
 	o.mu.Unlock()
 	if due {
-		_ = o.commitNow() // what it would remove is removed later
+		_ = o.commitNow() // after an error, the next process removes expired replies
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
