@@ -18,7 +18,7 @@ const (
 	readerParked                         // there is none: the poller waits for the client
 )
 
-// A connection can be parked if it has a descriptor and the system has a poller.
+// canPark reports whether the connection has a descriptor and the system has a poller.
 func (c *serverConn) canPark() bool { return c.s.parkAfter > 0 && c.raw != nil }
 
 // park lets the server's poller wait for the client. If it returns true, the caller is not the
