@@ -143,6 +143,7 @@ func TestKeepSince(t *testing.T) {
 		p, store := newPeer(), offline.NewMemory()
 		c := keptClient(p, store)
 		f := keep(t, p, c, offline.Keep)
+		f.want(t, "reset: new")
 		since := f.Position()
 		f.log.append("a", "b")
 		closeClient(t, c)

@@ -112,9 +112,7 @@ func TestStreamReplaced(t *testing.T) {
 	if err := js.DeleteStream("bennu"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := js.AddStream(cfg); err != nil {
-		t.Fatal(err)
-	}
+	addStream(t, js, cfg)
 	appendTo(t, l, "t", history.Keep{})
 	brokertest.WaitUntil(t, "notified", func() bool { return g.has("replaced") })
 	if _, err := l.Read(t.Context(), "t", old.Position, 10); !errors.Is(err, history.ErrEpoch) {
@@ -379,9 +377,10 @@ func TestStreamReplacedForOneNode(t *testing.T) {
 	old := appendTo(t, stale, "t", history.Keep{})
 	js := e.jetStream(t)
 	cfg := streamConfig(t, js)
-	if err := errors.Join(js.DeleteStream("bennu"), addStream(js, cfg)); err != nil {
+	if err := js.DeleteStream("bennu"); err != nil {
 		t.Fatal(err)
 	}
+	addStream(t, js, cfg)
 	var g gaps
 	in := g.inbox()
 	in.Record = func(_ string, r history.Record) { t.Errorf("fed %v", r.Position) }
@@ -402,7 +401,15 @@ func TestStreamReplacedForOneNode(t *testing.T) {
 	}
 }
 
-func addStream(js nats.JetStreamContext, cfg *nats.StreamConfig) error {
-	_, err := js.AddStream(cfg)
-	return err
+// addStream makes a stream in place of one that was deleted. The server refuses it while a log makes
+// the same one.
+func addStream(t *testing.T, js nats.JetStreamContext, cfg *nats.StreamConfig) {
+	t.Helper()
+	brokertest.WaitUntil(t, "added", func() bool {
+		_, err := js.AddStream(cfg)
+		if refused, ok := errors.AsType[*nats.APIError](err); err != nil && (!ok || refused.Description != "error creating store for stream") {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
 }
