@@ -42,7 +42,7 @@ func startApp(t testing.TB, addr string) (url string, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := app.New(app.Config{Serializers: serializer.Default(), Window: time.Second})
+	a := app.New(app.Config{Serializers: serializer.Default(), Window: 5 * time.Second})
 	srv := &http.Server{Handler: a, ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() { defer close(done); _ = srv.Serve(l) }()

@@ -77,7 +77,9 @@ func TestServerIsKilled(t *testing.T) {
 func TestServerIsFrozen(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
-	n := startLog(t, quick(redisengine.Config{URL: "redis://" + e.addr}))
+	cfg := quick(redisengine.Config{URL: "redis://" + e.addr})
+	cfg.Timeout = 8 * time.Second // on a busy machine it takes seconds to begin 5,000 appends
+	n := startLog(t, cfg)
 	n.Watch("t", n.ready)
 	n.until("ready", func() bool { return n.count("ready") == 1 })
 	begin := n.top("t")
