@@ -336,7 +336,10 @@ export class Copy {
       if (this.#kind === "document") w.payload = { ...w.payload, key: undefined };
       w.id = `${this.#ids}-${this.#nextId++}`;
       const [position, joins, resets] = [this.#position, this.#joins, this.#resets];
-      w.begin = { at: performance.now(), position, joins, resets };
+      w.begin = { at: Date.now(), position, joins, resets };
+    } else {
+      // With it the server finds out whether it may have forgotten the $id.
+      w.payload = { ...w.payload, $pos: w.begin.position ?? null };
     }
     const attempt = (w.attempt = {});
     const current = (f) => (response) => {
@@ -383,7 +386,7 @@ export class Copy {
 
   /** Whether the server still knows the id of a write whose reply was lost. */
   #mayRepeat({ at, position, joins }) {
-    if (this.#part || performance.now() - at > REPEAT_MS) return false;
+    if (this.#part || Date.now() - at > REPEAT_MS) return false;
     // Without the connect parameter $client, an id belongs to one connection.
     const named = /[?&](\$|%24)client=/.test(this.#socket.endPointURL());
     if (joins !== this.#joins && !named) return false;

@@ -1,6 +1,7 @@
 package state
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -22,6 +23,9 @@ var (
 	// ErrInvalid is wrapped by errors about a write that can never succeed.
 	ErrInvalid = statewire.ErrInvalid
 )
+
+// errForgotten refuses a repeated write if the store may have forgotten the first one.
+var errForgotten = errors.New("state: the store may have forgotten the id of the write")
 
 // ConflictError reports that the condition of an op did not hold. Nothing was changed.
 type ConflictError struct {

@@ -243,6 +243,7 @@ func reasonOf(err error) (string, bool) {
 		{history.ErrTooLarge, "too large"},
 		{ErrQuota, "quota"},
 		{ErrInvalid, "invalid"},
+		{errForgotten, "uncertain"},
 		{history.ErrUnavailable, "unavailable"},
 		{history.ErrUncertain, "unavailable"},
 		{history.ErrFull, "unavailable"},

@@ -69,6 +69,9 @@ func (h *handler) answer(
 	if err != nil {
 		return push.NoReply, err
 	}
+	if w.first, err = m.firstSent(id); err != nil {
+		return push.NoReply, err
+	}
 	if id != "" {
 		w.id = writeID(ctx, id)
 	}
@@ -99,8 +102,9 @@ type write struct {
 	m        *member          // nil for a will that runs
 	c        *channel.Channel // nil for a will that runs
 	topic    string
-	writer   string // the id of the client's connection
-	id       string // of the write; empty if it has none
+	writer   string            // the id of the client's connection
+	id       string            // of the write; empty if it has none
+	first    *history.Position // of a repeated write: see members.firstSent
 	isWill   bool
 	size     int // bytes of all values as they were pushed
 	requests []request
@@ -259,6 +263,11 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 	waiting, cancel := w.h.o.patient(ctx)
 	defer cancel()
 	for try := 1; ; try++ {
+		if forgotten, err := w.mayBeForgotten(waiting); err != nil {
+			return Applied{}, err
+		} else if forgotten {
+			return w.repeated(waiting, errForgotten)
+		}
 		ops, depends, err := w.resolve(ctx, waiting)
 		if err != nil {
 			return w.repeated(waiting, err)
@@ -283,21 +292,6 @@ func (w *write) apply(ctx context.Context) (Applied, error) {
 			return Applied{}, err
 		}
 	}
-}
-
-// repeated is called when the ops cannot be made from the current object. If the write was applied
-// before, it returns what was applied, and the error otherwise.
-func (w *write) repeated(waiting context.Context, err error) (Applied, error) {
-	if w.id == "" || errors.Is(err, history.ErrUnavailable) {
-		return Applied{}, err
-	}
-	never := uint64(maxRev) // no item has it, so that this writes nothing
-	ops := []Op{{Key: "never", Delete: true, If: &never}}
-	a, again := w.h.o.Apply(waiting, w.topic, ops, w.tx())
-	if again == nil && a.Repeated && len(a.Revs) == len(w.ops) {
-		return a, nil
-	}
-	return Applied{}, err
 }
 
 // storeError returns the error of a store that did not answer in time as history.ErrUnavailable.
@@ -528,6 +522,10 @@ func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (p
 	if err != nil {
 		return push.NoReply, err
 	}
+	first, err := in.firstSent(id)
+	if err != nil {
+		return push.NoReply, err
+	}
 	if id != "" {
 		id = writeID(ctx, id)
 	}
@@ -539,6 +537,9 @@ func (h *handler) remove(ctx context.Context, c *channel.Channel, in members) (p
 	}
 	waiting, cancel := h.o.patient(ctx)
 	defer cancel()
+	if err := h.mayRemoveAgain(waiting, c.Topic(), first); err != nil {
+		return push.NoReply, err
+	}
 	if err := h.o.store.Remove(waiting, c.Topic(), id); err != nil {
 		return push.NoReply, storeError(waiting, err)
 	}

@@ -3,6 +3,7 @@ package interop_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
@@ -19,6 +20,7 @@ import (
 	"github.com/rs/zerolog"
 
 	"bennu.example/channel"
+	"bennu.example/history"
 	"bennu.example/internal/testenv/guide"
 	"bennu.example/internal/testenv/race"
 	"bennu.example/socket"
@@ -139,6 +141,20 @@ type goSharer struct {
 	board *mirror.Map[any]
 	list  *mirror.List[any]
 	tree  *mirror.Tree
+	name  string
+	f     *sharers
+}
+
+// known returns nil for the error of a write of which nobody knows whether it was applied, and
+// counts it.
+func (g *goSharer) known(topic string, err error) error {
+	if !errors.Is(err, history.ErrUncertain) {
+		return err
+	}
+	g.f.mu.Lock()
+	defer g.f.mu.Unlock()
+	g.f.uncertain[g.name+" "+topic]++
+	return nil
 }
 
 func (s *stateServer) goClient(ctx context.Context, port int) (g goSharer, err error) {
@@ -167,9 +183,11 @@ func (s *stateServer) goClient(ctx context.Context, port int) (g goSharer, err e
 }
 
 // work does what the clients in state.mjs do.
-func (g goSharer) work(ctx context.Context, name string, updates int) error {
+func (g goSharer) work(ctx context.Context, updates int) error {
+	name := g.name
 	for range updates {
-		if err := g.doc.Update(ctx, func(c *count) error { c.N++; return nil }); err != nil {
+		err := g.doc.Update(ctx, func(c *count) error { c.N++; return nil })
+		if err := g.known(countTopic, err); err != nil {
 			return err
 		}
 	}
@@ -178,11 +196,13 @@ func (g goSharer) work(ctx context.Context, name string, updates int) error {
 		value := map[string]any{"client": name, "i": i}
 		_, err := g.board.Batch(ctx, mirror.Op[any]{Key: fmt.Sprintf("%s/%d", name, i), Value: i},
 			mirror.Op[any]{Key: shared, Value: value})
+		err = g.known(boardTopic, err)
 		if err == nil && i%3 == 0 {
-			err = g.board.Delete(ctx, shared)
+			err = g.known(boardTopic, g.board.Delete(ctx, shared))
 		}
 		if err == nil && i%5 == 0 {
 			_, err = g.board.Add(ctx, map[string]any{"client": name, "added": i})
+			err = g.known(boardTopic, err)
 		}
 		if err == nil {
 			err = g.board.Update(ctx, "sum", func(v *any) error {
@@ -195,31 +215,32 @@ func (g goSharer) work(ctx context.Context, name string, updates int) error {
 				*v = sum
 				return nil
 			})
+			err = g.known(boardTopic, err)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	if err := g.arrange(ctx, name, updates); err != nil {
+	if err := g.arrange(ctx, updates); err != nil {
 		return err
 	}
-	return g.grow(ctx, name, updates)
+	return g.grow(ctx, updates)
 }
 
 // arrange does what the function of this name in state.mjs does.
-func (g goSharer) arrange(ctx context.Context, name string, updates int) error {
+func (g goSharer) arrange(ctx context.Context, updates int) error {
 	before := ""
 	for i := range updates {
-		key, err := g.list.Insert(ctx, before, fmt.Sprintf("%s/%d", name, i))
+		key, err := g.list.Insert(ctx, before, fmt.Sprintf("%s/%d", g.name, i))
 		if err == nil && i%2 == 0 {
 			key, err = g.list.Move(ctx, key, "")
 		}
-		if i%4 != 1 {
-			before = key
-		} else if err == nil {
+		if i%4 == 1 && err == nil {
 			err = g.list.Delete(ctx, key)
+		} else if err == nil {
+			before = key
 		}
-		if err != nil {
+		if err := g.known(listTopic, err); err != nil {
 			return err
 		}
 	}
@@ -227,26 +248,29 @@ func (g goSharer) arrange(ctx context.Context, name string, updates int) error {
 }
 
 // grow does what the function of this name in state.mjs does.
-func (g goSharer) grow(ctx context.Context, name string, updates int) error {
+func (g goSharer) grow(ctx context.Context, updates int) error {
+	name := g.name
 	own, shared := g.tree.At(name), g.tree.At("shared")
 	for i := range updates {
 		at := fmt.Sprint(i)
-		err := own.At("a").Set(ctx, map[string]any{at: map[string]int{"b": i}, "last": i})
+		err := g.known(treeTopic, own.At("a").Set(ctx, map[string]any{at: map[string]int{"b": i}, "last": i}))
 		if err == nil {
-			err = g.tree.At("").Merge(ctx, map[string]any{name + "/n": map[string]int{"$inc": 1}, name + "/a/" + at: nil})
+			counts := map[string]any{name + "/n": map[string]int{"$inc": 1}, name + "/a/" + at: nil}
+			err = g.known(treeTopic, g.tree.At("").Merge(ctx, counts))
 		}
 		if err == nil && i%5 == 0 {
 			_, err = own.At("log").Add(ctx, map[string]int{"i": i})
+			err = g.known(treeTopic, err)
 		}
 		var value any = i
 		if i%3 != 0 {
 			value = map[string]any{name: map[string]int{at: i}}
 		}
 		if err == nil {
-			err = shared.Set(ctx, value)
+			err = g.known(treeTopic, shared.Set(ctx, value))
 		}
 		if err == nil && i%4 == 0 {
-			err = shared.Clear(ctx)
+			err = g.known(treeTopic, shared.Clear(ctx))
 		}
 		if err != nil {
 			return err
@@ -288,6 +312,16 @@ type sharers struct {
 	done   map[string]bool
 	counts map[string]int
 	items  map[string]map[string]any // by client and topic
+	// uncertain counts, by client and topic, the writes of which nobody knows whether they were
+	// applied: the client was away for so long that the server may have forgotten them.
+	uncertain map[string]int
+}
+
+// unsure returns how many writes of a client to a topic were uncertain.
+func (f *sharers) unsure(client, topic string) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.uncertain[client+" "+topic]
 }
 
 func (f *sharers) line(line string) {
@@ -308,6 +342,8 @@ func (f *sharers) line(line string) {
 			f.done[e.Client] = true
 		case "count":
 			f.counts[e.Client] = e.N
+		case "uncertain":
+			f.uncertain[e.Client+" "+e.Topic]++
 		case "items":
 			f.items[e.Client+" "+e.Topic] = e.Items
 		default:
@@ -374,6 +410,7 @@ func TestSharedState(t *testing.T) {
 			f := &sharers{
 				t: t, changed: make(chan struct{}, 1),
 				done: map[string]bool{}, counts: map[string]int{}, items: map[string]map[string]any{},
+				uncertain: map[string]int{},
 			}
 			urls := map[string]string{}
 			for i := range clients {
@@ -396,7 +433,8 @@ func TestSharedState(t *testing.T) {
 					name := fmt.Sprintf("go%d", i)
 					var err error
 					if sharers[i], err = s.goClient(ctx, clients+i); err == nil {
-						err = sharers[i].work(ctx, name, updates)
+						sharers[i].name, sharers[i].f = name, f
+						err = sharers[i].work(ctx, updates)
 					}
 					if err != nil {
 						t.Errorf("%s: %v", name, err)
@@ -413,8 +451,12 @@ func TestSharedState(t *testing.T) {
 			n := <-cuts
 
 			final := f.end(s)
-			if want := 2 * clients * updates; final != want {
-				t.Errorf("the store counts %d, want %d", final, want)
+			unsure := 0
+			for i := range clients {
+				unsure += f.unsure(fmt.Sprint("js", i), countTopic) + f.unsure(fmt.Sprint("go", i), countTopic)
+			}
+			if want := 2 * clients * updates; final > want || final < want-unsure {
+				t.Errorf("the store counts %d, want %d; %d updates are uncertain", final, want, unsure)
 			}
 			items := map[string]map[string]any{}
 			for _, topic := range rowTopics {
@@ -458,9 +500,9 @@ func TestSharedState(t *testing.T) {
 					compareItems(t, name+" "+topic, g.items(topic), want)
 				}
 			}
-			s.checkItems(items[boardTopic], clients, updates)
-			s.checkRows(items[listTopic], items[treeTopic], clients, updates)
-			t.Logf("%d updates and %d items under %d cuts", final, len(items[boardTopic]), n)
+			f.checkItems(items[boardTopic], clients, updates)
+			f.checkRows(items[listTopic], items[treeTopic], clients, updates)
+			t.Logf("%d updates and %d items under %d cuts, uncertain: %v", final, len(items[boardTopic]), n, f.uncertain)
 			if n == 0 {
 				t.Error("nothing was cut")
 			}
@@ -505,67 +547,6 @@ func (s *stateServer) items(topic string) map[string]any {
 		}
 		if next = p.Next; next == "" {
 			return items
-		}
-	}
-}
-
-// checkItems checks that each write to the map was applied once.
-func (s *stateServer) checkItems(items map[string]any, clients, updates int) {
-	added := map[string]int{} // how often each value was added
-	for _, v := range items {
-		if v, ok := v.(map[string]any); ok && v["added"] != nil {
-			added[fmt.Sprint(v["client"], v["added"])]++
-		}
-	}
-	sum, _ := items["sum"].(map[string]any)
-	for _, kind := range []string{"js", "go"} {
-		for i := range clients {
-			name := fmt.Sprintf("%s%d", kind, i)
-			for n := range updates {
-				if items[fmt.Sprintf("%s/%d", name, n)] != float64(n) {
-					s.t.Errorf("item %d of %s is missing", n, name)
-				}
-				if id := fmt.Sprint(name, n); n%5 == 0 && added[id] != 1 {
-					s.t.Errorf("%s was added %d times", id, added[id])
-				}
-			}
-			if sum[name] != float64(updates) {
-				s.t.Errorf("the sum of %s is %v, want %d", name, sum[name], updates)
-			}
-		}
-	}
-}
-
-// checkRows checks that each write to the list and the tree was applied once.
-func (s *stateServer) checkRows(list, tree map[string]any, clients, updates int) {
-	inserted := map[any]int{}
-	for _, v := range list {
-		inserted[v]++
-	}
-	logged := map[string]int{}
-	for path, v := range tree {
-		if name, rest, _ := strings.Cut(path, "/"); strings.HasPrefix(rest, "log/") {
-			logged[fmt.Sprint(name, v)]++
-		}
-	}
-	for _, kind := range []string{"js", "go"} {
-		for i := range clients {
-			name := fmt.Sprintf("%s%d", kind, i)
-			for n := range updates {
-				want := 1
-				if n%4 == 1 {
-					want = 0
-				}
-				if got := inserted[fmt.Sprintf("%s/%d", name, n)]; got != want {
-					s.t.Errorf("item %d of %s is there %d times, want %d", n, name, got, want)
-				}
-				if got := logged[fmt.Sprint(name, n)]; n%5 == 0 && got != 1 {
-					s.t.Errorf("%s was logged %d times by %s", fmt.Sprint(n), got, name)
-				}
-			}
-			if tree[name+"/n"] != float64(updates) || tree[name+"/a/last"] != float64(updates-1) {
-				s.t.Errorf("%s has counted %v in the tree, want %d", name, tree[name+"/n"], updates)
-			}
 		}
 	}
 }

@@ -92,6 +92,8 @@ func wireError(err error, key string) error {
 		return reasonError{ErrExists, err}
 	case "forbidden":
 		return reasonError{ErrForbidden, err}
+	case "uncertain":
+		return reasonError{history.ErrUncertain, err}
 	case string(reasonUnavailable):
 		return reasonError{history.ErrUnavailable, err}
 	}

@@ -3,14 +3,18 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/rs/zerolog"
 
 	"bennu.example/history"
+	"bennu.example/push"
 	"bennu.example/serializer"
 	"bennu.example/socket"
 )
@@ -32,6 +36,35 @@ func newMirror(t testing.TB, kind string) *Mirror {
 func payload(text string) (p serializer.Payload) {
 	_ = p.UnmarshalJSON([]byte(text)) // it never fails
 	return p
+}
+
+// TestRepeatedBody encodes writes that are sent again.
+func TestRepeatedBody(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		body any
+		want string
+	}{
+		{op{ID: "i", Key: "k", Value: []byte("1")}, `{"$id":"i","key":"k","value":1,"$pos":AT}`},
+		{batch{ID: "i", Ops: []op{{Op: "del", Key: "k"}}}, `{"$id":"i","ops":[{"op":"del","key":"k"}],"$pos":AT}`},
+		{nodeOp{ID: "i", Key: "k"}, `{"$id":"i","key":"k","$pos":AT}`},
+		{nodeAdd{ID: "i", Path: "p", Value: []byte("1")}, `{"$id":"i","path":"p","value":1,"$pos":AT}`},
+	} {
+		for _, at := range []string{"null", `"a-7-0001"`} {
+			var pos history.Position
+			if at != "null" {
+				pos, _ = history.ParsePosition(strings.Trim(at, `"`))
+			}
+			got, err := json.Marshal(repeated(test.body, pos))
+			if want := strings.ReplaceAll(test.want, "AT", at); err != nil || string(got) != want {
+				t.Errorf("%s, %v; want %s", got, err, want)
+			}
+		}
+	}
+	refused := &push.Error{Payload: payload(`{"reason":"uncertain"}`)}
+	if err := wireError(refused, ""); !errors.Is(err, history.ErrUncertain) {
+		t.Errorf("the reply uncertain is %v", err)
+	}
 }
 
 // FuzzServer feeds a mirror what a faulty server may send.

@@ -58,6 +58,15 @@ type nodeOp struct {
 	ID    string          `json:"$id"`
 	Key   string          `json:"key"`
 	Value json.RawMessage `json:"value,omitempty"`
+	Pos   json.RawMessage `json:"$pos,omitempty"`
+}
+
+// nodeAdd adds a child to a node.
+type nodeAdd struct {
+	ID    string          `json:"$id"`
+	Path  string          `json:"path"`
+	Value json.RawMessage `json:"value"`
+	Pos   json.RawMessage `json:"$pos,omitempty"`
 }
 
 // Set replaces everything at and below the node by a value. An object becomes the values of its
@@ -73,7 +82,7 @@ func (n Node) write(ctx context.Context, event string, v any) error {
 	if err != nil {
 		return err
 	}
-	_, err = n.tree.write(ctx, event, n.path, nodeOp{n.tree.newID(), n.path, text})
+	_, err = n.tree.write(ctx, event, n.path, nodeOp{ID: n.tree.newID(), Key: n.path, Value: text})
 	return err
 }
 
@@ -90,11 +99,7 @@ func (n Node) Add(ctx context.Context, v any) (Node, error) {
 	if err != nil {
 		return Node{}, err
 	}
-	w, err := n.tree.write(ctx, "add", "", struct {
-		ID    string          `json:"$id"`
-		Path  string          `json:"path"`
-		Value json.RawMessage `json:"value"`
-	}{n.tree.newID(), n.path, text})
+	w, err := n.tree.write(ctx, "add", "", nodeAdd{ID: n.tree.newID(), Path: n.path, Value: text})
 	if err != nil {
 		return Node{}, err
 	}

@@ -24,12 +24,38 @@ type op struct {
 	Value json.RawMessage `json:"value,omitempty"`
 	If    *uint64         `json:"if,omitempty"`
 	TTL   json.RawMessage `json:"ttl,omitempty"` // seconds; null removes it
+	Pos   json.RawMessage `json:"$pos,omitempty"`
 }
 
 // batch is a write of several items as it is pushed.
 type batch struct {
-	ID  string `json:"$id"`
-	Ops []op   `json:"ops"`
+	ID  string          `json:"$id"`
+	Ops []op            `json:"ops"`
+	Pos json.RawMessage `json:"$pos,omitempty"`
+}
+
+// repeated returns the body of a write that is sent again. From its position at the first attempt
+// the server finds out whether it may have forgotten the id.
+func repeated(body any, first history.Position) any {
+	pos := json.RawMessage("null")
+	if !first.IsZero() {
+		pos = json.RawMessage(strconv.Quote(first.String()))
+	}
+	switch b := body.(type) {
+	case op:
+		b.Pos = pos
+		return b
+	case batch:
+		b.Pos = pos
+		return b
+	case nodeOp:
+		b.Pos = pos
+		return b
+	case nodeAdd:
+		b.Pos = pos
+		return b
+	}
+	panic("mirror: not a write")
 }
 
 // written is the reply to any write.
@@ -128,6 +154,7 @@ func (m *Mirror) push(ctx context.Context, event string, body any, begin start) 
 		if again := m.mayRepeat(ctx, begin, joins); again != nil {
 			return reply, fmt.Errorf("%w: %w", again, err)
 		}
+		body = repeated(body, begin.pos)
 	}
 }
 

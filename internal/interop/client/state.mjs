@@ -41,8 +41,19 @@ export function share(env, {urls, code, updates, addOn}) {
       })
       return object
     }
-    const board = open("map:board"), list = open("list:todo"), tree = open("tree:game")
-    count(client, counted, updates)
+    // Nobody knows whether a write was applied that is answered so.
+    const unlessUncertain = (topic, f) => async (...args) => {
+      try {
+        return await f(...args)
+      } catch (e) {
+        if (e.reason !== "uncertain") { throw e }
+        report({client, kind: "uncertain", topic})
+        return {}
+      }
+    }
+    const writes = topic => ({push: unlessUncertain(topic, open(topic).push)})
+    const board = writes("map:board"), list = writes("list:todo"), tree = writes("tree:game")
+    count({update: unlessUncertain("doc:count", counted.update)}, updates)
       .then(() => scribble(client, board, updates))
       .then(() => arrange(client, list, updates))
       .then(() => grow(client, tree, updates))
@@ -86,7 +97,7 @@ function withAddOn({openDocument, openMap, openList}, guide) {
   }
 }
 
-async function count(client, {update}, updates) {
+async function count({update}, updates) {
   for (let i = 0; i < updates; i++) { await update(v => ({...v, n: (v?.n ?? 0) + 1})) }
 }
 
@@ -109,7 +120,8 @@ async function arrange(client, list, updates) {
   let before = null
   for (let i = 0; i < updates; i++) {
     let {key} = await list.push("insert", {value: `${client}/${i}`, after: before})
-    if (i % 2 === 0) { ({key} = await list.push("move", {key, after: null})) }
+    if (key && i % 2 === 0) { ({key} = await list.push("move", {key, after: null})) }
+    if (!key) { continue }
     if (i % 4 === 1) { await list.push("del", {key}) } else { before = key }
   }
 }
