@@ -102,6 +102,14 @@ const (
 // maxChannels is how many topics a client of either server may join.
 const maxChannels = 1000
 
+// silence is how long a client of either server may be silent. The load does not read from a
+// connection, and so answers no pings, before all of them are open.
+const silence = time.Hour
+
+// maxQueue is how many bytes may wait for a client of either server. The largest payloads in flight
+// are 1 MiB.
+const maxQueue = 16 << 20
+
 type member struct{}
 
 func bennu() http.Handler {
@@ -120,13 +128,15 @@ func bennuOn(ps *pubsub.PubSub) *socket.Handler {
 		}),
 	)
 	return socket.NewHandler(socket.Config{
-		JoinRate: -1, MaxChannels: maxChannels, IdleTimeout: time.Hour, PubSub: ps,
+		JoinRate: -1, MaxChannels: maxChannels, IdleTimeout: silence, MaxQueue: maxQueue, PubSub: ps,
 		Channels: channel.Routes{"bench:*": members},
 	})
 }
 
 func centrifugeHandler() (http.Handler, error) {
-	node, err := centrifuge.New(centrifuge.Config{LogLevel: centrifuge.LogLevelNone, ClientChannelLimit: maxChannels})
+	node, err := centrifuge.New(centrifuge.Config{
+		LogLevel: centrifuge.LogLevelNone, ClientChannelLimit: maxChannels, ClientQueueMaxSize: maxQueue,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -153,5 +163,6 @@ func centrifugeHandler() (http.Handler, error) {
 		return nil, err
 	}
 	cfg := centrifuge.WebsocketConfig{UseWriteBufferPool: true, MessageSizeLimit: 1 << 20}
+	cfg.PingInterval = silence
 	return centrifuge.NewWebsocketHandler(node, cfg), nil
 }

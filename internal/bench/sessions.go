@@ -58,6 +58,7 @@ func runSessions(w io.Writer, most int) error {
 		}
 		fmt.Fprintf(t, "%d\t%d\t%d\t%.2f\t%.2f\t%.3f\t\n", n, all.estimate, (used.heap-empty.heap)/n,
 			cpu.Seconds()*1e3, elapsed.Seconds()*1e3, cpu.Seconds()*1e6/float64(n))
+		fmt.Fprintf(os.Stderr, "%d sessions: %d bytes for each\n", n, all.estimate) // the table comes last
 		if n == most {
 			return nil
 		}
