@@ -401,13 +401,14 @@ func TestStreamReplacedForOneNode(t *testing.T) {
 	}
 }
 
-// addStream makes a stream in place of one that was deleted. The server refuses it while a log makes
-// the same one.
+// addStream makes a stream in place of one that was deleted. The server refuses it while a log is
+// making the same one.
 func addStream(t *testing.T, js nats.JetStreamContext, cfg *nats.StreamConfig) {
 	t.Helper()
 	brokertest.WaitUntil(t, "added", func() bool {
 		_, err := js.AddStream(cfg)
-		if refused, ok := errors.AsType[*nats.APIError](err); err != nil && (!ok || refused.Description != "error creating store for stream") {
+		refused, ok := errors.AsType[*nats.APIError](err)
+		if err != nil && (!ok || refused.Description != "error creating store for stream") {
 			t.Fatal(err)
 		}
 		return err == nil
