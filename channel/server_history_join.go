@@ -110,9 +110,10 @@ func lossOf(why string) error {
 }
 
 // Reach bounds the history that a client receives: events that are older than the returned time are
-// neither replayed nor paged to it. A client that missed such an event is not recovered. The zero
-// time means no bound. The function is called before the join callback, if the client asks for
-// history.
+// neither replayed nor paged to it. A client that missed such an event is not recovered, and
+// continues after the last one. The age of an event is that of history.Record.Time, by the log's
+// clock. The zero time means no bound. The function is called before the join callback, if the
+// client asks for history.
 func Reach[S any](f func(s *S, ctx context.Context, c *Channel) time.Time) Option[S] {
 	return Option[S]{func(h *Handler) {
 		must(f != nil, "Reach")

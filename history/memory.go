@@ -36,6 +36,9 @@ type MemoryConfig struct {
 	// MaxTopics bounds the topics that have no subscriber. Beyond it, the one that was silent for the
 	// longest time is forgotten, so that its positions become invalid. Zero means 100,000.
 	MaxTopics int
+	// Now returns the time of the wall clock, which is the Time of the records. It must not wait. Ages
+	// are measured by the monotonic clock of this process, whatever Now returns. Nil means time.Now.
+	Now func() time.Time
 }
 
 // Memory is a Log in the memory of this process. It answers without waiting, and its contents end
@@ -97,17 +100,21 @@ func NewMemory(cfg MemoryConfig) *Memory {
 func (m *Memory) Local() (instant bool) { return true }
 
 // now returns the time since the start in milliseconds.
-func (m *Memory) now() (age int64) { return int64(time.Since(m.start) / time.Millisecond) }
+func (m *Memory) now() (age int64) {
+	return int64(time.Since(m.start) / time.Millisecond)
+}
 
 // wallEvery is how often the wall clock is read, in milliseconds. In between, its time follows from
 // the monotonic clock, because reading both takes twice as long.
 const wallEvery = 10
 
-// wall returns the time of the wall clock at an age, in milliseconds, and sets drift. The caller
-// must hold mu.
-func (m *Memory) wall(age int64) int64 {
+// wall returns the time of the wall clock at an age, in milliseconds, and sets drift. read is what
+// MemoryConfig.Now has returned, if there is one. The caller must hold mu.
+func (m *Memory) wall(age int64, read time.Time) int64 {
 	start := m.start.UnixMilli()
-	if age >= m.wallAt {
+	if m.cfg.Now != nil {
+		m.drift = read.UnixMilli() - start - age
+	} else if age >= m.wallAt {
 		m.drift = time.Now().UnixMilli() - start - age
 		m.wallAt = age + wallEvery
 	}
@@ -122,6 +129,10 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (stor
 	if err == nil && (len(body) > k.Bytes || len(body)+texts > m.maxRecord ||
 		texts > maxTexts || len(r.ID) > maxID || len(r.Origin) > maxOrigin) {
 		err = ErrTooLarge
+	}
+	var read time.Time
+	if m.cfg.Now != nil {
+		read = m.cfg.Now()
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -152,7 +163,7 @@ func (m *Memory) Append(_ context.Context, topic string, r Record, k Keep) (stor
 	t.top.offset++
 	t.top.tag = m.tags.next()
 	stored.Position.epoch, stored.Position.offset, stored.Position.tag = t.top.epoch, t.top.offset, t.top.tag
-	stored.Time = time.UnixMilli(m.wall(age))
+	stored.Time = time.UnixMilli(m.wall(age, read))
 	m.stored++
 	m.uses++
 	t.used = m.uses

@@ -239,6 +239,35 @@ func TestMemoryAgeIsExact(t *testing.T) {
 	})
 }
 
+// TestMemoryAfterClockJumps checks that records have the time of the wall clock, and expire by the
+// monotonic one.
+func TestMemoryAfterClockJumps(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var ahead time.Duration
+		m := history.NewMemory(history.MemoryConfig{Now: func() time.Time { return time.Now().Add(ahead) }})
+		k := history.Keep{Age: time.Minute}
+		for i, jump := range []time.Duration{0, 24 * time.Hour, -24 * time.Hour, time.Second} {
+			ahead = jump
+			if r := add(t, m, "t", 1, k); !r.Time.Equal(time.Now().Add(jump)) {
+				t.Errorf("%v ahead: the record has the time %v", jump, r.Time)
+			}
+			all := retained(t, m, "t")
+			if len(all) != i+1 || !all[i].Time.Equal(time.Now().Add(jump)) {
+				t.Errorf("%v ahead: %d records are retained, the last of %v", jump, len(all), all[len(all)-1].Time)
+			}
+		}
+		time.Sleep(time.Minute - time.Millisecond)
+		if n := len(retained(t, m, "t")); n != 4 {
+			t.Errorf("%d records are retained before they expire", n)
+		}
+		time.Sleep(time.Millisecond)
+		if n := len(retained(t, m, "t")); n != 0 {
+			t.Errorf("%d records are retained after they expired", n)
+		}
+	})
+}
+
 func TestMemorySweepIsDivided(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

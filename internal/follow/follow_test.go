@@ -22,6 +22,7 @@ type countingLog struct {
 	reads atomic.Int32
 	fail  atomic.Bool
 	pause chan struct{} // nil, or Read waits until it is closed
+	ahead time.Duration // of the wall clock
 }
 
 func (l *countingLog) Read(
@@ -61,7 +62,9 @@ func number(_ string, r *history.Record) int { return int(r.Position.Offset()) }
 
 func newWorld(t *testing.T, k history.Keep) *world {
 	k, _ = history.Rules{"t": k}.Rule("t")
-	w := &world{t: t, log: &countingLog{Memory: history.NewMemory(history.MemoryConfig{})}, keep: k}
+	log := new(countingLog)
+	log.Memory = history.NewMemory(history.MemoryConfig{Now: func() time.Time { return time.Now().Add(log.ahead) }})
+	w := &world{t: t, log: log, keep: k}
 	w.topics = follow.NewTopics[int](w.log, w.hooks())
 	w.topic = w.topics.Acquire("t", k)
 	return w
@@ -305,6 +308,30 @@ func TestReach(t *testing.T) {
 			}
 			c.r.Close()
 		}
+		w.close()
+	})
+}
+
+// TestReachAfterClockWasSetBack checks that a reader gets no item that is too old, even if it
+// follows one that is not.
+func TestReachAfterClockWasSetBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, history.Keep{})
+		since := w.append(1)
+		for _, ahead := range []time.Duration{0, time.Hour, -time.Hour, 0} {
+			w.log.ahead = ahead
+			w.append(1)
+		}
+		reach := time.Now().Add(-time.Minute)
+		c, m := w.open(follow.Start{Since: since, Reach: reach})
+		if want := (follow.Mark{Position: w.record(4).Position, Why: follow.WhyReach}); m != want {
+			t.Errorf("got %+v, want %+v", m, want)
+		}
+		if why, err := c.r.Seek(t.Context(), follow.Start{Since: since, Reach: reach}); why != follow.WhyReach || err != nil {
+			t.Errorf("Seek: %q, %v", why, err)
+		}
+		c.r.Close()
 		w.close()
 	})
 }

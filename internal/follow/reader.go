@@ -202,14 +202,19 @@ func (r *Reader[B]) place(s *slot[B], to bound) (m Mark) {
 		return Mark{Why: WhyMany}
 	}
 	if !to.reach.IsZero() {
-		for _, next := range missed {
-			if next.time >= to.reach.UnixMilli() {
-				break
+		// The last item that is too old counts, not the first that is not: if the log's clock was set
+		// back, older items follow newer ones.
+		old := 0
+		for i, next := range missed {
+			if next.time < to.reach.UnixMilli() {
+				old = i + 1
 			}
+		}
+		if old > 0 {
 			if m.Why = WhyReach; to.exact {
 				return m
 			}
-			s = next
+			s = missed[old-1]
 		}
 	}
 	r.hold(s)
