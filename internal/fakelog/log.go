@@ -26,6 +26,7 @@ type log struct {
 	data    *data
 	rnd     *rand.Rand
 	faults  Faults
+	ahead   time.Duration // of the node's clock
 	watches map[string]*watch
 	inbox   history.Inbox
 
@@ -205,7 +206,7 @@ func (l *log) store(name string, r history.Record, k history.Keep) history.Recor
 	if l.s.holes {
 		step += l.s.rnd.Uint64N(3)
 	}
-	if r = t.append(r, k, step); t.top == top {
+	if r = t.append(r, k, step, l.s.now()); t.top == top {
 		return r // its ID is known
 	}
 	l.stored++
@@ -257,7 +258,7 @@ func (l *log) batch(
 	ctx context.Context, name string, read func(*topic) (history.Batch, error),
 ) (b history.Batch, err error) {
 	err = l.call(ctx, func() (err error) {
-		b, err = read(l.data.topic(name))
+		b, err = read(l.data.topic(name, l.s.now()).seenAt(wall(l.ahead)))
 		if l.faults.ReadHidesPrev {
 			for i := range b.Records {
 				b.Records[i].Prev = history.Position{}
@@ -276,7 +277,7 @@ func (l *log) Tops(ctx context.Context, topics []string) ([]history.Position, er
 	tops := make([]history.Position, len(topics))
 	err := l.call(ctx, func() error {
 		for i, topic := range topics {
-			tops[i] = l.data.topic(topic).top
+			tops[i] = l.data.topic(topic, l.s.now()).top
 		}
 		return nil
 	})

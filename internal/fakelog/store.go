@@ -54,6 +54,7 @@ type Store struct {
 	data    *data
 	nodes   map[string]*log
 	frozen  bool
+	ahead   time.Duration // of the store's clock
 	late    []func()      // appends that arrive when the store is thawed
 	changed chan struct{} // closed and replaced when a call that waits must look again
 }
@@ -88,7 +89,7 @@ func (s *Store) Log(node string) history.Log {
 		wake: make(chan struct{}, 1), since: time.Now(),
 	}
 	if old := s.nodes[node]; old != nil {
-		l.faults = old.faults
+		l.faults, l.ahead = old.faults, old.ahead
 	}
 	s.nodes[node] = l
 	return l
@@ -102,6 +103,28 @@ func (s *Store) Set(f Faults, nodes ...string) {
 		l.faults = f
 	}
 }
+
+// SetClock sets how far the wall clocks of nodes are ahead, or behind if it is negative. No names
+// means the clock of the store, which is that of Record.Time. The store removes a record that has
+// expired by its clock. A node does not return one that has expired by its own, as natsengine.
+func (s *Store) SetClock(ahead time.Duration, nodes ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(nodes) == 0 {
+		s.ahead = ahead
+		return
+	}
+	for _, l := range s.logs(nodes) {
+		l.ahead = ahead
+	}
+}
+
+// now returns the time of the store's clock. The caller must hold mu.
+func (s *Store) now() time.Time { return wall(s.ahead) }
+
+// wall returns the time of a wall clock that is ahead. Without a monotonic reading, its difference
+// from other times is that of the wall clocks.
+func wall(ahead time.Duration) time.Time { return time.Now().Round(0).Add(ahead) }
 
 // logs returns the logs of nodes in the order of their names. No names means all.
 func (s *Store) logs(nodes []string) []*log {
@@ -200,10 +223,10 @@ func (s *Store) Split(nodes ...string) {
 func (s *Store) Heal(topic string) (lost []history.Record) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	kept := s.data.topic(topic).records
+	kept := s.data.topic(topic, s.now()).records
 	for _, l := range s.logs(nil) {
 		if l.data != s.data {
-			for _, r := range l.data.topic(topic).records {
+			for _, r := range l.data.topic(topic, s.now()).records {
 				if !slices.ContainsFunc(kept, func(k history.Record) bool { return k.Position == r.Position }) {
 					lost = append(lost, r)
 				}

@@ -28,13 +28,14 @@ func (d *data) clone() *data {
 	return c
 }
 
-// topic returns a topic without its expired records. An unknown one is not added.
-func (d *data) topic(name string) *topic {
+// topic returns a topic without the records that have expired at a time of the store's clock. An
+// unknown one is not added.
+func (d *data) topic(name string, now time.Time) *topic {
 	t := d.topics[name]
 	if t == nil {
 		return newTopic(d.epoch)
 	}
-	t.expire()
+	t.expire(now)
 	return t
 }
 
@@ -56,20 +57,21 @@ func position(epoch string, offset uint64, tag string) history.Position {
 	return p
 }
 
-// append stores r at the distance step from the top, and removes what exceeds k.
-func (t *topic) append(r history.Record, k history.Keep, step uint64) history.Record {
+// append stores r at the distance step from the top, and removes what exceeds k. It is now by the
+// store's clock.
+func (t *topic) append(r history.Record, k history.Keep, step uint64, now time.Time) history.Record {
 	t.keep = k
-	t.expire()
+	t.expire(now)
 	if r.ID != "" {
 		for _, old := range t.records {
-			if old.ID == r.ID && time.Since(old.Time) < onceFor {
+			if old.ID == r.ID && now.Sub(old.Time) < onceFor {
 				return old
 			}
 		}
 	}
 	r.Prev = t.top
 	r.Position = position(t.top.Epoch(), t.top.Offset()+step, history.NewTag())
-	r.Time = time.UnixMilli(time.Now().UnixMilli())
+	r.Time = time.UnixMilli(now.UnixMilli())
 	t.top = r.Position
 	t.records = append(t.records, r)
 	bytes := 0
@@ -84,12 +86,21 @@ func (t *topic) append(r history.Record, k history.Keep, step uint64) history.Re
 
 func size(r history.Record) int { return len(r.Payload.Bytes()) }
 
-func (t *topic) expire() {
-	n := 0
-	for n < len(t.records) && time.Since(t.records[n].Time) >= t.keep.Age {
+func (t *topic) expire(now time.Time) { t.dropFirst(t.expired(now)) }
+
+// expired returns the number of records that have expired at a time.
+func (t *topic) expired(now time.Time) (n int) {
+	for n < len(t.records) && now.Sub(t.records[n].Time) >= t.keep.Age {
 		n++
 	}
-	t.dropFirst(n)
+	return n
+}
+
+// seenAt returns the topic as a node reads it whose clock has this time.
+func (t *topic) seenAt(now time.Time) *topic {
+	seen := *t
+	seen.records = t.records[t.expired(now):]
+	return &seen
 }
 
 func (t *topic) dropFirst(n int) { t.records = slices.Delete(t.records, 0, n) }

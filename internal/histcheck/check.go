@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Limits are those of the topic. They justify replies without recovery.
@@ -52,6 +53,10 @@ const (
 	// Snapshot: what a join callback loaded and what follows the reply have no hole between them, nor
 	// has what a client receives that did not ask.
 	Snapshot Rule = "snapshot"
+	// Reach: a client receives no record that was stored before the time that its join may read back
+	// to, if the record's append had succeeded before the join began. Later records are not history,
+	// whatever time the log's clock has.
+	Reach Rule = "reach"
 )
 
 // Violation describes where the recording breaks a rule.
@@ -105,7 +110,8 @@ type record struct {
 	failed       bool
 	lost         bool // by the log
 	pos          position
-	known        bool // pos is known
+	known        bool      // pos is known
+	time         time.Time // by the log's clock; zero: unknown
 }
 
 // client is what is known of a client while its events are read in order.
@@ -115,6 +121,8 @@ type client struct {
 	asked   bool
 	since   string          // of the last join that was sent
 	waiting bool            // a join was sent and not answered yet
+	reach   time.Time       // of the present join
+	began   int             // the number of events before that join
 	cursor  position        // of the present join
 	valid   bool            // cursor is known
 	got     map[string]bool // ids loaded or received since the last reply without recovery
@@ -163,6 +171,10 @@ func (c *checker) readRecords(events []event) {
 		case appendFailed:
 			if rec := c.records[e.id]; rec != nil {
 				rec.failed = true
+			}
+		case stored:
+			if rec := c.records[e.id]; rec != nil {
+				rec.time = e.time
 			}
 		case lost:
 			if rec := c.records[e.id]; rec != nil {

@@ -2,6 +2,7 @@ package histcheck
 
 import (
 	"testing"
+	"time"
 )
 
 // TestRules gives each rule a short recording that keeps it and one that breaks it.
@@ -253,6 +254,40 @@ func TestRules(t *testing.T) {
 			r.Joined("c", Reply{Loaded: true, Snapshot: []string{"a"}})
 			r.Appended("a", "e-1-aaaa")
 			r.Received("c", "", "a")
+		}},
+		"received from before its reach": {Reach, func(r *Recorder) {
+			two(r)
+			r.Join("d", "e-0-0000", true)
+			r.Joined("d", Reply{Pos: "e-0-0000", Recovered: true, Reach: time.UnixMilli(2), Began: r.Len()})
+			r.Received("d", "e-1-aaaa", "a")
+			r.Received("d", "e-2-bbbb", "b")
+			r.Stored("a", time.UnixMilli(1))
+			r.Stored("b", time.UnixMilli(2))
+		}},
+		"received live from before its reach": {"", func(r *Recorder) {
+			r.Join("c", "", true)
+			began := r.Len()
+			r.Append("s", "a", "")
+			r.Appended("a", "e-1-aaaa")
+			r.Stored("a", time.UnixMilli(1))
+			r.Joined("c", Reply{Pos: "e-0-0000", Why: "new", Reach: time.UnixMilli(2), Began: began})
+			r.Received("c", "e-1-aaaa", "a")
+		}},
+		"not recovered because of its reach": {"", func(r *Recorder) {
+			two(r)
+			r.Cut("c")
+			r.Stored("a", time.UnixMilli(1))
+			r.Join("c", "e-0-0000", true)
+			r.Joined("c", Reply{Pos: "e-1-aaaa", Why: "reach", Reach: time.UnixMilli(2)})
+			r.Received("c", "e-2-bbbb", "b")
+		}},
+		"not recovered although its reach is far enough": {Cause, func(r *Recorder) {
+			two(r)
+			r.Stored("a", time.UnixMilli(2))
+			r.Stored("b", time.UnixMilli(3))
+			r.Join("c", "e-0-0000", true)
+			r.Joined("c", Reply{Pos: "e-1-aaaa", Why: "reach", Reach: time.UnixMilli(2)})
+			r.Received("c", "e-2-bbbb", "b")
 		}},
 		"received twice without positions": {Growing, func(r *Recorder) {
 			r.Join("c", "", false)

@@ -41,7 +41,7 @@ func (c *checker) replied(cl *client, reply Reply, i int) {
 	if !cl.waiting {
 		c.fail(Growing, "%s received the reply to a join that it did not send", cl.name)
 	}
-	cl.joined, cl.waiting = true, false
+	cl.joined, cl.waiting, cl.reach, cl.began = true, false, reply.Reach, reply.Began
 	var ok bool
 	if cl.cursor, ok = parse(reply.Pos); ok != cl.asked {
 		c.fail(Cause, "%s, asked %v: the reply has the position %q", cl.name, cl.asked, reply.Pos)
@@ -93,10 +93,12 @@ func (c *checker) justified(cl *client, reply Reply, i int) bool {
 		}
 	}
 	missed := 0 // at most: an append that ended uncertain may have made a record that nobody received
+	old := false
 	for _, rec := range c.order {
 		after := rec.pos.epoch == since.epoch && rec.pos.offset > since.offset
 		if rec.began < i && !rec.failed && (after || !rec.known) {
 			missed++
+			old = old || rec.time.Before(reply.Reach) // or it is not known when the record was stored
 		}
 	}
 	switch reply.Why {
@@ -104,6 +106,8 @@ func (c *checker) justified(cl *client, reply Reply, i int) bool {
 		return missed > c.limits.MaxReplay
 	case "trimmed":
 		return missed > c.limits.Count
+	case "reach":
+		return old
 	}
 	return false
 }
@@ -123,6 +127,11 @@ func (c *checker) received(cl *client, e event) {
 		c.fail(Growing, "%s received %s twice", cl.name, e.id)
 	case !c.limits.AnyOrder:
 		c.advanceWithout(cl, e.id)
+	}
+	if rec := c.records[e.id]; rec != nil && rec.ended >= 0 && rec.ended < cl.began &&
+		!rec.time.IsZero() && rec.time.Before(cl.reach) {
+		c.fail(Reach, "%s received %s of %v although its join may read back to %v only",
+			cl.name, e.id, rec.time, cl.reach)
 	}
 	cl.got[e.id], cl.frames[e.id] = true, true
 }

@@ -1,6 +1,9 @@
 package histcheck
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // Recorder collects the events of one topic in real-time order. Its methods are safe for concurrent
 // use. A method that names what is about to happen ("Append", "Join") is called before it happens;
@@ -24,6 +27,7 @@ const (
 	cut
 	fault
 	lost
+	stored
 )
 
 // event is one entry of a recording. Which fields are set depends on the kind.
@@ -37,6 +41,14 @@ type event struct {
 	since  string // of joinSent
 	asked  bool
 	why    string
+	time   time.Time // of stored
+}
+
+// Len returns the number of events so far.
+func (r *Recorder) Len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.events)
 }
 
 func (r *Recorder) add(e event) {
@@ -76,6 +88,11 @@ type Reply struct {
 	// application has stored, each before its append began.
 	Loaded   bool
 	Snapshot []string
+
+	// Reach is the time that the join may read back to. The zero Time means no bound. Began is what
+	// Len returned before the server looked for the position at which the join continues.
+	Reach time.Time
+	Began int
 }
 
 // Joined records the reply to the client's last join.
@@ -90,6 +107,10 @@ func (r *Recorder) Received(client, pos, id string) {
 
 // Moved records an event that moves the client's position over records that it does not receive.
 func (r *Recorder) Moved(client, pos string) { r.add(event{kind: moved, client: client, pos: pos}) }
+
+// Stored records that the log stored the record id at this time of its clock. It may be called at
+// any time before Check.
+func (r *Recorder) Stored(id string, at time.Time) { r.add(event{kind: stored, id: id, time: at}) }
 
 // Cut records that the client's channel ended: it left, was ended by the server, or lost its
 // connection.

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -184,6 +185,8 @@ func (c *client) reply(payload json.RawMessage) (again bool, err error) {
 		Response struct {
 			Reason  string
 			Loaded  []string
+			Reach   time.Time
+			Began   int
 			History *struct {
 				Pos       string
 				Recovered bool
@@ -198,14 +201,17 @@ func (c *client) reply(payload json.RawMessage) (again bool, err error) {
 	if r.Status != "ok" {
 		switch reason := r.Response.Reason; {
 		case reason == "join crashed": // its socket was closing
-		case reason == "history changed" && (c.w.plan.forgets || c.w.plan.losses || c.w.plan.trims):
+		case reason == "history changed" && c.w.plan.removes():
 		case reason == "history unavailable" && c.w.log != nil:
 		default:
 			return true, fmt.Errorf("the join failed: %s", reason)
 		}
 		return true, nil
 	}
-	reply := histcheck.Reply{Loaded: r.Response.Loaded != nil, Snapshot: r.Response.Loaded}
+	reply := histcheck.Reply{
+		Loaded: r.Response.Loaded != nil, Snapshot: r.Response.Loaded,
+		Reach: r.Response.Reach, Began: r.Response.Began,
+	}
 	if h := r.Response.History; h != nil {
 		reply.Pos, reply.Recovered, reply.Why = h.Pos, h.Recovered, h.Why
 	}
@@ -254,12 +260,13 @@ func (c *client) record(event string, payload json.RawMessage) error {
 // later reports whether a page moves on from the position at to pos: frames of an older join, which
 // arrive before the reply to the next one, come again after it.
 func later(pos, at string) bool {
-	var epoch, atEpoch, tag string
-	var offset, atOffset uint64
-	read := func(s string, epoch *string, offset *uint64) {
-		_, _ = fmt.Sscanf(strings.ReplaceAll(s, "-", " "), "%s %d %s", epoch, offset, &tag) // an empty one is zero
+	read := func(s string) (epoch string, offset uint64) {
+		epoch, s, _ = strings.Cut(s, "-")
+		s, _, _ = strings.Cut(s, "-")
+		offset, _ = strconv.ParseUint(s, 10, 64) // an empty one is zero
+		return epoch, offset
 	}
-	read(pos, &epoch, &offset)
-	read(at, &atEpoch, &atOffset)
+	epoch, offset := read(pos)
+	atEpoch, atOffset := read(at)
 	return epoch != atEpoch || offset > atOffset
 }

@@ -67,6 +67,8 @@ func (c *goClient) joined(reply serializer.Payload) {
 	var r struct {
 		Loaded  []string
 		Since   history.Position
+		Reach   time.Time
+		Began   int
 		History struct {
 			Pos       history.Position
 			Recovered bool
@@ -84,6 +86,7 @@ func (c *goClient) joined(reply serializer.Payload) {
 	c.w.Join(c.name, r.Since.String(), true)
 	c.w.Joined(c.name, histcheck.Reply{
 		Pos: h.Pos.String(), Recovered: h.Recovered, Why: h.Why, Loaded: r.Loaded != nil, Snapshot: r.Loaded,
+		Reach: r.Reach, Began: r.Began,
 	})
 }
 

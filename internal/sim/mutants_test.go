@@ -59,6 +59,16 @@ var mutants = []struct{ name, file, old, new string }{
 		"	case false:",
 	},
 	{
+		"records expire by the wall clock", "history/memory.go",
+		"	return int64(time.Since(m.start) / time.Millisecond)\n",
+		"	return m.cfg.Now().UnixMilli() - m.start.UnixMilli()\n",
+	},
+	{
+		"a client receives old records that follow newer ones", "internal/follow/reader.go",
+		"			if next.time < to.reach.UnixMilli() {",
+		"			if next.time < to.reach.UnixMilli() && old == i {",
+	},
+	{
 		"a client takes records after those that it dropped", "channel/client_resume.go",
 		"	return !h.stalled && !again",
 		"	return !again",

@@ -33,6 +33,8 @@ var reductions = []struct {
 	{"observers", func(p *plan) { p.observed = false }},
 	{"padding", func(p *plan) { p.pad = 0 }},
 	{"bounds", func(p *plan) { p.keep.Count, p.keep.MaxReplay = 10_000, 10_000 }},
+	{"clock jumps", func(p *plan) { p.jump = 0 }},
+	{"reach", func(p *plan) { p.reach = 0 }},
 	{"feed faults", func(p *plan) {
 		p.faults.Lose, p.faults.Gap, p.faults.Repeat, p.faults.Swap = 0, 0, 0, 0
 	}},
@@ -113,7 +115,7 @@ func TestRemovable(t *testing.T) {
 		t.Errorf("after %d runs: kept %q, removed %q", runs, kept, removed)
 	}
 	for _, r := range reductions {
-		p := plan{restarts: true, forgets: true, intercepts: true, pad: 1, cluster: cluster{
+		p := plan{restarts: true, forgets: true, intercepts: true, pad: 1, clocks: clocks{1, 1, true}, cluster: cluster{
 			outages: true, losses: true, trims: true, observed: true,
 			faults: fakelog.Faults{Lose: 1, Gap: 1, Repeat: 1, Swap: 1, AppendHidesPrev: true, Latency: 1},
 		}}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,15 +19,20 @@ import (
 
 var (
 	seeds   = flag.Int("seeds", 0, "how many seeds to run; zero: 200 in CI, on one node and on three, and fewer elsewhere")
+	from    = flag.Int("from", 0, "the first of these seeds")
 	oneSeed = flag.Int("seed", -1, "run this seed only")
 )
 
-func TestMain(m *testing.M) { leak.Main(m) }
+func TestMain(m *testing.M) {
+	debug.SetGCPercent(400) // the heap is small, and a quarter of the time went into collecting it
+	leak.Main(m)
+}
 
 // TestOneNode runs a server with the memory log.
 func TestOneNode(t *testing.T) {
 	simulate(t, 120, func(w *world, rnd *rand.Rand) []histcheck.Violation {
 		w.plan = newPlan(rnd)
+		w.plan.clocks = newClocks(w.seed, 1)
 		w.plan.reduce(t)
 		return w.run(rnd, 1, busy, settle, w.disturbOne)
 	})
@@ -34,7 +40,7 @@ func TestOneNode(t *testing.T) {
 
 // simulate runs the seeds. In CI without the race detector there are so many, and otherwise fewer.
 func simulate(t *testing.T, inCI int, run func(w *world, rnd *rand.Rand) []histcheck.Violation) {
-	first, n := 0, *seeds
+	first, n := *from, *seeds
 	if n == 0 {
 		n = defaultSeeds
 		if os.Getenv("CI") == "true" && !raceEnabled {
@@ -74,7 +80,7 @@ const (
 func (w *world) run(
 	rnd *rand.Rand, nodes int, busy, settle time.Duration, disturb func(rnd *rand.Rand),
 ) []histcheck.Violation {
-	w.nodes = make([]*node, nodes)
+	w.nodes, w.clocks = make([]*node, nodes), make([]clock, nodes)
 	for i := range nodes {
 		w.nodes[i] = w.start(i)
 	}
@@ -104,12 +110,17 @@ func (w *world) run(
 		rnd := rand.New(rand.NewPCG(w.seed, uint64(200+i)))
 		jobs.Go(func() { w.broadcast(during, fmt.Sprintf("job%d", i), rnd) })
 	}
+	if w.plan.jump > 0 {
+		jobs.Go(func() { w.jumpClocks(during, rand.New(rand.NewPCG(w.seed, 301))) })
+	}
 	for sleep(during, time.Duration(500+rnd.IntN(1500))*time.Millisecond) == nil {
 		disturb(rnd)
 	}
 	jobs.Wait()
 	if w.log != nil {
 		w.mend()
+	} else {
+		w.recordTimes()
 	}
 	calm.Store(true)
 	if w.log != nil {
@@ -118,7 +129,8 @@ func (w *world) run(
 	}
 	time.Sleep(settle)
 	found := w.Check(histcheck.Limits{
-		Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay, Skips: w.plan.trims,
+		Count: w.plan.keep.Count, MaxReplay: w.plan.keep.MaxReplay,
+		Skips: w.plan.trims || w.plan.expires(),
 	})
 	stop()
 	clients.Wait()
@@ -135,6 +147,7 @@ func (w *world) disturbOne(*rand.Rand) {
 	case w.plan.forgets:
 		w.life.Lock()
 		defer w.life.Unlock()
+		w.recordTimes()
 		w.Fault("epoch")
 		if err := w.nodes[0].ps.Forget(context.Background(), topic); err != nil {
 			w.t.Errorf("seed %d: %v", w.seed, err)

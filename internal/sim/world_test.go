@@ -40,6 +40,7 @@ type plan struct {
 	maxQueue   int
 	pad        int // bytes in a record, so that a slow client is parked soon
 
+	clocks
 	cluster // of several nodes
 }
 
@@ -47,8 +48,11 @@ type plan struct {
 // that are intercepted may be overtaken, and a client that reads slowly while it catches up loses
 // those that the log removes, forgets or loses meanwhile, or cannot be read.
 func (p plan) promisesAll() bool {
-	return !p.intercepts && !p.forgets && p.keep.Count > 1000 && !p.outages && !p.losses && !p.trims
+	return !p.intercepts && p.keep.Count > 1000 && !p.outages && !p.removes()
 }
+
+// removes reports whether the log removes records other than those beyond Keep.Count.
+func (p plan) removes() bool { return p.forgets || p.losses || p.trims || p.expires() }
 
 func newPlan(rnd *rand.Rand) plan {
 	p := plan{keep: history.Keep{Count: 10_000, Bytes: 10 << 20, MaxReplay: 10_000}, maxQueue: 4 << 10}
@@ -77,6 +81,8 @@ type world struct {
 	life  sync.RWMutex
 	nodes []*node
 
+	clocks []clock // of the nodes
+
 	// Of several nodes; nil otherwise.
 	log      *fakelog.Store
 	adapters *pubsubtest.Cluster
@@ -85,6 +91,7 @@ type world struct {
 	ids    int
 	stored []string // the application's database: the ids of records, each before its append
 	begun  []string // the faults that have begun and not ended: they may affect records that begin now
+	skewed bool     // the clocks differ by so much that records may expire
 
 	channels atomic.Int64 // that were joined
 }
@@ -132,6 +139,8 @@ type room struct {
 	client string
 	name   string // unique: the channel of another connection may still wait for the log
 	node   *node
+	reach  time.Time // of the join; zero: no bound
+	began  int       // events that were recorded before it
 }
 
 // start starts the server number i.
@@ -142,7 +151,7 @@ func (w *world) start(i int) *node {
 	}
 	rules := history.Rules{"room:*": w.plan.keep}
 	if w.log == nil {
-		n.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{}), rules)
+		n.ps = pubsub.NewRecorded(nil, history.NewMemory(history.MemoryConfig{Now: w.clocks[i].now}), rules)
 	} else {
 		name := fmt.Sprint("node", i)
 		n.ps = pubsub.NewRecorded(w.adapters.Node(name), w.log.Log(name), rules)
@@ -157,6 +166,13 @@ func (w *world) start(i int) *node {
 	options := []channel.Option[room]{channel.On("say", w.say)}
 	if w.plan.intercepts {
 		options = append(options, channel.Intercept("secret", reveal))
+	}
+	if w.plan.reach > 0 {
+		options = append(options, channel.Reach(func(r *room, _ context.Context, _ *channel.Channel) time.Time {
+			// Records have times in milliseconds.
+			r.reach, r.began = w.clocks[i].now().Add(-w.plan.reach).Truncate(time.Millisecond), w.Len()
+			return r.reach
+		}))
 	}
 	n.handler = socket.NewHandler(socket.Config{
 		Channels: channel.Routes{"room:*": channel.Define(n.join, options...)},
@@ -203,6 +219,7 @@ func (w *world) restart(i int) {
 	w.life.Lock()
 	old := w.nodes[i]
 	if w.log == nil {
+		w.recordTimes()
 		w.Fault("epoch")
 	}
 	w.nodes[i] = w.start(i)
@@ -220,6 +237,9 @@ func (w *world) store(sender, skip string) (id string) {
 	w.Append(sender, id, skip)
 	for _, why := range w.begun {
 		w.Fault(why)
+	}
+	if w.skewed {
+		w.Fault("trimmed")
 	}
 	return id
 }
@@ -242,14 +262,18 @@ func (n *node) join(r *room, ctx context.Context, c *channel.Channel, p serializ
 	}
 	r.client, r.node = params.Client, n
 	r.name = fmt.Sprintf("channel %d of %s", n.world.channels.Add(1), r.client)
+	reply := map[string]any{}
+	if !r.reach.IsZero() {
+		reply["reach"], reply["began"] = r.reach, r.began
+	}
 	if c.Resume().OK {
-		return nil, nil
+		return reply, nil
 	}
 	pause := time.Duration(params.Slow) * time.Millisecond
 	if err := sleep(ctx, pause); err != nil {
 		return nil, err
 	}
-	reply := map[string]any{"loaded": n.world.snapshot(), "since": c.Resume().Since}
+	reply["loaded"], reply["since"] = n.world.snapshot(), c.Resume().Since
 	return reply, sleep(ctx, pause)
 }
 
