@@ -77,9 +77,8 @@ func TestServerIsKilled(t *testing.T) {
 func TestServerIsFrozen(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
-	cfg := quick(redisengine.Config{URL: "redis://" + e.addr})
-	cfg.Timeout = 8 * time.Second // on a busy machine it takes seconds to begin 5,000 appends
-	n := startLog(t, cfg)
+	// On a busy machine it takes seconds to begin 5,000 appends.
+	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr, Timeout: 8 * time.Second, Ping: brokertest.Ping})
 	n.Watch("t", n.ready)
 	n.until("ready", func() bool { return n.count("ready") == 1 })
 	begin := n.top("t")
