@@ -5,7 +5,7 @@
 //	go run ./internal/bench -svg bench.svg   also write a chart
 //	go run ./internal/bench -growth          also vary connections, topics, channels and payload size
 //	go run ./internal/bench -sessions 1000000 only that many sessions without a network
-//	go run ./internal/bench -run return      only the scenarios whose names match
+//	go run ./internal/bench -run return      only the scenarios and curves whose names match
 //
 // Each measurement runs a server process and a load process. The main result is the server's CPU
 // time per delivered message, which other load on the machine affects little. Every subscriber
@@ -34,7 +34,7 @@ func main() {
 	growth := flag.Bool("growth", false, "also measure how the costs grow")
 	sessions := flag.Int("sessions", 0, "measure memory and broadcasts with up to this many sessions without a network")
 	svg := flag.String("svg", "", "write a chart to this file")
-	match := flag.String("run", "", "measure only the scenarios whose names match this regular expression")
+	match := flag.String("run", "", "measure only the scenarios and curves whose names match this regular expression")
 	flag.Parse()
 
 	var err error

@@ -73,6 +73,9 @@ func run(match *regexp.Regexp, rounds int, duration time.Duration, grow bool, sv
 	curves := make(map[string][]measured)
 	if grow {
 		for _, c := range growth(maxFiles()) {
+			if !match.MatchString(c.name) {
+				continue
+			}
 			if curves[c.name], err = medians(c.scenarios, max(1, rounds/2), duration/2); err != nil {
 				return err
 			}
