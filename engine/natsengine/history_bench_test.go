@@ -108,6 +108,9 @@ func BenchmarkHistory(b *testing.B) {
 		})
 		b.ReportMetric(float64((cputime.Used()-used).Microseconds())/float64(b.N), "cpu-µs/op")
 	})
+	// Most of it is the work of the server for 1,000 answers: the request alone took 9.1 of 11.9 ms.
+	// Requests for 125 to 500 topics at the same time take as much processor time, 7 to 12 ms on two
+	// cores, and are not faster.
 	b.Run("tops of 1000", func(b *testing.B) {
 		median(b, func() error { _, err := l.Tops(b.Context(), topics); return err })
 	})
