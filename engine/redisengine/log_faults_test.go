@@ -77,8 +77,7 @@ func TestServerIsKilled(t *testing.T) {
 func TestServerIsFrozen(t *testing.T) {
 	t.Parallel()
 	e := newServer(t)
-	// On a busy machine it takes seconds to begin 5,000 appends.
-	n := startLog(t, redisengine.Config{URL: "redis://" + e.addr, Timeout: 8 * time.Second, Ping: brokertest.Ping})
+	n := startLog(t, quick(redisengine.Config{URL: "redis://" + e.addr}))
 	n.Watch("t", n.ready)
 	n.until("ready", func() bool { return n.count("ready") == 1 })
 	begin := n.top("t")
@@ -110,9 +109,9 @@ func TestServerIsFrozen(t *testing.T) {
 	}
 	wg.Wait()
 	n.until("down", func() bool { return n.count("down") == 1 })
-	// Fewer are refused for want of room if the first have their outcome before the last begin.
-	full := outcomes["full"]
-	if outcomes["uncertain"] == 0 || outcomes["unavailable"] == 0 || full == 0 || full > 5000-4096 {
+	// On a busy machine few are refused for want of room, or none: the first have their outcome
+	// before the last begin. TestWaitingAppendsAreBounded has the bound.
+	if outcomes["uncertain"] == 0 || outcomes["unavailable"] == 0 || outcomes["full"] > 5000-4096 {
 		t.Errorf("got %v", outcomes)
 	}
 	if h := n.Health(); h.Queued != 0 {
