@@ -9,8 +9,14 @@ import (
 // bbolt searches a tree of pages by recursion, without regard to its depth. If a damaged file leads
 // from a page to one above it, the search ends with the stack, which ends the process. A page that
 // is in use but also in the list of free pages comes to that later, when it is written again.
-// Therefore each page must be used once. This is checked when the file is opened, from the pages
-// above the leaves and the list of free pages, which are a small part of the file.
+// Therefore each page must be used once.
+//
+// It keeps a small bucket within the leaf above it, and copies that to the heap. An element that is
+// outside of the copy becomes a pointer to anything, with which the garbage collector ends the
+// process. Therefore such buckets must be whole.
+//
+// This is checked when the file is opened, from the pages above the leaves, the leaves with buckets
+// and the list of free pages, which are a small part of the file.
 
 // The layout of bbolt's pages, in the byte order of the machine.
 const (
@@ -149,12 +155,12 @@ func (c *pageCheck) areLeaves(level []uint64) (bool, error) {
 
 // branch appends the pages below a page to a list.
 func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
-	for i := range int(number16(p, 10)) {
-		at := pageHeader + i*pageElement
-		if at+pageElement > len(p) {
-			return nil, fmt.Errorf("%w: a page has no end", errDamaged)
-		}
-		id := number64(p, at+8)
+	n, err := elements(p)
+	if err != nil {
+		return nil, err
+	}
+	for i := range n {
+		id := number64(p, pageHeader+i*pageElement+8)
 		if err := c.use(id); err != nil {
 			return nil, err
 		}
@@ -163,28 +169,73 @@ func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
 	return below, nil
 }
 
-// leaf checks the trees of the buckets in a leaf. Other damage of the leaf is an error for those
-// who read it.
+// leaf checks the buckets in a leaf. Other damage of it is an error for those who read it.
 func (c *pageCheck) leaf(p []byte, nesting int) error {
-	for i := range int(number16(p, 10)) {
-		at := pageHeader + i*pageElement
-		if at+pageElement > len(p) {
-			return nil
-		}
-		if number32(p, at)&flagBucket == 0 {
+	n, err := elements(p)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		value, isBucket, err := element(p, i)
+		switch {
+		case !isBucket:
 			continue
+		case err != nil:
+			return err
+		case len(value) < bucketHeader:
+			return fmt.Errorf("%w: a bucket has no header", errDamaged)
 		}
-		value := uint64(at) + uint64(number32(p, at+4)) + uint64(number32(p, at+8))
-		if value+bucketHeader > uint64(len(p)) {
-			continue
+		if root := number64(value, 0); root != 0 {
+			err = c.tree(root, nesting+1)
+		} else {
+			err = inlineBucket(value[bucketHeader:])
 		}
-		if root := number64(p, int(value)); root != 0 {
-			if err := c.tree(root, nesting+1); err != nil {
-				return err
-			}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
+}
+
+// inlineBucket checks a bucket that is within a leaf: it is a leaf with no bucket in it.
+func inlineBucket(p []byte) error {
+	if len(p) < pageHeader || flagsOf(p) != flagLeaf {
+		return fmt.Errorf("%w: malformed bucket", errDamaged)
+	}
+	n, err := elements(p)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if _, isBucket, err := element(p, i); err != nil {
+			return err
+		} else if isBucket {
+			return fmt.Errorf("%w: malformed bucket", errDamaged)
+		}
+	}
+	return nil
+}
+
+// elements returns the number of elements of a page.
+func elements(p []byte) (int, error) {
+	n := int(number16(p, 10))
+	if pageHeader+n*pageElement > len(p) {
+		return 0, fmt.Errorf("%w: a page has no end", errDamaged)
+	}
+	return n, nil
+}
+
+// element returns the value of an element of a leaf, which has flags, position and size of the key,
+// and size of the value (4 each).
+func element(p []byte, i int) (value []byte, isBucket bool, err error) {
+	at := pageHeader + i*pageElement
+	isBucket = number32(p, at)&flagBucket != 0
+	start := uint64(at) + uint64(number32(p, at+4)) + uint64(number32(p, at+8)) // behind the key
+	end := start + uint64(number32(p, at+12))
+	if end > uint64(len(p)) {
+		return nil, isBucket, fmt.Errorf("%w: an element is outside of its page", errDamaged)
+	}
+	return p[start:end], isBucket, nil
 }
 
 // freelist checks that the pages which are free are not used.

@@ -1,6 +1,7 @@
 package boltengine_test
 
 import (
+	"bytes"
 	"encoding/binary"
 	"fmt"
 	"os"
@@ -39,9 +40,35 @@ func pagesOf(t *testing.T, path string) map[string][]int {
 	return ids
 }
 
-// A file whose pages are used twice is refused. bbolt would search a tree without an end, and the
-// process would end with its stack.
-func TestPagesUsedTwice(t *testing.T) {
+// formats returns where the bucket "meta" is in a file, which is within a leaf, and where in it the
+// element of the key "format" is. The file may have older copies of it.
+func formats(data []byte) (buckets, elements []int) {
+	const header, element = 16, 16
+	number := func(at int) int { return int(binary.NativeEndian.Uint32(data[at:])) }
+	value := []byte("bennu history 1")
+	for end := 0; ; {
+		i := bytes.Index(data[end:], value)
+		if i < 0 {
+			return buckets, elements
+		}
+		start := end + i
+		end = start + len(value)
+		for at := start - element; at > start-200; at-- {
+			if number(at+8) != len("format") || number(at+12) != len(value) || at+number(at+4)+number(at+8) != start {
+				continue
+			}
+			bucket := at - header
+			for binary.NativeEndian.Uint16(data[bucket+8:]) != 2 { // a leaf
+				bucket -= element
+			}
+			buckets, elements = append(buckets, bucket), append(elements, at)
+		}
+	}
+}
+
+// A file whose pages are used twice, or with a bucket that is not whole, is refused. bbolt would
+// search a tree without an end, or make pointers to anything, and the process would end.
+func TestDamagedPages(t *testing.T) {
 	cfg := config(t)
 	cfg.Logger = silent()
 	fill(t, cfg)
@@ -62,6 +89,24 @@ func TestPagesUsedTwice(t *testing.T) {
 			copy(head[16:24], child(data, 0))
 		},
 		"more free pages than fit": func(data []byte) { binary.NativeEndian.PutUint16(data[list*size+10:], 60_000) },
+		"element outside of its bucket": func(data []byte) {
+			_, elements := formats(data)
+			for _, at := range elements {
+				binary.NativeEndian.PutUint32(data[at+4:], 1<<20)
+			}
+		},
+		"more elements than fit": func(data []byte) {
+			buckets, _ := formats(data)
+			for _, at := range buckets {
+				binary.NativeEndian.PutUint16(data[at+10:], 1000)
+			}
+		},
+		"bucket in a bucket": func(data []byte) {
+			_, elements := formats(data)
+			for _, at := range elements {
+				binary.NativeEndian.PutUint32(data[at:], 1)
+			}
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data, err := os.ReadFile(cfg.Path)
