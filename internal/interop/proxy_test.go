@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -103,8 +104,11 @@ func TestProxyCaddy(t *testing.T) {
 }
 
 // twoServers starts two servers with the readiness probe of the guide. The first one has shut down.
-func twoServers(t *testing.T) (away, ready string) {
+// The channel checked is closed when it was probed for the second time, so that a proxy knows.
+func twoServers(t *testing.T) (away, ready string, checked <-chan struct{}) {
 	t.Helper()
+	second := make(chan struct{})
+	var probes atomic.Int32
 	handlers := [2]*socket.Handler{}
 	addrs := [2]string{}
 	for i := range handlers {
@@ -114,6 +118,9 @@ func twoServers(t *testing.T) (away, ready string) {
 		mux.HandleFunc("/readyz", func(w http.ResponseWriter, _ *http.Request) {
 			if handlers[i].Stats().Draining {
 				http.Error(w, "shutting down", http.StatusServiceUnavailable)
+				if probes.Add(1) == 2 {
+					close(second)
+				}
 			}
 		})
 		s := httptest.NewServer(mux)
@@ -123,14 +130,14 @@ func twoServers(t *testing.T) (away, ready string) {
 	if err := handlers[0].Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return addrs[0], addrs[1]
+	return addrs[0], addrs[1], second
 }
 
 // replaceServers replaces the addresses of the guide by those of twoServers.
-func replaceServers(t *testing.T, config string) string {
+func replaceServers(t *testing.T, config string) (replaced string, checked <-chan struct{}) {
 	t.Helper()
-	away, ready := twoServers(t)
-	return strings.NewReplacer("10.0.0.1:4000", away, "10.0.0.2:4000", ready).Replace(config)
+	away, ready, checked := twoServers(t)
+	return strings.NewReplacer("10.0.0.1:4000", away, "10.0.0.2:4000", ready).Replace(config), checked
 }
 
 // TestProxyNginxServers checks that nginx passes clients to the server that is ready.
@@ -138,7 +145,7 @@ func TestProxyNginxServers(t *testing.T) {
 	t.Parallel()
 	blocks := guide.Blocks(t, proxyGuide, "nginx")
 	addr := listen.FreeAddr(t)
-	servers := replaceServers(t, strings.Replace(blocks[2], "listen 8080", "listen "+addr, 1))
+	servers, _ := replaceServers(t, strings.Replace(blocks[2], "listen 8080", "listen "+addr, 1))
 	proxy.Nginx(t, addr, blocks[3], blocks[1]+servers)
 	useProxy(t, addr)
 }
@@ -147,8 +154,9 @@ func TestProxyNginxServers(t *testing.T) {
 func TestProxyCaddyServers(t *testing.T) {
 	t.Parallel()
 	addr := listen.FreeAddr(t)
-	config := replaceServers(t, guide.Blocks(t, proxyGuide, "caddy")[1])
+	config, checked := replaceServers(t, guide.Blocks(t, proxyGuide, "caddy")[1])
 	proxy.Caddy(t, addr, strings.Replace(config, ":8080", "http://"+addr, 1))
+	<-checked // Caddy sends requests to both servers until then
 	useProxy(t, addr)
 }
 
