@@ -103,10 +103,14 @@ func (h *Handler) Shutdown(ctx context.Context) error {
 	h.mu.Unlock()
 	if first {
 		d := h.depart(all, reasonRestart)
-		if d.run(ctx) != nil {
+		err := d.run(ctx)
+		if err != nil {
 			d.closeRest()
 		}
 		go h.end()
+		if err != nil { // whether or not the sockets have ended meanwhile
+			return fmt.Errorf("socket: shutdown: %w", err)
+		}
 	}
 	select {
 	case <-h.ended:
