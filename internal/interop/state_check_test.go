@@ -59,7 +59,7 @@ func (f *sharers) checkRows(list, tree map[string]any, clients, updates int) {
 					f.t.Errorf("item %d of %s is there %d times, want %d", n, name, got, want)
 				}
 				if got := logged[fmt.Sprint(name, n)]; n%5 == 0 && got != 1 && (got > 1 || unsure == 0) {
-					f.t.Errorf("%s was logged %d times by %s", fmt.Sprint(n), got, name)
+					f.t.Errorf("%d was logged %d times by %s", n, got, name)
 				}
 			}
 			if n, _ := tree[name+"/n"].(float64); n > float64(updates) || n < float64(updates-unsure) {

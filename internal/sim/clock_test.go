@@ -66,7 +66,7 @@ func (w *world) jumpClocks(ctx context.Context, rnd *rand.Rand) {
 		case 0:
 			ahead = 0
 		case 1: // seconds
-			ahead = ahead % (10 * time.Second)
+			ahead %= 10 * time.Second
 		}
 		i := rnd.IntN(len(w.clocks) + 1)
 		switch {

@@ -73,7 +73,7 @@ func TestCluster(t *testing.T) {
 	simulate(t, 80, func(w *world, rnd *rand.Rand) []histcheck.Violation {
 		w.plan = newClusterPlan(rnd)
 		w.plan.clocks = newClocks(w.seed, 3)
-		if w.plan.losses { // what has expired before it was lost is not among the records that were lost
+		if w.plan.losses { // Heal does not name lost records that have expired
 			w.plan.jump = min(w.plan.jump, smallJump)
 		}
 		w.plan.reduce(t)
