@@ -107,6 +107,9 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 		steps = append(steps, s)
 	}
 	creates := o.rev() == 0
+	if !creates && grow.changes == 0 && !o.ids.takeUnchanged(now) {
+		tx.ID = "" // it is not remembered
+	}
 	if err := o.admit(&grow, tx, creates); err != nil {
 		return Applied{}, err
 	}
@@ -431,6 +434,9 @@ type rememberedID struct {
 const (
 	maxIDs = 1000
 	idAge  = 10 * time.Minute
+	// unchangedIDs is how many IDs an object may remember before a write that changes nothing is not
+	// remembered. It gets no revision, so repeatRevs does not count it.
+	unchangedIDs = 250
 )
 
 // idSize is what a remembered write of n changes counts.
@@ -447,6 +453,14 @@ func (x *memoryIDs) find(id string, now time.Time) (Applied, bool) {
 	a := r.applied
 	a.Repeated = true
 	return a, true
+}
+
+// takeUnchanged reports whether a write that changes nothing is remembered.
+func (x *memoryIDs) takeUnchanged(now time.Time) bool {
+	if x == nil || len(x.order) < unchangedIDs {
+		return true
+	}
+	return now.Sub(x.order[len(x.order)-unchangedIDs].at) >= idAge
 }
 
 // remember remembers a write, whose size was counted by admit, and forgets the oldest.

@@ -28,8 +28,9 @@ func (m members) firstSent(id string) (*history.Position, error) {
 }
 
 // repeatRevs is how many revisions an object may have had since a write was first sent, if the
-// repeated write is applied. A store remembers at least 1,000 ids, so others may come between the
-// check and the write. Only writes that change nothing have an id and no revision.
+// repeated write is applied. A store remembers at least the last 750 ids of writes that have
+// revisions, so others may come between the check and the write. The id of a write that changed
+// nothing may be forgotten earlier; such a write has had no effect yet.
 const repeatRevs = 500
 
 // mayBeForgotten reports whether the store may have applied a repeated write and forgotten its id.

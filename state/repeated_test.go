@@ -200,6 +200,32 @@ func TestRepeatedLate(t *testing.T) {
 	}
 }
 
+// Pushes that change nothing have no revisions, so the server cannot count them. They do not make
+// the store forget a push that changed something.
+func TestRepeatedAfterUnchanged(t *testing.T) {
+	t.Parallel()
+	r := memory(t)
+	const topic, count = "map:1", `merge {"key":"n","value":{"c":{"$inc":1}},"$id":"once"`
+	dial := func() (c *conn, at string) {
+		c = r.dialWith("&$client=client-that-repeats")
+		_, events := c.join(topic, `{}`)
+		return c, position(events)
+	}
+	c, at := dial()
+	first, _ := ask(c, topic, count+`}`)
+	for i := range 2000 {
+		ops := []state.Op{{Key: "absent", Delete: true}}
+		if _, err := r.objects.Apply(t.Context(), topic, ops, state.Tx{ID: fmt.Sprint("unchanged", i)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	writer(t, r.objects, topic)("changed")
+	c, _ = dial()
+	if again, _ := ask(c, topic, count+`,"$pos":"`+at+`"}`); again != first || first != `ok {"rev":1}` {
+		t.Errorf("repeated: %s, first %s", again, first)
+	}
+}
+
 // A repeated removal does not remove an object that was made meanwhile, also if the store has
 // forgotten the first one.
 func TestRepeatedRemovalLate(t *testing.T) {

@@ -27,9 +27,11 @@ var (
 )
 
 const (
-	// idAge and maxIDs bound the remembered IDs of an object.
-	idAge  = 10 * time.Minute
-	maxIDs = 1000
+	// idAge and maxIDs bound the remembered IDs of an object. A write that changes nothing is
+	// remembered only if there are fewer than unchangedIDs.
+	idAge        = 10 * time.Minute
+	maxIDs       = 1000
+	unchangedIDs = 250
 	// tombstoneAge is how long a deletion is remembered.
 	tombstoneAge = time.Hour
 	// maxTrim bounds what a write deletes of what is not remembered any more, for each reason.
@@ -392,8 +394,23 @@ func (x *objectsTx) find(o *openObject, id string) (a state.Applied, ok bool, er
 	return r.applied, true, nil
 }
 
+// takesUnchanged reports whether a write that changes nothing is remembered.
+func (x *objectsTx) takesUnchanged(o *openObject) (bool, error) {
+	if o.idNext-o.idFirst < unchangedIDs {
+		return true, nil
+	}
+	k := writeKey(o.number, string(x.writes.Get(orderKey(o.number, o.idNext-unchangedIDs))))
+	r, err := parseID(k, x.writes.Get(k))
+	return r.at <= x.now-idAge.Milliseconds(), err
+}
+
 // remember remembers a write, and forgets the oldest.
 func (x *objectsTx) remember(o *openObject, id string, a state.Applied) error {
+	if a.Position == a.Prev {
+		if ok, err := x.takesUnchanged(o); !ok || err != nil {
+			return err
+		}
+	}
 	k := writeKey(o.number, id)
 	r := rememberedID{number: o.idNext, at: x.now, applied: a}
 	if err := x.writes.Put(k, r.encode(k)); err != nil {

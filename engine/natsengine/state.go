@@ -284,7 +284,8 @@ func (w *writer) plan(ops []state.Op, tx *state.Tx, now time.Time) (e *entry, a 
 	if err != nil {
 		return nil, a, false, err
 	}
-	if len(p.Items) == 0 && (r.exists && tx.ID == "" || !r.exists && tx.Create != state.ModeNew) {
+	remembers := tx.ID != "" && r.takesUnchanged(now)
+	if len(p.Items) == 0 && (r.exists && !remembers || !r.exists && tx.Create != state.ModeNew) {
 		a = state.Applied{Revs: p.Revs, Prev: w.base, Position: w.base}
 		if r.exists {
 			a.Prev, a.Position = r.top(), r.top()

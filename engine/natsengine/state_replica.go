@@ -13,9 +13,11 @@ import (
 )
 
 const (
-	// writeIDAge and maxWriteIDs bound the IDs of writes that an object remembers.
-	writeIDAge  = 10 * time.Minute
-	maxWriteIDs = 1000
+	// writeIDAge and maxWriteIDs bound the IDs of writes that an object remembers. A write that
+	// changes nothing is remembered only if there are fewer than unchangedIDs.
+	writeIDAge   = 10 * time.Minute
+	maxWriteIDs  = 1000
+	unchangedIDs = 250
 	// tombstoneAge is how long a deletion is remembered.
 	tombstoneAge = time.Hour
 	// pageBytes are the bytes of keys and values after which a page ends.
@@ -243,6 +245,12 @@ func (r *replica) forget(rev uint64, old *revision) {
 			r.floor = max(r.floor, rev)
 		}
 	}
+}
+
+// takesUnchanged reports whether a write with an ID that changes nothing is stored and remembered.
+func (r *replica) takesUnchanged(now time.Time) bool {
+	n := r.order.Len()
+	return n < unchangedIDs || now.Sub(r.order.All()[n-unchangedIDs].at) >= writeIDAge
 }
 
 // remember remembers a write with an ID, and forgets the oldest.

@@ -17,9 +17,11 @@ import (
 )
 
 const (
-	// writeIDAge and maxWriteIDs bound the IDs of writes that an object remembers.
-	writeIDAge  = 10 * time.Minute
-	maxWriteIDs = 1000
+	// writeIDAge and maxWriteIDs bound the IDs of writes that an object remembers. A write that
+	// changes nothing is remembered only if there are fewer than unchangedIDs.
+	writeIDAge   = 10 * time.Minute
+	maxWriteIDs  = 1000
+	unchangedIDs = 250
 	// tombstoneAge is how long a deletion is remembered.
 	tombstoneAge = time.Hour
 	// pageBytes are the bytes of keys and values after which a page ends, and maxPage bounds its
@@ -186,11 +188,11 @@ func tags(n int) string {
 
 func (s *objects) applyArgs(ops []state.Op, tx state.Tx, idAge time.Duration) []string {
 	l := tx.Limits.WithDefaults()
-	args := make([]string, 0, 13+8*len(ops))
+	args := make([]string, 0, 14+8*len(ops))
 	args = append(args, tx.ID, tx.Writer, string(tx.Create), milliseconds(tx.TTL),
 		strconv.Itoa(l.Items), strconv.Itoa(l.Bytes), strconv.Itoa(l.Changes),
-		milliseconds(s.tombstoneAge), milliseconds(idAge), strconv.Itoa(maxWriteIDs), flag(s.cfg.wait > 0),
-		tags(2*len(ops)+1), strconv.Itoa(s.cfg.maxObjects))
+		milliseconds(s.tombstoneAge), milliseconds(idAge), strconv.Itoa(maxWriteIDs),
+		strconv.Itoa(unchangedIDs), flag(s.cfg.wait > 0), tags(2*len(ops)+1), strconv.Itoa(s.cfg.maxObjects))
 	for i := range ops {
 		op := &ops[i]
 		kind, condition, ttl := "+", "", ""

@@ -67,8 +67,8 @@ type written struct {
 }
 
 const (
-	// A store remembers the ids of at least 1,000 writes of the last 10 minutes. A write is not
-	// repeated after this time, or if the object is so many revisions further.
+	// A store remembers the ids of at least 750 writes of the last 10 minutes that changed something.
+	// A write is not repeated after this time, or if the object is so many revisions further.
 	repeatWithin = 9 * time.Minute
 	repeatRevs   = 500
 

@@ -52,6 +52,51 @@ func deletionIDs(t *testing.T, e Engine) {
 	}
 }
 
+// unchangedIDs makes many writes that change nothing, and so have no revisions. The ID of a write
+// that changed something must stay.
+func unchangedIDs(t *testing.T, e Engine) {
+	n := start(t, e.Store)
+	flood := func(name string, writes int, op state.Op) {
+		t.Helper()
+		const callers = 8
+		var wg sync.WaitGroup
+		for c := range callers {
+			wg.Go(func() {
+				for i := c; i < writes; i += callers {
+					a, err := n.Apply(ctxOf(t), "o", []state.Op{op}, state.Tx{ID: name + number(i)})
+					if err != nil || a.Repeated {
+						t.Errorf("%s %d: %+v, %v", name, i, a, err)
+						return
+					}
+				}
+			})
+		}
+		wg.Wait()
+	}
+	once := func(value string) state.Applied {
+		t.Helper()
+		a, err := n.Apply(ctxOf(t), "o", []state.Op{put("a", value)}, state.Tx{ID: "once"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	n.apply("o", put("a", `1`))
+	first := once(`2`)
+	flood("unchanged", 600, del("absent"))
+	if top := n.top("o"); top != first.Position {
+		t.Errorf("deletions of an absent item have moved the object from %s to %s", first.Position, top)
+	}
+	flood("changed", 500, put("b", `1`))
+	again := once(`3`)
+	if !again.Repeated || !slices.Equal(again.Revs, first.Revs) || again.Position != first.Position {
+		t.Errorf("repeated: %+v, first %+v", again, first)
+	}
+	if got := string(n.all("o")["a"].Value); got != `2` {
+		t.Errorf("a repeated write was applied: %s", got)
+	}
+}
+
 // removalIDs repeats the removal of an object. It must succeed again, and must not remove the
 // object that was made in its place. Several concurrent ones remove it once.
 func removalIDs(t *testing.T, e Engine) {

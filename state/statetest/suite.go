@@ -63,6 +63,7 @@ func Run(t *testing.T, setup func(t *testing.T) Engine) {
 		{"ids raced", idsRaced},
 		{"ids of deletions", deletionIDs},
 		{"ids of removals", removalIDs},
+		{"ids of writes that change nothing", unchangedIDs},
 		{"refused writes", refused},
 		{"quotas", quotas},
 		{"many objects", manyObjects},

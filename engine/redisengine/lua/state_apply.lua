@@ -1,14 +1,14 @@
 -- Performs ops, all or none. ARGV[4] is the ID or empty, then come the writer, the mode, the lifetime
 -- of the object in milliseconds or 0, the limits of items, of bytes and of revisions, how long
--- deletions and IDs are remembered in milliseconds and how many IDs, '1' if replicas are waited for,
--- the tags of the changes in one text, the limit of objects or 0, and eight texts for each op: its
--- key, the key of a move or empty, the value, '+' for a put, 'm' for a move or '-' for a deletion, '1'
--- for Under, '1' for Own, the condition or empty, and the lifetime in milliseconds, 0 for none, or
--- empty.
+-- deletions and IDs are remembered in milliseconds and how many IDs, how many there may be before a
+-- write that changes nothing is not remembered, '1' if replicas are waited for, the tags of the
+-- changes in one text, the limit of objects or 0, and eight texts for each op: its key, the key of a
+-- move or empty, the value, '+' for a put, 'm' for a move or '-' for a deletion, '1' for Under, '1'
+-- for Own, the condition or empty, and the lifetime in milliseconds, 0 for none, or empty.
 local id, writer, mode, lifetime = ARGV[4], ARGV[5], ARGV[6], tonumber(ARGV[7])
 local most_items, most_bytes, keep = tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local age, id_age, most_ids = tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local wait, tags, most_objects = ARGV[14], ARGV[15], tonumber(ARGV[16])
+local most_unchanged, wait, tags, most_objects = ARGV[14], ARGV[15], ARGV[16], tonumber(ARGV[17])
 local none = absent()
 local o = current()
 
@@ -27,7 +27,7 @@ if o then
 end
 
 local ops = {}
-for i = 17, #ARGV, 8 do
+for i = 18, #ARGV, 8 do
   ops[#ops + 1] = {
     key = ARGV[i], from = ARGV[i + 1], value = ARGV[i + 2], kind = ARGV[i + 3], under = ARGV[i + 4] == '1',
     own = ARGV[i + 5] == '1', cond = tonumber(ARGV[i + 6]), ttl = tonumber(ARGV[i + 7]),
@@ -108,7 +108,7 @@ if bytes > 0 and has.bytes + bytes > most_bytes then return {'quota', 'bytes', A
 if has.rev + changes + 1 > 9007199254740991 then return {'quota', 'revisions', decimal(changes)} end
 local zeros = string.rep('0,', #ops)
 if not o and changes == 0 and mode ~= 'new' then return {'ok', zeros, message(none, none, '', {})} end
-if not o and most_objects > 0 and objects() >= most_objects then return {'quota', 'objects', ARGV[16]} end
+if not o and most_objects > 0 and objects() >= most_objects then return {'quota', 'objects', ARGV[17]} end
 
 -- The changes.
 local before = o and position(o) or none
@@ -178,6 +178,11 @@ save(o)
 agenda(o)
 local after = position(o)
 local result, list = message(before, after, '', short), table.concat(revs)
-if id ~= '' then remember(writes, recent, id, list .. ' ' .. result, id_age, most_ids) end
+local remembers = id ~= ''
+if remembers and after == before then
+  local at = string.match(redis.call('LINDEX', recent, '-' .. most_unchanged) or '', '^%d+')
+  remembers = not at or tonumber(at) <= now - id_age
+end
+if remembers then remember(writes, recent, id, list .. ' ' .. result, id_age, most_ids) end
 if after ~= before then redis.call('PUBLISH', channel, message(before, after, '', whole)) end
 return {'ok', list, result}
