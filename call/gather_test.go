@@ -41,6 +41,7 @@ func (m *member) PubSub() *pubsub.PubSub                        { return m.ps }
 func (m *member) Congested(channelhost.Channel) bool            { return false }
 func (m *member) Drained(channelhost.Channel) bool              { return true }
 func (m *member) Batch(f func())                                { f() }
+func (m *member) Context() context.Context                      { return context.Background() }
 func (m *member) ClientID() string                              { return "" }
 func (m *member) Identity() (_, _, connection string)           { return "", "", m.name }
 func (m *member) End(channelhost.Channel, ...*serializer.Frame) {}
@@ -94,7 +95,7 @@ func (ms *members) join(ps *pubsub.PubSub, name, params string, answer func(*mem
 	if err := body.UnmarshalJSON([]byte(params)); err != nil {
 		ms.t.Fatal(err)
 	}
-	m.d = channelhost.Start(context.Background(), m, channelhost.Join{
+	m.d = channelhost.Start(m, channelhost.Join{
 		Handler: room(), MaxMailbox: 1 << 20, Workers: &ms.workers,
 		Message: serializer.Message{
 			JoinRef: `"1"`, Ref: `"1"`, Topic: "room", Event: serializer.EventJoin, Payload: body,
@@ -296,7 +297,7 @@ func TestGatherIsNotShown(t *testing.T) {
 		ms := &members{t: t}
 		m := ms.join(ps, "ann", confirms, named)
 		observer := &member{ps: ps, name: "observer"}
-		observer.d = channelhost.Start(context.Background(), observer, channelhost.Join{
+		observer.d = channelhost.Start(observer, channelhost.Join{
 			Handler: channel.Define(
 				func(_ *nobody, _ context.Context, c *channel.Channel, _ serializer.Payload) (any, error) {
 					c.Subscribe("room")

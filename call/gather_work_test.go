@@ -44,7 +44,7 @@ func TestGatherIsWaitedFor(t *testing.T) {
 					t.Fatal(err)
 				}
 				var workers mailbox.Workers
-				w.d = channelhost.Start(context.Background(), w, channelhost.Join{
+				w.d = channelhost.Start(w, channelhost.Join{
 					Handler: room(), MaxMailbox: 1 << 20, Workers: &workers,
 					Message: serializer.Message{
 						JoinRef: `"1"`, Ref: `"1"`, Topic: "room", Event: serializer.EventJoin, Payload: body,

@@ -27,11 +27,11 @@ type Channel struct {
 	up      channelhost.Carrier
 	h       *Handler
 	topic   string
-	pushRef serializer.Ref  // joinRef, or the join's ref if that is null
-	data    any             // a pointer to the handler's S
-	ctx     context.Context // replaced under mu by the callbacks' goroutine, see setValues
-	cancel  context.CancelCauseFunc
-	ext     atomic.Pointer[extension] // Nil means that nothing of it is needed.
+	pushRef serializer.Ref                // joinRef, or the join's ref if that is null
+	data    any                           // a pointer to the handler's S
+	grant   *valuesContext                // nil without values of a grant; replaced under mu, see setValues
+	made    atomic.Pointer[cancelContext] // nil until it is needed, see channelContext
+	ext     atomic.Pointer[extension]     // Nil means that nothing of it is needed.
 	mailbox mailbox.Mailbox[item]
 
 	handling       atomic.Bool   // a message of the client is handled, or one that such a message caused
@@ -78,7 +78,7 @@ func (c *Channel) Topic() string { return c.topic }
 func (c *Channel) Context() context.Context {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ctx
+	return c.context()
 }
 
 // Push sends an event to this client only. The payload is a Go value or a serializer.Payload. Nil

@@ -12,5 +12,10 @@ func TakeLock(ch channelhost.Channel) {
 	defer c.mu.Unlock()
 }
 
+// HasCancelContext reports whether a channel needed a context that can be cancelled.
+func HasCancelContext(ch channelhost.Channel) bool {
+	return (*Channel)(ch.(*driver)).made.Load() != nil
+}
+
 // OnceFunc returns next behind Once.
 func OnceFunc(cfg push.OnceConfig, next Func) Func { return newOnce(cfg, nil).wrap(next) }

@@ -2,6 +2,7 @@ package channel
 
 import (
 	"bytes"
+	"context"
 	"strings"
 	"sync/atomic"
 
@@ -25,6 +26,10 @@ type extension struct {
 	past   *past                       // the place in the topic's history. Nil means none. It does not change.
 	credit *serverCredit               // nil if the client takes any number of events. It does not change.
 	calls  atomic.Pointer[serverCalls] // nil if the client has never answered calls
+
+	// current is the context of the callback that runs, which the hooks made, for the broadcasts by
+	// methods of Channel. Nil means that none runs. A handler with hooks has the extension for it.
+	current atomic.Pointer[context.Context]
 }
 
 // past returns the channel's place in the history of its topic, or nil if it has none.

@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"sync/atomic"
 	"time"
 
 	"bennu.example/internal/channelhost"
@@ -25,44 +24,24 @@ func instrument(handler any, hooks *channelhost.Hooks) any {
 	return h
 }
 
-// hookedContext is in the contexts of a channel with hooks. It has the context of the callback that
-// runs, which the hooks made, for the broadcasts by methods of Channel.
-type hookedContext struct {
-	context.Context
-	current atomic.Pointer[context.Context]
-}
-
-type hookedKey struct{}
-
-func (c *hookedContext) Value(key any) any {
-	if key == (hookedKey{}) {
-		return c
-	}
-	return c.Context.Value(key)
-}
-
 // enter makes ctx the context of the channel's broadcasts, until leave is called.
 func (c *Channel) enter(ctx context.Context) (leave func()) {
-	h, ok := c.ctx.Value(hookedKey{}).(*hookedContext)
-	if !ok {
+	if c.h.hooks == nil {
 		return func() {}
 	}
-	before := h.current.Swap(&ctx)
-	return func() { h.current.Store(before) }
+	current := &c.ext.Load().current
+	before := current.Swap(&ctx)
+	return func() { current.Store(before) }
 }
 
 // broadcastContext is the context of a broadcast by a method of the channel.
 func (c *Channel) broadcastContext() context.Context {
-	ctx := c.Context()
-	if c.h.hooks == nil {
-		return ctx
-	}
-	if h, ok := ctx.Value(hookedKey{}).(*hookedContext); ok {
-		if current := h.current.Load(); current != nil {
+	if c.h.hooks != nil {
+		if current := c.ext.Load().current.Load(); current != nil {
 			return *current
 		}
 	}
-	return ctx
+	return c.Context()
 }
 
 // originContext is the context of a callback that handles a broadcast.

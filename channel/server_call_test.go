@@ -531,7 +531,7 @@ func startAnswerer(t testing.TB) (s *answerer, ch *channel.Channel, end func()) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.d = channelhost.Start(context.Background(), s, channelhost.Join{
+	s.d = channelhost.Start(s, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: new(mailbox.Workers),
 		Message: serializer.Message{
 			JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params,

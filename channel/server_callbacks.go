@@ -103,7 +103,7 @@ func (c *Channel) handle(it *item) {
 	case itemOut:
 		c.settle(it, push.NoReply, c.callUser(func() error {
 			origin, _ := it.msg.(context.Context)
-			return c.h.out[it.event](withOrigin(c.ctx, origin), c, it.payload)
+			return c.h.out[it.event](withOrigin(c.context(), origin), c, it.payload)
 		}))
 	case itemInfo:
 		c.handleInfo(it)
@@ -128,7 +128,7 @@ func (c *Channel) handleInfo(it *item) {
 		c.up.Log(c.driver(), "message dropped", fmt.Errorf("channel: no Info callback for %T", it.msg))
 		return
 	}
-	c.settle(it, push.NoReply, c.callUser(func() error { return f(c.ctx, c, it.msg) }))
+	c.settle(it, push.NoReply, c.callUser(func() error { return f(c.context(), c, it.msg) }))
 }
 
 func (c *Channel) handleEvent(it *item) {
@@ -138,7 +138,7 @@ func (c *Channel) handleEvent(it *item) {
 	}
 	c.beginEvent(it.ref)
 	var reply push.Reply
-	err := c.callUser(func() (err error) { reply, err = c.h.run(c.ctx, c, it.event, it.payload); return err })
+	err := c.callUser(func() (err error) { reply, err = c.h.run(c.context(), c, it.event, it.payload); return err })
 	c.settle(it, reply, err)
 	c.endEvent()
 }
@@ -259,7 +259,7 @@ func withoutEvent(err error) error {
 func (c *Channel) callTerminate(reason error) serverInput {
 	next := serverInput{kind: serverInTerminated, err: reason}
 	if c.h.terminate != nil {
-		ctx := context.WithoutCancel(c.ctx)
+		ctx := context.WithoutCancel(c.context())
 		c.callHook(reportTerminateCrashed, func() error { return c.h.terminate(ctx, c, reason) }, func() { c.feed(next) })
 	}
 	return next

@@ -238,7 +238,7 @@ func (c *Channel) handleFinish(f finish) {
 		c.finishNow(f.err)
 		return
 	}
-	top, err := p.reader.Top(c.ctx)
+	top, err := p.reader.Top(c.context())
 	if err != nil {
 		c.up.Log(c.driver(), "channel finished without its log", err)
 		c.finishNow(f.err)

@@ -31,7 +31,7 @@ func (c *Channel) driver() channelhost.Channel { return (*driver)(c) }
 
 // start is channelhost.Start. A channel that the topic has already is replaced, and the join waits
 // for its end.
-func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) channelhost.Channel {
+func start(up channelhost.Carrier, join channelhost.Join) channelhost.Channel {
 	m, h := &join.Message, join.Handler.(*Handler)
 	c := &Channel{up: up, h: h, topic: m.Topic, pushRef: m.JoinRef, data: h.newState()}
 	c.ref = Ref{m.Ref} // until the join is answered
@@ -39,11 +39,10 @@ func start(ctx context.Context, up channelhost.Carrier, join channelhost.Join) c
 		c.pushRef, c.noJoinRef = m.Ref, true
 	}
 	if h.hooks != nil {
-		ctx = &hookedContext{Context: ctx}
+		c.extended() // for the context of the callback that runs
 	}
-	c.ctx, c.cancel = context.WithCancelCause(ctx)
 	if join.Values != nil {
-		c.ctx = &valuesContext{c.ctx, join.Values}
+		c.setValues(join.Values)
 	}
 	c.mailbox.InitShared(join.Workers, join.MaxMailbox, c.work)
 	if join.Before != nil {
@@ -128,7 +127,7 @@ func (d *driver) Cancel(reason error) {
 	reason = &closedError{reason}
 	(*Channel)(d).endWaits()
 	(*Channel)(d).closeMailbox(false, reason)
-	d.cancel(reason)
+	(*Channel)(d).cancel(reason)
 }
 
 func (d *driver) Revoke(reason string) {

@@ -48,15 +48,11 @@ func (d *driver) Regrant(g *channelhost.Regrant) {
 	_ = d.mailbox.EnqueueAlways(item{kind: itemGrant, msg: g}, grantSize)
 }
 
-// setValues replaces the values of the grant in the context of the callbacks.
+// setValues sets the values of the grant in the context of the callbacks.
 func (c *Channel) setValues(values context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	base := c.ctx
-	if old, ok := base.(*valuesContext); ok {
-		base = old.Context
-	}
-	c.ctx = &valuesContext{base, values}
+	c.grant = &valuesContext{(*channelContext)(c), values}
 }
 
 // handleGrant handles a change of the grant.
@@ -69,7 +65,7 @@ func (c *Channel) handleGrant(it *item) {
 		}
 		return
 	}
-	err := c.callUser(func() error { return c.h.reauthorize(c.ctx, c) })
+	err := c.callUser(func() error { return c.h.reauthorize(c.context(), c) })
 	if err == nil || c.status().isMute() {
 		return
 	}

@@ -30,6 +30,7 @@ func (s *sink) PubSub() *pubsub.PubSub                        { return s.ps }
 func (s *sink) Congested(channelhost.Channel) bool            { return false }
 func (s *sink) Batch(f func())                                { f() }
 func (s *sink) Drained(channelhost.Channel) bool              { return true }
+func (s *sink) Context() context.Context                      { return context.Background() }
 func (s *sink) ClientID() string                              { return "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
 func (*sink) Arrive(context.Context, string) error            { return nil }
@@ -49,7 +50,7 @@ func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
 }
 
 func (s *sink) join(h *channel.Handler, w *mailbox.Workers, params serializer.Payload) channelhost.Channel {
-	c := channelhost.Start(context.Background(), s, channelhost.Join{
+	c := channelhost.Start(s, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: w,
 		Message: serializer.Message{
 			JoinRef: `"1"`, Ref: `"1"`, Topic: "room:1", Event: serializer.EventJoin, Payload: params,

@@ -27,7 +27,7 @@ func TestJoinsLeaveNothingBehind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := channelhost.Start(t.Context(), s, channelhost.Join{
+		c := channelhost.Start(s, channelhost.Join{
 			Handler: h, MaxMailbox: 1 << 20, Workers: w,
 			Message: serializer.Message{
 				JoinRef: `"1"`, Ref: `"1"`, Topic: fmt.Sprint("room:", n), Event: serializer.EventJoin, Payload: params,

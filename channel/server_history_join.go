@@ -81,7 +81,7 @@ func (c *Channel) replayFrom(p history.Position) error {
 	if r := past.rare.Load(); r != nil {
 		start.Reach = r.reach
 	}
-	why, err := past.reader.Seek(c.ctx, start)
+	why, err := past.reader.Seek(c.context(), start)
 	switch {
 	case err != nil:
 		return err
@@ -209,13 +209,13 @@ func (c *Channel) openPast(h historyParams, keep history.Keep, join *joinHistory
 	p.asked, p.others = h.asked, h.asked && !h.own
 	p.pulls = h.asked && c.h.interceptsAny(keep)
 	if h.asked && c.h.reach != nil {
-		err := c.callUser(func() (err error) { start.Reach, err = c.h.reach(c.ctx, c); return err })
+		err := c.callUser(func() (err error) { start.Reach, err = c.h.reach(c.context(), c); return err })
 		if err != nil {
 			return err
 		}
 		p.rarely().reach = start.Reach
 	}
-	mark, err := c.up.PubSub().Recorded().Open(c.ctx, &p.reader, c.topic, start)
+	mark, err := c.up.PubSub().Recorded().Open(c.context(), &p.reader, c.topic, start)
 	switch {
 	case err != nil && h.asked:
 		return push.Reject(historyUnavailable)
@@ -307,7 +307,7 @@ func (r historyReply) joinedWith(p serializer.Payload) (joined serializer.Payloa
 // missed returns the member "$history" for a topic that is recorded.
 func (c *Channel) missed(h *joinHistory) (historyReply, error) {
 	p := c.past()
-	n, err := p.reader.Missed(c.ctx)
+	n, err := p.reader.Missed(c.context())
 	if errors.Is(err, history.ErrTrimmed) && !h.resume.OK && !h.placed {
 		// More was recorded during the join callback than the topic may keep. The client gets a new
 		// position, so that a busy topic stays joinable, although its snapshot lacks what was removed. A
@@ -329,7 +329,7 @@ func (c *Channel) reopen() error {
 	p := c.past()
 	p.reader.Close()
 	p.reader = follow.Reader[*pubsub.Broadcast]{}
-	_, err := c.up.PubSub().Recorded().Open(c.ctx, &p.reader, c.topic, follow.Start{NoReplay: true})
+	_, err := c.up.PubSub().Recorded().Open(c.context(), &p.reader, c.topic, follow.Start{NoReplay: true})
 	return err
 }
 

@@ -107,7 +107,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	}
 	refused := false
 	err := c.callUser(func() error {
-		err := c.h.pages(c.ctx, c)
+		err := c.h.pages(c.context(), c)
 		refused = err != nil
 		return nil
 	})
@@ -117,7 +117,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 	if refused {
 		return replyForbidden, nil
 	}
-	batch, err := c.up.PubSub().Before(c.ctx, c.topic, before, most)
+	batch, err := c.up.PubSub().Before(c.context(), c.topic, before, most)
 	switch {
 	case follow.IsLoss(err):
 		return replyTrimmed, nil
@@ -161,7 +161,7 @@ func (c *Channel) page(before history.Position, most int) (push.Reply, error) {
 // awaitTop answers when the channel has sent everything up to the log's top.
 func (c *Channel) awaitTop(ref serializer.Ref) push.Reply {
 	p := c.past()
-	top, err := p.reader.Top(c.ctx)
+	top, err := p.reader.Top(c.context())
 	if err != nil {
 		return replyUnavailable
 	}

@@ -161,7 +161,7 @@ func (c *randomClient) connect(rnd *rand.Rand, last bool) {
 	c.w.Join(c.name, since, c.asked)
 	c.ref++
 	ref := serializer.StringRef(fmt.Sprint(c.ref))
-	c.d = channelhost.Start(context.Background(), c, channelhost.Join{
+	c.d = channelhost.Start(c, channelhost.Join{
 		Handler: c.w.h, MaxMailbox: 1 << 20, Workers: &c.w.workers, Message: serializer.Message{
 			JoinRef: ref, Ref: ref, Topic: "room:1", Event: serializer.EventJoin, Payload: received(c.t, params),
 		},

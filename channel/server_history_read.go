@@ -63,7 +63,7 @@ func (c *Channel) read() {
 			c.readLater()
 			return
 		}
-		items, err := p.reader.Next(c.ctx, left, (*buf)[:0])
+		items, err := p.reader.Next(c.context(), left, (*buf)[:0])
 		if err != nil {
 			c.readFailed(err)
 			return
@@ -185,7 +185,7 @@ func (c *Channel) passRecord(it readItem) progress {
 		}
 		before := p.pushes.Load()
 		c.settle(&item{kind: itemOut, event: b.Event}, push.NoReply,
-			c.callUser(func() error { return intercept(withOrigin(c.ctx, b.Context()), c, b.Payload) }))
+			c.callUser(func() error { return intercept(withOrigin(c.context(), b.Context()), c, b.Payload) }))
 		if c.status() != serverJoined {
 			return readEnded
 		}
@@ -245,7 +245,7 @@ func (c *Channel) leavesOut(r *history.Record) bool {
 func (c *Channel) readFailed(err error) {
 	p := c.past()
 	switch {
-	case c.ctx.Err() != nil:
+	case c.context().Err() != nil:
 	case !follow.IsLoss(err):
 		r := p.rarely()
 		r.mu.Lock()

@@ -109,7 +109,7 @@ func (c *Channel) runJoin(it *item, in *serverInput) {
 	var asksOnce bool
 	it.payload, asksOnce = cutOnce(it.payload)
 	if in.err = c.openExtensions(it); in.err == nil {
-		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.ctx, c, it.payload); return err })
+		in.err = c.callUser(func() (err error) { reply, err = c.h.join(c.context(), c, it.payload); return err })
 		in.accepted = in.err == nil
 	}
 	if in.err == nil {

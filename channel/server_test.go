@@ -58,6 +58,7 @@ func (c *carrier) Send(f *serializer.Frame, how transport.Delivery) error {
 func (c *carrier) Congested(channelhost.Channel) bool    { return false }
 func (c *carrier) Batch(f func())                        { f() }
 func (c *carrier) Drained(channelhost.Channel) bool      { return true }
+func (c *carrier) Context() context.Context              { return context.Background() }
 func (c *carrier) ClientID() string                      { return "" }
 func (c *carrier) Outgoing() (_, _ int, _ time.Duration) { return 2, 300, time.Second }
 func (c *carrier) Identity() (_, _, connection string)   { return "", "", "connection" }
@@ -143,7 +144,7 @@ func join(up channelhost.Carrier, j channelhost.Join) channelhost.Channel {
 	}
 	j.MaxMailbox = cmp.Or(j.MaxMailbox, 1<<20)
 	j.Workers = new(mailbox.Workers)
-	return channelhost.Start(context.Background(), up, j)
+	return channelhost.Start(up, j)
 }
 
 func (b *bench) push(ref, event string, payload any) {

@@ -81,16 +81,16 @@ func (d *driver) AllowsWills() bool { return d.h.allowWill != nil }
 func (c *Channel) handleWill(it *item) {
 	w := it.msg.(*channelhost.Will)
 	var p serializer.Payload
-	err := c.callUser(func() (err error) { p, err = c.h.allowWill(c.ctx, c, it.event, it.payload); return err })
+	err := c.callUser(func() (err error) { p, err = c.h.allowWill(c.context(), c, it.event, it.payload); return err })
 	if err == nil {
-		w.Set(c.ctx, p, nil)
+		w.Set(c.context(), p, nil)
 		return
 	}
 	if rejection, isRejection := asRejection(err); isRejection {
-		w.Set(c.ctx, p, &push.Error{Payload: serializer.Value(rejection.Payload)})
+		w.Set(c.context(), p, &push.Error{Payload: serializer.Value(rejection.Payload)})
 		return
 	}
-	w.Set(c.ctx, p, errForbidden)
+	w.Set(c.context(), p, errForbidden)
 	if !c.status().isMute() {
 		c.crash("", fmt.Errorf("channel: will of event %q: %w", it.event, err))
 	}
@@ -101,5 +101,5 @@ func (c *Channel) arrive() error {
 	if c.h.allowWill == nil {
 		return nil
 	}
-	return c.up.Arrive(c.ctx, c.topic)
+	return c.up.Arrive(c.context(), c.topic)
 }

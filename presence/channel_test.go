@@ -38,6 +38,7 @@ func (c *carrier) Answered()                                        {}
 func (c *carrier) Congested(channelhost.Channel) bool               { return false }
 func (c *carrier) Batch(f func())                                   { f() }
 func (c *carrier) Drained(channelhost.Channel) bool                 { return true }
+func (c *carrier) Context() context.Context                         { return context.Background() }
 func (c *carrier) ClientID() string                                 { return "" }
 func (c *carrier) Ended()                                           {}
 func (c *carrier) Log(_ channelhost.Channel, _ string, _ error)     {}
@@ -136,7 +137,7 @@ func join(c *carrier, h *channel.Handler, ref, user string, before channelhost.C
 		JoinRef: serializer.StringRef(ref), Ref: serializer.StringRef(ref), Topic: topic, Event: serializer.EventJoin,
 		Payload: serializer.Value(map[string]string{"user": user}),
 	}
-	return channelhost.Start(context.Background(), c, channelhost.Join{
+	return channelhost.Start(c, channelhost.Join{
 		Handler: h, Message: m, Before: before, MaxMailbox: 1 << 20, Workers: new(mailbox.Workers),
 	})
 }

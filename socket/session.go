@@ -1,6 +1,7 @@
 package socket
 
 import (
+	"context"
 	"errors"
 	"runtime"
 	"sync"
@@ -205,7 +206,7 @@ func (s *session) join(m *serializer.Message) {
 	alone := s.unanswered.Add(1) == 1
 	s.running.Add(1)
 	s.live.Add(1)
-	c := channelhost.Start(&s.ctx, s, channelhost.Join{
+	c := channelhost.Start(s, channelhost.Join{
 		Handler: handler, Message: *m, Before: before, MaxMailbox: s.h.cfg.MaxMailbox, Workers: &s.h.workers,
 		Values: s.values(),
 	})
@@ -397,6 +398,9 @@ func (s *session) logEnd(err error) {
 // NoCredit counts a broadcast that the client did not receive because it has no credit. Package
 // channel calls it.
 func (s *session) NoCredit() { s.h.counts.noCredit.Add(1) }
+
+// Context is part of channelhost.Carrier.
+func (s *session) Context() context.Context { return &s.ctx }
 
 // Serializer is part of channelhost.Carrier.
 func (s *session) Serializer() serializer.Serializer { return s.ser }

@@ -107,6 +107,7 @@ func (s *sink) Send(*serializer.Frame, transport.Delivery) error {
 }
 func (s *sink) Congested(channelhost.Channel) bool            { return false }
 func (s *sink) Drained(channelhost.Channel) bool              { return true }
+func (s *sink) Context() context.Context                      { return context.Background() }
 func (s *sink) ClientID() string                              { return "" }
 func (s *sink) Identity() (_, _, _ string)                    { return "", "", "" }
 func (s *sink) End(channelhost.Channel, ...*serializer.Frame) {}
@@ -138,7 +139,7 @@ func gatherBy(t testing.TB, h *channel.Handler, n int, params string, frames int
 	for range n {
 		s := &sink{ps: ps, ser: ser}
 		a.sinks = append(a.sinks, s)
-		a.channels = append(a.channels, channelhost.Start(context.Background(), s, channelhost.Join{
+		a.channels = append(a.channels, channelhost.Start(s, channelhost.Join{
 			Handler: h, MaxMailbox: 1 << 20, Workers: &a.workers,
 			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 		}))
@@ -220,7 +221,7 @@ func joiner(t testing.TB, h *channel.Handler, params string) (join func()) {
 	t.Cleanup(workers.Wait)
 	return func() {
 		before := s.frames.Load()
-		c := channelhost.Start(context.Background(), s, channelhost.Join{
+		c := channelhost.Start(s, channelhost.Join{
 			Handler: h, MaxMailbox: 1 << 20, Workers: &workers,
 			Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 		})

@@ -61,6 +61,7 @@ func (c *simClient) Serializer() serializer.Serializer     { return serializer.V
 func (c *simClient) PubSub() *pubsub.PubSub                { return c.s.ps }
 func (c *simClient) Congested(channelhost.Channel) bool    { return false }
 func (c *simClient) Batch(f func())                        { f() }
+func (c *simClient) Context() context.Context              { return context.Background() }
 func (c *simClient) ClientID() string                      { return c.name }
 func (c *simClient) Identity() (_, client, _ string)       { return "", c.name, "" }
 func (c *simClient) Outgoing() (_, _ int, _ time.Duration) { return 0, 0, 0 }
@@ -304,7 +305,7 @@ func (c *simClient) connect() {
 	c.closed, c.inbox = false, nil
 	c.mu.Unlock()
 	c.joined, c.synced, c.acks = false, false, make(map[string]string)
-	c.c = channelhost.Start(context.Background(), c, channelhost.Join{
+	c.c = channelhost.Start(c, channelhost.Join{
 		Handler: nodes[c.rng.IntN(len(nodes))], MaxMailbox: 1 << 20, Workers: &c.s.workers,
 		Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 	})

@@ -57,7 +57,7 @@ func (w *watcher) join(h *channel.Handler, workers *mailbox.Workers, params stri
 	var p serializer.Payload
 	_ = p.UnmarshalJSON([]byte(`{"$state":` + params + `}`)) // it never fails
 	ref := serializer.StringRef("1")
-	w.c = channelhost.Start(context.Background(), w, channelhost.Join{
+	w.c = channelhost.Start(w, channelhost.Join{
 		Handler: h, MaxMailbox: 1 << 20, Workers: workers,
 		Message: serializer.Message{JoinRef: ref, Ref: ref, Topic: simTopic, Event: serializer.EventJoin, Payload: p},
 	})

@@ -22,7 +22,7 @@ import (
 // name the types of package channel, because that package imports it.
 var (
 	// Start begins a server's channel with a client's phx_join.
-	Start func(ctx context.Context, up Carrier, join Join) Channel
+	Start func(up Carrier, join Join) Channel
 	// NewClient returns a new client's channel of a socket, a *channel.Client.
 	NewClient func(socket clientlink.Socket, topic string, params any, cfg ClientConfig) any
 	// Follow makes f receive what happens to a *channel.Client. It must be called before Join.
@@ -177,6 +177,9 @@ type Channel interface {
 // Carrier is the socket under a server's channels. Its methods may be called from any goroutine.
 // Except for Arrive, they do not block.
 type Carrier interface {
+	// Context is the parent of the contexts of the callbacks. It is never cancelled. It returns the
+	// same context each time.
+	Context() context.Context
 	Serializer() serializer.Serializer
 	PubSub() *pubsub.PubSub
 	// Send sends a frame, as transport.Conn does. It may be called under locks of the channel, and
