@@ -55,6 +55,29 @@ func (e *Engine) KeepWills(keep time.Duration) { e.wills.store = will.NewStore(e
 // KeepCopies bounds the memory of copies of objects that are not in use.
 func (e *Engine) KeepCopies(size int) { e.objects.room = size }
 
+// KeepOnceIndex bounds the memory of the index of Once.
+func (e *Engine) KeepOnceIndex(size int) { e.wills.once.room = size }
+
+// OnceIndex returns how many ids the index of Once has, and its estimated memory as it is counted
+// and as it is.
+func (e *Engine) OnceIndex() (ids, counted, size int) {
+	o := e.wills.once
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for place := o.recent.Front(); place != nil; place = place.Next() {
+		own := place.Value.(*onceOwner)
+		if o.owners[own.name] != own {
+			size++ // it should not be there
+		}
+		size += onceOwnerCost
+		for subject := range own.ids {
+			ids++
+			size += onceIDCost + len(subject)
+		}
+	}
+	return ids, o.size, size
+}
+
 // KeepDeadlines bounds the memory of deadlines of objects without a copy.
 func (e *Engine) KeepDeadlines(size int) { e.objects.deadlineRoom = size }
 

@@ -2,6 +2,7 @@ package natsengine
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -29,11 +30,18 @@ const (
 	onceLeast = 16
 	// onceSwept is the time between two searches of the index for what has expired.
 	onceSwept = time.Minute
+
+	// maxOnceIndex bounds the estimated bytes of the index. onceOwnerCost and onceIDCost are those of
+	// a client and topic, and of an id in addition to its subject.
+	maxOnceIndex  = 64 << 20
+	onceOwnerCost = 400
+	onceIDCost    = 120
 )
 
 // onceStore implements push.OnceStore by a stream, which has the newest message of each subject, as
 // that of the wills does: each change is a compare-and-swap. It uses the connection of the wills.
-// It follows the stream, without the replies, to know how many ids a client and topic has.
+// It follows the stream, without the replies, to know how many ids a client and topic has. Only the
+// limits of a client and topic depend on this index, which may forget some.
 type onceStore struct {
 	wills  *wills
 	prefix string // of the subjects
@@ -41,8 +49,18 @@ type onceStore struct {
 	wanted atomic.Bool // Engine.Once was called
 
 	mu     sync.Mutex
-	owners map[string]map[string]*onceIndex // by subject, without and with the last token
+	owners map[string]*onceOwner // by subject without the last token
+	recent list.List             // of the owners, the one that changed last at the end
+	size   int                   // estimated bytes of the index
+	room   int                   // their bound; what is beyond is forgotten
 	swept  time.Time
+}
+
+// onceOwner is a client in one topic.
+type onceOwner struct {
+	name  string
+	ids   map[string]*onceIndex // by subject; there is one at least
+	place *list.Element
 }
 
 // onceIndex is what is known of an id.
@@ -72,7 +90,7 @@ func (e *Engine) Once() push.OnceStore {
 }
 
 func newOnceStore(w *wills, prefix string) *onceStore {
-	return &onceStore{wills: w, prefix: prefix + ".q.", stream: streamName(prefix) + "-once"}
+	return &onceStore{wills: w, prefix: prefix + ".q.", stream: streamName(prefix) + "-once", room: maxOnceIndex}
 }
 
 // open makes the stream, and follows it until the connection ends. It returns when the index is
@@ -82,7 +100,8 @@ func (o *onceStore) open(ctx context.Context, c *conn, js nats.JetStreamContext)
 		return err
 	}
 	o.mu.Lock()
-	o.owners, o.swept = make(map[string]map[string]*onceIndex), time.Now()
+	o.owners, o.size, o.swept = make(map[string]*onceOwner), 0, time.Now()
+	o.recent.Init()
 	o.mu.Unlock()
 	ack, err := js.Publish(o.prefix+"t", nil)
 	if err != nil {
@@ -133,24 +152,51 @@ func parseOnce(h nats.Header, data []byte, seq uint64) onceValue {
 
 // note notes the newest message of a subject.
 func (o *onceStore) note(subject string, v onceValue, size int) {
-	owner := ownerOf(subject)
+	name := ownerOf(subject)
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	ids := o.owners[owner]
-	if old := ids[subject]; old != nil && old.seq >= v.seq {
+	own := o.owners[name]
+	var old *onceIndex
+	if own != nil {
+		old = own.ids[subject]
+	}
+	if old != nil && old.seq >= v.seq {
 		return
 	}
 	if v.until.IsZero() {
-		if delete(ids, subject); len(ids) == 0 {
-			delete(o.owners, owner)
+		if old != nil {
+			o.removeLocked(own, subject)
 		}
 		return
 	}
-	if ids == nil {
-		ids = make(map[string]*onceIndex)
-		o.owners[owner] = ids
+	if own == nil {
+		own = &onceOwner{name: name, ids: make(map[string]*onceIndex)}
+		own.place = o.recent.PushBack(own)
+		o.owners[name] = own
+		o.size += onceOwnerCost
 	}
-	ids[subject] = &onceIndex{seq: v.seq, size: size, isDone: v.window > 0, until: v.until}
+	if old == nil {
+		o.size += onceIDCost + len(subject)
+	}
+	own.ids[subject] = &onceIndex{seq: v.seq, size: size, isDone: v.window > 0, until: v.until}
+	o.recent.MoveToBack(own.place)
+	for o.size > o.room && o.recent.Len() > 1 {
+		oldest, _ := o.recent.Front().Value.(*onceOwner)
+		for subject := range oldest.ids {
+			o.removeLocked(oldest, subject)
+		}
+	}
+}
+
+// removeLocked removes a subject from the index, and its owner if it was the last one.
+func (o *onceStore) removeLocked(own *onceOwner, subject string) {
+	delete(own.ids, subject)
+	o.size -= onceIDCost + len(subject)
+	if len(own.ids) == 0 {
+		delete(o.owners, own.name)
+		o.recent.Remove(own.place)
+		o.size -= onceOwnerCost
+	}
 }
 
 func ownerOf(subject string) string { return subject[:strings.LastIndexByte(subject, '.')] }
@@ -168,20 +214,16 @@ func (o *onceStore) sweep(now time.Time) {
 		return
 	}
 	o.swept = time.Now()
-	for owner := range o.owners {
-		o.expireLocked(owner, now)
+	for _, own := range o.owners {
+		o.expireLocked(own, now)
 	}
 }
 
-func (o *onceStore) expireLocked(owner string, now time.Time) {
-	ids := o.owners[owner]
-	for subject, i := range ids {
+func (o *onceStore) expireLocked(own *onceOwner, now time.Time) {
+	for subject, i := range own.ids {
 		if !i.until.After(now) {
-			delete(ids, subject)
+			o.removeLocked(own, subject)
 		}
-	}
-	if len(ids) == 0 {
-		delete(o.owners, owner)
 	}
 }
 
@@ -189,7 +231,8 @@ func (o *onceStore) expireLocked(owner string, now time.Time) {
 func (o *onceStore) knows(subject string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.owners[ownerOf(subject)][subject] != nil
+	own := o.owners[ownerOf(subject)]
+	return own != nil && own.ids[subject] != nil
 }
 
 // surplus returns the replies to drop so that there is room for some more ids, those that were used
@@ -197,16 +240,18 @@ func (o *onceStore) knows(subject string) bool {
 func (o *onceStore) surplus(subject string, more int, now time.Time) (drop map[string]uint64, ok bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	owner := ownerOf(subject)
-	bytes := 0
-	for _, i := range o.owners[owner] {
-		bytes += i.size
-	}
-	if len(o.owners[owner])+more <= oncetable.MaxIDs && bytes <= oncetable.MaxBytes {
+	own := o.owners[ownerOf(subject)]
+	if own == nil {
 		return nil, true
 	}
-	o.expireLocked(owner, now)
-	ids := o.owners[owner]
+	bytes, ids := 0, own.ids
+	for _, i := range ids {
+		bytes += i.size
+	}
+	if len(ids)+more <= oncetable.MaxIDs && bytes <= oncetable.MaxBytes {
+		return nil, true
+	}
+	o.expireLocked(own, now)
 	var done []string
 	bytes = 0
 	for name, i := range ids {

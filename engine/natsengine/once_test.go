@@ -2,6 +2,7 @@ package natsengine_test
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -17,12 +18,17 @@ import (
 
 func startOnce(t *testing.T, cfg natsengine.Config) (store push.OnceStore, stop func()) {
 	t.Helper()
+	return brokertest.StartOnce(t, onceEngine(t, cfg))
+}
+
+func onceEngine(t *testing.T, cfg natsengine.Config) *natsengine.Engine {
+	t.Helper()
 	cfg.Timeout, cfg.Ping, cfg.Logger = brokertest.Timeout, brokertest.Ping, new(zerolog.Nop())
 	e, err := natsengine.New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return brokertest.StartOnce(t, e)
+	return e
 }
 
 // The user has the documented permissions.
@@ -99,4 +105,57 @@ func TestOnceExpires(t *testing.T) {
 	if mine, _, err := store.Begin(t.Context(), "ann.room.1", "other", time.Second); !mine || err != nil {
 		t.Error(mine, err)
 	}
+}
+
+// Many clients push on two nodes, and a third node starts late. The indexes stay within their
+// bound, and pushes that they have forgotten are still handled once.
+func TestOnceIndexIsBounded(t *testing.T) {
+	t.Parallel()
+	e := newServer(t, withJetStream(t))
+	const room, clients = 40_000, 300 // about 600 bytes for each client
+	var engines []*natsengine.Engine
+	start := func() push.OnceStore {
+		engine := onceEngine(t, natsengine.Config{URL: e.addr()})
+		engine.KeepOnceIndex(room)
+		engines = append(engines, engine)
+		store, _ := brokertest.StartOnce(t, engine)
+		return store
+	}
+	stores := []push.OnceStore{start(), start()}
+	handle := func(n int, key string) (reply string) {
+		t.Helper()
+		mine, known, err := stores[n].Begin(t.Context(), key, "h", time.Minute)
+		if err == nil && mine {
+			known, err = stores[n].Finish(t.Context(), key, "h", []byte(fmt.Sprint("reply ", n)), time.Hour)
+		}
+		if err != nil {
+			t.Fatalf("%s: %v", key, err)
+		}
+		return string(known)
+	}
+	bounded := func() {
+		t.Helper()
+		for i, engine := range engines {
+			brokertest.WaitUntil(t, "the index has the newest ids", func() bool {
+				ids, counted, size := engine.OnceIndex()
+				if counted != size || size > room {
+					t.Errorf("node %d: the index has %d bytes, counted %d", i, size, counted)
+				}
+				return ids > clients/10 && ids < clients
+			})
+		}
+	}
+	for i := range clients {
+		handle(i%2, fmt.Sprintf("client-%03d.room.1", i))
+	}
+	bounded()
+	stores = append(stores, start())
+	bounded()
+	for i := range clients {
+		want := fmt.Sprint("reply ", i%2)
+		if got := handle(2, fmt.Sprintf("client-%03d.room.1", i)); got != want {
+			t.Errorf("client %d: %s, want %s", i, got, want)
+		}
+	}
+	bounded()
 }
