@@ -18,11 +18,11 @@ import (
 
 // maxIdleBytes is the budget of an idle connection with one joined channel: the server's heap and
 // stacks.
-const maxIdleBytes = 3500
+const maxIdleBytes = 3350
 
 // maxIdleBytesElsewhere is the same on other systems than Linux, where an idle connection has a
 // goroutine.
-const maxIdleBytesElsewhere = 5500
+const maxIdleBytesElsewhere = 5350
 
 func inUse() (bytes uint64) {
 	for range 3 { // pools and finalizers release memory one collection later

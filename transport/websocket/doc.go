@@ -10,7 +10,7 @@
 // connection is readable, without a buffer and with a small stack. Then it reads into a buffer from
 // a pool, and parses the frames in it.
 //
-// On Linux, a connection whose client pauses for 200 ms is parked: the timer interrupts the reader,
+// On Linux, a connection whose client pauses for 200 ms is parked: a timeout interrupts the reader,
 // which ends. The poller, one goroutine of the Server, waits for all parked connections. When one
 // of them is readable or was closed, a new reader goes on. A client that sends something now and
 // then has its connection parked again at once; one that sends more often keeps its reader.
@@ -30,7 +30,7 @@
 // its own writes until the queue is empty.
 //
 // A connection ends when the client sends a close frame or violates the protocol, when the session
-// or a timer ends it, or when the network fails. In all cases but the last, the server sends a
+// or a timeout ends it, or when the network fails. In all cases but the last, the server sends a
 // close frame after everything that is queued, and half-closes TCP unless the client's close frame
 // came first. The reader then drops what the client still sends, and calls the session's Closed
 // last.

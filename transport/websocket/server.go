@@ -106,11 +106,13 @@ type Server struct {
 
 	mu          sync.Mutex
 	gone        sync.Cond // on mu: live may have become 0
-	live        int       // connections and the goroutines that write to them
+	live        int       // connections, the goroutines that write to them, and timers if it has any
 	connections int
 	writers     int
 	first, last *serverConn // the connections that wait for a writer, linked by next
 	poller      *poller     // nil until a connection is parked
+
+	timers timers
 }
 
 // NewServer returns a server.
@@ -118,13 +120,14 @@ func NewServer(cfg Config) *Server {
 	cfg.MaxMessage = cmp.Or(cfg.MaxMessage, defaultMaxMessage)
 	cfg.MaxFragments = cmp.Or(cfg.MaxFragments, int(min(max(cfg.MaxMessage/64, 1), math.MaxInt32)))
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, defaultMaxQueue)
-	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, defaultIdleTimeout)
+	cfg.IdleTimeout = min(cmp.Or(cfg.IdleTimeout, defaultIdleTimeout), maxTimeout)
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
-	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
+	cfg.CloseTimeout = min(cmp.Or(cfg.CloseTimeout, defaultCloseTimeout), maxTimeout)
 	s := &Server{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
 	s.drainTime, s.parkAfter = min(cfg.CloseTimeout, drainTime), defaultParkAfter
 	s.slow.Max, s.slow.Default, s.slow.OnDrop = cfg.MaxQueue, cfg.OnSlow, cfg.OnDrop
 	s.gone.L = &s.mu
+	s.timers.s, s.timers.fire = s, (*serverConn).timedOut
 	if cfg.Compress {
 		s.maxWriters = runtime.GOMAXPROCS(0) // they also compress
 		s.deflated = s.deflate

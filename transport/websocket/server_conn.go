@@ -39,7 +39,7 @@ const (
 //
 // One goroutine, the reader, runs run: it reads, calls the session and ends the connection. Where
 // the connection can be parked (see poller) it ends itself, and another one goes on. At most one
-// other goroutine writes at a time, while writing is true. Either of them, or the timer, closes the
+// other goroutine writes at a time, while writing is true. Either of them, or a timeout, closes the
 // network connection when it finds that the connection is over. The reader then gets an error and
 // does the rest.
 type serverConn struct {
@@ -47,7 +47,6 @@ type serverConn struct {
 	nc      net.Conn
 	raw     syscall.RawConn // nil means the portable path
 	session transport.Session
-	timer   *time.Timer
 
 	lastReceived atomic.Int64               // when the client last sent something, by Server.now
 	reader       atomic.Uint32              // a readerState
@@ -74,10 +73,14 @@ type serverConn struct {
 	sparse   bool          // the reader's, here for its size: more than activePause passed before the last bytes
 	batches  uint32        // calls of Batch that have not returned
 	queue    *outbox.Queue // nil if empty
-	offset   int           // how many bytes of the queue's first frame were written, header included
 	err      error         // why the connection ended
-	deadline time.Duration // when the timer is due, by Server.now
 	next     *serverConn   // in the list of connections that wait for a writer
+	deadline time.Duration // when timedOut is called, by Server.now; written under mu and that of timers
+
+	// The following fields belong to timers.
+
+	link  **serverConn // what refers to this connection in its slot; nil if it is in none
+	later *serverConn  // in the list of that slot
 }
 
 func newServerConn(s *Server) *serverConn {
@@ -106,15 +109,14 @@ func (c *serverConn) start(open func(transport.Conn) transport.Session) {
 	if c.canPark() {
 		c.active, first = 1, min(first, c.s.parkAfter)
 	}
-	c.mu.Lock() // the timer could fire immediately
-	c.deadline = c.s.now() + first
-	c.timer = time.AfterFunc(first, c.timedOut)
+	c.mu.Lock()
+	c.setDeadline(first)
 	c.mu.Unlock()
 	opened := false
 	defer func() {
 		if !opened { // open panicked
-			c.timer.Stop()
 			c.fail(&transport.CloseError{Code: transport.CodeInternal})
+			c.s.timers.remove(c)
 			c.s.removeLive(1)
 		}
 	}()
@@ -207,10 +209,9 @@ func (c *serverConn) beginClose(err error, code int, reason string) {
 	c.enqueue(outbox.Entry{Frame: closeFrame(code, reason)})
 }
 
-// setDeadline sets when the timer is due next. The caller holds mu.
+// setDeadline makes timers call timedOut after d. The caller holds mu.
 func (c *serverConn) setDeadline(d time.Duration) {
-	c.deadline = c.s.now() + d
-	c.timer.Reset(d)
+	c.s.timers.set(c, c.s.now()+d)
 }
 
 // pong answers a ping of the client. The pong is queued after the data, so the server also stops
@@ -221,40 +222,44 @@ func (c *serverConn) pong(payload []byte) {
 	_ = c.Send(&serializer.Frame{Op: opPong, Data: payload}, transport.Delivery{Answer: true})
 }
 
-// lateness is how late a timer may fire. If it is later, the process or the machine stood still.
+// lateness is how late timedOut may be called. If it is later, the process or the machine stood
+// still.
 const lateness = 20 * time.Millisecond
 
-// timedOut runs when the timer fires.
+// timedOut is called when the deadline has passed.
 func (c *serverConn) timedOut() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := c.s.now()
 	state := c.load()
+	deadline := c.deadline
 	if state == stateOpen {
-		late := now - c.deadline
-		c.deadline = time.Duration(c.lastReceived.Load()) + c.s.cfg.IdleTimeout
+		late := now - deadline
+		deadline = time.Duration(c.lastReceived.Load()) + c.s.cfg.IdleTimeout
 		switch {
 		case readerState(c.reader.Load()) == readerBusy:
-			c.deadline = now + c.s.cfg.IdleTimeout
-		case c.deadline <= now && late > lateness:
+			deadline = now + c.s.cfg.IdleTimeout
+		case deadline <= now && late > lateness:
 			// Frames that arrived while this process stood still have not been read yet.
-			c.deadline = now + late
+			deadline = now + late
 		}
-		if c.deadline > now && c.canPark() {
-			c.deadline = min(c.deadline, c.checkPause(now))
+		if deadline > now && c.canPark() {
+			deadline = min(deadline, c.checkPause(now))
 		}
 	}
-	switch left := c.deadline - now; {
+	switch {
 	case state == stateDead:
-	case left > 0:
-		c.timer.Reset(left)
+	case deadline > now:
+		c.s.timers.set(c, deadline)
 	case state == stateOpen:
 		c.beginClose(transport.ErrIdle, transport.CodeProtocol, "")
 	default:
-		c.mu.Unlock()
-		c.closeNetwork(state == stateClosing)
-		return
+		c.s.addLive(0)
+		go func() { // with TLS, closing waits for the client
+			c.closeNetwork(state == stateClosing)
+			c.s.removeLive(0)
+		}()
 	}
-	c.mu.Unlock()
 }
 
 // closeNetwork closes the network connection. If reset is true, nothing more is sent, not even what
@@ -297,6 +302,6 @@ func (c *serverConn) fail(err error) {
 func (c *serverConn) freeQueue() {
 	if c.queue != nil {
 		c.queue.Free()
-		c.queue, c.offset = nil, 0
+		c.queue = nil
 	}
 }

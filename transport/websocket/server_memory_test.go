@@ -21,10 +21,10 @@ import (
 const (
 	idleConnections = 1000
 	// maxIdleBytes is the budget of an idle connection: heap and stacks of this package and net. A
-	// connection that is parked takes 1.7 kB, and one with a goroutine 3.5 kB; the pools and caches of
+	// connection that is parked takes 1.6 kB, and one with a goroutine 3.4 kB; the pools and caches of
 	// many processors add some.
-	maxIdleBytes          = 2800
-	maxIdleBytesElsewhere = 4500
+	maxIdleBytes          = 2650
+	maxIdleBytesElsewhere = 4350
 )
 
 // TestWebSocketClients is not a test: TestWebSocketMemory starts it as the process of its clients.

@@ -196,7 +196,7 @@ func (c *serverConn) finish(err error) {
 		c.linger()
 	}
 	c.fail(c.readErr)
-	c.timer.Stop()
+	c.s.timers.remove(c)
 	if c.lib != nil {
 		_ = c.lib.conn.CloseNow() // it returns its buffers to their pool
 	}

@@ -3,6 +3,7 @@ package websocket_test
 import (
 	"errors"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"os"
@@ -91,6 +92,21 @@ func TestWebSocketIdleDescriptor(t *testing.T) {
 	if err := session.end(t); err != transport.ErrIdle {
 		t.Errorf("Closed(%v)", err)
 	}
+}
+
+// TestWebSocketNeverIdle checks the largest IdleTimeout, on a connection that is parked.
+func TestWebSocketNeverIdle(t *testing.T) {
+	t.Parallel()
+	cfg := websocket.Config{IdleTimeout: math.MaxInt64, CloseTimeout: math.MaxInt64}
+	p, session := startWS(t, cfg, wsPath{parks: true}).connect()
+	if websocket.Parks {
+		eventually(t, "parking", func() bool { return websocket.IsParked(session.Conn) })
+	}
+	p.sendText("x")
+	if m := session.next(t); m.data != "x" {
+		t.Errorf("received %q", m.data)
+	}
+	p.finish(session)
 }
 
 // TestWebSocketNotIdle checks that anything that the client sends, even a byte, keeps the
@@ -187,6 +203,53 @@ func TestWebSocketShortCloseTimeoutBoundsDrain(t *testing.T) {
 		p.wantEnd()
 		transporttest.WantElapsed(t, start, 100*time.Millisecond)
 		session.wantCode(t, 1001)
+	})
+}
+
+// stuckConn is a net.Conn whose Close waits, as that of TLS does for a client that reads nothing.
+type stuckConn struct {
+	net.Conn
+	release chan struct{}
+}
+
+func (c *stuckConn) Close() error {
+	<-c.release
+	return c.Conn.Close()
+}
+
+// TestWebSocketCloseWaits checks that closing one network connection delays no other connection.
+func TestWebSocketCloseWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newWSServer(t, websocket.Config{})
+		l := transporttest.NewPipeListener()
+		hs := &http.Server{Handler: s}
+		served := make(chan struct{})
+		go func() {
+			hs.Serve(l)
+			close(served)
+		}()
+		release := make(chan struct{})
+		var peers []*wsPeer
+		var sessions []*wsSession
+		for range 2 {
+			client, server := net.Pipe()
+			l.Conns <- &stuckConn{server, release}
+			peers = append(peers, handshake(t, client, "/"))
+			sessions = append(sessions, <-s.opened)
+		}
+		start := time.Now()
+		sessions[0].Close(1012, "")
+		peers[0].wantClose(1012)
+		peers[1].wantClose(1002)
+		transporttest.WantElapsed(t, start, 60*time.Second)
+		close(release)
+		for i, p := range peers {
+			p.wantEnd()
+			_ = sessions[i].end(t)
+		}
+		s.ws.Wait()
+		hs.Close()
+		<-served
 	})
 }
 

@@ -162,7 +162,7 @@ func (c *serverConn) takeBatch(w *writer) bool {
 	for _, f := range w.taken {
 		w.frames = append(w.frames, outgoing{frame: f, first: 0x80 | byte(f.Op), payload: f.Data})
 	}
-	w.offset = c.offset
+	w.offset = c.queue.Offset
 	c.mu.Unlock()
 	if c.deflate {
 		for i := range w.frames {
@@ -180,7 +180,7 @@ func (c *serverConn) settleBatch(w *writer) (more bool) {
 	c.mu.Lock()
 	last, obsolete := c.queue.Written(w.i, w.offset > 0)
 	c.s.slow.Conflated.Add(uint64(obsolete))
-	c.offset = w.offset
+	c.queue.Offset = w.offset
 	w.clear()
 	if last != nil && last.Op == opClose && c.load() == stateClosing {
 		c.state.Store(uint32(stateClosed))

@@ -23,9 +23,11 @@ type Queue struct {
 	OwnBytes   int // bytes charged to the client's own budget: those that its messages caused
 	TakenBytes int // of the other bytes, those that a writer has taken
 
-	// OnRoom is a field of the owner: the function that it calls when Policy.HasRoom is true again.
-	// Free clears it.
+	// OnRoom and Offset are fields of the owner, and Free clears them. OnRoom is the function that it
+	// calls when Policy.HasRoom is true again. Offset is how many bytes of the first frame were
+	// written, header included.
 	OnRoom func()
+	Offset int
 
 	entries   []Entry
 	head      int                   // the number of entries that were written
