@@ -43,6 +43,12 @@ var mutants = []struct{ name, file, old, new, pkg, run string }{
 		"will", "TestMemory/the_lease_of_a_node_ends",
 	},
 	{
+		"the wills of a node are due although it has a lease again", "will/store.go",
+		"		if at < 0 {\n			return nil // it has a lease again\n",
+		"		if at < 0 {\n			at, ended = 0, []Lease{{node, time.Now()}}\n",
+		"will", "TestExpireOfNodeThatReturns",
+	},
+	{
 		"a join is answered before the older wills are fenced", "socket/wills.go",
 		"	if !s.hasClientID {\n", "	if true {\n",
 		"socket", "TestWillIsDeleted|TestJoinWaitsForWill",

@@ -106,28 +106,46 @@ func keyOf(topic string, c Connection) string {
 // is stored.
 func (s *store) change(ctx context.Context, key string, f func(c *client, now int64) bool) error {
 	for range tries {
-		e, err := s.table.Get(ctx, key)
-		if err != nil {
+		r, err := s.read(ctx, key)
+		if err != nil || !f(&r.client, r.now) {
 			return err
 		}
-		var c client
-		if len(e.Value) > 0 {
-			if err := json.Unmarshal(e.Value, &c); err != nil {
-				return fmt.Errorf("will: malformed entry: %w", err)
-			}
-		}
-		if !f(&c, e.Now.UnixMilli()) {
-			return nil
-		}
-		next, err := s.entry(&c, e.Now.UnixMilli())
-		if err != nil {
-			return err
-		}
-		if done, err := s.table.Swap(ctx, key, e.Version, next); done || err != nil {
+		if done, err := s.replace(ctx, key, r); done || err != nil {
 			return err
 		}
 	}
 	return errContended
+}
+
+// reading is an entry as it was read.
+type reading struct {
+	client
+
+	version string
+	now     int64
+}
+
+func (s *store) read(ctx context.Context, key string) (*reading, error) {
+	e, err := s.table.Get(ctx, key)
+	if err != nil {
+		return nil, err
+	}
+	r := &reading{version: e.Version, now: e.Now.UnixMilli()}
+	if len(e.Value) > 0 {
+		if err := json.Unmarshal(e.Value, &r.client); err != nil {
+			return nil, fmt.Errorf("will: malformed entry: %w", err)
+		}
+	}
+	return r, nil
+}
+
+// replace stores an entry that was changed. It reports false if another change came in between.
+func (s *store) replace(ctx context.Context, key string, r *reading) (bool, error) {
+	next, err := s.entry(&r.client, r.now)
+	if err != nil {
+		return false, err
+	}
+	return s.table.Swap(ctx, key, r.version, next)
 }
 
 // entry returns the entry of a client.
@@ -276,27 +294,49 @@ func (s *store) Expire(ctx context.Context) error {
 		return wrap("expire", err)
 	}
 	for _, l := range ended {
-		if err := s.expire(ctx, l); err != nil {
+		if err := s.expire(ctx, l.Node); err != nil {
 			return wrap("expire", err)
 		}
 	}
 	return nil
 }
 
-// expire makes the wills of a node due.
-func (s *store) expire(ctx context.Context, l Lease) error {
+// expire makes the wills of a node due, as long as its lease has ended. A node that was away may
+// have a lease again at any time, and stores its wills after that. So the entries are read before
+// the lease is: a will that was stored with a newer lease has changed its entry, which is not
+// replaced then.
+func (s *store) expire(ctx context.Context, node string) error {
 	for {
-		keys, err := s.table.OfNode(ctx, l.Node, expireAtOnce)
+		keys, err := s.table.OfNode(ctx, node, expireAtOnce)
 		if err != nil {
 			return err
 		}
 		if len(keys) == 0 {
-			return s.table.Drop(ctx, l.Node)
+			return s.table.Drop(ctx, node)
 		}
-		err = each(keys, func(key string) error {
-			return s.change(ctx, key, func(c *client, now int64) bool {
-				return c.end(l.End.UnixMilli(), now, func(w *held) bool { return w.Node == l.Node })
-			})
+		found := make([]*reading, len(keys))
+		err = each(keys, func(i int) (err error) {
+			found[i], err = s.read(ctx, keys[i])
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		ended, err := s.table.Ended(ctx)
+		if err != nil {
+			return err
+		}
+		at := slices.IndexFunc(ended, func(l Lease) bool { return l.Node == node })
+		if at < 0 {
+			return nil // it has a lease again
+		}
+		err = each(keys, func(i int) error {
+			r := found[i]
+			if !r.end(ended[at].End.UnixMilli(), r.now, func(w *held) bool { return w.Node == node }) {
+				return nil
+			}
+			_, err := s.replace(ctx, keys[i], r) // if it was changed meanwhile, it is read again
+			return err
 		})
 		if err != nil {
 			return err
@@ -311,8 +351,8 @@ func (s *store) Claim(ctx context.Context, most int, hold time.Duration) ([]Will
 		before := len(claimed)
 		keys, err := s.table.Due(ctx, most-len(claimed))
 		if err == nil {
-			err = each(keys, func(key string) error {
-				wills, err := s.claim(ctx, key, hold)
+			err = each(keys, func(i int) error {
+				wills, err := s.claim(ctx, keys[i], hold)
 				mu.Lock()
 				defer mu.Unlock()
 				claimed = append(claimed, wills...)
@@ -356,10 +396,10 @@ func (s *store) claim(ctx context.Context, key string, hold time.Duration) (will
 	return wills, nil
 }
 
-// each calls f for all keys, several at a time, and returns the first error.
-func each(keys []string, f func(key string) error) error {
+// each calls f for the indices of all keys, several at a time, and returns the first error.
+func each(keys []string, f func(i int) error) error {
 	if len(keys) == 1 {
-		return f(keys[0])
+		return f(0)
 	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
@@ -376,7 +416,7 @@ func each(keys []string, f func(key string) error) error {
 				if stop {
 					return
 				}
-				if err := f(keys[i]); err != nil {
+				if err := f(i); err != nil {
 					mu.Lock()
 					first = err
 					mu.Unlock()
