@@ -149,7 +149,9 @@ func TestOwnInputOfDeafClientIsBounded(t *testing.T) {
 			s := serve(t, socket.Config{
 				Channels: channel.Routes{"room:*": ownInput()}, MaxQueue: queue, MaxMailbox: mailbox, JoinRate: -1,
 				MaxMessage: 64 << 10,
-				WebSocket:  websocket.Config{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: 500 * time.Millisecond},
+				// On a busy machine, a client may send nothing for a while before it is congested.
+				// That it does not count as idle afterwards is shown by TestWebSocketCongestedNotIdle.
+				WebSocket: websocket.Config{WriteTimeout: 1500 * time.Millisecond, IdleTimeout: patience},
 			})
 			c, err := wstest.Dial(s.url[len("http://"):], "/socket/websocket?vsn=2.0.0")
 			if err != nil {

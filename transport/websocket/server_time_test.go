@@ -168,6 +168,58 @@ func TestWebSocketBusySession(t *testing.T) {
 	})
 }
 
+// TestWebSocketCongestedNotIdle checks that a client whose messages are not read, because it does
+// not read the answers, does not count as idle. It does when it has read them. If it never reads
+// them, it ends as a slow client.
+func TestWebSocketCongestedNotIdle(t *testing.T) {
+	cfg := websocket.Config{MaxQueue: 1000, IdleTimeout: 5 * time.Second, WriteTimeout: 30 * time.Second}
+	const messages = 50
+	congest := func(t *testing.T, p *wsPeer, session *wsSession) {
+		session.receive = func(_ serializer.Op, data []byte) error {
+			return session.Send(textFrame(string(data)), transport.Delivery{Answer: true})
+		}
+		go func() {
+			for range messages {
+				if _, err := p.Write(maskedFrame(fin|opText, strings.Repeat("x", 200))); err != nil {
+					return // the server ended the connection
+				}
+			}
+		}()
+		time.Sleep(20 * time.Second)
+		if !session.Congested(nil) {
+			t.Error("not congested")
+		}
+	}
+	t.Run("reads", func(t *testing.T) {
+		inBubble(t, cfg, func(t *testing.T, p *wsPeer, session *wsSession) {
+			congest(t, p, session)
+			start := time.Now()
+			for range messages {
+				p.want(fin|opText, strings.Repeat("x", 200))
+			}
+			p.wantClose(1002)
+			transporttest.WantElapsed(t, start, cfg.IdleTimeout)
+			p.send(fin|opClose, "")
+			if err := session.end(t); err != transport.ErrIdle {
+				t.Errorf("Closed(%v)", err)
+			}
+		})
+	})
+	t.Run("never reads", func(t *testing.T) {
+		inBubble(t, cfg, func(t *testing.T, p *wsPeer, session *wsSession) {
+			start := time.Now()
+			congest(t, p, session)
+			if err := session.end(t); !errors.Is(err, transport.ErrFull) {
+				t.Errorf("Closed(%v)", err)
+			}
+			transporttest.WantElapsed(t, start, cfg.WriteTimeout)
+			if st := session.ws.Stats(); st.Slow != 1 || st.Idle != 0 {
+				t.Errorf("%+v", st)
+			}
+		})
+	})
+}
+
 // TestWebSocketSlowControlFrame checks that a control frame that does not arrive in time ends the
 // connection.
 func TestWebSocketSlowControlFrame(t *testing.T) {
