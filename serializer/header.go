@@ -16,14 +16,46 @@ type headerEnds struct {
 	rawTopic bool // the topic is JSON other than a string
 }
 
-// set sets the strings from the buffer.
+// set sets the strings from the buffer. A channel keeps the strings of its join for as long as it
+// lives, so what need not be copied is not: a ref that equals the join_ref, as that of a join by
+// phoenix.js does, and an event of the protocol.
 func (m *Message) set(buf []byte, n headerEnds) {
-	s := string(buf)
-	m.JoinRef, m.Ref = Ref(s[:n.ends[0]]), Ref(s[n.ends[0]:n.ends[1]])
-	m.Topic, m.Event = s[n.ends[1]:n.ends[2]], s[n.ends[2]:]
+	begin, end := 0, len(buf)
+	if bytes.Equal(buf[:n.ends[0]], buf[n.ends[0]:n.ends[1]]) {
+		begin = n.ends[0]
+	}
+	if m.Event = ownEvent(buf[n.ends[2]:]); m.Event != "" {
+		end = n.ends[2]
+	}
+	s := string(buf[begin:end])
+	ref, topic := n.ends[1]-begin, n.ends[2]-begin
+	m.JoinRef, m.Ref, m.Topic = Ref(s[:n.ends[0]]), Ref(s[n.ends[0]-begin:ref]), s[ref:topic]
+	if m.Event == "" {
+		m.Event = s[topic:]
+	}
 	if n.rawTopic {
 		m.Topic, m.RawTopic = "", m.Topic
 	}
+}
+
+// ownEvent returns the name of an event if it is one of the protocol's, and an empty string
+// otherwise.
+func ownEvent(name []byte) string {
+	switch string(name) {
+	case EventJoin:
+		return EventJoin
+	case EventLeave:
+		return EventLeave
+	case EventHeartbeat:
+		return EventHeartbeat
+	case EventReply:
+		return EventReply
+	case EventError:
+		return EventError
+	case EventClose:
+		return EventClose
+	}
+	return ""
 }
 
 // setJSON sets the strings from valid JSON values. Nil means null for joinRef.
