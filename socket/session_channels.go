@@ -7,10 +7,10 @@ import (
 )
 
 // channelSet is the joined channels of a session, by topic. Most sessions have one, or one and
-// $socket, and need no map.
+// $socket, and need no table.
 type channelSet struct {
-	few  [2]channelhost.Channel         // nil where there is none
-	more map[string]channelhost.Channel // of other topics; nil until it is needed
+	few  [2]channelhost.Channel // nil where there is none
+	more *channelTable          // of other topics; nil if there are none
 }
 
 // get returns the channel of a topic, or nil.
@@ -20,11 +20,14 @@ func (s *channelSet) get(topic string) channelhost.Channel {
 			return c
 		}
 	}
-	return s.more[topic]
+	return s.more.get(topic)
 }
 
 func (s *channelSet) size() int {
-	n := len(s.more)
+	n := 0
+	if s.more != nil {
+		n = s.more.used
+	}
 	for _, c := range s.few {
 		if c != nil {
 			n++
@@ -37,7 +40,7 @@ func (s *channelSet) size() int {
 func (s *channelSet) add(c channelhost.Channel) {
 	topic := c.Topic()
 	before := s.get(topic)
-	if s.more[topic] == nil {
+	if s.more.get(topic) == nil {
 		for i := range s.few {
 			if s.few[i] == before { // nil means that there is room
 				s.few[i] = c
@@ -46,9 +49,9 @@ func (s *channelSet) add(c channelhost.Channel) {
 		}
 	}
 	if s.more == nil {
-		s.more = make(map[string]channelhost.Channel)
+		s.more = new(channelTable)
 	}
-	s.more[topic] = c
+	s.more.set(c)
 }
 
 // remove removes a channel, unless its topic has another one.
@@ -59,12 +62,15 @@ func (s *channelSet) remove(c channelhost.Channel) {
 			return
 		}
 	}
-	if topic := c.Topic(); s.more[topic] == c {
-		delete(s.more, topic)
+	if topic := c.Topic(); s.more.get(topic) == c {
+		if s.more.remove(topic); s.more.used == 0 {
+			s.more = nil
+		}
 	}
 }
 
-// all returns an iterator over the topics and their channels, in no order.
+// all returns an iterator over the topics and their channels, in no order. The set must not change
+// meanwhile.
 func (s *channelSet) all() iter.Seq2[string, channelhost.Channel] {
 	return func(yield func(string, channelhost.Channel) bool) {
 		for _, c := range s.few {
@@ -72,8 +78,11 @@ func (s *channelSet) all() iter.Seq2[string, channelhost.Channel] {
 				return
 			}
 		}
-		for topic, c := range s.more {
-			if !yield(topic, c) {
+		if s.more == nil {
+			return
+		}
+		for _, c := range s.more.slots {
+			if c != nil && !yield(c.Topic(), c) {
 				return
 			}
 		}

@@ -24,13 +24,17 @@ func TestChannelSet(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
-	for range 200 {
+	for round := range 200 {
+		topics := 5 // or more, so that the table grows and its runs of slots meet its end
+		if round%20 == 0 {
+			topics = 40
+		}
 		var set channelSet
 		want := make(map[string]channelhost.Channel)
 		var all []*topicOnly
-		for range 50 {
+		for range 10 * topics {
 			if len(all) == 0 || random.IntN(2) == 0 {
-				c := &topicOnly{topic: strconv.Itoa(random.IntN(5))}
+				c := &topicOnly{topic: strconv.Itoa(random.IntN(topics))}
 				all = append(all, c)
 				set.add(c)
 				want[c.topic] = c
@@ -43,7 +47,7 @@ func TestChannelSet(t *testing.T) {
 			if got := maps.Collect(set.all()); !maps.Equal(got, want) || set.size() != len(want) {
 				t.Fatalf("got %v (%d), want %v", got, set.size(), want)
 			}
-			for i := range 5 {
+			for i := range topics {
 				if topic := strconv.Itoa(i); set.get(topic) != want[topic] {
 					t.Fatalf("topic %s: got %v, want %v", topic, set.get(topic), want[topic])
 				}
@@ -52,5 +56,25 @@ func TestChannelSet(t *testing.T) {
 				t.Fatalf("listed %v, want %v", list, want)
 			}
 		}
+	}
+}
+
+// BenchmarkChannelOf measures how the channel of a message is found.
+func BenchmarkChannelOf(b *testing.B) {
+	for _, n := range []int{1, 10, 100, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			var set channelSet
+			topics := make([]string, n)
+			for i := range topics {
+				set.add(&topicOnly{topic: "room:" + strconv.Itoa(i)})
+				topics[i] = "room:" + strconv.Itoa(i)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				if set.get(topics[i*7919%n]) == nil {
+					b.Fatal("no channel")
+				}
+			}
+		})
 	}
 }
