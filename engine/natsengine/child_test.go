@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -30,6 +31,7 @@ func serveChild() {
 		brokertest.ServeWills(func(url string, logger *zerolog.Logger) (*natsengine.Engine, error) {
 			return natsengine.New(natsengine.Config{
 				URL: url, Timeout: brokertest.Timeout, Ping: brokertest.Ping, Logger: logger,
+				Replicas: 1 + strings.Count(url, ","), // all servers
 			})
 		})
 		return
@@ -124,6 +126,38 @@ func TestWillsOfKilledNodes(t *testing.T) {
 	})
 }
 
+// Three servers have the wills, and the one that leads their stream is killed, as nodes are while
+// clients set wills, come back and leave. All nodes lose their leases while a leader is elected.
+func TestWillsOfKilledNodesInCluster(t *testing.T) {
+	if os.Getenv("NIGHTLY") != "true" {
+		t.Skip("SKIPPED: it takes 45 s for each seed; set NIGHTLY=true to run it")
+	}
+	t.Parallel()
+	brokertest.RunWills(t, func(t *testing.T) brokertest.WillCluster {
+		servers, all := newChildren(t)
+		return brokertest.WillCluster{
+			URL: all, Restart: func() { killLeader(t, servers, all) }, Faults: 20 * time.Second,
+		}
+	})
+}
+
+// killLeader kills the server that leads the stream of the wills, and starts it again when another
+// one leads.
+func killLeader(t *testing.T, servers map[string]*childServer, all string) {
+	t.Helper()
+	led := ""
+	brokertest.WaitUntil(t, "led", func() bool {
+		led = leader(all, "bennu-wills")
+		return led != ""
+	})
+	servers[led].kill(t)
+	brokertest.WaitUntil(t, "replaced", func() bool {
+		now := leader(all, "bennu-wills")
+		return now != "" && now != led
+	})
+	servers[led].start(t)
+}
+
 // Three servers have the wills, and the one that leads their stream is killed.
 func TestWillsInCluster(t *testing.T) {
 	if testing.Short() {
@@ -133,10 +167,5 @@ func TestWillsInCluster(t *testing.T) {
 	servers, all := newChildren(t)
 	cfg := natsengine.Config{URL: all, Replicas: 3}
 	a, b := startWills(t, cfg, will.Keep), startWills(t, cfg, will.Keep)
-	brokertest.CheckWills(t, a, b, func() {
-		led := servers[leader(all, "bennu-wills")]
-		led.kill(t)
-		brokertest.WaitUntil(t, "replaced", func() bool { return leader(all, "bennu-wills") != "" })
-		led.start(t)
-	})
+	brokertest.CheckWills(t, a, b, func() { killLeader(t, servers, all) })
 }

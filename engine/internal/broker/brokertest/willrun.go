@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -29,6 +30,8 @@ import (
 type WillCluster struct {
 	URL     string // for the engine of a node
 	Restart func() // kills the server of the store and starts it again; it keeps what it has
+	// Faults is the time in which there are faults, without that of Restart. Zero means 10 s.
+	Faults time.Duration
 }
 
 const (
@@ -36,7 +39,7 @@ const (
 	willLasting   = 8 // clients of each kind
 	willPages     = 8
 	willMaxAfter  = 800 * time.Millisecond
-	willTotal     = 10 * time.Second // in which there are faults
+	willFaults    = 10 * time.Second
 	willObservers = 2
 )
 
@@ -173,16 +176,18 @@ func (r *willRun) report(violations []willcheck.Violation, sum willcheck.Summary
 
 // faults kills nodes and the store, until the time is over. Then everything runs.
 func (r *willRun) faults(rnd *rand.Rand) {
-	end := time.Now().Add(willTotal)
+	end := time.Now().Add(cmp.Or(r.cluster.Faults, willFaults))
 	restarts := 0
 	for time.Now().Before(end) {
 		time.Sleep(100*time.Millisecond + time.Duration(rnd.Int64N(int64(time.Second)))) // a time without faults
 		switch i := rnd.IntN(willNodes); {
 		case rnd.IntN(5) == 0 && restarts < 2:
 			restarts++
+			begun := time.Now()
 			r.rec.Add(willcheck.Event{Kind: willcheck.Broken})
 			r.cluster.Restart()
 			r.rec.Add(willcheck.Event{Kind: willcheck.Mended})
+			end = end.Add(time.Since(begun))
 		default:
 			r.stop(i, rnd.IntN(4) == 0)
 			time.Sleep(time.Duration(rnd.Int64N(int64(500 * time.Millisecond)))) // a time without this node
