@@ -46,13 +46,32 @@ type Channel struct {
 	sub       *pubsub.Subscription // to the topic; owned by the callbacks' goroutine
 	answering sync.Mutex           // held while the join subscribes and is answered
 
-	mu       sync.Mutex      // guards state and what follows; see server_driver.go for the order of locks
-	ref      Ref             // of the message that is being handled; of the join until that was answered
-	join     *serverJoin     // Nil means that nothing is to be kept of the join.
-	injected *sync.WaitGroup // waits for other goroutines that perform outputs. Nil means that there were none.
+	mu    sync.Mutex  // guards state and what follows; see server_driver.go for the order of locks
+	ref   Ref         // of the message that is being handled; of the join until that was answered
+	join  *serverJoin // Nil means that nothing is to be kept of the join.
+	onEnd *endFunc    // the last one that OnEnd registered
+	rest  *rarePart   // nil until it is needed
+	held  *heldDiffs  // diffs that wait for a reply. Nil means that they need not wait.
+}
+
+// endFunc is a function that OnEnd registered.
+type endFunc struct {
+	f      func()
+	before *endFunc // the one that was registered before
+}
+
+// rarePart is what few channels need. It is guarded by mu.
+type rarePart struct {
+	injected sync.WaitGroup // waits for other goroutines that perform outputs
 	others   map[*pubsub.Subscription]struct{}
-	onEnd    []func()
-	held     *heldDiffs // diffs that wait for a reply. Nil means that they need not wait.
+}
+
+// rarely returns the rare part, and makes it if there is none. The caller holds mu.
+func (c *Channel) rarely() *rarePart {
+	if c.rest == nil {
+		c.rest = new(rarePart)
+	}
+	return c.rest
 }
 
 // joinRef is the join_ref as the client sent it, which may be null.
@@ -211,7 +230,7 @@ func (c *Channel) OnEnd(f func()) bool {
 	if c.state.status == serverEnded {
 		return false
 	}
-	c.onEnd = append(c.onEnd, f)
+	c.onEnd = &endFunc{f, c.onEnd}
 	return true
 }
 
@@ -223,10 +242,11 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 	c.mu.Lock()
 	over := c.state.status == serverEnded
 	if !over {
-		if c.others == nil {
-			c.others = make(map[*pubsub.Subscription]struct{}, 1)
+		rest := c.rarely()
+		if rest.others == nil {
+			rest.others = make(map[*pubsub.Subscription]struct{}, 1)
 		}
-		c.others[sub] = struct{}{}
+		rest.others[sub] = struct{}{}
 	}
 	c.mu.Unlock()
 	if over {
@@ -235,7 +255,9 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 	return func() {
 		sub.Cancel() // first: the channel's end must find every subscription that may still deliver
 		c.mu.Lock()
-		delete(c.others, sub)
+		if c.rest != nil {
+			delete(c.rest.others, sub)
+		}
 		c.mu.Unlock()
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"bennu.example/internal/promise"
 	"bennu.example/internal/safecall"
+	"bennu.example/pubsub"
 	"bennu.example/push"
 	"bennu.example/serializer"
 )
@@ -269,11 +271,16 @@ func (c *Channel) callTerminate(reason error) serverInput {
 // input that follows, or feeds it if a function ends its goroutine.
 func (c *Channel) end() serverInput {
 	c.mu.Lock()
-	injected, onEnd := c.injected, c.onEnd
+	rest := c.rest
+	var onEnd []func()
+	for e := c.onEnd; e != nil; e = e.before {
+		onEnd = append(onEnd, e.f)
+	}
 	c.onEnd = nil
 	c.mu.Unlock()
-	if injected != nil {
-		injected.Wait()
+	slices.Reverse(onEnd)
+	if rest != nil {
+		rest.injected.Wait()
 	}
 	next := serverInput{kind: serverInFinished}
 	c.callEach(onEnd, next)
@@ -298,8 +305,10 @@ func (c *Channel) unsubscribe() {
 		p.close()
 	}
 	c.mu.Lock()
-	others := c.others
-	c.others = nil
+	var others map[*pubsub.Subscription]struct{}
+	if c.rest != nil {
+		others, c.rest.others = c.rest.others, nil
+	}
 	c.mu.Unlock()
 	for s := range others {
 		s.Cancel()

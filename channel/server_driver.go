@@ -223,11 +223,9 @@ func (c *Channel) beginInjected(outputs int) *sync.WaitGroup {
 	if outputs == 0 {
 		return nil
 	}
-	if c.injected == nil {
-		c.injected = new(sync.WaitGroup)
-	}
-	c.injected.Add(1)
-	return c.injected
+	injected := &c.rarely().injected
+	injected.Add(1)
+	return injected
 }
 
 // stepLocked makes a step, and performs those outputs that must be performed in the order of the

@@ -5,6 +5,8 @@ package socket
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime"
 	"testing"
 
 	"bennu.example/channel"
@@ -52,4 +54,48 @@ func TestReceiveAllocations(t *testing.T) { // not parallel: it counts the alloc
 	if err := h.Shutdown(context.Background()); err != nil {
 		t.Error(err)
 	}
+}
+
+// maxChannelBytes is the budget of an idle channel in the heap, if its session has many and its
+// topic has ten members.
+const maxChannelBytes = 440
+
+func TestChannelMemory(t *testing.T) { // not parallel: it measures the heap of all goroutines
+	const sessions, channels = 20, 1000
+	h := NewHandler(Config{MaxChannels: channels, JoinRate: -1, Channels: channel.Routes{"room:*": channel.Define(
+		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+	)}})
+	all := make([]*session, sessions)
+	for i := range all {
+		all[i] = h.open(discardConn{}, serializer.V2(), identity{parent: context.Background()})
+	}
+	before := heapBytes()
+	for i, s := range all {
+		for k := range channels {
+			frame := fmt.Appendf(nil, `["%d","%[1]d","room:%d","phx_join",{}]`, k+1, (i*channels+k)%(sessions*channels/10))
+			if err := s.Receive(serializer.OpText, frame); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	per := (heapBytes() - before) / (sessions * channels)
+	t.Logf("%d bytes for a channel", per)
+	if per > maxChannelBytes {
+		t.Errorf("%d bytes for a channel, budget %d", per, maxChannelBytes)
+	}
+	for _, s := range all {
+		s.Closed(errors.New("connection lost"))
+	}
+	if err := h.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func heapBytes() int {
+	for range 3 { // pools and finalizers release memory one collection later
+		runtime.GC()
+	}
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int(m.HeapAlloc)
 }

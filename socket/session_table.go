@@ -8,12 +8,12 @@ import (
 )
 
 // channelTable is a hash table of channels by their topics. A slot has 16 bytes, because the topic
-// is found in the channel. A map has slots of 33 bytes, and twice as many of them after it has grown.
+// is found in the channel. A map has slots of 33 bytes, and twice as many after it has grown.
 //
 // A channel is in the slot that its hash selects, or in the next one that was free. The zero
-// channelTable is empty, and so is a nil one.
+// channelTable is empty.
 type channelTable struct {
-	slots []channelhost.Channel // nil is a free slot, of which there is at least one
+	slots []channelhost.Channel // Nil means a free slot, of which there is at least one.
 	used  int
 }
 
