@@ -80,14 +80,16 @@ func (t *timers) remove(c *serverConn) {
 // tickAt returns the tick at a time of Server.now.
 func (t *timers) tickAt(at time.Duration) uint64 { return uint64((at - t.start) / timerTick) }
 
-// wake sets the alarm to tick n unless it is set to an earlier one, or run will set it. When the
-// alarm has rung, and run has not begun, n is not earlier. So no two calls of run overlap. The
-// caller holds mu.
+// wake sets the alarm to tick n unless it is set to an earlier one, or run will set it. It never
+// sets one that has rung, so no two calls of run overlap. The caller holds mu.
 func (t *timers) wake(n uint64) {
 	switch {
 	case t.running, t.alarm != nil && n >= t.due:
 		return
 	case t.alarm != nil:
+		if !t.alarm.Stop() {
+			return // it has rung: run has not begun yet, and sets it when it ends
+		}
 		t.alarm.Reset(t.until(n))
 	default:
 		t.s.addLive(0)

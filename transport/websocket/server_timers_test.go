@@ -3,6 +3,7 @@ package websocket
 import (
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -233,6 +234,60 @@ func TestTimersSleep(t *testing.T) {
 		}
 		if m.fired != 1 || runs > 100 { // once in each 65 s, and for the rest
 			t.Errorf("woken %d times in an hour, and %d deadlines passed", runs, m.fired)
+		}
+	})
+}
+
+// TestTimersRung checks that a deadline does not set an alarm again that has rung, while its call
+// of run has not begun: a deadline after that of the alarm may be in a slot that is due before it.
+func TestTimersRung(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newTimersTest(t, 6)
+		timers := &m.s.timers
+		var running, most, fired atomic.Int32
+		timers.fire = func(*serverConn) {
+			if n := running.Add(1); n > 1 {
+				most.Store(n)
+			}
+			time.Sleep(20 * time.Millisecond)
+			running.Add(-1)
+			fired.Add(1)
+		}
+		m.set(0, time.Hour)
+		m.set(1, 100*time.Millisecond) // makes 100 the tick of the wheel
+		time.Sleep(150 * time.Millisecond)
+		for i := 2; i < 5; i++ {
+			m.set(i, 150*time.Millisecond) // tick 300, in the first level
+		}
+		m.remove(0)
+
+		begin := make(chan struct{})
+		timers.mu.Lock()
+		if timers.due != 300 || !timers.alarm.Stop() {
+			t.Errorf("the alarm is set to tick %d", timers.due)
+		}
+		timers.alarm = time.AfterFunc(timers.until(timers.due), func() {
+			<-begin
+			timers.run()
+		})
+		timers.mu.Unlock()
+		time.Sleep(160 * time.Millisecond)
+		m.set(5, 110*time.Millisecond) // tick 420, in the slot of the second level that is due at 256
+		synctest.Wait()
+		m.remove(5)
+		close(begin)
+
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := most.Load(); n > 1 {
+			t.Errorf("%d calls of fire at once", n)
+		}
+		if n := fired.Load(); n != 4 {
+			t.Errorf("%d deadlines passed, want 4", n)
+		}
+		if m.s.live != 0 {
+			t.Errorf("%d are live, want none", m.s.live)
 		}
 	})
 }
