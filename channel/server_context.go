@@ -7,6 +7,7 @@ import (
 
 // channelContext is the context of a channel's callbacks, apart from the values of the connection's
 // grant. It has the values of the carrier's context, and is cancelled at the end of the channel.
+// A callback that keeps it keeps the Channel and its state in memory.
 //
 // Few callbacks need to know when that is. For those that do, cancellable makes a context of
 // package context, which needs about 100 bytes.
@@ -53,15 +54,13 @@ func (c *channelContext) Err() error {
 	return nil // cancel makes it
 }
 
-// Value is part of context.Context. Package context finds its own contexts by a key, too: a key
-// that the carrier's context does not have may be that one.
+// Value is part of context.Context. Package context looks up its own key only after it has called
+// Done, or if Err is not nil.
 func (c *channelContext) Value(key any) any {
-	if c.made.Load() == nil {
-		if v := c.up.Context().Value(key); v != nil {
-			return v
-		}
+	if made := c.made.Load(); made != nil {
+		return made.Value(key)
 	}
-	return c.cancellable().Value(key)
+	return c.up.Context().Value(key)
 }
 
 // String names the context in what package context prints.

@@ -24,16 +24,17 @@ func (greeter) Context() context.Context {
 }
 
 // contexts returns the context of a channel's callbacks, and its channel.
-func contexts(t *testing.T, grant context.Context) (ctx context.Context, d channelhost.Channel) {
+func contexts(t *testing.T, grant context.Context) (context.Context, channelhost.Channel) {
 	t.Helper()
-	h := channel.Define(func(_ *room, got context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
-		ctx = got
+	joined := make(chan context.Context, 1)
+	h := channel.Define(func(_ *room, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
+		joined <- ctx
 		return nil, nil
 	})
 	up := greeter{newCarrier(pubsub.New(nil))}
-	d = join(up, channelhost.Join{Handler: h, Values: grant})
+	d := join(up, channelhost.Join{Handler: h, Values: grant})
 	synctest.Wait()
-	return ctx, d
+	return <-joined, d
 }
 
 // TestContextEnds checks what users of a callback's context see of its end, whether they used it
@@ -106,14 +107,19 @@ func TestContextValues(t *testing.T) {
 		if got := ctx.Value(greetingKey{}); got != "hello" {
 			t.Errorf("got %v", got)
 		}
-		if err := ctx.Err(); err != nil || channel.HasCancelContext(d) {
-			t.Errorf("a context was made to look up a value (%v)", err)
-		}
 		if got := ctx.Value("unknown"); got != nil {
 			t.Errorf("got %v", got)
 		}
-		if got := ctx.Value(greetingKey{}); got != "hello" {
-			t.Errorf("got %v after another lookup", got)
+		if err := ctx.Err(); err != nil || channel.HasCancelContext(d) {
+			t.Errorf("a context was made to look up a value (%v)", err)
+		}
+		select {
+		case <-ctx.Done():
+			t.Error("the context is done")
+		default:
+		}
+		if got := ctx.Value(greetingKey{}); got != "hello" || !channel.HasCancelContext(d) {
+			t.Errorf("got %v when a context had been made", got)
 		}
 		if got := fmt.Sprint(ctx); got != "channel.Context(room:1)" {
 			t.Errorf("printed as %s", got)

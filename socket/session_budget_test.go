@@ -63,7 +63,12 @@ const maxChannelBytes = 440
 func TestChannelMemory(t *testing.T) { // not parallel: it measures the heap of all goroutines
 	const sessions, channels = 20, 1000
 	h := NewHandler(Config{MaxChannels: channels, JoinRate: -1, Channels: channel.Routes{"room:*": channel.Define(
-		func(*struct{}, context.Context, *channel.Channel, serializer.Payload) (any, error) { return nil, nil },
+		func(_ *struct{}, ctx context.Context, _ *channel.Channel, _ serializer.Payload) (any, error) {
+			if _, ok := InfoFrom(ctx); !ok {
+				return nil, errors.New("no session")
+			}
+			return nil, nil
+		},
 	)}})
 	all := make([]*session, sessions)
 	for i := range all {
