@@ -50,7 +50,7 @@ type Channel struct {
 	ref   Ref         // of the message that is being handled; of the join until that was answered
 	join  *serverJoin // Nil means that nothing is to be kept of the join.
 	onEnd *endFunc    // the last one that OnEnd registered
-	rest  *rarePart   // nil until it is needed
+	rare  *rarePart   // nil until it is needed
 	held  *heldDiffs  // diffs that wait for a reply. Nil means that they need not wait.
 }
 
@@ -66,12 +66,12 @@ type rarePart struct {
 	others   map[*pubsub.Subscription]struct{}
 }
 
-// rarely returns the rare part, and makes it if there is none. The caller holds mu.
-func (c *Channel) rarely() *rarePart {
-	if c.rest == nil {
-		c.rest = new(rarePart)
+// ensureRare returns the rare part, and makes it if there is none. The caller holds mu.
+func (c *Channel) ensureRare() *rarePart {
+	if c.rare == nil {
+		c.rare = new(rarePart)
 	}
-	return c.rest
+	return c.rare
 }
 
 // joinRef is the join_ref as the client sent it, which may be null.
@@ -242,11 +242,11 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 	c.mu.Lock()
 	over := c.state.status == serverEnded
 	if !over {
-		rest := c.rarely()
-		if rest.others == nil {
-			rest.others = make(map[*pubsub.Subscription]struct{}, 1)
+		rare := c.ensureRare()
+		if rare.others == nil {
+			rare.others = make(map[*pubsub.Subscription]struct{}, 1)
 		}
-		rest.others[sub] = struct{}{}
+		rare.others[sub] = struct{}{}
 	}
 	c.mu.Unlock()
 	if over {
@@ -255,8 +255,8 @@ func (c *Channel) Subscribe(topic string) (cancel func()) {
 	return func() {
 		sub.Cancel() // first: the channel's end must find every subscription that may still deliver
 		c.mu.Lock()
-		if c.rest != nil {
-			delete(c.rest.others, sub)
+		if c.rare != nil {
+			delete(c.rare.others, sub)
 		}
 		c.mu.Unlock()
 	}

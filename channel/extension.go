@@ -19,9 +19,9 @@ const (
 	memberCall   = "$call"    // in the payload of a call and of its answer: the call's id
 )
 
-// extension is the part of a channel that not every channel needs. It is set before the join
-// callback runs or, for a client that answers calls later, by the goroutine of the callbacks. Then
-// it does not change.
+// extension is the part of a channel that not every channel needs. It is made before the join
+// callback runs or, for a client that answers calls later, by the goroutine of the callbacks. A
+// channel that has one keeps it.
 type extension struct {
 	past   *past                       // the place in the topic's history. Nil means none. It does not change.
 	credit *serverCredit               // nil if the client takes any number of events. It does not change.
@@ -40,8 +40,8 @@ func (c *Channel) past() *past {
 	return nil
 }
 
-// extended returns the channel's extension, and makes it if there is none. Only the goroutine of
-// the callbacks calls it.
+// extended returns the channel's extension, and makes it if there is none. Function start calls it
+// before the goroutine of the callbacks exists; afterwards only that goroutine calls it.
 func (c *Channel) extended() *extension {
 	e := c.ext.Load()
 	if e == nil {

@@ -271,7 +271,7 @@ func (c *Channel) callTerminate(reason error) serverInput {
 // input that follows, or feeds it if a function ends its goroutine.
 func (c *Channel) end() serverInput {
 	c.mu.Lock()
-	rest := c.rest
+	rare := c.rare
 	var onEnd []func()
 	for e := c.onEnd; e != nil; e = e.before {
 		onEnd = append(onEnd, e.f)
@@ -279,8 +279,8 @@ func (c *Channel) end() serverInput {
 	c.onEnd = nil
 	c.mu.Unlock()
 	slices.Reverse(onEnd)
-	if rest != nil {
-		rest.injected.Wait()
+	if rare != nil {
+		rare.injected.Wait()
 	}
 	next := serverInput{kind: serverInFinished}
 	c.callEach(onEnd, next)
@@ -306,8 +306,8 @@ func (c *Channel) unsubscribe() {
 	}
 	c.mu.Lock()
 	var others map[*pubsub.Subscription]struct{}
-	if c.rest != nil {
-		others, c.rest.others = c.rest.others, nil
+	if c.rare != nil {
+		others, c.rare.others = c.rare.others, nil
 	}
 	c.mu.Unlock()
 	for s := range others {

@@ -223,7 +223,7 @@ func (c *Channel) beginInjected(outputs int) *sync.WaitGroup {
 	if outputs == 0 {
 		return nil
 	}
-	injected := &c.rarely().injected
+	injected := &c.ensureRare().injected
 	injected.Add(1)
 	return injected
 }

@@ -169,7 +169,7 @@ func (c *Channel) arm() {
 // disarm stops the join's timeout. The caller holds mu.
 func (c *Channel) disarm() {
 	if j := c.join; j != nil && j.timer != nil && j.timer.Stop() {
-		c.rest.injected.Done()
+		c.rare.injected.Done()
 	}
 }
 

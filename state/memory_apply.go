@@ -107,7 +107,7 @@ func (o *memoryObject) apply(ops []Op, tx *Tx) (Applied, error) {
 		steps = append(steps, s)
 	}
 	creates := o.rev() == 0
-	if !creates && grow.changes == 0 && !o.ids.takeUnchanged(now) {
+	if !creates && grow.changes == 0 && !o.ids.remembersUnchanged(now) {
 		tx.ID = "" // it is not remembered
 	}
 	if err := o.admit(&grow, tx, creates); err != nil {
@@ -455,8 +455,8 @@ func (x *memoryIDs) find(id string, now time.Time) (Applied, bool) {
 	return a, true
 }
 
-// takeUnchanged reports whether a write that changes nothing is remembered.
-func (x *memoryIDs) takeUnchanged(now time.Time) bool {
+// remembersUnchanged reports whether a write that changes nothing is remembered.
+func (x *memoryIDs) remembersUnchanged(now time.Time) bool {
 	if x == nil || len(x.order) < unchangedIDs {
 		return true
 	}

@@ -34,10 +34,10 @@ type Store interface {
 	//
 	// If tx.ID is not empty, and the object has remembered a write with this ID, Apply changes
 	// nothing and returns what it returned then, but without values, and Repeated is true. A store
-	// remembers the last 1,000 IDs of 10 minutes. One that failed is not remembered. One that changed
-	// nothing, such as the deletion of an absent item, is remembered only if the object remembers
-	// fewer than 250 at that time, because it has no revision. So at least the last 750 that changed
-	// something are remembered.
+	// remembers the last 1,000 IDs of 10 minutes. That of a write that failed is not remembered. A
+	// write that changed nothing, such as the deletion of an absent item, has no revision. Its ID is
+	// remembered only if the object remembers fewer than 250 IDs from the last 10 minutes. So the
+	// last 750 IDs of writes that changed something are always remembered.
 	Apply(ctx context.Context, object string, ops []Op, tx Tx) (Applied, error)
 
 	// Read returns a page of the items in a range, in the order of their keys, or in the opposite

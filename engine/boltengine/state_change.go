@@ -394,8 +394,8 @@ func (x *objectsTx) find(o *openObject, id string) (a state.Applied, ok bool, er
 	return r.applied, true, nil
 }
 
-// takesUnchanged reports whether a write that changes nothing is remembered.
-func (x *objectsTx) takesUnchanged(o *openObject) (bool, error) {
+// remembersUnchanged reports whether a write that changes nothing is remembered.
+func (x *objectsTx) remembersUnchanged(o *openObject) (bool, error) {
 	if o.idNext-o.idFirst < unchangedIDs {
 		return true, nil
 	}
@@ -407,7 +407,7 @@ func (x *objectsTx) takesUnchanged(o *openObject) (bool, error) {
 // remember remembers a write, and forgets the oldest.
 func (x *objectsTx) remember(o *openObject, id string, a state.Applied) error {
 	if a.Position == a.Prev {
-		if ok, err := x.takesUnchanged(o); !ok || err != nil {
+		if ok, err := x.remembersUnchanged(o); !ok || err != nil {
 			return err
 		}
 	}

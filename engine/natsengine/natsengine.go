@@ -69,8 +69,9 @@
 // about 4 MiB of replies, unless the newest 16 have more. The messages expire by themselves. Each
 // node keeps an index of the stream in at most 64 MiB of memory: 200 bytes for each id, and 400 for
 // each client and topic. Beyond it the node forgets the clients and topics that changed longest
-// ago. Their pushes are still handled once, but they may have more than 1,000 ids. While the
-// servers do not answer, a push with an id is not handled: its reply has the reason "unavailable".
+// ago. Their pushes are still handled once, but they may have more than 1,000 ids and 4 MiB of
+// replies. While the servers do not answer, a push with an id is not handled: its reply has the
+// reason "unavailable".
 // Once needs the permissions of the wills, and these:
 //
 //	publish: ["$JS.API.STREAM.INFO.bennu-once", "$JS.API.STREAM.CREATE.bennu-once",

@@ -284,7 +284,7 @@ func (w *writer) plan(ops []state.Op, tx *state.Tx, now time.Time) (e *entry, a 
 	if err != nil {
 		return nil, a, false, err
 	}
-	remembers := tx.ID != "" && r.takesUnchanged(now)
+	remembers := tx.ID != "" && r.remembersUnchanged(now)
 	if len(p.Items) == 0 && (r.exists && !remembers || !r.exists && tx.Create != state.ModeNew) {
 		a = state.Applied{Revs: p.Revs, Prev: w.base, Position: w.base}
 		if r.exists {

@@ -247,8 +247,9 @@ func (r *replica) forget(rev uint64, old *revision) {
 	}
 }
 
-// takesUnchanged reports whether a write with an ID that changes nothing is stored and remembered.
-func (r *replica) takesUnchanged(now time.Time) bool {
+// remembersUnchanged reports whether a write with an ID that changes nothing is stored and
+// remembered.
+func (r *replica) remembersUnchanged(now time.Time) bool {
 	n := r.order.Len()
 	return n < unchangedIDs || now.Sub(r.order.All()[n-unchangedIDs].at) >= writeIDAge
 }
