@@ -21,8 +21,8 @@ var (
 // overhead is added to the size of each item, so that empty items are bounded too.
 const overhead = 64
 
-// A Mailbox runs a function on the items enqueued: in order, one at a time, and never on the
-// goroutine that enqueues. An idle Mailbox has no goroutine and no buffer.
+// A Mailbox runs a function on the items enqueued: in order, one at a time, and not on the
+// goroutine that enqueues, unless that calls Work. An idle Mailbox has no goroutine and no buffer.
 //
 // Its methods may be called from any goroutine. Its own function may call all of them except Wait
 // and WaitFor. The zero Mailbox is not usable: call Init.
@@ -82,31 +82,43 @@ func (b *Mailbox[T]) EnqueueAlways(v T, size int) error {
 	if b.closed {
 		return ErrClosed
 	}
-	b.add(v, size+overhead)
+	if b.add(v, size+overhead) {
+		b.Start()
+	}
 	return nil
 }
 
 const ownFactor = 4
 
 func (b *Mailbox[T]) enqueue(v T, size, max int) error {
-	if b.closed {
-		return ErrClosed
+	pending, err := b.tryAdd(v, size, max)
+	if pending {
+		b.Start()
 	}
-	if b.used > 0 && b.used+size > max {
-		return ErrFull
-	}
-	b.add(v, size)
-	return nil
+	return err
 }
 
-// add appends v to the queue and starts the mailbox if it is idle. The caller holds mu.
-func (b *Mailbox[T]) add(v T, size int) {
+// tryAdd is add, if the mailbox is open and has room.
+func (b *Mailbox[T]) tryAdd(v T, size, max int) (pending bool, err error) {
+	if b.closed {
+		return false, ErrClosed
+	}
+	if b.used > 0 && b.used+size > max {
+		return false, ErrFull
+	}
+	return b.add(v, size), nil
+}
+
+// add appends v to the queue. If the mailbox was idle, it is pending: it counts as running, but the
+// caller must start it. The caller holds mu.
+func (b *Mailbox[T]) add(v T, size int) (pending bool) {
 	b.used += size
 	b.queue.Push(entry[T]{v, size})
-	if !b.running && !b.parked {
-		b.running, b.begun = true, true
-		b.start()
+	if b.running || b.parked {
+		return false
 	}
+	b.running, b.begun = true, true
+	return true
 }
 
 // Hold postpones the item that the mailbox's function is running; only that function may call it.
@@ -141,27 +153,53 @@ func (b *Mailbox[T]) unpark() {
 	b.wake()
 	if b.queue.Len() > 0 {
 		b.running = true
-		b.start()
+		b.Start()
 	}
 }
 
-func (b *Mailbox[T]) start() {
+// Pending is a Mailbox that has work and no goroutine. Its holder must call one of the methods, and
+// once only: Work to handle the items, or Start to let another goroutine do so.
+type Pending interface {
+	Workable
+	Start()
+}
+
+// Started starts next, unless it is nil, and returns ok.
+func Started(next Pending, ok bool) bool {
+	if next != nil {
+		next.Start()
+	}
+	return ok
+}
+
+// Start is part of Pending.
+func (b *Mailbox[T]) Start() {
 	if b.workers != nil {
-		b.workers.add(b)
+		b.workers.Add(b)
 	} else {
-		go b.work()
+		go b.Work()
 	}
 }
 
 // EnqueueWait is like Enqueue, but waits for room, for at most d. The time during which the mailbox
 // is held does not count.
 func (b *Mailbox[T]) EnqueueWait(v T, size int, d time.Duration) error {
+	pending, err := b.EnqueuePending(v, size, d)
+	if pending {
+		b.Start()
+	}
+	return err
+}
+
+// EnqueuePending is like EnqueueWait, but does not start a mailbox that was idle. Then it returns
+// true, and the mailbox is Pending: the caller holds it.
+func (b *Mailbox[T]) EnqueuePending(v T, size int, d time.Duration) (pending bool, err error) {
 	size += overhead
 	b.mu.Lock()
-	err := b.enqueue(v, size, b.max)
+	pending, err = b.tryAdd(v, size, b.max)
 	if err != ErrFull {
 		b.mu.Unlock()
-		return err
+		return pending, err
 	}
 	timeout := time.NewTimer(d)
 	defer timeout.Stop()
@@ -179,11 +217,11 @@ func (b *Mailbox[T]) EnqueueWait(v T, size int, d time.Duration) error {
 			timeout.Reset(d)
 		} else if late {
 			b.mu.Unlock()
-			return ErrFull
+			return false, ErrFull
 		}
-		if err = b.enqueue(v, size, b.max); err != ErrFull {
+		if pending, err = b.tryAdd(v, size, b.max); err != ErrFull {
 			b.mu.Unlock()
-			return err
+			return pending, err
 		}
 	}
 }
@@ -201,7 +239,9 @@ func (b *Mailbox[T]) Close(keep bool, last ...T) {
 	}
 	if !b.closed {
 		for _, v := range last {
-			b.add(v, 0)
+			if b.add(v, 0) {
+				b.Start()
+			}
 		}
 		b.closed = true
 	}
@@ -266,6 +306,13 @@ func (b *Mailbox[T]) Load() (items, bytes int) {
 	return items, b.used
 }
 
+// HasNext reports whether an item waits behind the one that is running.
+func (b *Mailbox[T]) HasNext() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.queue.Len() > 0
+}
+
 func (b *Mailbox[T]) watch() <-chan struct{} {
 	if b.changed == nil {
 		b.changed = make(chan struct{})
@@ -284,8 +331,9 @@ func (b *Mailbox[T]) wake() {
 // The scheduler alone would preempt it only after 10 ms.
 const turn = 16
 
-// work runs the queued items until none is left or one is held.
-func (b *Mailbox[T]) work() {
+// Work is part of Pending. It handles the queued items until none is left or one is held. If
+// anybody but the holder called it, two goroutines would run the mailbox's function at once.
+func (b *Mailbox[T]) Work() {
 	exited := true
 	var e entry[T]
 	defer func() {
@@ -294,7 +342,7 @@ func (b *Mailbox[T]) work() {
 			b.used -= e.size
 			b.held = false
 			b.wake()
-			b.start()
+			b.Start()
 			b.mu.Unlock()
 		}
 	}()
