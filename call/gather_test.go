@@ -67,9 +67,9 @@ func (m *member) Send(f *serializer.Frame, _ transport.Delivery) error {
 
 func (m *member) push(event string, payload any) {
 	body, _ := serializer.Value(payload).Encoded()
-	m.d.Receive(serializer.Message{
+	mailbox.Started(m.d.Receive(serializer.Message{
 		Ref: serializer.StringRef("2"), Topic: "room", Event: event, Payload: body,
-	}, time.Second)
+	}, time.Second))
 }
 
 // replying returns an answer with a status.
@@ -227,9 +227,9 @@ func TestGatherFailures(t *testing.T) {
 		ms.join(ps[0], "never answers", confirms, nil)
 		ms.join(ps[0], "answers", confirms, named)
 		ms.join(ps[0], "answers in bytes", confirms, func(m *member, id string) {
-			m.d.Receive(serializer.Message{
+			mailbox.Started(m.d.Receive(serializer.Message{
 				Ref: `"2"`, Topic: "room", Event: "$reply:" + id, Payload: serializer.Binary([]byte("\x01\x02")),
-			}, time.Second)
+			}, time.Second))
 		})
 		check := func(got gathered, took time.Duration) {
 			ms.t.Helper()

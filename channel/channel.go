@@ -182,7 +182,7 @@ func (c *Channel) Reply(ref Ref, r push.Reply) error {
 		if c.h.once != nil {
 			r = c.h.once.answer(c, ref.ref, r)
 		}
-		err = c.reply(ref.ref, r)
+		err = c.reply(ref.ref, r, transport.Delivery{})
 	}
 	if err == nil {
 		c.mu.Lock()
@@ -371,12 +371,19 @@ func (c *Channel) send(f *serializer.Frame, how transport.Delivery) error {
 	return nil
 }
 
-func (c *Channel) reply(ref serializer.Ref, r push.Reply) error {
+func (c *Channel) reply(ref serializer.Ref, r push.Reply, how transport.Delivery) error {
 	f, err := c.encodeReply(c.pushRef, ref, r)
 	if err != nil {
 		return err
 	}
-	return c.send(f, transport.Delivery{Answer: true})
+	how.Answer = true
+	return c.send(f, how)
+}
+
+// answer is reply for the mailbox's function, which holds no locks. If more messages wait, their
+// answers may be written together with this one.
+func (c *Channel) answer(ref serializer.Ref, r push.Reply) error {
+	return c.reply(ref, r, transport.Delivery{Now: !c.mailbox.HasNext()})
 }
 
 func (c *Channel) encodeReply(joinRef, ref serializer.Ref, r push.Reply) (*serializer.Frame, error) {

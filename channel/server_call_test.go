@@ -84,7 +84,7 @@ func (c *caller) answer(id, status, response string) {
 // pushBinary pushes a binary payload.
 func (c *caller) pushBinary(event string, data []byte) {
 	m := serializer.Message{Ref: `"9"`, Topic: "room:1", Event: event, Payload: serializer.Binary(data)}
-	c.d.Receive(m, time.Second)
+	receive(c.d, m, time.Second)
 }
 
 func wantResult(t *testing.T, done <-chan result, answer string, is error) {
@@ -318,7 +318,7 @@ func TestEndOfChannelEndsCalls(t *testing.T) {
 		},
 		"killed": func(c *caller, _ *channel.Handler) {
 			large := serializer.Message{Event: "large", Payload: serializer.Binary(make([]byte, 600<<10))}
-			for c.d.Receive(large, time.Second) && !c.d.HasEnded() { // until the mailbox is full
+			for receive(c.d, large, time.Second) && !c.d.HasEnded() { // until the mailbox is full
 			}
 		},
 	} {
@@ -514,7 +514,7 @@ func (a *answerer) Send(f *serializer.Frame, how transport.Delivery) error {
 	if a.answers {
 		_, id, _ := bytes.Cut(f.Data, []byte(`"$call":"`))
 		id, _, _ = bytes.Cut(id, []byte(`"`))
-		a.d.Receive(serializer.Message{Event: "$reply:" + string(id), Payload: serializer.Binary(nil)}, time.Second)
+		receive(a.d, serializer.Message{Event: "$reply:" + string(id), Payload: serializer.Binary(nil)}, time.Second)
 	}
 	return a.sink.Send(f, how)
 }

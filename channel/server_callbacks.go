@@ -170,7 +170,7 @@ func (c *Channel) settle(it *item, reply push.Reply, err error) {
 		return
 	}
 	if !reply.IsZero() && !replacesReply(err) {
-		if failed := c.reply(it.ref, reply); failed != nil && !errors.Is(failed, ErrClosed) {
+		if failed := c.answer(it.ref, reply); failed != nil && !errors.Is(failed, ErrClosed) {
 			c.crash(it.event, failed)
 			return
 		}
@@ -208,19 +208,19 @@ func (c *Channel) fail(it *item, err error, replied bool) {
 			c.warned = true
 			c.up.Log(c.driver(), "payload does not fit its callback", &eventError{it.event, err})
 		}
-		err = c.reply(it.ref, replyInvalid)
+		err = c.answer(it.ref, replyInvalid)
 	case errors.Is(err, ErrNoCredit): // a slow client does not crash its channel
 		err = nil
 		if it.kind == itemEvent && !it.ref.IsNull() && !replied {
-			err = c.reply(it.ref, replyNoCredit)
+			err = c.answer(it.ref, replyNoCredit)
 		}
 	case it.kind == itemEvent && isRejection:
-		err = c.reply(it.ref, rejection)
+		err = c.answer(it.ref, rejection)
 	case isRecording: // the failure of a log must not end the channels of all that broadcast
 		c.up.Log(c.driver(), "recorded broadcast failed", &eventError{it.event, err})
 		err = nil
 		if it.kind == itemEvent && !it.ref.IsNull() {
-			err = c.reply(it.ref, unrecorded)
+			err = c.answer(it.ref, unrecorded)
 		}
 	}
 	if err != nil && !errors.Is(err, ErrClosed) {

@@ -189,7 +189,7 @@ func (c *Channel) readWithCredit() {
 func (c *Channel) creditPushed(ref serializer.Ref, payload serializer.Payload) {
 	var in struct{ Add int64 }
 	if c.credit() == nil || payload.Decode(&in) != nil || in.Add < 1 || in.Add > maxCredit {
-		if err := c.reply(ref, errorReply(reasonCredit)); err != nil && !ref.IsNull() {
+		if err := c.reply(ref, errorReply(reasonCredit), transport.Delivery{}); err != nil && !ref.IsNull() {
 			return // the channel has ended
 		}
 		return

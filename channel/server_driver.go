@@ -63,9 +63,9 @@ func (d *driver) Accepts(joinRef serializer.Ref) bool {
 
 func (d *driver) ReplyRef() serializer.Ref { return d.pushRef }
 
-func (d *driver) Receive(m serializer.Message, wait time.Duration) bool {
+func (d *driver) Receive(m serializer.Message, wait time.Duration) (next mailbox.Pending, ok bool) {
 	if (*Channel)(d).receiveExtension(m) {
-		return true
+		return nil, true
 	}
 	it := item{kind: itemEvent, caused: true, ref: m.Ref, event: m.Event, payload: m.Payload}
 	return (*Channel)(d).receive(it, len(m.Event)+len(m.Ref)+len(m.Payload.Bytes()), wait)
@@ -75,7 +75,8 @@ func (d *driver) Leave(m serializer.Message, wait time.Duration) bool {
 	c := (*Channel)(d)
 	c.inject(serverInput{kind: serverInLeaving})
 	c.endWaits()
-	return c.receive(item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}, len(m.Ref)+len(m.JoinRef), wait)
+	it := item{kind: itemLeave, caused: true, ref: m.Ref, msg: m.JoinRef}
+	return mailbox.Started(c.receive(it, len(m.Ref)+len(m.JoinRef), wait))
 }
 
 // Remove is part of channelhost.Member. Under the topic's lock it takes the mailbox's only.
@@ -95,13 +96,17 @@ func (s *subscriber) Queued() (messages, bytes int) { return s.mailbox.Load() }
 // Queued is part of channelhost.Channel.
 func (d *driver) Queued() (messages, bytes int) { return d.mailbox.Load() }
 
-// receive enqueues a message of the client. It reports false if the topic is no longer joined.
-func (c *Channel) receive(it item, size int, wait time.Duration) bool {
-	err := c.mailbox.EnqueueWait(it, size, wait)
-	if errors.Is(err, mailbox.ErrFull) {
-		return !c.inject(serverInput{kind: serverInKilled})
+// receive enqueues a message of the client. It returns the mailbox if that is pending, and false if
+// the topic is no longer joined.
+func (c *Channel) receive(it item, size int, wait time.Duration) (next mailbox.Pending, ok bool) {
+	pending, err := c.mailbox.EnqueuePending(it, size, wait)
+	if pending {
+		next = &c.mailbox
 	}
-	return err == nil && c.noteWaiting(it)
+	if errors.Is(err, mailbox.ErrFull) {
+		return nil, !c.inject(serverInput{kind: serverInKilled})
+	}
+	return next, err == nil && c.noteWaiting(it)
 }
 
 func (d *driver) Watch(limit time.Duration) {

@@ -77,7 +77,7 @@ func TestEnds(t *testing.T) {
 				if b.ps.Subscribers("room:1") != 0 {
 					t.Error("still subscribed")
 				}
-				if b.d.Receive(serializer.Message{Event: "x"}, 0) {
+				if receive(b.d, serializer.Message{Event: "x"}, 0) {
 					t.Error("a message was accepted after the end")
 				}
 				if got := strings.Join(test.frames, ""); strings.Contains(got, "secret") {

@@ -218,7 +218,7 @@ func TestOverflowDoesNotWaitForTheCarrier(t *testing.T) {
 			}
 			b.mu.Unlock()
 			b.want(crashed)
-			if b.d.Receive(serializer.Message{Event: "x"}, 0) {
+			if receive(b.d, serializer.Message{Event: "x"}, 0) {
 				t.Error("a message was accepted after the end")
 			}
 		}

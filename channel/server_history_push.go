@@ -11,6 +11,7 @@ import (
 	"bennu.example/internal/ratelimit"
 	"bennu.example/push"
 	"bennu.example/serializer"
+	"bennu.example/transport"
 )
 
 const (
@@ -226,7 +227,7 @@ func (c *Channel) answerTops() {
 }
 
 func (c *Channel) answerTop(t waitingTop, reply push.Reply) {
-	if err := c.reply(t.ref, reply); err != nil && !errors.Is(err, ErrClosed) {
+	if err := c.reply(t.ref, reply, transport.Delivery{}); err != nil && !errors.Is(err, ErrClosed) {
 		c.up.Log(c.driver(), "cannot answer a push", err)
 	}
 }

@@ -194,7 +194,7 @@ func (c *randomClient) connect(rnd *rand.Rand, last bool) {
 			if rnd.IntN(8) == 0 && !last {
 				id := c.w.newID(c.name, c.name)
 				m := serializer.Message{Topic: "room:1", Event: "hush", Payload: received(c.t, fmt.Sprintf(`{"id":%q}`, id))}
-				if !c.d.Receive(m, time.Second) {
+				if !receive(c.d, m, time.Second) {
 					c.w.Uncertain(id)
 				}
 			}

@@ -119,7 +119,7 @@ func (c *client) push(event, payload string) {
 	m := serializer.Message{
 		Ref: serializer.StringRef(fmt.Sprint(c.ref)), Topic: "room:1", Event: event, Payload: received(c.t, payload),
 	}
-	if !c.d.Receive(m, time.Second) {
+	if !receive(c.d, m, time.Second) {
 		c.t.Errorf("the channel is gone for %s", event)
 	}
 }

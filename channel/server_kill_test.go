@@ -122,7 +122,7 @@ func TestJoinWhoseErrorPanics(t *testing.T) {
 		fails := joinBy(func(context.Context, *channel.Channel) (any, error) { return nil, panickingError{} })
 		b.d = join(readingCarrier{b.carrier}, channelhost.Join{Handler: channel.Define(fails)})
 		b.want(joinCrashed)
-		if b.d.Receive(serializer.Message{Event: "x"}, time.Second) {
+		if receive(b.d, serializer.Message{Event: "x"}, time.Second) {
 			t.Error("a message was accepted after the end")
 		}
 	})
@@ -156,7 +156,7 @@ func TestMessageBeyondTheMailbox(t *testing.T) {
 		b := start(t, channel.Define(joinAfter(gate)))
 		b.d.Watch(limit)
 		large := serializer.Binary(make([]byte, 1<<20))
-		if b.d.Receive(serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
+		if receive(b.d, serializer.Message{Ref: serializer.StringRef("2"), Event: "x", Payload: large}, time.Second) {
 			t.Error("the channel accepted the message")
 		}
 		b.want(joinCrashed)

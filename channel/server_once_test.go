@@ -113,7 +113,7 @@ func TestOnceKey(t *testing.T) {
 			d := join(&p, channelhost.Join{Handler: h, Message: serializer.Message{
 				JoinRef: "1", Ref: "1", Topic: topic, Event: serializer.EventJoin,
 			}})
-			d.Receive(serializer.Message{Ref: "2", Topic: topic, Event: event, Payload: object(`{"$id":"a"}`)}, 0)
+			receive(d, serializer.Message{Ref: "2", Topic: topic, Event: event, Payload: object(`{"$id":"a"}`)}, 0)
 			frames := p.take()
 			if got := frames[len(frames)-1]; !strings.HasSuffix(got, fmt.Sprintf(`"response":%d}]`, want)) {
 				t.Errorf("%+v %s %s: got %s, want %d", p, topic, event, got, want)

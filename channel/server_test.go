@@ -155,7 +155,7 @@ func (b *bench) push(ref, event string, payload any) {
 	if ref == "" {
 		m.Ref = ""
 	}
-	if !b.d.Receive(m, time.Second) {
+	if !receive(b.d, m, time.Second) {
 		b.t.Errorf("the channel did not accept %s", event)
 	}
 }
@@ -282,7 +282,7 @@ func TestFullMailbox(t *testing.T) {
 		begun := time.Now()
 		wait := serializer.Message{Ref: `"2"`, Event: "wait"}
 		for range 10 {
-			b.d.Receive(wait, 5*time.Second)
+			receive(b.d, wait, 5*time.Second)
 		}
 		if d := time.Since(begun); d != 5*time.Second {
 			t.Errorf("the reader was held up for %v", d)
@@ -308,7 +308,7 @@ func BenchmarkEvent(b *testing.B) {
 	m := serializer.Message{Ref: `"2"`, Event: "echo"}
 	b.ReportAllocs()
 	for b.Loop() {
-		d.Receive(m, time.Second)
+		receive(d, m, time.Second)
 		<-done
 	}
 	d.Close(errors.New("over"))

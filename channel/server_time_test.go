@@ -83,7 +83,7 @@ func TestJoinTimeout(t *testing.T) {
 				if len(b.ended) != 1 || b.answered != 1 || !strings.Contains(b.log(), "join took too long") {
 					t.Errorf("%d ended, %d answered, log: %s", len(b.ended), b.answered, b.log())
 				}
-				if b.d.Receive(serializer.Message{Event: "x"}, 0) {
+				if receive(b.d, serializer.Message{Event: "x"}, 0) {
 					t.Error("a message was accepted after the end")
 				}
 				if len(reasons) != 0 || ended != 0 {
@@ -244,7 +244,7 @@ func TestFullMailboxBehindAJoin(t *testing.T) {
 		h := channel.Define(joinAfter(gate))
 		b.d = join(b, channelhost.Join{Handler: h, MaxMailbox: 300})
 		for range 10 {
-			b.d.Receive(serializer.Message{Ref: `"2"`, Event: "x"}, 5*time.Second)
+			receive(b.d, serializer.Message{Ref: `"2"`, Event: "x"}, 5*time.Second)
 		}
 		b.want(joinCrashed)
 		close(gate)

@@ -79,7 +79,7 @@ func TestSlowPolicies(t *testing.T) {
 				b.push("2", "push", note{event})
 				caused := want
 				caused.Caused = true // the push is made while the client's message is handled
-				if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{want, caused, {Answer: true}}) {
+				if how := b.deliveries(); !slices.Equal(how, []transport.Delivery{want, caused, {Answer: true, Now: true}}) {
 					t.Errorf("%s: broadcast, push and reply were sent as %+v, want %+v", event, how, want)
 				}
 			}

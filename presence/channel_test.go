@@ -185,9 +185,9 @@ func TestChannel(t *testing.T) {
 				want(b, `2 phx_reply {}`, `2 presence_state {"u1":{"metas":[{"phx_ref":"A","device":"tab"}]}}`, joined)
 
 				send := func(ref serializer.Ref, event string, payload any) {
-					da.Receive(serializer.Message{
+					mailbox.Started(da.Receive(serializer.Message{
 						Ref: ref, Topic: topic, Event: event, Payload: serializer.Value(payload),
-					}, time.Second)
+					}, time.Second))
 				}
 				send("3", "update", device{"status": "away"})
 				const away = `{"phx_ref":"C","phx_ref_prev":"A","device":"tab","status":"away"}`
@@ -209,7 +209,8 @@ func TestChannel(t *testing.T) {
 						db.Leave(serializer.Message{Ref: "9", Topic: topic, Event: serializer.EventLeave}, time.Second)
 					},
 					func() {
-						db.Receive(serializer.Message{Ref: "9", Topic: topic, Event: "unknown: a crash"}, time.Second)
+						m := serializer.Message{Ref: "9", Topic: topic, Event: "unknown: a crash"}
+						mailbox.Started(db.Receive(m, time.Second))
 					},
 					func() { db.Close(errors.New("connection lost")) },
 					func() { db.Cancel(errors.New("killed")) },

@@ -12,6 +12,7 @@ import (
 
 	"bennu.example/channel"
 	"bennu.example/internal/channelhost"
+	"bennu.example/internal/mailbox"
 	"bennu.example/internal/ratelimit"
 	"bennu.example/pubsub"
 	"bennu.example/push"
@@ -116,14 +117,25 @@ func (h *Handler) open(conn transport.Conn, ser serializer.Serializer, who ident
 	return s
 }
 
-// Receive routes one message. A malformed message ends the connection, as in Phoenix.
+// Receive is part of transport.Session.
 func (s *session) Receive(op serializer.Op, data []byte) error {
+	next, err := s.ReceivePending(op, data)
+	if next != nil {
+		next.Start()
+	}
+	return err
+}
+
+// ReceivePending routes one message. Next is the mailbox of its channel if that is pending:
+// transports that can handle it on their own goroutines do. A malformed message ends the
+// connection, as in Phoenix.
+func (s *session) ReceivePending(op serializer.Op, data []byte) (next mailbox.Pending, err error) {
 	m, err := s.ser.Parse(op, data)
 	if err != nil {
 		s.h.counts.badMessages.Add(1)
 		const malformed = "malformed message"
 		withError(s.logEvent(zerolog.WarnLevel, malformed), err).Msg(malformed)
-		return &transport.CloseError{Code: transport.CodeInternal}
+		return nil, &transport.CloseError{Code: transport.CodeInternal}
 	}
 	phase := s.phase()
 	switch {
@@ -145,9 +157,9 @@ func (s *session) Receive(op serializer.Op, data []byte) error {
 	case len(m.Event) > s.h.cfg.MaxTopic:
 		s.refuse(&m, s.replyRef(&m), longEvent)
 	default:
-		s.deliver(&m)
+		next = s.deliver(&m)
 	}
-	return nil
+	return next, nil
 }
 
 var okReply = push.OK(nil)
@@ -275,19 +287,29 @@ func (s *session) Ended() {
 	s.running.Done()
 }
 
-// deliver passes a message to the channel of its topic.
-func (s *session) deliver(m *serializer.Message) {
+// deliver passes a message to the channel of its topic. It returns the same as ReceivePending.
+func (s *session) deliver(m *serializer.Message) (next mailbox.Pending) {
 	s.mu.Lock()
 	c := s.channels.get(m.Topic)
 	s.mu.Unlock()
-	ok := c != nil
+	ok := false
 	switch {
-	case ok && !c.Accepts(m.JoinRef):
-	case ok && m.Event == serializer.EventLeave && c.Leave(*m, mailboxWait):
-	case ok && m.Event != serializer.EventLeave && c.Receive(*m, mailboxWait):
+	case c == nil:
+	case !c.Accepts(m.JoinRef):
+		return nil
+	case m.Event == serializer.EventLeave:
+		ok = c.Leave(*m, mailboxWait)
 	default:
-		s.unjoined(m)
+		next, ok = c.Receive(*m, mailboxWait)
 	}
+	if ok {
+		return next
+	}
+	if next != nil {
+		next.Start() // before user code, which may fail
+	}
+	s.unjoined(m)
+	return nil
 }
 
 // replyRef returns the join_ref of a reply to m: the one that its channel's replies have, or m's

@@ -360,7 +360,8 @@ func (c *simClient) write() {
 func (c *simClient) push(ref, event, payload string) {
 	var p serializer.Payload
 	_ = p.UnmarshalJSON([]byte(payload)) // it never fails
-	c.c.Receive(serializer.Message{Ref: serializer.StringRef(ref), Topic: simTopic, Event: event, Payload: p}, time.Second)
+	m := serializer.Message{Ref: serializer.StringRef(ref), Topic: simTopic, Event: event, Payload: p}
+	mailbox.Started(c.c.Receive(m, time.Second))
 }
 
 // read handles what was received.

@@ -48,6 +48,9 @@ type Delivery struct {
 	// others, see [Conn]; otherwise Send returns ErrNoRoom. It counts in the first budget. Its other
 	// fields are ignored.
 	IfRoom bool
+	// Now lets Send write the frame itself if nothing else waits for the client. Send may then call
+	// the functions that were passed to Congested and Drained, so the caller must hold no locks.
+	Now bool
 }
 
 // Key identifies the state that a frame carries, for KeepLatest. Keys are comparable. A frame with

@@ -15,7 +15,8 @@ package transport
 import "bennu.example/serializer"
 
 // Conn is the server's end of a connection, as used by its session. Its methods never block and
-// never call back. They may be called from any goroutine, also while locks are held.
+// never call back. They may be called from any goroutine, also while locks are held. The exception
+// is Send with Delivery.Now.
 //
 // A connection is congested when the frames that its client's own messages caused take more than
 // half of MaxQueue. Until they take at most a quarter, the transport neither reads further messages

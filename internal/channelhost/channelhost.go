@@ -130,9 +130,9 @@ type Channel interface {
 	// Receive enqueues an event of the client. It waits for room in the mailbox for the given time,
 	// and then kills the channel, which would hold up the whole socket otherwise. The time during
 	// which the connection is congested does not count. Receive reports false if the topic is no
-	// longer joined: the caller must answer the event.
-	Receive(m serializer.Message, wait time.Duration) bool
-	// Leave enqueues the client's phx_leave. It returns the same as Receive.
+	// longer joined: the caller must answer the event. Next is the mailbox if it is pending, or nil.
+	Receive(m serializer.Message, wait time.Duration) (next mailbox.Pending, ok bool)
+	// Leave enqueues the client's phx_leave. It waits and reports as Receive does.
 	Leave(m serializer.Message, wait time.Duration) bool
 	// Watch bounds the time of the join's callback, from when it is called, or from now if it was
 	// called already. Zero means no bound.

@@ -6,21 +6,26 @@
 // # The life of a server's connection
 //
 // [Server.Serve] answers the handshake through net/http, takes the network connection from it, and
-// returns. From then on, one goroutine, the reader, belongs to the connection. It waits until the
-// connection is readable, without a buffer and with a small stack. Then it reads into a buffer from
-// a pool, and parses the frames in it.
+// returns.
 //
-// On Linux, a connection whose client pauses for 200 ms is parked: a timeout interrupts the reader,
-// which ends. The poller, one goroutine of the Server, waits for all parked connections. When one
-// of them is readable or was closed, a new reader goes on. A client that sends something now and
-// then has its connection parked again at once; one that sends more often keeps its reader.
+// On Linux, the connection then has no goroutine. The poller, one goroutine of the Server, waits
+// for all connections. When some of them are readable or were closed, a few goroutines, the
+// readers, go from one to the next. Each reads what has arrived into a buffer from a pool, parses
+// the frames in it, and leaves the connection. If the network was read to its end and the last
+// message is one for an idle mailbox of the session, the reader first gives up the connection,
+// which may then get another one, and then runs that mailbox itself: it calls the user's callback,
+// and may write the reply. If the callback blocks, the poller and the other readers go on, and as
+// many readers are started as there are callbacks that block.
+//
+// Elsewhere, and with TLS, one goroutine is the connection's reader. It waits without a buffer and
+// with a small stack, and lets other goroutines run the mailboxes.
 //
 // Most frames arrive whole: a message in one frame, not compressed, or a ping, pong or close frame.
 // The reader handles these itself. The first frame of any other kind makes an instance of
 // github.com/coder/websocket for the connection, which reads from the same buffer: parts of frames,
 // messages in fragments, compressed messages, and everything that violates the protocol. It decides
 // what the violation is. Between two messages the reader parses frames itself again, except after a
-// compressed message. It drops the instance when the client pauses.
+// compressed message. The instance is dropped when the client pauses, on Linux for 200 ms.
 //
 // The reader passes each message to the session itself, so a slow session slows down the client.
 // Nothing is read while too many answers wait for the client.

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"bennu.example/internal/fifo"
+	"bennu.example/internal/mailbox"
 	"bennu.example/transport"
 	"bennu.example/transport/internal/outbox"
 )
@@ -85,32 +87,34 @@ const (
 // any goroutine. It needs no Close: nothing of it is left when its connections have ended.
 //
 // An idle connection has no buffer. On Linux it has no goroutine either: one goroutine waits for
-// the clients of all idle connections. Elsewhere, and with TLS, it has one with the smallest
-// possible stack. A few goroutines write the frames of all connections. They run only while frames
-// wait, join the frames of a connection in one system call, and never wait for a client. A client
-// that does not keep up gets a goroutine of its own until it does.
+// the clients of all connections, and a few others read them. Elsewhere, and with TLS, a connection
+// has one, with the smallest possible stack while it is idle. A few goroutines write the frames of
+// all connections. They run only while frames wait, join the frames of a connection in one system
+// call, and never wait for a client. A client that does not keep up gets a goroutine of its own
+// until it does.
 type Server struct {
 	cfg        Config
 	epoch      time.Time
-	maxWriters int           // one for two processors: with more of them, fewer frames are joined in one write
-	portable   bool          // never use the descriptor, as with TLS; for tests
-	parkAfter  time.Duration // how long a client pauses before its connection is parked; 0 where there is no poller
-	noFrames   bool          // the library reads all frames; for tests
+	maxWriters int  // one for two processors: with more of them, fewer frames are joined in one write
+	portable   bool // never use the descriptor, as with TLS; for tests
+	noPoller   bool // as where there is none; for tests
+	noFrames   bool // the library reads all frames; for tests
 	drainTime  time.Duration
 	deflaters  chan *deflater           // nil elements until they are needed; its size bounds the work in parallel
 	deflated   func(data []byte) []byte // deflate, or nil if Compress is false
 
-	slow outbox.Policy
+	slow    outbox.Policy
+	readers mailbox.Workers // read the connections that the poller watches
 
 	idle, tooBig, invalid, writes, wrote atomic.Uint64 // see Stats
 
 	mu          sync.Mutex
 	gone        sync.Cond // on mu: live may have become 0
-	live        int       // connections, the goroutines that write to them, and timers if it has any
+	live        int       // connections, goroutines other than readers, and timers if it has any
 	connections int
 	writers     int
-	first, last *serverConn // the connections that wait for a writer, linked by next
-	poller      *poller     // nil until a connection is parked
+	waiting     fifo.Queue[*serverConn] // for a writer
+	poller      *poller                 // nil where there is none, or no connection
 
 	timers timers
 }
@@ -124,7 +128,8 @@ func NewServer(cfg Config) *Server {
 	cfg.WriteTimeout = cmp.Or(cfg.WriteTimeout, defaultWriteTimeout)
 	cfg.CloseTimeout = min(cmp.Or(cfg.CloseTimeout, defaultCloseTimeout), maxTimeout)
 	s := &Server{cfg: cfg, epoch: time.Now(), maxWriters: (runtime.GOMAXPROCS(0) + 1) / 2}
-	s.drainTime, s.parkAfter = min(cfg.CloseTimeout, drainTime), defaultParkAfter
+	s.drainTime = min(cfg.CloseTimeout, drainTime)
+	s.readers.Poll = s.poll
 	s.slow.Max, s.slow.Default, s.slow.OnDrop = cfg.MaxQueue, cfg.OnSlow, cfg.OnDrop
 	s.gone.L = &s.mu
 	s.timers.s, s.timers.fire = s, (*serverConn).timedOut
@@ -176,6 +181,9 @@ func (s *Server) Wait() {
 	for s.live > 0 {
 		s.gone.Wait()
 	}
+	s.mu.Unlock()
+	s.readers.Wait()
+	s.mu.Lock()
 }
 
 // addLive counts a goroutine for which Wait waits, and the given number of connections.

@@ -37,12 +37,12 @@ func (c *serverConn) awaitRoom() {
 	if g == nil {
 		return
 	}
-	c.reader.Store(uint32(readerBusy))
+	c.reader.Or(readerBusy)
 	for ; g != nil && c.load() == stateOpen; g = c.congestion.Load() {
 		<-g.over
 	}
 	c.lastReceived.Store(int64(c.s.now())) // the client may have sent something long ago
-	c.reader.Store(uint32(readerReads))
+	c.reader.And(^uint32(readerBusy))
 }
 
 // congest begins congestion. The caller holds mu.

@@ -37,11 +37,11 @@ const (
 // serverConn is the server's end of one WebSocket. It reads whole frames itself, and has a library
 // for everything else that clients send. It writes all frames itself.
 //
-// One goroutine, the reader, runs run: it reads, calls the session and ends the connection. Where
-// the connection can be parked (see poller) it ends itself, and another one goes on. At most one
-// other goroutine writes at a time, while writing is true. Either of them, or a timeout, closes the
-// network connection when it finds that the connection is over. The reader then gets an error and
-// does the rest.
+// One goroutine at a time is the reader: it reads, calls the session and ends the connection. Where
+// there is a poller, it is one of Server.readers that runs Work, and only while there is something
+// to read; elsewhere it runs run. At most one other goroutine writes at a time, while writing is
+// true. Either of them, or a timeout, closes the network connection when it finds that the
+// connection is over. The reader then gets an error and does the rest.
 type serverConn struct {
 	s       *Server
 	nc      net.Conn
@@ -49,7 +49,7 @@ type serverConn struct {
 	session transport.Session
 
 	lastReceived atomic.Int64               // when the client last sent something, by Server.now
-	reader       atomic.Uint32              // a readerState
+	reader       atomic.Uint32              // the bits of the reader, such as readerRuns
 	state        atomic.Uint32              // a connState; written under mu
 	congestion   atomic.Pointer[congestion] // nil if not congested; written under mu
 
@@ -65,6 +65,9 @@ type serverConn struct {
 	paused    bool                  // the last wait found nothing to read at first
 	deflate   bool                  // compression was negotiated; constant
 	discarded uint32                // bytes received after the close frame was written
+	slot      uint32                // of the poller, if it is watched
+	watched   bool                  // by the poller; constant while the connection is open
+	pausing   bool                  // here for its size, but guarded by mu: see watchPause
 
 	mu       sync.Mutex
 	writing  bool          // a writer owns the front of the queue
@@ -74,7 +77,6 @@ type serverConn struct {
 	batches  uint32        // calls of Batch that have not returned
 	queue    *outbox.Queue // nil if empty
 	err      error         // why the connection ended
-	next     *serverConn   // in the list of connections that wait for a writer
 	deadline time.Duration // when timedOut is called, by Server.now; written under mu and that of timers
 
 	// The following fields belong to timers.
@@ -86,6 +88,7 @@ type serverConn struct {
 func newServerConn(s *Server) *serverConn {
 	c := &serverConn{s: s}
 	c.fill = c.tryRead
+	c.reader.Store(readerRuns) // until startReading
 	return c
 }
 
@@ -105,12 +108,8 @@ func (c *serverConn) attach(nc net.Conn, early []byte) {
 func (c *serverConn) start(open func(transport.Conn) transport.Session) {
 	c.s.addLive(1)
 	c.lastReceived.Store(int64(c.s.now()))
-	first := c.s.cfg.IdleTimeout
-	if c.canPark() {
-		c.active, first = 1, min(first, c.s.parkAfter)
-	}
 	c.mu.Lock()
-	c.setDeadline(first)
+	c.setDeadline(c.s.cfg.IdleTimeout)
 	c.mu.Unlock()
 	opened := false
 	defer func() {
@@ -122,13 +121,21 @@ func (c *serverConn) start(open func(transport.Conn) transport.Session) {
 	}()
 	c.session = open(c)
 	opened = true
-	go c.run()
+	c.startReading()
 }
 
 // Send is part of transport.Conn.
 func (c *serverConn) Send(f *serializer.Frame, how transport.Delivery) error {
 	e := c.s.slow.Entry(f, how)
 	c.mu.Lock()
+	if how.Now && c.canWrite() {
+		c.add(e)
+		c.writing = true
+		c.s.addLive(0)
+		c.mu.Unlock()
+		c.flushNow()
+		return nil
+	}
 	defer c.mu.Unlock()
 	if c.load() != stateOpen {
 		return transport.ErrClosed
@@ -170,9 +177,14 @@ func (c *serverConn) Queued() (frames, bytes int, oldest time.Duration) {
 
 func (c *serverConn) load() connState { return connState(c.state.Load()) }
 
-// enqueue appends e to the queue, and schedules a writer unless one is at work. The caller holds
-// mu.
-func (c *serverConn) enqueue(e outbox.Entry) {
+// canWrite reports whether a frame can be written without the writers, because nothing waits for
+// the client and writing does not block. The caller holds mu.
+func (c *serverConn) canWrite() bool {
+	return c.queue == nil && !c.writing && c.batches == 0 && c.raw != nil && !c.deflate && c.load() == stateOpen
+}
+
+// add appends e to the queue. The caller holds mu.
+func (c *serverConn) add(e outbox.Entry) {
 	if c.queue == nil {
 		c.queue = outbox.Get()
 	}
@@ -180,6 +192,12 @@ func (c *serverConn) enqueue(e outbox.Entry) {
 	if c.s.slow.Congests(c.queue.OwnBytes) && c.load() == stateOpen {
 		c.congest()
 	}
+}
+
+// enqueue appends e to the queue, and schedules a writer unless one is at work. The caller holds
+// mu.
+func (c *serverConn) enqueue(e outbox.Entry) {
+	c.add(e)
 	if !c.writing && (c.batches == 0 || c.queue.Size() >= batchSize) {
 		c.writing = true
 		c.s.schedule(c)
@@ -237,13 +255,13 @@ func (c *serverConn) timedOut() {
 		late := now - deadline
 		deadline = time.Duration(c.lastReceived.Load()) + c.s.cfg.IdleTimeout
 		switch {
-		case readerState(c.reader.Load()) == readerBusy:
+		case c.reader.Load()&readerBusy != 0:
 			deadline = now + c.s.cfg.IdleTimeout
 		case deadline <= now && late > lateness:
 			// Frames that arrived while this process stood still have not been read yet.
 			deadline = now + late
 		}
-		if deadline > now && c.canPark() {
+		if c.pausing {
 			deadline = min(deadline, c.checkPause(now))
 		}
 	}
@@ -276,7 +294,7 @@ func (c *serverConn) closeNetwork(reset bool) {
 		_ = nc.Close()
 	}
 	_ = c.nc.Close() // nothing can be done about an error
-	c.unpark()
+	c.wake()
 }
 
 // fail ends the connection without a close frame, because the network failed or the client does not

@@ -1,6 +1,7 @@
 package websocket
 
 import (
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -10,16 +11,19 @@ import (
 // ForcePortable makes s treat every connection as one without a descriptor, as a TLS connection is.
 func (s *Server) ForcePortable() { s.portable = true }
 
-// ParkAfter makes s park connections when their clients have paused for d.
-func (s *Server) ParkAfter(d time.Duration) { s.parkAfter = d }
+// WithoutPoller makes s keep a goroutine for each connection, as where there is no poller.
+func (s *Server) WithoutPoller() { s.noPoller = true }
 
-// IsParked reports whether a connection is parked.
-func IsParked(c transport.Conn) bool {
-	return readerState(c.(*serverConn).reader.Load()) == readerParked
+// IsIdle reports whether a connection has no goroutine, and none will start without a cause.
+func IsIdle(conn transport.Conn) bool {
+	c := conn.(*serverConn)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return !c.pausing && c.reader.Load()&readerRuns == 0
 }
 
-// Parks reports whether connections can be parked on this system.
-const Parks = defaultParkAfter > 0
+// HasPoller reports whether there is a poller on this system.
+const HasPoller = runtime.GOOS == "linux"
 
 // ForceLibrary makes coder/websocket read everything that clients of s send.
 func (s *Server) ForceLibrary() { s.noFrames = true }

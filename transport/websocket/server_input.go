@@ -26,8 +26,7 @@ const (
 var errDiscarded = errors.New("client sent too much after the close frame")
 
 // A connection is active when its client sent something activeCount times in succession with less
-// than activePause between. A connection that can be parked is active until its client pauses for
-// Server.parkAfter, which is defaultParkAfter.
+// than activePause between.
 const (
 	activePause = time.Second
 	activeCount = 8
@@ -80,12 +79,6 @@ func (c *serverConn) isActive() bool {
 		c.active = 0
 	} else if c.active < activeCount {
 		c.active++
-	}
-	if c.canPark() {
-		if c.active == 1 {
-			c.watchPause()
-		}
-		return c.active > 0
 	}
 	return c.active == activeCount
 }
@@ -171,11 +164,7 @@ func (c *serverConn) readFailed(err error) error {
 // received accounts for bytes of the client, and returns the error for which reading cannot go on.
 func (c *serverConn) received(p []byte) error {
 	now := c.s.now()
-	pause := activePause
-	if c.canPark() {
-		pause = c.s.parkAfter
-	}
-	c.sparse = now-time.Duration(c.lastReceived.Swap(int64(now))) > pause
+	c.sparse = now-time.Duration(c.lastReceived.Swap(int64(now))) > activePause
 	if c.load() == stateClosed && c.readErr == nil {
 		if c.discarded += uint32(min(len(p), maxDiscarded)); c.discarded > maxDiscarded {
 			c.readErr = errDiscarded

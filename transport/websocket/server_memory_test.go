@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -21,8 +22,8 @@ import (
 const (
 	idleConnections = 1000
 	// maxIdleBytes is the budget of an idle connection: heap and stacks of this package and net. A
-	// connection that is parked takes 1.6 kB, and one with a goroutine 3.4 kB; the pools and caches of
-	// many processors add some.
+	// connection without a goroutine takes 1.6 kB, and one with a goroutine 3.4 kB; the pools and
+	// caches of many processors add some.
 	maxIdleBytes          = 2650
 	maxIdleBytesElsewhere = 4350
 )
@@ -171,14 +172,16 @@ func TestWebSocketMemoryOfServer(t *testing.T) {
 	}
 	report := func(when string) {
 		t.Helper()
-		if websocket.Parks {
-			eventually(t, "parking", func() bool { return runtime.NumGoroutine() < 100 })
+		if websocket.HasPoller {
+			eventually(t, "the end of reading", func() bool {
+				return !slices.ContainsFunc(conns, func(c transport.Conn) bool { return !websocket.IsIdle(c) })
+			})
 		}
 		heap, stack := inUse()
 		h, st := (int(heap)-int(heap0))/idleConnections, (int(stack)-int(stack0))/idleConnections
 		t.Logf("%s: %d bytes for each connection, heap %d and stack %d", when, h+st, h, st)
 		budget := maxIdleBytesElsewhere
-		if websocket.Parks {
+		if websocket.HasPoller {
 			budget = maxIdleBytes
 		}
 		if h+st > budget && !raceEnabled {

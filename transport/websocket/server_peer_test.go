@@ -23,15 +23,15 @@ import (
 
 // A wsPath is one of the ways in which a server reaches the network.
 type wsPath struct {
-	name     string
-	tls      bool
-	portable bool
-	parks    bool // after each millisecond without input
+	name      string
+	tls       bool
+	portable  bool
+	goroutine bool // one for each connection, although there is a descriptor
 }
 
 var wsPaths = []wsPath{
 	{name: "descriptor"},
-	{name: "parks", parks: websocket.Parks},
+	{name: "goroutine", goroutine: true},
 	{name: "portable", portable: true},
 	{name: "tls", tls: true},
 }
@@ -76,8 +76,8 @@ func startWS(t testing.TB, cfg websocket.Config, p wsPath) *wsServer {
 	if p.portable {
 		s.ws.ForcePortable()
 	}
-	if p.parks {
-		s.ws.ParkAfter(time.Millisecond)
+	if p.goroutine {
+		s.ws.WithoutPoller()
 	}
 	hs := httptest.NewUnstartedServer(s)
 	if p.tls {

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,21 +16,21 @@ import (
 	"bennu.example/transport/websocket"
 )
 
-// connectParked returns a connection that is parked, of a server that parks after a short pause.
-func connectParked(t *testing.T, cfg websocket.Config) (*wsPeer, *wsSession) {
+// connectIdle returns a connection that the poller watches, and nobody reads.
+func connectIdle(t *testing.T, cfg websocket.Config) (*wsPeer, *wsSession) {
 	t.Helper()
-	p, session := startWS(t, cfg, wsPath{parks: true}).connect()
-	awaitParked(t, session)
+	p, session := startWS(t, cfg, wsPaths[0]).connect()
+	awaitIdle(t, session)
 	return p, session
 }
 
-func awaitParked(t *testing.T, s *wsSession) {
+func awaitIdle(t *testing.T, s *wsSession) {
 	t.Helper()
-	eventually(t, "parking", func() bool { return websocket.IsParked(s.Conn) })
+	eventually(t, "the end of reading", func() bool { return websocket.IsIdle(s.Conn) })
 }
 
-// TestParkedConnection checks that whatever happens to a parked connection is noticed.
-func TestParkedConnection(t *testing.T) {
+// TestIdleConnection checks that whatever happens to a connection that nobody reads is noticed.
+func TestIdleConnection(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]func(*testing.T, *wsPeer, *wsSession){
 		"message": func(t *testing.T, p *wsPeer, s *wsSession) {
@@ -38,21 +39,20 @@ func TestParkedConnection(t *testing.T) {
 				if m := s.next(t); m.data != fmt.Sprint(i) {
 					t.Fatalf("received %q", m.data)
 				}
-				awaitParked(t, s)
+				awaitIdle(t, s)
 			}
 			p.finish(s)
 		},
 		"half a message": func(t *testing.T, p *wsPeer, s *wsSession) {
 			all := maskedFrame(fin|opText, strings.Repeat("x", 50_000))
 			p.write(all[:7])
-			time.Sleep(5 * time.Millisecond) // more than the pause
+			eventually(t, "reading", func() bool { return !websocket.IsIdle(s.Conn) })
 			p.write(all[7:30_000])
-			time.Sleep(5 * time.Millisecond) // and again
 			p.write(all[30_000:])
 			if m := s.next(t); len(m.data) != 50_000 {
 				t.Fatalf("received %d bytes", len(m.data))
 			}
-			awaitParked(t, s)
+			awaitIdle(t, s)
 			p.finish(s)
 		},
 		"ping": func(_ *testing.T, p *wsPeer, s *wsSession) {
@@ -63,7 +63,7 @@ func TestParkedConnection(t *testing.T) {
 		"broadcast": func(t *testing.T, p *wsPeer, s *wsSession) {
 			s.text(t, "hello")
 			p.want(fin|opText, "hello")
-			if !websocket.IsParked(s.Conn) {
+			if !websocket.IsIdle(s.Conn) {
 				t.Error("to write has woken the reader")
 			}
 			p.finish(s)
@@ -92,17 +92,17 @@ func TestParkedConnection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p, session := connectParked(t, websocket.Config{MaxMessage: 100_000})
+			p, session := connectIdle(t, websocket.Config{MaxMessage: 100_000})
 			f(t, p, session)
 		})
 	}
 }
 
-// TestParkedConnectionTimesOut checks the ends that only the timer brings about.
-func TestParkedConnectionTimesOut(t *testing.T) {
+// TestIdleConnectionTimesOut checks the ends that only the timer brings about.
+func TestIdleConnectionTimesOut(t *testing.T) {
 	t.Parallel()
 	cfg := websocket.Config{IdleTimeout: 2 * time.Second, CloseTimeout: 50 * time.Millisecond}
-	p, session := connectParked(t, cfg)
+	p, session := connectIdle(t, cfg)
 	p.wantClose(1002)
 	if err := session.end(t); err != transport.ErrIdle { // the client answers nothing
 		t.Errorf("closed with %v", err)
@@ -122,10 +122,10 @@ func goroutines(of string) int {
 	return n
 }
 
-// TestParkedConnectionHasNoGoroutine checks that all goroutines but the poller's end, and that this
+// TestIdleConnectionHasNoGoroutine checks that all goroutines but the poller's end, and that this
 // one ends with the last connection.
-func TestParkedConnectionHasNoGoroutine(t *testing.T) {
-	s := startWS(t, websocket.Config{}, wsPath{parks: true})
+func TestIdleConnectionHasNoGoroutine(t *testing.T) {
+	s := startWS(t, websocket.Config{}, wsPaths[0])
 	const count = 50
 	before := goroutines("websocket.(*serverConn)")
 	var sessions []*wsSession
@@ -135,7 +135,7 @@ func TestParkedConnectionHasNoGoroutine(t *testing.T) {
 		peers, sessions = append(peers, p), append(sessions, session)
 	}
 	for _, session := range sessions {
-		awaitParked(t, session)
+		awaitIdle(t, session)
 	}
 	eventually(t, "the end of the readers", func() bool {
 		return goroutines("websocket.(*serverConn)") == before
@@ -150,14 +150,13 @@ func TestParkedConnectionHasNoGoroutine(t *testing.T) {
 	eventually(t, "the end of the poller", func() bool { return goroutines("websocket.(*poller)") == 0 })
 }
 
-// TestParkingIsRefused checks that connections work as before if the system refuses to park them.
-func TestParkingIsRefused(t *testing.T) {
+// TestWatchingIsRefused checks that connections have goroutines if the system does not watch them.
+func TestWatchingIsRefused(t *testing.T) {
 	t.Parallel()
-	s := startWS(t, websocket.Config{}, wsPath{parks: true})
+	s := startWS(t, websocket.Config{}, wsPaths[0])
 	s.ws.BreakPoller()
 	p, session := s.connect()
 	for i := range 20 {
-		time.Sleep(3 * time.Millisecond) // more than the pause
 		p.sendText(fmt.Sprint(i))
 		if m := session.next(t); m.data != fmt.Sprint(i) {
 			t.Fatalf("received %q", m.data)
@@ -166,11 +165,11 @@ func TestParkingIsRefused(t *testing.T) {
 	p.finish(session)
 }
 
-// TestParkingAtRandom checks that no message is lost between a reader that ends and the next one:
-// clients pause for about as long as it takes until they are parked, and both ends close.
-func TestParkingAtRandom(t *testing.T) {
+// TestWatchingAtRandom checks that no message is lost between a reader that ends and the next one:
+// clients pause for about as long as a reader takes, and both ends close.
+func TestWatchingAtRandom(t *testing.T) {
 	t.Parallel()
-	s := startWS(t, websocket.Config{CloseTimeout: time.Second}, wsPath{parks: true})
+	s := startWS(t, websocket.Config{CloseTimeout: time.Second}, wsPaths[0])
 	echo := func(w *wsSession) {
 		w.receive = func(_ serializer.Op, data []byte) error {
 			return w.Send(textFrame(string(data)), broadcast)
@@ -183,7 +182,7 @@ func TestParkingAtRandom(t *testing.T) {
 		wg.Go(func() {
 			r := rand.New(rand.NewPCG(uint64(i), 1))
 			for n := range 200 {
-				time.Sleep(time.Duration(r.IntN(2500)) * time.Microsecond) // the pause is a millisecond
+				time.Sleep(time.Duration(r.IntN(2500)) * time.Microsecond) // so that the reader ends, or not
 				text := fmt.Sprint(n)
 				parts := maskedFrame(fin|opText, text)
 				cut := r.IntN(2 * len(parts))
@@ -214,4 +213,46 @@ func TestParkingAtRandom(t *testing.T) {
 		t.Cleanup(func() { _ = session.end(t) })
 	}
 	wg.Wait()
+}
+
+// TestUrgentData checks that what follows urgent data is received. The kernel returns less than has
+// arrived then, which otherwise means that nothing is left.
+func TestUrgentData(t *testing.T) {
+	t.Parallel()
+	s := startWS(t, websocket.Config{}, wsPaths[0])
+	gate := make(chan struct{})
+	inside := make(chan struct{})
+	blocks := func(w *wsSession) {
+		w.receive = func(op serializer.Op, data []byte) error {
+			if string(data) == "gate" {
+				close(inside)
+				<-gate
+			}
+			w.received <- wsMessage{op, string(data)}
+			return nil
+		}
+	}
+	s.prepare.Store(&blocks)
+	p, session := s.connect()
+	p.sendText("gate")
+	<-inside
+	p.sendText("one")
+	raw, err := p.Conn.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		failed = syscall.Sendto(int(fd), []byte{'!'}, syscall.MSG_OOB, nil)
+	}); err != nil || failed != nil {
+		t.Fatal(err, failed)
+	}
+	p.sendText("two")
+	close(gate)
+	for _, want := range []string{"gate", "one", "two"} {
+		if m := session.next(t); m.data != want {
+			t.Fatalf("received %q, want %q", m.data, want)
+		}
+	}
+	p.finish(session)
 }

@@ -2,16 +2,15 @@
 
 package websocket
 
-// defaultParkAfter is zero where there is no poller.
-const defaultParkAfter = 0
-
-// poller exists on Linux only: elsewhere an idle connection keeps its reader.
+// poller exists on Linux only: elsewhere each connection keeps a goroutine.
 type poller struct{}
 
 func (s *Server) getPoller() *poller { return nil }
 
-func (s *Server) forget(*serverConn) {}
+func (s *Server) poll() bool { return false }
 
 func (p *poller) stop() {}
 
-func (p *poller) arm(*serverConn) bool { return false }
+func (p *poller) watch(*serverConn) bool { return false }
+
+func (p *poller) forget(*serverConn) {}

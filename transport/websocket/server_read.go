@@ -8,50 +8,39 @@ import (
 
 	"github.com/coder/websocket"
 
+	"bennu.example/internal/mailbox"
 	"bennu.example/serializer"
 	"bennu.example/transport"
 	"bennu.example/transport/internal/guard"
 )
 
-// run is the reader: it waits for the client and serves it until the connection ends or is parked.
+// run is the reader of a connection that no poller watches: it waits for the client and serves it
+// until the connection ends.
 //
 // Between messages it waits here: with few calls on the stack and without a buffer. A connection
-// that is not active gives up its goroutine, because serving needs a larger stack, and a stack that
-// has grown stays large. It is parked, or where it cannot be parked it continues on a new
-// goroutine, whose stack is of the smallest size. It gives up its library, too.
+// that is not active continues on a new goroutine, because serving needs a larger stack, and a
+// stack that has grown stays large. It gives up its library, too.
 func (c *serverConn) run() {
 	for c.wait() && c.serve() {
 		if !c.isActive() {
-			if !c.park() {
-				c.dropLibrary()
-				go c.run()
-			}
+			c.dropLibrary()
+			go c.run()
 			return
 		}
 	}
 }
 
-// wait returns true when there is something to read. It returns false if the connection is parked.
-// If there will be nothing more to read, it ends the connection and returns false.
+// wait returns true when there is something to read. If there will be nothing more to read, it ends
+// the connection and returns false.
 func (c *serverConn) wait() bool {
 	if c.raw == nil || c.pending() {
 		return true
 	}
-	for {
-		c.reader.Store(uint32(readerWaits))
-		err := c.readAhead()
-		if !c.reader.CompareAndSwap(uint32(readerWaits), uint32(readerReads)) && c.interrupted(err) {
-			if c.park() {
-				return false
-			}
-			continue
-		}
-		if err != nil {
-			c.finish(err)
-			return false
-		}
-		return true
+	if err := c.readAhead(); err != nil {
+		c.finish(err)
+		return false
 	}
+	return true
 }
 
 // pending reports whether there are bytes that were read ahead.
@@ -60,7 +49,11 @@ func (c *serverConn) pending() bool { return c.in != nil || c.lib != nil && c.li
 // serve reads messages while there is something to read. It returns false if the connection ended.
 func (c *serverConn) serve() bool {
 	for {
-		if err := c.message(); err != nil {
+		next, err := c.message()
+		if next != nil {
+			next.Start()
+		}
+		if err != nil {
 			c.finish(err)
 			return false
 		}
@@ -73,22 +66,23 @@ func (c *serverConn) serve() bool {
 	}
 }
 
-// message reads one message or control frame, and passes a message to the session. An error means
-// that nothing more can be read. It is a websocket.CloseError if the client sent a close frame.
-func (c *serverConn) message() error {
+// message reads one message or control frame, and passes a message to the session. Next is the
+// mailbox that must handle it, if that is pending. An error means that nothing more can be read. It
+// is a websocket.CloseError if the client sent a close frame.
+func (c *serverConn) message() (next mailbox.Pending, err error) {
 	c.awaitRoom()
 	if c.lib != nil && c.deflate || c.s.noFrames { // see library.drop
 		return c.libraryMessage()
 	}
 	if c.in == nil {
 		if err := c.readAhead(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	f, state := parseFrame(c.in.unread(), c.s.cfg.MaxMessage)
 	if state == framePartial {
 		if err := c.readMore(); err != nil {
-			return err
+			return nil, err
 		}
 		f, state = parseFrame(c.in.unread(), c.s.cfg.MaxMessage)
 	}
@@ -102,18 +96,18 @@ func (c *serverConn) message() error {
 		c.pong(payload)
 	case opPong:
 	case opClose:
-		return closeError(payload)
+		return nil, closeError(payload)
 	default:
-		c.receive(f.op, payload)
+		return c.receive(f.op, payload), nil
 	}
-	return nil
+	return nil, nil
 }
 
-// libraryMessage reads one message with the library, and passes it to the session.
-func (c *serverConn) libraryMessage() (err error) {
+// libraryMessage is message for what the library reads.
+func (c *serverConn) libraryMessage() (next mailbox.Pending, err error) {
 	if c.lib == nil {
 		if c.lib, err = newLibrary(c); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	b := messages.Get().(*[]byte)
@@ -126,10 +120,10 @@ func (c *serverConn) libraryMessage() (err error) {
 	if cap(*b) <= maxPooledBytes {
 		messages.Put(b)
 	}
-	if err == nil {
-		c.receive(op, data)
+	if err != nil {
+		return nil, err
 	}
-	return err
+	return c.receive(op, data), nil
 }
 
 // dropLibrary releases the library of a connection that has not sent anything for it for a while.
@@ -140,7 +134,7 @@ func (c *serverConn) dropLibrary() {
 }
 
 // receive passes a message to the session, unless it is refused.
-func (c *serverConn) receive(op serializer.Op, data []byte) {
+func (c *serverConn) receive(op serializer.Op, data []byte) mailbox.Pending {
 	switch {
 	case c.load() != stateOpen: // it is being closed, and waits for the client's close frame only
 	case int64(len(data)) > c.s.cfg.MaxMessage: // by one byte, which the library accepts after decompression
@@ -148,30 +142,49 @@ func (c *serverConn) receive(op serializer.Op, data []byte) {
 	case op == serializer.OpText && !utf8.Valid(data):
 		c.refuse(&transport.CloseError{Code: transport.CodeBadUTF8})
 	default:
-		c.dispatch(op, data)
+		return c.dispatch(op, data)
 	}
+	return nil
+}
+
+// pendingReceiver is implemented by sessions that can leave it to the connection which goroutine
+// handles a message. Package socket does.
+type pendingReceiver interface {
+	// ReceivePending is transport.Session.Receive, but returns the mailbox of the message if that was
+	// idle.
+	ReceivePending(op serializer.Op, data []byte) (mailbox.Pending, error)
 }
 
 // dispatch calls the session. If the session fails, the connection is closed with a close frame.
-func (c *serverConn) dispatch(op serializer.Op, data []byte) {
-	c.reader.Store(uint32(readerBusy))
+func (c *serverConn) dispatch(op serializer.Op, data []byte) (next mailbox.Pending) {
+	c.reader.Or(readerBusy)
 	returned := false
 	defer func() {
-		c.reader.Store(uint32(readerReads))
+		c.reader.And(^uint32(readerBusy))
 		if returned {
 			return
 		}
 		v := recover()
 		c.refuseFor(guard.ReasonFor(v), &transport.CloseError{Code: transport.CodeInternal})
 		if v == nil { // runtime.Goexit ended this goroutine
-			go c.run()
+			if c.watched {
+				c.s.readers.Add(c)
+			} else {
+				go c.run()
+			}
 		}
 	}()
-	err := c.session.Receive(op, data)
+	var err error
+	if s, ok := c.session.(pendingReceiver); ok {
+		next, err = s.ReceivePending(op, data)
+	} else {
+		err = c.session.Receive(op, data)
+	}
 	returned = true
 	if err != nil {
 		c.refuse(err)
 	}
+	return next
 }
 
 // refuse closes the connection because of a message, or because the session returned err for it.
@@ -201,7 +214,9 @@ func (c *serverConn) finish(err error) {
 		_ = c.lib.conn.CloseNow() // it returns its buffers to their pool
 	}
 	c.release()
-	c.s.forget(c)
+	if c.watched {
+		c.s.getPoller().forget(c) // there is one as long as there are connections
+	}
 	defer c.s.removeLive(1)
 	defer guard.NotifyPanic(c.s.cfg.OnPanic)
 	c.session.Closed(c.err) // nobody writes c.err any more

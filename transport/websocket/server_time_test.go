@@ -94,13 +94,13 @@ func TestWebSocketIdleDescriptor(t *testing.T) {
 	}
 }
 
-// TestWebSocketNeverIdle checks the largest IdleTimeout, on a connection that is parked.
+// TestWebSocketNeverIdle checks the largest IdleTimeout, on a connection that nobody reads.
 func TestWebSocketNeverIdle(t *testing.T) {
 	t.Parallel()
 	cfg := websocket.Config{IdleTimeout: math.MaxInt64, CloseTimeout: math.MaxInt64}
-	p, session := startWS(t, cfg, wsPath{parks: true}).connect()
-	if websocket.Parks {
-		eventually(t, "parking", func() bool { return websocket.IsParked(session.Conn) })
+	p, session := startWS(t, cfg, wsPaths[0]).connect()
+	if websocket.HasPoller {
+		eventually(t, "the end of reading", func() bool { return websocket.IsIdle(session.Conn) })
 	}
 	p.sendText("x")
 	if m := session.next(t); m.data != "x" {

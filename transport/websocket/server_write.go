@@ -7,6 +7,9 @@ import (
 	"time"
 )
 
+// maxIdleWaiting is the largest array that Server.waiting keeps while it is empty.
+const maxIdleWaiting = 1024
+
 // schedule gets c's queue written: by a writer of the pool, or without a descriptor by a goroutine
 // of its own. The caller holds c.mu and has set c.writing.
 func (s *Server) schedule(c *serverConn) {
@@ -17,12 +20,7 @@ func (s *Server) schedule(c *serverConn) {
 		go c.drain()
 		return
 	}
-	if s.last == nil {
-		s.first = c
-	} else {
-		s.last.next = c
-	}
-	s.last = c
+	s.waiting.Push(c)
 	if s.writers < s.maxWriters {
 		s.writers++
 		s.live++
@@ -57,6 +55,12 @@ func (c *serverConn) endBatch() {
 	}
 	c.s.addLive(0)
 	c.mu.Unlock()
+	c.flushNow()
+}
+
+// flushNow is flush on the goroutine of its caller, which has set c.writing and has called
+// addLive(0) under mu.
+func (c *serverConn) flushNow() {
 	w := writers.Get().(*writer)
 	c.flush(w)
 	w.release(c.s)
@@ -68,16 +72,12 @@ func (c *serverConn) endBatch() {
 func (s *Server) unschedule() *serverConn {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.first
-	if c == nil {
+	if s.waiting.Len() == 0 {
+		s.waiting.Clear(maxIdleWaiting)
 		s.writers--
 		return nil
 	}
-	if s.first = c.next; s.first == nil {
-		s.last = nil
-	}
-	c.next = nil
-	return c
+	return s.waiting.Pop()
 }
 
 // write is one goroutine of the pool. It never waits for a client.
