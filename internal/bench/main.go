@@ -95,11 +95,11 @@ var columns = []scenario{
 		Kind: "fanout", Clients: 5000, Topics: 100, InFlight: 4, Payload: 128,
 	},
 	{
-		Name: "echo, 200 connections", Target: 0.9, Floors: true,
+		Name: "echo, 200 connections", Target: 0.82, Floors: true,
 		Kind: "echo", Clients: 200, Topics: 200, InFlight: 1, Payload: 128,
 	},
 	{
-		Name: "idle connection with one topic", Target: 0.2, Floors: true,
+		Name: "idle connection with one topic", Target: 0.15, Floors: true,
 		Kind: "idle", Clients: 2000, Topics: 20,
 	},
 	{
