@@ -326,6 +326,7 @@ func TestClientStreamLimit(t *testing.T) {
 			t.Error("the streams of a closed channel count")
 		}
 		c.DiscardAll()
+		synctest.Wait() // the closed channel's own may still be ending
 		if n := c.totals.Streams.Load(); n != 0 {
 			t.Errorf("%d streams are left", n)
 		}
