@@ -299,15 +299,14 @@ func TestEndWhileOpening(t *testing.T) {
 			<-ended
 		}
 		s.prepare.Store(&closes)
+		end := sync.OnceFunc(func() { close(ended) })
+		defer end() // also if the test fails
 		p := handshake(t, s.dial(), "/")
-		p.sendText("x")
-		p.wantClose(4000)
-		p.wantEnd()
 		eventually(t, "the end of the network connection", func() bool {
-			_, err := p.Write(maskedFrame(fin|opPing, ""))
+			_, err := p.Write(maskedFrame(fin|opText, "x"))
 			return err != nil
 		})
-		close(ended)
+		end()
 		(<-s.opened).wantCode(t, 4000)
 	})
 }
