@@ -71,8 +71,7 @@
 // each client and topic. Beyond it the node forgets the clients and topics that changed longest
 // ago. Their pushes are still handled once, but they may have more than 1,000 ids and 4 MiB of
 // replies. While the servers do not answer, a push with an id is not handled: its reply has the
-// reason "unavailable".
-// Once needs the permissions of the wills, and these:
+// reason "unavailable". Once needs the permissions of the wills, and these:
 //
 //	publish: ["$JS.API.STREAM.INFO.bennu-once", "$JS.API.STREAM.CREATE.bennu-once",
 //	  "$JS.API.STREAM.MSG.GET.bennu-once", "$JS.API.CONSUMER.CREATE.bennu-once.>",

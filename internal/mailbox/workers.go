@@ -16,7 +16,8 @@ import (
 // for those that wait.
 type Workers struct {
 	// Poll, if it is not nil, is called by a goroutine that has nothing to do. It calls Add if there
-	// is work, and reports whether it did. It must not block. It may be set before the first Add only.
+	// is work, and reports whether it did or there may be more. It must not block. It may be set
+	// before the first Add only.
 	Poll func() bool
 
 	mu      sync.Mutex
