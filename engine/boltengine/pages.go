@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // bbolt searches a tree of pages by recursion, without regard to its depth. If a damaged file leads
@@ -15,8 +16,12 @@ import (
 // outside of the copy becomes a pointer to anything, with which the garbage collector ends the
 // process. Therefore such buckets must be whole.
 //
-// This is checked when the file is opened, from the pages above the leaves, the leaves with buckets
-// and the list of free pages, which are a small part of the file.
+// When it writes to a page, it makes room for what the sizes of the elements claim, which may be
+// gigabytes, and the process ends if there is no memory for it. Therefore elements must be within
+// their page.
+//
+// This is checked when the file is opened. In files larger than maxWhole, only the pages above the
+// leaves, the leaves with buckets and the list of free pages are, which are a small part of them.
 
 // The layout of bbolt's pages, in the byte order of the machine.
 const (
@@ -40,6 +45,9 @@ const (
 	// maxLeaves is how many leaves a tree may have whose values are searched for further trees. This
 	// package's buckets either have few keys, or no buckets in them.
 	maxLeaves = 16
+	// maxWhole is the size in bytes of the largest file whose leaves are all checked. That takes about
+	// a second if the system has the file in memory.
+	maxWhole = 1 << 30
 	// maxNesting bounds how many buckets contain each other.
 	maxNesting = 5
 )
@@ -91,8 +99,11 @@ func (c *pageCheck) use(id uint64) error {
 }
 
 // read returns a page with those that follow it.
-func (c *pageCheck) read(id uint64) ([]byte, error) {
-	p := make([]byte, c.pageSize)
+func (c *pageCheck) read(id uint64) ([]byte, error) { return c.readTo(nil, id) }
+
+// readTo is like read. It uses the memory of p if that is enough.
+func (c *pageCheck) readTo(p []byte, id uint64) ([]byte, error) {
+	p = slices.Grow(p[:0], int(c.pageSize))[:c.pageSize]
 	if _, err := c.file.ReadAt(p, int64(id)*c.pageSize); err != nil {
 		return nil, err
 	}
@@ -103,7 +114,7 @@ func (c *pageCheck) read(id uint64) ([]byte, error) {
 	if id+more >= c.high {
 		return nil, fmt.Errorf("%w: page %d has no end", errDamaged, id)
 	}
-	p = make([]byte, int64(1+more)*c.pageSize)
+	p = slices.Grow(p, int(more)*int(c.pageSize))[:int(1+more)*int(c.pageSize)]
 	_, err := c.file.ReadAt(p, int64(id)*c.pageSize)
 	return p, err
 }
@@ -116,8 +127,10 @@ func (c *pageCheck) tree(root uint64, nesting int) error {
 	}
 	for level := []uint64{root}; len(level) > 0; {
 		if len(level) > maxLeaves {
-			if leaves, err := c.areLeaves(level); err != nil || leaves {
+			if leaves, err := c.areLeaves(level); err != nil {
 				return err
+			} else if leaves {
+				return c.elements(level)
 			}
 		}
 		var below []uint64
@@ -131,7 +144,9 @@ func (c *pageCheck) tree(root uint64, nesting int) error {
 				if below, err = c.branch(p, below); err != nil {
 					return err
 				}
-			case flagsOf(p) == flagLeaf && nesting < maxNesting:
+			case flagsOf(p) != flagLeaf:
+				return fmt.Errorf("%w: page %d is not part of a tree", errDamaged, id)
+			case nesting < maxNesting:
 				if err := c.leaf(p, nesting); err != nil {
 					return err
 				}
@@ -153,6 +168,33 @@ func (c *pageCheck) areLeaves(level []uint64) (bool, error) {
 	return true, nil
 }
 
+// elements checks the elements of leaves without buckets, if the file is not too large for that.
+func (c *pageCheck) elements(leaves []uint64) error {
+	if int64(c.high)*c.pageSize > maxWhole {
+		return nil
+	}
+	var p []byte
+	for _, id := range leaves {
+		var err error
+		if p, err = c.readTo(p, id); err != nil {
+			return err
+		}
+		if flagsOf(p) != flagLeaf {
+			return fmt.Errorf("%w: page %d is not part of a tree", errDamaged, id)
+		}
+		n, err := elements(p)
+		if err != nil {
+			return err
+		}
+		for i := range n {
+			if _, _, err := element(p, i); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // branch appends the pages below a page to a list.
 func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
 	n, err := elements(p)
@@ -160,7 +202,11 @@ func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
 		return nil, err
 	}
 	for i := range n {
-		id := number64(p, pageHeader+i*pageElement+8)
+		at := pageHeader + i*pageElement
+		if _, err := behindKey(p, at, number32(p, at), number32(p, at+4)); err != nil {
+			return nil, err
+		}
+		id := number64(p, at+8)
 		if err := c.use(id); err != nil {
 			return nil, err
 		}
@@ -169,7 +215,7 @@ func (c *pageCheck) branch(p []byte, below []uint64) ([]uint64, error) {
 	return below, nil
 }
 
-// leaf checks the buckets in a leaf. Other damage of it is an error for those who read it.
+// leaf checks the elements of a leaf, and the buckets in it.
 func (c *pageCheck) leaf(p []byte, nesting int) error {
 	n, err := elements(p)
 	if err != nil {
@@ -178,10 +224,10 @@ func (c *pageCheck) leaf(p []byte, nesting int) error {
 	for i := range n {
 		value, isBucket, err := element(p, i)
 		switch {
-		case !isBucket:
-			continue
 		case err != nil:
 			return err
+		case !isBucket:
+			continue
 		case len(value) < bucketHeader:
 			return fmt.Errorf("%w: a bucket has no header", errDamaged)
 		}
@@ -230,13 +276,26 @@ func elements(p []byte) (int, error) {
 func element(p []byte, i int) (value []byte, isBucket bool, err error) {
 	at := pageHeader + i*pageElement
 	isBucket = number32(p, at)&flagBucket != 0
-	start := uint64(at) + uint64(number32(p, at+4)) + uint64(number32(p, at+8)) // behind the key
-	end := start + uint64(number32(p, at+12))
-	if end > uint64(len(p)) {
-		return nil, isBucket, fmt.Errorf("%w: an element is outside of its page", errDamaged)
+	if value, err = behindKey(p, at, number32(p, at+4), number32(p, at+8)); err != nil {
+		return nil, isBucket, err
 	}
-	return p[start:end], isBucket, nil
+	if n := number32(p, at+12); uint64(n) <= uint64(len(value)) {
+		return value[:n], isBucket, nil
+	}
+	return nil, isBucket, errOutside
 }
+
+// behindKey returns what is behind the key of the element at a place of the page p. The position of
+// the key is relative to the element.
+func behindKey(p []byte, at int, position, size uint32) ([]byte, error) {
+	end := uint64(at) + uint64(position) + uint64(size)
+	if end > uint64(len(p)) {
+		return nil, errOutside
+	}
+	return p[end:], nil
+}
+
+var errOutside = fmt.Errorf("%w: an element is outside of its page", errDamaged)
 
 // freelist checks that the pages which are free are not used.
 func (c *pageCheck) freelist(id uint64) error {

@@ -66,8 +66,9 @@ func formats(data []byte) (buckets, elements []int) {
 	}
 }
 
-// A file whose pages are used twice, or with a bucket that is not whole, is refused. bbolt would
-// search a tree without an end, or make pointers to anything, and the process would end.
+// A file whose pages are used twice, or with a bucket or a page that is not whole, is refused. bbolt
+// would search a tree without an end, make pointers to anything, or allocate gigabytes, and the
+// process would end.
 func TestDamagedPages(t *testing.T) {
 	cfg := config(t)
 	cfg.Logger = silent()
@@ -79,10 +80,15 @@ func TestDamagedPages(t *testing.T) {
 	branch, list, size := pages["branch"][0], pages["freelist"][0], os.Getpagesize()
 	const element = 16
 	child := func(data []byte, i int) []byte { return data[branch*size+16+i*element+8:][:8] }
+	leaf := func(data []byte) []byte { return data[int(binary.NativeEndian.Uint64(child(data, 1)))*size:] }
 	for name, damage := range map[string]func(data []byte){
-		"page below itself":    func(data []byte) { binary.NativeEndian.PutUint64(child(data, 0), uint64(branch)) },
-		"two ways to a page":   func(data []byte) { copy(child(data, 1), child(data, 0)) },
-		"page that is not one": func(data []byte) { binary.NativeEndian.PutUint64(child(data, 0), 1<<40) },
+		"page below itself":       func(data []byte) { binary.NativeEndian.PutUint64(child(data, 0), uint64(branch)) },
+		"two ways to a page":      func(data []byte) { copy(child(data, 1), child(data, 0)) },
+		"page that is not one":    func(data []byte) { binary.NativeEndian.PutUint64(child(data, 0), 1<<40) },
+		"key outside of a branch": func(data []byte) { data[branch*size+16+7] = 0x40 }, // a gigabyte
+		"value outside of a leaf": func(data []byte) { leaf(data)[16+15] = 0x40 },
+		"key outside of a leaf":   func(data []byte) { leaf(data)[16+11] = 0x40 },
+		"leaf of no known type":   func(data []byte) { leaf(data)[8] = 0x20 },
 		"free page in use": func(data []byte) {
 			head := data[list*size:]
 			binary.NativeEndian.PutUint16(head[10:], 1)
