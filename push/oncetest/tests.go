@@ -44,7 +44,7 @@ func (s *suite) released() {
 func (s *suite) lease() {
 	s.begin(s.a, "ann.1", "first", 4*s.unit, true, "")
 	s.begin(s.a, "ann.2", "first", 4*s.unit, true, "")
-	s.begin(s.a, "ann.1", "first", 40*s.unit, true, "")
+	s.begin(s.a, "ann.1", "first", long, true, "")
 	time.Sleep(8 * s.unit) // a lease is a time
 	s.begin(s.b, "ann.1", "second", long, false, "")
 	s.begin(s.b, "ann.2", "second", long, true, "")
