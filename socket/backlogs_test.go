@@ -53,19 +53,20 @@ func TestSlowestFindsClientsThatStopReading(t *testing.T) {
 	for range 3 {
 		busy.send(fmt.Sprintf(`["1","3","room:2","echo",{"pad":%q}]`, strings.Repeat("x", 10_000)))
 	}
+	// Again and again, because the kernel may still accept something, and because others enqueue the
+	// events, write the frames and note since when they wait.
 	begun := time.Now()
-	for s.h.Stats().WebSocket.Dropped == 0 { // the kernel may still accept something
+	var got []stream.Stats
+	for s.h.Stats().WebSocket.Dropped == 0 || len(got) < 2 || got[0].Bytes < 800_000 || got[0].Oldest == 0 ||
+		got[1].Count < 4 {
 		err := s.h.PubSub().Broadcast(t.Context(), "room:1", "tick", map[string]string{"pad": strings.Repeat("x", 100_000)})
 		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	var got []stream.Stats
-	for len(got) < 2 || got[1].Count < 4 { // the reader of the connection enqueues the events
 		got = s.h.Slowest(10)
 	}
 	if len(got) != 2 || got[0].Kind != stream.Outgoing || got[0].Socket == "" || got[0].Topic != "" ||
-		got[0].Count < 8 || got[0].Bytes < 800_000 || got[0].Oldest <= 0 || got[0].Oldest > 2*time.Since(begun) {
+		got[0].Count < 8 || got[0].Oldest < 0 || got[0].Oldest > 2*time.Since(begun) {
 		t.Errorf("of the client that does not read: %+v", got)
 	}
 	if m := got[1]; m.Kind != stream.Mailbox || m.Topic != "room:2" || m.Count != 4 || m.Bytes < 30_000 ||
