@@ -53,6 +53,6 @@
 // the removal of its last record. Positions in it become invalid then.
 //
 // Every record has a checksum. A damaged file is reported by New, or later as an error, and never
-// panics. Remove a file that is damaged: the log starts empty, and clients start afresh. New reads a
-// file of up to a gigabyte as a whole to check it, and parts of a larger one.
+// panics. Remove a file that is damaged: the log starts empty, and clients start afresh. To check a
+// file, New reads it as a whole, and parts of one that is larger than a gigabyte.
 package boltengine

@@ -66,9 +66,9 @@ func formats(data []byte) (buckets, elements []int) {
 	}
 }
 
-// A file whose pages are used twice, or with a bucket or a page that is not whole, is refused. bbolt
-// would search a tree without an end, make pointers to anything, or allocate gigabytes, and the
-// process would end.
+// A file whose pages are used twice, or with a bucket or a page that is not whole, is refused.
+// bbolt would search a tree without an end, make pointers to anything, or allocate gigabytes, and
+// the process would end.
 func TestDamagedPages(t *testing.T) {
 	cfg := config(t)
 	cfg.Logger = silent()
