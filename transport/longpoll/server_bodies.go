@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -23,6 +24,9 @@ const (
 
 	// maxDiscards bounds the refused requests whose bodies are read at the same time.
 	maxDiscards = 1024
+
+	// yieldBytes is how much of one body is read before other goroutines may run.
+	yieldBytes = 64 << 10
 )
 
 var errBodyBusy = errors.New("longpoll: too many bodies in work")
@@ -112,7 +116,7 @@ func (b *bodies) leave(id tokenID, s *sessionBodies) {
 
 // postBody is the body of one POST. Reading from it takes bytes from the budgets of the Server.
 type postBody struct {
-	from    io.Reader
+	from    yieldingReader
 	all     *bodies
 	session *sessionBodies
 	id      tokenID
@@ -132,7 +136,7 @@ func (s *Server) beginBody(r *http.Request, id tokenID) (*postBody, bool) {
 	if r.ContentLength >= 0 {
 		size = min(r.ContentLength, size)
 	}
-	b := &postBody{from: r.Body, all: &s.bodies, id: id, done: r.Context().Done(), limit: size}
+	b := &postBody{from: yieldingReader{from: r.Body}, all: &s.bodies, id: id, done: r.Context().Done(), limit: size}
 	b.size = min(size+bodyOverhead, s.cfg.MaxBody)
 	b.session = s.bodies.enter(id)
 	if !b.session.take(b.size, time.Now().Add(s.cfg.Window), b.done) {
@@ -174,6 +178,25 @@ func (b *postBody) release() {
 	b.all.leave(b.id, b.session)
 }
 
+// yieldingReader lets other goroutines run after every yieldBytes. If the client never pauses, its
+// goroutine does not wait, and keeps the processor until the scheduler preempts it, after 10 ms.
+// With many such clients, all others would wait for that time again and again.
+type yieldingReader struct {
+	from io.Reader
+	read int // since other goroutines could run
+}
+
+// Read implements io.Reader.
+func (y *yieldingReader) Read(p []byte) (int, error) {
+	if y.read >= yieldBytes {
+		y.read = 0
+		runtime.Gosched()
+	}
+	n, err := y.from.Read(p)
+	y.read += n
+	return n, err
+}
+
 // Discard reads and drops the body of a request that is going to be refused, up to MaxBody and for
 // a limited time. It reports whether it reached the end of the body.
 //
@@ -198,7 +221,7 @@ func (s *Server) discard(w http.ResponseWriter, r *http.Request) bool {
 		w.Header().Set("Connection", "close")
 		return false
 	}
-	body := &io.LimitedReader{R: r.Body, N: s.cfg.MaxBody + 1}
+	body := &io.LimitedReader{R: &yieldingReader{from: r.Body}, N: s.cfg.MaxBody + 1}
 	if _, err := io.Copy(io.Discard, body); err != nil || body.N == 0 {
 		w.Header().Set("Connection", "close")
 		return false
