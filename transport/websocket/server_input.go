@@ -113,6 +113,7 @@ func (c *serverConn) readMore() error {
 	if c.raw == nil || in.own {
 		return nil
 	}
+	c.yield() // frames may never end where a read does, so that readMore is called every time
 	in.r, in.w = 0, copy(in.buf, in.unread())
 	sparse := c.sparse
 	c.dontWait = true
