@@ -39,13 +39,13 @@ var mutants = []struct{ name, file, old, new, pkg, run string }{
 	},
 	{
 		"the wills of a node are lost with its lease", "will/store.go",
-		"		if len(keys) == 0 {\n			return s.table.Drop", "		if true {\n			return s.table.Drop",
+		"		if len(ofNode) == 0 {\n", "		if true {\n",
 		"will", "TestMemory/the_lease_of_a_node_ends",
 	},
 	{
 		"the wills of a node are due although it has a lease again", "will/store.go",
-		"		if at < 0 {\n			return nil // it has a lease again\n",
-		"		if at < 0 {\n			at, ended = 0, []Lease{{node, time.Now()}}\n",
+		"		ends[l.Node] = l.End.UnixMilli()\n	}\n",
+		"		ends[l.Node] = l.End.UnixMilli()\n	}\n	for _, l := range leases {\n		ends[l.Node] = l.End.UnixMilli()\n	}\n",
 		"will", "TestExpireOfNodeThatReturns",
 	},
 	{

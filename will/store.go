@@ -259,14 +259,21 @@ func (s *store) Delete(ctx context.Context, topic string, n Connection, ids ...s
 
 func (s *store) End(ctx context.Context, topic string, n Connection, ids ...string) error {
 	return wrap("end", s.change(ctx, keyOf(topic, n), func(c *client, now int64) bool {
-		return c.end(now, now, func(w *held) bool { return w.Connection.ID == n.ID && slices.Contains(ids, w.ID) })
+		return c.end(now, func(w *held) (at int64, ok bool) {
+			return now, w.Connection.ID == n.ID && slices.Contains(ids, w.ID)
+		})
 	}))
 }
 
-// end makes the selected wills due. Those of connections that are not the newest are removed.
-func (c *client) end(at, now int64, selected func(w *held) bool) (changed bool) {
+// end makes the wills due for which ended returns true, with the time at which their connections
+// ended. Those of connections that are not the newest are removed.
+func (c *client) end(now int64, ended func(w *held) (at int64, ok bool)) (changed bool) {
 	for i := range c.Wills {
-		if w := &c.Wills[i]; w.Due == 0 && selected(w) {
+		w := &c.Wills[i]
+		if w.Due != 0 {
+			continue
+		}
+		if at, ok := ended(w); ok {
 			w.Due = at + w.After.Milliseconds()
 			changed = true
 		}
@@ -288,60 +295,90 @@ func (s *store) Lease(ctx context.Context, node string, d time.Duration) (kept b
 	return kept, wrap("lease", err)
 }
 
+// Expire makes the wills of nodes due, as long as their lease has ended. A node that was away may
+// have a lease again at any time, and stores its wills after that. So the entries are read before
+// the leases are: a will that was stored with a newer lease has changed its entry, which is not
+// replaced then.
+//
+// To read the ended leases may take a request for each of them. So they are read once for many
+// entries, whatever their nodes.
 func (s *store) Expire(ctx context.Context) error {
-	ended, err := s.table.Ended(ctx)
-	if err != nil {
-		return wrap("expire", err)
+	leases, err := s.table.Ended(ctx)
+	for err == nil && len(leases) > 0 {
+		leases, err = s.expire(ctx, leases)
 	}
-	for _, l := range ended {
-		if err := s.expire(ctx, l.Node); err != nil {
-			return wrap("expire", err)
-		}
-	}
-	return nil
+	return wrap("expire", err)
 }
 
-// expire makes the wills of a node due, as long as its lease has ended. A node that was away may
-// have a lease again at any time, and stores its wills after that. So the entries are read before
-// the lease is: a will that was stored with a newer lease has changed its entry, which is not
-// replaced then.
-func (s *store) expire(ctx context.Context, node string) error {
-	for {
-		keys, err := s.table.OfNode(ctx, node, expireAtOnce)
+// expire makes some wills due of nodes whose lease has ended, and drops the leases of nodes without
+// wills. It returns the leases of the nodes that may have more.
+func (s *store) expire(ctx context.Context, leases []Lease) (left []Lease, err error) {
+	leases, keys, err := s.keysOf(ctx, leases)
+	if err != nil || len(keys) == 0 {
+		return nil, err
+	}
+	found := make([]*reading, len(keys))
+	err = each(keys, func(i int) (err error) {
+		found[i], err = s.read(ctx, keys[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	ended, err := s.table.Ended(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ends := make(map[string]int64, len(ended))
+	for _, l := range ended {
+		ends[l.Node] = l.End.UnixMilli()
+	}
+	endOf := func(w *held) (at int64, ok bool) {
+		at, ok = ends[w.Node]
+		return at, ok
+	}
+	err = each(keys, func(i int) error {
+		r := found[i]
+		if !r.end(r.now, endOf) {
+			return nil
+		}
+		_, err := s.replace(ctx, keys[i], r) // if it was changed meanwhile, it is read again
+		return err
+	})
+	return slices.DeleteFunc(leases, func(l Lease) bool {
+		_, ok := ends[l.Node]
+		return !ok // it has a lease again
+	}), err
+}
+
+// keysOf returns the keys of at most expireAtOnce entries of nodes whose lease has ended. It drops
+// the leases of those that have none, and returns the others.
+func (s *store) keysOf(ctx context.Context, leases []Lease) (left []Lease, keys []string, err error) {
+	seen := make(map[string]bool)
+	for i, l := range leases {
+		most := expireAtOnce - len(keys)
+		if most == 0 {
+			return append(left, leases[i:]...), keys, nil
+		}
+		ofNode, err := s.table.OfNode(ctx, l.Node, most)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		if len(keys) == 0 {
-			return s.table.Drop(ctx, node)
-		}
-		found := make([]*reading, len(keys))
-		err = each(keys, func(i int) (err error) {
-			found[i], err = s.read(ctx, keys[i])
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		ended, err := s.table.Ended(ctx)
-		if err != nil {
-			return err
-		}
-		at := slices.IndexFunc(ended, func(l Lease) bool { return l.Node == node })
-		if at < 0 {
-			return nil // it has a lease again
-		}
-		err = each(keys, func(i int) error {
-			r := found[i]
-			if !r.end(ended[at].End.UnixMilli(), r.now, func(w *held) bool { return w.Node == node }) {
-				return nil
+		if len(ofNode) == 0 {
+			if err := s.table.Drop(ctx, l.Node); err != nil {
+				return nil, nil, err
 			}
-			_, err := s.replace(ctx, keys[i], r) // if it was changed meanwhile, it is read again
-			return err
-		})
-		if err != nil {
-			return err
+			continue
+		}
+		left = append(left, l)
+		for _, key := range ofNode {
+			if !seen[key] { // it may have wills of more than one node
+				seen[key] = true
+				keys = append(keys, key)
+			}
 		}
 	}
+	return left, keys, nil
 }
 
 func (s *store) Claim(ctx context.Context, most int, hold time.Duration) ([]Will, error) {
