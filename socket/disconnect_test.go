@@ -43,6 +43,7 @@ func handshakes(t *testing.T, cfg socket.Config, then func(h *socket.Handler) er
 	at := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.h.ServeHTTP(&hijacker{w, func() error { return then(s.h) }}, r)
 	}))
+	at.Listener = readPath(at.Listener)
 	at.Config.ErrorLog = log.New(io.Discard, "", 0) // some of these handshakes are broken
 	at.Start()
 	s.url = at.URL

@@ -69,7 +69,9 @@ func serve(t testing.TB, cfg socket.Config) *server {
 	s.h = socket.NewHandler(cfg)
 	mux := http.NewServeMux()
 	mux.Handle("/socket/", s.h)
-	http := httptest.NewServer(mux)
+	http := httptest.NewUnstartedServer(mux)
+	http.Listener = readPath(http.Listener)
+	http.Start()
 	s.url = http.URL
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
