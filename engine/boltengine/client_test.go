@@ -214,9 +214,6 @@ func useClient(t testing.TB, path string) {
 
 // Whatever bytes of the file are wrong, the process goes on.
 func TestClientDamagedFiles(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector looks at every byte of a key whose length is damaged, which takes minutes")
-	}
 	dir := t.TempDir()
 	path := filepath.Join(dir, "client.db")
 	good := fillClient(t, path)

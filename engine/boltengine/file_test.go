@@ -218,9 +218,6 @@ func use(t testing.TB, cfg boltengine.Config, tops map[string]history.Position) 
 
 // Whatever bytes of the file are wrong, the process goes on.
 func TestDamagedFiles(t *testing.T) {
-	if underRace {
-		t.Skip("the race detector looks at every byte of a key whose length is damaged, which takes minutes")
-	}
 	cfg := config(t)
 	cfg.Logger = silent()
 	tops := fill(t, cfg)
