@@ -130,7 +130,7 @@ func (c *pageCheck) tree(root uint64, nesting int) error {
 			if leaves, err := c.areLeaves(level); err != nil {
 				return err
 			} else if leaves {
-				return c.elements(level)
+				return c.leaves(level)
 			}
 		}
 		var below []uint64
@@ -168,13 +168,13 @@ func (c *pageCheck) areLeaves(level []uint64) (bool, error) {
 	return true, nil
 }
 
-// elements checks the elements of leaves without buckets, if the file is not too large for that.
-func (c *pageCheck) elements(leaves []uint64) error {
+// leaves checks the elements of leaves without buckets, if the file is not too large for that.
+func (c *pageCheck) leaves(ids []uint64) error {
 	if int64(c.high)*c.pageSize > maxWhole {
 		return nil
 	}
 	var p []byte
-	for _, id := range leaves {
+	for _, id := range ids {
 		var err error
 		if p, err = c.readTo(p, id); err != nil {
 			return err
